@@ -1,0 +1,155 @@
+"""Command lines: the authors' flags verbatim in one group, our additions in another, and errors of one line."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from datasets import DatasetError
+from reproduction.runs import DATA_ROOT, RUNS_ROOT, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations; a bad value ends in one line that names flag, value and what is allowed."""
+
+    def __init__(self, prog: str, description: str):
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self._originals = self.add_argument_group("the authors' flags (names, types and defaults as released)")
+        self.additions = self.add_argument_group("additions")
+
+    def original_group(self) -> argparse._ArgumentGroup:
+        """The group that holds the paper's own flags."""
+        return self._originals
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments"):
+            message += f" (see {self.prog} --help)"
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def flag(group: argparse._ArgumentGroup, name: str, **options: Any) -> None:
+    """Adds a flag of ours under its dashed name, with the underscore spelling accepted too."""
+    spellings = [name]
+    if "-" in name[2:]:
+        spellings.append("--" + name[2:].replace("-", "_"))
+    group.add_argument(*spellings, **options)
+
+
+def whole(minimum: int) -> Callable[[str], int]:
+    """Type of a whole-number flag that must not fall below `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or value < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= {minimum}")
+        return value
+
+    return parse
+
+
+def number(minimum: float, maximum: float = float("inf"), above: bool = False) -> Callable[[str], float]:
+    """Type of a finite real flag in [minimum, maximum], or (minimum, maximum] where `above` is set."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        allowed = (value > minimum if above else value >= minimum) and value <= maximum and abs(value) < float("inf")
+        if not allowed:
+            low = ">" if above else ">="
+            high = "" if maximum == float("inf") else f" and <= {maximum:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {low} {minimum:g}{high}")
+        return value
+
+    return parse
+
+
+def device(text: str) -> str:
+    """Type of --device: auto, cpu, cuda or cuda:N."""
+    name, _, index = text.partition(":")
+    if text in ("auto", "cpu", "cuda") or (name == "cuda" and index.isdigit()):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda or cuda:N")
+
+
+def add_common(parser: Parser, paper: str) -> None:
+    """Adds the flags that every script has; one the authors defined themselves stays theirs."""
+    common: dict[str, dict[str, Any]] = {
+        "--data-dir": {
+            "default": str(DATA_ROOT),
+            "metavar": "DIR",
+            "help": "data sets (default: data/ of the repository)",
+        },
+        "--runs-dir": {
+            "default": str(RUNS_ROOT / paper),
+            "metavar": "DIR",
+            "help": f"run folders (default: runs/{paper}/ of the repository)",
+        },
+        "--name": {"default": "default", "help": "run folder below --runs-dir"},
+        "--seed": {"type": whole(0), "default": 0, "help": "all random draws depend on it alone (default 0)"},
+        "--device": {"type": device, "default": "auto", "help": "auto, cpu, cuda or cuda:N (default auto)"},
+        "--eval": {"metavar": "CHECKPOINT", "help": "evaluate this checkpoint on the whole test set, train nothing"},
+        "--row": {"metavar": "ROW", "help": "row of the table this run belongs to: <dataset>-<profile>[-variant]"},
+        "--overwrite": {"action": "store_true", "help": "start anew even if the run folder holds a run"},
+        "--accept-unverified": {
+            "action": "store_true",
+            "help": "take hand-placed data files with another checksum; the record says so and is never judged",
+        },
+        "--print-config": {"action": "store_true", "help": "print the resolved flags as JSON and exit"},
+    }
+    for name, options in common.items():
+        if name not in parser._option_string_actions:
+            flag(parser.additions, name, **options)
+
+
+def finish_parsing(
+    parser: Parser, resolve: Callable[[argparse.Namespace], dict[str, Any]], argv: list[str] | None = None
+) -> dict[str, Any]:
+    """Parses, resolves, and answers --print-config; imports no framework.
+
+    Args:
+      parser: the script's parser.
+      resolve: turns the parsed flags into the resolved configuration (JSON values); may raise UserError.
+      argv: arguments without the program name; None takes the process's own.
+    Returns:
+      The resolved configuration.
+    """
+    args = parser.parse_args(argv)
+    try:
+        config = resolve(args)
+    except (UserError, DatasetError) as error:
+        parser.error(str(error))
+    if args.print_config:
+        print(json.dumps(config, indent=2, default=str))
+        raise SystemExit(0)
+    return config
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Runs a script's main; what the user can mend becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except (UserError, DatasetError) as error:
+        message = str(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        message = (
+            f"{error.filename or 'run folder'}: {os.strerror(error.errno)}; free some space, the same command goes on"
+        )
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+    else:
+        return
+    print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)

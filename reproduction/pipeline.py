@@ -1,0 +1,246 @@
+"""Runs the commands of a reproduction one after another; a profile only fills in flags.
+
+Each paper's `reproduce.py` builds the list of commands; this file prints them exactly as they can be pasted, runs
+them, and lets the scripts themselves say what is finished (their DONE stamps), so that a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import check_name
+from reproduction.flags import Parser, flag
+from reproduction.runs import REPO_ROOT, RUNS_ROOT, UserError, shown
+
+DEFAULT_SEEDS = {"paper": (0, 1, 2), "cpu": (0, 1, 2), "smoke": (0,)}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One stage of one run.
+
+    Attributes:
+      row: row of the table.
+      stage: what the stage does, for people.
+      script: path of the script relative to the repository.
+      flags: its flags.
+      folder: where it writes.
+      gpu_hours: estimate on one current GPU, for `make plan`.
+      cpu_minutes: estimate on two cores.
+    """
+
+    row: str
+    stage: str
+    script: str
+    flags: tuple[str, ...]
+    folder: Path
+    gpu_hours: float = 0.0
+    cpu_minutes: float = 0.0
+
+    def line(self) -> str:
+        """The command as it can be pasted in the repository's folder (with its environment active)."""
+        return shlex.join(["python", self.script, *self.flags])
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked of `make reproduce-<paper>`; `profile` is resolved, never `auto`."""
+
+    profile: str
+    dataset: str
+    seeds: tuple[int, ...]
+    device: str
+    extra: tuple[str, ...]
+    force: bool
+    data_dir: str | None
+
+    def row(self, variant: str = "") -> str:
+        """`<dataset>-<profile>[-variant]`; flags passed through ARGS make a variant of their own."""
+        words = [word.lstrip("-").replace("=", "-") for word in self.extra]
+        slug = re.sub(r"[^\w.+-]+", "_", "-".join(words)).strip("-")
+        dataset = re.sub(r"[^\w.+]+", "_", Path(self.dataset).name if ":" in self.dataset else self.dataset)
+        return "-".join(part for part in (dataset, self.profile, variant, slug) if part)
+
+    def shared_flags(self, row: str) -> tuple[str, ...]:
+        """Flags that every script of a pipeline gets."""
+        flags = ["--row", row, "--device", self.device]
+        if self.data_dir:
+            flags += ["--data-dir", self.data_dir]
+        if self.force:
+            flags.append("--overwrite")
+        return tuple(flags)
+
+
+def gpu_listed() -> bool:
+    """Whether the driver's own tool lists a CUDA GPU; needs no framework."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    try:
+        answer = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return answer.returncode == 0 and "GPU" in answer.stdout
+
+
+def _framework_sees_gpu(framework: str) -> bool:
+    test = {
+        "tensorflow": "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))",
+        "torch": "import torch; print(torch.cuda.device_count())",
+    }[framework]
+    answer = subprocess.run([sys.executable, "-c", test], capture_output=True, text=True)
+    return answer.stdout.strip() not in ("", "0")
+
+
+def _parse(paper: str, argv: Sequence[str] | None, dataset_of: dict[str, str]) -> tuple[Request, bool]:
+    parser = Parser(f"python -m {paper}.reproduce", f"Runs every stage of {paper} and prints the comparison.")
+    group = parser.additions
+    flag(group, "--profile", choices=["auto", "paper", "cpu", "smoke"], default="auto", help="which flags to fill in")
+    flag(group, "--dataset", default="", help="data set; default: the profile's own")
+    flag(group, "--seeds", default="", help='for example "0 1 2"; default: the profile\'s own')
+    flag(group, "--device", default="auto")
+    flag(group, "--data-dir", default="")
+    flag(
+        group, "--args", default="", help="flags passed through to the scripts of stage 2; they make a row of their own"
+    )
+    flag(group, "--force", action="store_true", help="run finished stages again")
+    flag(group, "--plan", action="store_true", help="only list the commands, hours and gigabytes")
+    args = parser.parse_args(argv)
+    profile = args.profile
+    if profile == "auto":
+        profile = "paper" if gpu_listed() and args.device != "cpu" else "cpu"
+    try:
+        seeds = tuple(int(word) for word in args.seeds.replace(",", " ").split()) or DEFAULT_SEEDS[profile]
+        if min(seeds) < 0 or len(set(seeds)) != len(seeds):
+            raise ValueError
+    except ValueError:
+        parser.error(f"argument --seeds: {args.seeds!r} is not a list of different whole numbers >= 0")
+    try:
+        dataset = check_name(args.dataset or dataset_of[profile])
+    except ValueError as error:
+        parser.error(f"argument --dataset: {error}")
+    request = Request(
+        profile, dataset, seeds, args.device, tuple(shlex.split(args.args)), args.force, args.data_dir or None
+    )
+    return request, args.plan
+
+
+def run(
+    paper: str,
+    folder: str,
+    framework: str,
+    commands_of: Callable[[Request], list[Command]],
+    dataset_of: dict[str, str],
+    paper_gigabytes: float,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """The whole of `python -m <folder>.reproduce`.
+
+    Args:
+      paper: name in records and tables ("class2str").
+      folder: its package ("class2str_tf").
+      framework: "tensorflow" or "torch".
+      commands_of: turns a request into commands, in order.
+      dataset_of: profile -> default data set.
+      paper_gigabytes: download of the paper profile, for the plan.
+    """
+    try:
+        _run(paper, folder, framework, commands_of, dataset_of, paper_gigabytes, argv)
+    except UserError as error:
+        print(f"{folder}.reproduce: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _run(
+    paper: str,
+    folder: str,
+    framework: str,
+    commands_of: Callable[[Request], list[Command]],
+    dataset_of: dict[str, str],
+    paper_gigabytes: float,
+    argv: Sequence[str] | None,
+) -> None:
+    request, plan = _parse(folder, argv, dataset_of)
+    commands = commands_of(request)
+    if plan:
+        _print_plan(paper, request, commands, paper_gigabytes)
+        return
+    if request.profile == "paper" and request.device != "cpu" and not _framework_sees_gpu(framework):
+        raise UserError(
+            f"PROFILE=paper needs a CUDA GPU and {framework} sees none; PROFILE=cpu runs the same stages in minutes, "
+            "DEVICE=cpu runs the paper's own settings here, for days"
+        )
+    print(f"{paper}: profile {request.profile}, data set {request.dataset}, seeds {' '.join(map(str, request.seeds))}")
+    print("each line below can be pasted by itself, after: . .venv/bin/activate\n", flush=True)
+    start = time.monotonic()
+    for number, command in enumerate(commands, 1):
+        print(f"[{number}/{len(commands)}] {command.stage}\n  $ {command.line()}", flush=True)
+        code = _execute(command)
+        if code != 0:
+            raise SystemExit(
+                f"{folder}.reproduce: stopped: {command.stage} ended with exit code {code}; "
+                f"the same make command goes on from here ({shown(command.folder)})"
+            )
+    print(
+        f"\nall stages finished after {(time.monotonic() - start) / 60:.1f} min; records under "
+        f"{shown(RUNS_ROOT / paper)}\n",
+        flush=True,
+    )
+    compare = [sys.executable, "-m", "reproduction.compare", "--paper", paper]
+    code = subprocess.run(compare, cwd=REPO_ROOT).returncode
+    if request.profile == "cpu" and not gpu_listed():
+        hours = sum(command.gpu_hours for command in commands_of(_paper_request(dataset_of)))
+        print(
+            f"\nthe paper's own settings: make reproduce-{paper} PROFILE=paper   "
+            f"(about {hours:.0f} GPU hours, {paper_gigabytes:.1f} GB to download)"
+        )
+    raise SystemExit(code)
+
+
+def _paper_request(dataset_of: dict[str, str]) -> Request:
+    return Request("paper", dataset_of["paper"], DEFAULT_SEEDS["paper"], "auto", (), False, None)
+
+
+def _execute(command: Command) -> int:
+    """Runs one script with this interpreter; SIGINT and SIGTERM reach it, and it stops cleanly by itself."""
+    child = subprocess.Popen(
+        [sys.executable, str(REPO_ROOT / command.script), *command.flags], cwd=REPO_ROOT, preexec_fn=_end_with_parent
+    )
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: child.send_signal(number))
+    try:
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:  # the terminal has sent it to the child as well
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_with_parent() -> None:
+    """Asks Linux to stop the script cleanly when this process is killed, so that it does not run on unseen."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float) -> None:
+    download = f"{paper_gigabytes:.1f} GB to download" if request.profile == "paper" else "no download beyond DATASET's"
+    gpu = sum(command.gpu_hours for command in commands)
+    cpu = sum(command.cpu_minutes for command in commands)
+    estimate = f"about {gpu:.1f} GPU hours" if request.profile == "paper" else f"about {cpu:.0f} min on two cores"
+    print(
+        f"{paper}: PROFILE={request.profile} DATASET={request.dataset}: {len(commands)} commands, {estimate} (estimate), {download}"
+    )
+    for command in commands:
+        print(f"  {command.line()}")

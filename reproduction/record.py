@@ -1,0 +1,254 @@
+"""The record of one run: one pydantic model, one JSON file, everything a reader needs to trust or repeat a number.
+
+No host or user name goes in, and no absolute path: paths are shown relative to the repository, else as `<path>`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from reproduction.runs import REPO_ROOT, UserError
+
+SCHEMA_VERSION = 1
+PROFILES = ("paper", "cpu", "smoke", "custom")
+
+
+class Metric(pydantic.BaseModel):
+    """One figure, always with how its epoch was chosen; None where that choice does not exist for the run."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    last: float | None = None
+    best_on_val: float | None = None
+    best_on_test: float | None = None
+
+
+class Artefact(pydantic.BaseModel):
+    """A file of the run folder that people take further: pictures, trees, class strings."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    kind: Literal["image", "text", "json", "csv", "npz", "html"]
+    path: str
+    title: str
+
+
+class Machine(pydantic.BaseModel):
+    """What the run was made on; models only, no names."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    cpu: str
+    cores: int
+    gpu: str | None = None
+    system: str
+
+
+class Record(pydantic.BaseModel):
+    """One finished stage of one run. Accuracies are fractions in [0, 1], times seconds, memory bytes."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    schema_version: Literal[1] = SCHEMA_VERSION
+    paper: str
+    row: str
+    stage: str
+    seed: int
+    profile: Literal["paper", "cpu", "smoke", "custom"]
+    argv: list[str]
+    config: dict[str, Any]
+    metrics: dict[str, Metric]
+    details: dict[str, Any] = {}
+    curve: str | None = None
+    artefacts: list[Artefact] = []
+    seconds: float
+    images_per_s: float | None = None
+    peak_memory_bytes: int
+    precision: str
+    deterministic: bool
+    data: dict[str, str]
+    data_verified: bool
+    deviations: list[str]
+    versions: dict[str, str]
+    machine: Machine
+    commit: str
+    dirty: bool
+    lock_hash: str
+    date: str
+
+
+def split_row(row: str | None) -> tuple[str, str]:
+    """Row label and profile of a --row value; a run by hand belongs to the profile `custom`.
+
+    Args:
+      row: `<dataset>-<profile>[-variant]`, or None.
+    Returns:
+      (row, profile).
+    """
+    if row is None:
+        return "custom", "custom"
+    match = re.fullmatch(r"[\w.+:]+(?:-[\w.+:]+)*?-(paper|cpu|smoke)(?:-.+)?", row)
+    return row, match.group(1) if match else "custom"
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(REPO_ROOT), *arguments], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def commit_and_dirty() -> tuple[str, bool]:
+    """The commit of this checkout and whether tracked or new files differ from it; ("unknown", True) without git."""
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    if commit is None or changes is None or not (REPO_ROOT / ".git").exists():
+        return "unknown", True
+    return commit, bool(changes)
+
+
+def machine(gpu: str | None = None) -> Machine:
+    """Describes this machine; `gpu` is the model name that the framework reports."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                cpu = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(cpu=cpu, cores=cores, gpu=gpu, system=f"{platform.system()} {platform.machine()}")
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Installed versions of Python and of the named distributions; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _without_paths(value: Any) -> Any:
+    """Absolute paths become relative to the repository, or `<path>`."""
+    if isinstance(value, Mapping):
+        return {key: _without_paths(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_paths(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    head, separator, tail = value.rpartition("=") if value.startswith("--") else ("", "", value)
+    prefix, colon, rest = tail.partition("folder:")
+    if colon and not prefix:
+        return f"{head}{separator}folder:{Path(rest).name}"
+    if os.path.isabs(tail):
+        path = Path(os.path.normpath(tail))
+        inside = path.is_relative_to(REPO_ROOT)
+        tail = (str(path.relative_to(REPO_ROOT)) or ".") if inside else "<path>"
+    return f"{head}{separator}{tail}"
+
+
+def make_record(
+    *,
+    paper: str,
+    row: str | None,
+    stage: str,
+    seed: int,
+    argv: Sequence[str],
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Mapping[str, float | None]],
+    seconds: float,
+    data: Mapping[str, str],
+    data_verified: bool,
+    deviations: Sequence[str],
+    versions: Mapping[str, str],
+    deterministic: bool,
+    precision: str = "float32",
+    profile: str | None = None,
+    images_per_s: float | None = None,
+    curve: str | None = "metrics.jsonl",
+    artefacts: Sequence[Mapping[str, str]] = (),
+    details: Mapping[str, Any] | None = None,
+    gpu: str | None = None,
+) -> Record:
+    """Builds the record of a finished stage; adds machine, commit, date and memory by itself.
+
+    Args:
+      row: the --row flag; None files the run under `<dataset>-custom`.
+      profile: only to override what the row says.
+      metrics: name -> {"last": .., "best_on_val": .., "best_on_test": ..}, missing ones None.
+      config: resolved flags, JSON values.
+      deviations: ids of the deviations that were active, as in docs/deviations/<paper>.md.
+      versions: as `versions_of` returns.
+    Returns:
+      A validated record.
+    """
+    label, from_row = split_row(row)
+    if row is None:
+        dataset = str(config.get("dataset", "")).partition(":")[0]
+        label = f"{dataset}-custom" if dataset else "custom"
+    commit, dirty = commit_and_dirty()
+    lock = REPO_ROOT / "requirements.lock"
+    return Record(
+        paper=paper,
+        row=label,
+        stage=stage,
+        seed=seed,
+        profile=profile or from_row,  # type: ignore[arg-type]
+        argv=_without_paths(list(argv)),
+        config=_without_paths(dict(config)),
+        metrics={name: Metric(**values) for name, values in metrics.items()},
+        details=_without_paths(dict(details or {})),
+        curve=curve,
+        artefacts=[Artefact(**item) for item in artefacts],  # type: ignore[arg-type]
+        seconds=round(seconds, 3),
+        images_per_s=images_per_s,
+        peak_memory_bytes=peak_memory_bytes(),
+        precision=precision,
+        deterministic=deterministic,
+        data=dict(data),
+        data_verified=data_verified,
+        deviations=sorted(deviations),
+        versions=dict(versions),
+        machine=machine(gpu),
+        commit=commit,
+        dirty=dirty,
+        lock_hash=hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else "none",
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def load_record(path: Path) -> Record:
+    """Reads and validates a record.
+
+    Raises:
+      UserError: one line that names the file and the first thing wrong with it.
+    """
+    try:
+        return Record.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "file"
+        raise UserError(f"{path}: not a record of this repository: {place}: {first['msg']}") from None

@@ -1,0 +1,276 @@
+"""The folder of one run: who may write into it, what it was started with, and whether it is finished.
+
+A folder belongs to one set of resolved flags. The same flags go on where the run was, other flags are refused, and
+a DONE stamp that holds the hash of the flags says that nothing is left to do. Everything written here is atomic:
+a reader sees the old file or the new one, never half of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import filelock
+
+REPO_ROOT = Path(__file__).resolve().parent.parent
+DATA_ROOT = REPO_ROOT / "data"
+RUNS_ROOT = REPO_ROOT / "runs"
+
+# Flags that say where things lie or what to do with them; they do not change what a run computes.
+PLACES = frozenset({"data_dir", "runs_dir", "cnn_dir", "name", "row", "overwrite", "print_config", "eval", "argv"})
+
+
+class UserError(Exception):
+    """Something the user can mend; the message is one line that says what is wrong and what to run."""
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file atomically: complete under its name, or not at all (a full disk leaves the old file)."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    write_bytes(Path(path), (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+      UserError: if it is missing or no JSON, naming the file.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+
+
+def flags_hash(config: Mapping[str, Any]) -> str:
+    """Hash of what a run computes: sha256 (first 16 hex digits) of its resolved flags without the places."""
+    relevant = {key: value for key, value in config.items() if key not in PLACES}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def shown(path: Path | str) -> str:
+    """A path as messages and records show it: relative to the repository or the working directory where it can be."""
+    path = Path(path).resolve()
+    for root in (REPO_ROOT, Path.cwd()):
+        if path.is_relative_to(root):
+            return str(path.relative_to(root)) or "."
+    return str(path)
+
+
+@dataclass
+class Run:
+    """An open run folder; see `open_run`."""
+
+    folder: Path
+    config: dict[str, Any]
+    done: bool
+
+    def finish(self, record: Any) -> None:
+        """Writes record.json (a `record.Record` or a dict), then the DONE stamp."""
+        data = record if isinstance(record, dict) else record.model_dump(mode="json")
+        write_json(self.folder / "record.json", data)
+        stamp = {key: data.get(key) for key in ("commit", "date")}
+        write_json(self.folder / "DONE", {"flags": flags_hash(self.config), **stamp})
+        self.done = True
+
+    def say_done(self) -> None:
+        """One line for a run that has nothing left to do."""
+        stamp = read_json(self.folder / "DONE")
+        commit = (stamp.get("commit") or "unknown")[:10]
+        print(
+            f"{shown(self.folder)}: finished before (commit {commit}, {stamp.get('date')}); --overwrite runs it again",
+            flush=True,
+        )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    keys = sorted((old.keys() | new.keys()) - PLACES)
+    differing = [
+        f"{key} {old.get(key, 'not set')} there, {new.get(key, 'not set')} here"
+        for key in keys
+        if old.get(key) != new.get(key)
+    ]
+    return "; ".join(differing[:3]) + ("; ..." if len(differing) > 3 else "")
+
+
+def _clear(folder: Path) -> None:
+    """Empties a run folder, but leaves its lock and the runs that lie in folders below it (stage 2 under stage 1)."""
+    for entry in folder.iterdir():
+        if entry.name == ".lock":
+            continue
+        if not entry.is_dir() or entry.is_symlink():
+            entry.unlink()
+        elif not (entry / "config.json").exists():
+            shutil.rmtree(entry)
+
+
+@contextlib.contextmanager
+def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = False) -> Iterator[Run]:
+    """Opens (or creates) a run folder for one set of resolved flags and holds its lock.
+
+    Args:
+      folder: where the run writes.
+      config: the resolved flags, JSON values only; keys in `PLACES` do not count as different flags.
+      overwrite: start anew, whatever the folder holds.
+    Yields:
+      The run; `run.done` is True where the same flags have finished already.
+    Raises:
+      UserError: folder cannot be made or written, another process runs in it, or it holds other flags.
+    """
+    folder = Path(folder)
+    config = json.loads(json.dumps(config, default=str))  # what config.json will hold
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock")
+        lock.acquire(timeout=3)  # a child of a run just killed may still be writing its last checkpoint
+    except filelock.Timeout:
+        raise UserError(
+            f"{shown(folder)}: another process is running in this folder; wait for it or choose --name"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{shown(folder)}: cannot write the run folder ({reason}); choose --runs-dir") from None
+    try:
+        if overwrite:
+            _clear(folder)
+        settings = folder / "config.json"
+        if settings.exists():
+            old = read_json(settings)
+            if flags_hash(old) != flags_hash(config):
+                raise UserError(
+                    f"{shown(folder)}: holds a run with other flags ({_differences(old, config)}); "
+                    "choose another --name, or --overwrite to start anew"
+                )
+        else:
+            write_json(settings, config)
+        done = folder / "DONE"
+        finished = done.exists() and read_json(done).get("flags") == flags_hash(config)
+        yield Run(folder, config, finished)
+    finally:
+        lock.release()
+
+
+@dataclass
+class Stop:
+    """Set by SIGINT or SIGTERM; the loop looks at `requested` where it can stop without losing anything."""
+
+    signal_number: int = 0
+
+    @property
+    def requested(self) -> bool:
+        return self.signal_number != 0
+
+    def leave(self, folder: Path | str) -> None:
+        """Ends the process with one line, after the loop has written its checkpoint."""
+        name = signal.Signals(self.signal_number).name
+        print(f"\nstopped by {name}; {shown(folder)} is complete so far, the same command goes on", file=sys.stderr)
+        raise SystemExit(128 + self.signal_number)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Turns the first SIGINT or SIGTERM into a request; a second one acts as usual."""
+    stop = Stop()
+
+    def request(number: int, _frame: FrameType | None) -> None:
+        stop.signal_number = number
+        signal.signal(number, before[number])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class MetricsLog:
+    """Scalars of a run: metrics.jsonl for programs, TensorBoard events for people.
+
+    One line per call: {"step": ..., name: value, ...}. On resume the lines after the checkpoint's step are cut, so
+    that a killed run leaves the same file as an undisturbed one. TensorBoard is told to drop the same steps.
+    """
+
+    def __init__(self, folder: Path, resume_step: int = -1, subfolder: str = "tensorboard"):
+        """Opens the log.
+
+        Args:
+          folder: the run folder.
+          resume_step: last step that counts; lines with a larger step are dropped. -1 starts anew.
+          subfolder: folder of the event files below `folder`.
+        """
+        import tensorboard.compat
+
+        if "tensorflow" not in sys.modules:  # else tensorboard imports TensorFlow just to write files
+            sys.modules.setdefault("tensorboard.compat.notf", tensorboard.compat)
+        from tensorboard.compat.proto import event_pb2
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._path = folder / "metrics.jsonl"
+        kept = b"".join(line + b"\n" for line in self._lines() if json.loads(line)["step"] <= resume_step)
+        write_bytes(self._path, kept)
+        self._file = open(self._path, "a", buffering=1)
+        events = folder / subfolder
+        if resume_step < 0:
+            shutil.rmtree(events, ignore_errors=True)
+        self._events = EventFileWriter(str(events))
+        if resume_step >= 0:
+            restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._events.add_event(event_pb2.Event(step=resume_step + 1, session_log=restart))
+
+    def _lines(self) -> list[bytes]:
+        """Complete lines only: a kill can leave a last line without its end."""
+        if not self._path.exists():
+            return []
+        return self._path.read_bytes().split(b"\n")[:-1]
+
+    def write(self, step: int, values: Mapping[str, float], tensorboard_step: int | None = None) -> None:
+        """Appends one line and one event per value.
+
+        Args:
+          step: the step the resume logic counts in.
+          values: name -> number.
+          tensorboard_step: x-axis of the event file where it is another (Class2Str counts samples).
+        """
+        import time
+
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        scalars = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        at = step if tensorboard_step is None else tensorboard_step
+        self._events.add_event(
+            event_pb2.Event(step=at, wall_time=time.time(), summary=summary_pb2.Summary(value=scalars))
+        )
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
