@@ -1,0 +1,58 @@
+"""Data sets of the five papers as NumPy arrays: fetched, verified, decoded.
+
+    import datasets
+    ds = datasets.load("mnist5k")
+    ds.train_images  # uint8 [N, H, W, C]
+
+No framework is imported here. Importing the package decodes nothing; each set has its own module, which is
+imported when the set is asked for. `python -m datasets` lists the sets.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from datasets.core import Dataset, DatasetError
+from datasets.split import subset
+
+__all__ = ["NAMES", "Dataset", "DatasetError", "check_name", "load", "subset"]
+
+NAMES = ("mnist5k",)
+
+
+def check_name(name: str) -> str:
+    """Returns `name` if it is a data set or "folder:PATH"; for argparse.
+
+    Raises:
+      DatasetError: with the names that are allowed.
+    """
+    if name in NAMES or (name.startswith("folder:") and name != "folder:"):
+        return name
+    raise DatasetError(f"unknown data set {name!r}: choose {', '.join(NAMES)} or folder:PATH")
+
+
+def load(
+    name: str, data_dir: str | Path | None = None, accept_unverified: bool = False, **options: Any
+) -> Dataset:
+    """Loads a data set, fetching it first where that is needed and allowed.
+
+    Args:
+      name: one of NAMES, or "folder:PATH" for a folder of images (one sub-folder per class).
+      data_dir: where files lie and downloads go; None is `data/` of this repository.
+      accept_unverified: take files whose digest differs from the manifest's; the result says `verified=False`.
+      options: what the set's own `load` takes besides, such as `size=32` for folders.
+
+    Returns:
+      The decoded data set.
+
+    Raises:
+      DatasetError: unknown name, missing, damaged or hostile files, no connection.
+    """
+    check_name(name)
+    root = None if data_dir is None else Path(data_dir)
+    if name.startswith("folder:"):
+        reader = importlib.import_module("datasets.folder")
+        return reader.load(Path(name.removeprefix("folder:")), root, **options)
+    return importlib.import_module(f"datasets.{name}").load(root, accept_unverified, **options)
