@@ -1,0 +1,212 @@
+"""What the papers claim, tested on the records: supported, not supported, inconclusive, or not testable here.
+
+A claim is an effect (a metric, or the difference or ratio of two) and a margin. Its 95 percent interval over seeds
+wholly inside the margin is `supported`, wholly outside `not supported`, else `inconclusive`; fewer than five seeds
+add `indicative`. Two other tests exist: `every seed` for exact counts, which have no spread, and `permutation` for
+an effect whose chance level was found by shuffling. Source: ours.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reproduction.collect import Collection, RowRuns, SeedRun
+from reproduction.tables import Claim, Paper, Side
+
+MIN_SEEDS = 5
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Result:
+    """A claim on one row. Effect, low and high are in the claim's unit; None where there is nothing to compute.
+
+    Attributes:
+      values: one effect per unit: per seed, or per seed and class.
+      labels: what each value belongs to ("seed 0", "seed 0, class 8").
+      on: what it was tested on: row, and "unverified data" or the like where it applies.
+    """
+
+    paper: str
+    claim: Claim
+    row: str
+    on: str
+    seeds: tuple[int, ...]
+    labels: tuple[str, ...]
+    values: tuple[float, ...]
+    effect: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    word: str
+    verdict: str
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 percent t interval of the mean, from paired effects; None with fewer than two."""
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n < 2:
+        return None
+    half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+    mean = statistics.fmean(values)
+    return mean - half, mean + half
+
+
+def fisher(p_values: Sequence[float]) -> float:
+    """One p from independent ones (Fisher's method).
+
+    Args:
+      p_values: in (0, 1]; 0 counts as the smallest positive number.
+    """
+    from scipy.special import chdtrc
+
+    statistic = -2.0 * math.fsum(math.log(max(p, math.ulp(0.0))) for p in p_values)
+    return float(chdtrc(2 * len(p_values), statistic))
+
+
+def inside(claim: Claim, value: float) -> bool:
+    """Whether an effect of this size satisfies the claim."""
+    return (
+        (claim.above is None or value > claim.above)
+        and (claim.least is None or value >= claim.least)
+        and (claim.below is None or value < claim.below)
+        and (claim.most is None or value <= claim.most)
+    )
+
+
+def decide(claim: Claim, low: float, high: float) -> str:
+    """Verdict of an interval [low, high] against the margin, itself an interval."""
+    if inside(claim, low) and inside(claim, high):
+        return "supported"
+    under = (claim.above is not None and high <= claim.above) or (claim.least is not None and high < claim.least)
+    over = (claim.below is not None and low >= claim.below) or (claim.most is not None and low > claim.most)
+    return "not supported" if under or over else "inconclusive"
+
+
+def _scale(unit: str) -> float:
+    return 100.0 if unit in ("percent", "points") else 1.0
+
+
+def _effect(claim: Claim, a: float | None, b: float | None) -> float | None:
+    if a is None or (claim.combine != "value" and b is None):
+        return None
+    if claim.combine == "value":
+        return a * _scale(claim.unit)
+    assert b is not None
+    if claim.combine == "difference":
+        return (a - b) * _scale(claim.unit)
+    return a / b if b else None
+
+
+def _side(found: Collection, group: RowRuns, side: Side) -> dict[int, SeedRun]:
+    """The runs a side of a claim is read from, by seed: the row itself, or its variant."""
+    row = f"{group.row}-{side.variant}" if side.variant else group.row
+    other = found.rows.get((group.paper, row))
+    return {run.seed: run for run in other.runs} if other is not None else {}
+
+
+def _units(claim: Claim, run: SeedRun) -> list[tuple[str, str]]:
+    """(suffix of the metric, label) of what is paired within one seed."""
+    if claim.per is None:
+        return [("", f"seed {run.seed}")]
+    listed = run.detail(claim.per)
+    names = listed if isinstance(listed, list) else []
+    return [
+        (f"/{name}", f"seed {run.seed}, class {name}")
+        for name in names
+        if isinstance(name, (int, str)) and not isinstance(name, bool)
+    ]
+
+
+def effects(claim: Claim, group: RowRuns, found: Collection) -> tuple[list[int], list[str], list[float]]:
+    """The paired effects of a claim on one row.
+
+    Returns:
+      (seeds that gave at least one, label of each effect, effects in the claim's unit).
+    """
+    assert claim.a is not None
+    left = _side(found, group, claim.a)
+    right = _side(found, group, claim.b) if claim.b is not None else left
+    seeds, labels, values = [], [], []
+    for seed in sorted(left.keys() & right.keys()):
+        for suffix, label in _units(claim, left[seed]):
+            a = left[seed].figure(claim.a.metric + suffix, claim.a.selection)
+            b = right[seed].figure(claim.b.metric + suffix, claim.b.selection) if claim.b is not None else None
+            value = _effect(claim, a, b)
+            if value is not None:
+                labels.append(label)
+                values.append(value)
+                seeds += [seed] if seed not in seeds else []
+    return seeds, labels, values
+
+
+def _p_values(claim: Claim, group: RowRuns) -> list[float]:
+    if claim.p_value is None or claim.a is None:
+        return []
+    found = [run.figure(claim.p_value, claim.a.selection) for run in group.runs]
+    return [p for p in found if p is not None and 0.0 <= p <= 1.0]
+
+
+def check_claim(claim: Claim, group: RowRuns, found: Collection) -> Result | None:
+    """Tests one claim on one row; None where the row's records do not hold what it needs."""
+    seeds, labels, values = effects(claim, group, found)
+    if not values:
+        return None
+    bounds = interval(values)
+    few = len(seeds) < MIN_SEEDS
+    p: float | None = None
+    if claim.test == "every seed":
+        word, few = ("supported" if all(inside(claim, value) for value in values) else "not supported"), False
+    elif claim.test == "permutation":
+        p_values = _p_values(claim, group)
+        p = fisher(p_values) if p_values else None
+        significant = p is not None and p < SIGNIFICANCE and inside(claim, statistics.fmean(values))
+        word = "inconclusive" if p is None else "supported" if significant else "not supported"
+    else:
+        word = "inconclusive" if bounds is None else decide(claim, *bounds)
+    blemish = group.blemish
+    for side in (claim.a, claim.b):
+        other = found.rows.get((group.paper, f"{group.row}-{side.variant}")) if side and side.variant else None
+        if other is not None and other.blemish and other.blemish not in blemish:
+            blemish = ", ".join(part for part in (blemish, other.blemish) if part)
+    return Result(
+        paper=group.paper,
+        claim=claim,
+        row=group.row,
+        on=group.row + (f" ({blemish})" if blemish else ""),
+        seeds=tuple(seeds),
+        labels=tuple(labels),
+        values=tuple(values),
+        effect=statistics.fmean(values),
+        low=bounds[0] if bounds else None,
+        high=bounds[1] if bounds else None,
+        p_value=p,
+        word=word,
+        verdict=word + (", indicative" if few else ""),
+    )
+
+
+def check_claims(paper: Paper, found: Collection) -> list[Result]:
+    """Tests every claim of a paper on every row that can; a claim with no such row is there once, saying so."""
+    results: list[Result] = []
+    for claim in paper.claim:
+        here: list[Result] = []
+        if not claim.not_testable:
+            for group in found.of(paper.paper.id):
+                wanted = any(fnmatch.fnmatchcase(group.row, pattern) for pattern in claim.rows)
+                result = check_claim(claim, group, found) if wanted and group.profile in claim.profiles else None
+                here += [result] if result is not None else []
+        results += here or [_empty(paper.paper.id, claim)]
+    return results
+
+
+def _empty(paper: str, claim: Claim) -> Result:
+    word = "not testable here" if claim.not_testable else "not run"
+    verdict = f"{word}: {claim.not_testable}" if claim.not_testable else word
+    return Result(paper, claim, "", "-", (), (), (), None, None, None, None, word, verdict)

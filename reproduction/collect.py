@@ -1,0 +1,250 @@
+"""Finds records, joins the stages of each run, and says which of them may be judged.
+
+Records lie in run folders (`runs/<paper>/**/record.json`) and, committed, under `results/<paper>/<row>/seed<k>.json`.
+Where a row has local runs these are shown, else the committed ones; a row never mixes the two.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reproduction.record import Metric, Record, load_record
+from reproduction.runs import REPO_ROOT, RUNS_ROOT, UserError, flags_hash, shown
+
+RESULTS = REPO_ROOT / "reproduction" / "results"
+MAX_RECORD_BYTES = 16 * 2**20  # a record is a few kilobytes; anything near this is not one
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record file."""
+
+    path: Path
+    record: Record
+    source: str  # "runs" or "results"
+
+
+@dataclass
+class SeedRun:
+    """All stages of one (paper, row, seed), oldest first."""
+
+    paper: str
+    row: str
+    seed: int
+    profile: str
+    source: str
+    entries: list[Entry] = field(default_factory=list)
+
+    def figure(self, metric: str, selection: str) -> float | None:
+        """A metric of the run, the latest stage first; None where it is absent or not finite."""
+        for entry in reversed(self.entries):
+            found: Metric | None = entry.record.metrics.get(metric)
+            value = None if found is None else getattr(found, selection)
+            if value is not None:
+                return float(value) if math.isfinite(value) else None
+        return None
+
+    def detail(self, name: str) -> Any:
+        """An entry of the records' details, the latest stage first."""
+        for entry in reversed(self.entries):
+            if name in entry.record.details:
+                return entry.record.details[name]
+        return None
+
+    @property
+    def blemishes(self) -> list[str]:
+        """Why this run must not be judged; empty where it may be."""
+        found = []
+        for entry in self.entries:
+            record = entry.record
+            if record.commit == "unknown":
+                found.append("unknown commit")
+            elif record.dirty:
+                found.append("uncommitted changes")
+            if not record.data_verified:
+                found.append("unverified data")
+        if self.profile not in ("paper", "cpu"):
+            found.append(f"{self.profile} profile")
+        return list(dict.fromkeys(found))
+
+    @property
+    def last(self) -> Entry:
+        return self.entries[-1]
+
+    def flags_key(self) -> str:
+        """Hash of the flags of all stages; equal for two seeds of one experiment."""
+        hashes = {}
+        for entry in self.entries:
+            config = {key: value for key, value in entry.record.config.items() if key != "seed"}
+            text = json.dumps(config, sort_keys=True).replace(f"seed{self.seed}/", "seed*/")
+            hashes[entry.record.stage] = flags_hash(json.loads(text))
+        return json.dumps(hashes, sort_keys=True)
+
+
+@dataclass
+class RowRuns:
+    """The runs of one row, by seed; `blemish` says why they are not judged ("" where they are)."""
+
+    paper: str
+    row: str
+    profile: str
+    source: str
+    runs: list[SeedRun]
+    blemish: str = ""
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Collection:
+    """Everything found: rows by (paper, row), and one line for each file that cannot be used."""
+
+    rows: dict[tuple[str, str], RowRuns]
+    problems: list[str]
+
+    def of(self, paper: str) -> list[RowRuns]:
+        return [row for (name, _), row in self.rows.items() if name == paper]
+
+
+def _files(folder: Path, names: str) -> list[Path]:
+    found = []
+    for base, folders, files in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(base) / name for name in sorted(files) if (name == names if names != "*" else name.endswith(".json"))
+        ]
+    return found
+
+
+def _read(path: Path, source: str) -> Entry:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{shown(path)}: {error.strerror or error}") from None
+    if size > MAX_RECORD_BYTES:
+        raise UserError(f"{shown(path)}: {size:,} bytes, too large for a record")
+    try:
+        record = load_record(path)
+    except UserError as error:
+        raise UserError(" ".join(str(error).replace(str(path), shown(path)).split())) from None
+    except RecursionError:
+        raise UserError(f"{shown(path)}: not a record of this repository: nested too deeply") from None
+    return Entry(path, record, source)
+
+
+def _misfiled(entry: Entry, results: Path) -> str:
+    """Why a committed record does not stand where its content says; "" if it does."""
+    record = entry.record
+    expected = results / record.paper / record.row / f"seed{record.seed}.json"
+    stem = entry.path.stem
+    if entry.path.parent == expected.parent and (stem == expected.stem or stem.startswith(expected.stem + "-")):
+        return ""
+    return f"{shown(entry.path)}: its content belongs to {shown(expected)}"
+
+
+def read_all(files: Iterable[tuple[Path, str]], results: Path = RESULTS) -> tuple[list[Entry], list[str]]:
+    """Reads record files.
+
+    Args:
+      files: (path, source) pairs.
+    Returns:
+      (entries, problems): one line for each file that is not a record or stands in the wrong place.
+    """
+    entries, problems = [], []
+    for path, source in files:
+        try:
+            entry = _read(path, source)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        wrong = _misfiled(entry, results) if source == "results" else ""
+        if wrong:
+            problems.append(wrong)
+        else:
+            entries.append(entry)
+    return entries, problems
+
+
+def join(entries: Sequence[Entry]) -> tuple[dict[tuple[str, str], RowRuns], list[str]]:
+    """Joins the stages of each (paper, row, seed) and groups the seeds of each row.
+
+    Two records of one seed and stage count once: the newer, with a line about the other. Where clean and blemished
+    runs meet in a row only the clean ones are kept; a row of blemished runs alone is kept and never judged.
+    """
+    problems: list[str] = []
+    local = {(entry.record.paper, entry.record.row) for entry in entries if entry.source == "runs"}
+    runs: dict[tuple[str, str, int], SeedRun] = {}
+    seen: dict[tuple[str, str, int, str], Entry] = {}
+    for entry in sorted(entries, key=lambda item: (item.record.date, len(item.path.parts), str(item.path))):
+        record = entry.record
+        if entry.source == "results" and (record.paper, record.row) in local:
+            continue
+        key = (record.paper, record.row, record.seed)
+        run = runs.setdefault(key, SeedRun(*key, profile=record.profile, source=entry.source))
+        older = seen.get((*key, record.stage))
+        if older is not None:
+            run.entries.remove(older)
+            problems.append(
+                f"{shown(older.path)}: left out, {shown(entry.path)} is the newer run of this row, seed and stage"
+            )
+        seen[(*key, record.stage)] = entry
+        run.entries.append(entry)
+        run.profile = record.profile
+    rows: dict[tuple[str, str], RowRuns] = {}
+    for (paper, row, _), run in sorted(runs.items()):
+        rows.setdefault((paper, row), RowRuns(paper, row, run.profile, run.source, [])).runs.append(run)
+    for group in rows.values():
+        _decide(group)
+    return rows, problems
+
+
+def _decide(group: RowRuns) -> None:
+    """Keeps the runs of a row that belong together and says whether they may be judged."""
+    clean = [run for run in group.runs if not run.blemishes]
+    if clean and len(clean) < len(group.runs):
+        for run in group.runs:
+            if run.blemishes:
+                group.left_out.append(f"{shown(run.last.path)}: left out of its row ({', '.join(run.blemishes)})")
+        group.runs = clean
+    elif not clean:
+        group.blemish = ", ".join(dict.fromkeys(reason for run in group.runs for reason in run.blemishes))
+    group.profile = group.runs[0].profile
+    if len({run.flags_key() for run in group.runs}) > 1:
+        group.blemish = ", ".join(part for part in (group.blemish, "seeds ran with different flags") if part)
+
+
+def collect(
+    paths: Sequence[Path] = (), runs: Path = RUNS_ROOT, results: Path = RESULTS, committed_only: bool = False
+) -> Collection:
+    """Finds and joins all records.
+
+    Args:
+      paths: record files or folders to take instead of `runs` and `results`, for runs made elsewhere.
+      runs: folder of local runs.
+      results: folder of committed records.
+      committed_only: look at `results` alone (what the README shows).
+    Raises:
+      UserError: a given path does not exist or holds no record.
+    """
+    files: list[tuple[Path, str]] = []
+    for path in paths:
+        found = _files(path, "record.json") or _files(path, "*") if path.is_dir() else [path]
+        if not path.exists():
+            raise UserError(f"--runs {path}: no such file or folder")
+        if not found:
+            raise UserError(f"--runs {path}: no record.json in this folder or below it")
+        files += [(file, "runs") for file in found]
+    if not paths:
+        if not committed_only:
+            files += [(file, "runs") for file in _files(runs, "record.json")]
+        files += [(file, "results") for file in _files(results, "*")]
+    unique = list(dict.fromkeys((path.resolve(), source) for path, source in files))
+    entries, problems = read_all(unique, results.resolve())
+    rows, more = join(entries)
+    left_out = [line for group in rows.values() for line in group.left_out]
+    return Collection(rows, problems + more + left_out)

@@ -1,0 +1,285 @@
+"""Our figures beside the papers', with a verdict that a program reached: `python -m reproduction.compare`.
+
+With n >= 3 runs of the `paper` profile, mean m and standard deviation s, the half-width is
+h = max(t(0.975, n-1) * s * sqrt(1 + 1/n), binomial standard error of the test split): a published number inside
+m +- h is `consistent`, else ours is `below paper` or `above paper`; h above one point is `inconclusive`, fewer than
+three runs are `indicative`. Recalled numbers, other profiles, unverified data and uncommitted changes are shown and
+never judged. Source: ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reproduction.claims import Result, check_claims
+from reproduction.collect import Collection, RowRuns, collect
+from reproduction.runs import UserError, shown
+from reproduction.tables import Number, OurRow, Paper, Selection, load_tables, paper_of
+
+MIN_RUNS = 3
+MAX_HALF_WIDTH = 1.0  # points
+JUDGED = ("consistent", "below paper", "above paper", "inconclusive", "indicative")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the comparison says: a short word, and the sentence that is printed."""
+
+    word: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: a published number, a figure of ours, or both.
+
+    Figures are in the unit of the line: percent 0-100, counts and ratios plain. h and gap are None where undefined.
+    """
+
+    paper: str
+    row: str
+    title: str
+    quantity: str
+    unit: str
+    selection: str
+    number: Number | None
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    mean: float | None
+    sd: float | None
+    h: float | None
+    gap: float | None
+    verdict: Verdict
+    command: str
+    source: str
+    beside_last: float | None  # mean of `last`, where another selection is the figure
+
+
+def t_quantile(n: int) -> float:
+    """t(0.975, n-1), the factor of a two-sided 95 percent interval from n values; n >= 2."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n - 1, 0.975))
+
+
+def half_width(values: Sequence[float], published: float, samples: int | None) -> float | None:
+    """Half-width of the interval for one further run, in points.
+
+    Args:
+      values: accuracies of our runs, percent.
+      published: the paper's number, percent.
+      samples: images of the test split; None leaves the binomial error out.
+    Returns:
+      h >= 0, or None with fewer than two values.
+    Source: ours (DESIGN; a prediction interval for the one run that a paper reports).
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    spread = t_quantile(n) * statistics.stdev(values) * math.sqrt(1 + 1 / n)
+    binomial = 0.0
+    if samples:
+        share = min(max(published / 100.0, 0.0), 1.0)
+        binomial = 100.0 * math.sqrt(share * (1.0 - share) / samples)
+    return max(spread, binomial)
+
+
+def judge_proportion(values: Sequence[float], published: float, samples: int | None, short: str = "") -> Verdict:
+    """Verdict on an accuracy in percent; see the module's head.
+
+    Args:
+      values: one figure per run, at least one.
+      published: the paper's number.
+      samples: images of the test split.
+      short: what of the paper's schedule was cut; then the verdict is never more than indicative.
+    """
+    gap = statistics.fmean(values) - published
+    if short:
+        return Verdict("indicative", f"indicative (short: {short}); {gap:+.2f}")
+    if len(values) < MIN_RUNS:
+        runs = "1 run" if len(values) == 1 else f"{len(values)} runs"
+        return Verdict("indicative", f"indicative ({runs}); {gap:+.2f}")
+    h = half_width(values, published, samples)
+    assert h is not None
+    if h > MAX_HALF_WIDTH:
+        return Verdict("inconclusive", f"inconclusive (h over {MAX_HALF_WIDTH:g} point); {gap:+.2f}")
+    if abs(gap) <= h:
+        return Verdict("consistent", f"consistent; {gap:+.2f}")
+    word = "below paper" if gap < 0 else "above paper"
+    return Verdict(word, f"{word} by {abs(gap):.2f}")
+
+
+def judge_exact(values: Sequence[float], number: Number) -> Verdict:
+    """Verdict on a count, or on a figure that follows from counts: equal to the digits that the paper prints?"""
+    assert number.value is not None
+    mean = statistics.fmean(values)
+    if abs(mean - number.value) <= number.resolution * (1 + 1e-9):
+        return Verdict("consistent", "consistent (to the printed digits)")
+    word = "below paper" if mean < number.value else "above paper"
+    if number.unit == "percent":
+        return Verdict(word, f"{word} by {abs(mean - number.value):.2f}")
+    relative = abs(mean - number.value) / abs(number.value) if number.value else math.inf
+    by = f"{relative:.0%}" if relative < 10 else f"a factor of {mean / number.value:.0f}"
+    return Verdict(word, f"{word} by {by}")
+
+
+def _verdict(number: Number | None, group: RowRuns | None, row: OurRow | None, values: Sequence[float]) -> Verdict:
+    if group is None:
+        needs = f": needs {row.needs}" if row is not None and row.needs else ""
+        return Verdict("not run", f"not run{needs}")
+    if number is None or number.value is None:
+        unlisted = "" if row is not None else "no published number"
+        return Verdict("", f"not judged ({group.blemish})" if group.blemish else unlisted)
+    if not values:
+        return Verdict("no figure", f"no figure ({number.metric}, {number.selection}, not in the records)")
+    if group.blemish:
+        return Verdict("not judged", f"not judged ({group.blemish})")
+    if group.profile != "paper":
+        dataset = group.row.split(f"-{group.profile}")[0]
+        return Verdict("not comparable", f"not comparable ({group.profile} profile, {dataset})")
+    if number.evidence == "recalled":
+        return Verdict("not judged", "not judged (recalled number)")
+    if number.judge == "none":
+        return Verdict("shown only", "shown only")
+    if number.judge == "exact":
+        return judge_exact(values, number)
+    still = [run.detail("still_rising") for run in group.runs]
+    rising = "" if row is None or not row.short else _rising(still)
+    return judge_proportion(values, number.value, number.samples, (row.short + rising) if row is not None else "")
+
+
+def _rising(flags: Sequence[object]) -> str:
+    """What the runs say about their own learning curves, for a schedule that was cut."""
+    known = [flag for flag in flags if isinstance(flag, bool)]
+    if not known:
+        return ""
+    if all(known):
+        return ", test accuracy still rising"
+    return ", test accuracy no longer rising" if not any(known) else ", test accuracy still rising in some seeds"
+
+
+def _scale(unit: str) -> float:
+    return 100.0 if unit in ("percent", "points") else 1.0
+
+
+def _figures(group: RowRuns | None, metric: str | None, selection: Selection, unit: str) -> dict[int, float]:
+    if group is None or metric is None:
+        return {}
+    found = {run.seed: run.figure(metric, selection) for run in group.runs}
+    return {seed: value * _scale(unit) for seed, value in found.items() if value is not None}
+
+
+def _line(
+    paper: Paper, row_name: str, row: OurRow | None, group: RowRuns | None, number: Number | None,
+    quantity: str, unit: str, metric: str | None, selection: Selection,
+) -> Line:  # fmt: skip
+    figures = _figures(group, metric, selection, unit)
+    values = tuple(figures.values())
+    mean = statistics.fmean(values) if values else None
+    verdict = _verdict(number, group, row, values)
+    judged = number is not None and number.value is not None and mean is not None and verdict.word in JUDGED
+    last = _figures(group, metric, "last", unit) if selection != "last" else {}
+    return Line(
+        paper=paper.paper.id,
+        row=row_name,
+        title=row.title if row is not None else "",
+        quantity=quantity,
+        unit=unit,
+        selection=selection,
+        number=number,
+        seeds=tuple(figures),
+        values=values,
+        mean=mean,
+        sd=statistics.stdev(values) if len(values) > 1 else None,
+        h=half_width(values, number.value, number.samples) if judged and number.judge == "proportion" else None,  # type: ignore[union-attr,arg-type]
+        gap=mean - number.value if judged else None,  # type: ignore[union-attr,operator]
+        verdict=verdict,
+        command=row.command if row is not None else "",
+        source=group.source if group is not None else "",
+        beside_last=statistics.fmean(last.values()) if last else None,
+    )
+
+
+def lines_of(paper: Paper, found: Collection) -> list[Line]:
+    """All lines of one paper: the rows of its toml in their order, then rows that only the records know."""
+    by_row = {group.row: group for group in found.of(paper.paper.id)}
+    rows: list[tuple[str, OurRow | None]] = [(row.row, row) for row in paper.row]
+    rows += [(name, None) for name in by_row if name not in {row.row for row in paper.row}]
+    lines: list[Line] = []
+    for name, row in rows:
+        group = by_row.get(name)
+        numbers = [number for number in (paper.beside(row) if row is not None else []) if number.unit != "text"]
+        here = [
+            _line(paper, name, row, group, n, n.column, n.unit, n.metric, n.selection)
+            for n in numbers
+            if n.headline or _figures(group, n.metric, n.selection, n.unit)
+        ]
+        taken = {(line.number.metric, line.selection) for line in here if line.number is not None}
+        here += [
+            _line(paper, name, row, group, None, show.title, show.unit, show.metric, show.selection)
+            for show in paper.shown
+            if (show.metric, show.selection) not in taken and _figures(group, show.metric, show.selection, show.unit)
+        ]
+        if not here:  # a row without a figure still says why
+            here = [_line(paper, name, row, group, None, "", "count", None, "last")]
+        lines += here
+    return lines
+
+
+@dataclass
+class Comparison:
+    """The whole answer for one paper."""
+
+    paper: Paper
+    lines: list[Line]
+    claims: list[Result]
+
+
+def compare(papers: Sequence[Paper], found: Collection) -> list[Comparison]:
+    """Compares every paper with what was found."""
+    return [Comparison(paper, lines_of(paper, found), check_claims(paper, found)) for paper in papers]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `make compare`; returns the exit code."""
+    from reproduction import export
+
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduction.compare",
+        description="Prints our figures beside the papers', with verdicts, then the papers' claims.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--paper", action="append", default=[], help="one paper (repeatable); default: all")
+    made = "records or run folders made elsewhere; default: runs/ and the committed results"
+    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=made)
+    for name in ("markdown", "csv", "latex"):
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the comparison as {name} too")
+    args = parser.parse_args(argv)
+    try:
+        papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
+        found = collect(args.runs)
+        comparisons = compare(papers, found)
+        if args.runs and not any(found.of(paper.paper.id) for paper in papers):
+            other = ", ".join(sorted({name for name, _ in found.rows})) or "none that can be read"
+            asked = ", ".join(paper.paper.id for paper in papers)
+            print(f"no record of {asked} under --runs; papers there: {other}", file=sys.stderr)
+        export.print_terminal(comparisons, found.problems)
+        for name, text in (("markdown", export.markdown), ("csv", export.csv_text), ("latex", export.latex)):
+            path: Path | None = getattr(args, name)
+            if path is not None:
+                export.write_text(path, text(comparisons))
+                print(f"wrote {shown(path)}")
+    except UserError as error:
+        print(f"reproduction.compare: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,326 @@
+"""The comparison as text: terminal, Markdown, CSV, LaTeX. One way of writing each figure, used by the page too."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from reproduction.claims import Result
+from reproduction.compare import Comparison, Line
+from reproduction.runs import UserError, shown, write_bytes
+
+RECALLED_MARK = "\N{DAGGER}"
+RECALLED_NOTE = f"{RECALLED_MARK} recalled: nobody here could open the source; never judged against"
+LINE_HEAD = ("row", "quantity", "paper", "ours", "h", "verdict", "command")
+CLAIM_HEAD = ("claim", "tested on", "effect [95 %]", "seeds", "verdict")
+
+
+def number_text(value: float, unit: str) -> str:
+    """A figure of ours in the form of its unit: percent and points with two decimals, parameters in K or M."""
+    if unit == "parameters":
+        if abs(value) >= 1e6:
+            return f"{value / 1e6:.2f} M"
+        return f"{value / 1e3:.1f} K" if abs(value) >= 1e4 else f"{value:.0f}"
+    if unit == "count":
+        return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
+    if unit in ("ratio", "correlation", "degree", "seconds"):
+        return f"{value:.3f}"
+    return f"{value:.2f}"
+
+
+def paper_text(line: Line) -> str:
+    """The paper's number as it prints it, with the mark of a recalled one."""
+    if line.number is None:
+        return ""
+    return line.number.printed + (RECALLED_MARK if line.number.evidence == "recalled" else "")
+
+
+def ours_text(line: Line) -> str:
+    """`mean ± sd (n)`; "-" where nothing was run. Beside a best epoch stands the last one."""
+    if line.mean is None:
+        return "-"
+    unit = line.unit
+    spread = ""
+    if line.sd is not None and not (unit in ("parameters", "count") and line.sd == 0):
+        spread = f" ± {number_text(line.sd, unit if unit != 'parameters' else 'count')}"
+    text = f"{number_text(line.mean, unit)}{spread} ({len(line.values)})"
+    if line.beside_last is not None:
+        text += f", last {number_text(line.beside_last, unit)}"
+    return text
+
+
+def h_text(line: Line) -> str:
+    return "" if line.h is None else f"{line.h:.2f}"
+
+
+def quantity_text(line: Line) -> str:
+    """What the line is about, with its unit, and the selection where it is not the last epoch."""
+    words = {"percent": " %", "seconds": " s"}.get(line.unit, "")
+    chosen = {"best_on_test": ", best test epoch", "best_on_val": ", best validation epoch"}.get(line.selection, "")
+    if chosen and "best" in line.quantity:
+        chosen = ""
+    return f"{line.quantity}{words}{chosen}" if line.quantity else ""
+
+
+def effect_text(result: Result) -> str:
+    """Effect with its interval and, where it has one, the permutation p."""
+    if result.effect is None:
+        return "-"
+    unit = {"points": " points", "percent": " %"}.get(result.claim.unit, "")
+    sign = "+" if result.claim.combine == "difference" else ""
+    form = "count" if result.claim.unit == "count" else result.claim.unit
+
+    def one(value: float) -> str:
+        text = number_text(value, form)
+        return f"+{text}" if sign and value > 0 else text
+
+    text = one(result.effect)
+    if result.low is not None and result.high is not None and result.claim.test != "every seed":
+        text += f" [{one(result.low)}, {one(result.high)}]"
+    text += unit
+    if result.claim.test == "every seed" and len(set(result.values)) > 1:
+        text += f" ({', '.join(one(value) for value in result.values)})"
+    if result.p_value is not None:
+        text += f", p = {result.p_value:.2g}"
+    return text
+
+
+def seeds_text(result: Result) -> str:
+    """Number of seeds, and of pairs where a seed gives several."""
+    if not result.seeds:
+        return "-"
+    pairs = f" ({len(result.values)} pairs)" if len(result.values) != len(result.seeds) else ""
+    return f"{len(result.seeds)}{pairs}"
+
+
+def line_cells(line: Line) -> tuple[str, ...]:
+    """The cells of a line under LINE_HEAD."""
+    return (
+        line.row,
+        quantity_text(line),
+        paper_text(line),
+        ours_text(line),
+        h_text(line),
+        line.verdict.text,
+        line.command,
+    )
+
+
+def claim_cells(result: Result) -> tuple[str, ...]:
+    """The cells of a claim under CLAIM_HEAD."""
+    return (
+        f"{result.claim.id}: {result.claim.text}",
+        result.on,
+        effect_text(result),
+        seeds_text(result),
+        result.verdict,
+    )
+
+
+def has_recalled(lines: Sequence[Line]) -> bool:
+    return any(line.number is not None and line.number.evidence == "recalled" for line in lines)
+
+
+def print_terminal(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
+    """Prints tables and claims of each paper, every seed, and what was left out and why."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 180, highlight=False, soft_wrap=False)
+    for comparison in comparisons:
+        _print_lines(console, comparison)
+        _print_seeds(console, comparison.lines)
+        _print_claims(console, comparison)
+    if any(has_recalled(comparison.lines) for comparison in comparisons):
+        console.print(RECALLED_NOTE, markup=False)
+    console.print("h: half-width for one run, max(t(0.975, n-1) sd sqrt(1 + 1/n), binomial error of the test split)")
+    if problems:
+        console.print(f"\nleft out ({len(problems)}):")
+        for problem in problems[:20]:
+            console.print(f"  {problem}", markup=False)
+        if len(problems) > 20:
+            console.print(f"  and {len(problems) - 20} more")
+
+
+def _colour(word: str) -> str:
+    return {
+        "consistent": "green",
+        "supported": "green",
+        "above paper": "cyan",
+        "below paper": "red",
+        "not supported": "red",
+        "inconclusive": "yellow",
+        "indicative": "yellow",
+    }.get(word, "dim")
+
+
+def _print_lines(console, comparison: Comparison) -> None:  # type: ignore[no-untyped-def]
+    from rich.markup import escape
+    from rich.table import Table
+
+    about = comparison.paper.paper
+    table = Table(title=f"{escape(about.short)} ({escape(about.venue)} {about.year})", title_justify="left")
+    for name in LINE_HEAD:
+        table.add_column(name, overflow="fold", justify="right" if name in ("paper", "ours", "h") else "left")
+    row = None
+    for line in comparison.lines:
+        cells = [escape(cell) for cell in line_cells(line)]
+        if line.row == row:
+            cells[0] = cells[-1] = ""
+        elif row is not None:
+            table.add_section()
+        row = line.row
+        cells[5] = f"[{_colour(line.verdict.word)}]{cells[5]}[/]"
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _print_seeds(console, lines: Sequence[Line]) -> None:  # type: ignore[no-untyped-def]
+    """Every seed by itself: a mean hides what one seed did."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    several = [line for line in lines if line.values]
+    if not several:
+        return
+    seeds = sorted({seed for line in several for seed in line.seeds})
+    if len(seeds) > 10:
+        console.print(f"{len(seeds)} seeds: too many to list each; --csv FILE holds them all")
+        return
+    table = Table(title="every seed", title_justify="left")
+    table.add_column("row", overflow="fold")
+    table.add_column("quantity", overflow="fold")
+    for seed in seeds:
+        table.add_column(f"seed {seed}", justify="right")
+    row = None
+    for line in several:
+        by_seed = dict(zip(line.seeds, line.values, strict=True))
+        texts = [number_text(by_seed[seed], line.unit) if seed in by_seed else "" for seed in seeds]
+        table.add_row("" if line.row == row else escape(line.row), escape(quantity_text(line)), *texts)
+        row = line.row
+    console.print(table)
+
+
+def _print_claims(console, comparison: Comparison) -> None:  # type: ignore[no-untyped-def]
+    from rich.markup import escape
+    from rich.table import Table
+
+    if not comparison.claims:
+        return
+    table = Table(title=f"{escape(comparison.paper.paper.short)}: claims", title_justify="left")
+    for name in CLAIM_HEAD:
+        table.add_column(name, overflow="fold")
+    claim = None
+    for result in comparison.claims:
+        cells = [escape(cell) for cell in claim_cells(result)]
+        if result.claim.id == claim:
+            cells[0] = ""
+        elif claim is not None:
+            table.add_section()
+        claim = result.claim.id
+        cells[4] = f"[{_colour(result.word)}]{cells[4]}[/]"
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        safe = [cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in cells]
+        return "| " + " | ".join(safe) + " |"
+
+    return [line(head), "|" + "---|" * len(head), *(line(cells) for cells in rows)]
+
+
+def markdown_lines(lines: Sequence[Line]) -> str:
+    """One Markdown table of lines, commands as code."""
+    rows = [[*line_cells(line)[:-1], f"`{line.command}`" if line.command else ""] for line in lines]
+    text = "\n".join(_markdown_table(LINE_HEAD, rows))
+    return text + (f"\n\n{RECALLED_NOTE}" if has_recalled(lines) else "")
+
+
+def markdown_claims(results: Sequence[Result]) -> str:
+    """One Markdown table of claims."""
+    return "\n".join(_markdown_table(CLAIM_HEAD, [claim_cells(result) for result in results]))
+
+
+def markdown(comparisons: Sequence[Comparison]) -> str:
+    """Everything as Markdown."""
+    parts = []
+    for comparison in comparisons:
+        about = comparison.paper.paper
+        parts += [f"## {about.short} ({about.venue} {about.year})", markdown_lines(comparison.lines)]
+        if comparison.claims:
+            parts += ["### Claims", markdown_claims(comparison.claims)]
+    return "\n\n".join(parts) + "\n"
+
+
+def csv_text(comparisons: Sequence[Comparison]) -> str:
+    """Everything as CSV, one line per line of the tables and per claim; full precision, values joined by spaces."""
+    head = ("kind", "paper", "row", "quantity", "unit", "selection", "published", "evidence", "seeds", "values", "mean",
+            "sd", "h", "gap", "low", "high", "p", "verdict", "command")  # fmt: skip
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(head)
+
+    def plain(value: float | None) -> str:
+        return "" if value is None else repr(value)
+
+    for comparison in comparisons:
+        for line in comparison.lines:
+            published = "" if line.number is None else plain(line.number.value)
+            writer.writerow([
+                "number", line.paper, line.row, line.quantity, line.unit, line.selection, published,
+                "" if line.number is None else line.number.evidence, " ".join(map(str, line.seeds)),
+                " ".join(map(repr, line.values)), plain(line.mean), plain(line.sd), plain(line.h), plain(line.gap),
+                "", "", "", line.verdict.text, line.command,
+            ])  # fmt: skip
+        for result in comparison.claims:
+            selection = result.claim.a.selection if result.claim.a is not None else ""
+            writer.writerow([
+                "claim", result.paper, result.row, result.claim.id, result.claim.unit, selection, "", "",
+                " ".join(map(str, result.seeds)), " ".join(map(repr, result.values)), plain(result.effect), "", "", "",
+                plain(result.low), plain(result.high), plain(result.p_value), result.verdict, "",
+            ])  # fmt: skip
+    return out.getvalue()
+
+
+def _tex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+               RECALLED_MARK: r"$^\dagger$", "<": r"$<$", ">": r"$>$"}  # fmt: skip
+    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
+
+
+def latex(comparisons: Sequence[Comparison]) -> str:
+    """Tabular environments, one per paper and one for its claims; needs no package."""
+    parts = []
+    for comparison in comparisons:
+        about = comparison.paper.paper
+        rows = [line_cells(line)[:-1] for line in comparison.lines]
+        parts.append(_tabular(f"{about.short} ({about.venue} {about.year})", LINE_HEAD[:-1], "llrrrl", rows))
+        if comparison.claims:
+            cells = [claim_cells(result) for result in comparison.claims]
+            parts.append(_tabular(f"{about.short}: claims", CLAIM_HEAD, r"p{0.4\linewidth}lllp{0.2\linewidth}", cells))
+        if has_recalled(comparison.lines):
+            parts.append(_tex(RECALLED_NOTE))
+    return "\n\n".join(parts) + "\n"
+
+
+def _tabular(title: str, head: Sequence[str], columns: str, rows: Sequence[Sequence[str]]) -> str:
+    body = [" & ".join(_tex(cell) for cell in cells) + r" \\" for cells in (head, *rows)]
+    begin, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
+    return "\n".join([f"% {title}", begin, r"\hline", body[0], r"\hline", *body[1:], r"\hline", end])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file atomically, making its folder.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, text.encode())
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be written ({error.strerror or error})") from None

@@ -1,0 +1,312 @@
+"""What the papers say: `tables/<paper>.toml`, one file per paper, read and checked here.
+
+A file holds the paper in brief, its published tables as tables (columns, rows, values), the rows we can run and
+which cells they stand beside, the figures of ours to show, and the claims with the margin that decides them. A new
+paper is a new file; no code changes. `docs/results.md` describes the format.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from reproduction.runs import UserError, shown
+
+TABLES = Path(__file__).resolve().parent / "tables"
+Evidence = Literal["verified", "recalled"]
+Unit = Literal["percent", "points", "parameters", "seconds", "count", "ratio", "degree", "correlation", "text"]
+Selection = Literal["last", "best_on_val", "best_on_test"]
+ABSENT = "-"  # a cell of a published table that holds nothing (TOML has no null)
+
+
+class Strict(pydantic.BaseModel):
+    """Refuses keys it does not know, so that a misspelt one is an error and not silence."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class About(Strict):
+    """The paper itself and how this repository came by its numbers."""
+
+    id: str
+    title: str
+    short: str
+    authors: str
+    venue: str
+    year: int
+    folder: str
+    link: str
+    method: str
+    sources: str
+    curves: tuple[str, ...] = ()  # scalars of metrics.jsonl that the report draws; empty: the first eight
+
+
+class Column(Strict):
+    """A column of a published table, and the metric of our records that answers it."""
+
+    name: str
+    unit: Unit
+    metric: str | None = None
+    selection: Selection = "last"
+    judge: Literal["proportion", "exact", "none"] = "none"  # how our figures are held against it
+    note: str = ""
+
+
+class PublishedRow(Strict):
+    """A row of a published table; what it leaves out it takes from its table."""
+
+    name: str
+    values: tuple[float | int | str, ...]
+    samples: int | None = None  # images of the test split, for the binomial error
+    evidence: Evidence | None = None
+    selected: str | None = None
+    where: str | None = None
+    note: str = ""
+
+
+class PublishedTable(Strict):
+    """One table or figure of the paper."""
+
+    id: str
+    title: str
+    where: str
+    split: str
+    selected: str  # how the authors chose the epoch; "unknown" where they do not say
+    evidence: Evidence
+    headline: bool = False  # printed by `make compare` even where nothing was run
+    columns: tuple[Column, ...]
+    rows: tuple[PublishedRow, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _rectangular(self) -> PublishedTable:
+        for row in self.rows:
+            if len(row.values) != len(self.columns):
+                raise ValueError(f"{self.id}/{row.name}: {len(row.values)} values for {len(self.columns)} columns")
+        return self
+
+
+class OurRow(Strict):
+    """A row we can run: `<dataset>-<profile>[-variant]`."""
+
+    row: str
+    title: str
+    command: str
+    beside: tuple[str, ...] = ()  # published cells "row/column" it stands beside; * allowed
+    needs: str = ""  # why it has not been run here: hardware, hours, data
+    short: str = ""  # what of the paper's schedule was cut; the verdict is then never more than indicative
+    note: str = ""
+
+
+class Shown(Strict):
+    """A figure of ours that is printed although the paper has no such number."""
+
+    metric: str
+    title: str
+    unit: Unit
+    selection: Selection = "last"
+
+
+class Side(Strict):
+    """One side of a claim: a metric, in the row itself or in a variant of it."""
+
+    metric: str
+    variant: str = ""
+    selection: Selection = "last"
+
+
+class Claim(Strict):
+    """What the paper claims, as a margin on an effect."""
+
+    id: str
+    text: str
+    source: str
+    a: Side | None = None
+    b: Side | None = None
+    combine: Literal["value", "difference", "ratio"] = "value"
+    unit: Unit = "points"
+    above: float | None = None  # effect > above
+    least: float | None = None  # effect >= least
+    below: float | None = None  # effect < below
+    most: float | None = None  # effect <= most
+    test: Literal["interval", "every seed", "permutation"] = "interval"
+    p_value: str | None = None  # metric that holds the permutation p, for test = "permutation"
+    per: str | None = None  # entry of the record's details that lists units (class ids) paired within each seed
+    rows: tuple[str, ...] = ("*",)
+    profiles: tuple[str, ...] = ("paper", "cpu")
+    not_testable: str = ""  # why nothing here can test it
+    note: str = ""
+
+    @pydantic.model_validator(mode="after")
+    def _complete(self) -> Claim:
+        if self.not_testable:
+            return self
+        if self.a is None:
+            raise ValueError(f"{self.id}: a claim needs `a`, or `not_testable` with the reason")
+        if (self.combine == "value") != (self.b is None):
+            raise ValueError(f"{self.id}: `b` goes with combine difference or ratio, and only with these")
+        if (self.test == "permutation") != (self.p_value is not None):
+            raise ValueError(f"{self.id}: `p_value` goes with test permutation, and only with it")
+        if all(bound is None for bound in (self.above, self.least, self.below, self.most)):
+            raise ValueError(f"{self.id}: no margin (above, least, below or most)")
+        return self
+
+
+class Number(Strict):
+    """One published number with everything that belongs to it."""
+
+    table: str
+    row: str
+    column: str
+    value: float | None  # None where the cell is text
+    printed: str  # as the paper prints it
+    resolution: float  # half a unit of the last printed digit
+    unit: Unit
+    split: str
+    where: str
+    selected: str
+    evidence: Evidence
+    samples: int | None
+    metric: str | None
+    selection: Selection
+    judge: Literal["proportion", "exact", "none"]
+    headline: bool
+    note: str
+
+    @property
+    def cell(self) -> str:
+        return f"{self.row}/{self.column}"
+
+
+class Paper(Strict):
+    """Everything one toml file says."""
+
+    paper: About
+    table: tuple[PublishedTable, ...] = ()
+    row: tuple[OurRow, ...] = ()
+    shown: tuple[Shown, ...] = ()
+    claim: tuple[Claim, ...] = ()
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Paper:
+        for kind, ids in (
+            ("table", [table.id for table in self.table]),
+            ("row", [row.row for row in self.row]),
+            ("claim", [claim.id for claim in self.claim]),
+        ):
+            twice = sorted({name for name in ids if ids.count(name) > 1})
+            if twice:
+                raise ValueError(f"{kind} {twice[0]} stands twice")
+        cells = [number.cell for number in self.numbers()]
+        for row in self.row:
+            for pattern in row.beside:
+                if not fnmatch.filter(cells, pattern):
+                    raise ValueError(f"row {row.row}: beside {pattern!r} matches no published cell")
+        return self
+
+    def numbers(self) -> tuple[Number, ...]:
+        """Every published number of the paper, in the order of the file."""
+        return tuple(number for table in self.table for number in _numbers_of(table))
+
+    def beside(self, row: OurRow) -> list[Number]:
+        """The published numbers that one of our rows stands beside."""
+        return [n for n in self.numbers() if any(fnmatch.fnmatchcase(n.cell, pattern) for pattern in row.beside)]
+
+
+def parse_printed(printed: str) -> tuple[float, float]:
+    """Value and half a unit of the last digit of a number as a paper prints it.
+
+    Args:
+      printed: such as "99.38", "-13.9", "1.61 M", "31 K".
+    Returns:
+      (value, resolution), both in the plain unit: "1.61 M" gives (1610000.0, 5000.0).
+    Raises:
+      ValueError: if it is no number of that form.
+    """
+    match = re.fullmatch(r"([+-]?\d+(?:\.(\d+))?)\s*([KM]?)", printed.strip())
+    if match is None:
+        raise ValueError(f"{printed!r} is not a number such as 99.38 or 1.61 M")
+    scale = {"": 1.0, "K": 1e3, "M": 1e6}[match.group(3)]
+    return float(match.group(1)) * scale, 0.5 * 10.0 ** -len(match.group(2) or "") * scale
+
+
+def _numbers_of(table: PublishedTable) -> Iterator[Number]:
+    for row in table.rows:
+        for column, raw in zip(table.columns, row.values, strict=True):
+            if raw == ABSENT:
+                continue
+            value, resolution = (None, 0.0) if column.unit == "text" else parse_printed(str(raw))
+            yield Number(
+                table=table.id,
+                row=row.name,
+                column=column.name,
+                value=value,
+                printed=str(raw),
+                resolution=resolution,
+                unit=column.unit,
+                split=table.split,
+                where=f"{row.where or table.where}, row {row.name}, column {column.name}",
+                selected=row.selected or table.selected,
+                evidence=row.evidence or table.evidence,
+                samples=row.samples,
+                metric=column.metric,
+                selection=column.selection,
+                judge=column.judge,
+                headline=table.headline,
+                note=" ".join(part for part in (column.note, row.note) if part),
+            )
+
+
+def parse_paper(text: str, name: str) -> Paper:
+    """Reads one toml text.
+
+    Raises:
+      UserError: one line that names the file and the first thing wrong with it.
+    """
+    try:
+        data: dict[str, Any] = tomllib.loads(text)
+        paper = Paper.model_validate(data)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{name}: not TOML: {error}") from None
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "file"
+        raise UserError(f"{name}: {place}: {first['msg']}") from None
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+    return paper
+
+
+@cache
+def load_tables(folder: Path = TABLES) -> dict[str, Paper]:
+    """All papers that have a toml file, by id, in the order of the papers' folders in the README.
+
+    Raises:
+      UserError: a file is wrong, or its name is not its paper's id.
+    """
+    found: dict[str, Paper] = {}
+    for path in sorted(folder.glob("*.toml")):
+        paper = parse_paper(path.read_text(encoding="utf-8"), shown(path))
+        if paper.paper.id != path.stem:
+            raise UserError(f"{shown(path)}: its paper.id is {paper.paper.id}; file name and id must agree")
+        found[path.stem] = paper
+    order = ("class2str", "subclass", "finegrained", "triplet", "hierarchy")
+    return dict(sorted(found.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 99, item[0])))
+
+
+def paper_of(name: str) -> Paper:
+    """One paper by id.
+
+    Raises:
+      UserError: no such paper, naming those there are.
+    """
+    papers = load_tables()
+    if name not in papers:
+        raise UserError(f"paper {name!r} is not one of {', '.join(papers)}")
+    return papers[name]

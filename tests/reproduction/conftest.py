@@ -1,0 +1,59 @@
+"""Records for the tests of this folder: made through the real `make_record`, then set to what a test needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from reproduction.record import Record, make_record
+
+
+def metric(last: float | None, best_on_test: float | None = None) -> dict[str, float | None]:
+    return {"last": last, "best_on_val": None, "best_on_test": best_on_test}
+
+
+def record(
+    metrics: Mapping[str, Mapping[str, float | None]],
+    paper: str = "class2str",
+    row: str = "mnist-paper",
+    seed: int = 0,
+    stage: str = "lh",
+    **changes: Any,
+) -> Record:
+    """A clean, verified record."""
+    made = make_record(
+        paper=paper,
+        row=row,
+        stage=stage,
+        seed=seed,
+        argv=["train.py", "--seed", str(seed)],
+        config=changes.pop("config", {"lr": 0.1, "seed": seed}),
+        metrics=metrics,
+        seconds=12.0,
+        data={"train.gz": "00" * 32},
+        data_verified=True,
+        deviations=[],
+        versions={"python": "3.11"},
+        deterministic=True,
+        details=changes.pop("details", {}),
+    )
+    return made.model_copy(update={"dirty": False, "commit": "0" * 40, "date": "2026-11-22 04:00 UTC", **changes})
+
+
+def put(folder: Path, made: Record) -> Path:
+    """Writes a record where a run would: <folder>/<paper>/<row>/seed<k>/<stage>/record.json."""
+    path = folder / made.paper / made.row / f"seed{made.seed}" / made.stage / "record.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(made.model_dump(mode="json")))
+    return path
+
+
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """`make.record`, `make.metric`, `make.put`."""
+    return SimpleNamespace(record=record, metric=metric, put=put)
