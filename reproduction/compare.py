@@ -206,6 +206,16 @@ def _line(
     )
 
 
+def _columns(paper: Paper) -> list[tuple[str, str, str | None, Selection]]:
+    """What a row that stands beside no published number is asked for: the metrics of the headline columns, once."""
+    return [
+        (column.name, column.unit, column.metric, column.selection)
+        for table in paper.table
+        if table.headline
+        for column in table.columns
+    ]
+
+
 def lines_of(paper: Paper, found: Collection) -> list[Line]:
     """All lines of one paper: the rows of its toml in their order, then rows that only the records know."""
     by_row = {group.row: group for group in found.of(paper.paper.id)}
@@ -221,11 +231,12 @@ def lines_of(paper: Paper, found: Collection) -> list[Line]:
             if n.headline or _figures(group, n.metric, n.selection, n.unit)
         ]
         taken = {(line.number.metric, line.selection) for line in here if line.number is not None}
-        here += [
-            _line(paper, name, row, group, None, show.title, show.unit, show.metric, show.selection)
-            for show in paper.shown
-            if (show.metric, show.selection) not in taken and _figures(group, show.metric, show.selection, show.unit)
-        ]
+        more = [] if row is not None else _columns(paper)
+        more += [(show.title, show.unit, show.metric, show.selection) for show in paper.shown]
+        for title, unit, metric, selection in more:
+            if (metric, selection) not in taken and _figures(group, metric, selection, unit):
+                here.append(_line(paper, name, row, group, None, title, unit, metric, selection))
+                taken.add((metric, selection))
         if not here:  # a row without a figure still says why
             here = [_line(paper, name, row, group, None, "", "count", None, "last")]
         lines += here

@@ -4,45 +4,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from reproduction.record import Record, make_record
+from reproduction.record import Record, make_record, split_row
 
 
 def metric(last: float | None, best_on_test: float | None = None) -> dict[str, float | None]:
     return {"last": last, "best_on_val": None, "best_on_test": best_on_test}
 
 
-def record(
-    metrics: Mapping[str, Mapping[str, float | None]],
-    paper: str = "class2str",
-    row: str = "mnist-paper",
-    seed: int = 0,
-    stage: str = "lh",
-    **changes: Any,
-) -> Record:
-    """A clean, verified record."""
+@cache
+def template() -> Record:
+    """One real record; making it asks git, so it is made once."""
     made = make_record(
-        paper=paper,
-        row=row,
-        stage=stage,
-        seed=seed,
-        argv=["train.py", "--seed", str(seed)],
-        config=changes.pop("config", {"lr": 0.1, "seed": seed}),
-        metrics=metrics,
+        paper="class2str",
+        row="mnist-paper",
+        stage="lh",
+        seed=0,
+        argv=["train.py", "--lr", "0.1"],
+        config={"lr": 0.1},
+        metrics={},
         seconds=12.0,
         data={"train.gz": "00" * 32},
         data_verified=True,
         deviations=[],
         versions={"python": "3.11"},
         deterministic=True,
-        details=changes.pop("details", {}),
     )
-    return made.model_copy(update={"dirty": False, "commit": "0" * 40, "date": "2026-11-22 04:00 UTC", **changes})
+    return made.model_copy(update={"dirty": False, "commit": "0" * 40, "date": "2026-11-22 04:00 UTC"})
+
+
+def record(
+    metrics: Mapping[str, Mapping[str, float | None]], row: str = "mnist-paper", seed: int = 0, **changes: Any
+) -> Record:
+    """A clean, verified record of Class2Str; `changes` are fields of the record."""
+    profile = split_row(row)[1]
+    fields = {"metrics": metrics, "row": row, "seed": seed, "profile": profile, "config": {"lr": 0.1, "seed": seed}}
+    return Record.model_validate(template().model_dump() | fields | changes)
 
 
 def put(folder: Path, made: Record) -> Path:

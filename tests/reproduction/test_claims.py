@@ -1,0 +1,185 @@
+"""Claims: the interval against a slow one, and every verdict."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from reproduction import claims as c
+from reproduction.collect import collect
+from reproduction.tables import Claim, paper_of
+
+
+def claim(**changes) -> Claim:
+    base = {"id": "X-C1", "text": "t", "source": "s", "a": {"metric": "a"}, "unit": "ratio"}
+    return Claim.model_validate(base | changes)
+
+
+def test_interval_against_known_values():
+    """n = 3, values 1, 2, 3: 2 +- 4.302653 / sqrt(3)."""
+    low, high = c.interval([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)
+    assert c.interval([1.0]) is None
+
+
+def test_interval_covers_the_mean_in_95_percent():
+    draw = random.Random(3)
+    hits = 0
+    for _ in range(4000):
+        low, high = c.interval([draw.gauss(1.0, 2.0) for _ in range(4)])
+        hits += low <= 1.0 <= high
+    assert 0.94 < hits / 4000 < 0.96
+
+
+def test_fisher_against_the_closed_form():
+    """chi2 with 2k degrees has the survival exp(-x/2) * sum_j (x/2)^j / j!."""
+    draw = random.Random(4)
+    for _ in range(100):
+        values = [draw.random() for _ in range(draw.randint(1, 6))]
+        half = -math.fsum(math.log(p) for p in values)
+        closed = math.exp(-half) * sum(half**j / math.factorial(j) for j in range(len(values)))
+        assert c.fisher(values) == pytest.approx(closed, rel=1e-9)
+    assert c.fisher([0.0, 0.5]) < 1e-100
+
+
+def slow_decide(margin, low, high):
+    """By points of a fine grid over the interval, its ends included."""
+    points = [low, *(low + (high - low) * k / 997 for k in range(1, 997)), high]
+    flags = {c.inside(margin, point) for point in points}
+    return {frozenset({True}): "supported", frozenset({False}): "not supported"}.get(frozenset(flags), "inconclusive")
+
+
+def test_decide_against_a_grid():
+    draw = random.Random(5)
+    seen = set()
+    for _ in range(600):
+        bounds = [{"above": 0.0}, {"least": -1.5}, {"below": 0.5}, {"most": 1.0}, {"least": -1.0, "most": 1.0}]
+        margin = claim(**draw.choice(bounds))
+        ends = sorted(draw.choice([draw.uniform(-3, 3), 0.0, -1.5, 0.5, 1.0]) for _ in range(2))
+        got = c.decide(margin, *ends)
+        assert got == slow_decide(margin, *ends), (margin, ends)
+        seen.add(got)
+    assert seen == {"supported", "not supported", "inconclusive"}
+
+
+def run_pairs(make, tmp_path, pairs, row="mnist5k-cpu", **changes):
+    for seed, (lh, fc) in enumerate(pairs):
+        metrics = {"lh_accuracy": make.metric(lh), "fc_accuracy": make.metric(fc)}
+        metrics |= changes.pop("more", {})
+        make.put(tmp_path, make.record(metrics, row=row, seed=seed, **changes))
+
+
+def results(tmp_path, paper="class2str"):
+    found = collect(runs=tmp_path, results=tmp_path / "none")
+    return {(result.claim.id, result.row): result for result in c.check_claims(paper_of(paper), found)}
+
+
+@pytest.mark.parametrize(
+    ("gaps", "verdict"),
+    [
+        ([-0.010, -0.009, -0.011], "supported, indicative"),
+        ([-0.010, -0.009, -0.011, -0.010, -0.0095], "supported"),
+        ([-0.030, -0.031, -0.029], "not supported, indicative"),
+        ([-0.000, -0.020, -0.010], "inconclusive, indicative"),
+        ([-0.001], "inconclusive, indicative"),
+    ],
+)
+def test_lh_recovers_fc(make, tmp_path, gaps, verdict):
+    run_pairs(make, tmp_path, [(0.965 + gap, 0.965) for gap in gaps])
+    result = results(tmp_path)["C2S-C1", "mnist5k-cpu"]
+    assert result.verdict == verdict
+    assert result.effect == pytest.approx(100 * sum(gaps) / len(gaps))
+
+
+def test_pairing_is_by_seed(make, tmp_path):
+    """Seeds differ by ten points, the pairs by exactly one: only the paired interval is narrow."""
+    run_pairs(make, tmp_path, [(0.79, 0.80), (0.89, 0.90), (0.94, 0.95)])
+    result = results(tmp_path)["C2S-C1", "mnist5k-cpu"]
+    assert result.low == pytest.approx(-1.0) and result.high == pytest.approx(-1.0)
+
+
+def test_counts_need_every_seed(make, tmp_path):
+    for seed, codes in enumerate([10, 10, 9]):
+        metrics = {"distinct_codes": make.metric(codes), "classes": make.metric(10)}
+        make.put(tmp_path, make.record(metrics, row="mnist5k-cpu", seed=seed))
+    assert results(tmp_path)["C2S-C4", "mnist5k-cpu"].verdict == "not supported"
+
+
+def test_ratio_of_parameters(make, tmp_path):
+    metrics = {"lh_parameters": make.metric(112000), "fc_parameters": make.metric(266610)}
+    make.put(tmp_path, make.record(metrics, row="mnist5k-cpu"))
+    result = results(tmp_path)["C2S-C2", "mnist5k-cpu"]
+    assert result.verdict == "supported"
+    assert result.effect == pytest.approx(112000 / 266610)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "verdict"),
+    [
+        ([(0.3, 0.01), (0.2, 0.04), (0.25, 0.02)], "supported, indicative"),
+        ([(0.05, 0.4), (-0.1, 0.8), (0.02, 0.5)], "not supported, indicative"),
+        ([(-0.3, 0.01), (-0.2, 0.04), (-0.25, 0.02)], "not supported, indicative"),
+    ],
+)
+def test_permutation(make, tmp_path, pairs, verdict):
+    for seed, (rho, p) in enumerate(pairs):
+        metrics = {"spearman_features": make.metric(rho), "spearman_features_p": make.metric(p)}
+        make.put(tmp_path, make.record(metrics, row="mnist5k-cpu", seed=seed))
+    result = results(tmp_path)["C2S-C3", "mnist5k-cpu"]
+    assert result.verdict == verdict
+    assert result.p_value == pytest.approx(c.fisher([p for _, p in pairs]))
+
+
+def put_subclass(make, tmp_path, seed, gains):
+    """A run with subclasses and its baseline; the neglected classes are 3 and 8."""
+    base = {3: 0.80, 8: 0.85, 5: 0.99}
+    plain = {f"class_accuracy/{k}": make.metric(v) for k, v in base.items()}
+    better = {f"class_accuracy/{k}": make.metric(v + gains.get(k, -0.5)) for k, v in base.items()}
+    row = "mnist5k-cpu"
+    common = {"paper": "subclass", "seed": seed, "stage": "train"}
+    make.put(tmp_path, make.record(better, row=row, details={"neglected": [3, 8]}, **common))
+    make.put(tmp_path, make.record(plain, row=f"{row}-baseline", **common))
+
+
+def test_neglected_classes_are_paired_per_seed_and_class(make, tmp_path):
+    gains = [{3: 0.04, 8: 0.02}, {3: 0.03, 8: 0.03}, {3: 0.05, 8: 0.01}]
+    for seed, gain in enumerate(gains):
+        put_subclass(make, tmp_path, seed, gain)
+    result = results(tmp_path, "subclass")["SDN-C1", "mnist5k-cpu"]
+    assert result.values == pytest.approx((4, 2, 3, 3, 5, 1))
+    assert result.labels[1] == "seed 0, class 8"
+    assert (result.low, result.high) == pytest.approx(c.interval([4, 2, 3, 3, 5, 1]))
+    assert result.seeds == (0, 1, 2)
+    assert result.verdict == "supported, indicative"
+
+
+def test_a_seed_without_its_baseline_is_not_paired(make, tmp_path):
+    put_subclass(make, tmp_path, 0, {3: 0.04, 8: 0.02})
+    lonely = make.record({"class_accuracy/3": make.metric(0.9)}, paper="subclass", row="mnist5k-cpu", seed=1)
+    make.put(tmp_path, lonely.model_copy(update={"details": {"neglected": [3]}}))
+    assert results(tmp_path, "subclass")["SDN-C1", "mnist5k-cpu"].seeds == (0,)
+
+
+@pytest.mark.parametrize("neglected", [None, "3", [True], [[3]], {"3": 1}])
+def test_odd_details_give_no_effect_and_no_crash(make, tmp_path, neglected):
+    common = {"paper": "subclass", "stage": "train"}
+    metrics = {"class_accuracy/3": make.metric(0.9)}
+    make.put(tmp_path, make.record(metrics, row="mnist5k-cpu", details={"neglected": neglected}, **common))
+    make.put(tmp_path, make.record(metrics, row="mnist5k-cpu-baseline", **common))
+    assert results(tmp_path, "subclass")["SDN-C1", ""].verdict == "not run"
+
+
+def test_unverified_data_are_named_where_claims_are_tested(make, tmp_path):
+    run_pairs(make, tmp_path, [(0.6, 0.6)] * 3, row="cifar100-cpu", data_verified=False)
+    assert results(tmp_path)["C2S-C1", "cifar100-cpu"].on == "cifar100-cpu (unverified data)"
+
+
+def test_custom_and_smoke_runs_test_no_claim(make, tmp_path):
+    run_pairs(make, tmp_path, [(0.6, 0.6)] * 3, row="mnist5k-smoke", profile="smoke")
+    assert results(tmp_path)["C2S-C1", ""].verdict == "not run"
+
+
+def test_what_cannot_be_tested_says_why(tmp_path):
+    assert results(tmp_path)["C2S-C5", ""].verdict.startswith("not testable here: needs ImageNet")

@@ -1,0 +1,116 @@
+"""The committed toml files: complete against the papers' files, and strict about mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from reproduction.runs import UserError
+from reproduction.tables import TABLES, Paper, load_tables, parse_paper, parse_printed
+
+PAPERS = load_tables()
+
+
+@pytest.mark.parametrize("paper", PAPERS.values(), ids=list(PAPERS))
+def test_every_number_says_where_it_comes_from(paper: Paper):
+    for number in paper.numbers():
+        assert number.evidence in ("verified", "recalled")
+        assert number.where and number.split and number.selected, number
+        assert number.judge == "none" or number.metric, number
+        assert number.judge != "proportion" or number.samples, number
+
+
+@pytest.mark.parametrize("paper", PAPERS.values(), ids=list(PAPERS))
+def test_rows_and_claims_can_be_used(paper: Paper):
+    for row in paper.row:
+        assert row.command.startswith(("make ", "python ")), row
+        assert paper.beside(row) or not row.beside
+        assert any(f"-{profile}" in row.row for profile in ("paper", "cpu")), row
+    assert paper.claim
+    assert len({claim.id.split("-")[0] for claim in paper.claim}) == 1
+
+
+def cells(paper: str, table: str) -> dict[str, str]:
+    return {n.cell: n.printed for n in PAPERS[paper].numbers() if n.table == table}
+
+
+def test_class2str_main_table():
+    """The 28 numbers of the poster's result table, typed a second time from the paper's file."""
+    main = cells("class2str", "main")
+    columns = ("FC", "LH", "reduced FC", "parameters FC", "parameters LH", "reduction", "test time")
+    want = """
+    MNIST|99.38|99.36|98.45|1.61 M|31 K|98|-13.9
+    CIFAR-10|90.43|90.51|88.40|1.58 M|6 K|99|-15.9
+    CIFAR-100|64.65|64.67|57.90|1.58 M|30 K|98|-14.8
+    ImageNet 1K|70.51|70.11|67.88|123.63 M|72.42 M|41|-5.5
+    """
+    rows = [line.strip().split("|") for line in want.strip().splitlines()]
+    assert main == {f"{row[0]}/{c}": v for row in rows for c, v in zip(columns, row[1:], strict=True)}
+
+
+def test_class2str_curves_and_strings():
+    assert len(cells("class2str", "bits")) == 11
+    assert len(cells("class2str", "length")) == 14
+    assert cells("class2str", "bits")["CIFAR-100/bit 3"] == "73.2"
+    for dataset, length, count in (("mnist", 4, 10), ("cifar10", 4, 10), ("cifar100", 7, 19)):
+        strings = [v for k, v in cells("class2str", f"strings-{dataset}").items() if k.endswith("/string")]
+        assert len(strings) == len(set(strings)) == count
+        assert all(len(string) == length and set(string) <= {"0", "1"} for string in strings)
+
+
+def test_recalled_and_verified_of_subclass():
+    recalled = [n for n in PAPERS["subclass"].numbers() if n.evidence == "recalled" and n.value is not None]
+    assert sorted(n.value for n in recalled) == sorted(
+        [93.5, 94.8, 96.92, 97.14, 71.24, 73.67, 81.59, 82.17, 98.16, 98.35, 98.70, 98.81]
+    )
+    assert cells("subclass", "cutout")["SVHN/WRN + cutout"] == "98.70"
+    for table in ("cutout",):  # accuracy and error of one cell must add up
+        values = {k: float(v) for k, v in cells("subclass", table).items()}
+        for row in ("CIFAR-10", "CIFAR-100", "SVHN"):
+            for column in ("WRN + cutout", "WRN without cutout"):
+                assert values[f"{row}/{column}"] + values[f"{row}/error, {column}"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("printed", "value", "resolution"),
+    [
+        ("99.38", 99.38, 0.005),
+        ("98", 98, 0.5),
+        ("-13.9", -13.9, 0.05),
+        ("1.61 M", 1.61e6, 5e3),
+        ("31 K", 31e3, 500),
+    ],
+)
+def test_printed_numbers(printed, value, resolution):
+    assert parse_printed(printed) == pytest.approx((value, resolution))
+
+
+@pytest.mark.parametrize("printed", ["", "about 5", "1,5", "nan", "1e5", "5 k"])
+def test_numbers_that_are_none(printed):
+    with pytest.raises(ValueError):
+        parse_printed(printed)
+
+
+GOOD = (TABLES / "class2str.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ('evidence = "verified"', 'evidence = "sure"', "evidence"),
+        ('"98.45"', '"98,45"', "98,45"),
+        ('selected = "unknown"\n', "", "selected"),
+        ('["99.38", ', "[", "6 values for 7 columns"),
+        ("headline = true", "headlines = true", "headlines"),
+        ('beside = ["MNIST/*"]', 'beside = ["MINST/*"]', "MINST"),
+        ('test = "permutation"', 'test = "interval"', "p_value"),
+        ("least = -1.5", "", "no margin"),
+        ('row = "cifar10-paper"', 'row = "mnist-paper"', "stands twice"),
+        ("[[table]]", "[[table]", "not TOML"),
+    ],
+)
+def test_mistakes_in_a_file_are_one_clear_line(old, new, names):
+    assert old in GOOD
+    with pytest.raises(UserError) as error:
+        parse_paper(GOOD.replace(old, new, 1), "tables/class2str.toml")
+    assert str(error.value).startswith("tables/class2str.toml: ")
+    assert names in str(error.value) and "\n" not in str(error.value)
