@@ -19,7 +19,7 @@ from datasets.split import subset
 
 __all__ = ["NAMES", "Dataset", "DatasetError", "check_name", "load", "subset"]
 
-NAMES = ("mnist5k",)
+NAMES = ("mnist5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn")
 
 
 def check_name(name: str) -> str:
@@ -34,7 +34,12 @@ def check_name(name: str) -> str:
 
 
 def load(
-    name: str, data_dir: str | Path | None = None, accept_unverified: bool = False, **options: Any
+    name: str,
+    data_dir: str | Path | None = None,
+    accept_unverified: bool = False,
+    offline: bool | None = None,
+    size: int = 32,
+    **options: Any,
 ) -> Dataset:
     """Loads a data set, fetching it first where that is needed and allowed.
 
@@ -42,7 +47,9 @@ def load(
       name: one of NAMES, or "folder:PATH" for a folder of images (one sub-folder per class).
       data_dir: where files lie and downloads go; None is `data/` of this repository.
       accept_unverified: take files whose digest differs from the manifest's; the result says `verified=False`.
-      options: what the set's own `load` takes besides, such as `size=32` for folders.
+      offline: True never downloads; None does as the environment variable DATASETS_OFFLINE says.
+      size: height and width to which the images of a folder are brought; the other sets have their own size.
+      options: what the set's own `load` takes besides, such as `extra=False` for svhn.
 
     Returns:
       The decoded data set.
@@ -54,5 +61,7 @@ def load(
     root = None if data_dir is None else Path(data_dir)
     if name.startswith("folder:"):
         reader = importlib.import_module("datasets.folder")
-        return reader.load(Path(name.removeprefix("folder:")), root, **options)
-    return importlib.import_module(f"datasets.{name}").load(root, accept_unverified, **options)
+        loaded: Dataset = reader.load(Path(name.removeprefix("folder:")), root, size, **options)
+    else:
+        loaded = importlib.import_module(f"datasets.{name}").load(root, accept_unverified, offline, **options)
+    return loaded

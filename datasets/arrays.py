@@ -1,0 +1,81 @@
+"""Large arrays: decoded once into a file beside the data and memory-mapped, so that no copy stays in memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from datasets.core import DatasetError
+from datasets.fetch import locked
+
+# Above this many bytes an array of images lives in a file.
+MAPPED_ABOVE = 512 << 20
+
+
+def build(cache: Path, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
+    """An uint8 array put together from chunks along its first axis, without a second copy in memory.
+
+    Args:
+      cache: where a large array is kept; its name must say what it was made from.
+      shape: shape of the whole.
+      chunks: called when the array has to be made; gives uint8 [n, ...] pieces in order.
+
+    Returns:
+      An array in memory up to MAPPED_ABOVE bytes, else a read-only memory map of `cache`; an array in memory too
+      where the data folder cannot be written to.
+
+    Raises:
+      DatasetError: disk full, or the chunks do not add up to `shape`.
+    """
+    if int(np.prod(shape, dtype=np.int64)) <= MAPPED_ABOVE:
+        return _in_memory(shape, chunks(), cache.name)
+    if not cache.is_file():
+        if not os.access(next(p for p in cache.parents if p.exists()), os.W_OK):
+            return _in_memory(shape, chunks(), cache.name)
+        with locked(cache.parent):
+            if not cache.is_file():
+                _write(cache, shape, chunks())
+    try:
+        array = np.load(cache, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{cache}: cannot be mapped ({error}); delete it, it is made again") from error
+    if array.shape != shape or array.dtype != np.uint8:
+        raise DatasetError(f"{cache}: holds {array.dtype} {array.shape}, not uint8 {shape}; delete it, it is made again")
+    return array
+
+
+def _in_memory(shape: tuple[int, ...], chunks: Iterator[np.ndarray], what: str) -> np.ndarray:
+    out = np.empty(shape, np.uint8)
+    done = 0
+    for chunk in chunks:
+        out[done : done + len(chunk)] = chunk
+        done += len(chunk)
+    if done != shape[0]:
+        raise DatasetError(f"{what}: {done} images came, expected {shape[0]}")
+    return out
+
+
+def _write(cache: Path, shape: tuple[int, ...], chunks: Iterator[np.ndarray]) -> None:
+    # Written with write(), not through a map: on a full disk a map kills the process, write() raises.
+    partial = cache.with_name(f".{cache.name}.partial")
+    try:
+        with open(partial, "wb") as out:
+            np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            done = 0
+            for chunk in chunks:
+                out.write(np.ascontiguousarray(chunk, np.uint8).data)
+                done += len(chunk)
+            if done != shape[0]:
+                raise DatasetError(f"{cache.name}: {done} images came, expected {shape[0]}")
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(partial, cache)
+    except OSError as error:
+        need = f"; it needs {int(np.prod(shape, dtype=np.int64)):,} bytes" if error.errno == errno.ENOSPC else ""
+        raise DatasetError(f"{cache}: cannot be written ({error.strerror}){need}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""ImageNet as lists of paths and labels; the images stay on disk and are decoded by whoever trains on them.
+
+The JSON form is the one that the Class2Str authors read: {"paths": [...], "labels": [...]}.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets.core import DATA_ROOT, DatasetError, check_labels
+from datasets.manifest import entry
+from datasets.verify import read_bounded, reading, write_json
+
+NAME = "imagenet"
+SUFFIXES = (".jpeg", ".jpg", ".png")
+MOST_LIST_BYTES = 1 << 29
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Images of one split.
+
+    Attributes:
+      paths: one absolute path for each image.
+      labels: int64 [N].
+      class_names: folder names (WordNet ids) in sorted order, or () where only a JSON list was read.
+    """
+
+    paths: tuple[Path, ...]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+
+def folder(root: Path | None = None) -> Path:
+    """Where ImageNet lies: data/imagenet with train/ and val/, or `root` itself if it has them."""
+    base = DATA_ROOT if root is None else root
+    return base if (base / "train").is_dir() and (base / "val").is_dir() else base / NAME
+
+
+def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
+    """Lists one split: folder/CLASS/image.
+
+    Args:
+      folder: such as data/imagenet/train.
+      classes: the class names in order of their labels; None takes the folder names, sorted.
+
+    Raises:
+      DatasetError: no such folder, no classes, no images, or a class that is not among `classes`.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder; {entry(NAME).by_hand}")
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    order = list(names if classes is None else classes)
+    number = {name: i for i, name in enumerate(order)}
+    paths: list[Path] = []
+    labels: list[int] = []
+    for name in names:
+        if name not in number:
+            raise DatasetError(f"{folder / name}: a class that the training folder lacks")
+        found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
+        paths += [p.absolute() for p in found]
+        labels += [number[name]] * len(found)
+    if not paths:
+        raise DatasetError(f"{folder}: no images in {len(names)} class folders; {entry(NAME).by_hand}")
+    return Listing(tuple(paths), np.array(labels, np.int64), tuple(order))
+
+
+def write(listing: Listing, path: Path, base: Path) -> None:
+    """Writes {"paths": [...], "labels": [...]} with paths relative to `base`."""
+    relative = []
+    for p in listing.paths:
+        if not p.is_relative_to(base.absolute()):
+            raise DatasetError(f"{p}: lies outside {base}, so the list {path.name} cannot name it")
+        relative.append(p.relative_to(base.absolute()).as_posix())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"paths": relative, "labels": listing.labels.tolist()})
+
+
+def read(path: Path, base: Path, num_classes: int = 1000) -> Listing:
+    """Reads such a list, ours or the authors'.
+
+    Args:
+      path: the JSON file.
+      base: relative paths start here; absolute ones must lie inside it.
+      num_classes: labels must be in 0..num_classes-1.
+
+    Raises:
+      DatasetError: damaged, labels out of range, a path that leaves `base`, first image missing.
+    """
+    root = base.absolute()
+    with reading(path):
+        found = json.loads(read_bounded(path, MOST_LIST_BYTES))
+        paths, labels = found["paths"], found["labels"]
+        if not isinstance(paths, list) or not isinstance(labels, list) or len(paths) != len(labels) or not paths:
+            raise DatasetError(f"{path}: 'paths' and 'labels' must be two lists of the same length, one or more")
+        if not all(isinstance(p, str) for p in paths) or not all(type(x) is int for x in labels):
+            raise DatasetError(f"{path}: 'paths' must hold texts and 'labels' whole numbers")
+        array = np.array(labels, np.int64)
+    check_labels(array, num_classes, str(path))
+    images = []
+    for i, text in enumerate(paths):
+        image = root / text
+        if ".." in image.parts or not image.is_relative_to(root) or "\0" in text:
+            raise DatasetError(f"{path}: path {text!r} at position {i} leaves {base}")
+        images.append(image)
+    if not images[0].is_file():
+        raise DatasetError(f"{path}: its first image {images[0]} does not exist; is {base} the right folder?")
+    return Listing(tuple(images), array, ())
+
+
+def lists(root: Path | None = None) -> dict[str, Listing]:
+    """Both splits; the JSON lists are made at the first call, in data/imagenet/lists, and read afterwards."""
+    base = folder(root)
+    files = {split: base / "lists" / f"imagenet-{split}.json" for split in ("train", "val")}
+    if not all(f.is_file() for f in files.values()):
+        train = scan(base / "train")
+        write(train, files["train"], base)
+        write(scan(base / "val", train.class_names), files["val"], base)
+    return {split: read(path, base) for split, path in files.items()}
+
+
+if __name__ == "__main__":
+    from datasets.cli import main
+
+    raise SystemExit(main(NAME))

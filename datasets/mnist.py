@@ -1,0 +1,29 @@
+"""MNIST: 60,000 + 10,000 grey images of handwritten digits, 28 x 28."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets import idx
+from datasets.core import Dataset
+from datasets.fetch import places
+from datasets.manifest import entry
+
+NAME = "mnist"
+
+
+def folders(root: Path | None) -> list[Path]:
+    """Where the files may lie; torchvision's layout included."""
+    return places(root, NAME, "MNIST/raw", "MNIST")
+
+
+def load(root: Path | None = None, accept_unverified: bool = False, offline: bool | None = None) -> Dataset:
+    """Loads MNIST; see `datasets.load`."""
+    placed = folders(root)
+    return idx.load(entry(NAME), tuple("0123456789"), placed, placed[0], accept_unverified, offline)
+
+
+if __name__ == "__main__":
+    from datasets.cli import main
+
+    raise SystemExit(main(NAME))

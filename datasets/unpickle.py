@@ -1,0 +1,114 @@
+"""Reads the CIFAR batches, which are Python 2 pickles, without ever running what a pickle may ask for.
+
+A pickle names functions to call. Here every name but the four that a NumPy array needs is refused, and those four
+stand for inert classes of ours: no function of NumPy's or of anybody's is called with the file's arguments.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from typing import Any
+
+import numpy as np
+
+from datasets.core import DatasetError
+from datasets.verify import reading
+
+# A memo index makes the unpickler reserve a table of that length, whatever the file's size.
+MOST_MEMO = 1 << 20
+
+
+class _Dtype:
+    """Stands for numpy.dtype; keeps the type's code, takes and ignores the rest of its state."""
+
+    def __init__(self, code: object = None, *_: object) -> None:
+        self.code = code
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+class _Ndarray:
+    """Stands for the name numpy.ndarray."""
+
+
+class _Array:
+    """Stands for an array under reconstruction; holds the bytes as uint8 once its state is known."""
+
+    def __init__(self, *_: object) -> None:
+        self.value: np.ndarray | None = None
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise pickle.UnpicklingError("an array without its state")
+        _, shape, dtype, fortran, raw = state
+        if not isinstance(dtype, _Dtype) or dtype.code not in ("u1", b"u1") or fortran:
+            raise pickle.UnpicklingError("an array that is not uint8 in C order")
+        if isinstance(raw, str):
+            raw = raw.encode("latin-1")
+        if not isinstance(raw, bytes) or not isinstance(shape, tuple):
+            raise pickle.UnpicklingError("an array without data")
+        if not all(type(n) is int and 0 <= n <= len(raw) for n in shape):
+            raise pickle.UnpicklingError(f"an array of the impossible shape {shape}"[:100])
+        self.value = np.frombuffer(raw, np.uint8).reshape(shape)
+
+
+def _encode(text: object = "", encoding: object = "latin1") -> bytes:
+    """What Python 3 writes for bytes in an old protocol: _codecs.encode(text, 'latin1')."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", b"latin1"):
+        raise pickle.UnpicklingError("bytes in an unexpected encoding")
+    return text.encode("latin-1")
+
+
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy", "ndarray"): _Ndarray,
+    ("numpy", "dtype"): _Dtype,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no data needs; nothing was run")
+        return ALLOWED[module, name]
+
+
+def _scan(raw: bytes) -> None:
+    """Walks the opcodes without running them; refuses a memo index that would exhaust the memory."""
+    for opcode, argument, _ in pickletools.genops(raw):
+        if "PUT" in opcode.name and isinstance(argument, int) and not 0 <= argument < MOST_MEMO:
+            raise pickle.UnpicklingError(f"memo index {argument}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, _Array):
+        if value.value is None:
+            raise pickle.UnpicklingError("an array without data")
+        return value.value
+    return value
+
+
+def load(raw: bytes, what: str) -> dict[str, Any]:
+    """The dictionary in a CIFAR batch, its keys as str.
+
+    Args:
+      raw: the file's bytes.
+      what: the file's name, for messages.
+
+    Returns:
+      Values as the file has them: uint8 arrays, lists, ints, bytes.
+
+    Raises:
+      DatasetError: damaged, or a pickle that is not plain data.
+    """
+    with reading(what):
+        _scan(raw)
+        value = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
+        if not isinstance(value, dict):
+            raise DatasetError(f"{what}: holds a {type(value).__name__}, not the dictionary of a CIFAR batch")
+        return {k.decode("ascii") if isinstance(k, bytes) else str(k): _plain(v) for k, v in value.items()}

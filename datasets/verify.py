@@ -1,0 +1,151 @@
+"""Is this file the one the manifest means? Size first, then digest; one line says what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.core import DatasetError
+from datasets.manifest import File
+
+CHUNK = 1 << 20
+LEDGER = "digests.json"
+# Nothing of ours is larger when decoded in one piece; a file that claims more is refused, not read.
+MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Result of a check: the file's sha256, and whether the manifest's digest confirms it."""
+
+    sha256: str
+    verified: bool
+
+
+@contextlib.contextmanager
+def reading(what: str | Path) -> Iterator[None]:
+    """Turns whatever a parser raises on a damaged or hostile file into a DatasetError that names the file.
+
+    Parsers of untrusted bytes raise nearly anything (struct.error, ValueError, EOFError, MemoryError, ...), so
+    this catches Exception; it wraps parsing only, never our own logic.
+    """
+    try:
+        yield
+    except DatasetError:
+        raise
+    except Exception as error:
+        detail = str(error)[:200] or "no detail"
+        raise DatasetError(f"{what}: damaged or not what it should be ({type(error).__name__}: {detail})") from error
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_bounded(path: Path, limit: int | None) -> bytes:
+    """The whole file, decompressed if its name ends in .gz; never more than `limit` bytes are held.
+
+    Raises:
+      DatasetError: unreadable, damaged, or larger than `limit` (MOST_BYTES where that is None).
+    """
+    limit = MOST_BYTES if limit is None else limit
+    try:
+        opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # noqa: SIM115
+        with opened as stream:
+            raw = stream.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); delete it and fetch it again") from error
+    if len(raw) > limit:
+        raise DatasetError(f"{path}: holds more than the {limit:,} bytes expected; not read any further")
+    return raw
+
+
+def _hexdigests(path: Path) -> tuple[str, str]:
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as stream:
+        while block := stream.read(CHUNK):
+            sha256.update(block)
+            md5.update(block)
+    return sha256.hexdigest(), md5.hexdigest()
+
+
+def check_file(path: Path, file: File, accept_unverified: bool = False) -> Checked:
+    """Checks a file on disk against the manifest, without holding it in memory.
+
+    Args:
+      path: the file.
+      file: what it should be.
+      accept_unverified: return `verified=False` instead of raising where size or digest differ.
+
+    Raises:
+      DatasetError: missing, unreadable, or another file than the manifest names.
+    """
+    try:
+        size = path.stat().st_size
+        if file.bytes is not None and size != file.bytes and not accept_unverified:
+            raise _wrong(str(path), f"{size:,} bytes, expected {file.bytes:,}")
+        sha256, md5 = _hexdigests(path)
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
+    return _judge(str(path), path.parent, file, size, sha256, md5, accept_unverified)
+
+
+def check_bytes(raw: bytes, path: Path, file: File, accept_unverified: bool = False) -> Checked:
+    """The same for bytes already in memory; `path` is where they came from."""
+    where = str(path) if path.name == file.name else f"{path} (as {file.name})"
+    sha256 = hashlib.sha256(raw).hexdigest()
+    md5 = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+    return _judge(where, path.parent, file, len(raw), sha256, md5, accept_unverified)
+
+
+def _wrong(where: str, reason: str) -> DatasetError:
+    return DatasetError(f"{where}: {reason}; delete it to fetch it again, or use it with --accept-unverified")
+
+
+def _judge(where: str, folder: Path, file: File, size: int, sha256: str, md5: str, accept: bool) -> Checked:
+    digest = file.digest
+    if digest.algorithm is None:
+        return _first_seen(where, folder, file, sha256, accept)
+    got = {"md5": md5, "sha256": sha256, "sha256-prefix": sha256[: len(digest.value or "")]}[digest.algorithm]
+    right_size = file.bytes is None or size == file.bytes
+    if right_size and got == digest.value:
+        return Checked(sha256, True)
+    if accept:
+        print(f"{where}: {digest.algorithm} {got} is not the manifest's; used unverified", file=sys.stderr)
+        return Checked(sha256, False)
+    if not right_size:
+        raise _wrong(where, f"{size:,} bytes, expected {file.bytes:,}")
+    raise _wrong(where, f"{digest.algorithm} is {got}, expected {digest.value} ({digest.evidence})")
+
+
+def _first_seen(where: str, folder: Path, file: File, sha256: str, accept: bool) -> Checked:
+    """No digest is published: the first file seen is remembered and later ones must equal it."""
+    ledger = folder / LEDGER
+    known = {}
+    if ledger.is_file():
+        with reading(ledger):
+            known = json.loads(ledger.read_text(encoding="utf-8"))
+            if not isinstance(known, dict):
+                raise DatasetError(f"{ledger}: not a table of digests; delete it")
+    if file.name not in known:
+        print(f"{file.name}: sha256 {sha256} (no published digest is known; stored in {ledger})", file=sys.stderr)
+        # A read-only folder keeps no ledger; the digest was shown, which is all that can be done there.
+        with contextlib.suppress(OSError):
+            write_json(ledger, {**known, file.name: sha256})
+    elif known[file.name] != sha256 and not accept:
+        raise _wrong(where, f"sha256 is {sha256}, but {known[file.name]} was stored in {ledger} at first")
+    return Checked(sha256, False)

@@ -1,0 +1,123 @@
+"""ImageNet weights that somebody placed by hand, checked before any framework opens them.
+
+Expected in data/weights: VGG16 as `vgg16_weights.npz` (D. Frossard's conversion, which the Class2Str authors use),
+slim checkpoints as their .tar.gz or unpacked, torchvision's ResNet-18 state dict. Nothing is fetched unless asked
+for: python -m datasets.weights vgg16_weights.npz
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from datasets import archive
+from datasets.core import DATA_ROOT, DatasetError
+from datasets.fetch import fetch, locked
+from datasets.manifest import entry
+from datasets.verify import MOST_BYTES, check_file, reading
+
+NAME = "weights"
+# The tarball that holds each slim checkpoint.
+PACKED = {
+    "vgg_16.ckpt": "vgg_16_2016_08_28.tar.gz",
+    "resnet_v1_50.ckpt": "resnet_v1_50_2016_08_28.tar.gz",
+    "resnet_v2_50.ckpt": "resnet_v2_50_2017_04_14.tar.gz",
+    "inception_v4.ckpt": "inception_v4_2016_09_09.tar.gz",
+}
+_WIDTHS = (("1_1", 3, 64), ("1_2", 64, 64), ("2_1", 64, 128), ("2_2", 128, 128), ("3_1", 128, 256), ("3_2", 256, 256),
+           ("3_3", 256, 256), ("4_1", 256, 512), ("4_2", 512, 512), ("4_3", 512, 512), ("5_1", 512, 512),
+           ("5_2", 512, 512), ("5_3", 512, 512))  # fmt: skip
+VGG16_SHAPES: dict[str, tuple[int, ...]] = {
+    **{f"conv{n}_W": (3, 3, a, b) for n, a, b in _WIDTHS},
+    **{f"conv{n}_b": (b,) for n, a, b in _WIDTHS},
+    **{"fc6_W": (25088, 4096), "fc6_b": (4096,), "fc7_W": (4096, 4096), "fc7_b": (4096,)},
+    **{"fc8_W": (4096, 1000), "fc8_b": (1000,)},
+}
+
+
+def names() -> tuple[str, ...]:
+    """The weight files that `find` knows."""
+    return tuple(f.name for f in (*entry(NAME).files, *entry(NAME).contents) if f.name not in PACKED.values())
+
+
+def find(
+    name: str, root: Path | None = None, given: Path | None = None, accept_unverified: bool = False
+) -> tuple[Path, str]:
+    """The checked file with those weights.
+
+    Args:
+      name: one of `names()`.
+      root: the data folder.
+      given: a path from a flag; checked like a file in its place.
+      accept_unverified: take a file whose digest differs.
+
+    Returns:
+      The path and the file's sha256.
+
+    Raises:
+      DatasetError: unknown name, no such file, wrong digest, hostile archive.
+    """
+    this = entry(NAME)
+    if name not in names():
+        raise DatasetError(f"unknown weights {name!r}: choose {', '.join(names())}")
+    home = (DATA_ROOT if root is None else root) / NAME
+    stem = name.removesuffix(".ckpt")
+    candidates = [given] if given is not None else [home / name, home / stem / name]
+    path = next((p for p in candidates if p.is_file()), None)
+    if path is None and given is None and name in PACKED and (home / PACKED[name]).is_file():
+        path = _unpack(home, name, accept_unverified)
+    if path is None:
+        where = given if given is not None else home
+        source = PACKED.get(name, name)
+        raise DatasetError(
+            f"{where}: no {this.file(name)}; place it there ({this.by_hand}), or run: python -m datasets.weights {source}"
+        )
+    return path, check_file(path, this.file(name), accept_unverified).sha256
+
+
+def _unpack(home: Path, name: str, accept: bool) -> Path:
+    packed, target = home / PACKED[name], home / name.removesuffix(".ckpt")
+    with locked(home):
+        if not (target / name).is_file():
+            check_file(packed, entry(NAME).file(packed.name), accept)
+            wanted = {name: name, f"./{name}": name}
+            if archive.extract(packed, target, MOST_BYTES, wanted.get) != [name]:
+                raise DatasetError(f"{packed}: holds no {name}; it is another archive")
+    return target / name
+
+
+def get(name: str, root: Path | None = None, offline: bool | None = None) -> Path:
+    """Downloads one file of the manifest into data/weights, or returns the one that is there."""
+    this = entry(NAME)
+    if name not in [f.name for f in this.files]:
+        raise DatasetError(f"unknown file {name!r}: choose {', '.join(f.name for f in this.files)}")
+    return fetch(this, this.file(name), (DATA_ROOT if root is None else root) / NAME, offline)
+
+
+def vgg16(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in vgg16_weights.npz: float32, names and shapes as VGG16_SHAPES, kernels [3, 3, in, out].
+
+    Raises:
+      DatasetError: damaged, pickled objects, missing arrays, other shapes, not finite.
+    """
+    with reading(path):
+        with zipfile.ZipFile(path) as packed:
+            if sum(i.file_size for i in packed.infolist()) > MOST_BYTES:
+                raise DatasetError(f"{path}: unpacks to more than {MOST_BYTES:,} bytes; another file, or a bomb")
+        with np.load(path, allow_pickle=False) as found:
+            arrays = {name: found[name] for name in VGG16_SHAPES if name in found.files}
+        for name, shape in VGG16_SHAPES.items():
+            if name not in arrays:
+                raise DatasetError(f"{path}: holds no array {name}; expected D. Frossard's vgg16_weights.npz")
+            if arrays[name].shape != shape or arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
+                raise DatasetError(f"{path}: {name} is {arrays[name].dtype} {arrays[name].shape}, expected finite {shape}")
+            arrays[name] = arrays[name].astype(np.float32, copy=False)
+    return arrays
+
+
+if __name__ == "__main__":
+    from datasets.cli import main
+
+    raise SystemExit(main(NAME))
