@@ -1,0 +1,334 @@
+"""Block-diagonality with its permutation null, accuracies of groups, per-class terms, and intervals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from scipy.stats import rankdata, t
+
+from hierarchy_cnn_torch.similarity import confusion_matrix
+from hierarchy_cnn_torch.trees import lca_height
+
+PERMUTATIONS = 9999
+
+
+def planted_confusion(
+    levels: Sequence[np.ndarray], per_class: int, accuracy: float, shares: Sequence[float], seed: int
+) -> np.ndarray:
+    """A confusion matrix whose errors are known: for tests, and to see what a statistic can find.
+
+    Args:
+      levels: group labels, coarsest first.
+      per_class: images of each class.
+      accuracy: probability of a correct prediction.
+      shares: probability that an error lands at each LCA height, from height 1 (inside the finest group) to
+        len(levels) + 1 (elsewhere under the root); sums to 1. Empty: errors fall on any wrong class alike.
+      seed: of the draws.
+    Returns:
+      int64 [K, K].
+    """
+    num_classes = len(levels[0])
+    height = lca_height(levels, num_classes)
+    rates = np.zeros((num_classes, num_classes))
+    if len(shares):
+        for at, share in enumerate(shares, 1):
+            ring = height == at
+            rates += share * ring / np.maximum(ring.sum(1, keepdims=True), 1)
+    else:
+        rates = (height > 0).astype(float)
+    rates *= (1 - accuracy) / rates.sum(1, keepdims=True)
+    np.fill_diagonal(rates, accuracy)
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.multinomial(per_class, row) for row in rates]).astype(np.int64)
+
+
+def _distinct_splits(level: np.ndarray, most: int) -> Iterator[np.ndarray] | None:
+    """All distinct ways to form groups of the level's sizes, or None where there are `most` or more."""
+    sizes = sorted(np.bincount(level).tolist(), reverse=True)
+    count = math.factorial(len(level))
+    for size in sizes:
+        count //= math.factorial(size)
+    for size in set(sizes):
+        count //= math.factorial(sizes.count(size))
+    if count >= most:
+        return None
+
+    def fill(left: tuple[int, ...], sizes: tuple[int, ...], labels: np.ndarray, label: int) -> Iterator[np.ndarray]:
+        if not left:
+            yield labels.copy()
+            return
+        # The lowest class left goes first: every grouping comes up exactly once, whatever sizes are equal.
+        for size in sorted(set(sizes)):
+            rest = list(sizes)
+            rest.remove(size)
+            for others in itertools.combinations(left[1:], size - 1):
+                chosen = (left[0], *others)
+                labels[list(chosen)] = label
+                yield from fill(tuple(c for c in left if c not in chosen), tuple(rest), labels, label + 1)
+
+    return fill(tuple(range(len(level))), tuple(sizes), np.zeros(len(level), np.int64), 0)
+
+
+def within_share(errors: np.ndarray, level: np.ndarray) -> float:
+    """Share of the errors that stay inside the true group. NaN without errors."""
+    total = errors.sum()
+    return float(errors[level[:, None] == level[None, :]].sum() / total) if total else math.nan
+
+
+def block_diagonality(
+    counts: np.ndarray, level: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0
+) -> dict[str, float | int | bool]:
+    """Do errors stay inside the groups of one level, more than for groups of equal sizes drawn at random?
+
+    Args:
+      counts: int [K, K] confusion counts, rows actual; the diagonal is ignored.
+      level: int [K] group labels.
+      permutations: class-label permutations; where fewer distinct groupings exist, all are taken instead.
+      seed: of the permutations.
+    Returns:
+      groups; within: W, share of errors inside the true group; expected: W where an error falls on any wrong class
+      alike; expected_matched: the same with the predicted classes' own shares; lift: within / expected; p: of W under
+      the permutations, (1 + #>=) / (1 + N), or #>= / N over all groupings; exact: which of the two.
+    Source: ours (the paper shows the matrix; its statistic, if any, could not be read).
+    """
+    errors = np.asarray(counts, np.float64).copy()
+    np.fill_diagonal(errors, 0)
+    size = len(errors)
+    level = np.unique(np.asarray(level), return_inverse=True)[1]
+    rows, columns = errors.sum(1), errors.sum(0)
+    total = rows.sum()
+    if total == 0:
+        nothing = dict.fromkeys(("within", "expected", "expected_matched", "lift", "p"), math.nan)
+        return {"groups": int(level.max()) + 1, **nothing, "exact": False}
+    within = within_share(errors, level)
+    group_size = np.bincount(level)[level]
+    expected = float((rows * (group_size - 1) / (size - 1)).sum() / total)
+    inside = np.bincount(level, weights=columns)[level] - columns
+    elsewhere = columns.sum() - columns
+    matched = float((rows * np.divide(inside, elsewhere, out=np.zeros(size), where=elsewhere > 0)).sum() / total)
+
+    i, j = np.nonzero(errors)
+    weights = errors[i, j]
+    observed = weights[level[i] == level[j]].sum() - 1e-9 * total
+    every = _distinct_splits(level, permutations)
+    reached = done = 0
+    if every is not None:
+        for labels in every:
+            reached += weights[labels[i] == labels[j]].sum() >= observed
+            done += 1
+        p = reached / done
+    else:
+        rng = np.random.default_rng([seed, 0xB10C])
+        block = max(1, 4_000_000 // max(len(i), size))
+        while done < permutations:
+            now = min(block, permutations - done)
+            labels = rng.permuted(np.broadcast_to(level, (now, size)), axis=1)
+            reached += int(((labels[:, i] == labels[:, j]) @ weights >= observed).sum())
+            done += now
+        p = (1 + reached) / (1 + done)
+    return {
+        "groups": int(level.max()) + 1,
+        "within": within,
+        "expected": expected,
+        "expected_matched": matched,
+        "lift": within / expected if expected else math.nan,
+        "p": float(p),
+        "exact": every is not None,
+    }
+
+
+def nested_shares(counts: np.ndarray, levels: Sequence[np.ndarray]) -> list[float]:
+    """Among the errors inside a group of each level, the share that stays inside the next finer group too.
+
+    Returns:
+      One number per level; the first counts among all errors.
+    """
+    errors = np.asarray(counts, np.float64).copy()
+    np.fill_diagonal(errors, 0)
+    shares = []
+    for level in levels:
+        same = np.asarray(level)[:, None] == np.asarray(level)[None, :]
+        total = errors.sum()
+        errors = errors * same
+        shares.append(float(errors.sum() / total) if total else math.nan)
+    return shares
+
+
+def mistake_severity(counts: np.ndarray, levels: Sequence[np.ndarray]) -> float:
+    """Mean LCA height of the errors, in [1, len(levels) + 1]; NaN without errors."""
+    errors = np.asarray(counts, np.float64).copy()
+    np.fill_diagonal(errors, 0)
+    total = errors.sum()
+    return float((errors * lca_height(levels, len(errors))).sum() / total) if total else math.nan
+
+
+def group_counts(counts: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """The confusion matrix of the groups, int64 [G, G] ("aggregate" in the viewer)."""
+    member = np.eye(int(level.max()) + 1, dtype=np.int64)[level]
+    return member.T @ np.asarray(counts, np.int64) @ member
+
+
+def chance_corrected(accuracy: float, largest_share: float) -> float:
+    """(a - q) / (1 - q): 0 for always naming the largest group, 1 for perfect."""
+    return (accuracy - largest_share) / (1 - largest_share)
+
+
+def group_report(counts: np.ndarray, level: np.ndarray) -> dict[str, np.ndarray | float]:
+    """Accuracy of the groups that class predictions imply, with recall, precision and F1 per group.
+
+    Returns:
+      accuracy; corrected (see `chance_corrected`); recall, precision, f1: float [G], NaN where undefined.
+    """
+    grouped = group_counts(counts, level)
+    totals, predicted, right = grouped.sum(1), grouped.sum(0), np.diag(grouped)
+    accuracy = float(right.sum() / max(grouped.sum(), 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall, precision = right / totals, right / predicted
+        f1 = 2 * right / (totals + predicted)
+    share = float(totals.max() / max(totals.sum(), 1))
+    corrected = chance_corrected(accuracy, share)
+    return {"accuracy": accuracy, "corrected": corrected, "recall": recall, "precision": precision, "f1": f1}
+
+
+def conditional_accuracy(counts: np.ndarray, levels: Sequence[np.ndarray]) -> list[float]:
+    """acc(level + 1) / acc(level) down the tree; the last entry goes from the finest groups to the classes."""
+    accuracies = [float(np.trace(group_counts(counts, level)) / counts.sum()) for level in levels]
+    accuracies.append(float(np.trace(counts) / counts.sum()))
+    return [b / a if a else math.nan for a, b in itertools.pairwise(accuracies)]
+
+
+def class_terms(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Per-class terms of ours: popularity, in-mix, out-mix, recall, precision; float [K], NaN where undefined.
+
+    popularity is predicted / actual count (above 1: over-predicted); in-mix is FP / predicted; out-mix FN / actual.
+    """
+    actual, predicted, right = counts.sum(1), counts.sum(0), np.diag(counts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "popularity": predicted / actual,
+            "in_mix": (predicted - right) / predicted,
+            "out_mix": (actual - right) / actual,
+            "recall": right / actual,
+            "precision": right / predicted,
+        }
+
+
+def mixed_classes(values: np.ndarray, level: np.ndarray) -> np.ndarray:
+    """Classes whose in- or out-mix lies beyond the 90th percentile of their group; bool [K]."""
+    out = np.zeros(len(values), bool)
+    for label in np.unique(level):
+        members = np.flatnonzero(level == label)
+        if len(members) > 1 and np.isfinite(values[members]).any():
+            out[members] = values[members] > np.nanpercentile(values[members], 90)
+    return out
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Rank correlation of two vectors, ties by mean rank; NaN where one is constant."""
+    x, y = rankdata(a), rankdata(b)
+    x, y = x - x.mean(), y - y.mean()
+    norm = math.sqrt(float(x @ x) * float(y @ y))
+    return float(x @ y / norm) if norm > 1e-9 else math.nan
+
+
+def mantel(
+    similarity: np.ndarray, levels: Sequence[np.ndarray], permutations: int = 999, seed: int = 0
+) -> dict[str, float]:
+    """Does class similarity follow the tree? Spearman with LCA depth over pairs of classes, p by permuting classes.
+
+    Args:
+      similarity: float [K, K], symmetric.
+      levels: coarsest first.
+    Returns:
+      rho: Spearman's coefficient over the K(K-1)/2 pairs; p: one-sided.
+    """
+    size = len(similarity)
+    upper = np.triu_indices(size, 1)
+    depth = len(levels) + 1 - lca_height(levels, size)
+    similar = rankdata(similarity[upper])
+    ranks = np.zeros((size, size))
+    ranks[upper] = rankdata(depth[upper])
+    ranks += ranks.T
+    similar -= similar.mean()
+    centre = ranks[upper].mean()
+    norm = math.sqrt(float(similar @ similar) * float(((ranks[upper] - centre) ** 2).sum()))
+    if norm < 1e-9:
+        return {"rho": math.nan, "p": math.nan}
+    observed = float(similar @ (ranks[upper] - centre)) / norm
+    rng = np.random.default_rng([seed, 0x3A17E1])
+    reached = 0
+    for _ in range(permutations):
+        shuffle = rng.permutation(size)
+        reached += float(similar @ (ranks[shuffle[upper[0]], shuffle[upper[1]]] - centre)) / norm >= observed - 1e-12
+    return {"rho": observed, "p": (1 + reached) / (1 + permutations)}
+
+
+def epoch_to_90(epochs: Sequence[int], values: Sequence[float]) -> float:
+    """First epoch (interpolated) at which a curve has made 90 % of its way from its first to its last value.
+
+    NaN where the curve does not rise.
+    """
+    start, end = values[0], values[-1]
+    goal = start + 0.9 * (end - start)
+    if not end > start:
+        return math.nan
+    for (e0, v0), (e1, v1) in itertools.pairwise(zip(epochs, values, strict=True)):
+        if v1 >= goal:
+            return float(e0) if v0 >= goal else e0 + (goal - v0) / (v1 - v0) * (e1 - e0)
+    return float(epochs[-1])
+
+
+def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95 % t interval of paired differences over seeds; NaN limits for fewer than two."""
+    values = np.asarray(differences, float)
+    mean = float(values.mean()) if len(values) else math.nan
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], float], num_images: int, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval over images; `statistic` takes the drawn image indices, int [num_images]."""
+    rng = np.random.default_rng([seed, 0xB007])
+    values = [statistic(rng.integers(0, num_images, num_images)) for _ in range(draws)]
+    return float(np.nanpercentile(values, 2.5)), float(np.nanpercentile(values, 97.5))
+
+
+def tree_agreement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> dict[str, float]:
+    """How alike two trees are: cophenetic correlation, and per cut of the first with as near a cut of the second
+    as there is, adjusted Rand index and Fowlkes-Mallows."""
+    size = len(first[0])
+    upper = np.triu_indices(size, 1)
+    out = {"cophenetic_spearman": spearman(lca_height(first, size)[upper], lca_height(second, size)[upper])}
+    for level in first:
+        groups = int(level.max()) + 1
+        other = min(second, key=lambda x: abs(int(x.max()) + 1 - groups))
+        table = confusion_matrix(level, other, size)
+        pairs = float((table * (table - 1)).sum() / 2)
+        a = float((table.sum(1) * (table.sum(1) - 1)).sum() / 2)
+        b = float((table.sum(0) * (table.sum(0) - 1)).sum() / 2)
+        expected = a * b / (size * (size - 1) / 2)
+        top = (a + b) / 2 - expected
+        out[f"ari_{groups}"] = (pairs - expected) / top if top else math.nan
+        out[f"fowlkes_mallows_{groups}"] = pairs / math.sqrt(a * b) if a and b else math.nan
+    return out
+
+
+def within_interval(
+    labels: np.ndarray, predictions: np.ndarray, level: np.ndarray, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap interval over images of the share of errors inside the true group."""
+    wrong = labels != predictions
+    inside = wrong & (level[labels] == level[predictions])
+
+    def share(index: np.ndarray) -> float:
+        total = wrong[index].sum()
+        return float(inside[index].sum() / total) if total else math.nan
+
+    return bootstrap_interval(share, len(labels), draws, seed)

@@ -1,0 +1,161 @@
+"""Finding doubtful labels: far confident errors, images of two classes, labels that mean the same, duplicates.
+
+All scores take predictions for images the network was not trained on (out-of-fold for training images).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hierarchy_cnn_torch.selectivity import auroc
+from hierarchy_cnn_torch.similarity import confusion_matrix, row_normalised
+from hierarchy_cnn_torch.trees import lca_height
+
+
+def label_scores(probabilities: np.ndarray, labels: np.ndarray, levels: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Doubt about each label.
+
+    Args:
+      probabilities: float [N, K], out-of-fold.
+      labels: int [N], as given.
+      levels: tree levels, coarsest first.
+    Returns:
+      s1: p(predicted) - p(label) for errors, else 0; in [0, 1].
+      s2: s1 x height of the LCA of the two (far and confident: wrong label).
+      s3: LCA height of the two most probable classes where they lie within 0.1, else 0 (several objects).
+    """
+    rows = np.arange(len(labels))
+    num_classes = probabilities.shape[1]
+    height = lca_height(levels, num_classes)
+    predicted = probabilities.argmax(1)
+    s1 = np.where(predicted != labels, probabilities[rows, predicted] - probabilities[rows, labels], 0.0)
+    s2 = s1 * height[predicted, labels]
+    two = np.argpartition(-probabilities, 1, axis=1)[:, :2]
+    gap = np.abs(probabilities[rows, two[:, 0]] - probabilities[rows, two[:, 1]])
+    s3 = np.where(gap <= 0.1, height[two[:, 0], two[:, 1]] * (1 - gap), 0.0)
+    return {"s1": s1, "s2": s2, "s3": s3}
+
+
+def redundant_pairs(counts: np.ndarray) -> list[tuple[int, int, float]]:
+    """Pairs of labels by s4 = min(P_ij, P_ji) / (P_ii + P_jj), largest first: labels that may mean the same.
+
+    Returns:
+      (i, j, s4) with i < j, for all pairs with s4 > 0; infinite where neither class is ever right.
+    """
+    rates = row_normalised(counts)
+    own = np.diag(rates)
+    score = np.minimum(rates, rates.T)
+    i, j = np.nonzero(np.triu(score, 1))
+    with np.errstate(divide="ignore"):
+        values = score[i, j] / (own[i] + own[j])
+    order = np.lexsort((j, i, -values))
+    return [(int(i[k]), int(j[k]), float(values[k])) for k in order]
+
+
+def difference_hash(images: np.ndarray) -> np.ndarray:
+    """64-bit difference hash of each image: 8 x 8 comparisons of neighbours in a 9 x 8 grey thumbnail.
+
+    Args:
+      images: uint8 [N, H, W, C], H and W at least 9.
+    Returns:
+      uint64 [N].
+    """
+    grey = images.astype(np.float32).mean(3)
+
+    def edges(length: int, parts: int) -> np.ndarray:
+        return np.linspace(0, length, parts + 1).round().astype(int)
+
+    rows = np.add.reduceat(grey, edges(grey.shape[1], 8)[:-1], axis=1)
+    cells = np.add.reduceat(rows, edges(grey.shape[2], 9)[:-1], axis=2)
+    widths = np.diff(edges(grey.shape[2], 9))
+    cells = cells / widths
+    bits = (cells[:, :, 1:] > cells[:, :, :-1]).reshape(len(images), 64)
+    return np.packbits(bits, axis=1).view(np.uint64).ravel()
+
+
+def duplicates(hashes: np.ndarray, labels: np.ndarray, most: int = 4, block: int = 512) -> list[tuple[int, int, int]]:
+    """Pairs of images with different labels whose hashes differ in at most `most` bits.
+
+    Returns:
+      (image, image, Hamming distance), nearest first.
+    """
+    found = []
+    for start in range(0, len(hashes), block):
+        bits = np.bitwise_count(hashes[start : start + block, None] ^ hashes[None, start:])
+        i, j = np.nonzero(bits <= most)
+        keep = (j > i) & (labels[start + i] != labels[start + j])
+        found += [(int(start + a), int(start + b), int(bits[a, b])) for a, b in zip(i[keep], j[keep], strict=True)]
+    return sorted(found, key=lambda pair: (pair[2], pair[0], pair[1]))
+
+
+def plant_noise(
+    labels: np.ndarray, level: np.ndarray, share: float, seed: int, allowed: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flips some labels, half to another class of the same group (near), half to a class of another group (far).
+
+    Args:
+      labels: int [N].
+      level: int [K] group labels; a class alone in its group only gets far flips.
+      share: of the images, 0..1.
+      seed: of the draws.
+      allowed: bool [N], images that may be flipped.
+    Returns:
+      (int64 [N] noisy labels, int8 [N]: 0 untouched, 1 near, 2 far).
+    """
+    rng = np.random.default_rng([seed, 0xF11B])
+    labels = np.asarray(labels, np.int64)
+    noisy, kind = labels.copy(), np.zeros(len(labels), np.int8)
+    candidates = rng.permutation(np.flatnonzero(np.ones(len(labels), bool) if allowed is None else allowed))
+    wanted = round(share * len(candidates))
+    classes = np.arange(len(level))
+    planted = {1: 0, 2: 0}
+    for image in candidates:
+        which = 1 if planted[1] < wanted // 2 else 2
+        label = labels[image]
+        same = level == level[label]
+        choices = classes[same & (classes != label)] if which == 1 else classes[~same]
+        if not len(choices):
+            continue
+        noisy[image] = rng.choice(choices)
+        kind[image] = which
+        planted[which] += 1
+        if planted[1] + planted[2] >= wanted:
+            break
+    return noisy, kind
+
+
+def split_class(labels: np.ndarray, chosen: int, num_classes: int, seed: int) -> np.ndarray:
+    """Gives half of a class's images, at random, the new label `num_classes`: two labels that mean the same."""
+    rng = np.random.default_rng([seed, 0x5911])
+    labels = np.asarray(labels, np.int64).copy()
+    members = np.flatnonzero(labels == chosen)
+    labels[rng.permutation(members)[: len(members) // 2]] = num_classes
+    return labels
+
+
+def retrieval(scores: np.ndarray, kind: np.ndarray) -> dict[str, float]:
+    """How well a score finds planted flips (T4).
+
+    Args:
+      scores: float [N], larger is more doubtful.
+      kind: int [N], 0 untouched, 1 near flip, 2 far flip.
+    Returns:
+      auroc_near, auroc_far: each half against untouched images; precision_all, precision_near, precision_far: share
+      of planted flips (of that half) among as many top images as were planted.
+    """
+    out = {}
+    for name, which in (("near", (1,)), ("far", (2,)), ("all", (1, 2))):
+        planted = np.isin(kind, which)
+        use = planted | (kind == 0)
+        out[f"auroc_{name}"] = auroc(scores[use], planted[use])
+        count = int(planted.sum())
+        top = np.argsort(-scores[use], kind="stable")[:count]
+        out[f"precision_{name}"] = float(planted[use][top].mean()) if count else float("nan")
+    return out
+
+
+def out_of_fold_counts(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Confusion counts of out-of-fold predictions, int64 [K, K]."""
+    return confusion_matrix(labels, probabilities.argmax(1), probabilities.shape[1])

@@ -1,0 +1,158 @@
+"""How well one feature channel separates a group of classes, and how well the best of many does by chance."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import hypergeom, rankdata
+
+
+def class_selectivity(responses: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """S(n, G): share of the group among the |G| classes that excite the channel most.
+
+    Args:
+      responses: float [K, M], mean response of each class.
+      members: bool [K].
+    Returns:
+      float64 [M] in [0, 1]. Classes that tie across the border count by their expected share.
+    Source: the paper's measure as remembered (class-rank form); says nothing for about 10 classes.
+    """
+    return _top_share(np.asarray(responses, np.float64), np.asarray(members, bool))
+
+
+def sample_selectivity(responses: np.ndarray, members: np.ndarray, block: int = 64) -> np.ndarray:
+    """S_img(n, G): share of the group's images among the k images that excite the channel most, k the group's size.
+
+    Args:
+      responses: float [N, M] (a memory map will do: columns are read in blocks).
+      members: bool [N], image in group.
+      block: columns at a time.
+    Returns:
+      float64 [M] in [0, 1].
+    Source: ours, the same idea on images.
+    """
+    members = np.asarray(members, bool)
+    parts = [
+        _top_share(np.asarray(responses[:, start : start + block], np.float32), members)
+        for start in range(0, responses.shape[1], block)
+    ]
+    return np.concatenate(parts)
+
+
+def _top_share(values: np.ndarray, members: np.ndarray) -> np.ndarray:
+    k = int(members.sum())
+    if k == 0 or k == len(members):
+        raise ValueError("a group must hold some but not all")
+    threshold = np.partition(values, len(values) - k, axis=0)[len(values) - k]
+    above, ties = values > threshold, values == threshold
+    inside = above[members].sum(0)
+    open_places = k - above.sum(0)
+    return (inside + open_places * ties[members].sum(0) / ties.sum(0)) / k
+
+
+def top_class_counts(
+    responses: np.ndarray, labels: np.ndarray, num_classes: int, k: int, block: int = 64
+) -> np.ndarray:
+    """How many of each channel's top k images belong to each class.
+
+    Args:
+      responses: float [N, M] or memory map.
+      labels: int [N].
+      k: images counted per channel.
+    Returns:
+      float64 [num_classes, M]; images that tie across the border count by their expected share.
+    """
+    one_hot = np.eye(num_classes, dtype=np.float32)[labels]
+    parts = []
+    for start in range(0, responses.shape[1], block):
+        values = np.asarray(responses[:, start : start + block], np.float32)
+        threshold = np.partition(values, len(values) - k, axis=0)[len(values) - k]
+        above, ties = values > threshold, values == threshold
+        share = (k - above.sum(0)) / ties.sum(0)
+        parts.append(one_hot.T @ (above + ties * share.astype(np.float32)))
+    return np.concatenate(parts, 1).astype(np.float64)
+
+
+def auroc(values: np.ndarray, positive: np.ndarray) -> float:
+    """Probability that a positive ranks above a negative, ties half; NaN if one kind is missing."""
+    positive = np.asarray(positive, bool)
+    p = int(positive.sum())
+    n = len(positive) - p
+    if p == 0 or n == 0:
+        return float("nan")
+    return float((rankdata(values)[positive].sum() - p * (p + 1) / 2) / (p * n))
+
+
+def column_order(responses: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Channels by relevance to a group: selectivity descending, ties by AUROC over the rows.
+
+    Args:
+      responses: float [K, M] or [N, M].
+      members: bool, rows of the group.
+    Returns:
+      (int64 [M] channel order, float64 [M] selectivity of each channel).
+    """
+    values = np.asarray(responses, np.float64)
+    share = _top_share(values, np.asarray(members, bool))
+    ranks = rankdata(values, axis=0)
+    area = ranks[np.asarray(members, bool)].sum(0)
+    return np.lexsort((-area, -share)), share
+
+
+def random_best(num_classes: int, group_size: int, channels: int, quantile: float | None = None) -> float:
+    """The best class-rank selectivity of many independent channels whose ranks mean nothing, exactly.
+
+    Args:
+      num_classes: K.
+      group_size: m classes in the group.
+      channels: M.
+      quantile: a quantile of the best channel instead of its mean.
+    Returns:
+      Mean (or quantile) of max over M of Hypergeometric(K, m, m) / m.
+    """
+    hits = np.arange(group_size + 1)
+    below = hypergeom.cdf(hits, num_classes, group_size, group_size) ** channels
+    if quantile is not None:
+        return float(hits[np.searchsorted(below, quantile)] / group_size)
+    return float((hits * np.diff(below, prepend=0.0)).sum() / group_size)
+
+
+def best_with_null(
+    responses: np.ndarray, labels: np.ndarray, level: np.ndarray, permutations: int = 200, seed: int = 0
+) -> dict[str, object]:
+    """Best channel of each group of a level (sample form), beside the same for random groups of equal sizes.
+
+    The permutation moves whole classes between groups, so channels keep their correlations and classes their images.
+
+    Args:
+      responses: float [N, M] or memory map.
+      labels: int [N] classes.
+      level: int [K] group labels.
+    Returns:
+      best: mean over groups of the best channel's S_img; groups, channels: of each group; null_mean, null_95: of the
+      same mean over permutations; p.
+    """
+    level = np.unique(level, return_inverse=True)[1]
+    num_classes, groups = len(level), int(level.max()) + 1
+    sizes = np.bincount(level[labels], minlength=groups)
+    tops = {k: top_class_counts(responses, labels, num_classes, k) for k in sorted(set(sizes.tolist())) if k}
+
+    def best_of(assigned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        best, which = np.zeros(groups), np.zeros(groups, np.int64)
+        for g in np.flatnonzero(sizes):
+            share = tops[int(sizes[g])][assigned == g].sum(0)
+            which[g] = int(share.argmax())
+            best[g] = share[which[g]] / sizes[g]
+        return best, which
+
+    best, which = best_of(level)
+    rng = np.random.default_rng([seed, 0x5E1])
+    null = np.array([best_of(rng.permutation(level))[0].mean() for _ in range(permutations)])
+    observed = float(best.mean())
+    return {
+        "best": observed,
+        "groups": best.tolist(),
+        "channels": which.tolist(),
+        "null_mean": float(null.mean()),
+        "null_95": float(np.quantile(null, 0.95)),
+        "p": float((1 + (null >= observed - 1e-12).sum()) / (1 + permutations)),
+    }

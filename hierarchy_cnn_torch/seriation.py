@@ -1,0 +1,191 @@
+"""The order of the leaves of a tree that puts similar classes side by side: exact, by dynamic programming.
+
+Among all orders the tree allows (2^(K-1) flips) the one with the smallest sum of distances between neighbours is
+found. SciPy's `optimal_leaf_ordering` misses that optimum on many trees (scipy issue 11227), hence this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import squareform
+
+from hierarchy_cnn_torch.trees import Node
+
+
+def min_plus(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The (min, +) matrix product, looping over the smallest of the three dimensions.
+
+    Args:
+      a: float [p, q].
+      b: float [q, r].
+    Returns:
+      float [p, r], out[i, j] = min over k of a[i, k] + b[k, j].
+    """
+    p, q, r = a.shape[0], a.shape[1], b.shape[1]
+    out = np.empty((p, r), a.dtype)
+    if r <= min(p, q):
+        columns = np.ascontiguousarray(b.T)
+        for j in range(r):
+            out[:, j] = (a + columns[j]).min(1)
+    elif p <= q:
+        rows = np.ascontiguousarray(b.T)
+        for i in range(p):
+            out[i] = (rows + a[i]).min(1)
+    else:
+        np.add(a[:, :1], b[:1], out=out)
+        sums = np.empty_like(out)
+        for k in range(1, q):
+            np.add(a[:, k : k + 1], b[k : k + 1], out=sums)
+            np.minimum(out, sums, out=out)
+    return out
+
+
+def optimal_order(merges: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Exact optimal leaf order of a binary tree.
+
+    Args:
+      merges: int [K - 1, 2] (further columns are ignored, so SciPy's linkage works): the clusters each step joins,
+        numbered as SciPy does.
+      distance: float [K, K], symmetric.
+    Returns:
+      int64 [K], the leaves from left to right. Of an order and its mirror, the one with the larger subtree of the
+      root first, then the one with the lower class id first.
+    Raises:
+      ValueError: shapes do not fit.
+    """
+    size = distance.shape[0]
+    merges = np.asarray(merges)[:, :2].astype(np.int64) if size > 1 else np.zeros((0, 2), np.int64)
+    if distance.shape != (size, size) or len(merges) != size - 1:
+        raise ValueError(f"{len(merges)} merges do not fit distances of shape {distance.shape}")
+    if size == 1:
+        return np.zeros(1, np.int64)
+    distance = np.asarray(distance, np.float32 if size > 300 else np.float64)
+    # best[u, w]: shortest path through the subtree of the lowest common ancestor of u and w, from end u to end w.
+    best = np.zeros_like(distance)
+    members: list[np.ndarray] = [np.array([i]) for i in range(size)]
+    halves: list[tuple[np.ndarray, np.ndarray] | None] = [None] * size
+
+    def ends(node: int, fixed: np.ndarray) -> np.ndarray:
+        """The other possible ends of `node` when `fixed` (all from one half) is one end."""
+        half = halves[node]
+        if half is None:
+            return members[node]
+        return half[1] if np.isin(fixed[0], half[0]) else half[0]
+
+    for left, right in merges:
+        a, b = members[left], members[right]
+        half_a = halves[left] or (a,)
+        half_b = halves[right] or (b,)
+        for u in half_a:
+            m = ends(left, u)
+            through = min_plus(best[np.ix_(u, m)], distance[np.ix_(m, b)])  # [u, b]
+            place = {leaf: index for index, leaf in enumerate(b.tolist())}
+            for w in half_b:
+                k = ends(right, w)
+                columns = [place[leaf] for leaf in k.tolist()]
+                value = min_plus(through[:, columns], best[np.ix_(k, w)])
+                best[np.ix_(u, w)] = value
+                best[np.ix_(w, u)] = value.T
+        members.append(np.concatenate([a, b]))
+        halves.append((a, b))
+
+    root = len(members) - 1
+    a, b = halves[root]  # type: ignore[misc]
+    flat = int(np.argmin(best[np.ix_(a, b)]))
+    order: list[int] = []
+    stack = [(root, int(a[flat // len(b)]), int(b[flat % len(b)]))]
+    while stack:
+        node, u, w = stack.pop()
+        half = halves[node]
+        if half is None:
+            order.append(u)
+            continue
+        left, right = merges[node - size]
+        if not np.isin(u, half[0]):
+            left, right = right, left
+        ms, ks = ends(left, np.array([u])), ends(right, np.array([w]))
+        sums = best[u, ms][:, None] + distance[np.ix_(ms, ks)] + best[ks, w][None, :]
+        index = int(np.argmin(sums))
+        m, k = int(ms[index // len(ks)]), int(ks[index % len(ks)])
+        stack.append((right, k, w))
+        stack.append((left, u, m))
+    return _without_mirror(np.array(order, np.int64), a, b)
+
+
+def _without_mirror(order: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Fixes left and right, which have the same length: larger subtree first, then the lower class id."""
+    if len(a) != len(b):
+        first = a if len(a) > len(b) else b
+        return order if order[0] in first else order[::-1].copy()
+    return order if order[0] < order[-1] else order[::-1].copy()
+
+
+def path_length(order: np.ndarray, distance: np.ndarray) -> float:
+    """Sum of the distances between neighbours in an order."""
+    return float(distance[order[:-1], order[1:]].sum())
+
+
+def _average_linkage_of(clusters: Sequence[np.ndarray], distance: np.ndarray) -> list[tuple[int, int]]:
+    """Average linkage that starts from given clusters; indices count clusters, then merges."""
+    count = len(clusters)
+    if all(len(cluster) == 1 for cluster in clusters) and count > 2:
+        own = np.concatenate(clusters)
+        merged = linkage(squareform(distance[np.ix_(own, own)], checks=False), "average")
+        return [(int(x), int(y)) for x, y in merged[:, :2]]
+    sizes = np.array([len(cluster) for cluster in clusters], float)
+    sums = np.array([[distance[np.ix_(x, y)].sum() for y in clusters] for x in clusters])
+    means = sums / np.outer(sizes, sizes)
+    np.fill_diagonal(means, np.inf)
+    number = list(range(count))
+    pairs = []
+    for step in range(count - 1):
+        i, j = sorted(divmod(int(np.argmin(means)), count))
+        pairs.append((number[i], number[j]))
+        new = (means[i] * sizes[i] + means[j] * sizes[j]) / (sizes[i] + sizes[j])
+        means[i], means[:, i] = new, new
+        means[i, i] = np.inf
+        means[j], means[:, j] = np.inf, np.inf
+        sizes[i] += sizes[j]
+        number[i] = count + step
+    return pairs
+
+
+def binary_merges(tree: Node, distance: np.ndarray) -> np.ndarray:
+    """A tree's own merges as a binary tree; nodes with more than two children are joined by average linkage.
+
+    Args:
+      tree: a complete tree over K classes.
+      distance: float [K, K], used inside nodes with many children.
+    Returns:
+      int64 [K - 1, 2], numbered as SciPy does.
+    """
+    size = len(tree.classes)
+    merges: list[tuple[int, int]] = []
+    done: dict[int, int] = {}
+    for _, node in reversed(list(tree.walk())):  # children come before their parents
+        if not node.children:
+            done[id(node)] = node.classes[0]
+            continue
+        numbers = [done[id(child)] for child in node.children]
+        if len(numbers) > 1:
+            clusters = [np.array(child.classes) for child in node.children]
+            for x, y in _average_linkage_of(clusters, distance):
+                merges.append((numbers[x], numbers[y]))
+                numbers.append(size + len(merges) - 1)
+        done[id(node)] = numbers[-1]
+    return np.array(merges, np.int64).reshape(-1, 2)
+
+
+def tree_order(tree: Node, distance: np.ndarray) -> np.ndarray:
+    """The unified order of the classes that every view shares: the tree's groups stay together, neighbours are close.
+
+    Args:
+      tree: a complete tree over K classes.
+      distance: float [K, K], symmetric, zero diagonal.
+    Returns:
+      int64 [K], class ids from top to bottom.
+    """
+    return optimal_order(binary_merges(tree, distance), distance)

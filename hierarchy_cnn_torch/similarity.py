@@ -1,0 +1,192 @@
+"""How alike two classes are, from confusions, scores, weights or responses; and the dendrogram that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+
+from hierarchy_cnn_torch.trees import check_levels
+from reproduction.runs import UserError
+
+KINDS = ("confusion", "profile", "logits", "weights", "responses")
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts of (actual, predicted).
+
+    Args:
+      labels: int [N] in [0, num_classes).
+      predictions: int [N] in [0, num_classes).
+    Returns:
+      int64 [num_classes, num_classes], rows actual.
+    Raises:
+      ValueError: a label is out of range.
+    """
+    labels, predictions = np.asarray(labels, np.int64), np.asarray(predictions, np.int64)
+    for values in (labels, predictions):
+        if len(values) and not 0 <= values.min() <= values.max() < num_classes:
+            raise ValueError(f"labels must lie in [0, {num_classes})")
+    flat = np.bincount(labels * num_classes + predictions, minlength=num_classes * num_classes)
+    return flat.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def check_confusion(counts: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:
+    """Checks a confusion matrix that came from outside.
+
+    Returns:
+      int64 [K, K].
+    Raises:
+      UserError: not square, negative, fractional, not finite, or the number of names differs.
+    """
+    counts = np.asarray(counts)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.shape[0] < 2:
+        raise UserError(f"confusion matrix: shape {counts.shape}, a square of at least 2 x 2 is needed")
+    if counts.dtype.kind not in "iufb":
+        raise UserError(f"confusion matrix: dtype {counts.dtype}, counts are needed")
+    if not np.isfinite(counts.astype(float)).all():
+        raise UserError("confusion matrix: holds values that are not finite")
+    if (counts < 0).any():
+        row, column = np.argwhere(counts < 0)[0]
+        raise UserError(f"confusion matrix: negative count {counts[row, column]} at row {row}, column {column}")
+    if counts.dtype.kind == "f" and (counts != np.floor(counts)).any():
+        row, column = np.argwhere(counts != np.floor(counts))[0]
+        raise UserError(
+            f"confusion matrix: fractional count {counts[row, column]:g} at row {row}, column {column}; "
+            "give counts of images, not rates"
+        )
+    if names is not None and len(names) != counts.shape[0]:
+        raise UserError(f"names: {len(names)} names for a confusion matrix of {counts.shape[0]} classes")
+    return counts.astype(np.int64)
+
+
+def row_normalised(counts: np.ndarray) -> np.ndarray:
+    """Rows divided by their sums; a row without images stays zero. float64 [K, K]."""
+    totals = counts.sum(1, keepdims=True)
+    return counts / np.where(totals == 0, 1, totals)
+
+
+def as_distance(distance: np.ndarray) -> np.ndarray:
+    """Makes a distance fit for `squareform`: symmetric, zero diagonal, no negatives from rounding."""
+    distance = np.asarray(distance, np.float64)
+    distance = np.clip((distance + distance.T) / 2, 0, None)
+    np.fill_diagonal(distance, 0)
+    return distance
+
+
+def correlation(rows: np.ndarray) -> np.ndarray:
+    """Pearson correlation of rows; a constant row correlates 0 with all others. float64 [K, K]."""
+    rows = np.asarray(rows, np.float64)
+    rows = rows - rows.mean(1, keepdims=True)
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 1e-12)
+    values = np.clip(rows @ rows.T, -1, 1)
+    np.fill_diagonal(values, 1)
+    return values
+
+
+def confusion_similarity(counts: np.ndarray) -> np.ndarray:
+    """Mean of the two confusion rates of each pair, zero diagonal. float64 [K, K] in [0, 1]."""
+    rates = row_normalised(counts)
+    similarity = (rates + rates.T) / 2
+    np.fill_diagonal(similarity, 0)
+    return similarity
+
+
+def confusion_distance(counts: np.ndarray) -> np.ndarray:
+    """1 - S / max S of `confusion_similarity`. Most pairs tie at 1 on sparse matrices: never use complete linkage."""
+    similarity = confusion_similarity(counts)
+    return as_distance(1 - similarity / max(similarity.max(), 1e-300))
+
+
+def profile_distance(counts: np.ndarray) -> np.ndarray:
+    """1 - correlation of the classes' confusion profiles, rows of [sqrt P | sqrt P^T]; the default for matrices."""
+    root = np.sqrt(row_normalised(counts))
+    return as_distance(1 - correlation(np.concatenate([root, root.T], 1)))
+
+
+def profile_correlation_distance(rows: np.ndarray) -> np.ndarray:
+    """1 - correlation of class rows: last-layer weights [K, F], or class responses [K, M] standardised per channel."""
+    return as_distance(1 - correlation(rows))
+
+
+class ScoreCorrelation:
+    """Correlation of the score columns over images, in one pass and K^2 memory.
+
+    Sums are float64 and shifted by the first batch's mean, so that large common offsets cost no digits.
+    """
+
+    def __init__(self, num_classes: int):
+        self.count = 0
+        self._shift: np.ndarray | None = None
+        self._sum = np.zeros(num_classes)
+        self._products = np.zeros((num_classes, num_classes))
+
+    def update(self, scores: np.ndarray) -> None:
+        """Adds a batch, float [B, K]."""
+        scores = np.asarray(scores, np.float64)
+        if self._shift is None:
+            self._shift = scores.mean(0)
+        centred = scores - self._shift
+        self.count += len(centred)
+        self._sum += centred.sum(0)
+        self._products += centred.T @ centred
+
+    def correlation(self) -> np.ndarray:
+        """float64 [K, K]; a constant column correlates 0 with all others."""
+        covariance = self._products - np.outer(self._sum, self._sum) / max(self.count, 1)
+        sd = np.sqrt(np.clip(np.diag(covariance), 0, None))
+        values = np.divide(covariance, np.outer(sd, sd), out=np.zeros_like(covariance), where=np.outer(sd, sd) > 1e-12)
+        np.fill_diagonal(values, 1)
+        return np.clip(values, -1, 1)
+
+
+def score_distance(scores: np.ndarray) -> np.ndarray:
+    """1 - correlation of score columns, negatives set to 0 (the authors' follow-up notebook).
+
+    Args:
+      scores: logits (or other scores), float [N, K].
+    """
+    stream = ScoreCorrelation(scores.shape[1])
+    for start in range(0, len(scores), 4096):
+        stream.update(scores[start : start + 4096])
+    return as_distance(1 - np.clip(stream.correlation(), 0, None))
+
+
+def dendrogram(distance: np.ndarray, method: str = "average") -> np.ndarray:
+    """SciPy linkage of a class distance, passed in its condensed form.
+
+    Args:
+      distance: float [K, K], symmetric, zero diagonal.
+      method: average (default) or complete; complete only on dense distances.
+    Raises:
+      ValueError: centroid and median, whose inversions make cuts meaningless; or an unknown method.
+    """
+    if method not in ("average", "complete", "single", "weighted"):
+        raise ValueError(f"linkage {method!r}: centroid and median have inversions; use average")
+    return linkage(squareform(as_distance(distance), checks=False), method)
+
+
+def cut(merged: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Levels of a dendrogram.
+
+    Args:
+      merged: SciPy linkage of K classes.
+      sizes: groups per level, any order; a level can come out smaller where heights tie, repeated ones are dropped.
+    Returns:
+      int64 [K] per level, coarsest first, nested.
+    Raises:
+      UserError: a size is not in [2, K - 1].
+    """
+    num_classes = len(merged) + 1
+    levels: list[np.ndarray] = []
+    for size in sorted(set(sizes)):
+        if not 2 <= size < num_classes:
+            raise UserError(f"--levels: {size} groups, allowed are 2 to {num_classes - 1} for {num_classes} classes")
+        level = fcluster(merged, size, "maxclust")
+        found = len(np.unique(level))
+        if found > 1 and not (levels and found == len(np.unique(levels[-1]))):
+            levels.append(level)
+    return check_levels(levels, num_classes)

@@ -1,0 +1,315 @@
+"""Class trees: nested groups of classes as JSON trees and as levels of group labels.
+
+A tree is read in two forms. As nodes (`Node`) it is what people edit: {id, name, children, classes}. As levels it is
+what the computations take: one int64 array [num_classes] of group labels per depth, coarsest first, without the root
+(one group) and without the classes themselves. A leaf that stands higher than others is its own group below its depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reproduction.runs import UserError, read_json, write_json
+
+CONFIGS = Path(__file__).resolve().parent / "configs"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One group of classes, or one class where there are no children."""
+
+    name: str
+    classes: tuple[int, ...]
+    children: tuple[Node, ...] = field(default=())
+
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, Node]]:
+        """All nodes with their depth, parents first."""
+        stack = [(depth, self)]
+        while stack:
+            at, node = stack.pop()
+            yield at, node
+            stack.extend((at + 1, child) for child in reversed(node.children))
+
+
+def leaf(index: int, name: str) -> Node:
+    """The node of one class."""
+    return Node(name, (index,))
+
+
+def group(name: str, children: Sequence[Node]) -> Node:
+    """A node over others; its classes are theirs."""
+    return Node(name, tuple(sorted(c for child in children for c in child.classes)), tuple(children))
+
+
+def check_levels(levels: Sequence[np.ndarray], num_classes: int | None = None) -> list[np.ndarray]:
+    """Checks that every group lies inside one group of the level above.
+
+    Args:
+      levels: group label of each class per level, coarsest first; int [num_classes] each.
+      num_classes: expected length, or None.
+    Returns:
+      The levels with labels renumbered from 0 in the order of their lowest class; int64.
+    Raises:
+      UserError: lengths differ, or two levels do not nest; names the level, the group and two classes.
+    """
+    out: list[np.ndarray] = []
+    for depth, level in enumerate(levels):
+        level = np.asarray(level)
+        if level.ndim != 1 or (num_classes is not None and len(level) != num_classes):
+            raise UserError(f"tree level {depth + 1} has {level.shape} labels, {num_classes} classes are expected")
+        if out and len(level) != len(out[0]):
+            raise UserError(f"tree level {depth + 1} has {len(level)} classes, level 1 has {len(out[0])}")
+        _, first, inverse = np.unique(level, return_index=True, return_inverse=True)
+        rank = np.empty(len(first), np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))
+        level = rank[inverse]
+        if out:
+            above = out[-1]
+            for label in range(int(level.max()) + 1):
+                members = np.flatnonzero(level == label)
+                apart = members[above[members] != above[members[0]]]
+                if len(apart):
+                    raise UserError(
+                        f"tree does not nest: classes {members[0]} and {apart[0]} share a group at level {depth + 1} "
+                        f"but not at level {depth}"
+                    )
+        out.append(level)
+    return out
+
+
+def levels_of(tree: Node) -> list[np.ndarray]:
+    """Levels of a tree by depth, coarsest first; root and classes left out.
+
+    Args:
+      tree: a complete tree (see `check_tree`).
+    Returns:
+      int64 [num_classes] per depth; a depth that repeats the one above, or has only single classes, is left out.
+    """
+    num_classes = len(tree.classes)
+    deepest = max(depth for depth, _ in tree.walk())
+    levels: list[np.ndarray] = []
+    for depth in range(1, deepest):
+        level = np.full(num_classes, -1, np.int64)
+        label = 0
+        for at, node in tree.walk():
+            if at == depth or (at < depth and not node.children):
+                level[list(node.classes)] = label
+                label += 1
+        if 1 < label < num_classes and not (levels and int(levels[-1].max()) + 1 == label):
+            levels.append(level)
+    return check_levels(levels, num_classes)
+
+
+def tree_of(levels: Sequence[np.ndarray], names: Sequence[str], group_names: Sequence[Sequence[str]] = ()) -> Node:
+    """The tree of some levels.
+
+    Args:
+      levels: as `levels_of` returns, coarsest first.
+      names: class names.
+      group_names: optional names of each level's groups; otherwise the first class names of the group, joined.
+    """
+    levels = check_levels(levels, len(names))
+
+    def below(classes: np.ndarray, depth: int, name: str) -> Node:
+        if depth == len(levels):
+            return group(name, [leaf(int(c), names[c]) for c in classes])
+        children = []
+        for label in dict.fromkeys(levels[depth][classes].tolist()):
+            inside = classes[levels[depth][classes] == label]
+            title = group_names[depth][label] if len(group_names) > depth else auto_name([names[c] for c in inside])
+            children.append(below(inside, depth + 1, title))
+        return group(name, children)
+
+    return below(np.arange(len(names)), 0, "all")
+
+
+def auto_name(names: Sequence[str], most: int = 3) -> str:
+    """A group's name where nobody gave one: its first class names."""
+    more = f" +{len(names) - most}" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def check_tree(tree: Node, names: Sequence[str]) -> Node:
+    """Checks that the tree holds every class once.
+
+    Raises:
+      UserError: a class is missing, stands twice, or is out of range; names it.
+    """
+    seen: list[int] = [node.classes[0] for _, node in tree.walk() if not node.children and len(node.classes) == 1]
+    for _, node in tree.walk():
+        if not node.children and len(node.classes) != 1:
+            raise UserError(f"tree: group {node.name!r} has no children and {len(node.classes)} classes")
+        inside = sorted(c for child in node.children for c in child.classes)
+        if node.children and sorted(node.classes) != inside:
+            raise UserError(f"tree does not nest: group {node.name!r} lists classes its children do not hold")
+    for index in seen:
+        if not 0 <= index < len(names):
+            raise UserError(f"tree: class {index} is not one of the {len(names)} classes")
+        if seen.count(index) > 1:
+            raise UserError(f"tree does not nest: class {index} ({names[index]}) stands in two groups")
+    missing = sorted(set(range(len(names))) - set(seen))
+    if missing:
+        raise UserError(f"tree misses class {missing[0]} ({names[missing[0]]}), {len(missing)} classes in all")
+    return tree
+
+
+def to_json(tree: Node) -> dict[str, Any]:
+    """Nested dictionary {id, name, children, classes}; ids count nodes from the root."""
+    ids = {id(node): number for number, (_, node) in enumerate(tree.walk())}
+
+    def one(node: Node) -> dict[str, Any]:
+        children = [one(child) for child in node.children]
+        return {"id": ids[id(node)], "name": node.name, "classes": list(node.classes), "children": children}
+
+    return one(tree)
+
+
+def from_json(data: Any, names: Sequence[str]) -> Node:
+    """Reads a tree, checked; groups may leave `classes` out, leaves may give only a class name.
+
+    Args:
+      data: what `to_json` wrote, possibly edited by hand.
+      names: class names; a leaf without `classes` is looked up among them.
+    Raises:
+      UserError: malformed, or see `check_tree`.
+    """
+
+    def one(item: Any, depth: int) -> Node:
+        if not isinstance(item, dict) or depth > 200:
+            raise UserError("tree: every node must be an object with name and children or classes")
+        title, listed = str(item.get("name", "")), item.get("classes")
+        children = item.get("children") or []
+        if not isinstance(children, list) or not (listed is None or isinstance(listed, list)):
+            raise UserError(f"tree: children and classes of {title!r} must be lists")
+        if listed is not None and not all(isinstance(c, int) and not isinstance(c, bool) for c in listed):
+            raise UserError(f"tree: classes of {title!r} must be whole numbers")
+        if children:
+            node = group(title, [one(child, depth + 1) for child in children])
+            return node if listed is None else Node(title, tuple(sorted(listed)), node.children)
+        if listed is None:
+            if title not in names:
+                raise UserError(f"tree: {title!r} is no class name and has no children")
+            listed = [list(names).index(title)]
+        if len(listed) == 1:
+            return leaf(listed[0], title or names[listed[0]] if 0 <= listed[0] < len(names) else title)
+        return group(title, [leaf(c, names[c] if 0 <= c < len(names) else str(c)) for c in listed])
+
+    return check_tree(one(data, 0), names)
+
+
+def save_tree(path: Path, tree: Node) -> None:
+    """Writes a tree as JSON for people to edit."""
+    write_json(path, to_json(tree))
+
+
+def load_tree(path: Path | str, names: Sequence[str]) -> Node:
+    """Reads and checks a tree file.
+
+    Raises:
+      UserError: one line that begins with the file's name.
+    """
+    data = read_json(Path(path))
+    try:
+        return from_json(data, names)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def official_tree(dataset: str, names: Sequence[str]) -> Node:
+    """The tree that comes with a data set (CIFAR-10, CIFAR-100; for Fashion-MNIST the expected one, ours).
+
+    Raises:
+      UserError: the set has none; the message offers the derived one.
+    """
+    path = CONFIGS / f"tree_{dataset}.json"
+    if not path.exists():
+        raise UserError(f"--tree official: {dataset} has no official tree; use --tree derived, or a tree file")
+    return load_tree(path, names)
+
+
+def random_levels(levels: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+    """The same groups and sizes with the classes permuted (arm A2); nests because one permutation serves all levels."""
+    num_classes = len(levels[0])
+    shuffle = np.random.default_rng([seed, 0xA2]).permutation(num_classes)
+    return [np.asarray(level)[shuffle] for level in levels]
+
+
+def lca_height(levels: Sequence[np.ndarray], num_classes: int) -> np.ndarray:
+    """Height of the lowest common ancestor of each pair of classes.
+
+    Args:
+      levels: coarsest first.
+    Returns:
+      int64 [num_classes, num_classes]: 0 for a class with itself, 1 inside the finest group, ..., len(levels) + 1
+      where only the root is shared.
+    """
+    height = np.full((num_classes, num_classes), len(levels) + 1, np.int64)
+    for depth, level in enumerate(levels):
+        level = np.asarray(level)
+        height[level[:, None] == level[None, :]] = len(levels) - depth
+    np.fill_diagonal(height, 0)
+    return height
+
+
+def choose_levels(tree: Node, sizes: Sequence[int]) -> list[np.ndarray]:
+    """The levels of a tree that have the asked numbers of groups; all of them where no sizes are asked.
+
+    Raises:
+      UserError: a size is not among the tree's; says which are.
+    """
+    levels = levels_of(tree)
+    found = {int(level.max()) + 1: level for level in levels}
+    missing = [size for size in sizes if size not in found]
+    if missing:
+        raise UserError(f"--levels: the tree has levels of {sorted(found)} groups, not {missing[0]}")
+    return [found[size] for size in sorted(sizes)] if sizes else levels
+
+
+def from_wordnet(parents: dict[str, list[str]], synsets: Sequence[str], names: Sequence[str]) -> Node:
+    """A tree from an is-a graph: the shortest path to a root for each class, chains of single children collapsed.
+
+    Args:
+      parents: node -> its hypernyms (WordNet's is-a DAG; more than one parent is allowed).
+      synsets: node of each class.
+      names: class names.
+    Raises:
+      UserError: a synset is not in the graph, or the classes share no root.
+    """
+    below: dict[str, set[str]] = {}
+    roots: set[str] = set()
+    for synset in synsets:
+        if synset not in parents:
+            raise UserError(f"WordNet: no entry for {synset}")
+        paths, seen = [[synset]], {synset}
+        while paths:  # breadth first: the first path to reach a root is a shortest one
+            path = paths.pop(0)
+            above = sorted(parents.get(path[-1], []))
+            if not above:
+                roots.add(path[-1])
+                for child, parent in zip(path, path[1:], strict=False):
+                    below.setdefault(parent, set()).add(child)
+                break
+            for parent in above:
+                if parent not in seen:
+                    seen.add(parent)
+                    paths.append([*path, parent])
+    index = {synset: number for number, synset in enumerate(synsets)}
+    placed: set[int] = set()
+
+    def one(node: str) -> Node | None:
+        children = [child for child in (one(name) for name in sorted(below.get(node, ()))) if child is not None]
+        if node in index and index[node] not in placed:
+            placed.add(index[node])
+            children.append(leaf(index[node], names[index[node]]))
+        if not children:
+            return None
+        return children[0] if len(children) == 1 else group(node, children)
+
+    tops = [node for node in (one(root) for root in sorted(roots)) if node is not None]
+    tree = tops[0] if len(tops) == 1 else group("all", tops)
+    return check_tree(tree, names)

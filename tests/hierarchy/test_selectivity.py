@@ -1,0 +1,73 @@
+"""Selectivity on hand-made responses and under the null."""
+
+import numpy as np
+import pytest
+
+from hierarchy_cnn_torch import selectivity
+
+GROUP = np.array([True, True, False, False, False])
+
+
+def test_perfect_reversed_and_tied_channels():
+    responses = np.array([[5, 1, 3.0], [4, 2, 3], [3, 3, 3], [2, 4, 3], [1, 5, 3]])
+    assert selectivity.class_selectivity(responses, GROUP) == pytest.approx([1, 0, 0.4])  # tied: chance level 2/5
+    assert selectivity.sample_selectivity(responses, GROUP, block=2) == pytest.approx([1, 0, 0.4])
+    order, share = selectivity.column_order(responses, GROUP)
+    assert order.tolist() == [0, 2, 1] and share[0] == 1
+
+
+def test_ties_across_the_border_count_by_their_expected_share():
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 4, (30, 5)).astype(float)
+    members = rng.random(30) < 0.4
+    expected = np.zeros(5)
+    for _ in range(4000):
+        top = np.argsort(-(values + rng.random(values.shape) * 1e-3), axis=0)[: members.sum()]
+        expected += members[top].mean(0)
+    assert selectivity.sample_selectivity(values, members) == pytest.approx(expected / 4000, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "channels", "mean", "high"),
+    [(10, 5, 256, 0.93, 1.0), (100, 5, 384, 0.44, 0.60), (100, 50, 384, 0.65, 0.68), (1000, 59, 1376, 0.18, 0.20)],
+)
+def test_null_of_the_best_channel_is_what_was_measured(classes, size, channels, mean, high):
+    # |G| = 5 of 100 allows steps of 0.2 only, hence the tolerance of the quantile
+    assert selectivity.random_best(classes, size, channels) == pytest.approx(mean, abs=0.012)
+    assert selectivity.random_best(classes, size, channels, 0.95) == pytest.approx(high, abs=0.013)
+
+
+def test_null_formula_equals_simulation():
+    rng = np.random.default_rng(1)
+    best = [max((rng.permutation(30)[:6] < 6).mean() for _ in range(12)) for _ in range(800)]
+    assert selectivity.random_best(30, 6, 12) == pytest.approx(np.mean(best), abs=0.015)
+
+
+def test_top_class_counts_and_best_with_null():
+    rng = np.random.default_rng(2)
+    labels = np.repeat(np.arange(12), 50)
+    level = np.arange(12) // 3
+    responses = rng.normal(size=(600, 70)).astype(np.float32)
+    responses[:, 5] += 4 * (level[labels] == 2)
+    counts = selectivity.top_class_counts(responses, labels, 12, 150, block=16)
+    assert counts.sum(0) == pytest.approx(np.full(70, 150))
+    members = level[labels] == 2
+    assert counts[level == 2].sum(0) / 150 == pytest.approx(selectivity.sample_selectivity(responses, members))
+    out = selectivity.best_with_null(responses, labels, level, 99)
+    assert out["channels"][2] == 5 and out["groups"][2] > 0.9 and out["p"] <= 0.02
+    nothing = selectivity.best_with_null(np.delete(responses, 5, 1), labels, level, 99)
+    assert nothing["p"] > 0.02 and nothing["best"] == pytest.approx(nothing["null_mean"], abs=0.03)
+
+
+def test_auroc_is_scikit_learns():
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(3)
+    values, positive = rng.integers(0, 9, 200), rng.random(200) < 0.3
+    assert selectivity.auroc(values, positive) == pytest.approx(roc_auc_score(positive, values))
+    assert np.isnan(selectivity.auroc(values, np.zeros(200, bool)))
+
+
+def test_a_group_of_all_or_none_is_refused():
+    with pytest.raises(ValueError, match="some but not all"):
+        selectivity.class_selectivity(np.zeros((3, 2)), np.ones(3, bool))

@@ -1,0 +1,117 @@
+"""Confusions, distances, streaming correlation, and what linkage does with them."""
+
+import numpy as np
+import pytest
+from scipy.cluster.hierarchy import fcluster
+
+from hierarchy_cnn_torch import metrics, similarity
+from reproduction.runs import UserError
+
+L100 = [np.arange(100) // 50, np.arange(100) // 5]
+
+
+def planted(per_class=100, seed=0):
+    return metrics.planted_confusion(L100, per_class, 0.67, [0.55, 0.3, 0.15], seed)
+
+
+def ari(a, b):
+    return metrics.tree_agreement([np.asarray(a)], [np.asarray(b)])[f"ari_{int(np.max(a)) + 1}"]
+
+
+def test_confusion_counts_equal_a_loop():
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 7, 300), rng.integers(0, 7, 300)
+    slow = np.zeros((7, 7), int)
+    for a, b in zip(y, p, strict=True):
+        slow[a, b] += 1
+    assert (similarity.confusion_matrix(y, p, 7) == slow).all()
+    with pytest.raises(ValueError, match="must lie in"):
+        similarity.confusion_matrix(np.array([7]), np.array([0]), 7)
+
+
+@pytest.mark.parametrize(
+    ("counts", "names", "message"),
+    [
+        ([[1, -2], [0, 1]], None, "negative count -2 at row 0, column 1"),
+        ([[1, 0.5], [0, 1]], None, "fractional count 0.5"),
+        ([[1, 2, 3], [0, 1, 2]], None, "square"),
+        ([[1, 2], [0, 1]], ["a"], "1 names for a confusion matrix of 2"),
+        ([[1, np.nan], [0, 1]], None, "not finite"),
+        ([["a", "b"], ["c", "d"]], None, "counts are needed"),
+    ],
+)
+def test_bad_confusion_matrices(counts, names, message):
+    with pytest.raises(UserError, match=message):
+        similarity.check_confusion(np.array(counts), names)
+
+
+def test_whole_floats_are_counts():
+    assert similarity.check_confusion(np.array([[3.0, 1.0], [0.0, 2.0]])).dtype == np.int64
+
+
+def test_distances_are_valid_even_with_empty_rows():
+    counts = planted()
+    counts[3] = 0
+    for function in (similarity.confusion_distance, similarity.profile_distance):
+        d = function(counts)
+        assert np.isfinite(d).all() and (d >= 0).all() and (d == d.T).all() and (np.diag(d) == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_streamed_score_correlation_is_numpy_corrcoef(scale):
+    rng = np.random.default_rng(1)
+    mixing = rng.normal(size=(9, 9))
+    scores = (rng.normal(size=(5000, 9)) @ mixing) * scale + 1e4 * scale  # a large common offset
+    stream = similarity.ScoreCorrelation(9)
+    for start in range(0, 5000, 700):
+        stream.update(scores[start : start + 700].astype(np.float32) if scale == 1.0 else scores[start : start + 700])
+    reference = np.corrcoef(scores.astype(np.float32) if scale == 1.0 else scores, rowvar=False)
+    assert np.allclose(stream.correlation(), reference, atol=1e-9)
+
+
+def test_correlation_of_rows_is_numpy_and_constants_give_zero():
+    rows = np.random.default_rng(2).normal(size=(6, 20))
+    assert np.allclose(similarity.correlation(rows), np.corrcoef(rows))
+    rows[2] = 5
+    assert (similarity.correlation(rows)[2, [0, 1, 3, 4, 5]] == 0).all()
+
+
+def test_average_linkage_recovers_every_planted_level():
+    for per_class, seed in ((100, 0), (50, 1)):
+        counts = planted(per_class, seed)
+        assert 0.6 < np.trace(counts) / counts.sum() < 0.72
+        for function in (similarity.confusion_distance, similarity.profile_distance):
+            cuts = similarity.cut(similarity.dendrogram(function(counts)), [2, 20])
+            assert [int(c.max()) + 1 for c in cuts] == [2, 20]
+            assert all(ari(truth, found) >= 0.99 for truth, found in zip(L100, cuts, strict=True))
+
+
+def test_complete_linkage_collapses_on_sparse_confusions():
+    merged = similarity.dendrogram(similarity.confusion_distance(planted(50)), "complete")
+    assert abs(ari(L100[0], fcluster(merged, 2, "maxclust") - 1)) < 0.1
+
+
+def test_average_linkage_at_1000_classes():
+    levels = [np.arange(1000) // 500, np.arange(1000) // 100, np.arange(1000) // 20]
+    counts = metrics.planted_confusion(levels, 50, 0.67, [0.6, 0.2, 0.12, 0.08], 0)
+    cuts = similarity.cut(similarity.dendrogram(similarity.profile_distance(counts)), [2, 10, 50])
+    assert all(ari(truth, found) >= 0.99 for truth, found in zip(levels, cuts, strict=True))
+
+
+def test_score_distance_recovers_groups():
+    rng = np.random.default_rng(3)
+    y = rng.integers(0, 20, 4000)
+    group = np.arange(20) // 5
+    scores = 2.0 * (group[y][:, None] == group[None]) + 3.0 * np.eye(20)[y] + rng.normal(size=(4000, 20))
+    cuts = similarity.cut(similarity.dendrogram(similarity.score_distance(scores)), [4])
+    assert ari(group, cuts[0]) == 1.0
+
+
+def test_inversions_are_refused_and_cuts_nest():
+    d = similarity.profile_distance(planted())
+    for method in ("centroid", "median"):
+        with pytest.raises(ValueError, match="inversions"):
+            similarity.dendrogram(d, method)
+    with pytest.raises(UserError, match="2 to 99"):
+        similarity.cut(similarity.dendrogram(d), [100])
+    assert [int(c.max()) + 1 for c in similarity.cut(similarity.dendrogram(d), [20, 2, 9, 9])] == [2, 9, 20]
