@@ -1,0 +1,221 @@
+"""What the torch papers share: seeds, devices, processes, full-state checkpoints. Functions only, no trainer.
+
+Every random draw of a torch paper comes from `generator(seed, stage, epoch, ...)`: a pure function of its arguments, made
+on the CPU, so that a resumed run, another batch split and another device draw the same numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from reproduction.runs import UserError, shown
+
+_kept: list[Any] = []  # operator names declared for torchvision live as long as the process
+
+
+class World(NamedTuple):
+    """The processes of one run: this one's rank, how many there are, and its device."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+def set_threads(count: int = 0) -> None:
+    """Sets torch's CPU threads; 0 takes every core of this process. Again after scikit-learn, which changes it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(count or cores)
+
+
+def start(seed: int, threads: int = 0, deterministic: bool = False) -> None:
+    """First call of every torch entry point: denormals, threads, seeds of python, NumPy and torch.
+
+    Flushing denormals comes before any other torch call: the worker threads inherit it only then, and without it
+    one VGG16 step with vanishing gradients takes 54 s instead of 1.5 s.
+    """
+    torch.set_flush_denormal(True)
+    set_threads(threads)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def derive(*words: int | str) -> int:
+    """A 63-bit seed that is a pure function of the words, for example (seed, "stage1", "order", epoch)."""
+    digest = hashlib.sha256("\x1f".join(str(word) for word in words).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def generator(*words: int | str) -> torch.Generator:
+    """A CPU generator seeded with `derive(*words)`."""
+    return torch.Generator().manual_seed(derive(*words))
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """Resolves auto | cpu | cuda | cuda:N.
+
+    Raises:
+      UserError: a GPU was asked for and torch sees none (or not that one).
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not name.startswith("cuda"):
+        return torch.device(name)
+    index = int(name.partition(":")[2] or local_rank)
+    if index >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; --device cpu runs without")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def device_name(device: torch.device) -> str | None:
+    """Model of the GPU, or None on the CPU; for records."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def processes() -> int:
+    """Number of processes that torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def open_world(device: str) -> Iterator[World]:
+    """Joins the processes that torchrun started (gloo on CPU, nccl on GPUs), or is a world of one."""
+    size = processes()
+    picked = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if size == 1:
+        yield World(0, 1, picked)
+        return
+    dist.init_process_group("nccl" if picked.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), size, picked)
+    finally:
+        dist.destroy_process_group()
+
+
+def reduce_sum(world: World, *tensors: torch.Tensor) -> None:
+    """Sums each tensor over the processes, in place."""
+    if world.size > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def agreed(world: World, answer: bool) -> bool:
+    """Whether the answer is yes on any process."""
+    if world.size == 1:
+        return answer
+    flag = torch.tensor(int(answer), device=world.device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    return bool(flag.item())
+
+
+def autocast(device: torch.device, amp: str | None) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 autocast where `amp` is "bf16", else nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
+
+
+def check_finite(first_bad: torch.Tensor, stage: str, batch: int, folder: Path) -> None:
+    """Stops the run if a non-finite loss has been seen.
+
+    Args:
+      first_bad: int64 scalar, global step of the first non-finite loss, -1 if there was none. Kept on the device by
+        the loop, so that looking at it (a synchronisation) need not happen at every step.
+      stage: for the message. batch: the batch size. folder: where the checkpoints lie.
+    Raises:
+      UserError: with step, batch and last checkpoint.
+    """
+    step = int(first_bad)
+    if step >= 0:
+        last = _states(folder)[-1:]
+        kept = f"last checkpoint {shown(last[0])}" if last else "no checkpoint yet"
+        raise UserError(f"{stage}: non-finite loss at step {step} (batch of {batch}); {kept}; try a smaller learning rate")
+
+
+def write_checkpoint(path: Path, content: Any) -> None:
+    """torch.save, atomically: complete under its name or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(".*.partial"):  # left by a kill -9
+        stale.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any:
+    """torch.load with weights_only=True.
+
+    Raises:
+      UserError: missing, truncated or no checkpoint, naming the file.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{shown(path)}: no such checkpoint") from None
+    except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ValueError, KeyError, OSError ...
+        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
+        raise UserError(f"{shown(path)}: not a readable checkpoint ({reason})") from None
+
+
+def _states(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("state-*.pt") if re.fullmatch(r"state-\d{10}\.pt", path.name))
+
+
+def save_state(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> None:
+    """Writes the full state of a run at global step `step` and keeps the newest `keep` such files."""
+    write_checkpoint(folder / f"state-{step:010d}.pt", state)
+    for old in _states(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+
+
+def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
+    """The newest readable full state, or None. An unreadable one is passed over with a line."""
+    for path in reversed(_states(folder)):
+        try:
+            return read_checkpoint(path, device)
+        except UserError as error:
+            print(f"{error}; going on from the one before", file=sys.stderr, flush=True)
+            path.unlink(missing_ok=True)
+    return None
+
+
+def torchvision_ready() -> str:
+    """Imports torchvision beside a CPU torch whose operators its wheel lacks; does nothing where it just imports.
+
+    Returns:
+      torchvision's version.
+    """
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for operator in ("nms", "qnms"):
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _kept.append(library)
+        import torchvision
+    return str(torchvision.__version__)

@@ -1,0 +1,1 @@
+"""Subclass deep neural networks (Gkalelis and Mezaris, MMM 2020) in PyTorch."""

@@ -1,0 +1,152 @@
+"""Command line of notebook.py: the authors' flags verbatim, ours, and how both resolve. No framework import."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import DatasetError, check_name
+from reproduction.flags import Parser, add_common, finish_parsing, flag, number, whole
+from reproduction.runs import DATA_ROOT, UserError
+
+MODELS = ("wideresnet", "vgg16", "wrn_small", "vgg_small")  # the last two are ours
+NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "mnist": 10, "mnist5k": 10, "fashion_mnist": 10}
+
+# Switches of the ledger: flag -> (default, value of --compat official). None: by data set.
+SWITCHES: dict[str, tuple[Any, Any]] = {
+    "always_subclass": (False, True),
+    "data_augmentation": (None, True),
+    "learning_rate": (None, 0.1),
+    "stage1_lr": ("scheduled", "constant"),
+    "neglect_weight": ("batch", "sample"),
+    "neglect_total": ("mean", "compound"),
+    "mixing": ("wide", "wrap"),
+    "kmeans_view": ("plain", "augmented"),
+}
+STAGE2_ONLY = frozenset(
+    "epochs milestones gamma subclass_label_weight numClasses2Repartition numSubclassesPerClass num_subclasses mixing "
+    "kmeans_view baseline_loss subclass always_subclass".split()
+)
+
+
+def data_set(text: str) -> str:
+    """Type of --dataset."""
+    try:
+        return check_name(text)
+    except DatasetError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def whole_list(text: str) -> list[int]:
+    """Type of --milestones: ascending epochs, separated by blanks or commas; "" for none."""
+    try:
+        values = [int(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        values = [-1]
+    if any(value < 1 for value in values) or values != sorted(set(values)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of ascending epochs >= 1")
+    return values
+
+
+def make_parser() -> Parser:
+    """The parser; flags that depend on the data set or on --compat have the default None."""
+    p = Parser("notebook.py", "Subclass deep neural networks: find the neglected classes, then train on subclasses.")
+    g = p.original_group()
+    g.add_argument("--dataset", type=data_set, default="cifar10", help="cifar10, cifar100, svhn; also mnist5k, ..., folder:PATH")
+    g.add_argument("--model", choices=MODELS, default="vgg16", help="network (WRN: 28-10, for svhn 16-8)")
+    g.add_argument("--batch_size", type=whole(1), default=128, help="training (both stages) and test (default 128)")
+    g.add_argument("--epochs_class", type=whole(1), default=10, help="epochs of stage 1 (default 10)")
+    g.add_argument("--epochs", type=whole(1), default=300, help="epochs of stage 2 (default 300)")
+    g.add_argument("--learning_rate", type=number(0, above=True), help="default 0.1; svhn 0.01")
+    g.add_argument("--data_augmentation", action="store_true", default=None, help="crop and mirror (default: on; svhn off)")
+    g.add_argument("--cutout", action="store_true", help="apply cutout")
+    g.add_argument("--subclass", action="store_true", help="the method; without it the plain network is trained")
+    g.add_argument("--subclass_label_weight", type=number(0, 1), default=0.9, help="w: 1 ignores confusions of sibling subclasses, 0 treats them as classes")  # fmt: skip
+    g.add_argument("--numClasses2Repartition", type=whole(0), default=2, help="neglected classes (default 2)")
+    g.add_argument("--numSubclassesPerClass", type=whole(1), default=2, help="subclasses of each (default 2)")
+    g.add_argument("--n_holes", type=whole(0), default=1, help="cutout holes (default 1)")
+    g.add_argument("--length", type=whole(0), default=16, help="side of a hole in pixels (default 16)")
+    g.add_argument("--no-cuda", action="store_true", help="same as --device cpu")
+    g.add_argument("--seed", type=whole(0), default=0, help="all random draws depend on it alone (default 0)")
+    a = p.additions
+    a.add_argument("--no-data_augmentation", "--no-data-augmentation", action="store_false", dest="data_augmentation")
+    flag(a, "--compat", choices=["paper", "official"], default="paper", help="official: every switch as the released code behaves")
+    a.add_argument("--stage", choices=["all", "identify", "train"], default="all")
+    a.add_argument("--neglected", metavar="FILE", help="classes for --stage train: a *_neglected.json of stage 1")
+    flag(a, "--baseline-loss", choices=["sigmoid", "softmax"], default="sigmoid", help="loss without --subclass")
+    flag(a, "--beside", metavar="FOLDER", help="finished run without subclasses, for confusion and gains before/after")
+    flag(a, "--always-subclass", action="store_true", default=None, help="SDN-D01: --subclass or not, the method runs")
+    flag(a, "--stage1-lr", choices=["scheduled", "constant"], help="SDN-D04")
+    flag(a, "--neglect-weight", choices=["batch", "sample"], help="SDN-D05: a batch counts once, or once per sample of the class")
+    flag(a, "--neglect-total", choices=["mean", "compound"], help="SDN-D06: mean, or the released code's growing total")
+    flag(a, "--mixing", choices=["wide", "wrap"], help="SDN-D10: average, or sums that wrap at 256")
+    flag(a, "--kmeans-view", choices=["plain", "augmented"], help="SDN-D12: what k-means sees")
+    flag(a, "--milestones", type=whole_list, help='epochs of stage 2 after which the rate falls, "60 120 160"')
+    flag(a, "--gamma", type=number(0, 1, above=True), help="factor at a milestone (default 0.2; svhn 0.1)")
+    flag(a, "--subset", type=whole(0), default=0, help="train on a fixed stratified part of so many images (0: all)")
+    flag(a, "--max-steps", type=whole(0), default=0, help="stop each stage after so many steps (0: never)")
+    flag(a, "--chance-epochs", type=whole(0), default=5, help="stop if training is at chance after so many epochs (0: never)")
+    flag(a, "--checkpoint-steps", type=whole(0), default=0, help="also write the full state every so many steps")
+    flag(a, "--amp", choices=["bf16"], help="autocast")
+    flag(a, "--compile", action="store_true", help="torch.compile")
+    flag(a, "--channels-last", action="store_true", help="channels-last memory format")
+    flag(a, "--deterministic", action="store_true", help="deterministic GPU kernels")
+    flag(a, "--threads", type=whole(0), default=0, help="CPU threads (0: all cores)")
+    flag(a, "--workers", type=whole(0), default=0, help="accepted; batches are made on the device, without workers")
+    a.add_argument("--data-dir", "--data_dir", "--data-root", "--data_root", default=str(DATA_ROOT), metavar="DIR", help="data sets (default: data/ of the repository)")  # fmt: skip
+    flag(a, "--name", help="run folder below --runs-dir (default: <dataset>_<model>, with _baseline without --subclass)")
+    add_common(p, "subclass")
+    return p
+
+
+def resolve(args: argparse.Namespace) -> dict[str, Any]:
+    """Resolved configuration: no None is left where the data set or --compat decides.
+
+    Raises:
+      UserError: more classes to repartition than exist, or flags that exclude each other.
+    """
+    config = vars(args).copy()
+    svhn = args.dataset == "svhn"
+    by_data_set = {"data_augmentation": not svhn, "learning_rate": 0.01 if svhn else 0.1}
+    for name, (ours, official) in SWITCHES.items():
+        if config[name] is None:
+            value = official if args.compat == "official" else ours
+            config[name] = by_data_set[name] if value is None else value
+    if config["milestones"] is None:
+        config["milestones"] = [80, 120, 160, 220] if svhn else [60, 120, 160, 220, 260]
+    if config["gamma"] is None:
+        config["gamma"] = 0.1 if svhn else 0.2
+    config["subclass"] = args.subclass or config["always_subclass"]
+    if args.no_cuda:
+        config["device"] = "cpu"
+    classes = NUM_CLASSES.get(args.dataset)
+    added = args.numClasses2Repartition * (args.numSubclassesPerClass - 1) if config["subclass"] else 0
+    config["num_classes"] = classes  # None for a folder: known once it is read
+    config["num_subclasses"] = classes + added if classes else None
+    if classes and config["subclass"] and args.numClasses2Repartition > classes:
+        raise UserError(f"--numClasses2Repartition {args.numClasses2Repartition}: {args.dataset} has {classes} classes")
+    if args.stage != "all" and not config["subclass"]:
+        raise UserError(f"--stage {args.stage}: needs --subclass; without it there is one stage only")
+    if args.neglected and args.stage != "train":
+        raise UserError("--neglected: only with --stage train")
+    if config["name"] is None:
+        word = "".join(c if c.isalnum() else "_" for c in args.dataset.removeprefix("folder:").strip("/").rpartition("/")[2])
+        config["name"] = f"{word}_{args.model}" + ("" if config["subclass"] else "_baseline")
+    config["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
+    return config
+
+
+def parse(argv: list[str] | None = None) -> dict[str, Any]:
+    """Parses and resolves; answers --help and --print-config by itself."""
+    return finish_parsing(make_parser(), resolve, argv)
+
+
+_NOT_FLAGS = {"stage", "neglected", "beside", "workers", "no_cuda", "checkpoint_steps"}
+
+
+def of_run(config: Mapping[str, Any], stage1: bool) -> dict[str, Any]:
+    """The part of the configuration that decides what a stage computes; a run folder belongs to it."""
+    left_out = _NOT_FLAGS | (STAGE2_ONLY if stage1 else frozenset())
+    return {name: value for name, value in config.items() if name not in left_out}

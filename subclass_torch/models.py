@@ -1,0 +1,167 @@
+"""VGG16-BN for 32x32 images and wide residual networks, with the authors' parameter names; small ones by arguments.
+
+The penultimate layer is a module named `penultim_layer` in both, so that one hook reads the features.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+VGG_SMALL = (32, "M", 64, "M", 128, "M")
+
+
+class VGG(nn.Module):
+    """VGG with batch norm for small images.
+
+    Source: authors' vgg.py, configuration D. `penultim_layer` ends before the classifier's dropout, so the features of
+    the neglection degree are not dropped.
+    """
+
+    def __init__(
+        self,
+        outputs: int,
+        plan: tuple[int | str, ...] = VGG16,
+        width: int = 4096,
+        channels: int = 3,
+        size: int = 32,
+        dropout: float = 0.5,
+    ):
+        """Args:
+        outputs: S. plan: channels of each 3x3 convolution, "M" for a 2x2 max-pool. width: F.
+        channels, size: of the input images.
+        """
+        super().__init__()
+        layers: list[nn.Module] = []
+        for item in plan:
+            if item == "M":
+                layers.append(nn.MaxPool2d(2))
+                size //= 2
+            else:
+                layers += [nn.Conv2d(channels, int(item), 3, padding=1), nn.BatchNorm2d(int(item)), nn.ReLU(inplace=True)]
+                channels = int(item)
+        self.features = nn.Sequential(*layers)
+        # Not in place: the hook keeps the last ReLU's output, which nothing after it may change.
+        self.penultim_layer = nn.Sequential(
+            nn.Linear(channels * size * size, width),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+            nn.ReLU(),
+        )
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps float [B, C, H, W] to logits [B, S]."""
+        return self.classifier(self.penultim_layer(self.features(images).flatten(1)))
+
+
+class _Block(nn.Module):
+    """BN-ReLU-conv-BN-ReLU-dropout-conv with a 1x1 shortcut, from the activated input, where the width changes."""
+
+    def __init__(self, inside: int, outside: int, stride: int, dropout: float):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inside)
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.dropout = dropout
+        self.convShortcut = nn.Conv2d(inside, outside, 1, stride, bias=False) if inside != outside else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x))
+        out = F.relu(self.bn2(self.conv1(active)))
+        out = self.conv2(F.dropout(out, self.dropout, self.training))
+        return out + (x if self.convShortcut is None else self.convShortcut(active))
+
+
+class _Group(nn.Module):
+    """`count` blocks of one width, the first with the stride; named `layer` as in the released checkpoints."""
+
+    def __init__(self, count: int, inside: int, outside: int, stride: int, dropout: float):
+        super().__init__()
+        self.layer = nn.Sequential(
+            *(_Block(inside if j == 0 else outside, outside, stride if j == 0 else 1, dropout) for j in range(count))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class WideResNet(nn.Module):
+    """Pre-activation wide residual network; F = 64 * widen. Source: authors' wide_resnet.py."""
+
+    def __init__(self, outputs: int, depth: int = 28, widen: int = 10, dropout: float = 0.3, channels: int = 3):
+        """Args:
+        outputs: S. depth: 6 n + 4. widen: k. dropout: inside the blocks. channels: of the input images.
+        """
+        super().__init__()
+        if depth < 10 or (depth - 4) % 6:
+            raise ValueError(f"depth {depth} is not 6 n + 4 with n >= 1")
+        count, widths = (depth - 4) // 6, (16 * widen, 32 * widen, 64 * widen)
+        self.conv1 = nn.Conv2d(channels, 16, 3, 1, 1, bias=False)
+        self.block1 = _Group(count, 16, widths[0], 1, dropout)
+        self.block2 = _Group(count, widths[0], widths[1], 2, dropout)
+        self.block3 = _Group(count, widths[1], widths[2], 2, dropout)
+        self.bn1 = nn.BatchNorm2d(widths[2])
+        self.penultim_layer = nn.Flatten()
+        self.fc = nn.Linear(widths[2], outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps float [B, C, 32, 32] to logits [B, S]."""
+        x = self.block3(self.block2(self.block1(self.conv1(images))))
+        x = F.avg_pool2d(F.relu(self.bn1(x)), 8)
+        return self.fc(self.penultim_layer(x))
+
+
+# Arguments of each --model; WRN depth and width go by data set as in the authors' notebook.py.
+WRN_SVHN: dict[str, Any] = {"depth": 16, "widen": 8, "dropout": 0.4}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "vgg16": {},
+    "vgg_small": {"plan": VGG_SMALL, "width": 256},
+    "wideresnet": {"depth": 28, "widen": 10, "dropout": 0.3},
+    "wrn_small": {"depth": 10, "widen": 1, "dropout": 0.1},
+}
+
+
+def build(model: str, dataset: str, outputs: int, channels: int = 3) -> VGG | WideResNet:
+    """Builds the network of `--model` for a data set.
+
+    Args:
+      model: vgg16, vgg_small, wideresnet or wrn_small. dataset: name; svhn takes WRN-16-8. outputs: S.
+      channels: of the images.
+    Returns:
+      The network with PyTorch's (VGG) or the authors' (WRN) initialization.
+    """
+    arguments = WRN_SVHN if (model, dataset) == ("wideresnet", "svhn") else ARGUMENTS[model]
+    kind = VGG if model.startswith("vgg") else WideResNet
+    return kind(outputs, channels=channels, **arguments)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict under the authors' names, whatever wraps the network (compile, DDP)."""
+    while hasattr(model, "module") or hasattr(model, "_orig_mod"):
+        model = model.module if hasattr(model, "module") else model._orig_mod
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+@torch.no_grad()
+def scores(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Logits in evaluation mode."""
+    model.eval()
+    return model(inputs)

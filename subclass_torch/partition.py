@@ -1,0 +1,150 @@
+"""Between the stages: double each neglected class by mixing images, split it by k-means, give the new labels.
+
+NumPy and scikit-learn only. Images are uint8 [N, H, W, C]; nothing here keeps more than the selected class in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from reproduction.runs import UserError
+
+_CHUNK = 4096  # images turned to float at a time
+
+
+@dataclass(frozen=True)
+class Partition:
+    """What stage 2 trains on, besides the original images.
+
+    Attributes:
+      classes: the neglected classes, in descending theta.
+      subclass2class: int64 [S].
+      labels: int64 [N], subclass of each original image.
+      source, partner: int64 [M], the two original images behind each mixed one.
+      mixed_labels: int64 [M].
+    """
+
+    classes: tuple[int, ...]
+    subclass2class: np.ndarray
+    labels: np.ndarray
+    source: np.ndarray
+    partner: np.ndarray
+    mixed_labels: np.ndarray
+
+    def subclasses_of(self, label: int) -> list[int]:
+        """The outputs that stand for a class."""
+        return np.flatnonzero(self.subclass2class == label).tolist()
+
+
+def mix(first: np.ndarray, second: np.ndarray, wrap: bool = False) -> np.ndarray:
+    """Average of two images or batches, truncated to uint8 (SamplePairing).
+
+    Args:
+      first, second: uint8, same shape. wrap: let the sum wrap at 256 before the halving, as the released code does.
+    Returns:
+      uint8, same shape.
+    Source: authors' subclassutils.py. Deviation: SDN-D10.
+    """
+    if wrap:
+        return (first + second) // 2  # uint8 arithmetic
+    return ((first.astype(np.uint16) + second) // 2).astype(np.uint8)  # DEVIATION SDN-D10: sum in a wider type
+
+
+def split(pixels: np.ndarray, k: int) -> np.ndarray:
+    """k-means on flattened pixels.
+
+    Args:
+      pixels: float32 [n, D], C-contiguous; used as working space (no second copy). k: clusters, 1..n.
+    Returns:
+      int64 [n], cluster of each image.
+    Source: authors' subclassutils.py (random_state 0). Deviations: SDN-D13 (n_init 10, as scikit-learn had in 2019).
+    """
+    if k == 1:
+        return np.zeros(len(pixels), np.int64)
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    # Two threads add their two partial sums in either order to the same float; more would not.
+    with threadpool_limits(limits=2):
+        kmeans = KMeans(n_clusters=k, n_init=10, random_state=0, copy_x=False)  # DEVIATION SDN-D13: n_init fixed
+        return kmeans.fit_predict(pixels).astype(np.int64)
+
+
+def make_partition(
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[int],
+    k: int,
+    num_classes: int,
+    view: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    partners: Callable[[int, int], np.ndarray],
+    wrap: bool = False,
+) -> Partition:
+    """Augments and splits the neglected classes.
+
+    Args:
+      images: uint8 [N, H, W, C]. labels: int64 [N], in 0..num_classes-1.
+      classes: neglected classes in order of treatment; empty leaves everything as it is (S = C).
+      k: subclasses per class, >= 1.
+      view: (uint8 [n, H, W, C], int64 [n] position in the class's 2 N_c images) -> float32 of n images, what k-means sees.
+      partners: (class, count) -> int64 [count] in 0..N-1, the partner of each of the class's images.
+      wrap: as in `mix`.
+    Returns:
+      The partition. Cluster 0 keeps the class's label, the others get the next free ones: S = C + sum (k - 1).
+    Raises:
+      UserError: a class is named twice, does not exist, or holds too few images.
+    Source: authors' subclassutils.py; section 1.2 of the specification.
+    """
+    if len(set(classes)) != len(classes) or any(not 0 <= c < num_classes for c in classes):
+        raise UserError(f"neglected classes {list(classes)}: different classes in 0..{num_classes - 1} are needed")
+    out = labels.astype(np.int64).copy()
+    mapping = list(range(num_classes))
+    sources, mates, mixed_labels = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for label in classes:
+        own = np.flatnonzero(labels == label)
+        if 2 * len(own) < k or len(own) == 0:
+            raise UserError(f"class {label} holds {len(own)} images, too few for {k} subclasses")
+        mate = partners(label, len(own))
+        pixels = np.empty((2 * len(own), int(np.prod(images.shape[1:]))), np.float32)
+        for at in range(0, len(own), _CHUNK):  # DEVIATION SDN-D14: float32 of the selected class only
+            a = images[own[at : at + _CHUNK]]
+            b = mix(a, images[mate[at : at + _CHUNK]], wrap)
+            place = np.arange(at, at + len(a))
+            pixels[place] = view(a, place).reshape(len(a), -1)
+            pixels[place + len(own)] = view(b, place + len(own)).reshape(len(a), -1)
+        cluster = split(pixels, k)
+        del pixels
+        names = np.array([label, *range(len(mapping), len(mapping) + k - 1)])
+        mapping += [label] * (k - 1)
+        out[own] = names[cluster[: len(own)]]
+        sources.append(own)
+        mates.append(mate)
+        mixed_labels.append(names[cluster[len(own) :]])
+    return Partition(
+        tuple(int(c) for c in classes),
+        np.array(mapping, np.int64),
+        out,
+        np.concatenate(sources),
+        np.concatenate(mates).astype(np.int64),
+        np.concatenate(mixed_labels).astype(np.int64),
+    )
+
+
+def training_set(images: np.ndarray, partition: Partition, wrap: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Originals followed by the mixed images, with their subclass labels.
+
+    Returns:
+      uint8 [N + M, H, W, C] and int64 [N + M].
+    """
+    if not len(partition.source):
+        return images, partition.labels
+    both = np.empty((len(images) + len(partition.source), *images.shape[1:]), np.uint8)
+    both[: len(images)] = images
+    for at in range(0, len(partition.source), _CHUNK):
+        rows = slice(at, at + _CHUNK)
+        mixed = mix(images[partition.source[rows]], images[partition.partner[rows]], wrap)
+        both[len(images) + at : len(images) + at + len(mixed)] = mixed
+    return both, np.concatenate([partition.labels, partition.mixed_labels])
