@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from datasets import DatasetError
+from datasets import DatasetError, check_name
 from reproduction.runs import DATA_ROOT, RUNS_ROOT, UserError
 
 
@@ -73,6 +73,20 @@ def number(minimum: float, maximum: float = float("inf"), above: bool = False) -
     return parse
 
 
+def dataset_name(text: str) -> str:
+    """Type of --dataset: a known data set or folder:PATH."""
+    try:
+        return check_name(text)
+    except DatasetError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def given(args: argparse.Namespace, name: str) -> bool:
+    """Whether a flag stands on the command line itself (`--model x` or `--model=x`), not only as a default."""
+    spellings = (f"--{name}", f"--{name.replace('_', '-')}")
+    return any(word in spellings or word.startswith(tuple(f"{s}=" for s in spellings)) for word in args.argv)
+
+
 def device(text: str) -> str:
     """Type of --device: auto, cpu, cuda or cuda:N."""
     name, _, index = text.partition(":")
@@ -124,6 +138,7 @@ def finish_parsing(
       The resolved configuration.
     """
     args = parser.parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     try:
         config = resolve(args)
     except (UserError, DatasetError) as error:

@@ -7,6 +7,7 @@ them, and lets the scripts themselves say what is finished (their DONE stamps), 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import re
 import shlex
 import shutil
@@ -70,6 +71,10 @@ class Request:
         slug = re.sub(r"[^\w.+-]+", "_", "-".join(words)).strip("-")
         dataset = re.sub(r"[^\w.+]+", "_", Path(self.dataset).name if ":" in self.dataset else self.dataset)
         return "-".join(part for part in (dataset, self.profile, variant, slug) if part)
+
+    def base_row(self) -> str:
+        """The row without variant and passed-through flags: where stage 1 of all of them lies."""
+        return dataclasses.replace(self, extra=()).row()
 
     def shared_flags(self, row: str) -> tuple[str, ...]:
         """Flags that every script of a pipeline gets."""
@@ -239,8 +244,7 @@ def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper
     gpu = sum(command.gpu_hours for command in commands)
     cpu = sum(command.cpu_minutes for command in commands)
     estimate = f"about {gpu:.1f} GPU hours" if request.profile == "paper" else f"about {cpu:.0f} min on two cores"
-    print(
-        f"{paper}: PROFILE={request.profile} DATASET={request.dataset}: {len(commands)} commands, {estimate} (estimate), {download}"
-    )
+    print(f"{paper}: PROFILE={request.profile} DATASET={request.dataset}: {len(commands)} commands")
+    print(f"  {estimate} (estimate), {download}")
     for command in commands:
         print(f"  {command.line()}")

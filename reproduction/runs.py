@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,17 @@ class Run:
             f"{shown(self.folder)}: finished before (commit {commit}, {stamp.get('date')}); --overwrite runs it again",
             flush=True,
         )
+
+
+def already_done(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Says so where the same flags have finished in this folder; scripts ask before they import a framework."""
+    done = folder / "DONE"
+    if config.get("overwrite") or config.get("eval") or not done.exists():
+        return False
+    same = read_json(done).get("flags") == flags_hash(json.loads(json.dumps(config, default=str)))
+    if same:
+        Run(folder, dict(config), True).say_done()
+    return same
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -231,46 +243,56 @@ class MetricsLog:
 
         if "tensorflow" not in sys.modules:  # else tensorboard imports TensorFlow just to write files
             sys.modules.setdefault("tensorboard.compat.notf", tensorboard.compat)
-        from tensorboard.compat.proto import event_pb2
+        from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._path = folder / "metrics.jsonl"
-        kept = b"".join(line + b"\n" for line in self._lines() if json.loads(line)["step"] <= resume_step)
-        write_bytes(self._path, kept)
+        kept = [line for line in read_metrics(folder) if line["step"] <= resume_step]
+        write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = open(self._path, "a", buffering=1)
         events = folder / subfolder
         if resume_step < 0:
             shutil.rmtree(events, ignore_errors=True)
-        self._events = EventFileWriter(str(events))
-        if resume_step >= 0:
-            restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._events.add_event(event_pb2.Event(step=resume_step + 1, session_log=restart))
+        self._folder, self._new_writer, self._writers = events, EventFileWriter, {}
+        self._proto, self._summary = event_pb2, summary_pb2
 
-    def _lines(self) -> list[bytes]:
-        """Complete lines only: a kill can leave a last line without its end."""
-        if not self._path.exists():
-            return []
-        return self._path.read_bytes().split(b"\n")[:-1]
+    def _writer(self, split: str, step: int) -> Any:
+        if split not in self._writers:
+            self._writers[split] = self._new_writer(str(self._folder / split))
+            if step > 0:  # a START event makes TensorBoard drop what a killed run wrote from this step on
+                start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+                self._writers[split].add_event(self._proto.Event(step=step, session_log=start))
+        return self._writers[split]
 
-    def write(self, step: int, values: Mapping[str, float], tensorboard_step: int | None = None) -> None:
+    def write(
+        self, step: int, values: Mapping[str, float], split: str = "", tensorboard_step: int | None = None
+    ) -> None:
         """Appends one line and one event per value.
 
         Args:
           step: the step the resume logic counts in.
-          values: name -> number.
+          values: name -> number; the line holds the names as `<split>/<name>` where a split is given.
+          split: "train", "test" or nothing; event files of a split lie in a folder of that name.
           tensorboard_step: x-axis of the event file where it is another (Class2Str counts samples).
         """
-        import time
-
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        scalars = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        prefix = f"{split}/" if split else ""
+        self._file.write(json.dumps({"step": step, **{prefix + name: value for name, value in values.items()}}) + "\n")
+        scalars = [self._summary.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         at = step if tensorboard_step is None else tensorboard_step
-        self._events.add_event(
-            event_pb2.Event(step=at, wall_time=time.time(), summary=summary_pb2.Summary(value=scalars))
-        )
+        event = self._proto.Event(step=at, wall_time=time.time(), summary=self._summary.Summary(value=scalars))
+        self._writer(split, at).add_event(event)
 
     def close(self) -> None:
         self._file.close()
-        self._events.close()
+        for writer in self._writers.values():
+            writer.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Lines of a run's metrics.jsonl; an incomplete last line (a kill) is left out, a missing file is empty."""
+    path = Path(folder) / "metrics.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"{shown(path)}: not JSON lines ({error}); --overwrite starts anew") from None

@@ -1,0 +1,111 @@
+# One place to run everything. `make` lists the targets; the README shows what each prints.
+# Variables: PROFILE=auto|paper|cpu|smoke DATASET= SEEDS="0 1 2" DEVICE=auto|cpu|cuda DATA=folder ARGS="flags" FORCE=1 GPU=1
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+PROFILE ?= auto
+DATASET ?=
+SEEDS ?=
+DEVICE ?= auto
+DATA ?=
+ARGS ?=
+FORCE ?=
+PAPER ?=
+RUNS ?=
+GPU ?=
+export PYTHONUTF8 := 1
+
+PAPERS := class2str subclass finegrained triplet hierarchy
+FOLDER_class2str := class2str_tf
+FOLDER_subclass := subclass_torch
+FOLDER_finegrained := finegrained_torch
+FOLDER_triplet := triplet_tf
+FOLDER_hierarchy := hierarchy_cnn_torch
+EXTRA_class2str := tf
+EXTRA_subclass := torch
+EXTRA_finegrained := torch
+EXTRA_triplet := tf
+EXTRA_hierarchy := torch
+SETS := mnist5k mnist fashion_mnist cifar10 cifar100 svhn
+
+VENV := $(if $(GPU),.venv-tf,.venv)
+PY := $(VENV)/bin/python
+INSTALL := VENV=$(VENV) GPU=$(GPU) sh .ci/install
+RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" \
+	--data-dir "$(DATA)" --args "$(ARGS)" $(if $(FORCE),--force)
+
+.PHONY: help setup reproduce plan compare report verify-data sweep bench soak test lint results clean clean-runs clean-data \
+	$(addprefix reproduce-,$(PAPERS)) $(addprefix data-,$(SETS))
+
+help: ## list the targets
+	@echo 'usage: make TARGET [PROFILE=auto|paper|cpu|smoke] [DATASET=name] [SEEDS="0 1 2"] [DEVICE=auto|cpu|cuda] [DATA=folder] [ARGS="flags"] [FORCE=1]'
+	@echo
+	@sed -n 's/^\([a-z<>-]*\):.*## \(.*\)/  \1|\2/p; s/^# help: \(.*\)/  \1/p' Makefile | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
+
+# help: reproduce-<paper>|both stages and the comparison; <paper>: class2str subclass finegrained triplet hierarchy
+# help: data-<set>|fetch, verify and decode one data set; <set>: mnist5k mnist fashion_mnist cifar10 cifar100 svhn
+
+setup: ## install everything (both frameworks, report, tests) into .venv; GPU=1: CUDA TensorFlow into .venv-tf
+	@$(INSTALL) $(if $(GPU),tf report dev,tf torch report dev)
+
+$(addprefix reproduce-,$(PAPERS)): reproduce-%:
+	@test -f "$(FOLDER_$*)/reproduce.py" || { echo "reproduce-$*: this paper is not in the repository yet" >&2; exit 1; }
+	@$(INSTALL) $(EXTRA_$*)
+	@$(PY) -m $(FOLDER_$*).reproduce $(RUN_FLAGS)
+
+reproduce: ## every paper that is here, one after another
+	@for paper in $(PAPERS); do $(MAKE) --no-print-directory reproduce-$$paper || exit 1; done
+
+plan: ## list commands, hours and gigabytes of every paper's reproduction without running anything
+	@$(INSTALL) base
+	@for folder in $(foreach paper,$(PAPERS),$(FOLDER_$(paper))); do \
+	  if [ -f "$$folder/reproduce.py" ]; then $(PY) -m $$folder.reproduce --plan $(RUN_FLAGS) || exit 1; \
+	  else echo "$$folder: not in the repository yet"; fi; done
+
+compare: ## print our figures beside the papers' (PAPER=name, RUNS=folder for runs made elsewhere)
+	@$(INSTALL) base
+	@$(PY) -m reproduction.compare $(if $(PAPER),--paper "$(PAPER)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
+
+report: ## write runs/report.html, one self-contained page
+	@$(INSTALL) report
+	@$(PY) -m reproduction.report --out runs/report.html
+
+$(addprefix data-,$(SETS)): data-%:
+	@$(INSTALL) base
+	@$(PY) -m datasets.$* $(if $(DATA),--root "$(DATA)")
+
+verify-data: ## check every data file that is present
+	@$(INSTALL) base
+	@$(PY) -m datasets --verify $(if $(DATA),--root "$(DATA)")
+
+bench: ## speed and memory, ours against the straightforward formulation, as ratios
+	@$(INSTALL) tf torch report dev
+	@$(PY) -m benchmarks
+
+soak: ## kill the smoke pipelines at random moments and compare the outcome with an undisturbed run
+	@$(INSTALL) tf torch dev
+	@$(PY) -m benchmarks.soak
+
+sweep: ## cells of a table x seeds as Ray tasks (local, or RAY_ADDRESS)
+	@echo "sweep: not in the repository yet; SEEDS and ARGS of reproduce-<paper> run the cells one after another" >&2; exit 1
+
+test: ## the whole test suite: no network, no GPU
+	@$(INSTALL) tf torch report dev
+	@$(PY) -m pytest $(ARGS)
+
+lint: ## ruff and mypy
+	@$(INSTALL) tf torch report dev
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+
+clean: ## remove caches; never touches runs/ or data/
+	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist ./*.egg-info
+
+clean-runs: ## remove runs/ (all checkpoints and records)
+	@rm -rf runs
+
+clean-data: ## remove data/ (all data sets)
+	@rm -rf data

@@ -1,0 +1,88 @@
+"""Features of the frozen CNN: constants of stage 2, so they are computed once and kept as .npy in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+import datasets
+from class2str_tf import networks
+from class2str_tf.inputs import IN_MEMORY_BYTES, slices
+from class2str_tf.layers import tf, tf1
+from reproduction import tf_runtime
+from reproduction.runs import UserError, read_json, shown, write_json
+
+
+class Features(NamedTuple):
+    """What stage 2 needs of stage 1: float32 [N, F] and FC logits float32 [N_test, C] of the test set."""
+
+    train: np.ndarray
+    test: np.ndarray
+    fc_logits: np.ndarray
+
+
+def newest_checkpoint(folder: Path, stage1_command: str) -> Path:
+    """Prefix of the newest readable checkpoint of stage 1 (C2S-D09: the released scripts name fixed files).
+
+    Raises:
+      UserError: there is none; the message holds the command that makes it.
+    """
+    present = tf_runtime.checkpoints(folder)
+    if not present:
+        raise UserError(f"{shown(folder)}: no stage-1 checkpoint; run first: python {stage1_command}")
+    return present[0][1]
+
+
+def compute(
+    config: Mapping[str, Any], data: datasets.Dataset, prefix: Path, folder: Path, session_config: Any
+) -> Features:
+    """Features of both splits under one checkpoint; taken from the run folder where they are there already.
+
+    Args:
+      config: resolved flags of stage 2.
+      data: the data set.
+      prefix: stage-1 checkpoint.
+      folder: where features-train.npy, features-test.npy, fc-logits-test.npy and features.json lie.
+      session_config: see `tf_runtime.start`.
+    """
+    maker = {"stage1": config["stage1"], "data": data.digests, "pixels": config["pixels"]}
+    names = ("features-train.npy", "features-test.npy", "fc-logits-test.npy")
+    stamp = folder / "features.json"
+    if not (stamp.exists() and read_json(stamp) == maker):
+        with tf1.Graph().as_default():
+            tf1.set_random_seed(0)
+            tf1.train.get_or_create_global_step()
+            images = tf1.placeholder(tf.uint8, [None, *data.train_images.shape[1:]])
+            outputs = networks.cnn(images, config, training=False)
+            logits = networks.fc_classifier(outputs, config, len(data.class_names), training=False)
+            with tf_runtime.session(session_config) as session:
+                tf_runtime.restore_for_evaluation(
+                    session, tf1.train.Saver(), prefix, f"{config['model']} on {data.name}"
+                )
+                _write(session, outputs, images, data.train_images, folder / names[0], config["B"])
+                _write(session, outputs, images, data.test_images, folder / names[1], config["B"])
+                _write(session, logits, images, data.test_images, folder / names[2], config["B"])
+        write_json(stamp, maker)
+    return Features(*(_open(folder / name) for name in names))
+
+
+def _write(session: Any, output: Any, images: Any, array: np.ndarray, path: Path, batch_size: int) -> None:
+    """Runs `output` over all images into a .npy, memory-mapped while it grows and renamed when it is whole."""
+    partial = path.with_suffix(".partial")
+    table = np.lib.format.open_memmap(partial, "w+", np.float32, (len(array), output.shape[1]))
+    start = 0
+    for part in tqdm(slices(array, batch_size), desc=path.stem, disable=None, leave=False):
+        table[start : start + len(part)] = session.run(output, {images: part})
+        start += len(part)
+    table.flush()
+    del table
+    partial.rename(path)
+
+
+def _open(path: Path) -> np.ndarray:
+    """A features file: in memory up to IN_MEMORY_BYTES, memory-mapped beyond."""
+    return np.load(path, mmap_mode="r" if path.stat().st_size > IN_MEMORY_BYTES else None, allow_pickle=False)

@@ -1,0 +1,255 @@
+"""Command lines of the Class2Str scripts: the authors' flags with their defaults, ours beside them, one resolution.
+
+`SETTINGS` is the one table of sizes per data set (deviation C2S-D08: the released scripts each hard-code their own).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+from reproduction.flags import Parser, add_common, dataset_name, finish_parsing, flag, given, number, whole
+from reproduction.runs import UserError, read_json, shown
+from reproduction.tf_runtime import newest_name
+
+# num_bits L, LSTM units as released and as the poster's budget needs, hidden width H of Class2Str and Str2Class,
+# decay mu, and the folder that the released stage 2 reads (class2str.md 2, 3.4, D04, D08)
+SETTINGS: dict[str, dict[str, Any]] = {
+    "mnist": {"bits": 4, "released": (10,), "budget": (2,), "hidden": 100, "mu": 1.0, "cnn": "saved", "epochs": 100},
+    "cifar10": {
+        "bits": 4, "released": (100, 20, 100), "budget": (3, 3), "hidden": 500, "mu": 0.9, "cnn": "cifar10_cnn",
+        "epochs": 1000,
+    },
+    "cifar100": {
+        "bits": 7, "released": (40, 40), "budget": (13, 13), "hidden": 1000, "mu": 0.9, "cnn": "cifar100_cnn",
+        "epochs": 1000,
+    },
+    "imagenet": {
+        "bits": 10, "released": (2000, 2000), "budget": (668, 668), "hidden": 2000, "mu": 1.0, "cnn": "logs",
+        "epochs": 500,
+    },
+}  # fmt: skip
+ARCHITECTURE = ("model", "F", "features", "lenet", "lenet_relu", "pixels")
+
+
+def settings_of(dataset: str) -> dict[str, Any]:
+    """Row of SETTINGS for a data set; sets without one take those of the paper's set nearest in kind and classes."""
+    if dataset in ("mnist", "mnist5k", "fashion_mnist"):
+        return SETTINGS["mnist"]
+    if dataset in SETTINGS:
+        return SETTINGS[dataset]
+    if dataset == "svhn":
+        return SETTINGS["cifar10"]
+    folder = Path(dataset.removeprefix("folder:"))
+    classes = folder / "train" if (folder / "train").is_dir() else folder
+    if not classes.is_dir():
+        raise UserError(f"--dataset {dataset}: no such folder")
+    num_classes = sum(entry.is_dir() for entry in classes.iterdir())
+    nearest = "cifar10" if num_classes <= 16 else "cifar100" if num_classes <= 128 else "imagenet"
+    return {**SETTINGS[nearest], "bits": max(1, math.ceil(math.log2(max(num_classes, 2))))}
+
+
+def _add_architecture(parser: Parser) -> None:
+    group = parser.additions
+    flag(
+        group, "--features", choices=["paper512", "released8192"], default="paper512",
+        help="VGG16 with five pools (512 features) or the released three (8192); C2S-D03",
+    )  # fmt: skip
+    flag(group, "--lenet", choices=["released", "poster"], default="released", help="LeNet as released or the poster's")
+    flag(group, "--lenet-relu", action="store_true", help="ReLU between the linears of the LeNet classifier; C2S-D11")
+    flag(
+        group, "--pixels", choices=["auto", "raw", "unit"], default="auto",
+        help="0-255 as the authors feed CIFAR, or [0, 1] as MNIST; auto: by data set; C2S-D26",
+    )  # fmt: skip
+
+
+def _add_training(parser: Parser, lr_help: str) -> None:
+    group = parser.additions
+    flag(group, "--epochs", type=whole(1), help="default: the paper's for the data set")
+    flag(group, "--max-steps", type=whole(1), help="stop after this many steps")
+    flag(group, "--lr", type=number(0, above=True), default=1e-4, help=lr_help)
+    flag(group, "--legacy-batches", action="store_true", help="the released batch order and cadence; C2S-D15")
+    flag(group, "--xla", action="store_true", help="compile with XLA")
+    flag(group, "--train-images", type=whole(0), default=0, help="fixed stratified subset of the training set; 0: all")
+
+
+def fc_parser(prog: str, dataset: str = "cifar10", original_flags: bool = True) -> Parser:
+    """Parser of a stage-1 script.
+
+    Args:
+      prog: file name of the script.
+      dataset: its default data set.
+      original_flags: False for the ImageNet script, which was released without any flag (B fixed at 200).
+    """
+    parser = Parser(prog, "Stage 1: convolutional network with the fully connected classifier.")
+    group = parser.original_group() if original_flags else parser.additions
+    group.add_argument("--B", type=whole(1), default=200, help="batch size (default 200)")
+    group.add_argument("--F", type=whole(1), default=64, help="first width of VGG16 (default 64)")
+    group.add_argument("--dataset", type=dataset_name, default=dataset, help=f"default {dataset}")
+    group.add_argument("--name", default="default", help="run folder (default `default`)")
+    group.add_argument("--model", choices=["vgg16", "lenet"], default="vgg16", help="default vgg16")
+    _add_architecture(parser)
+    _add_training(parser, "Adam's learning rate (default 1e-4)")
+    add_common(parser, "class2str")
+    return parser
+
+
+def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: str = "") -> Parser:
+    """Parser of a stage-2 script.
+
+    Args:
+      prog: file name of the script.
+      dataset: its default data set.
+      model: its default network.
+      batch: its default batch size.
+      flavour: "mnist" and "imagenet" have original flags of their own.
+    """
+    parser = Parser(prog, "Stage 2: LH classifier, Class2Str and Str2Class on the features of stage 1.")
+    group = parser.original_group()
+    own = parser.additions if flavour == "mnist" else group  # the MNIST script was released with three flags only
+    group.add_argument("--B", type=whole(1), default=batch, help=f"batch size (default {batch})")
+    own.add_argument("--F", type=whole(1), default=64, help="first width of VGG16 (default 64)")
+    own.add_argument("--dataset", type=dataset_name, default=dataset, help=f"default {dataset}")
+    own.add_argument("--name", default="default", help="run folder of stage 1; this stage writes to its rnn/")
+    models = ["vgg", "vgg16", "lenet"] if flavour == "imagenet" else ["vgg16", "lenet"]
+    own.add_argument("--model", choices=models, default=model, help=f"default {model}; stage 1's where it is known")
+    if flavour == "mnist":
+        group.add_argument("--gpu", type=whole(0), default=0, help="CUDA device index where one is visible")
+        group.add_argument("--w_inv_loss", type=number(0), default=100.0, help="weight of the inverse loss, w_i")
+    for name, default, term in (
+        ("--w_c", 1.0, "string cross-entropy"),
+        ("--w_i", 100.0 if flavour == "mnist" else 1.0, "inverse loss"),
+        ("--w_l2", 0.01 if flavour == "mnist" else 1.0, "confidence of the bits, a sum over the batch"),
+    ):
+        own.add_argument(name, type=number(0), default=default, help=f"weight of the {term} (default {default:g})")
+    if flavour == "imagenet":
+        group.add_argument("--restore", type=int, choices=[0, 1], default=0, help="1 resumes; this happens by itself")
+    _add_architecture(parser)
+    _add_training(parser, "Adam's learning rate (default 1e-4)")
+    group = parser.additions
+    flag(group, "--lr-drop-at", type=number(0, 1), default=1.0, help="share of the steps after which lr is a tenth")
+    flag(group, "--cnn-dir", metavar="DIR", help="run folder of stage 1 (default: <runs-dir>/<name>)")
+    flag(group, "--label-grad", choices=["flow", "stop"], default="flow", help="gradient into the strings; C2S-D01")
+    flag(group, "--finetune", choices=["none", "all"], default="none", help="train the CNN along; C2S-D02")
+    flag(group, "--mu", type=number(0, above=True), help="decay over bits (default 0.9, MNIST/ImageNet 1); C2S-D04")
+    flag(group, "--n-sequence", type=whole(1), help="bits of a class string (default by data set; ImageNet 10)")
+    flag(group, "--lh-preset", choices=["released", "budget"], default="released", help="sizes of the LSTMs; C2S-D28")
+    flag(group, "--lstm-units", metavar="N,N", help="LSTM widths, overrides --lh-preset")
+    flag(group, "--decode", choices=["exact", "hamming", "ml", "str2class"], default="exact", help="headline decoder")
+    flag(group, "--retry-collisions", type=whole(0), default=0, help="new initialisations if strings collide; C2S-D23")
+    flag(group, "--no-cache-features", action="store_true", help="run the frozen CNN at every step (same result)")
+    flag(group, "--no-reduced-fc", action="store_true", help="skip the reduced FC classifier")
+    add_common(parser, "class2str")
+    return parser
+
+
+def _common(args: argparse.Namespace) -> dict[str, Any]:
+    config = {key: value for key, value in vars(args).items() if key not in ("argv", "print_config")}
+    if config["pixels"] == "auto":
+        config["pixels"] = "unit" if settings_of(args.dataset) is SETTINGS["mnist"] else "raw"
+    if args.model == "vgg":
+        config["model"] = "vgg16"
+    if args.eval:
+        adopt_architecture(config, args, Path(args.eval).parent)
+    return config
+
+
+def adopt_architecture(config: dict[str, Any], args: argparse.Namespace, folder: Path) -> None:
+    """Takes the architecture from the config.json of a run folder, where there is one (C2S-D12).
+
+    Raises:
+      UserError: a flag on the command line contradicts it.
+    """
+    if not (folder / "config.json").exists():
+        return
+    trained = read_json(folder / "config.json")
+    for key in ARCHITECTURE:
+        if key in trained and trained[key] != config[key]:
+            if given(args, key):
+                raise UserError(f"--{key} {config[key]}: the run in {shown(folder)} was trained with {trained[key]}")
+            config[key] = trained[key]
+
+
+def resolve_fc(args: argparse.Namespace) -> dict[str, Any]:
+    """Resolved configuration of stage 1."""
+    config = _common(args)
+    config["epochs"] = args.epochs or 1000
+    return config
+
+
+def resolve_rnn(args: argparse.Namespace) -> dict[str, Any]:
+    """Resolved configuration of stage 2.
+
+    Raises:
+      UserError: LSTM widths that are no list of whole numbers, strings too short for the classes.
+    """
+    sizes = settings_of(args.dataset)
+    config = _common(args)
+    if "w_inv_loss" in config and not given(args, "w_i"):
+        config["w_i"] = args.w_inv_loss  # DEVIATION C2S-D13: declared by the authors, used nowhere
+    config["epochs"] = args.epochs or sizes["epochs"]
+    config["n_sequence"] = args.n_sequence or sizes["bits"]
+    config["mu"] = sizes["mu"] if args.mu is None else args.mu
+    config["hidden"] = sizes["hidden"]
+    config["lstm_units"] = _units(args.lstm_units) or list(sizes[args.lh_preset])
+    config["cnn_dir"] = str(find_cnn(args, sizes["cnn"]))
+    adopt_architecture(config, args, Path(config["cnn_dir"]))
+    config["stage1"] = stage1_digest(Path(config["cnn_dir"]))
+    return config
+
+
+def stage1_digest(folder: Path) -> str | None:
+    """sha256 (16 hex digits) of the newest checkpoint's index, which holds the checksum of every tensor; or None."""
+    prefix = newest_name(folder)
+    index = prefix.with_name(prefix.name + ".index") if prefix else None
+    return hashlib.sha256(index.read_bytes()).hexdigest()[:16] if index and index.exists() else None
+
+
+def run_folder(config: Mapping[str, Any]) -> Path:
+    """Where a configuration writes: <runs-dir>/<name>, and rnn/ below it in stage 2."""
+    folder = Path(config["runs_dir"]) / config["name"]
+    return folder / "rnn" if "cnn_dir" in config else folder
+
+
+def _units(text: str | None) -> list[int]:
+    if not text:
+        return []
+    try:
+        units = [int(word) for word in text.split(",")]
+    except ValueError:
+        units = [0]
+    if min(units) < 1:
+        raise UserError(f"argument --lstm-units: {text!r} is not a list of whole numbers >= 1, for example 100,20,100")
+    return units
+
+
+def find_cnn(args: argparse.Namespace, original: str) -> Path:
+    """Folder of stage 1: --cnn-dir, <runs-dir>/<name>, or the folder that the released script reads (C2S-D08)."""
+    if args.cnn_dir:
+        return Path(args.cnn_dir)
+    ours = Path(args.runs_dir) / args.name
+    for folder in (ours, Path(original), Path(args.runs_dir) / original):
+        if any(folder.glob("model-*.index")):
+            return folder
+    return ours
+
+
+def parse_fc(parser: Parser, argv: list[str] | None = None) -> dict[str, Any]:
+    """Configuration of a stage-1 script; answers --print-config without importing TensorFlow."""
+    return finish_parsing(parser, resolve_fc, argv)
+
+
+def parse_rnn(parser: Parser, argv: list[str] | None = None) -> dict[str, Any]:
+    """Configuration of a stage-2 script; answers --print-config without importing TensorFlow."""
+    return finish_parsing(parser, resolve_rnn, argv)
+
+
+def load_data(config: Mapping[str, Any]) -> datasets.Dataset:
+    """Data set of a configuration, with --train-images applied."""
+    data = datasets.load(config["dataset"], config["data_dir"], config["accept_unverified"])
+    return datasets.subset(data, train=config["train_images"], seed=0) if config["train_images"] else data

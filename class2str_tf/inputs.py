@@ -1,0 +1,81 @@
+"""Batches inside the graph: a step's images are a pure function of (seed, step), so a resumed run repeats them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from class2str_tf.layers import tf, tf1
+
+IN_MEMORY_BYTES = 1 << 30  # larger arrays stay memory-mapped and are read batch by batch
+
+
+def steps_per_epoch(num_images: int, batch_size: int) -> int:
+    """Steps that show every image once; the last batch may be smaller."""
+    return -(-num_images // batch_size)
+
+
+def batch_indices(step: tf.Tensor, num_images: int, batch_size: int, seed: int, legacy: bool) -> tf.Tensor:
+    """Images of a training step, int64 [<= B].
+
+    Args:
+      step: int64 scalar from 0.
+      num_images: N.
+      batch_size: B.
+      seed: draws a new permutation for each epoch.
+      legacy: the released order: never shuffled, and a cursor whose strict `<` drops the last batch, so that the
+        cycle of floor((N-1)/B) batches drifts against the epoch (deviation C2S-D15).
+    """
+    if legacy:
+        cycle = max((num_images - 1) // batch_size, 1)
+        start = (step % cycle) * batch_size
+        return tf.range(start, tf.minimum(start + batch_size, num_images))
+    per_epoch = steps_per_epoch(num_images, batch_size)
+    epoch, start = step // per_epoch, (step % per_epoch) * batch_size
+    positions = tf.range(start, tf.minimum(start + batch_size, num_images))
+    key = tf.stack([tf.constant(seed, tf.int64), epoch])
+    return tf.random.experimental.index_shuffle(positions, key, tf.constant(num_images - 1, tf.int64))
+
+
+class Batches:
+    """Endless batches of (x, labels) that start at a given step; see `start`."""
+
+    def __init__(self, x: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, legacy: bool):
+        """Builds the input pipeline in the current graph.
+
+        Args:
+          x: uint8 images [N, H, W, C] or float32 features [N, F], in memory or memory-mapped.
+          labels: int64 [N].
+          batch_size: B.
+          seed, legacy: see `batch_indices`.
+        """
+        self._arrays = {"labels": labels}
+        self._first = tf1.placeholder(tf.int64, [], name="first_step")
+        label_table = tf1.placeholder(tf.int64, [len(labels)])
+        self._feed = {label_table: labels}
+        mapped = isinstance(x, np.memmap) and x.nbytes > IN_MEMORY_BYTES
+        if not mapped:
+            table = tf1.placeholder(tf.as_dtype(x.dtype), x.shape)
+            self._feed[table] = x
+
+        def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            indices = batch_indices(step, len(labels), batch_size, seed, legacy)
+            if mapped:
+                rows = tf.numpy_function(lambda chosen: np.ascontiguousarray(x[chosen]), [indices], x.dtype)
+                rows.set_shape([None, *x.shape[1:]])
+            else:
+                rows = tf.gather(table, indices)
+            return rows, tf.gather(label_table, indices)
+
+        steps = tf1.data.Dataset.range(self._first, np.iinfo(np.int64).max)
+        batches = steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(2)
+        self._iterator = tf1.data.make_initializable_iterator(batches)
+        self.x, self.labels = self._iterator.get_next()
+
+    def start(self, session: tf1.Session, step: int) -> None:
+        """Makes `step` the next batch that a run fetches."""
+        session.run(self._iterator.initializer, {**self._feed, self._first: step})
+
+
+def slices(array: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Consecutive parts of an array, the last one possibly smaller; views, not copies."""
+    return [array[i : i + batch_size] for i in range(0, len(array), batch_size)]

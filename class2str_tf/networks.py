@@ -1,0 +1,70 @@
+"""The stage-1 network of a configuration: convolutional part under `cnn`, FC classifier under `classifier`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from class2str_tf import lenet, vgg16
+from class2str_tf.layers import linear, tf, tf1
+
+WEIGHT_DECAY = 0.001  # delta of the poster; stage 1, and stage 2 where the CNN is fine-tuned
+
+
+def image_input(images: tf.Tensor, pixels: str) -> tf.Tensor:
+    """uint8 [B, H, W, C] -> float32: 0-255 as the authors feed CIFAR (`raw`), or [0, 1] as MNIST (`unit`).
+
+    Deviation C2S-D26: other scalings only behind --pixels.
+    """
+    x = tf.cast(images, tf.float32)
+    return x / 255.0 if pixels == "unit" else x
+
+
+def cnn(images: tf.Tensor, config: Mapping[str, Any], training: bool) -> tf.Tensor:
+    """Features of a batch. uint8 [B, H, W, C] -> float32 [B, F]; variables are shared between calls."""
+    x = image_input(images, config["pixels"])
+    with tf1.variable_scope("cnn", reuse=tf1.AUTO_REUSE):
+        if config["model"] == "lenet":
+            return lenet.features(x, training, config["lenet"] == "poster")
+        pools = 5 if config["features"] == "paper512" else 3
+        return vgg16.features(x, training, config["seed"], config["F"], pools)
+
+
+def fc_classifier(features: tf.Tensor, config: Mapping[str, Any], num_classes: int, training: bool) -> tf.Tensor:
+    """Logits float32 [B, C] of the full FC classifier; variables are shared between calls."""
+    with tf1.variable_scope("classifier", reuse=tf1.AUTO_REUSE):
+        if config["model"] == "lenet":
+            return lenet.classifier(features, num_classes, config["lenet"] == "poster", config["lenet_relu"])
+        return vgg16.classifier(features, num_classes, training, config["seed"])
+
+
+def reduced_fc(features: tf.Tensor, hidden: int, num_classes: int) -> tf.Tensor:
+    """FC classifier shrunk to the LH's budget: one hidden ReLU layer, or none. float32 [B, F] -> logits [B, C]."""
+    with tf1.variable_scope("reduced", reuse=tf1.AUTO_REUSE):
+        if hidden:
+            features = tf.nn.relu(linear(features, hidden, "fc1"))
+        return linear(features, num_classes, "fc2")
+
+
+def reduced_hidden(weights: int, num_features: int, num_classes: int) -> int:
+    """Largest hidden width whose weights do not exceed `weights`; 0 means no hidden layer.
+
+    The paper does not define "reduced FC"; an FC head of about the LH's budget is our reading (class2str.md 5.1).
+    """
+    return weights // (num_features + num_classes)
+
+
+def weight_penalty(*scopes: str) -> tf.Tensor:
+    """sum of 0.5 * ||W||^2 over convolution and FC weights below the scopes; no biases, no BN. Scalar float32."""
+    weights = [
+        variable
+        for scope in scopes
+        for variable in tf1.get_collection(tf1.GraphKeys.TRAINABLE_VARIABLES, scope=scope + "/")
+        if variable.op.name.endswith("/weights")
+    ]
+    return tf.add_n([tf.nn.l2_loss(weight) for weight in weights])
+
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Mean cross-entropy of int64 labels [B] under logits [B, C]; scalar float32."""
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))

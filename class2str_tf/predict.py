@@ -1,0 +1,89 @@
+"""One image through a trained run: `python -m class2str_tf.predict --run runs/class2str/exp1/rnn --image seven.png`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from reproduction.flags import Parser, flag, run_main
+from reproduction.runs import UserError, read_json
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """An image file as the network takes it: shorter side to size, centre crop; uint8 [1, H, W, C].
+
+    Raises:
+      UserError: no such file, or no image.
+    """
+    from PIL import Image, ImageOps
+
+    height, width, channels = shape
+    try:
+        with Image.open(path) as image:
+            fitted = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (width, height))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--image {path}: not a readable image ({error})") from None
+    return np.asarray(fitted, np.uint8).reshape(1, height, width, channels)
+
+
+def predict(run: Path, image: Path) -> None:
+    """Prints the string that the LH classifier gives an image, the class that owns it, and the likeliest classes."""
+    config, table = read_json(run / "config.json"), None
+    for candidate in run.glob("*_strings.json"):
+        table = read_json(candidate)
+    if table is None:
+        raise UserError(f"--run {run}: no *_strings.json; give the rnn/ folder of a stage-2 run")
+
+    from class2str_tf import codes, model, networks
+    from class2str_tf.layers import tf, tf1
+    from reproduction import tf_runtime
+
+    shape = tuple(table["image_shape"])
+    session_config = tf_runtime.start(config["seed"], "cpu")
+    with tf1.Graph().as_default():
+        tf1.set_random_seed(0)
+        tf1.train.get_or_create_global_step()
+        x = tf1.placeholder(tf.uint8, [None, *shape])
+        outputs = networks.cnn(x, config, training=False)
+        p = tf.nn.softmax(model.lh_classifier(outputs, config["n_sequence"], config["lstm_units"]))
+        cnn = tf1.get_collection(tf1.GraphKeys.GLOBAL_VARIABLES, scope="cnn/")
+        lh = tf1.get_collection(tf1.GraphKeys.GLOBAL_VARIABLES, scope="lh/")
+        with tf_runtime.session(session_config) as session:
+            newest = _newest(run)
+            cnn_from = newest if config["finetune"] == "all" else _newest(Path(config["cnn_dir"]))
+            tf_runtime.restore_for_evaluation(session, tf1.train.Saver(cnn), cnn_from, config["model"])
+            tf_runtime.restore_for_evaluation(session, tf1.train.Saver(lh), newest, "the LH classifier")
+            probabilities = session.run(p, {x: read_image(image, shape)})
+    known = codes.from_strings(table["strings"])
+    owner = codes.decode(probabilities, known, "exact")[0]
+    print(f"string {codes.strings(codes.bits_of(probabilities))[0]}: "
+          f"{table['class_names'][owner] if owner >= 0 else 'no class owns it'}")  # fmt: skip
+    bits = probabilities[0]  # [L, 2]
+    likelihood = np.prod(bits[np.arange(len(bits)), known.astype(int)], axis=1)
+    for c in np.argsort(-likelihood)[:3]:
+        print(f"  {table['class_names'][c]:20} {table['strings'][c]}  likelihood {likelihood[c]:.3f}")
+
+
+def _newest(folder: Path) -> Path:
+    from reproduction import tf_runtime
+
+    present = tf_runtime.checkpoints(folder)
+    if not present:
+        raise UserError(f"{folder}: no checkpoint")
+    return present[0][1]
+
+
+def main() -> None:
+    parser = Parser("class2str_tf.predict", "Class string and class of one image.")
+    flag(parser.additions, "--run", required=True, metavar="DIR", help="rnn/ folder of a stage-2 run")
+    flag(parser.additions, "--image", required=True, metavar="FILE", help="JPEG or PNG")
+    args = parser.parse_args()
+    predict(Path(args.run), Path(args.image))
+
+
+if __name__ == "__main__":
+    run_main(main)

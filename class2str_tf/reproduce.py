@@ -1,0 +1,107 @@
+"""`make reproduce-class2str`: both stages of every row and seed, then the comparison. A profile only fills in flags."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from class2str_tf.flags import SETTINGS, settings_of
+from reproduction.pipeline import Command, Request, run
+from reproduction.runs import RUNS_ROOT, shown
+
+DATASETS = {"paper": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
+PAPER_GIGABYTES = 0.17  # CIFAR-10
+STAGE2_SCRIPTS = {"mnist": "train_rnn_classifer_mnist.py", "cifar100": "train_rnn_classifier_cifar100.py"}
+
+# Loss weights w_c, w_i, w_l2: the README's for CIFAR-10, ours for the others (class2str.md 4.3, C2S-D23, D13)
+WEIGHTS = {"mnist": (1, 100, 0.01), "cifar10": (4, 100, 0.1), "cifar100": (4, 100, 0.03), "imagenet": (4, 100, 0.03)}
+
+# Variants of stage 2 that each profile runs: name -> flags. The first is the row itself.
+VARIANTS = {
+    "paper": {
+        "": ("--lh-preset", "released"),
+        "budget": ("--lh-preset", "budget"),
+        "stop": ("--label-grad", "stop"),
+        "finetune": ("--finetune", "all"),
+    },
+    "cpu": {
+        "": ("--lstm-units", "32,32"),
+        "released": ("--lh-preset", "released"),
+        "stop": ("--lstm-units", "32,32", "--label-grad", "stop"),
+        "finetune": ("--lstm-units", "32,32", "--finetune", "all"),
+    },
+    "smoke": {"": ("--lstm-units", "32,32")},
+}
+
+
+def commands_of(request: Request) -> list[Command]:
+    """Stage 1 once per seed, then stage 2 of every variant on it."""
+    kind = next(name for name, row in SETTINGS.items() if settings_of(request.dataset)["hidden"] == row["hidden"])
+    commands = []
+    for seed in request.seeds:
+        first = _stage1(request, seed)
+        commands.append(first)
+        for variant, flags in VARIANTS[request.profile].items():
+            if request.extra and variant:
+                continue  # flags passed through make one row of their own
+            commands.append(_stage2(request, seed, kind, variant, flags, first.folder))
+    return commands
+
+
+def _stage1(request: Request, seed: int) -> Command:
+    row = request.base_row()
+    folder = RUNS_ROOT / "class2str" / row / f"seed{seed}"
+    flags = ["--B=256" if request.profile == "paper" else "--B=200", "--dataset", request.dataset]
+    flags += ["--name", f"seed{seed}", "--model", _model(request), "--seed", str(seed)]
+    flags += {
+        "paper": [],
+        "cpu": ["--lr", "1e-3", "--epochs", "40"],
+        "smoke": ["--lr", "1e-3", "--max-steps", "40"],
+    }[request.profile]
+    flags += _subset(request) + ["--runs-dir", shown(folder.parent), *request.shared_flags(row)]
+    return Command(
+        row, f"stage 1, CNN + FC, seed {seed}", "class2str_tf/train_fc_classifier.py", tuple(flags), folder,
+        gpu_hours=3.0, cpu_minutes=0.4,
+    )  # fmt: skip
+
+
+def _stage2(
+    request: Request, seed: int, kind: str, variant: str, variant_flags: tuple[str, ...], cnn: Path
+) -> Command:
+    row = request.row(variant)
+    folder = RUNS_ROOT / "class2str" / row / f"seed{seed}"
+    w_c, w_i, w_l2 = WEIGHTS[kind]
+    flags = ["--B=200", "--dataset", request.dataset, "--name", f"seed{seed}", "--model", _model(request)]
+    flags += [f"--w_c={w_c}", f"--w_i={w_i}", f"--w_l2={w_l2}", "--seed", str(seed), *variant_flags]
+    flags += {
+        "paper": [],
+        "cpu": ["--lr", "1e-3", "--lr-drop-at", "0.8", "--epochs", "75", "--retry-collisions", "3"],
+        "smoke": ["--lr", "1e-3", "--max-steps", "60"],
+    }[request.profile]
+    flags += [*_subset(request), *request.extra, "--runs-dir", shown(folder.parent)]
+    if folder != cnn:
+        flags += ["--cnn-dir", shown(cnn)]
+    script = "class2str_tf/" + STAGE2_SCRIPTS.get(kind, "train_rnn_classifier_cifar.py")
+    label = f" ({variant})" if variant else ""
+    return Command(
+        row, f"stage 2, LH + Class2Str{label}, seed {seed}", script, (*flags, *request.shared_flags(row)),
+        folder / "rnn", gpu_hours=1.0, cpu_minutes=0.3,
+    )  # fmt: skip
+
+
+def _model(request: Request) -> str:
+    small = request.profile != "paper" or settings_of(request.dataset)["hidden"] == SETTINGS["mnist"]["hidden"]
+    return "lenet" if small else "vgg16"
+
+
+def _subset(request: Request) -> list[str]:
+    """Outside the paper profile the large sets are cut to a fixed 10,000-image subset."""
+    if request.profile == "paper" or request.dataset == "mnist5k" or request.dataset.startswith("folder:"):
+        return []
+    return ["--train-images", "10000"]
+
+
+if __name__ == "__main__":
+    run("class2str", "class2str_tf", "tensorflow", commands_of, DATASETS, PAPER_GIGABYTES)

@@ -1,0 +1,23 @@
+"""Stage 2 on CIFAR-100; the authors' default network of this script is lenet."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from class2str_tf.flags import parse_rnn, rnn_parser, run_folder
+from reproduction.flags import run_main
+from reproduction.runs import already_done
+
+
+def main() -> None:
+    config = parse_rnn(rnn_parser("train_rnn_classifier_cifar100.py", "cifar100", "lenet"))
+    if already_done(run_folder(config), config):
+        return
+    from class2str_tf.stage2 import run_stage2
+
+    run_stage2(config)
+
+
+if __name__ == "__main__":
+    run_main(main)

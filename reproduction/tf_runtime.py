@@ -1,0 +1,239 @@
+"""TensorFlow as both TensorFlow papers use it: compat.v1 graphs, tf-slim layers, Saver checkpoints. Functions only.
+
+tf-slim 1.1.0 is the newest release and predates TensorFlow 2.13: `frameworks` puts back the few names it looks up,
+where they are missing, and returns the two modules. Nothing else in the repository imports TensorFlow or tf-slim.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import math
+import os
+import random
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reproduction.runs import UserError, shown
+
+
+def frameworks() -> tuple[Any, Any]:
+    """Imports TensorFlow (Keras 2 behaviour, compat.v1 graphs) and tf-slim.
+
+    Returns:
+      (tensorflow.compat.v1, tf_slim).
+    """
+    if "tensorflow" not in sys.modules:
+        os.environ["TF_USE_LEGACY_KERAS"] = "1"  # LSTM cells and layers of compat.v1 need Keras 2
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # one rounding on every x86-64 processor
+    with _native_stderr_closed():
+        import tensorflow as tf
+
+        _restore_names_for_slim(tf)
+        import tf_slim
+    tf.get_logger().setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*layer.apply.*")  # tf-slim calls it
+
+    tf.compat.v1.disable_eager_execution()
+    return tf.compat.v1, tf_slim
+
+
+@contextlib.contextmanager
+def _native_stderr_closed() -> Iterator[None]:
+    """Hides what TensorFlow's C++ part says of absent CUDA libraries; Python errors still come through."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
+def _restore_names_for_slim(tf: Any) -> None:
+    """Names that tf-slim 1.1.0 uses and newer TensorFlow moved; does nothing where they are there."""
+    from tensorflow.python.framework import ops
+    from tensorflow.python.ops import array_ops, control_flow_ops
+
+    tf1 = tf.compat.v1
+    moved = {
+        ops: {"Tensor": tf.Tensor, "IndexedSlices": tf.IndexedSlices},
+        array_ops: {"stack": tf.stack, "unstack": tf.unstack},
+        control_flow_ops: {"cond": tf1.cond, "case": tf1.case, "while_loop": tf1.while_loop, "Assert": tf1.Assert},
+    }
+    for module, names in moved.items():
+        for name, value in names.items():
+            if not hasattr(module, name):
+                setattr(module, name, value)
+    layers = "tf_keras.legacy_tf_layers"
+    try:
+        importlib.import_module(f"{layers}.normalization")
+    except ModuleNotFoundError:
+        moved_to = "tf_keras.src.legacy_tf_layers"
+        sys.modules[layers] = importlib.import_module(moved_to)
+        sys.modules[f"{layers}.normalization"] = importlib.import_module(f"{moved_to}.normalization")
+
+
+def start(seed: int, device: str, xla: bool = False) -> Any:
+    """Seeds everything, chooses the device, asks for deterministic kernels; call once, before any graph.
+
+    Args:
+      seed: all initial values and draws depend on it alone.
+      device: auto, cpu, cuda or cuda:N.
+      xla: compile clusters of the graph (`--xla`).
+    Returns:
+      The session configuration (tf1.ConfigProto).
+    Raises:
+      UserError: a GPU is asked for and TensorFlow sees none of that number.
+    """
+    if xla:
+        os.environ["TF_XLA_FLAGS"] = "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"
+    tf1, _ = frameworks()
+    import tensorflow as tf
+
+    with _native_stderr_closed():
+        gpus = tf.config.list_physical_devices("GPU")
+    if device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    elif device.startswith("cuda"):
+        index = int(device.partition(":")[2] or 0)
+        if index >= len(gpus):
+            raise UserError(f"--device {device}: TensorFlow sees {len(gpus)} CUDA devices; use --device cpu")
+        tf.config.set_visible_devices(gpus[index], "GPU")
+    random.seed(seed)
+    np.random.seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    config = tf1.ConfigProto(allow_soft_placement=True)
+    config.gpu_options.allow_growth = True
+    return config
+
+
+def gpu_name() -> str | None:
+    """Model of the first visible GPU, or None."""
+    import tensorflow as tf
+
+    gpus = tf.config.get_visible_devices("GPU")
+    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else None
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Readable checkpoints of a folder as (global step, prefix), newest first.
+
+    A prefix whose files do not open (truncated, half overwritten) is named on stderr and left out.
+    """
+    tf1, _ = frameworks()
+    found = []
+    for index in folder.glob("model-*.index"):
+        prefix = index.with_suffix("")
+        try:
+            found.append((int(tf1.train.load_checkpoint(str(prefix)).get_tensor("global_step")), prefix))
+        except Exception as error:  # noqa: BLE001 - whatever a damaged file raises, the one before may still do
+            print(f"{shown(prefix)}: not a readable checkpoint ({_first_line(error)})", file=sys.stderr)
+    return sorted(found, key=lambda item: (item[0], str(item[1])), reverse=True)
+
+
+def newest_name(folder: Path) -> Path | None:
+    """Prefix of the checkpoint that Saver wrote last, by its `checkpoint` file; imports no TensorFlow."""
+    try:
+        name = re.match(r'model_checkpoint_path: "(.*)"', (folder / "checkpoint").read_text())
+    except (OSError, UnicodeDecodeError):
+        return None
+    return folder / Path(name.group(1)).name if name else None
+
+
+def restore_newest(session: Any, saver: Any, folder: Path, after: int = -1) -> int | None:
+    """Restores the newest checkpoint that is whole; falls back to the one before, with a line.
+
+    Args:
+      after: only checkpoints of later steps count.
+    Returns:
+      Its global step, or None where the folder holds no such checkpoint.
+    Raises:
+      UserError: checkpoints are there but none can be restored.
+    """
+    present = [item for item in checkpoints(folder) if item[0] > after]
+    for step, prefix in present:
+        try:
+            saver.restore(session, str(prefix))
+            return step
+        except Exception as error:  # noqa: BLE001
+            print(f"{shown(prefix)}: cannot be restored ({_first_line(error)}); trying the one before", file=sys.stderr)
+    if present or (after < 0 and any(folder.glob("model-*.index"))):
+        raise UserError(f"{shown(folder)}: no checkpoint can be restored; --overwrite starts anew")
+    return None
+
+
+def restore_for_evaluation(session: Any, saver: Any, prefix: Path, built: str) -> None:
+    """Restores one checkpoint for use, not for going on.
+
+    Args:
+      prefix: `.../model-<i>`, with or without `.index`.
+      built: the network in the graph, for the message.
+    Raises:
+      UserError: missing, damaged, or made by another architecture.
+    """
+    prefix = prefix.with_suffix("") if prefix.suffix == ".index" else prefix
+    if not prefix.with_name(prefix.name + ".index").exists():
+        raise UserError(f"{shown(prefix)}: no such checkpoint (expected {prefix.name}.index beside its data file)")
+    try:
+        saver.restore(session, str(prefix))
+    except Exception as error:  # noqa: BLE001
+        raise UserError(
+            f"{shown(prefix)}: does not fit {built}, or is damaged ({_first_line(error)}); "
+            "give the flags it was trained with"
+        ) from None
+
+
+def save_checkpoint(session: Any, saver: Any, prefix: Path, keep: Iterable[int], with_graph: bool = False) -> None:
+    """Saves all variables under `prefix` and deletes older checkpoints but the newest two and those to keep.
+
+    Args:
+      keep: global steps that stay (the best one).
+    Raises:
+      OSError: ENOSPC and the like, with the files of the failed attempt removed.
+    """
+    try:
+        saver.save(session, str(prefix), write_meta_graph=with_graph, latest_filename="checkpoint")
+    except Exception as error:
+        for partial in prefix.parent.glob(f"{prefix.name}.*temp*"):
+            partial.unlink(missing_ok=True)
+        raise UserError(
+            f"{shown(prefix)}: cannot be saved ({_first_line(error)}); the checkpoint before it is whole: "
+            "free some space, the same command goes on"
+        ) from None
+    keep = set(keep)
+    for step, old in checkpoints(prefix.parent)[2:]:
+        if step not in keep:
+            for file in old.parent.glob(f"{old.name}.*"):
+                file.unlink()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
+def stop_if_not_finite(loss: float, step: int, folder: Path) -> None:
+    """Raises UserError with step and last checkpoint where the loss is NaN or infinite."""
+    if not math.isfinite(loss):
+        present = checkpoints(folder)
+        last = f"last checkpoint {shown(present[0][1])}" if present else "no checkpoint yet"
+        raise UserError(f"loss is {loss} at step {step} (batch {step} of the run's order); {last}; try a smaller --lr")
+
+
+@contextlib.contextmanager
+def session(config: Any = None) -> Iterator[Any]:
+    """A session on the current graph with all variables initialised."""
+    tf1, _ = frameworks()
+    with tf1.Session(config=config) as opened:
+        opened.run([tf1.global_variables_initializer(), tf1.local_variables_initializer()])
+        yield opened
