@@ -44,7 +44,7 @@ def build(cache: Path, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.
     except (OSError, ValueError) as error:
         raise DatasetError(f"{cache}: cannot be mapped ({error}); delete it, it is made again") from error
     if array.shape != shape or array.dtype != np.uint8:
-        raise DatasetError(f"{cache}: holds {array.dtype} {array.shape}, not uint8 {shape}; delete it, it is made again")
+        raise DatasetError(f"{cache}: holds {array.dtype} {array.shape}, expected uint8 {shape}; delete it")
     return array
 
 

@@ -83,7 +83,7 @@ def fetch(entry: Entry, file: File, folder: Path, offline: bool | None = None) -
     target = folder / file.name
     if target.is_file():
         return target
-    by_hand = f"place it by hand ({entry.by_hand})"
+    by_hand = f"place it by hand ({entry.placing(folder.parent)})"
     if not file.urls:
         raise DatasetError(f"{entry.name}: {file} is not in {folder} and has no address; {by_hand}")
     if is_offline(offline):

@@ -5,6 +5,7 @@ PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/* with a seeded stratifi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import sys
@@ -136,7 +137,7 @@ def load(path: Path, root: Path | None = None, size: int = 32, seed: int = 0) ->
             raise DatasetError(f"folder:{path}: no images for the {split} split; more images are needed")
         digest = digests[f"folder:{path.name}/{split}"] = _digest(part, path)
         cache = (DATA_ROOT if root is None else root) / "folder" / f"{split}-{digest[:16]}-{size}.npy"
-        arrays_[split] = arrays.build(cache, (len(part), size, size, 3), lambda part=part: _images(part, size))
+        arrays_[split] = arrays.build(cache, (len(part), size, size, 3), functools.partial(_images, part, size))
     return Dataset(
         name=f"folder:{path.name}",
         train_images=arrays_["train"],

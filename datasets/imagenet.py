@@ -53,7 +53,7 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
       DatasetError: no such folder, no classes, no images, or a class that is not among `classes`.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder; {entry(NAME).by_hand}")
+        raise DatasetError(f"{folder}: no such folder; {entry(NAME).placing(folder.parent.parent)}")
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     order = list(names if classes is None else classes)
     number = {name: i for i, name in enumerate(order)}
@@ -66,7 +66,8 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
         paths += [p.absolute() for p in found]
         labels += [number[name]] * len(found)
     if not paths:
-        raise DatasetError(f"{folder}: no images in {len(names)} class folders; {entry(NAME).by_hand}")
+        by_hand = entry(NAME).placing(folder.parent.parent)
+        raise DatasetError(f"{folder}: no images in {len(names)} class folders; {by_hand}")
     return Listing(tuple(paths), np.array(labels, np.int64), tuple(order))
 
 

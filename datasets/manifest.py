@@ -69,6 +69,10 @@ class Entry:
         """The file or content of that name."""
         return next(f for f in self.files + self.contents if f.name == name)
 
+    def placing(self, base: Path) -> str:
+        """Where files placed by hand belong, for messages; `base` is the data folder."""
+        return self.by_hand.replace("DATA", str(base))
+
     @property
     def download_bytes(self) -> int:
         """What a full download transfers, in bytes; files of unknown size count nothing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ def locate() -> Path:
 
 def decode(table: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [5000, 28, 28, 1] and labels int64 [5000] from lines of 784 pixels and a label."""
-    with reading(what):
+    with reading(what), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # an empty table is refused below
         values = np.loadtxt(io.BytesIO(table), dtype=np.uint8, delimiter=",", ndmin=2)
     if values.shape != (5000, 785):
         raise DatasetError(f"{what}: {values.shape} values, expected 5000 rows of 784 pixels and a label")

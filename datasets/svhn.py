@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from datasets.verify import check_file
 NAME = "svhn"
 PIXELS = 32 * 32 * 3
 AT_ONCE = 2048  # images decoded at a time: 6 MB
-MOST_IMAGES = 1 << 24
+MOST_IMAGES = 1 << 20
 
 
 def folders(root: Path | None) -> list[Path]:
@@ -60,7 +61,8 @@ def load(
     See `datasets.load`.
     """
     this, placed = entry(NAME), folders(root)
-    paths, digests, verified = {}, {}, True
+    paths: dict[str, Path] = {}
+    digests, verified = {}, True
     for file in this.files:
         split = file.name.split("_")[0]
         if split == "extra" and not extra:
@@ -69,7 +71,7 @@ def load(
         checked = check_file(paths[split], file, accept_unverified)
         digests[file.name] = checked.sha256
         verified &= checked.verified
-    parts = {"train": [s for s in ("train", "extra") if s in paths], "test": ["test"]}
+    parts: dict[str, list[str]] = {"train": [s for s in ("train", "extra") if s in paths], "test": ["test"]}
     found = {s: labels(path) for s, path in paths.items()}
     split_images = {}
     for split, sources in parts.items():
@@ -80,7 +82,7 @@ def load(
         split_images[split] = arrays.build(
             placed[0] / f"{'-'.join(sources)}-{key}.npy",
             (sum(counts), 32, 32, 3),
-            lambda files=files, counts=counts: _all_images(files, counts),
+            functools.partial(_all_images, files, counts),
         )
     return Dataset(
         name=NAME,

@@ -72,7 +72,8 @@ def find(
         where = given if given is not None else home
         source = PACKED.get(name, name)
         raise DatasetError(
-            f"{where}: no {this.file(name)}; place it there ({this.by_hand}), or run: python -m datasets.weights {source}"
+            f"{where}: no {this.file(name)}; place it there ({this.placing(home.parent)}), "
+            f"or run: python -m datasets.weights {source}"
         )
     return path, check_file(path, this.file(name), accept_unverified).sha256
 
@@ -111,9 +112,10 @@ def vgg16(path: Path) -> dict[str, np.ndarray]:
         for name, shape in VGG16_SHAPES.items():
             if name not in arrays:
                 raise DatasetError(f"{path}: holds no array {name}; expected D. Frossard's vgg16_weights.npz")
-            if arrays[name].shape != shape or arrays[name].dtype.kind != "f" or not np.isfinite(arrays[name]).all():
-                raise DatasetError(f"{path}: {name} is {arrays[name].dtype} {arrays[name].shape}, expected finite {shape}")
-            arrays[name] = arrays[name].astype(np.float32, copy=False)
+            array = arrays[name]
+            if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+                raise DatasetError(f"{path}: {name} is {array.dtype} {array.shape}, expected finite floats {shape}")
+            arrays[name] = array.astype(np.float32, copy=False)
     return arrays
 
 

@@ -1,0 +1,136 @@
+"""The command lines: `python -m datasets` lists the sets, `python -m datasets.cifar10` prepares one."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import datasets
+from datasets import imagenet, weights
+from datasets.core import DATA_ROOT, DatasetError
+from datasets.fetch import find, places
+from datasets.manifest import Entry, entries, entry
+from datasets.verify import check_file
+
+
+def _size(count: int) -> str:
+    return "-" if count == 0 else f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.2f} GB"
+
+
+def present(this: Entry, root: Path | None) -> str:
+    """The files of a set that are on this machine, in words ("" for none)."""
+    module = importlib.import_module(f"datasets.{this.name}")
+    if module is imagenet:
+        return str(imagenet.folder(root)) if imagenet.folder(root).is_dir() else ""
+    names = [f.name for f in (*this.contents, *this.files)]
+    if module is weights:
+        home = places(root, weights.NAME)[0]
+        return ", ".join(n for n in names if find([n, f"{Path(n).stem}/{n}"], [home]))
+    if this.name == "mnist5k":
+        try:
+            return str(module.locate())
+        except DatasetError:
+            return ""
+    folders = module.folders(root)
+    if this.name in ("mnist", "fashion_mnist"):
+        folders.remove(places(root)[0])  # both have the same file names; only their own folders tell them apart
+    found = find(names, folders)
+    return str(found.parent) if found else ""
+
+
+def _list(root: Path | None) -> int:
+    lines = [("set", "classes", "train / test", "download", "licence", "present")]
+    for this in entries().values():
+        counts = f"{this.train:,} / {this.test:,}" if this.train else "-"
+        where = present(this, root) or "no"
+        lines.append((this.name, str(this.classes or "-"), counts, _size(this.download_bytes), this.licence, where))
+    widths = [max(len(line[i]) for line in lines) for i in range(5)]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, [*widths, 0], strict=True)).rstrip())
+    print("\nprepare one: python -m datasets.NAME\ncheck what is there: python -m datasets --verify\nmore: docs/data.md")
+    return 0
+
+
+def _prepare(this: Entry, root: Path | None, accept: bool, offline: bool | None) -> None:
+    if this.name == imagenet.NAME:
+        for split, listing in imagenet.lists(root).items():
+            print(f"{this.name}: {len(listing.paths):,} images in {split}, {listing.labels.max() + 1} classes")
+        return
+    ds = datasets.load(this.name, root, accept, offline)
+    state = "verified" if ds.verified else "UNVERIFIED (digests differ from the manifest's)"
+    shape = " x ".join(map(str, ds.train_images.shape[1:]))
+    print(f"{this.name}: {len(ds.train_labels):,} train and {len(ds.test_labels):,} test images of {shape}, "
+          f"{ds.num_classes} classes, {state}")  # fmt: skip
+    counts = np.bincount(ds.train_labels, minlength=ds.num_classes)
+    print(f"  training images per class: {counts.min():,} to {counts.max():,}")
+    for name, digest in ds.digests.items():
+        print(f"  sha256 {digest}  {name}")
+
+
+def _check_weights(root: Path | None, accept: bool) -> None:
+    home, found = places(root, weights.NAME)[0], False
+    for file in (*entry(weights.NAME).files, *entry(weights.NAME).contents):
+        path = find([file.name, f"{Path(file.name).stem}/{file.name}"], [home])
+        if path is not None:
+            checked = check_file(path, file, accept)
+            found = True
+            print(f"{file.name}: sha256 {checked.sha256}, {'verified' if checked.verified else 'no published digest'}")
+    if not found:
+        raise DatasetError(f"{home}: no weights; {entry(weights.NAME).placing(home.parent)}")
+
+
+def _verify_all(root: Path | None, accept: bool) -> int:
+    failures = 0
+    for this in entries().values():
+        if not present(this, root):
+            print(f"{this.name}: not present, nothing to check")
+            continue
+        try:
+            if this.name == weights.NAME:
+                _check_weights(root, accept)
+            else:
+                _prepare(this, root, accept, offline=True)
+        except DatasetError as error:
+            failures += 1
+            print(f"{this.name}: FAILED: {error}")
+    print(f"{failures} of {len(entries())} sets failed" if failures else "every set that is present is intact")
+    return 1 if failures else 0
+
+
+def main(name: str | None = None, argv: list[str] | None = None) -> int:
+    """Runs the command line of one set, or of all with `name` None; returns the exit code."""
+    module = f"datasets.{name}" if name else "datasets"
+    what = entry(name).title if name else "data sets: what they are, and what of them is on this machine"
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=what, allow_abbrev=False)
+    root_help = f"data folder (default: {DATA_ROOT.name}/ of this repository)"
+    parser.add_argument("--root", "--data-dir", type=Path, default=None, help=root_help)
+    parser.add_argument("--verify", action="store_true", help="check what is there; download nothing")
+    parser.add_argument("--accept-unverified", action="store_true", help="take files whose digest differs")
+    if name:
+        parser.add_argument("--offline", action="store_true", default=None, help="never download")
+    if name == weights.NAME:
+        parser.add_argument("file", nargs="*", help="file to download: " + ", ".join(f.name for f in entry(name).files))
+    args = parser.parse_args(argv)
+    try:
+        if name is None:
+            return _verify_all(args.root, args.accept_unverified) if args.verify else _list(args.root)
+        this = entry(name)
+        if not args.verify:
+            print(f"{this.title}\n  {this.homepage}\n  licence: {this.licence}\n  please cite: {this.citation}")
+        if name == weights.NAME:
+            for file in [] if args.verify else args.file:
+                print(weights.get(file, args.root, args.offline).name)
+            _check_weights(args.root, args.accept_unverified)
+        else:
+            _prepare(this, args.root, args.accept_unverified, True if args.verify else args.offline)
+    except DatasetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; what was fetched is kept, run the same command to go on", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,71 @@
+"""Writes docs/data.md from the manifest: python -m datasets.docs"""
+
+from __future__ import annotations
+
+from datasets.core import REPO_ROOT
+from datasets.manifest import Entry, entries
+
+PATH = REPO_ROOT / "docs" / "data.md"
+
+HEAD = """# Data
+
+Generated from `datasets/manifest.toml` by `python -m datasets.docs`; do not edit by hand.
+
+| command | what it does |
+| --- | --- |
+| `python -m datasets` | lists the sets, their licences and sizes, and what is on this machine |
+| `python -m datasets.cifar10` | prepares one set: finds or downloads it, verifies, decodes |
+| `python -m datasets.cifar10 --verify` | checks the files that are there; downloads nothing |
+| `python -m datasets --verify` (`make verify-data`) | the same for every set that is present |
+
+`--root FOLDER` (or `--data-dir FOLDER`) is the data folder, `data/` of this repository by default; below it is called
+DATA. `DATASETS_OFFLINE=1` or `--offline` forbids downloads. Files placed by hand are checked exactly like downloaded
+ones. Other files than the manifest's are taken only with `--accept-unverified`; results measured on them are marked so
+and are not compared with a paper's numbers.
+
+A download that was cut off, even by `kill -9`, is continued by the same command. A file stands under its own name only
+after its digest was right; until then it is `DATA/<set>/.incoming/<file>.partial`. Mirrors are tried in order. Where no digest was ever published, the sha256 of the first file seen is shown, stored in `digests.json` beside it, and
+compared from then on.
+
+SVHN is decoded once into `DATA/svhn/*.npy` (1.9 GB beside the 1.6 GB downloaded) and memory-mapped from there.
+
+Your own images: `folder:PATH` wherever a data set name is expected. PATH holds `train/CLASS/` and `test/CLASS/`, or one
+sub-folder per class, which is then split 80/20 (stratified, seed 0). JPEG or PNG; the centre square is brought to the
+network's size, grey becomes RGB.
+"""
+
+
+def _shape(entry: Entry) -> str:
+    return " x ".join(map(str, entry.shape)) or "-"
+
+
+def _bytes(count: int | None) -> str:
+    return f"{count:,}" if count else "-"
+
+
+def render() -> str:
+    """The whole page as Markdown."""
+    lines = [HEAD, "## Sets\n"]
+    lines += ["| set | what | classes | train | test | image | download, bytes | licence |"]
+    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for e in entries().values():
+        counts = f"{_bytes(e.classes)} | {_bytes(e.train)} | {_bytes(e.test)}"
+        lines.append(f"| `{e.name}` | {e.title} | {counts} | {_shape(e)} | {_bytes(e.download_bytes)} | {e.licence} |")
+    for e in entries().values():
+        lines += [f"\n## {e.name}\n", f"{e.title}. Home page: {e.homepage}", ""]
+        lines += [f"* Licence: {e.licence}.", f"* Please cite: {e.citation}", f"* By hand: {e.by_hand}."]
+        if e.files or e.contents:
+            lines += ["", "| file | bytes | digest | evidence |", "| --- | --- | --- | --- |"]
+        for f in (*e.files, *e.contents):
+            digest = f"{f.digest.algorithm} `{f.digest.value}`" if f.digest.algorithm else "-"
+            lines.append(f"| `{f.name}` | {_bytes(f.bytes)} | {digest} | {f.digest.evidence} |")
+        hosts = list(dict.fromkeys(url.rsplit("/", 1)[0] + "/" for f in e.files for url in f.urls))
+        if hosts:
+            lines += ["", "Addresses, in order: " + ", ".join(f"<{h}>" for h in hosts)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PATH.parent.mkdir(exist_ok=True)
+    PATH.write_text(render(), encoding="utf-8")
+    print(f"wrote {PATH.relative_to(REPO_ROOT)}")
