@@ -51,7 +51,7 @@ def _list(root: Path | None) -> int:
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
     for line in lines:
         print("  ".join(text.ljust(width) for text, width in zip(line, [*widths, 0], strict=True)).rstrip())
-    print("\nprepare one: python -m datasets.NAME\ncheck what is there: python -m datasets --verify\nmore: docs/data.md")
+    print("\nprepare one: python -m datasets.NAME\ncheck all: python -m datasets --verify\nmore: docs/data.md")
     return 0
 
 

@@ -24,8 +24,9 @@ ones. Other files than the manifest's are taken only with `--accept-unverified`;
 and are not compared with a paper's numbers.
 
 A download that was cut off, even by `kill -9`, is continued by the same command. A file stands under its own name only
-after its digest was right; until then it is `DATA/<set>/.incoming/<file>.partial`. Mirrors are tried in order. Where no digest was ever published, the sha256 of the first file seen is shown, stored in `digests.json` beside it, and
-compared from then on.
+after its digest was right; until then it is `DATA/<set>/.incoming/<file>.partial`. Mirrors are tried in order. Where no
+digest was ever published, the sha256 of the first file seen is shown, stored in `digests.json` beside it, and compared
+from then on.
 
 SVHN is decoded once into `DATA/svhn/*.npy` (1.9 GB beside the 1.6 GB downloaded) and memory-mapped from there.
 

@@ -48,11 +48,9 @@ def decode(raw: bytes, size: int, what: str) -> np.ndarray:
             deep = picture.mode.startswith("I")
             image = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)) if deep else picture
             side = min(width, height)
-            left, top = (width - side) / 2, (height - side) / 2
-            square = image.convert("RGB").resize(
-                (size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side)
-            )
-            return np.asarray(square)
+            left, top = (width - side) // 2, (height - side) // 2
+            square = image.convert("RGB").crop((left, top, left + side, top + side))
+            return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _classes(folder: Path) -> list[str]:

@@ -145,9 +145,10 @@ def _table(kind: str, name: str, file: str, body: bytes | None, urls: list[str])
 def remanifest(monkeypatch, tmp_path):
     """remanifest("cifar10", files={name: bytes}, contents={...}, mirrors=[...]) replaces the manifest's entry."""
     written: dict[str, str] = {}
+    original = manifest.entries()
 
     def write(name, files=None, contents=None, mirrors=()):
-        old = dataclasses.asdict(manifest.entry(name))
+        old = dataclasses.asdict(original[name])
         keys = ("title", "classes", "train", "test", "shape", "homepage", "licence", "citation", "by_hand")
         text = f"[{name}]\nmirrors = []\n" + "".join(f"{k} = {json.dumps(old[k])}\n" for k in keys)
         for kind, given in (("file", files or {}), ("content", contents or {})):

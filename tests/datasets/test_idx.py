@@ -25,7 +25,8 @@ def mnist_files(make, remanifest):
 def test_found_gzipped_or_not_wherever_placed(make, mnist_files, tmp_path, where, packed):
     make.place(tmp_path / "data" / where, mnist_files[packed])
     ds = datasets.load("mnist", tmp_path / "data")
-    assert ds.verified and ds.train_images.shape == (30, 28, 28, 1) and ds.test_labels.tolist() == [*range(10), *range(5)]
+    assert ds.verified and ds.train_images.shape == (30, 28, 28, 1)
+    assert ds.test_labels.tolist() == [*range(10), *range(5)]
     raw = mnist_files[0]["train-images-idx3-ubyte"]
     assert ds.train_images.tobytes() == raw[16:]
     assert sorted(ds.digests) == sorted(mnist_files[0])

@@ -1,0 +1,212 @@
+"""ImageNet as lists of paths, and weights that somebody placed by hand."""
+
+import hashlib
+import io
+import json
+import pickle
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import datasets
+from datasets import imagenet, manifest, weights
+
+
+@pytest.fixture
+def tree(make, tmp_path):
+    for split, n in (("train", 3), ("val", 1)):
+        for name in ("n01", "n02"):
+            make.place(tmp_path / "imagenet" / split / name, {f"{i}.JPEG": b"x" for i in range(n)} | {"notes.txt": b""})
+    return tmp_path / "imagenet"
+
+
+def test_lists_are_made_once_and_hold_relative_paths(tree, tmp_path):
+    found = imagenet.lists(tmp_path)
+    assert found["train"].labels.tolist() == [0, 0, 0, 1, 1, 1] and found["val"].labels.tolist() == [0, 1]
+    assert found["val"].paths == (tree / "val/n01/0.JPEG", tree / "val/n02/0.JPEG")
+    written = json.loads((tree / "lists" / "imagenet-val.json").read_text())
+    assert written == {"paths": ["val/n01/0.JPEG", "val/n02/0.JPEG"], "labels": [0, 1]}
+    (tree / "val/n02/new.JPEG").write_bytes(b"x")
+    assert len(imagenet.lists(tree)["val"].paths) == 2  # the list is what counts once it is there
+
+
+def test_the_authors_lists_with_absolute_paths_are_read(tree, tmp_path):
+    path = tmp_path / "imagenet-train.json"
+    path.write_text(json.dumps({"paths": [str(tree / "train/n02/1.JPEG")], "labels": [1]}))
+    assert imagenet.read(path, tree).paths == (tree / "train/n02/1.JPEG",)
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ({"paths": ["../secret"], "labels": [0]}, "leaves"),
+        ({"paths": ["/etc/passwd"], "labels": [0]}, "leaves"),
+        ({"paths": ["train/../../x"], "labels": [0]}, "leaves"),
+        ({"paths": ["a\0b"], "labels": [0]}, "leaves"),
+        ({"paths": ["gone.JPEG"], "labels": [0]}, "does not exist; is .* the right folder"),
+        ({"paths": ["train/n01/0.JPEG"], "labels": [1000]}, "label 1000 at position 0 is not in 0..999"),
+        ({"paths": ["train/n01/0.JPEG"], "labels": [True]}, "whole numbers"),
+        ({"paths": ["train/n01/0.JPEG"], "labels": [1 << 80]}, "damaged"),
+        ({"paths": [1], "labels": [0]}, "texts"),
+        ({"paths": ["a"], "labels": []}, "same length"),
+        ({"paths": [], "labels": []}, "one or more"),
+        ({"paths": "a", "labels": "b"}, "two lists"),
+        ({"labels": [0]}, "damaged"),
+        ([], "damaged"),
+    ],
+)
+def test_hostile_lists(tree, tmp_path, body, message):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(body))
+    with pytest.raises(datasets.DatasetError, match=f"list.json: .*{message}"):
+        imagenet.read(path, tree)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.one_of(st.binary(max_size=40), st.just(b"[" * 100_000), st.just(b'{"paths": [], "labels"')))
+def test_any_bytes_as_a_list(tmp_path_factory, raw):
+    path = tmp_path_factory.mktemp("fuzz") / "list.json"
+    path.write_bytes(raw)
+    with pytest.raises(datasets.DatasetError, match="list.json"):
+        imagenet.read(path, path.parent)
+
+
+def test_missing_imagenet_says_where_it_goes(tmp_path):
+    with pytest.raises(datasets.DatasetError, match=f"{tmp_path}/imagenet/train/CLASS/.*nothing is downloaded"):
+        imagenet.lists(tmp_path)
+
+
+def test_unknown_class_in_val(tree, make, tmp_path):
+    make.place(tree / "val" / "n03", {"0.JPEG": b"x"})
+    with pytest.raises(datasets.DatasetError, match="n03: a class that the training folder lacks"):
+        imagenet.lists(tmp_path)
+
+
+# --- weights -------------------------------------------------------------------------------------------------------
+
+
+def test_manifest_knows_what_the_papers_start_from():
+    assert {"vgg16_weights.npz", "resnet18-f37072fd.pth", "vgg_16.ckpt", "resnet_v2_50.ckpt"} <= set(weights.names())
+    assert weights.VGG16_SHAPES["fc6_W"] == (25088, 4096) and len(weights.VGG16_SHAPES) == 32
+    total = sum(int(np.prod(s)) for s in weights.VGG16_SHAPES.values())
+    assert total == 138_357_544  # VGG16's published parameter count
+
+
+def test_missing_weights_say_where_they_go(tmp_path):
+    with pytest.raises(datasets.DatasetError, match="vgg16_weights.npz .553,436,134 bytes, .*weights.*run:"):
+        weights.find("vgg16_weights.npz", tmp_path)
+    with pytest.raises(datasets.DatasetError, match="given.npz: no vgg16_weights.npz"):
+        weights.find("vgg16_weights.npz", tmp_path, given=tmp_path / "given.npz")
+    with pytest.raises(datasets.DatasetError, match="unknown weights 'vgg19': choose vgg16_weights.npz"):
+        weights.find("vgg19", tmp_path)
+
+
+def test_unknown_digest_is_stored_at_the_first_use(make, remanifest, tmp_path, capsys):
+    remanifest("weights", files={"vgg16_weights.npz": None})
+    make.place(tmp_path / "weights", {"vgg16_weights.npz": b"one"})
+    sha256 = hashlib.sha256(b"one").hexdigest()
+    assert weights.find("vgg16_weights.npz", tmp_path) == (tmp_path / "weights" / "vgg16_weights.npz", sha256)
+    assert sha256 in capsys.readouterr().err
+    make.place(tmp_path / "weights", {"vgg16_weights.npz": b"two"})
+    with pytest.raises(datasets.DatasetError, match="was stored"):
+        weights.find("vgg16_weights.npz", tmp_path)
+    assert weights.find("vgg16_weights.npz", tmp_path, accept_unverified=True)[1] == hashlib.sha256(b"two").hexdigest()
+
+
+def test_digest_prefix_in_the_name_is_checked(make, tmp_path):
+    make.place(tmp_path / "weights", {"resnet18-f37072fd.pth": b"not it"})
+    with pytest.raises(datasets.DatasetError, match="sha256-prefix is .*expected f37072fd"):
+        weights.find("resnet18-f37072fd.pth", tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["vgg_16.ckpt", "./vgg_16.ckpt"])
+def test_checkpoint_comes_out_of_its_tarball(make, tmp_path, inside):
+    name = "vgg_16_2016_08_28.tar.gz"
+    make.place(tmp_path / "weights", {name: make.tar_gz({inside: b"checkpoint"})})
+    path, _ = weights.find("vgg_16.ckpt", tmp_path)
+    assert path == tmp_path / "weights" / "vgg_16" / "vgg_16.ckpt" and path.read_bytes() == b"checkpoint"
+    (tmp_path / "weights" / name).unlink()
+    assert weights.find("vgg_16.ckpt", tmp_path)[0] == path
+
+
+def test_hostile_tarball(tmp_path, make):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        info = tarfile.TarInfo("vgg_16.ckpt")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(info)
+    make.place(tmp_path / "weights", {"vgg_16_2016_08_28.tar.gz": out.getvalue()})
+    with pytest.raises(datasets.DatasetError, match="link or a device"):
+        weights.find("vgg_16.ckpt", tmp_path)
+    assert not (tmp_path / "weights" / "vgg_16").exists()
+
+
+SHAPES = {"conv1_1_W": (3, 3, 3, 2), "conv1_1_b": (2,)}
+
+
+def _npz(**change):
+    out = io.BytesIO()
+    np.savez(out, **{**{k: np.ones(s, np.float32) for k, s in SHAPES.items()}, **change})
+    return out.getvalue()
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(weights, "VGG16_SHAPES", SHAPES)
+
+
+def test_vgg16_arrays(small, tmp_path):
+    (tmp_path / "w.npz").write_bytes(_npz(conv1_1_b=np.zeros(2, np.float64), other=np.zeros(3)))
+    found = weights.vgg16(tmp_path / "w.npz")
+    assert set(found) == set(SHAPES) and all(a.dtype == np.float32 for a in found.values())
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_hostile_npz_runs_nothing(small, tmp_path, monkeypatch):
+    mark, path = tmp_path / "ran", tmp_path / "w.npz"
+    pickled = np.empty(1, object)
+    pickled[0] = Touch(mark)
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as z, z.open("conv1_1_W.npy", "w", force_zip64=True) as f:
+        f.write(bytes(1 << 21))
+    monkeypatch.setattr(weights, "MOST_BYTES", 1 << 20)
+    bodies = [
+        (_npz(conv1_1_W=pickled), "damaged"),
+        (_npz(conv1_1_W=np.ones((3, 3, 3, 3), np.float32)), "expected finite floats"),
+        (_npz(conv1_1_b=np.full(2, np.nan, np.float32)), "expected finite floats"),
+        (_npz(conv1_1_b=np.ones(2, np.int64)), "expected finite floats"),
+        (_npz()[:-40], "damaged"),
+        (b"", "damaged"),
+        (pickle.dumps(Touch(mark)), "damaged"),
+        (bomb.getvalue(), "a bomb"),
+    ]
+    for body, message in bodies:
+        path.write_bytes(body)
+        with pytest.raises(datasets.DatasetError, match=f"w.npz: .*{message}"):
+            weights.vgg16(path)
+    out = io.BytesIO()
+    np.savez(out, conv1_1_b=np.ones(2, np.float32))
+    path.write_bytes(out.getvalue())
+    with pytest.raises(datasets.DatasetError, match="no array conv1_1_W"):
+        weights.vgg16(path)
+    assert not mark.exists()
+
+
+def test_asked_for_download(remanifest, server, tmp_path):
+    server.bodies["/vgg16_weights.npz"] = b"npz"
+    remanifest("weights", files={"vgg16_weights.npz": None}, mirrors=[server.url])
+    assert weights.get("vgg16_weights.npz", tmp_path).read_bytes() == b"npz"
+    with pytest.raises(datasets.DatasetError, match="unknown file 'x'"):
+        weights.get("x", tmp_path)
+    assert manifest.entry("weights").files[0].digest.evidence == "unknown"
