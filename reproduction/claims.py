@@ -195,10 +195,12 @@ def check_claim(claim: Claim, group: RowRuns, found: Collection) -> Result | Non
 def check_claims(paper: Paper, found: Collection) -> list[Result]:
     """Tests every claim of a paper on every row that can; a claim with no such row is there once, saying so."""
     results: list[Result] = []
+    order = {row.row: place for place, row in enumerate(paper.row)}
+    groups = sorted(found.of(paper.paper.id), key=lambda group: (order.get(group.row, len(order)), group.row))
     for claim in paper.claim:
         here: list[Result] = []
         if not claim.not_testable:
-            for group in found.of(paper.paper.id):
+            for group in groups:
                 wanted = any(fnmatch.fnmatchcase(group.row, pattern) for pattern in claim.rows)
                 result = check_claim(claim, group, found) if wanted and group.profile in claim.profiles else None
                 here += [result] if result is not None else []

@@ -59,6 +59,7 @@ class Line:
     command: str
     source: str
     beside_last: float | None  # mean of `last`, where another selection is the figure
+    key: bool  # stands in the overview
 
 
 def t_quantile(n: int) -> float:
@@ -177,7 +178,7 @@ def _figures(group: RowRuns | None, metric: str | None, selection: Selection, un
 
 def _line(
     paper: Paper, row_name: str, row: OurRow | None, group: RowRuns | None, number: Number | None,
-    quantity: str, unit: str, metric: str | None, selection: Selection,
+    quantity: str, unit: str, metric: str | None, selection: Selection, key: bool,
 ) -> Line:  # fmt: skip
     figures = _figures(group, metric, selection, unit)
     values = tuple(figures.values())
@@ -203,13 +204,14 @@ def _line(
         command=row.command if row is not None else "",
         source=group.source if group is not None else "",
         beside_last=statistics.fmean(last.values()) if last else None,
+        key=key,
     )
 
 
-def _columns(paper: Paper) -> list[tuple[str, str, str | None, Selection]]:
+def _columns(paper: Paper) -> list[tuple[str, str, str | None, Selection, bool]]:
     """What a row that stands beside no published number is asked for: the metrics of the headline columns, once."""
     return [
-        (column.name, column.unit, column.metric, column.selection)
+        (column.name, column.unit, column.metric, column.selection, column.key)
         for table in paper.table
         if table.headline
         for column in table.columns
@@ -226,19 +228,19 @@ def lines_of(paper: Paper, found: Collection) -> list[Line]:
         group = by_row.get(name)
         numbers = [number for number in (paper.beside(row) if row is not None else []) if number.unit != "text"]
         here = [
-            _line(paper, name, row, group, n, n.column, n.unit, n.metric, n.selection)
+            _line(paper, name, row, group, n, n.column, n.unit, n.metric, n.selection, n.key)
             for n in numbers
-            if n.headline or _figures(group, n.metric, n.selection, n.unit)
+            if (n.headline and (n.key or group is not None)) or _figures(group, n.metric, n.selection, n.unit)
         ]
         taken = {(line.number.metric, line.selection) for line in here if line.number is not None}
         more = [] if row is not None else _columns(paper)
-        more += [(show.title, show.unit, show.metric, show.selection) for show in paper.shown]
-        for title, unit, metric, selection in more:
+        more += [(show.title, show.unit, show.metric, show.selection, show.key) for show in paper.shown]
+        for title, unit, metric, selection, key in more:
             if (metric, selection) not in taken and _figures(group, metric, selection, unit):
-                here.append(_line(paper, name, row, group, None, title, unit, metric, selection))
+                here.append(_line(paper, name, row, group, None, title, unit, metric, selection, key))
                 taken.add((metric, selection))
         if not here:  # a row without a figure still says why
-            here = [_line(paper, name, row, group, None, "", "count", None, "last")]
+            here = [_line(paper, name, row, group, None, "", "count", None, "last", True)]
         lines += here
     return lines
 

@@ -14,7 +14,7 @@ from reproduction.runs import UserError, shown, write_bytes
 
 RECALLED_MARK = "\N{DAGGER}"
 RECALLED_NOTE = f"{RECALLED_MARK} recalled: nobody here could open the source; never judged against"
-LINE_HEAD = ("row", "quantity", "paper", "ours", "h", "verdict", "command")
+LINE_HEAD = ("row", "quantity", "paper's number", "ours", "h", "verdict", "command")
 CLAIM_HEAD = ("claim", "tested on", "effect [95 %]", "seeds", "verdict")
 
 
@@ -44,7 +44,8 @@ def ours_text(line: Line) -> str:
         return "-"
     unit = line.unit
     spread = ""
-    if line.sd is not None and not (unit in ("parameters", "count") and line.sd == 0):
+    exact = unit in ("parameters", "count", "ratio") or (line.number is not None and line.number.judge == "exact")
+    if line.sd is not None and not (exact and line.sd < 1e-9):
         spread = f" ± {number_text(line.sd, unit if unit != 'parameters' else 'count')}"
     text = f"{number_text(line.mean, unit)}{spread} ({len(line.values)})"
     if line.beside_last is not None:
@@ -163,7 +164,7 @@ def _print_lines(console, comparison: Comparison) -> None:  # type: ignore[no-un
     about = comparison.paper.paper
     table = Table(title=f"{escape(about.short)} ({escape(about.venue)} {about.year})", title_justify="left")
     for name in LINE_HEAD:
-        table.add_column(name, overflow="fold", justify="right" if name in ("paper", "ours", "h") else "left")
+        table.add_column(name, overflow="fold", justify="right" if name in LINE_HEAD[2:5] else "left")
     row = None
     for line in comparison.lines:
         cells = [escape(cell) for cell in line_cells(line)]
@@ -225,7 +226,9 @@ def _print_claims(console, comparison: Comparison) -> None:  # type: ignore[no-u
     console.print(table)
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table; bars and backslashes in cells are escaped."""
+
     def line(cells: Sequence[str]) -> str:
         safe = [cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in cells]
         return "| " + " | ".join(safe) + " |"
@@ -236,13 +239,13 @@ def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
 def markdown_lines(lines: Sequence[Line]) -> str:
     """One Markdown table of lines, commands as code."""
     rows = [[*line_cells(line)[:-1], f"`{line.command}`" if line.command else ""] for line in lines]
-    text = "\n".join(_markdown_table(LINE_HEAD, rows))
+    text = "\n".join(markdown_table(LINE_HEAD, rows))
     return text + (f"\n\n{RECALLED_NOTE}" if has_recalled(lines) else "")
 
 
 def markdown_claims(results: Sequence[Result]) -> str:
     """One Markdown table of claims."""
-    return "\n".join(_markdown_table(CLAIM_HEAD, [claim_cells(result) for result in results]))
+    return "\n".join(markdown_table(CLAIM_HEAD, [claim_cells(result) for result in results]))
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:

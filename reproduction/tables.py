@@ -11,7 +11,7 @@ import fnmatch
 import re
 import tomllib
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +56,7 @@ class Column(Strict):
     metric: str | None = None
     selection: Selection = "last"
     judge: Literal["proportion", "exact", "none"] = "none"  # how our figures are held against it
+    key: bool = False  # stands in the overview
     note: str = ""
 
 
@@ -111,6 +112,7 @@ class Shown(Strict):
     title: str
     unit: Unit
     selection: Selection = "last"
+    key: bool = False  # stands in the overview, for rows beside which no published number stands
 
 
 class Side(Strict):
@@ -177,6 +179,7 @@ class Number(Strict):
     selection: Selection
     judge: Literal["proportion", "exact", "none"]
     headline: bool
+    key: bool
     note: str
 
     @property
@@ -210,9 +213,13 @@ class Paper(Strict):
                     raise ValueError(f"row {row.row}: beside {pattern!r} matches no published cell")
         return self
 
+    @cached_property
+    def _all_numbers(self) -> tuple[Number, ...]:
+        return tuple(number for table in self.table for number in _numbers_of(table))
+
     def numbers(self) -> tuple[Number, ...]:
         """Every published number of the paper, in the order of the file."""
-        return tuple(number for table in self.table for number in _numbers_of(table))
+        return self._all_numbers
 
     def beside(self, row: OurRow) -> list[Number]:
         """The published numbers that one of our rows stands beside."""
@@ -259,6 +266,7 @@ def _numbers_of(table: PublishedTable) -> Iterator[Number]:
                 selection=column.selection,
                 judge=column.judge,
                 headline=table.headline,
+                key=column.key,
                 note=" ".join(part for part in (column.note, row.note) if part),
             )
 

@@ -1,0 +1,162 @@
+"""The pictures and texts that runs leave behind, made fit for one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from reproduction.collect import RowRuns
+from reproduction.curves import inside
+from reproduction.record import Artefact
+from reproduction.runs import shown
+
+IMAGE_BYTES = 700_000  # larger pictures are scaled down
+IMAGE_WIDTH = 1400
+TEXT_CHARACTERS = 20_000
+SIGNATURES = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+}
+
+
+@dataclass
+class Budget:
+    """Bytes of the page that may still be spent on pictures, curves and texts."""
+
+    left: int
+
+    def take(self, size: int) -> bool:
+        """Spends `size` bytes if there are as many."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
+def media_type(data: bytes) -> str | None:
+    """Type of a picture by its first bytes, whatever its name says; None if it is none that a page can show."""
+    for start, kind in SIGNATURES.items():
+        if data.startswith(start):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    head = data[:1000].lstrip().lower()
+    return "image/svg+xml" if head.startswith((b"<svg", b"<?xml")) and b"<svg" in data[:4000].lower() else None
+
+
+def shrink(data: bytes) -> bytes | None:
+    """A smaller PNG of a picture, at most IMAGE_WIDTH wide; None if it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.thumbnail((IMAGE_WIDTH, 4 * IMAGE_WIDTH))
+            out = io.BytesIO()
+            reduced = image.convert("RGB").quantize(128) if len(data) > IMAGE_BYTES else image.convert("RGB")
+            reduced.save(out, "PNG", optimize=True)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    return out.getvalue()
+
+
+def picture(path: Path, title: str, budget: Budget) -> str:
+    """A figure with the picture inside the page, or a line that says where it lies and why it is not here."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return _line(title, f"{shown(path)}: {error.strerror or error}")
+    kind = media_type(data)
+    if kind is None:
+        return _line(title, f"{shown(path)}: not a picture that a page can show")
+    if len(data) > IMAGE_BYTES and kind != "image/svg+xml":
+        smaller = shrink(data)
+        if smaller is not None and len(smaller) < len(data):
+            data, kind = smaller, "image/png"
+    if not budget.take(len(data) * 4 // 3 + 300):
+        return _line(title, f"{shown(path)}: left out, the page would grow too large")
+    code = base64.b64encode(data).decode()
+    caption = f"{escape(title)}"
+    return (
+        f'<figure><img loading="lazy" alt="{escape(title)}" src="data:{kind};base64,{code}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def text_fold(path: Path, title: str, kind: str, budget: Budget) -> str:
+    """A text or small JSON file, folded away."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError as error:
+        return _line(title, f"{shown(path)}: {error.strerror or error}")
+    if kind == "json":
+        if len(text) > TEXT_CHARACTERS:
+            return _line(title, shown(path))
+        try:
+            text = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
+        except (ValueError, RecursionError):
+            return _line(title, f"{shown(path)}: not JSON")
+    if len(text) > TEXT_CHARACTERS:
+        text = text[:TEXT_CHARACTERS] + f"\n... cut here; the whole file is {without_folders(shown(path))}"
+    if not budget.take(len(text) * 2):
+        return _line(title, f"{shown(path)}: left out, the page would grow too large")
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+
+
+def without_folders(text: str) -> str:
+    """A line without this machine's folders: of an absolute path the last four names stay."""
+    return re.sub(r"(?<![\w.~])/(?:[^/\n:]+/)+(?=(?:[^/\n:]+/){3}[^/\n:]+)", ".../", text)
+
+
+def _line(title: str, where: str) -> str:
+    return f'<p class="soft">{escape(title)}: <code>{escape(without_folders(where))}</code></p>'
+
+
+def artefact(folder: Path, item: Artefact, page: Path, budget: Budget) -> tuple[str, bool]:
+    """One artefact of a run as HTML.
+
+    Args:
+      folder: the run folder.
+      item: entry of the record; its path must stay inside the folder.
+      page: the file the page is written to, for relative links.
+      budget: bytes left.
+    Returns:
+      (html, whether it is a picture that belongs into the picture grid).
+    """
+    path = inside(folder, item.path)
+    if path is None:
+        return _line(item.title, f"{item.path}: not in its run folder any more"), False
+    if item.kind == "image":
+        html = picture(path, item.title, budget)
+        return html, html.startswith("<figure")
+    if item.kind in ("text", "json"):
+        return text_fold(path, item.title, item.kind, budget), False
+    if item.kind == "html":
+        link = escape(os.path.relpath(path, page.resolve().parent).replace(os.sep, "/"))
+        there = f'<a href="{link}">{escape(without_folders(shown(path)))}</a> (with the run)'
+        return f'<p class="soft">{escape(item.title)}: {there}</p>', False
+    return _line(item.title, shown(path)), False
+
+
+def gallery(group: RowRuns, page: Path, budget: Budget) -> str:
+    """What the first seed of a row left behind: pictures in a grid, then the rest. Empty string if nothing."""
+    run = group.runs[0]
+    pictures: list[str] = []
+    rest: list[str] = []
+    for entry in run.entries:
+        if entry.source != "runs":
+            continue
+        for item in entry.record.artefacts:
+            html, is_picture = artefact(entry.path.parent, item, page, budget)
+            (pictures if is_picture else rest).append(html)
+    if not pictures and not rest:
+        return ""
+    head = f"<h4>What seed {run.seed} left behind</h4>"
+    grid = f'<div class="pictures">{"".join(pictures)}</div>' if pictures else ""
+    return head + grid + "".join(rest)

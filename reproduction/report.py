@@ -1,0 +1,314 @@
+"""The page one sends to a colleague: `python -m reproduction.report --out runs/report.html`.
+
+One self-contained file, no network, under 10 MB: overview, claims, and for each paper its method, table, learning
+curves and pictures, what was not run and why, then machines, versions and data checksums. Everything comes from
+records and tables. A Markdown version with the same tables lies beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+from reproduction import export
+from reproduction.claims import Result
+from reproduction.collect import Collection, Entry, RowRuns, collect
+from reproduction.compare import Comparison, Line, compare
+from reproduction.curves import row_charts
+from reproduction.gallery import Budget, gallery, without_folders
+from reproduction.record import commit_and_dirty
+from reproduction.runs import RUNS_ROOT, UserError, shown
+from reproduction.tables import load_tables, paper_of
+
+PAGE = Path(__file__).resolve().parent / "page"
+MAX_BYTES = 10_000_000
+MEDIA_BYTES = 6_500_000  # pictures, curves and folded texts; the rest is for the tables
+CLASSES = {
+    "consistent": "good", "supported": "good", "above paper": "cyan", "below paper": "bad", "not supported": "bad",
+    "inconclusive": "open", "indicative": "open",
+}  # fmt: skip
+NUMERIC = ("paper's number", "ours", "h", "value", "seeds")
+OVERVIEW_HEAD = ("paper", *export.LINE_HEAD)
+MAX_SEEDS_LISTED = 20
+HASH_HEAD = ("file", "sha256", "checked", "used by")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], verdicts: Sequence[str] = ()) -> str:
+    """A sortable table; cells are plain text, commands and hashes are set as code.
+
+    Args:
+      head: column names.
+      rows: texts, as many as columns.
+      verdicts: the verdict's word of each row, which colours its cell.
+    """
+    numeric = [name in NUMERIC for name in head]
+    out = ['<div class="wide"><table class="sortable cards"><thead><tr>']
+    for name, right in zip(head, numeric, strict=True):
+        out.append(f'<th{" class=num" if right else ""} scope="col"><button>{escape(name)}</button></th>')
+    out.append("</tr></thead><tbody>")
+    for index, cells in enumerate(rows):
+        out.append("<tr>")
+        for name, right, cell in zip(head, numeric, cells, strict=True):
+            kind = "num long" if right and len(cell) > 22 else "num" if right else ""
+            if name == "command" and index and rows[index - 1][-1] == cells[-1]:
+                kind = "again"  # a phone shows a command once
+            text = escape(cell)
+            if name in ("command", "sha256", "row") and cell:
+                text = f"<code>{text}</code>"
+            elif name == "verdict" and verdicts:
+                text = f'<span class="{CLASSES.get(verdicts[index], "dim")}">{text}</span>' if cell else ""
+            attribute = f' class="{kind}"' if kind else ""
+            out.append(f'<td{attribute} data-label="{escape(name)}">{text}</td>')
+        out.append("</tr>")
+    out.append("</tbody></table></div>")
+    return "".join(out)
+
+
+def lines_table(lines: Sequence[Line], with_paper: Callable[[Line], str] | None = None) -> str:
+    """A table of comparison lines, with the paper's name in front where asked for."""
+    rows = [(*((with_paper(line),) if with_paper else ()), *export.line_cells(line)) for line in lines]
+    head = OVERVIEW_HEAD if with_paper else export.LINE_HEAD
+    note = f'<p class="soft">{escape(export.RECALLED_NOTE)}</p>' if export.has_recalled(lines) else ""
+    return table(head, rows, [line.verdict.word for line in lines]) + note
+
+
+def claims_table(results: Sequence[Result]) -> str:
+    rows = [export.claim_cells(result) for result in results]
+    return table(export.CLAIM_HEAD, rows, [result.word for result in results])
+
+
+def seeds_table(lines: Sequence[Line]) -> str:
+    """Every seed by itself, folded away: a mean hides what one seed did."""
+    rows = []
+    for line in lines:
+        values = [export.number_text(value, line.unit) for value in line.values[:MAX_SEEDS_LISTED]]
+        each = ", ".join(f"{seed}: {value}" for seed, value in zip(line.seeds, values, strict=False))
+        more = len(line.values) - len(values)
+        rows.append((line.row, export.quantity_text(line), each + (f" and {more} more (CSV)" if more else "")))
+    rows = [row for row in rows if row[2]]
+    if not rows:
+        return ""
+    return f"<details><summary>Every seed</summary>{table(('row', 'quantity', 'seed: value'), rows)}</details>"
+
+
+def published(comparison: Comparison) -> str:
+    """Every published number we have of a paper, folded away."""
+    parts = []
+    for item in comparison.paper.table:
+        numbers = [number for number in comparison.paper.numbers() if number.table == item.id]
+        rows = [
+            (n.row, n.column, n.printed + ("" if n.evidence == "verified" else export.RECALLED_MARK), n.unit, n.split,
+             n.selected, n.evidence, n.note)
+            for n in numbers
+        ]  # fmt: skip
+        head = ("of", "quantity", "value", "unit", "split", "epoch chosen", "evidence", "note")
+        parts.append(f'<h4>{escape(item.title)}</h4><p class="soft">{escape(item.where)}</p>{table(head, rows)}')
+    count = len(comparison.paper.numbers())
+    return f"<details><summary>Every published number we have ({count})</summary>{''.join(parts)}</details>"
+
+
+def row_section(group: RowRuns, title: str, wanted: Sequence[str], page: Path, budget: Budget) -> str:
+    """Curves and pictures of one row; empty if it has neither."""
+    charts, seeds = row_charts(group, wanted)
+    drawn = [
+        f"<figure>{svg}<figcaption>{escape(name)}</figcaption></figure>"
+        for name, svg in charts
+        if budget.take(len(svg) + 100)
+    ]
+    pictures = gallery(group, page, budget)
+    if not drawn and not pictures:
+        return ""
+    parts = [f"<h3>{escape(title or group.row)} <code class='soft'>{escape(group.row)}</code></h3>"]
+    if group.blemish:
+        parts.append(f'<p class="open">{escape(group.blemish)}</p>')
+    if drawn:
+        keys = "".join(
+            f'<span><svg viewBox="0 0 30 8" aria-hidden="true"><line class="k{k}" x1="0" x2="30" y1="4" y2="4"/></svg> '
+            f"seed {seed}</span>"
+            for k, seed in enumerate(seeds)
+        )
+        rest = f"<span>of {len(group.runs)} seeds</span>" if len(group.runs) > len(seeds) else ""
+        left_out = f"<span>{len(charts) - len(drawn)} left out, the page would grow too large</span>"
+        left_out = left_out if len(charts) > len(drawn) else ""
+        parts.append(f'<div class="legend">{keys}{rest}{left_out}<span>across: steps</span></div>')
+        parts.append(f'<div class="charts">{"".join(drawn)}</div>')
+    return "".join([*parts, pictures])
+
+
+def not_run(comparison: Comparison, have: set[str]) -> str:
+    """Rows that could be run and were not, with the reason."""
+    rows = [
+        (row.row, row.title, f"needs {row.needs}" if row.needs else "not started here", row.command)
+        for row in comparison.paper.row
+        if row.row not in have
+    ]
+    return f"<h3>Not run, and why</h3>{table(('row', 'what', 'why', 'command'), rows)}" if rows else ""
+
+
+def paper_section(comparison: Comparison, found: Collection, page: Path, budget: Budget) -> str:
+    """All of one paper."""
+    about = comparison.paper.paper
+    groups = {group.row: group for group in found.of(about.id)}
+    titles = {row.row: row.title for row in comparison.paper.row}
+    order = [name for name in titles if name in groups] + sorted(name for name in groups if name not in titles)
+    ran = [line for line in comparison.lines if line.row in groups]
+    parts = [
+        f'<h2 id="{escape(about.id)}">{escape(about.short)} ({escape(about.venue)} {about.year})</h2>',
+        f'<p>{escape(about.authors)}: <a href="{escape(about.link)}">{escape(about.title)}</a>. '
+        f"Code: <code>{escape(about.folder)}/</code></p>",
+        f"<p>{escape(about.method)}</p>",
+        f'<p class="soft">{escape(about.sources)}</p>',
+        "<h3>Our figures beside the paper's</h3>",
+        lines_table(ran) if ran else "<p>Nothing has been run yet.</p>",
+        seeds_table(ran),
+        "<h3>Claims</h3>" + claims_table(comparison.claims) if comparison.claims else "",
+    ]
+    sections = [row_section(groups[name], titles.get(name, ""), about.curves, page, budget) for name in order]
+    parts += sections
+    if ran and not any(sections):
+        parts.append('<p class="soft">Curves and pictures lie in the run folders, not with the committed records.</p>')
+    parts += [not_run(comparison, set(groups)), published(comparison)]
+    return "".join(parts)
+
+
+def machines(entries: Sequence[Entry]) -> str:
+    """Machines, versions, commits and data files of all runs shown."""
+    if not entries:
+        return ""
+    hardware: dict[tuple[str, ...], set[str]] = {}
+    software: dict[tuple[str, ...], set[str]] = {}
+    files: dict[tuple[str, ...], set[str]] = {}
+    for entry in entries:
+        record, m = entry.record, entry.record.machine
+        where = f"{record.paper} {record.row}"
+        hardware.setdefault((m.cpu, str(m.cores), m.gpu or "none", m.system), set()).add(where)
+        versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
+        commit = record.commit[:10] + (" with changes" if record.dirty and record.commit != "unknown" else "")
+        exact = "deterministic" if record.deterministic else "not deterministic"
+        software.setdefault((commit, record.lock_hash, f"{record.precision}, {exact}", versions), set()).add(where)
+        for name, digest in record.data.items():
+            files.setdefault((name, digest, "verified" if record.data_verified else "NOT verified"), set()).add(where)
+
+    def rows(found: dict[tuple[str, ...], set[str]]) -> list[tuple[str, ...]]:
+        return [(*key, some(sorted(where))) for key, where in sorted(found.items())][:200]
+
+    def some(names: list[str]) -> str:
+        return ", ".join(names[:6]) + (f" and {len(names) - 6} more rows" if len(names) > 6 else "")
+
+    return (
+        '<h2 id="machines">Machines, versions, data</h2><h3>Machines</h3>'
+        + table(("CPU", "cores", "GPU", "system", "used by"), rows(hardware))
+        + "<h3>Versions</h3>"
+        + table(("commit", "lock", "precision", "versions", "used by"), rows(software))
+        + "<h3>Data files</h3>"
+        + table(HASH_HEAD, rows(files))
+    )
+
+
+def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> str:
+    """The whole page.
+
+    Args:
+      comparisons: one per paper.
+      found: the records they were made from.
+      page: the file it will be written to, for relative links.
+    """
+    names = {comparison.paper.paper.id: comparison.paper.paper.short for comparison in comparisons}
+    wanted = [group for comparison in comparisons for group in found.of(comparison.paper.paper.id)]
+    entries = [entry for group in wanted for run in group.runs for entry in run.entries]
+    have = {(group.paper, group.row) for group in wanted}
+    key_lines = [line for comparison in comparisons for line in comparison.lines if line.key]
+    key_lines.sort(key=lambda line: (line.paper, line.row) not in have)  # stable: what was run comes first
+    claims = [result for comparison in comparisons for result in comparison.claims]
+    overview = [line for line in key_lines if (line.paper, line.row) in have]
+    rest = [line for line in key_lines if (line.paper, line.row) not in have]
+    links = [("overview", "Overview"), ("claims", "Claims"), *names.items()]
+    links += [("machines", "Machines")] if entries else []
+    links += [("left-out", "Left out")] if found.problems else []
+    budget = Budget(MEDIA_BYTES)
+    shares = []
+    for index, comparison in enumerate(comparisons):  # what one paper leaves of its share goes to the next
+        share = Budget(budget.left // (len(comparisons) - index))
+        before = share.left
+        shares.append(paper_section(comparison, found, page, share))
+        budget.left -= before - share.left
+    title = "Class hierarchy in image classifiers: papers and reproductions"
+    commit, dirty = commit_and_dirty()
+    changes = " with changes" if dirty and commit != "unknown" else ""
+    made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    words = Counter(line.verdict.word for line in overview if line.verdict.word) + Counter(r.word for r in claims)
+    summary = ", ".join(f"{count} {word}" for word, count in words.most_common())
+    problems = "".join(f"<li>{escape(without_folders(problem))}</li>" for problem in found.problems[:200])
+    parts = [
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; "
+        "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+        f"<title>{title}</title><style>{(PAGE / 'style.css').read_text()}</style></head><body>",
+        f'<header class="top"><h1>{title}</h1><p>{len(entries)} records in {len(have)} rows. {escape(summary)}.</p>'
+        f'<p class="soft">Made {made} at commit {escape(commit[:10])}{changes}. Every figure is '
+        "computed from a record; how verdicts are reached is in docs/results.md.</p></header>",
+        "<nav><div>" + "".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in links),
+        '<button class="theme" type="button">colours: auto</button></div></nav><main>',
+        '<h2 id="overview">Overview</h2>',
+        lines_table(overview, lambda line: names[line.paper]) if overview else "<p>Nothing has been run yet.</p>",
+        f"<details{'' if overview else ' open'}><summary>Rows that were not run ({len(rest)} figures)</summary>"
+        f"{lines_table(rest, lambda line: names[line.paper])}</details>" if rest else "",
+        '<p class="soft">h: half-width for one further run, max(t(0.975, n-1) sd sqrt(1 + 1/n), binomial error of the '
+        "test split), in points. Numbers of a cpu profile stand beside the paper's and are not comparable.</p>",
+        '<h2 id="claims">Claims</h2>',
+        claims_table(claims),
+        *shares,
+        machines(entries),
+        f'<h2 id="left-out">Left out</h2><ul class="soft">{problems}</ul>' if problems else "",
+        f"</main><script>{(PAGE / 'script.js').read_text()}</script></body></html>\n",
+    ]  # fmt: skip
+    return "".join(parts)
+
+
+def markdown_report(comparisons: Sequence[Comparison], found: Collection) -> str:
+    """The same tables as Markdown, with what was not run and what was left out."""
+    parts = ["# Results\n\nGenerated from records by `make report`; how verdicts are reached: docs/results.md."]
+    parts.append(export.markdown(comparisons).strip())
+    if found.problems:
+        parts.append("## Left out\n\n" + "\n".join(f"* {without_folders(problem)}" for problem in found.problems[:200]))
+    return "\n\n".join(parts) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `make report`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduction.report",
+        description="Writes one self-contained HTML page, and the same tables as Markdown beside it.",
+        allow_abbrev=False,
+    )
+    made = "records or run folders made elsewhere; default: runs/ and the committed results"
+    parser.add_argument("--out", type=Path, default=RUNS_ROOT / "report.html", help="default: runs/report.html")
+    parser.add_argument("--paper", action="append", default=[], help="one paper (repeatable); default: all")
+    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=made)
+    args = parser.parse_args(argv)
+    try:
+        papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
+        found = collect(args.runs)
+        comparisons = compare(papers, found)
+        page = build(comparisons, found, args.out)
+        if len(page.encode()) > MAX_BYTES:
+            print(f"note: the page has {len(page.encode()) / 1e6:.1f} MB; --paper makes a smaller one", file=sys.stderr)
+        export.write_text(args.out, page)
+        beside = args.out.with_suffix(".md")
+        export.write_text(beside, markdown_report(comparisons, found))
+    except UserError as error:
+        print(f"reproduction.report: error: {error}", file=sys.stderr)
+        return 2
+    size = f"{len(page.encode()) / 1e6:.1f} MB"
+    print(f"wrote {shown(args.out)} ({size}; open it in a browser, it needs no network) and {shown(beside)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,85 @@
+"""Generated blocks of README and docs: current in this checkout, and made from committed records only."""
+
+from __future__ import annotations
+
+import pytest
+
+from reproduction import readme
+from reproduction.runs import UserError
+
+
+def test_this_checkout_is_current(capsys):
+    assert readme.main(["--check"]) == 0, capsys.readouterr().out
+
+
+@pytest.fixture
+def checkout(make, tmp_path):
+    """A small repository: two Markdown files and three committed records."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text("# Title\n\n<!-- generated: overview -->\nold\n<!-- end -->\n\nrest\n")
+    (tmp_path / "docs" / "a.md").write_text("no block; `<!-- generated: overview -->` in a line is text\n")
+    for seed in range(3):
+        made = make.record({"fc_accuracy": make.metric(0.9938), "lh_accuracy": make.metric(0.98)}, seed=seed)
+        path = tmp_path / "results" / "class2str" / "mnist-paper" / f"seed{seed}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(made.model_dump_json())
+    return tmp_path
+
+
+def test_blocks_are_filled_from_records_and_the_rest_stays(checkout):
+    [(path, text)] = readme.changed(checkout, checkout / "results").items()
+    assert path == checkout / "README.md"
+    assert text.startswith("# Title\n\n<!-- generated: overview -->\n| paper |") and text.endswith(
+        "<!-- end -->\n\nrest\n"
+    )
+    first = text.splitlines()[5]
+    assert first.startswith("| Class2Str | mnist-paper | FC % | 99.38 | 99.38 ± 0.00 (3) | consistent; +0.00 |")
+    path.write_text(text)
+    assert readme.changed(checkout, checkout / "results") == {}
+
+
+def test_a_changed_record_is_a_difference(checkout, make):
+    for path, text in readme.changed(checkout, checkout / "results").items():
+        path.write_text(text)
+    record = make.record({"fc_accuracy": make.metric(0.9)}, seed=1)
+    (checkout / "results" / "class2str" / "mnist-paper" / "seed1.json").write_text(record.model_dump_json())
+    assert list(readme.changed(checkout, checkout / "results")) == [checkout / "README.md"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"dirty": True}, "uncommitted changes"),
+        ({"commit": "unknown", "dirty": True}, "unknown commit"),
+        ({"profile": "smoke"}, "smoke profile"),
+        ({"seed": 2}, "belongs to"),
+        ({"row": "mnist-cpu"}, "belongs to"),
+    ],
+)
+def test_records_that_may_not_be_committed(checkout, make, changes, names):
+    record = make.record({"fc_accuracy": make.metric(0.9)}, seed=1).model_copy(update=changes)
+    for seed in (0, 2):
+        (checkout / "results" / "class2str" / "mnist-paper" / f"seed{seed}.json").unlink()
+    (checkout / "results" / "class2str" / "mnist-paper" / "seed1.json").write_text(record.model_dump_json())
+    with pytest.raises(UserError, match=names):
+        readme.changed(checkout, checkout / "results")
+
+
+def test_one_bad_record_beside_good_ones_is_an_error(checkout, make):
+    record = make.record({"fc_accuracy": make.metric(0.9)}, seed=1, dirty=True)
+    (checkout / "results" / "class2str" / "mnist-paper" / "seed1.json").write_text(record.model_dump_json())
+    with pytest.raises(UserError, match="uncommitted changes"):
+        readme.changed(checkout, checkout / "results")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("<!-- generated: overveiw -->\n<!-- end -->\n", "'overveiw' is not one of overview, claims"),
+        ("<!-- generated: overview -->\n", "no <!-- end -->"),
+        ("<!-- generated: overview -->\n<!-- generated: claims -->\n<!-- end -->\n", "no <!-- end -->"),
+    ],
+)
+def test_broken_blocks(text, names):
+    with pytest.raises(UserError, match=names):
+        readme.regenerate(text, [], "README.md")

@@ -1,0 +1,167 @@
+"""Whatever lies under runs/: one clear line per file that is no record, and never a traceback."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reproduction.collect import collect
+from reproduction.compare import compare
+from reproduction.export import csv_text, latex, markdown
+from reproduction.runs import REPO_ROOT, UserError
+from reproduction.tables import load_tables
+
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def look(folder):
+    """Everything that `make compare` does with a folder of records."""
+    found = collect(runs=folder, results=folder / "none")
+    comparisons = compare(list(load_tables().values()), found)
+    markdown(comparisons), csv_text(comparisons), latex(comparisons)
+    for problem in found.problems:
+        assert "\n" not in problem and "record.json" in problem
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs")
+    (path / "class2str" / "row").mkdir(parents=True)
+    return path
+
+
+def write(folder, data: bytes):
+    (folder / "class2str" / "row" / "record.json").write_bytes(data)
+
+
+@FUZZ
+@given(st.binary(max_size=200))
+def test_any_bytes(folder, data):
+    write(folder, data)
+    assert len(look(folder).problems) == 1
+
+
+@FUZZ
+@given(JSON)
+def test_any_json(folder, value):
+    write(folder, json.dumps(value).encode())
+    assert len(look(folder).problems) == 1
+
+
+@FUZZ
+@given(data=st.data())
+def test_a_record_with_one_wrong_field(folder, make, data):
+    """Replaces, removes or adds a field at any depth: a record that is still one is used, any other is one line."""
+    value = make.record({"fc_accuracy": make.metric(0.99)}).model_dump(mode="json")
+    value = copy.deepcopy(value)
+    inside = data.draw(st.sampled_from([value, value["machine"], value["metrics"], value["metrics"]["fc_accuracy"]]))
+    name = data.draw(st.sampled_from([*inside, "other"]))
+    action = data.draw(st.sampled_from(["replace", "remove"]))
+    if action == "remove":
+        inside.pop(name, None)
+    else:
+        inside[name] = data.draw(JSON)
+    write(folder, json.dumps(value).encode())
+    found = look(folder)
+    assert len(found.problems) + sum(len(group.runs) for group in found.rows.values()) == 1
+
+
+def test_a_truncated_record(folder, make):
+    whole = make.record({"fc_accuracy": make.metric(0.99)}).model_dump_json().encode()
+    for length in range(0, len(whole), 37):
+        write(folder, whole[:length])
+        assert len(look(folder).problems) == 1
+
+
+def test_nested_too_deeply(folder):
+    write(folder, b"[" * 100_000)
+    assert len(look(folder).problems) == 1
+
+
+def test_a_huge_file_is_not_read(folder):
+    with open(folder / "class2str" / "row" / "record.json", "wb") as file:
+        file.truncate(2**30)
+    assert "too large" in look(folder).problems[0]
+
+
+def test_a_folder_where_a_record_should_be(tmp_path):
+    (tmp_path / "class2str" / "record.json").mkdir(parents=True)
+    assert look(tmp_path).problems == []
+
+
+def test_links_that_go_round(tmp_path, make):
+    make.put(tmp_path, make.record({"fc_accuracy": make.metric(0.99)}))
+    (tmp_path / "class2str" / "again").symlink_to(tmp_path)
+    assert sum(len(group.runs) for group in look(tmp_path).rows.values()) == 1
+
+
+def test_given_paths_must_exist_and_hold_records(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        collect([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="no record.json"):
+        collect([tmp_path])
+
+
+def command(*arguments: str, module: str = "compare") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"reproduction.{module}", *arguments], cwd=REPO_ROOT, capture_output=True, text=True
+    )
+
+
+def test_command_on_runs_made_elsewhere(make, tmp_path):
+    for seed in range(3):
+        metrics = {"fc_accuracy": make.metric(0.99 + seed / 1000), "lh_accuracy": make.metric(0.98)}
+        make.put(tmp_path / "runs", make.record(metrics, seed=seed))
+    out = tmp_path / "out"
+    files = [f"--{kind}={out / kind}" for kind in ("markdown", "csv", "latex")]
+    answer = command("--paper", "class2str", "--runs", str(tmp_path / "runs"), *files)
+    assert answer.returncode == 0, answer.stderr
+    assert "99.10 ± 0.10 (3)" in answer.stdout and "mnist-paper" in answer.stdout
+    assert "99.00" in answer.stdout and "99.20" in answer.stdout  # every seed
+    assert "C2S-C1" in answer.stdout and "supported, indicative" in answer.stdout or "not supported" in answer.stdout
+    assert (
+        "| mnist-paper | FC % | 99.38 | 99.10 ± 0.10 (3) | 0.50 | consistent; -0.28 |" in (out / "markdown").read_text()
+    )
+    header, *rows = (out / "csv").read_text().splitlines()
+    assert header.startswith("kind,paper,row,quantity")
+    assert any(
+        row.startswith("number,class2str,mnist-paper,FC,percent,last,99.38,verified,0 1 2,99.0 99.1") for row in rows
+    )
+    assert r"99.10 $\pm$ 0.10 (3)" in (out / "latex").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--paper", "clas2str"], "paper 'clas2str' is not one of class2str, "),
+        (["--runs", "no/such/folder"], "--runs no/such/folder: no such file or folder"),
+        (["--markdown", "/proc/x/y.md"], "cannot be written"),
+    ],
+)
+def test_command_errors_are_one_line(arguments, message):
+    answer = command(*arguments)
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+
+
+def test_compare_and_report_import_no_framework():
+    code = (
+        "import sys, reproduction.compare, reproduction.report, reproduction.readme\n"
+        "bad = {'tensorflow', 'torch', 'keras', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules)\n"
+        "assert not bad, bad"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], cwd=REPO_ROOT, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr

@@ -1,0 +1,271 @@
+"""The page: complete, self-contained, safe with what lies in run folders, and small enough."""
+
+from __future__ import annotations
+
+import html.parser
+import io
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from PIL import Image
+
+from reproduction import curves, gallery, report
+from reproduction.collect import collect
+from reproduction.compare import compare
+from reproduction.tables import load_tables, paper_of
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a page would load, its ids and text; fails on tags that do not close."""
+
+    VOID = {"meta", "img", "line", "polyline", "br", "hr", "link", "input"}
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.loads, self.links, self.ids, self.open, self.text = [], [], [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.loads += [given[name] for name in ("src", "srcset", "data", "poster") if name in given]
+        self.loads += [given.get("href", "")] if tag in ("link", "use", "image", "base") else []
+        self.links += [given["href"]] if tag == "a" else []
+        self.ids += [given["id"]] if "id" in given else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def png(width=60, height=40, noise=False) -> bytes:
+    pixels = os.urandom(3 * width * height) if noise else bytes(3 * width * height)
+    out = io.BytesIO()
+    Image.frombytes("RGB", (width, height), pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def run_folder(make, root, seed=0, artefacts=(), row="mnist5k-cpu", **changes):
+    metrics = {"fc_accuracy": make.metric(0.96), "lh_accuracy": make.metric(0.955)}
+    made = make.record(metrics, row=row, seed=seed, artefacts=list(artefacts), curve="metrics.jsonl", **changes)
+    folder = make.put(root, made).parent
+    lines = [{"step": k, "train/loss": math.exp(-k / 50), "test/rnn_acc": k / 400} for k in range(0, 400, 4)]
+    (folder / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    return folder
+
+
+def build(root, page, paper=None) -> str:
+    papers = [paper_of(paper)] if paper else list(load_tables().values())
+    found = collect(runs=root, results=root / "none")
+    return report.build(compare(papers, found), found, page)
+
+
+def test_page_of_nothing(tmp_path):
+    page = Page(build(tmp_path, tmp_path / "report.html"))
+    assert "Nothing has been run yet" in page.text
+    assert {"overview", "claims", *load_tables()} <= set(page.ids)
+    assert "needs a CUDA GPU" in page.text
+
+
+def test_page_loads_nothing_and_links_to_its_sections(make, tmp_path):
+    item = {"kind": "image", "path": "tree.png", "title": "Strings as a tree"}
+    folder = run_folder(make, tmp_path, artefacts=[item])
+    (folder / "tree.png").write_bytes(png())
+    text = build(tmp_path, tmp_path / "report.html")
+    page = Page(text)
+    assert page.loads and all(load.startswith("data:image/") for load in page.loads)
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|import\(|<link|<iframe|<object|<embed", text)
+    assert "default-src 'none'" in text
+    targets = [link[1:] for link in page.links if link.startswith("#")]
+    assert len(targets) >= 4 and set(targets) <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_page_shows_rows_claims_curves_pictures_machines(make, tmp_path):
+    items = [
+        {"kind": "image", "path": "tree.png", "title": "Strings as a tree"},
+        {"kind": "text", "path": "tree.txt", "title": "Strings as text"},
+        {"kind": "json", "path": "tree.json", "title": "Strings as JSON"},
+        {"kind": "html", "path": "view.html", "title": "Viewer"},
+        {"kind": "npz", "path": "e.npz", "title": "Embeddings"},
+        {"kind": "image", "path": "gone.png", "title": "Deleted picture"},
+    ]
+    for seed in range(3):
+        folder = run_folder(make, tmp_path, seed, items)
+        (folder / "tree.png").write_bytes(png())
+        (folder / "tree.txt").write_text("root <b>&\n")
+        (folder / "tree.json").write_text('{"a": 1}')
+        (folder / "view.html").write_text("x")
+        (folder / "e.npz").write_bytes(b"x")
+    text = build(tmp_path, tmp_path / "out" / "report.html", "class2str")
+    page = Page(text)
+    for part in (
+        "96.00 ± 0.00 (3)",
+        "not comparable (cpu profile, mnist5k)",
+        "C2S-C1",
+        "test/rnn_acc",
+        "seed 2",
+        "root <b>&",
+        "gone.png: not in its run folder any more",
+        "verified",
+        "needs official CIFAR-10",
+        "Not run, and why",
+        "Every published number we have (143)",
+    ):
+        assert part in page.text, part
+    assert text.count("<polyline") == 2 * 3
+    assert "../class2str/mnist5k-cpu/seed0/lh/view.html" in page.links
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("path", ["../../../../../secret.txt", "/etc/passwd", "link.txt"])
+def test_artefacts_outside_the_run_folder_are_not_read(make, tmp_path, path):
+    (tmp_path / "secret.txt").write_text("SECRET")
+    folder = run_folder(make, tmp_path / "runs", artefacts=[{"kind": "text", "path": path, "title": "t"}])
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    text = build(tmp_path / "runs", tmp_path / "report.html")
+    assert "SECRET" not in text and "root:x:0" not in text
+    assert "not in its run folder any more" in text
+
+
+def test_titles_and_names_cannot_break_the_page(make, tmp_path):
+    evil = "<script>alert(1)</script>\"'&"
+    item = {"kind": "image", "path": "a.png", "title": evil}
+    folder = run_folder(
+        make, tmp_path, artefacts=[item], row='mnist5k-cpu-"><script>alert(2)</script>'.replace("/", "_")
+    )
+    (folder / "a.png").write_bytes(png())
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write("\n" + json.dumps({"step": 1, evil: 1.0}))
+    text = build(tmp_path, tmp_path / "report.html")
+    assert text.count("<script>") == 1
+    Page(text)
+
+
+ODD_LOGS = [
+    b"",
+    b"\xff\xfe",
+    b"[1]\n{}\n",
+    b'{"step": "a"}',
+    b'{"step": NaN, "x": 1}',
+    b'{"step": 1, "x": Infinity}',
+    b"[" * 9999,
+    b'{"step": 1, "x": 1' + b"0" * 400 + b"}",
+]
+
+
+@pytest.mark.parametrize("log", ODD_LOGS)
+def test_odd_logs_draw_nothing(make, tmp_path, log):
+    folder = run_folder(make, tmp_path)
+    (folder / "metrics.jsonl").write_bytes(log)
+    assert "<polyline" not in build(tmp_path, tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", b"\x89PNG\r\n\x1a\n broken"])
+def test_odd_pictures_do_not_stop_the_page(make, tmp_path, data):
+    folder = run_folder(make, tmp_path, artefacts=[{"kind": "image", "path": "a.png", "title": "t"}])
+    (folder / "a.png").write_bytes(data)
+    Page(build(tmp_path, tmp_path / "report.html"))
+
+
+def test_large_pictures_are_scaled_down_and_the_page_stays_small(make, tmp_path):
+    item = {"kind": "image", "path": "a.png", "title": "t"}
+    large = png(1500, 900, noise=True)
+    assert len(large) > 3_000_000
+    small = gallery.shrink(large)
+    with Image.open(io.BytesIO(small)) as image:
+        assert image.size == (1400, 840)
+    for variant in range(30):
+        folder = run_folder(make, tmp_path, artefacts=[item], row=f"mnist5k-cpu-v{variant}")
+        (folder / "a.png").write_bytes(png(600, 300, noise=True))
+    text = build(tmp_path, tmp_path / "report.html", "class2str")
+    assert len(text.encode()) < report.MAX_BYTES
+    assert "left out, the page would grow too large" in text
+
+
+def test_a_thousand_records(make, tmp_path):
+    """40 rows of 25 seeds, each with a log: one page, below the limit, every row on it."""
+    for row in range(40):
+        for seed in range(25):
+            paper = "class2str" if row % 2 else "subclass"
+            run_folder(make, tmp_path, seed, row=f"mnist5k-cpu-v{row}", paper=paper)
+    text = build(tmp_path, tmp_path / "report.html")
+    assert len(text.encode()) < report.MAX_BYTES
+    assert "1000 records in 40 rows" in text
+    assert all(f"mnist5k-cpu-v{row}<" in text for row in range(40))
+
+
+def test_thinning_keeps_the_mean_and_the_end():
+    series = [(float(k), math.sin(k / 9)) for k in range(1000)]
+    thin = curves.thinned(series, 100)
+    assert len(thin) == 100 and thin[-1] == series[-1]
+    assert [x for x, _ in thin] == sorted(x for x, _ in thin)
+    assert curves.thinned(series[:50], 100) == series[:50]
+    constant = curves.thinned([(float(k), 2.5) for k in range(777)], 10)
+    assert all(y == pytest.approx(2.5) for _, y in constant)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (0.31, 0.97), (-3.0, 12000.0), (1e-6, 2e-6), (0, 1e9), (5.0, 5.0)]
+)
+def test_ticks_are_round_inside_and_evenly_spaced(low, high):
+    found = curves.ticks(low, high)
+    assert 1 <= len(found) <= 6
+    assert all(low - 1e-9 * (high - low) <= tick <= high + 1e-9 * (high - low) for tick in found)
+    steps = {round((b - a) / (high - low), 6) for a, b in zip(found, found[1:], strict=False)}
+    assert len(steps) <= 1
+
+
+def test_colours_follow_the_seed_even_where_one_has_no_curve():
+    line = [(0.0, 1.0), (1.0, 2.0)]
+    svg = curves.chart("x", {0: line, 1: [], 2: line})
+    assert re.findall(r'polyline class="(k\d)"', svg) == ["k0", "k2"]
+
+
+def test_command_writes_page_and_markdown(make, tmp_path, capsys):
+    run_folder(make, tmp_path / "runs")
+    assert report.main(["--out", str(tmp_path / "a b" / "r.html"), "--runs", str(tmp_path / "runs")]) == 0
+    assert "needs no network" in capsys.readouterr().out
+    assert (tmp_path / "a b" / "r.html").read_text().startswith("<!doctype html>")
+    assert "| mnist5k-cpu | FC % | 99.38 | 96.00 (1) |" in (tmp_path / "a b" / "r.md").read_text()
+
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_in_a_real_browser(make, tmp_path):
+    """Chromium renders the page without an error, and sorting works."""
+    for seed in range(3):
+        run_folder(make, tmp_path / "runs", seed)
+    text = build(tmp_path / "runs", tmp_path / "r.html")
+    probe = """<script>addEventListener("load", () => {
+      const table = document.querySelector("table.sortable"), head = [...table.tHead.rows[0].cells];
+      const column = head.findIndex((h) => h.textContent === "ours");
+      const values = () => [...table.tBodies[0].rows].map((r) => parseFloat(r.cells[column].textContent));
+      head[column].querySelector("button").click(); const up = values();
+      head[column].querySelector("button").click(); const down = values();
+      document.body.dataset.probe = JSON.stringify({up, down, wide: document.documentElement.scrollWidth > innerWidth,
+        sort: head[column].getAttribute("aria-sort")});
+    });</script></body>"""
+    (tmp_path / "r.html").write_text(text.replace("</body>", probe))
+    off = ["gpu", "quic", "background-networking", "component-update", "sync"]
+    flags = ["--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in off)]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,900", "--virtual-time-budget=3000"]
+    command = [CHROMIUM, *flags, "--dump-dom", (tmp_path / "r.html").as_uri()]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    match = re.search(r'data-probe="([^"]*)"', answer.stdout)
+    assert match, answer.stderr[-2000:]
+    probe_values = json.loads(match.group(1).replace("&quot;", '"'))
+    assert probe_values["up"] == sorted(probe_values["up"]) == probe_values["down"][::-1]
+    assert probe_values["sort"] == "descending" and probe_values["wide"] is False
