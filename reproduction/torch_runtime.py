@@ -1,7 +1,7 @@
 """What the torch papers share: seeds, devices, processes, full-state checkpoints. Functions only, no trainer.
 
-Every random draw of a torch paper comes from `generator(seed, stage, epoch, ...)`: a pure function of its arguments, made
-on the CPU, so that a resumed run, another batch split and another device draw the same numbers.
+Every random draw of a torch paper comes from `generator(seed, stage, epoch, ...)`: a pure function of its arguments,
+made on the CPU, so that a resumed run, another batch split and another device draw the same numbers.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ def set_threads(count: int = 0) -> None:
 def start(seed: int, threads: int = 0, deterministic: bool = False) -> None:
     """First call of every torch entry point: denormals, threads, seeds of python, NumPy and torch.
 
-    Flushing denormals comes before any other torch call: the worker threads inherit it only then, and without it
-    one VGG16 step with vanishing gradients takes 54 s instead of 1.5 s.
+    Denormals come before any other torch call: worker threads inherit the setting only then (54 s a step otherwise).
     """
     torch.set_flush_denormal(True)
     set_threads(threads)
@@ -57,7 +56,7 @@ def start(seed: int, threads: int = 0, deterministic: bool = False) -> None:
 
 
 def derive(*words: int | str) -> int:
-    """A 63-bit seed that is a pure function of the words, for example (seed, "stage1", "order", epoch)."""
+    """A 63-bit seed, a pure function of the words, for example (seed, "stage1", "order", epoch)."""
     digest = hashlib.sha256("\x1f".join(str(word) for word in words).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -68,18 +67,16 @@ def generator(*words: int | str) -> torch.Generator:
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """Resolves auto | cpu | cuda | cuda:N.
-
-    Raises:
-      UserError: a GPU was asked for and torch sees none (or not that one).
-    """
+    """Resolves auto | cpu | cuda | cuda:N; UserError where torch does not see the GPU asked for."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not name.startswith("cuda"):
         return torch.device(name)
     index = int(name.partition(":")[2] or local_rank)
     if index >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; --device cpu runs without")
+        raise UserError(
+            f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; --device cpu runs without"
+        )
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
@@ -134,8 +131,7 @@ def check_finite(first_bad: torch.Tensor, stage: str, batch: int, folder: Path) 
     """Stops the run if a non-finite loss has been seen.
 
     Args:
-      first_bad: int64 scalar, global step of the first non-finite loss, -1 if there was none. Kept on the device by
-        the loop, so that looking at it (a synchronisation) need not happen at every step.
+      first_bad: int64 scalar, global step of the first non-finite loss or -1; on the device, looked at now and then.
       stage: for the message. batch: the batch size. folder: where the checkpoints lie.
     Raises:
       UserError: with step, batch and last checkpoint.
@@ -144,7 +140,9 @@ def check_finite(first_bad: torch.Tensor, stage: str, batch: int, folder: Path) 
     if step >= 0:
         last = _states(folder)[-1:]
         kept = f"last checkpoint {shown(last[0])}" if last else "no checkpoint yet"
-        raise UserError(f"{stage}: non-finite loss at step {step} (batch of {batch}); {kept}; try a smaller learning rate")
+        raise UserError(
+            f"{stage}: non-finite loss at step {step} (batch of {batch}); {kept}; try a smaller learning rate"
+        )
 
 
 def write_checkpoint(path: Path, content: Any) -> None:
@@ -164,16 +162,14 @@ def write_checkpoint(path: Path, content: Any) -> None:
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any:
-    """torch.load with weights_only=True.
-
-    Raises:
-      UserError: missing, truncated or no checkpoint, naming the file.
-    """
+    """torch.load with weights_only=True; UserError names a missing, truncated or foreign file."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{shown(path)}: no such checkpoint") from None
-    except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ValueError, KeyError, OSError ...
+    except (
+        Exception
+    ) as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ValueError, KeyError, OSError ...
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
         raise UserError(f"{shown(path)}: not a readable checkpoint ({reason})") from None
 
@@ -201,11 +197,7 @@ def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
 
 
 def torchvision_ready() -> str:
-    """Imports torchvision beside a CPU torch whose operators its wheel lacks; does nothing where it just imports.
-
-    Returns:
-      torchvision's version.
-    """
+    """Imports torchvision, also beside a CPU torch that its compiled part does not fit; returns its version."""
     try:
         import torchvision
     except RuntimeError as error:

@@ -63,9 +63,7 @@ def crop_flip(images: Tensor, draws: Draws) -> Tensor:
     padded = F.pad(images, (0, 0, PAD, PAD, PAD, PAD))
     image, row, pixel, _ = padded.stride()
     # All crops of an image as one view; picking one is a copy of `height` contiguous rows.
-    crops = padded.as_strided(
-        (count, 2 * PAD + 1, 2 * PAD + 1, height, width * channels), (image, row, pixel, row, 1)
-    )
+    crops = padded.as_strided((count, 2 * PAD + 1, 2 * PAD + 1, height, width * channels), (image, row, pixel, row, 1))
     cropped = crops[torch.arange(count, device=images.device), draws.top, draws.left].view(images.shape)
     mirrored = draws.flip.nonzero(as_tuple=True)[0]
     cropped[mirrored] = cropped[mirrored].flip(2)

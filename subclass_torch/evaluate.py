@@ -111,13 +111,19 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str,
     """
     path = Path(path)
     if path.is_dir():
-        found = [p for p in sorted((path / "checkpoints").glob("*.pt")) if not p.stem.endswith("_last") and not p.name.startswith("state-")]
+        found = [
+            p
+            for p in sorted((path / "checkpoints").glob("*.pt"))
+            if not p.stem.endswith("_last") and not p.name.startswith("state-")
+        ]
         if not found:
             raise UserError(f"--eval {shown(path)}: holds no checkpoint (checkpoints/<id>.pt)")
         path = found[-1]
     content = read_checkpoint(path, device)
     if not isinstance(content, dict) or "subclass2class" not in content:
-        raise UserError(f"{shown(path)}: has no subclass map (subclass2class); only checkpoints of this repository can be evaluated")
+        raise UserError(
+            f"{shown(path)}: has no subclass map (subclass2class); only checkpoints of this repository can be evaluated"
+        )
     if missing := _KEYS - content.keys():
         raise UserError(f"{shown(path)}: lacks {', '.join(sorted(missing))}")
     config = content["args"]

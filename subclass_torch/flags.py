@@ -54,16 +54,20 @@ def make_parser() -> Parser:
     """The parser; flags that depend on the data set or on --compat have the default None."""
     p = Parser("notebook.py", "Subclass deep neural networks: find the neglected classes, then train on subclasses.")
     g = p.original_group()
-    g.add_argument("--dataset", type=data_set, default="cifar10", help="cifar10, cifar100, svhn; also mnist5k, ..., folder:PATH")
+    g.add_argument(
+        "--dataset", type=data_set, default="cifar10", help="cifar10, cifar100, svhn; also mnist5k, ..., folder:PATH"
+    )
     g.add_argument("--model", choices=MODELS, default="vgg16", help="network (WRN: 28-10, for svhn 16-8)")
     g.add_argument("--batch_size", type=whole(1), default=128, help="training (both stages) and test (default 128)")
     g.add_argument("--epochs_class", type=whole(1), default=10, help="epochs of stage 1 (default 10)")
     g.add_argument("--epochs", type=whole(1), default=300, help="epochs of stage 2 (default 300)")
     g.add_argument("--learning_rate", type=number(0, above=True), help="default 0.1; svhn 0.01")
-    g.add_argument("--data_augmentation", action="store_true", default=None, help="crop and mirror (default: on; svhn off)")
+    g.add_argument(
+        "--data_augmentation", action="store_true", default=None, help="crop and mirror (default: on; svhn off)"
+    )
     g.add_argument("--cutout", action="store_true", help="apply cutout")
     g.add_argument("--subclass", action="store_true", help="the method; without it the plain network is trained")
-    g.add_argument("--subclass_label_weight", type=number(0, 1), default=0.9, help="w: 1 ignores confusions of sibling subclasses, 0 treats them as classes")  # fmt: skip
+    g.add_argument("--subclass_label_weight", type=number(0, 1), default=0.9, help="w: 1 ignores confusions of siblings, 0 treats them as classes")  # fmt: skip
     g.add_argument("--numClasses2Repartition", type=whole(0), default=2, help="neglected classes (default 2)")
     g.add_argument("--numSubclassesPerClass", type=whole(1), default=2, help="subclasses of each (default 2)")
     g.add_argument("--n_holes", type=whole(0), default=1, help="cutout holes (default 1)")
@@ -72,14 +76,25 @@ def make_parser() -> Parser:
     g.add_argument("--seed", type=whole(0), default=0, help="all random draws depend on it alone (default 0)")
     a = p.additions
     a.add_argument("--no-data_augmentation", "--no-data-augmentation", action="store_false", dest="data_augmentation")
-    flag(a, "--compat", choices=["paper", "official"], default="paper", help="official: every switch as the released code behaves")
+    flag(
+        a,
+        "--compat",
+        choices=["paper", "official"],
+        default="paper",
+        help="official: every switch as the released code behaves",
+    )
     a.add_argument("--stage", choices=["all", "identify", "train"], default="all")
     a.add_argument("--neglected", metavar="FILE", help="classes for --stage train: a *_neglected.json of stage 1")
     flag(a, "--baseline-loss", choices=["sigmoid", "softmax"], default="sigmoid", help="loss without --subclass")
     flag(a, "--beside", metavar="FOLDER", help="finished run without subclasses, for confusion and gains before/after")
     flag(a, "--always-subclass", action="store_true", default=None, help="SDN-D01: --subclass or not, the method runs")
     flag(a, "--stage1-lr", choices=["scheduled", "constant"], help="SDN-D04")
-    flag(a, "--neglect-weight", choices=["batch", "sample"], help="SDN-D05: a batch counts once, or once per sample of the class")
+    flag(
+        a,
+        "--neglect-weight",
+        choices=["batch", "sample"],
+        help="SDN-D05: a batch counts once, or once per sample of the class",
+    )
     flag(a, "--neglect-total", choices=["mean", "compound"], help="SDN-D06: mean, or the released code's growing total")
     flag(a, "--mixing", choices=["wide", "wrap"], help="SDN-D10: average, or sums that wrap at 256")
     flag(a, "--kmeans-view", choices=["plain", "augmented"], help="SDN-D12: what k-means sees")
@@ -87,7 +102,13 @@ def make_parser() -> Parser:
     flag(a, "--gamma", type=number(0, 1, above=True), help="factor at a milestone (default 0.2; svhn 0.1)")
     flag(a, "--subset", type=whole(0), default=0, help="train on a fixed stratified part of so many images (0: all)")
     flag(a, "--max-steps", type=whole(0), default=0, help="stop each stage after so many steps (0: never)")
-    flag(a, "--chance-epochs", type=whole(0), default=5, help="stop if training is at chance after so many epochs (0: never)")
+    flag(
+        a,
+        "--chance-epochs",
+        type=whole(0),
+        default=5,
+        help="stop if training is at chance after so many epochs (0: never)",
+    )
     flag(a, "--checkpoint-steps", type=whole(0), default=0, help="also write the full state every so many steps")
     flag(a, "--amp", choices=["bf16"], help="autocast")
     flag(a, "--compile", action="store_true", help="torch.compile")
@@ -95,8 +116,11 @@ def make_parser() -> Parser:
     flag(a, "--deterministic", action="store_true", help="deterministic GPU kernels")
     flag(a, "--threads", type=whole(0), default=0, help="CPU threads (0: all cores)")
     flag(a, "--workers", type=whole(0), default=0, help="accepted; batches are made on the device, without workers")
-    a.add_argument("--data-dir", "--data_dir", "--data-root", "--data_root", default=str(DATA_ROOT), metavar="DIR", help="data sets (default: data/ of the repository)")  # fmt: skip
-    flag(a, "--name", help="run folder below --runs-dir (default: <dataset>_<model>, with _baseline without --subclass)")
+    names = ("--data-dir", "--data_dir", "--data-root", "--data_root")
+    a.add_argument(*names, default=str(DATA_ROOT), metavar="DIR", help="data sets (default: data/ of the repository)")
+    flag(
+        a, "--name", help="run folder below --runs-dir (default: <dataset>_<model>, with _baseline without --subclass)"
+    )
     add_common(p, "subclass")
     return p
 
@@ -132,7 +156,9 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
     if args.neglected and args.stage != "train":
         raise UserError("--neglected: only with --stage train")
     if config["name"] is None:
-        word = "".join(c if c.isalnum() else "_" for c in args.dataset.removeprefix("folder:").strip("/").rpartition("/")[2])
+        word = "".join(
+            c if c.isalnum() else "_" for c in args.dataset.removeprefix("folder:").strip("/").rpartition("/")[2]
+        )
         config["name"] = f"{word}_{args.model}" + ("" if config["subclass"] else "_baseline")
     config["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
     return config

@@ -57,7 +57,7 @@ def to_size(images: np.ndarray) -> np.ndarray:
 
 
 def constants_of(name: str, train_images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel on the 0-255 scale: the authors' where they give them, else of the training set."""
+    """Mean and deviation per channel (0-255 scale): the authors' where they give them, else of the training set."""
     if name in NORMALIZATION:
         return NORMALIZATION[name]
     pixels = train_images[:10000].reshape(-1, train_images.shape[3]).astype(np.float64)

@@ -72,7 +72,9 @@ def run_stage(
     optimizer = optimizer_of(model, task.lr_at(0))
     net: nn.Module = torch.compile(model) if config["compile"] else model  # type: ignore[assignment]
     if world.size > 1:
-        net = nn.parallel.DistributedDataParallel(net, device_ids=[world.device.index] if world.device.type == "cuda" else None)
+        net = nn.parallel.DistributedDataParallel(
+            net, device_ids=[world.device.index] if world.device.type == "cuda" else None
+        )
     p = progress.new(int(task.subclass2class.max()) + 1, world.device)
     count, size, seed = len(task.images), config["batch_size"], config["seed"]
     steps = math.ceil(count / size)
@@ -199,6 +201,6 @@ def close_epoch(
         chance = share + 3 * math.sqrt(share * (1 - share) / samples)
         if class_right <= chance:
             raise UserError(
-                f"{task.stage}: after {p.epoch} epochs the training accuracy {100 * class_right:.2f} % is still at chance "
-                f"({100 * share:.2f} %); try --learning_rate {lr / 10:g} (or --chance-epochs 0 to go on regardless)"
+                f"{task.stage}: after {p.epoch} epochs the training accuracy {100 * class_right:.2f} % is still "
+                f"at chance ({100 * share:.2f} %); try --learning_rate {lr / 10:g} (or --chance-epochs 0 to go on regardless)"
             )

@@ -71,8 +71,8 @@ def multilabel_loss(logits: Tensor, indicator: Tensor, subclass2class: Tensor, w
       weight: w; 0 gives the plain sigmoid cross-entropy.
     Returns:
       float32 [B], summed over outputs.
-    Source: released TensorFlow code for w = 0; the extension (negative weight 1 - w where s is no label of the video but
-      a sibling subclass is) is ours. Deviation: SDN-Y04.
+    Source: released TensorFlow code for w = 0; the extension (negative weight 1 - w where s is no label of the video
+      but a sibling subclass is) is ours. Deviation: SDN-Y04.
     """
     p = torch.sigmoid(logits.float())
     indicator = indicator.float()

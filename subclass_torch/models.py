@@ -43,7 +43,11 @@ class VGG(nn.Module):
                 layers.append(nn.MaxPool2d(2))
                 size //= 2
             else:
-                layers += [nn.Conv2d(channels, int(item), 3, padding=1), nn.BatchNorm2d(int(item)), nn.ReLU(inplace=True)]
+                layers += [
+                    nn.Conv2d(channels, int(item), 3, padding=1),
+                    nn.BatchNorm2d(int(item)),
+                    nn.ReLU(inplace=True),
+                ]
                 channels = int(item)
         self.features = nn.Sequential(*layers)
         # Not in place: the hook keeps the last ReLU's output, which nothing after it may change.

@@ -103,7 +103,10 @@ def batch_degree(
         if labels.ndim == 1 or not chunk:
             parts = [gradient_parts(x, p, labels)]
         else:
-            parts = (gradient_parts(x, p[:, at : at + chunk], labels[:, at : at + chunk]) for at in range(0, p.shape[1], chunk))
+            parts = (
+                gradient_parts(x, p[:, at : at + chunk], labels[:, at : at + chunk])
+                for at in range(0, p.shape[1], chunk)
+            )
         degrees, counts = [], []
         for own, others, count in parts:
             if world is not None:

@@ -89,7 +89,7 @@ def make_partition(
       images: uint8 [N, H, W, C]. labels: int64 [N], in 0..num_classes-1.
       classes: neglected classes in order of treatment; empty leaves everything as it is (S = C).
       k: subclasses per class, >= 1.
-      view: (uint8 [n, H, W, C], int64 [n] position in the class's 2 N_c images) -> float32 of n images, what k-means sees.
+      view: (uint8 [n, H, W, C], int64 [n] position in the class's 2 N_c images) -> float32, what k-means sees.
       partners: (class, count) -> int64 [count] in 0..N-1, the partner of each of the class's images.
       wrap: as in `mix`.
     Returns:

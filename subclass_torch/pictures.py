@@ -42,7 +42,9 @@ def neglection(path: Path, degrees: Sequence[Sequence[float]], neglected: Sequen
             axis.plot(epochs, values[:, label], color=_GREY, linewidth=0.9, marker="." if len(values) == 1 else None)
     for rank, label in enumerate(neglected):
         style = ("-", "--", ":", "-.")[rank % 4]
-        axis.plot(epochs, values[:, label], style, color=_RED, linewidth=2, marker="o", markersize=3, label=names[label])
+        axis.plot(
+            epochs, values[:, label], style, color=_RED, linewidth=2, marker="o", markersize=3, label=names[label]
+        )
     if 0 < len(neglected) <= _LABELLED:
         axis.legend(title="neglected", fontsize=8)
     axis.set(xlabel="epoch of stage 1", ylabel="neglection degree (1 = no cancellation)")
@@ -50,8 +52,10 @@ def neglection(path: Path, degrees: Sequence[Sequence[float]], neglected: Sequen
     _save(figure, path)
 
 
-def confusions(path: Path, matrices: Sequence[tuple[str, np.ndarray]], neglected: Sequence[int], names: Sequence[str]) -> None:
-    """Confusion matrices side by side, rows as shares of the true class, diagonal left out; neglected classes in red."""
+def confusions(
+    path: Path, matrices: Sequence[tuple[str, np.ndarray]], neglected: Sequence[int], names: Sequence[str]
+) -> None:
+    """Confusion matrices side by side, rows as shares of the true class, diagonal left out; neglected in red."""
     classes = len(names)
     figure, axes = _figure(5.2 * len(matrices), 4.8, len(matrices))
     shares = []
@@ -73,7 +77,9 @@ def confusions(path: Path, matrices: Sequence[tuple[str, np.ndarray]], neglected
     _save(figure, path)
 
 
-def gains(path: Path, before: Sequence[float], after: Sequence[float], neglected: Sequence[int], names: Sequence[str]) -> None:
+def gains(
+    path: Path, before: Sequence[float], after: Sequence[float], neglected: Sequence[int], names: Sequence[str]
+) -> None:
     """Accuracy of each class with subclasses minus without, in points; neglected classes in red."""
     points = 100 * (np.asarray(after, float) - np.asarray(before, float))
     order = np.argsort(points)

@@ -74,9 +74,7 @@ def save(
         runtime.save_state(folder / "checkpoints", at, state)
 
 
-def resume(
-    progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, world: World, folder: Path
-) -> bool:
+def resume(progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, world: World, folder: Path) -> bool:
     """Loads the newest readable full state into all of these.
 
     Returns:

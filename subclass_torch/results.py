@@ -23,7 +23,7 @@ from subclass_torch.progress import Progress
 
 @dataclass(frozen=True)
 class Outcome:
-    """End of stage 2 or of the baseline: stage name, progress, partition, theta [C] (or []), confusion last and best."""
+    """End of stage 2 or of the baseline: stage name, progress, partition, theta [C] or [], confusion last and best."""
 
     stage: str
     progress: Progress
@@ -59,7 +59,9 @@ def _seconds(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _common(config: dict[str, Any], data: images.Images, world: World, progress: Progress, samples: int) -> dict[str, Any]:
+def _common(
+    config: dict[str, Any], data: images.Images, world: World, progress: Progress, samples: int
+) -> dict[str, Any]:
     """The fields that the records of all stages share."""
     times = _seconds(progress.history)
     limited = bool(config["max_steps"])
@@ -111,7 +113,11 @@ def stage1_record(
         config=flags.of_run(config, stage1=True),
         metrics=metrics,
         artefacts=[
-            {"kind": "image", "path": "neglection.png", "title": "Neglection degree of each class, by epoch of stage 1"},
+            {
+                "kind": "image",
+                "path": "neglection.png",
+                "title": "Neglection degree of each class, by epoch of stage 1",
+            },
             {"kind": "json", "path": f"logs/{name}_neglected.json", "title": "Neglection degrees, theta and ranking"},
             {"kind": "csv", "path": f"logs/{name}.csv", "title": "Log of stage 1"},
         ],
@@ -130,7 +136,9 @@ def stage2_record(
         "loss": {"last": p.history[-1]["loss"]},
         "trn_class_acc": {"last": p.history[-1]["trn_class_acc"]},
     }
-    metrics |= {f"class_accuracy/{c}": {"last": a, "best_on_test": b} for c, (a, b) in enumerate(zip(last, best, strict=True))}
+    metrics |= {
+        f"class_accuracy/{c}": {"last": a, "best_on_test": b} for c, (a, b) in enumerate(zip(last, best, strict=True))
+    }
     if config["subclass"]:
         metrics["neglected_classes"] = {"last": float(len(neglected))}
     if neglected:
@@ -164,7 +172,11 @@ def stage2_record(
         metrics=metrics,
         artefacts=artefacts,
         details={
-            **({"neglected": neglected, "neglected_names": [data.class_names[c] for c in neglected]} if neglected else {}),
+            **(
+                {"neglected": neglected, "neglected_names": [data.class_names[c] for c in neglected]}
+                if neglected
+                else {}
+            ),
             **({"theta": list(outcome.theta)} if neglected else {}),
             "class_names": list(data.class_names),
             "subclasses": len(outcome.partition.subclass2class),
@@ -195,7 +207,9 @@ def _before_and_after(
     other = read_json(Path(config["beside"]) / "evaluation.json")
     before = np.array(other.get("confusion_last", []))
     if before.shape != outcome.last.shape:
-        raise UserError(f"--beside {shown(config['beside'])}: its evaluation.json is not of {len(data.class_names)} classes")
+        raise UserError(
+            f"--beside {shown(config['beside'])}: its evaluation.json is not of {len(data.class_names)} classes"
+        )
     earlier = evaluate.class_accuracy(before)
     write_json(
         folder / "gains.json",
@@ -221,7 +235,11 @@ def _before_and_after(
 
 
 def _print_table(
-    data: images.Images, last: Sequence[float | None], neglected: list[int], ccr: Mapping[str, float | None], p: Progress
+    data: images.Images,
+    last: Sequence[float | None],
+    neglected: list[int],
+    ccr: Mapping[str, float | None],
+    p: Progress,
 ) -> None:
     print("class accuracy, last epoch (* neglected):")
     for label, value in enumerate(last):
@@ -229,8 +247,8 @@ def _print_table(
             text = "no test images" if value is None else f"{100 * value:6.2f} %"
             print(f"  {'*' if label in neglected else ' '} {label:>3} {data.class_names[label]:<20} {text}")
     print(
-        f"CCR last {100 * (ccr['last'] or 0):.2f} %, best {100 * (ccr['best_on_test'] or 0):.2f} % (epoch {p.best_epoch}, "
-        f"chosen on the test split); {_seconds(p.history)['seconds_per_epoch']:.2f} s per epoch",
+        f"CCR last {100 * (ccr['last'] or 0):.2f} %, best {100 * (ccr['best_on_test'] or 0):.2f} % "
+        f"(epoch {p.best_epoch}, chosen on the test split); {_seconds(p.history)['seconds_per_epoch']:.2f} s per epoch",
         flush=True,
     )
 
@@ -242,10 +260,16 @@ def print_evaluation(config: dict[str, Any], world: World) -> None:
       UserError: bad checkpoint, or a data set with other classes.
     """
     model, content = evaluate.load_network(Path(config["eval"]), world.device)
-    settings = {**config, **{key: content["args"][key] for key in ("dataset", "subset", "batch_size", "amp", "channels_last")}}
+    settings = {
+        **config,
+        **{key: content["args"][key] for key in ("dataset", "subset", "batch_size", "amp", "channels_last")},
+    }
     data = images.load({**settings, "subclass": False})
     if len(data.class_names) != len(content["class_names"]):
-        raise UserError(f"--eval: the checkpoint knows {len(content['class_names'])} classes, {data.name} has {len(data.class_names)}")
+        raise UserError(
+            f"--eval: the checkpoint knows {len(content['class_names'])} classes, "
+            f"{data.name} has {len(data.class_names)}"
+        )
     mean, std = (torch.tensor(content[key], device=world.device) for key in ("mean", "std"))
     matrix = evaluate.confusion(
         model, torch.from_numpy(data.test_images), torch.from_numpy(data.test_labels),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from reproduction import torch_runtime as runtime
 from reproduction.runs import Run, Stop, UserError, open_run, read_json, shown, stop_signals, write_json
 from reproduction.torch_runtime import World
-from subclass_torch import augment, evaluate, flags, images, losses, models, partition, pictures, results
+from subclass_torch import augment, evaluate, flags, images, losses, models, partition, results
 from subclass_torch.loop import Task, learning_rate, run_stage
 from subclass_torch.progress import Progress
 
@@ -84,6 +84,7 @@ def run(config: dict[str, Any]) -> None:
         setting = Setting(config, world, stop)
         if config["subclass"] and config["stage"] != "train":
             identify(setting)
+            runtime.agreed(world, False)  # the other processes read what the first one wrote
         if config["stage"] != "identify":
             runtime.set_threads(config["threads"])
             train(setting)
@@ -249,7 +250,7 @@ def train(setting: Setting) -> None:
             images=torch.from_numpy(pixels).to(world.device),
             labels=torch.from_numpy(labels).to(world.device),
             subclass2class=subclass2class,
-            criterion=subclass_criterion if method else plain,  # DEVIATION SDN-D01: the plain network without --subclass
+            criterion=subclass_criterion if method else plain,  # DEVIATION SDN-D01: --subclass is read
             constants=setting.constants,
             epochs=config["epochs"],
             lr_at=lambda epoch: learning_rate(epoch, config["learning_rate"], config["milestones"], config["gamma"]),

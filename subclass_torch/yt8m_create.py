@@ -1,0 +1,206 @@
+"""Subclass TFRecords for YouTube-8M, which the authors announced and never released. Deviation: SDN-Y08.
+
+Per neglected class: mix every video with a random one of the whole training set (average of the 1152 raw features,
+labels of the first), split originals and mixed ones by k-means (k = 2) on normalized features, and write all training
+records again with subclass labels, the mixed ones appended. A video positive for several neglected classes gets one
+subclass of each and one mixed copy. Memory: the position of every record (16 bytes) and at most `--kmeans-videos`
+videos per neglected class; larger classes fit their clusters on a seeded sample and assign the rest by nearest centre.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reproduction.runs import UserError, shown, write_bytes
+from reproduction.torch_runtime import derive
+from subclass_torch import tfrecord
+from subclass_torch.yt8m_data import RGB, decode
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where each training record is: file int32 [N], byte offset int64 [N]; and the videos of each neglected class."""
+
+    paths: list[Path]
+    file: np.ndarray
+    offset: np.ndarray
+    members: dict[int, np.ndarray]
+
+    def read(self, video: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+        """(raw features float32 [1152], labels) of one video."""
+        path = self.paths[self.file[video]]
+        _, payload = next(tfrecord.records(path, start=int(self.offset[video])))
+        return decode(payload, path, video, classes)
+
+
+def build_index(paths: Sequence[Path], neglected: Sequence[int], classes: int) -> Index:
+    """One pass over all files: positions of the records, and which videos are positive for a neglected class."""
+    files, offsets, count = [], [], 0
+    members: dict[int, list[int]] = {label: [] for label in neglected}
+    for number, path in enumerate(paths):
+        here = []
+        for record, (offset, payload) in enumerate(tfrecord.records(path)):
+            _, labels = decode(payload, path, record, classes)
+            for label in set(labels.tolist()) & members.keys():
+                members[label].append(count)
+            here.append(offset)
+            count += 1
+        offsets.append(np.array(here, np.int64))
+        files.append(np.full(len(here), number, np.int32))
+    if not count:
+        raise UserError("the training files hold no records")
+    return Index(
+        list(paths), np.concatenate(files), np.concatenate(offsets),
+        {label: np.array(own, np.int64) for label, own in members.items()},
+    )  # fmt: skip
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    """rgb and audio each to length 1: float32 [n, 1152]; the NumPy twin of `yt8m_model.unit_vectors`."""
+    parts = (features[:, :RGB], features[:, RGB:])
+    return np.concatenate([p / np.maximum(np.linalg.norm(p, axis=1, keepdims=True), 1e-12) for p in parts], 1)
+
+
+def partner_of(video: int, count: int, seed: int) -> int:
+    """The video that is mixed in: uniform over all, a function of (seed, video)."""
+    return int(np.random.default_rng(derive(seed, "yt8m", "partner", video)).integers(count))
+
+
+def centres_of(index: Index, label: int, classes: int, seed: int, most: int) -> np.ndarray:
+    """Two k-means centres, float32 [2, 1152], of a class's original and mixed videos.
+
+    Raises:
+      UserError: no training video has the label.
+    """
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    own = index.members[label]
+    if not len(own):
+        raise UserError(f"class {label}: no training video has this label")
+    if len(own) > most // 2:
+        rng = np.random.default_rng(derive(seed, "yt8m", "sample", label))
+        own = np.sort(rng.choice(own, most // 2, replace=False))
+    rows = []
+    for video in own:
+        features = index.read(int(video), classes)[0]
+        mate = index.read(partner_of(int(video), len(index.file), seed), classes)[0]
+        rows += [features, (features + mate) / 2]
+    with threadpool_limits(limits=2):
+        return KMeans(2, n_init=10, random_state=0).fit(unit(np.stack(rows))).cluster_centers_.astype(np.float32)
+
+
+def relabel(
+    labels: np.ndarray, features: np.ndarray, centres: dict[int, np.ndarray], names: dict[int, int]
+) -> np.ndarray:
+    """Labels with each neglected class replaced by the subclass of the nearer centre."""
+    vector = unit(features[None])
+    out = []
+    for label in labels.tolist():
+        if label in centres and np.square(vector - centres[label]).sum(1).argmin() == 1:
+            label = names[label]
+        out.append(label)
+    return np.array(out, np.int64)
+
+
+def _written(
+    index: Index, classes: int, centres: dict[int, np.ndarray], names: dict[int, int], seed: int
+) -> Iterator[bytes]:
+    chosen, video = set(centres), 0
+    for path in index.paths:
+        for record, (_, payload) in enumerate(tfrecord.records(path)):
+            features, labels = decode(payload, path, record, classes)
+            hit = chosen & set(labels.tolist())
+            example = tfrecord.parse_example(payload)
+            example["labels"] = relabel(labels, features, centres, names) if hit else labels
+            yield tfrecord.frame(tfrecord.build_example(example))
+            if hit:  # DEVIATION SDN-Y08: averaged features, the labels of the first video
+                mate = index.read(partner_of(video, len(index.file), seed), classes)[0]
+                mixed = (features + mate) / 2
+                example["labels"] = relabel(labels, mixed, centres, names)
+                example["mean_rgb"], example["mean_audio"] = mixed[:RGB], mixed[RGB:]
+                yield tfrecord.frame(tfrecord.build_example(example))
+            video += 1
+
+
+def create(paths: Sequence[Path], neglected: Sequence[int], config: dict[str, Any]) -> int:
+    """Writes the subclass training files and their map.
+
+    Args:
+      paths: training shards with class labels. neglected: classes in descending theta.
+      config: num_classes, seed, kmeans_videos, records_per_shard, and the two output flags.
+    Returns:
+      Number of records written.
+    """
+    classes, seed = config["num_classes"], config["seed"]
+    pattern = Path(config["train_data_pattern_glob"].replace("\\", "/"))
+    if "*" not in pattern.name or "*" in str(pattern.parent):
+        raise UserError(f"--train_data_pattern_glob {pattern}: needs one * in its file name, for the shard numbers")
+    if pattern.parent.resolve() in {path.parent.resolve() for path in paths}:
+        raise UserError(f"--train_data_pattern_glob {pattern}: would write beside the files it is made from")
+    pattern.parent.mkdir(parents=True, exist_ok=True)
+    index = build_index(paths, neglected, classes)
+    centres = {label: centres_of(index, label, classes, seed, config["kmeans_videos"]) for label in neglected}
+    names = {label: classes + rank for rank, label in enumerate(neglected)}
+    for old in pattern.parent.glob(pattern.name):
+        old.unlink()
+    block: list[bytes] = []
+    shard = total = 0
+
+    def flush() -> None:
+        nonlocal shard
+        write_bytes(pattern.with_name(pattern.name.replace("*", f"{shard:04d}")), b"".join(block))
+        shard += 1
+        block.clear()
+
+    for record in _written(index, classes, centres, names, seed):
+        block.append(record)
+        total += 1
+        if len(block) == config["records_per_shard"]:
+            flush()
+    if block:
+        flush()
+    write_map(Path(config["subclass_labelling_data_save_fname"].replace("\\", "/")), neglected, classes)
+    return total
+
+
+def write_map(path: Path, neglected: Sequence[int], classes: int) -> None:
+    """The npz of the subclass map: subclass2class int64 [S], no pickle. Deviation: SDN-Y09."""
+    buffer = io.BytesIO()
+    # DEVIATION SDN-Y09: an int array, not a pickled dict
+    np.savez(buffer, subclass2class=np.array([*range(classes), *neglected], np.int64))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
+
+
+def read_map(path: Path, classes: int, outputs: int, trust_pickle: bool = False) -> np.ndarray:
+    """subclass2class int64 [S]; without added classes no file is needed.
+
+    Raises:
+      UserError: missing, damaged, of another size, or pickled and `trust_pickle` not set.
+    """
+    if outputs == classes:
+        return np.arange(classes)
+    try:
+        with np.load(path, allow_pickle=trust_pickle) as content:
+            if "subclass2class" in content:
+                mapping = np.asarray(content["subclass2class"]).astype(np.int64)
+            else:  # the authors': class -> its one new label
+                pairs = content["class2subclassDict"].item()
+                mapping = np.arange(outputs)
+                for label, subclass in pairs.items():
+                    mapping[int(np.ravel(subclass)[-1])] = int(label)
+    except FileNotFoundError:
+        raise UserError(f"{shown(path)}: no subclass map; make the files with: --stage create") from None
+    except Exception as error:
+        hint = "; --trust-pickle reads the authors' form" if "pickle" in str(error).lower() else ""
+        raise UserError(f"{shown(path)}: not a subclass map ({str(error)[:100]}){hint}") from None
+    if mapping.shape != (outputs,) or mapping.min() < 0 or mapping.max() >= classes:
+        raise UserError(f"{shown(path)}: maps {mapping.shape[0]} subclasses, --num_subclasses is {outputs}")
+    return mapping

@@ -1,0 +1,158 @@
+"""Batches out of YouTube-8M TFRecords: streamed, shuffled through a bounded buffer, a function of (seed, epoch)."""
+
+from __future__ import annotations
+
+import glob
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from reproduction.runs import REPO_ROOT, UserError, shown
+from reproduction.torch_runtime import derive
+from subclass_torch import tfrecord
+
+RGB, AUDIO = 1024, 128
+WIDTH = RGB + AUDIO
+
+
+class Videos(NamedTuple):
+    """Some videos: float32 [n, 1152] raw rgb and audio, and for each its labels."""
+
+    features: np.ndarray
+    labels: list[np.ndarray]
+
+
+def shards(pattern: str, flag: str) -> list[Path]:
+    """Files of a pattern, sorted. Windows separators are taken as `/`; a relative pattern starts at the working
+    directory or, where nothing matches there, at the repository.
+
+    Raises:
+      UserError: no file matches.
+    """
+    pattern = pattern.replace("\\", "/")  # DEVIATION SDN-Y01: the released defaults hold Windows separators
+    for root in ("", f"{REPO_ROOT}/"):
+        found = sorted(glob.glob(pattern if Path(pattern).is_absolute() else root + pattern.removeprefix("./")))
+        if found:
+            return [Path(name) for name in found]
+    raise UserError(f"--{flag} {pattern}: no file matches (YouTube-8M, video level: research.google.com/youtube8m)")
+
+
+def decode(payload: bytes, path: Path, record: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 [1152] (rgb, audio) and labels int64 of one record.
+
+    Raises:
+      UserError: a key is missing or has another length, or a label is out of range; names file and record.
+    """
+    try:
+        example = tfrecord.parse_example(payload)
+        for key, length in (("labels", None), ("mean_rgb", RGB), ("mean_audio", AUDIO)):
+            if key not in example:
+                raise ValueError(f"no {key}")
+            if isinstance(example[key], list) or (length is not None and len(example[key]) != length):
+                raise ValueError(f"{key} holds {len(example[key])} values, not {length or 'numbers'}")
+        labels = np.asarray(example["labels"])
+        if labels.dtype.kind != "i" or (len(labels) and (labels.min() < 0 or labels.max() >= classes)):
+            raise ValueError(f"labels {labels.tolist()[:5]} are not in 0..{classes - 1}")
+        features = np.concatenate([np.asarray(example["mean_rgb"]), np.asarray(example["mean_audio"])])
+        if not np.isfinite(features).all():
+            raise ValueError("a feature is not finite")
+    except ValueError as error:
+        raise UserError(f"{shown(path)}: record {record}: {error}") from None
+    return features, labels
+
+
+def payloads(paths: list[Path], seed: int, epoch: int, shuffle: bool, buffer: int) -> Iterator[tuple[bytes, Path, int]]:
+    """Raw records of all shards, in an order that is a function of (seed, epoch); at most `buffer` are held."""
+    rng = np.random.default_rng(derive(seed, "yt8m", "order", epoch))
+    order = rng.permutation(len(paths)) if shuffle else np.arange(len(paths))
+    held: list[tuple[bytes, Path, int]] = []
+    for index in order:
+        for number, (_, payload) in enumerate(tfrecord.records(paths[index])):
+            item = (payload, paths[index], number)
+            if not shuffle or buffer < 2:
+                yield item
+            elif len(held) < buffer:
+                held.append(item)
+            else:
+                place = int(rng.integers(buffer))
+                yield held[place]
+                held[place] = item
+    for place in rng.permutation(len(held)):
+        yield held[place]
+
+
+def batches(
+    paths: list[Path], size: int, classes: int, seed: int = 0, epoch: int = 0,
+    shuffle: bool = False, buffer: int = 10000, skip: int = 0, ahead: int = 0,
+) -> Iterator[Videos]:  # fmt: skip
+    """Batches of decoded videos; the last one may be smaller.
+
+    Args:
+      paths: shards. size: videos per batch. classes: allowed labels are 0..classes-1.
+      skip: batches passed over without decoding, to go on after a stop.
+      ahead: batches prepared in the background; they come in the same order.
+    """
+
+    def make() -> Iterator[Videos]:
+        features, labels, count = [], [], 0
+        for payload, path, number in payloads(paths, seed, epoch, shuffle, buffer):
+            count += 1
+            if count <= skip * size:
+                continue
+            vector, own = decode(payload, path, number, classes)
+            features.append(vector)
+            labels.append(own)
+            if len(features) == size:
+                yield Videos(np.stack(features), labels)
+                features, labels = [], []
+        if features:
+            yield Videos(np.stack(features), labels)
+
+    return _in_background(make(), ahead) if ahead else make()
+
+
+def _in_background(source: Iterator[Videos], ahead: int) -> Iterator[Videos]:
+    """Runs an iterator in a thread that stays at most `ahead` items in front; its errors come out here."""
+    box: queue.Queue[Videos | BaseException | None] = queue.Queue(ahead)
+    closed = threading.Event()
+
+    def put(item: Videos | BaseException | None) -> bool:
+        while not closed.is_set():
+            try:
+                box.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in source:
+                if not put(item):
+                    return
+            put(None)
+        except BaseException as error:  # noqa: B902 - handed to the consumer
+            put(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (item := box.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        closed.set()
+        thread.join()
+
+
+def indicator(labels: list[np.ndarray], outputs: int) -> np.ndarray:
+    """float32 [n, outputs], 1 at each label."""
+    out = np.zeros((len(labels), outputs), np.float32)
+    for row, own in enumerate(labels):
+        out[row, own] = 1
+    return out

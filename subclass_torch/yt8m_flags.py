@@ -1,0 +1,137 @@
+"""Command line of notebook_yt8m.py: the authors' TensorFlow 1 flags, ours, and how they resolve."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from reproduction.flags import Parser, add_common, finish_parsing, flag, number, whole
+from reproduction.runs import UserError
+
+CLASSES = 3862
+_FOLDER = "data/yt8m/video"
+# Flags that the released script defines and never reads [SDN-Y10], with their defaults.
+UNUSED: dict[str, Any] = {
+    "feature_names": "mean_rgb",
+    "dr_method": "subclassVgg16",
+    "perform_training": True,
+    "optimizer": "AdamOptimizer",
+    "regularization_penalty": 1e-3,
+}
+# flag -> (default, value of --compat official)
+SWITCHES = {"l2": ("declared", "none"), "dropout": ("active", "inactive"), "label_loss": ("subclass", "plain")}
+
+
+def boolean(text: str) -> bool:
+    """Type of a TensorFlow 1 boolean flag: --flag, --flag=False, --noflag."""
+    if text.lower() in ("true", "t", "1"):
+        return True
+    if text.lower() in ("false", "f", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is not True or False")
+
+
+def _add_boolean(group: argparse._ArgumentGroup, name: str, help_text: str) -> None:
+    group.add_argument(f"--{name}", type=boolean, nargs="?", const=True, default=True, help=help_text)
+    group.add_argument(f"--no{name}", action="store_false", dest=name, help=argparse.SUPPRESS)
+
+
+def make_parser() -> Parser:
+    """The parser."""
+    p = Parser("notebook_yt8m.py", "Subclass deep neural networks on YouTube-8M (video level).")
+    g = p.original_group()
+    made = f"{_FOLDER}/train_subclass"
+    g.add_argument("--train_data_pattern_glob", default=f"{made}/train*.tfrecord", help="files with subclass labels")
+    g.add_argument("--subclass_labelling_data_save_fname", default=f"{made}/subclassLabellingData.npz", help="subclass map")  # fmt: skip
+    g.add_argument(
+        "--eval_data_pattern_glob", default=f"{_FOLDER}/validate/validate*.tfrecord", help="files to score on"
+    )
+    g.add_argument("--feature_names", default=UNUSED["feature_names"], help="accepted; rgb and audio are always read")
+    _add_boolean(g, "shuffle_data", "shuffle shards and records (default True)")
+    g.add_argument("--num_parallel_calls", type=whole(0), default=4, help="batches prepared ahead (default 4)")
+    g.add_argument(
+        "--shuffle_buffer_size", type=whole(1), default=10000, help="records held for shuffling (default 10000)"
+    )
+    g.add_argument("--num_subclasses", type=whole(1), default=CLASSES + 100, help="outputs S (default 3962)")
+    g.add_argument("--num_classes", type=whole(1), default=CLASSES, help="classes C (default 3862)")
+    g.add_argument(
+        "--num_train_observations", type=whole(1), default=3888919, help="only to project the time of an epoch"
+    )
+    g.add_argument("--top_k", type=whole(1), default=20, help="retrieval set of MAP and GAP (default 20)")
+    g.add_argument("--dr_method", default=UNUSED["dr_method"], help="accepted, unused")
+    _add_boolean(g, "perform_training", "accepted, unused")
+    g.add_argument("--optimizer", default=UNUSED["optimizer"], help="accepted, unused: Adam")
+    g.add_argument("--batch_size", type=whole(1), default=1024)
+    g.add_argument("--regularization_penalty", type=number(0), default=UNUSED["regularization_penalty"], help="unused: see --l2")  # fmt: skip
+    g.add_argument("--base_learning_rate", type=number(0, above=True), default=0.001)
+    g.add_argument("--learning_rate_decay", type=number(0, 1, above=True), default=0.95)
+    g.add_argument("--learning_rate_decay_examples", type=number(1), default=4000000)
+    g.add_argument("--num_epochs", type=whole(1), default=1)
+    g.add_argument("--max_steps", type=whole(1), default=90000000000)
+    a = p.additions
+    flag(
+        a,
+        "--compat",
+        choices=["paper", "official"],
+        default="paper",
+        help="official: l2 none, dropout inactive, plain loss",
+    )
+    flag(a, "--l2", choices=["declared", "none"], help="SDN-Y02: 0.005 * sum(w^2) of both kernels, or nothing")
+    flag(a, "--dropout", choices=["active", "inactive"], help="SDN-Y03: in training")
+    flag(
+        a,
+        "--label-loss",
+        choices=["subclass", "plain"],
+        help="SDN-Y04: siblings excused, or plain sigmoid cross-entropy",
+    )
+    flag(a, "--subclass-label-weight", type=number(0, 1), default=0.9, help="w of the subclass loss")
+    a.add_argument("--stage", choices=["train", "identify", "create", "all"], default="train",
+                   help="identify: neglected classes; create: subclass files; all: both, then train")  # fmt: skip
+    flag(
+        a,
+        "--plain-data-pattern-glob",
+        default=f"{_FOLDER}/train/train*.tfrecord",
+        help="training files with class labels",
+    )
+    flag(a, "--num-neglected", type=whole(0), help="neglected classes (default: num_subclasses - num_classes)")
+    flag(a, "--kmeans-videos", type=whole(2), default=4096, help="at most so many videos of a class fit its clusters")
+    flag(a, "--records-per-shard", type=whole(1), default=4096, help="of the files that create writes")
+    flag(a, "--trust-pickle", action="store_true", help="read the authors' pickled npz (runs code inside it)")
+    flag(a, "--checkpoint-steps", type=whole(1), default=1000, help="write the full state every so many steps")
+    flag(a, "--amp", choices=["bf16"], help="autocast")
+    flag(a, "--compile", action="store_true", help="torch.compile")
+    flag(a, "--threads", type=whole(0), default=0)
+    flag(a, "--name", default="yt8m", help="run folder below --runs-dir (default yt8m)")
+    add_common(p, "subclass")
+    return p
+
+
+def resolve(args: argparse.Namespace) -> dict[str, Any]:
+    """Resolved configuration.
+
+    Raises:
+      UserError: numbers of classes that do not fit each other.
+    """
+    config = vars(args).copy()
+    for name, (ours, official) in SWITCHES.items():
+        if config[name] is None:
+            config[name] = official if args.compat == "official" else ours
+    added = args.num_subclasses - args.num_classes
+    if added < 0:
+        raise UserError(f"--num_subclasses {args.num_subclasses}: fewer than --num_classes {args.num_classes}")
+    if config["num_neglected"] is None:
+        config["num_neglected"] = added  # two subclasses each
+    if config["num_neglected"] > args.num_classes:
+        raise UserError(f"--num-neglected {config['num_neglected']}: there are {args.num_classes} classes")
+    if config["num_neglected"] != added and args.stage in ("create", "all"):
+        raise UserError(
+            f"--num-neglected {config['num_neglected']}: --num_subclasses leaves room for {added} (two each)"
+        )
+    config["ignored"] = [name for name, default in UNUSED.items() if config[name] != default]
+    config["dataset"] = "yt8m"
+    return config
+
+
+def parse(argv: list[str] | None = None) -> dict[str, Any]:
+    """Parses and resolves; answers --help and --print-config by itself."""
+    return finish_parsing(make_parser(), resolve, argv)
