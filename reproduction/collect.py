@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +84,7 @@ class SeedRun:
         hashes = {}
         for entry in self.entries:
             config = {key: value for key, value in entry.record.config.items() if key != "seed"}
-            text = json.dumps(config, sort_keys=True).replace(f"seed{self.seed}/", "seed*/")
+            text = re.sub(rf"seed{self.seed}(?!\d)", "seed*", json.dumps(config, sort_keys=True))
             hashes[entry.record.stage] = flags_hash(json.loads(text))
         return json.dumps(hashes, sort_keys=True)
 
@@ -218,6 +220,18 @@ def _decide(group: RowRuns) -> None:
         group.blemish = ", ".join(part for part in (group.blemish, "seeds ran with different flags") if part)
 
 
+def _split(paths: Sequence[Path]) -> list[Path]:
+    """`make compare RUNS="a b"` arrives as one word; it means two folders unless one of that name exists."""
+    found: list[Path] = []
+    for path in paths:
+        try:
+            words = [path] if path.exists() else [Path(word) for word in shlex.split(str(path))]
+        except ValueError:
+            words = [path]
+        found += words if all(word.exists() for word in words) else [path]
+    return found
+
+
 def collect(
     paths: Sequence[Path] = (), runs: Path = RUNS_ROOT, results: Path = RESULTS, committed_only: bool = False
 ) -> Collection:
@@ -232,7 +246,7 @@ def collect(
       UserError: a given path does not exist or holds no record.
     """
     files: list[tuple[Path, str]] = []
-    for path in paths:
+    for path in _split(paths):
         found = _files(path, "record.json") or _files(path, "*") if path.is_dir() else [path]
         if not path.exists():
             raise UserError(f"--runs {path}: no such file or folder")

@@ -240,6 +240,13 @@ def test_seeds_of_different_flags_are_not_judged_together(make, tmp_path):
     assert lines(tmp_path)[0]["mnist-paper", "FC"].verdict.text == "not judged (seeds ran with different flags)"
 
 
+def test_folders_named_by_the_seed_are_no_other_flags(make, tmp_path):
+    for seed in (1, 10, 2):
+        config = {"lr": 0.1, "seed": seed, "beside": f"runs/x/seed{seed}", "out": f"runs/x/seed{seed}/y"}
+        make.put(tmp_path / "runs", make.record({"fc_accuracy": make.metric(0.99)}, seed=seed, config=config))
+    assert lines(tmp_path)[0]["mnist-paper", "FC"].verdict.word in ("consistent", "below paper")
+
+
 def test_rows_that_no_table_names_are_shown(make, tmp_path):
     put_seeds(make, tmp_path, [0.9], row="mnist-paper-w_l2-0.03")
     found = collect(runs=tmp_path / "runs", results=tmp_path / "results")

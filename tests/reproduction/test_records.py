@@ -114,6 +114,15 @@ def test_given_paths_must_exist_and_hold_records(tmp_path):
         collect([tmp_path])
 
 
+def test_several_folders_in_one_word(tmp_path, make):
+    for seed, name in enumerate(["a b", "c"]):
+        make.put(tmp_path / name, make.record({"fc_accuracy": make.metric(0.99)}, seed=seed))
+    both = f"'{tmp_path / 'a b'}' {tmp_path / 'c'}"
+    for words, seeds in (([both], [0, 1]), ([tmp_path / "a b"], [0]), ([tmp_path / "c", tmp_path / "a b"], [0, 1])):
+        found = collect([type(tmp_path)(word) for word in words])
+        assert [run.seed for run in found.rows["class2str", "mnist-paper"].runs] == seeds
+
+
 def command(*arguments: str, module: str = "compare") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", f"reproduction.{module}", *arguments], cwd=REPO_ROOT, capture_output=True, text=True
