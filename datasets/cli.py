@@ -12,7 +12,7 @@ import numpy as np
 import datasets
 from datasets import imagenet, weights
 from datasets.core import DATA_ROOT, DatasetError
-from datasets.fetch import find, places
+from datasets.fetch import announce, find, places
 from datasets.manifest import Entry, entries, entry
 from datasets.verify import check_file
 
@@ -120,7 +120,7 @@ def main(name: str | None = None, argv: list[str] | None = None) -> int:
             return _verify_all(args.root, args.accept_unverified) if args.verify else _list(args.root)
         this = entry(name)
         if not args.verify:
-            print(f"{this.title}\n  {this.homepage}\n  licence: {this.licence}\n  please cite: {this.citation}")
+            announce(this, sys.stdout)
         if name == weights.NAME:
             for file in [] if args.verify else args.file:
                 print(weights.get(file, args.root, args.offline).name)

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -119,6 +120,10 @@ class RangeDownloader:
             if error.code in (408, 429) or error.code >= 500:
                 raise ConnectionError(f"HTTP status {error.code}") from None
             raise Refused(f"HTTP status {error.code}") from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, socket.gaierror):
+                raise Refused(f"host not found ({error.reason.strerror}); no network?") from None
+            raise
         with response:
             start, total = self._extent(response)
             if self.size is not None and total is not None and total != self.size:

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import filelock
 
@@ -64,12 +65,12 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def announce(entry: Entry) -> None:
-    """Prints licence and citation, once a process."""
+def announce(entry: Entry, stream: TextIO | None = None) -> None:
+    """Prints licence and citation (to stderr unless told otherwise), once a process."""
     if entry.name not in _announced:
         _announced.add(entry.name)
-        print(f"{entry.title}\n  home page: {entry.homepage}\n  licence: {entry.licence}", file=sys.stderr)
-        print(f"  please cite: {entry.citation}", file=sys.stderr)
+        lines = (entry.title, entry.homepage, f"licence: {entry.licence}", f"please cite: {entry.citation}")
+        print("\n  ".join(lines), file=stream or sys.stderr)
 
 
 def fetch(entry: Entry, file: File, folder: Path, offline: bool | None = None) -> Path:
@@ -120,6 +121,8 @@ def _download(entry: Entry, file: File, target: Path, by_hand: str) -> None:
         raise DatasetError(
             f"{target}: cannot be written ({error.strerror}); what was fetched is kept, run the same command again"
         ) from error
+    with contextlib.suppress(OSError):
+        incoming.rmdir()  # stays if it holds a part that can be continued
     raise DatasetError(f"{entry.name}: could not fetch {file}: {'; '.join(reasons)}; try again, or {by_hand}")
 
 

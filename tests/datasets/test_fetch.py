@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +158,19 @@ def test_disk_that_fills_up_stops_at_once_and_keeps_the_part(offer, server, monk
     with pytest.raises(DatasetError, match="No space left on device.*run the same command again"):
         offer(mirrors=[server.url, server.url + "second/"])()
     assert len(server.requests) == 1
+
+
+def test_unknown_host_is_not_asked_again(offer, monkeypatch, tmp_path):
+    asked = []
+
+    def urlopen(request, timeout):
+        asked.append(request.full_url)
+        raise urllib.error.URLError(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    with pytest.raises(DatasetError, match="host not found .Name or service not known.; no network"):
+        offer(mirrors=["http://a.invalid/", "http://b.invalid/"])()
+    assert asked == [f"http://a.invalid/{NAME}", f"http://b.invalid/{NAME}"] and _left(tmp_path) == []
 
 
 def test_folder_that_cannot_be_made(offer, tmp_path):
