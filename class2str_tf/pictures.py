@@ -66,9 +66,7 @@ def draw_tree(
         legend_inches = 0.25 + 0.2 * -(-len(coarse_names) // _legend_columns(width))
     height = 0.8 + row_inches * len(rows) + legend_inches
     figure = _figure(width, height)
-    axes = figure.add_axes(
-        (0.1 / width, legend_inches / height, tree_inches / width, row_inches * len(rows) / height)
-    )
+    axes = figure.add_axes((0.1 / width, legend_inches / height, tree_inches / width, row_inches * len(rows) / height))
     axes.set_xlim(-0.1, depth + 0.2)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.axis("off")
