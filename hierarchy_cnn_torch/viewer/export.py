@@ -1,0 +1,182 @@
+"""Writes the viewer's page: from a run of this repository, or from anybody's confusion matrix and scores.
+
+python -m hierarchy_cnn_torch.viewer.export --confusion M.npy --names names.txt --out view.html
+python -m hierarchy_cnn_torch.viewer.export --run runs/hierarchy/fashion_mnist-cpu/seed0 --out view.html
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+import argparse
+
+import numpy as np
+
+from reproduction.flags import Parser, flag, run_main
+from reproduction.runs import UserError, shown
+
+
+def parser() -> Parser:
+    """The command line."""
+    p = Parser("python -m hierarchy_cnn_torch.viewer.export", __doc__.splitlines()[0])
+    g = p.additions
+    flag(g, "--run", metavar="DIR", help="a seed folder of this repository, after analyze.py")
+    flag(g, "--compare", metavar="DIR|FILE", help="a second run's arm (A1 ...) of the same folder, or a second matrix")
+    flag(g, "--confusion", metavar="FILE", help=".npy or .csv counts [K, K] (rows actual), or .npy [epochs, K, K]")
+    flag(g, "--names", metavar="FILE", help="class names, one a line")
+    flag(g, "--scores", metavar="FILE", help=".npz with scores [N, K] (logits or probabilities) and labels [N]")
+    flag(g, "--images", metavar="FILE", help=".npy uint8 [N, H, W, C], the images of --scores")
+    flag(g, "--responses", metavar="FILE", help=".npz, one array [K, M] or [epochs, K, M] per layer")
+    flag(g, "--tree", metavar="FILE", help="tree JSON; default: average linkage of the confusions (or scores)")
+    flag(g, "--levels", metavar="2,9,20", default="", help="groups per level of the derived tree")
+    flag(g, "--thumbs", choices=["embed", "folder", "none"], help="default: embed up to 25 MB, else folder")
+    flag(g, "--title", default="")
+    flag(g, "--out", metavar="FILE", required=True, help="the HTML file")
+    return p
+
+
+def _array(path: str, what: str) -> np.ndarray:
+    try:
+        if path.endswith(".csv"):
+            return np.loadtxt(path, delimiter=",", ndmin=2)
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{what}: {path}: no such file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{what}: {path}: not a readable array ({str(error).splitlines()[0]})") from None
+
+
+def _archive(path: str, what: str) -> dict[str, np.ndarray]:
+    data = _array(path, what)
+    if not isinstance(data, np.lib.npyio.NpzFile):
+        raise UserError(f"{what}: {path}: an .npz file is needed")
+    try:
+        with data:
+            return {key: data[key] for key in data.files}
+    except ValueError as error:
+        raise UserError(f"{what}: {path}: not readable ({str(error).splitlines()[0]})") from None
+
+
+def probabilities_of(scores: np.ndarray) -> np.ndarray:
+    """Scores as probabilities: taken as they are where rows are non-negative and sum to 1, else softmax."""
+    scores = np.asarray(scores, np.float64)
+    if (scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-3):
+        return scores
+    e = np.exp(scores - scores.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def default_sizes(num_classes: int) -> list[int]:
+    """Groups per level where nobody asked: 2, about the middle, about one group in five classes."""
+    if num_classes < 5:
+        return [2] if num_classes > 2 else []
+    if num_classes <= 20:
+        return sorted({2, max(3, num_classes // 2 - 1)})
+    return sorted({2, round(2 * (num_classes / 10) ** 0.5), round(num_classes / 5)})
+
+
+def parse_sizes(text: str) -> list[int]:
+    """The value of --levels."""
+    try:
+        return [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        raise UserError(f"--levels: {text!r} is not a list of whole numbers such as 2,9,20") from None
+
+
+def from_files(args: argparse.Namespace) -> object:
+    """The view of files of one's own."""
+    from hierarchy_cnn_torch import similarity, trees
+    from hierarchy_cnn_torch.responses import class_correlation
+    from hierarchy_cnn_torch.viewer.view import Layer, View, samples_of
+
+    if not (args.confusion or args.scores):
+        raise UserError("give --run, or --confusion and --names, or --scores and --names")
+    if not args.names:
+        raise UserError("--names is missing: a text file with one class name a line")
+    try:
+        names = [line.strip() for line in Path(args.names).read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--names: {args.names}: not readable ({error})") from None
+    scores = _archive(args.scores, "--scores") if args.scores else None
+    probabilities = labels = None
+    if scores is not None:
+        if not {"scores", "labels"} <= scores.keys():
+            raise UserError(f"--scores: {args.scores}: holds {sorted(scores)}, needs scores and labels")
+        labels = scores["labels"]
+        if scores["scores"].ndim != 2 or scores["scores"].shape != (len(labels), len(names)):
+            raise UserError(
+                f"--scores: scores {scores['scores'].shape} do not fit {len(labels)} labels and {len(names)} names"
+            )
+        if labels.dtype.kind not in "iu" or (len(labels) and not 0 <= labels.min() <= labels.max() < len(names)):
+            raise UserError(f"--scores: labels must be whole numbers in [0, {len(names)})")
+        if not np.isfinite(scores["scores"]).all():
+            raise UserError(f"--scores: {args.scores}: scores that are not finite")
+        probabilities = probabilities_of(scores["scores"])
+    if args.confusion:
+        given = _array(args.confusion, "--confusion")
+        stack = given if given.ndim == 3 else given[None]
+    else:
+        stack = similarity.confusion_matrix(labels, probabilities.argmax(1), len(names))[None]
+    stack = [similarity.check_confusion(counts, names) for counts in stack]
+    distance = similarity.profile_distance(stack[-1])
+    if scores is not None:
+        distance = similarity.score_distance(scores["scores"])
+        counts = similarity.confusion_matrix(labels, probabilities.argmax(1), len(names))
+        if (counts != stack[-1]).any():
+            raise UserError("--scores: their predictions do not give the counts of --confusion (its last epoch)")
+    if args.tree:
+        tree = trees.load_tree(args.tree, names)
+    else:
+        sizes = parse_sizes(args.levels) or default_sizes(len(names))
+        levels = similarity.cut(similarity.dendrogram(distance), sizes) if sizes else []
+        tree = trees.tree_of(levels, names)
+    label = lambda at, count: f"epoch {at + 1}" if count > 1 else "last"  # noqa: E731
+    runs = [(Path(args.confusion or args.scores).stem, [(label(i, len(stack)), c) for i, c in enumerate(stack)])]
+    if args.compare:
+        other = _array(args.compare, "--compare")
+        other = other if other.ndim == 3 else other[None]
+        pairs = [(label(i, len(other)), similarity.check_confusion(c, names)) for i, c in enumerate(other)]
+        runs.append((Path(args.compare).stem, pairs))
+    layers = []
+    for name, values in (_archive(args.responses, "--responses") if args.responses else {}).items():
+        stack_r = values if values.ndim == 3 else values[None]
+        if stack_r.ndim != 3 or stack_r.shape[1] != len(names):
+            raise UserError(f"--responses: {name} is {values.shape}, expected ({len(names)}, channels)")
+        epochs = [(label(i, len(stack_r)), r, class_correlation(r), float("nan")) for i, r in enumerate(stack_r)]
+        layers.append(Layer(name, epochs))
+    images = _array(args.images, "--images") if args.images else None
+    samples = None
+    if scores is not None:
+        if images is not None and (images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels)):
+            raise UserError(f"--images: {images.dtype} {images.shape}, expected uint8 [{len(labels)}, H, W, C]")
+        samples = samples_of(labels, probabilities, images, note="errors and five right images of each class")
+    elif images is not None:
+        raise UserError("--images needs --scores, which say what each image was taken for")
+    return View(args.title or f"Confusions of {runs[0][0]}", names, tree, distance, runs, layers, samples)
+
+
+def main() -> None:
+    """Command line."""
+    args = parser().parse_args()
+
+    def go() -> None:
+        from hierarchy_cnn_torch.viewer.view import write
+
+        if args.run:
+            from hierarchy_cnn_torch.viewer.from_run import view_of_run
+
+            view = view_of_run(Path(args.run), args.compare, args.title, args.data_dir if "data_dir" in args else None)
+        else:
+            view = from_files(args)
+        out = Path(args.out)
+        write(view, out, args.thumbs)
+        print(f"{shown(out)}: {out.stat().st_size / 1e6:.1f} MB; open it in a browser")
+
+    run_main(go)
+
+
+if __name__ == "__main__":
+    main()

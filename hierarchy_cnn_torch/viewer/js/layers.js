@@ -1,0 +1,172 @@
+// Response map and class correlation: one layer at one epoch, decoded when it is first looked at.
+const layerCache = new Map();
+
+async function layerData(index, epoch) {
+  if (!meta.layers.length) return null;
+  const layer = meta.layers[index], at = Math.min(epoch, layer.epochs.length - 1), entry = layer.epochs[at];
+  const id = index + "." + at;
+  if (!layerCache.has(id)) {
+    const data = { layer, channels: layer.channels, label: entry.label };
+    if (entry.key) data.values = await array(entry.key);
+    data.correlation = entry.corr ? await array(entry.corr) : null;
+    if (layer.top) data.top = await array(layer.top);
+    if (layer.simg) data.simg = await array(layer.simg);
+    layerCache.set(id, data);
+  }
+  return layerCache.get(id);
+}
+
+// Share of the group among the classes that excite a channel most; ties count by their expected share.
+function selectivityOf(layer, members) {
+  const m = members.reduce((sum, x) => sum + x, 0), out = new Float64Array(layer.channels);
+  if (!m || m === K) return out;
+  const column = new Uint8Array(K), counts = new Int32Array(256), inside = new Int32Array(256);
+  for (let j = 0; j < layer.channels; j++) {
+    counts.fill(0);
+    inside.fill(0);
+    for (let c = 0; c < K; c++) {
+      column[c] = layer.values[c * layer.channels + j];
+      counts[column[c]]++;
+      if (members[c]) inside[column[c]]++;
+    }
+    let left = m, hits = 0;
+    for (let v = 255; v >= 0 && left > 0; v--) {
+      if (!counts[v]) continue;
+      if (counts[v] <= left) { hits += inside[v]; left -= counts[v]; }
+      else { hits += inside[v] * left / counts[v]; left = 0; }
+    }
+    out[j] = hits / m;
+  }
+  return out;
+}
+
+// Columns by relevance to the selected classes: selectivity, then the mean difference inside against outside.
+function orderColumns(layer) {
+  const key = selection().join(",");
+  if (layer.sortedFor === key) return;
+  layer.sortedFor = key;
+  const ids = Array.from({ length: layer.channels }, (_, i) => i);
+  layer.share = key ? selectivityOf(layer, selected) : null;
+  if (layer.share) {
+    const size = selection().length;
+    const gap = ids.map(j => {
+      let inside = 0, all = 0;
+      for (let c = 0; c < K; c++) {
+        const v = layer.values[c * layer.channels + j];
+        all += v;
+        if (selected[c]) inside += v;
+      }
+      return inside / size - (all - inside) / (K - size || 1);
+    });
+    ids.sort((a, b) => layer.share[b] - layer.share[a] || gap[b] - gap[a] || a - b);
+  }
+  layer.columns = ids;
+  layer.columnPlace = new Int32Array(layer.channels);
+  ids.forEach((j, at) => { layer.columnPlace[j] = at; });
+}
+
+function drawResponse(g) {
+  const layer = current.layer;
+  if (!layer?.values) return note(g, "this file holds no response maps");
+  orderColumns(layer);
+  const M = layer.channels, image = new ImageData(M, K), table = lut("sequential"), pixels = image.data;
+  for (let at = 0; at < K; at++) {
+    const from = order[at] * M;
+    for (let j = 0; j < M; j++) {
+      const v = layer.values[from + layer.columns[j]] * 3, p = (at * M + j) * 4;
+      pixels[p] = table[v];
+      pixels[p + 1] = table[v + 1];
+      pixels[p + 2] = table[v + 2];
+      pixels[p + 3] = 255;
+    }
+  }
+  layer.image = image;
+  stamp(g, image);
+  for (const { from } of blocksOf(levels[state.level]).slice(1)) {
+    if (state.level < levels.length - 1) { g.fillStyle = "#fff"; g.fillRect(toX(0), toY(from) - 0.6, side.w * view.kx, 1.2); }
+  }
+  el("totals").textContent = `${layer.layer.name}, ${M} channels, ${layer.label}` +
+    (layer.share ? `; best channel ${layer.columns[0]}: S = ${layer.share[layer.columns[0]].toFixed(2)}` : "");
+}
+
+function drawCorrelation(g) {
+  const layer = current.layer;
+  if (!layer?.correlation) return note(g, "this file holds no class correlations");
+  const image = new ImageData(K, K), table = lut("diverging"), upper = layer.correlation;
+  for (let r = 0; r < K; r++) for (let c = 0; c < K; c++) {
+    const v = correlationOf(upper, order[r], order[c]) * 3, p = (r * K + c) * 4;
+    image.data[p] = table[v];
+    image.data[p + 1] = table[v + 1];
+    image.data[p + 2] = table[v + 2];
+    image.data[p + 3] = 255;
+  }
+  layer.image = image;
+  stamp(g, image);
+  drawOutlines(g);
+  const rho = layer.layer.epochs[Math.min(state.epoch, layer.layer.epochs.length - 1)].rho;
+  el("totals").textContent = `${layer.layer.name}, ${layer.label}` + (Number.isFinite(rho) ? `; Spearman with the tree ${rho.toFixed(2)}` : "");
+}
+
+// Stored as bytes, -1..1 on 0..255, the upper triangle row by row without the diagonal.
+function correlationOf(upper, a, b) {
+  if (a === b) return 255;
+  if (a > b) [a, b] = [b, a];
+  return upper[a * K - a * (a + 1) / 2 + b - a - 1];
+}
+
+function note(g, text) {
+  g.fillStyle = "#5c5c66";
+  g.font = "13px system-ui, sans-serif";
+  g.fillText(text, 20, TOP + 30);
+  el("totals").textContent = text;
+}
+
+// I7: what a channel does: selectivity per level with its null, and responses of classes inside against outside.
+function drawChannelInfo() {
+  const box = el("channelinfo"), layer = current?.layer;
+  box.replaceChildren();
+  if (state.tab !== "response" || state.channel === null || !layer?.values || state.channel >= layer.channels) return;
+  const j = state.channel;
+  box.append(make("h2", `channel ${j} of ${layer.layer.name}`));
+  const table = make("table");
+  table.append(rowOf("th", "level", "best group", "S", "best of all by chance (95 %)"));
+  levels.slice(0, -1).forEach((level, at) => {
+    const groups = Math.max(...level) + 1;
+    let best = -1, which = 0;
+    for (let v = 0; v < groups; v++) {
+      const members = Uint8Array.from(level, x => x === v ? 1 : 0);
+      const share = selectivityOfColumn(layer, j, members);
+      if (share > best) { best = share; which = v; }
+    }
+    const measured = layer.simg ? layer.simg[at * layer.channels + j] / 255 : best;
+    table.append(rowOf("td", meta.levels[at].name, meta.levels[at].groups[which], measured.toFixed(2),
+      Number.isFinite(layer.layer.null?.[at]) ? layer.layer.null[at].toFixed(2) : "–"));
+  });
+  box.append(table);
+  if (layer.simg) box.append(make("p", "S counts images (share of the group among its own number of strongest images)."));
+  if (selection().length) box.append(make("p", "mean response of classes, selected (solid) and others (hatched)"), histogram(layer, j));
+}
+
+function selectivityOfColumn(layer, j, members) {
+  const one = { channels: 1, values: Uint8Array.from({ length: K }, (_, c) => layer.values[c * layer.channels + j]) };
+  return selectivityOf(one, members)[0];
+}
+
+function histogram(layer, j) {
+  const canvas = make("canvas");
+  canvas.width = 230;
+  canvas.height = 60;
+  const inside = new Float64Array(16), outside = new Float64Array(16);
+  for (let c = 0; c < K; c++) (selected[c] ? inside : outside)[layer.values[c * layer.channels + j] >> 4]++;
+  const g = canvas.getContext("2d"), share = list => { const sum = list.reduce((a, b) => a + b, 0) || 1; return list.map(v => v / sum); };
+  const a = share(inside), b = share(outside), most = Math.max(...a, ...b);
+  for (let i = 0; i < 16; i++) {
+    g.fillStyle = "#b34700";
+    g.fillRect(i * 14, 60 - 58 * a[i] / most, 6, 58 * a[i] / most);
+    g.strokeStyle = "#1b1b1f";
+    const h = 58 * b[i] / most;
+    if (h > 0) g.strokeRect(i * 14 + 6.5, 60 - h, 5, h);
+    for (let y = 60 - h + 3; y < 60; y += 4) { g.beginPath(); g.moveTo(i * 14 + 6.5, y); g.lineTo(i * 14 + 11.5, y); g.stroke(); }
+  }
+  return canvas;
+}

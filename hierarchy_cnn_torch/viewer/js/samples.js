@@ -1,0 +1,135 @@
+// The right-hand side: figures of the selection, and the images behind it.
+let sample = null;       // columns of the sample table, decoded once
+let shownSamples = [];   // rows of the table that are listed now
+const picked = new Set();
+let limit = 120;
+
+const make = (tag, text) => { const e = document.createElement(tag); if (text !== undefined) e.textContent = text; return e; };
+const percent = v => Number.isFinite(v) ? (100 * v).toFixed(1) + " %" : "–";
+const rowOf = (tag, ...texts) => { const tr = make("tr"); tr.append(...texts.map(t => make(tag, t))); return tr; };
+
+async function loadSamples() {
+  if (!meta.samples) return;
+  const names = ["id", "actual", "predicted", "confidence", "s1", "thumb"];
+  const columns = await Promise.all(names.map(name => array("sample_" + name)));
+  sample = Object.fromEntries(names.map((name, i) => [name, columns[i]]));
+  sample.row = new Map();
+  sample.id.forEach((id, i) => sample.row.set(id, i));
+}
+
+// Rows of the sample table for the present selection: cells first, then a channel's top images, then classes.
+function chosenSamples() {
+  if (!sample) return [];
+  if (state.tab === "response" && state.channel !== null && current.layer?.top) {
+    const { top, channels } = current.layer, out = [];
+    for (let k = 0; k < top.length / channels; k++) {
+      const row = sample.row.get(top[k * channels + state.channel]);
+      if (row !== undefined) out.push(row);
+    }
+    return out;
+  }
+  const out = [];
+  if (state.cells) {
+    const wanted = new Set(state.cells.map(([r, c]) => r * K + c));
+    for (let i = 0; i < sample.id.length; i++) if (wanted.has(sample.actual[i] * K + sample.predicted[i])) out.push(i);
+  } else if (selection().length) {
+    for (let i = 0; i < sample.id.length; i++) if (selected[sample.actual[i]] && passes(i)) out.push(i);
+  }
+  const by = state.sortBy === "s1" ? sample.s1 : sample.confidence;
+  return out.sort((a, b) => by[b] - by[a] || sample.id[a] - sample.id[b]);
+}
+
+// A group's samples obey the same error filter as the matrix; correct exemplars count as "all".
+function passes(i) {
+  const level = levels[state.level], a = sample.actual[i], p = sample.predicted[i];
+  if (state.scope === "all") return true;
+  return a !== p && (level[a] === level[p]) === (state.scope === "inside");
+}
+
+function drawSamples() {
+  const box = el("samples");
+  box.replaceChildren();
+  shownSamples = chosenSamples();
+  drawChannelInfo();
+  el("samplebar").hidden = !sample;
+  if (!sample) {
+    if (state.cells || selection().length) box.append(make("p", "This file holds no image list (export it with --samples or from a run)."));
+    return;
+  }
+  const fixed = state.tab === "response" && state.channel !== null && current.layer?.top;
+  if (!shownSamples.length) {
+    box.append(make("p", state.cells ? "No images in these cells." : "Select a group, cells or a channel to see images."));
+    return;
+  }
+  const groups = new Map();
+  for (const i of shownSamples.slice(0, limit)) {
+    const name = fixed ? "strongest images" : meta.names[state.groupBy === "actual" ? sample.actual[i] : sample.predicted[i]];
+    if (!groups.has(name)) groups.set(name, []);
+    groups.get(name).push(i);
+  }
+  for (const [name, rows] of groups) {
+    box.append(make("h2", fixed ? name : `${state.groupBy}: ${name} (${rows.length})`));
+    const tiles = make("div");
+    tiles.className = "tiles";
+    tiles.append(...rows.map(tile));
+    box.append(tiles);
+  }
+  if (shownSamples.length > limit) {
+    const more = make("button", `show more (${shownSamples.length - limit} left)`);
+    more.onclick = () => { limit += 400; drawSamples(); };
+    box.append(more);
+  }
+  box.append(make("p", `${shownSamples.length} images (${meta.samples.note}). Click marks an image for the selection file.`));
+}
+
+function tile(i) {
+  const button = make("button");
+  button.className = picked.has(sample.id[i]) ? "tile picked" : "tile";
+  const text = `image ${sample.id[i]}: ${meta.names[sample.actual[i]]} → ${meta.names[sample.predicted[i]]}, ` +
+    `confidence ${percent(sample.confidence[i] / 255)}, s1 ${(sample.s1[i] / 255).toFixed(2)}`;
+  button.title = text;
+  button.setAttribute("aria-label", text);
+  const at = sample.thumb[i], { sprites, per, across, tile: size } = meta.samples;
+  if (sprites.length && at !== 0xffffffff) {
+    const inside = at % per, scale = 40 / size;
+    button.style.backgroundImage = `url("${spriteUrl(Math.floor(at / per))}")`;
+    button.style.backgroundSize = `${across * 40}px auto`;
+    button.style.backgroundPosition = `${-(inside % across) * size * scale}px ${-Math.floor(inside / across) * size * scale}px`;
+  } else button.textContent = sample.id[i];
+  button.onclick = () => {
+    if (!picked.delete(sample.id[i])) picked.add(sample.id[i]);
+    button.classList.toggle("picked");
+    say(text);
+  };
+  button.onfocus = button.onmouseenter = () => say(text);
+  return button;
+}
+
+const spriteUrls = new Map();
+function spriteUrl(index) {
+  const sprite = meta.samples.sprites[index];
+  if (sprite.file) return sprite.file;
+  if (!spriteUrls.has(index)) {
+    const bytes = bytesOf(document.getElementById("d-" + sprite.key).textContent);
+    spriteUrls.set(index, URL.createObjectURL(new Blob([bytes], { type: "image/jpeg" })));
+  }
+  return spriteUrls.get(index);
+}
+
+function drawGroupInfo() {
+  const box = el("groupinfo"), classes = selection();
+  box.replaceChildren();
+  if (state.cells) {
+    let count = 0;
+    for (const [r, c] of state.cells) count += current.cell[r * K + c];
+    box.append(make("h2", `${state.cells.length} cells, ${count} images`));
+  }
+  if (!classes.length) return;
+  const f = groupFigures(classes, current);
+  const names = state.nodes.map(i => nodes[i].name).concat(state.classes.map(c => meta.names[c]));
+  box.append(make("h2", `${names.slice(0, 4).join("; ")}${names.length > 4 ? " …" : ""} (${classes.length} classes)`));
+  const table = make("table");
+  table.append(rowOf("th", "recall", "precision", "F1", "popularity"));
+  table.append(rowOf("td", percent(f.recall), percent(f.precision), percent(f.f1), Number.isFinite(f.popularity) ? f.popularity.toFixed(2) : "–"));
+  box.append(table);
+}

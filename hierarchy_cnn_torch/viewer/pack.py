@@ -1,0 +1,91 @@
+"""Arrays and settings into one HTML file, and back out of it."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reproduction.runs import UserError, write_bytes
+
+HERE = Path(__file__).resolve().parent
+SCRIPTS = ("data", "state", "draw", "icicle", "layers", "samples", "interact", "main")
+LARGEST_BYTES = 60_000_000
+FOLDER_FROM_BYTES = 25_000_000
+COMPRESS_FROM_BYTES = 512
+
+
+def packed(values: np.ndarray) -> tuple[dict[str, Any], str]:
+    """One array as text: {dtype, shape, gzip} and base64 of its little-endian bytes, compressed where that pays."""
+    values = np.ascontiguousarray(values)
+    raw = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
+    small = gzip.compress(raw, 6, mtime=0) if len(raw) >= COMPRESS_FROM_BYTES else raw
+    use = len(small) < 0.9 * len(raw)
+    kind = values.dtype.str[1:]
+    return {"dtype": kind, "shape": list(values.shape), "gzip": use}, base64.b64encode(small if use else raw).decode()
+
+
+def page(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], sprites: Mapping[str, bytes]) -> str:
+    """The whole HTML page.
+
+    Args:
+      meta: JSON values, without `arrays`.
+      arrays: key -> array of uint8/16/32, int32 or float32/64.
+      sprites: key -> JPEG bytes to embed.
+    Raises:
+      UserError: larger than 60 MB; says what to leave out.
+    """
+    infos, blobs = {}, []
+    for key, values in arrays.items():
+        infos[key], text = packed(values)
+        blobs.append(f'<script type="text/plain" id="d-{key}">{text}</script>')
+    for key, data in sprites.items():
+        blobs.append(f'<script type="text/plain" id="d-{key}">{base64.b64encode(data).decode()}</script>')
+    settings = json.dumps({**meta, "arrays": infos}, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    parts = {
+        "TITLE": html.escape(str(meta["title"])),
+        "STYLE": (HERE / "style.css").read_text(),
+        "META": settings,
+        "BLOBS": "\n".join(blobs),
+        "SCRIPT": "\n".join((HERE / "js" / f"{name}.js").read_text() for name in SCRIPTS),
+    }
+    text = re.sub(r"@([A-Z]+)@", lambda match: parts[match.group(1)], (HERE / "template.html").read_text())
+    if len(text) > LARGEST_BYTES:
+        raise UserError(
+            f"viewer: the file would be {len(text) / 1e6:.0f} MB, at most {LARGEST_BYTES / 1e6:.0f} MB are allowed; "
+            "use --thumbs folder or none, fewer layers or fewer epochs"
+        )
+    return text
+
+
+def write_page(path: Path, text: str) -> None:
+    """Writes the page atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, text.encode())
+
+
+def read_page(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Settings and arrays back out of a page.
+
+    Raises:
+      UserError: not a page of this viewer.
+    """
+    text = Path(path).read_text()
+    found = re.search(r'<script type="application/json" id="meta">(.*?)</script>', text, re.S)
+    if not found:
+        raise UserError(f"{path}: not a page of this viewer")
+    meta = json.loads(found.group(1))
+    blobs = dict(re.findall(r'<script type="text/plain" id="d-([\w.-]+)">([^<]*)</script>', text))
+    arrays = {}
+    for key, info in meta["arrays"].items():
+        raw = base64.b64decode(blobs[key])
+        raw = gzip.decompress(raw) if info["gzip"] else raw
+        arrays[key] = np.frombuffer(raw, np.dtype("<" + info["dtype"])).reshape(info["shape"])
+    return meta, arrays

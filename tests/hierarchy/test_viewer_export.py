@@ -1,0 +1,147 @@
+"""The exporter's Python side: formats, refusals, and that what goes in comes out."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from hierarchy_cnn_torch import seriation, trees
+from hierarchy_cnn_torch.viewer import pack
+from hierarchy_cnn_torch.viewer.view import View, scaled_bytes, triangle_bytes, write
+from reproduction.runs import REPO_ROOT, UserError
+from tests.hierarchy.browser import export_arguments, planted_files
+
+L10 = [np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1]), np.array([0, 0, 1, 2, 3, 3, 3, 4, 5, 5])]
+
+
+def export(*words):
+    command = [sys.executable, "-m", "hierarchy_cnn_torch.viewer.export", *map(str, words)]
+    return subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("k10")
+    return folder, *planted_files(folder, 10, L10, [0.5, 0.35, 0.15], 60, 24)
+
+
+def test_the_readmes_command_needs_only_a_matrix_and_names(files, tmp_path):
+    folder, counts, _, _ = files
+    answer = export("--confusion", folder / "m.npy", "--names", folder / "names.txt", "--out", tmp_path / "view.html")
+    assert answer.returncode == 0, answer.stderr
+    meta, arrays = pack.read_page(tmp_path / "view.html")
+    assert meta["names"][3] == "class 003" and [e["label"] for e in meta["runs"][0]["epochs"]][-1] == "epoch 3"
+    for at, matrix in enumerate(counts):
+        back = np.zeros((10, 10), int)
+        back[arrays[f"c0_{at}_row"], arrays[f"c0_{at}_col"]] = arrays[f"c0_{at}_n"]
+        assert (back == matrix).all()
+
+
+def test_export_and_read_back_give_identical_arrays(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "a": rng.integers(0, 255, (30, 40), dtype=np.uint8),
+        "b": rng.random(7),
+        "c": np.arange(70000, dtype=np.uint32),
+        "d": rng.random((5, 3)).astype(np.float32),
+        "e": np.zeros(0, np.uint16),
+        "f": np.array([-3, 4], np.int32),
+    }
+    meta = {"title": "</script><b>&", "names": ["</script>", "é"]}
+    pack.write_page(tmp_path / "p.html", pack.page(meta, arrays, {}))
+    back_meta, back = pack.read_page(tmp_path / "p.html")
+    assert back_meta["names"] == meta["names"]
+    assert back.keys() == arrays.keys()
+    assert all(
+        back[k].dtype == v.dtype and (back[k] == v).all() and back[k].shape == v.shape for k, v in arrays.items()
+    )
+
+
+def test_byte_maps():
+    values = np.array([[0.0, 5, 2], [1, 5, 4], [0.5, 5, 3]])
+    assert scaled_bytes(values).tolist() == [[0, 0, 0], [255, 0, 255], [128, 0, 128]]
+    assert triangle_bytes(np.array([[1, -1, 0], [-1, 1, 1], [0, 1, 1.0]])).tolist() == [0, 128, 255]
+
+
+def test_order_in_the_page_is_the_seriation(files, tmp_path):
+    folder, counts, _, _ = files
+    from hierarchy_cnn_torch.similarity import profile_distance
+
+    tree = trees.tree_of(L10, [f"class {i:03d}" for i in range(10)])
+    trees.save_tree(tmp_path / "tree.json", tree)
+    answer = export(
+        "--confusion",
+        folder / "m.npy",
+        "--names",
+        folder / "names.txt",
+        "--tree",
+        tmp_path / "tree.json",
+        "--out",
+        tmp_path / "v.html",
+    )
+    assert answer.returncode == 0, answer.stderr
+    meta, arrays = pack.read_page(tmp_path / "v.html")
+    assert (arrays["order"] == seriation.tree_order(tree, profile_distance(counts[-1]))).all()
+    assert [len(level["groups"]) for level in meta["levels"]] == [2, 6]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"m.npy": -np.eye(10)}, "negative count"),
+        ({"m.npy": np.eye(10) * 0.5}, "fractional count 0.5"),
+        ({"m.npy": np.eye(9)}, "10 names for a confusion matrix of 9"),
+        ({"m.npy": np.ones((10, 9))}, "a square of at least"),
+        ({"names.txt": "a\nb\nc"}, "--scores: scores"),
+        ({"images.npy": np.zeros((3, 8, 8, 3), np.uint8)}, "--images: uint8"),
+        ({"m.npy": np.eye(10, dtype=int) * 7}, "do not give the counts"),
+        ({"m.npy": "text"}, "not a readable array"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(files, tmp_path, change, message):
+    folder = files[0]
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for name, value in change.items():
+        if isinstance(value, str):
+            (tmp_path / name).write_text(value)
+        else:
+            np.save(tmp_path / name, value)
+    answer = export(*export_arguments(tmp_path, tmp_path / "view.html"))
+    assert answer.returncode == 2 and message in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1 and not (tmp_path / "view.html").exists()
+
+
+def test_thumbnails_without_images_and_a_missing_names_file(files, tmp_path):
+    folder = files[0]
+    words = export_arguments(folder, tmp_path / "v.html", images=False)
+    assert "no images were given" in export(*words, "--thumbs", "embed").stderr
+    assert "--names is missing" in export("--confusion", folder / "m.npy", "--out", tmp_path / "v.html").stderr
+    assert "give --run, or --confusion" in export("--out", tmp_path / "v.html").stderr
+
+
+def test_thumbs_in_a_folder(files, tmp_path):
+    folder = files[0]
+    answer = export(*export_arguments(folder, tmp_path / "v.html"), "--thumbs", "folder")
+    assert answer.returncode == 0, answer.stderr
+    meta, arrays = pack.read_page(tmp_path / "v.html")
+    assert meta["samples"]["sprites"] == [{"file": "v_thumbs/sprite_0.jpg"}]
+    assert (tmp_path / "v_thumbs" / "sprite_0.jpg").read_bytes()[:2] == b"\xff\xd8"
+    assert (arrays["sample_thumb"] == np.arange(len(arrays["sample_id"]))).all()
+
+
+def test_the_size_cap_names_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setattr(pack, "LARGEST_BYTES", 20_000)
+    names = [str(i) for i in range(10)]
+    tree = trees.tree_of(L10, names)
+    view = View("t", names, tree, np.ones((10, 10)) - np.eye(10), [("a", [("last", np.eye(10, dtype=int))])])
+    with pytest.raises(UserError, match="at most 0 MB.*--thumbs folder or none"):
+        write(view, tmp_path / "v.html")
+
+
+def test_no_third_party_script_and_no_address_in_the_page(files, tmp_path):
+    folder = files[0]
+    export("--confusion", folder / "m.npy", "--names", folder / "names.txt", "--out", tmp_path / "v.html")
+    text = (tmp_path / "v.html").read_text()
+    assert "http://" not in text and "https://" not in text and "import " not in text.split('<script type="module">')[1]
