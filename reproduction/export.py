@@ -7,11 +7,16 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reproduction.claims import Result
 from reproduction.compare import Comparison, Line
 from reproduction.runs import UserError, shown, write_bytes
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDE = 130  # columns from which a table has room for the commands
 RECALLED_MARK = "\N{DAGGER}"
 RECALLED_NOTE = f"{RECALLED_MARK} recalled: nobody here could open the source; never judged against"
 LINE_HEAD = ("row", "quantity", "paper's number", "ours", "h", "verdict", "command")
@@ -126,14 +131,19 @@ def has_recalled(lines: Sequence[Line]) -> bool:
 
 
 def print_terminal(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
-    """Prints tables and claims of each paper, every seed, and what was left out and why."""
+    """Prints what was run beside the papers' numbers, every seed, the claims, and what was not run or left out."""
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 180, highlight=False, soft_wrap=False)
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=False)
     for comparison in comparisons:
-        _print_lines(console, comparison)
-        _print_seeds(console, comparison.lines)
+        ran = [line for line in comparison.lines if line.source]
+        about = comparison.paper.paper
+        console.print(f"\n{about.short} ({about.venue} {about.year})", style="bold", markup=False)
+        if ran:
+            _print_lines(console, ran)
+            _print_seeds(console, ran)
         _print_claims(console, comparison)
+        _print_not_run(console, [line for line in comparison.lines if not line.source])
     if any(has_recalled(comparison.lines) for comparison in comparisons):
         console.print(RECALLED_NOTE, markup=False)
     console.print("h: half-width for one run, max(t(0.975, n-1) sd sqrt(1 + 1/n), binomial error of the test split)")
@@ -157,28 +167,55 @@ def _colour(word: str) -> str:
     }.get(word, "dim")
 
 
-def _print_lines(console, comparison: Comparison) -> None:  # type: ignore[no-untyped-def]
+def _print_lines(console: Console, lines: Sequence[Line]) -> None:
+    """Figures of what was run; a narrow terminal gets the commands below the table instead of in it."""
     from rich.markup import escape
     from rich.table import Table
 
-    about = comparison.paper.paper
-    table = Table(title=f"{escape(about.short)} ({escape(about.venue)} {about.year})", title_justify="left")
-    for name in LINE_HEAD:
+    wide = console.width >= WIDE
+    table = Table()
+    for name in LINE_HEAD if wide else LINE_HEAD[:-1]:
         table.add_column(name, overflow="fold", justify="right" if name in LINE_HEAD[2:5] else "left")
-    row = None
-    for line in comparison.lines:
+    row = verdict = None
+    for line in lines:
         cells = [escape(cell) for cell in line_cells(line)]
         if line.row == row:
             cells[0] = cells[-1] = ""
+            if line.verdict.text and line.verdict.text == verdict:
+                cells[5] = '"'
         elif row is not None:
             table.add_section()
-        row = line.row
+        row, verdict = line.row, line.verdict.text
         cells[5] = f"[{_colour(line.verdict.word)}]{cells[5]}[/]"
-        table.add_row(*cells)
+        table.add_row(*(cells if wide else cells[:-1]))
+    console.print(table)
+    if not wide:
+        for name, command in {line.row: line.command for line in lines if line.command}.items():
+            console.print(f"  {name}: {command}", markup=False)
+
+
+def _print_not_run(console: Console, lines: Sequence[Line]) -> None:
+    """One entry per row that was not run: the paper's key numbers, what it needs, the command."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    rows: dict[str, list[Line]] = {}
+    for line in lines:
+        rows.setdefault(line.row, []).append(line)
+    if not rows:
+        return
+    wide = console.width >= WIDE
+    table = Table(title="not run", title_justify="left")
+    for name in ("row", "paper's numbers", "why") + (("command",) if wide else ()):
+        table.add_column(name, overflow="fold")
+    for name, here in rows.items():
+        numbers = ", ".join(f"{line.quantity} {paper_text(line)}" for line in here if line.number is not None)
+        cells = [name, numbers, here[0].verdict.text.removeprefix("not run").removeprefix(": ")]
+        table.add_row(*(escape(cell) for cell in [*cells, *([here[0].command] if wide else [])]))
     console.print(table)
 
 
-def _print_seeds(console, lines: Sequence[Line]) -> None:  # type: ignore[no-untyped-def]
+def _print_seeds(console: Console, lines: Sequence[Line]) -> None:
     """Every seed by itself: a mean hides what one seed did."""
     from rich.markup import escape
     from rich.table import Table
@@ -204,13 +241,13 @@ def _print_seeds(console, lines: Sequence[Line]) -> None:  # type: ignore[no-unt
     console.print(table)
 
 
-def _print_claims(console, comparison: Comparison) -> None:  # type: ignore[no-untyped-def]
+def _print_claims(console: Console, comparison: Comparison) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     if not comparison.claims:
         return
-    table = Table(title=f"{escape(comparison.paper.paper.short)}: claims", title_justify="left")
+    table = Table(title="claims", title_justify="left")
     for name in CLAIM_HEAD:
         table.add_column(name, overflow="fold")
     claim = None
