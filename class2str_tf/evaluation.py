@@ -83,16 +83,16 @@ def superclasses(data: datasets.Dataset) -> np.ndarray | None:
 
 def structure(table: np.ndarray, inputs: features.Features, data: datasets.Dataset, seed: int) -> dict[str, Any]:
     """How the strings relate to what is known of the classes (7.8, 7.9): JSON values."""
-    confusion = np.zeros((len(table), len(table)), np.int64)
-    np.add.at(confusion, (data.test_labels, inputs.fc_logits.argmax(axis=1)), 1)
-    means = np.stack([inputs.test[data.test_labels == c].mean(axis=0) for c in range(len(table))])
+    labels, known, num_classes = data.test_labels, superclasses(data), len(table)
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(confusion, (labels, inputs.fc_logits.argmax(axis=1)), 1)
+    means = np.stack([inputs.test[labels == c].mean(axis=0) for c in range(num_classes)])
     found: dict[str, Any] = {
-        "groups": hierarchy.prefix_groups(table, data.class_names),
+        "groups": hierarchy.prefix_groups(table, data.class_names, known),
         "lcp": hierarchy.lcp_matrix(table).tolist(),
         "spearman_confusion": hierarchy.spearman_with_confusion(table, confusion, seed=seed),
         "spearman_features": hierarchy.spearman_with_features(table, means, seed=seed),
     }
-    known = superclasses(data)
     if known is not None:
         found["superclasses"] = hierarchy.superclass_scores(table, known, seed=seed)
     return found
@@ -118,7 +118,8 @@ def finish(
         values |= {"reduced_fc_accuracy": reduced["accuracy"], "reduced_fc_weights": reduced["weights"]}
     found = structure(table, inputs, data, config["seed"])
     for name in ("spearman_features", "spearman_confusion"):
-        values |= {name: found[name]["rho"], f"{name}_p": found[name]["p"]}
+        if found[name]["rho"] is not None:
+            values |= {name: found[name]["rho"], f"{name}_p": found[name]["p"]}
     times = forward_times(config, data, table, session_config)
     values["time_change"] = times[str(config["B"])]["change"]
     write_strings(run.folder, results["q"], data, history[-1]["step"])
@@ -128,7 +129,8 @@ def finish(
         name: {"last": value, "best_on_val": None, "best_on_test": None} for name, value in values.items()
     }
     metrics["lh_accuracy"]["best_on_test"] = max(line["test/rnn_acc"] for line in history)
-    one_to_one = [line["step"] for line in history if line["test/distinct"] == len(table)]
+    one_to_one = [line["test/distinct"] == len(table) for line in history]
+    first = one_to_one.index(True) if any(one_to_one) else None
     run.finish(
         make_record(
             paper="class2str",
@@ -142,9 +144,8 @@ def finish(
                 "strings": codes.strings(table),
                 "class_names": list(data.class_names),
                 "distinct_of_each_attempt": results["attempts"],
-                "first_one_to_one_step": one_to_one[0] if one_to_one else None,
-                "one_to_one_lost_later": bool(one_to_one)
-                and len(one_to_one) < len(history) - _index(history, one_to_one[0]),
+                "first_one_to_one_step": None if first is None else history[first]["step"],
+                "one_to_one_lost_later": first is not None and not all(one_to_one[first:]),
                 "collisions": codes.collisions(table),
                 "seconds_per_image": times,
                 "headline_decoder": config["decode"],
@@ -205,11 +206,11 @@ def write_artefacts(
     """Writes tree.{json,txt,dot,png}, prefixes.png and evaluation.json; returns their list for the record."""
     names = data.class_names
     prefix = [values[f"prefix_accuracy/{i}"] for i in range(1, table.shape[1] + 1)]
-    trie = hierarchy.trie(table, names)
-    write_json(folder / "tree.json", trie)
-    (folder / "tree.txt").write_text(hierarchy.trie_text(trie))
-    (folder / "tree.dot").write_text(hierarchy.trie_dot(trie))
-    pictures.draw_tree(table, names, folder / "tree.png")
+    tree = hierarchy.trie(table, names)
+    write_json(folder / "tree.json", tree)
+    write_bytes(folder / "tree.txt", hierarchy.trie_text(tree).encode())
+    write_bytes(folder / "tree.dot", hierarchy.trie_dot(tree).encode())
+    pictures.draw_tree(table, names, folder / "tree.png", superclasses(data), data.coarse_names)
     pictures.draw_prefix_curve(prefix, folder / "prefixes.png", dataset=data.name)
     write_json(folder / "evaluation.json", {"metrics": values, "structure": found})
     return [

@@ -60,9 +60,7 @@ def compute(
             outputs = networks.cnn(images, config, training=False)
             logits = networks.fc_classifier(outputs, config, len(data.class_names), training=False)
             with tf_runtime.session(session_config) as session:
-                tf_runtime.restore_for_evaluation(
-                    session, tf1.train.Saver(), prefix, f"{config['model']} on {data.name}"
-                )
+                tf_runtime.restore_for_evaluation(session, prefix, f"{config['model']} on {data.name}")
                 _write(session, outputs, images, data.train_images, folder / names[0], config["B"])
                 _write(session, outputs, images, data.test_images, folder / names[1], config["B"])
                 _write(session, logits, images, data.test_images, folder / names[2], config["B"])

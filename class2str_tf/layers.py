@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 from reproduction.tf_runtime import frameworks
@@ -10,9 +11,14 @@ tf1, slim = frameworks()
 import tensorflow as tf  # noqa: E402 - after frameworks(), which sets what TensorFlow reads at import
 
 
-def _initial() -> dict[str, Any]:
+def name_seed(scope: str) -> int:
+    """Seed of a variable's initial value: with the graph's seed, its name alone decides it, not what else is built."""
+    return zlib.crc32(f"{tf1.get_variable_scope().name}/{scope}".encode()) & 0x7FFFFFFF
+
+
+def _initial(scope: str) -> dict[str, Any]:
     return {
-        "weights_initializer": tf1.truncated_normal_initializer(stddev=0.1),
+        "weights_initializer": tf1.truncated_normal_initializer(stddev=0.1, seed=name_seed(scope)),
         "biases_initializer": tf1.constant_initializer(0.1),
         "activation_fn": None,
     }
@@ -20,12 +26,12 @@ def _initial() -> dict[str, Any]:
 
 def conv(x: tf.Tensor, width: int, size: int, scope: str) -> tf.Tensor:
     """Convolution with bias, SAME, stride 1, no activation. float32 [B, H, W, n] -> [B, H, W, width]."""
-    return slim.conv2d(x, width, [size, size], scope=scope, **_initial())
+    return slim.conv2d(x, width, [size, size], scope=scope, **_initial(scope))
 
 
 def linear(x: tf.Tensor, width: int, scope: str) -> tf.Tensor:
     """Affine map. float32 [B, n] -> [B, width]."""
-    return slim.fully_connected(x, width, scope=scope, **_initial())
+    return slim.fully_connected(x, width, scope=scope, **_initial(scope))
 
 
 def batch_norm(x: tf.Tensor, training: bool, scope: str) -> tf.Tensor:

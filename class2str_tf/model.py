@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from class2str_tf.layers import linear, tf, tf1
+from class2str_tf.layers import linear, name_seed, tf, tf1
 
 
 class Terms(NamedTuple):
@@ -35,7 +35,8 @@ def lstm(inputs: Sequence[tf.Tensor], units: int, scope: str) -> list[tf.Tensor]
     """
     width = inputs[0].shape[-1]
     with tf1.variable_scope(scope, reuse=tf1.AUTO_REUSE):
-        kernel = tf1.get_variable("kernel", [width + units, 4 * units], initializer=tf1.glorot_uniform_initializer())
+        glorot = tf1.glorot_uniform_initializer(seed=name_seed("kernel"))
+        kernel = tf1.get_variable("kernel", [width + units, 4 * units], initializer=glorot)
         bias = tf1.get_variable("bias", [4 * units], initializer=tf1.zeros_initializer())
     projected = {id(x): tf.matmul(x, kernel[:width]) + bias for x in inputs}
     recurrent = kernel[width:]

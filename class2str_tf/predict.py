@@ -55,8 +55,8 @@ def predict(run: Path, image: Path) -> None:
         with tf_runtime.session(session_config) as session:
             newest = _newest(run)
             cnn_from = newest if config["finetune"] == "all" else _newest(Path(config["cnn_dir"]))
-            tf_runtime.restore_for_evaluation(session, tf1.train.Saver(cnn), cnn_from, config["model"])
-            tf_runtime.restore_for_evaluation(session, tf1.train.Saver(lh), newest, "the LH classifier")
+            tf_runtime.restore_for_evaluation(session, cnn_from, config["model"], cnn)
+            tf_runtime.restore_for_evaluation(session, newest, "the LH classifier", lh)
             probabilities = session.run(p, {x: read_image(image, shape)})
     known = codes.from_strings(table["strings"])
     owner = codes.decode(probabilities, known, "exact")[0]

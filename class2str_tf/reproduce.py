@@ -67,9 +67,7 @@ def _stage1(request: Request, seed: int) -> Command:
     )  # fmt: skip
 
 
-def _stage2(
-    request: Request, seed: int, kind: str, variant: str, variant_flags: tuple[str, ...], cnn: Path
-) -> Command:
+def _stage2(request: Request, seed: int, kind: str, variant: str, variant_flags: tuple[str, ...], cnn: Path) -> Command:
     row = request.row(variant)
     folder = RUNS_ROOT / "class2str" / row / f"seed{seed}"
     w_c, w_i, w_l2 = WEIGHTS[kind]

@@ -121,7 +121,7 @@ def train(session: tf1.Session, graph: Graph, run: Run, data: datasets.Dataset) 
             bar.update(batch)
 
             if step == first + PROJECT_AFTER:
-                say_projection(bar, time.monotonic() - start)
+                say_projection(bar, PROJECT_AFTER * batch, (total - step) * batch, time.monotonic() - start)
             at_end = step == total
             due = checkpoint_due(step, per_epoch, batch, config["legacy_batches"]) or at_end
             if due:
@@ -141,10 +141,10 @@ def train(session: tf1.Session, graph: Graph, run: Run, data: datasets.Dataset) 
     finish(run, data, history, total)
 
 
-def say_projection(bar: tqdm, seconds: float) -> None:
-    """Says once how long the rest will take at the rate measured so far."""
-    rate = (bar.n - bar.initial) / seconds
-    bar.write(f"{rate:,.0f} images/s, about {(bar.total - bar.n) / rate / 60:.1f} min to go")
+def say_projection(bar: tqdm, images: int, left: int, seconds: float) -> None:
+    """Says once how long the `left` images will take at the rate measured over the first `images`."""
+    rate = images / seconds
+    bar.write(f"{rate:,.0f} images/s, about {left / rate / 60:.1f} min to go")
 
 
 def checkpoint_due(step: int, per_epoch: int, batch: int, legacy: bool) -> bool:
@@ -226,6 +226,6 @@ def evaluate_checkpoint(config: dict[str, Any]) -> None:
         graph = build(config, data)
         with tf_runtime.session(session_config) as session:
             built = f"{config['model']} on {data.name}"
-            tf_runtime.restore_for_evaluation(session, tf1.train.Saver(), Path(config["eval"]), built)
+            tf_runtime.restore_for_evaluation(session, Path(config["eval"]), built)
             test = accuracy(session, graph, data.test_images, data.test_labels, config["B"])
     print(f"{config['eval']}: FC accuracy {100 * test:.2f} % of {len(data.test_labels)} test images")

@@ -24,13 +24,9 @@ from reproduction import tf_runtime
 from reproduction.runs import (
     MetricsLog,
     Run,
-    UserError,
     open_run,
     read_metrics,
-    shown,
     stop_signals,
-    write_bytes,
-    write_json,
 )
 
 COLLAPSE_RATIO = 0.003  # w_l2 / w_i at B = 200 from which Class2Str collapses (class2str.md 4.3)
@@ -166,8 +162,8 @@ def train_until_unique(
             graph = build(config, x_train, data.train_labels, num_classes, total)
             with tf_runtime.session(session_config) as session:
                 if not cached:
-                    cnn = tf1.train.Saver(tf1.get_collection(tf1.GraphKeys.GLOBAL_VARIABLES, scope="cnn/"))
-                    tf_runtime.restore_for_evaluation(session, cnn, prefix, f"{config['model']} on {data.name}")
+                    cnn = [v for v in tf1.global_variables("cnn/") if "/Adam" not in v.op.name]
+                    tf_runtime.restore_for_evaluation(session, prefix, f"{config['model']} on {data.name}", cnn)
                 results = train(session, graph, run, data, x_test, attempt, total)
         distinct = results["attempts"][-1]
         if distinct == num_classes or attempt == config["retry_collisions"]:
@@ -211,7 +207,7 @@ def train(
             bar.update(batch)
 
             if step == first + PROJECT_AFTER:
-                say_projection(bar, time.monotonic() - start)
+                say_projection(bar, PROJECT_AFTER * batch, (offset + total - step) * batch, time.monotonic() - start)
             at_end = step == offset + total
             due = checkpoint_due(step - offset, per_epoch, batch, config["legacy_batches"]) or at_end
             if due:
@@ -276,7 +272,7 @@ def evaluate_checkpoint(config: dict[str, Any], prefix: Path, session_config: An
         graph = build(config, x_train, data.train_labels, len(data.class_names), 1)
         with tf_runtime.session(session_config) as session:
             built = f"LSTMs {config['lstm_units']}, {config['n_sequence']} bits, {data.name}"
-            tf_runtime.restore_for_evaluation(session, tf1.train.Saver(), Path(config["eval"]), built)
+            tf_runtime.restore_for_evaluation(session, Path(config["eval"]), built)
             p, inverse_of = predict(session, graph, x_test, config["B"])
             q, inverse_of_q = session.run([graph.q, graph.inverse_of_q])
     results = {"p": p, "q": q, "inverse_of": inverse_of, "inverse_of_q": inverse_of_q}

@@ -15,7 +15,7 @@ import random
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,20 +173,28 @@ def restore_newest(session: Any, saver: Any, folder: Path, after: int = -1) -> i
     return None
 
 
-def restore_for_evaluation(session: Any, saver: Any, prefix: Path, built: str) -> None:
+def restore_for_evaluation(session: Any, prefix: Path, built: str, variables: Sequence[Any] | None = None) -> None:
     """Restores one checkpoint for use, not for going on.
 
     Args:
       prefix: `.../model-<i>`, with or without `.index`.
       built: the network in the graph, for the message.
+      variables: what to restore; None is every variable of the graph.
     Raises:
       UserError: missing, damaged, or made by another architecture.
     """
+    tf1, _ = frameworks()
     prefix = prefix.with_suffix("") if prefix.suffix == ".index" else prefix
     if not prefix.with_name(prefix.name + ".index").exists():
         raise UserError(f"{shown(prefix)}: no such checkpoint (expected {prefix.name}.index beside its data file)")
+    variables = tf1.global_variables() if variables is None else variables
     try:
-        saver.restore(session, str(prefix))
+        shapes = tf1.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
+        for variable in variables:  # Saver itself does not compare shapes of resource variables
+            name, shape = variable.op.name, variable.shape.as_list()
+            if shapes.get(name) != shape:
+                raise ValueError(f"{name} is {shapes.get(name, 'absent')} there, {shape} here")
+        tf1.train.Saver(variables).restore(session, str(prefix))
     except Exception as error:  # noqa: BLE001
         raise UserError(
             f"{shown(prefix)}: does not fit {built}, or is damaged ({_first_line(error)}); "

@@ -1,0 +1,130 @@
+"""Parameter counts of class2str.md section 3, and what the networks do in training and in use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from class2str_tf import model, networks
+from class2str_tf.layers import count_parameters, dropout, tf, tf1
+
+
+def build(config: dict, shape: tuple[int, int, int], num_classes: int, training: bool = True):
+    images = tf1.placeholder(tf.uint8, [None, *shape])
+    features = networks.cnn(images, config, training)
+    return images, features, networks.fc_classifier(features, config, num_classes, training)
+
+
+@pytest.mark.parametrize(
+    ("flags", "shape", "num_classes", "num_features", "cnn", "fc", "fc_weights"),
+    [
+        ({}, (32, 32, 3), 10, 512, 14_723_136, 1_589_258, 1_583_104),
+        ({}, (32, 32, 3), 100, 512, 14_723_136, 1_681_508, 1_675_264),
+        ({"features": "released8192"}, (32, 32, 3), 10, 8192, 14_723_136, 9_453_578, None),
+        ({"features": "released8192"}, (32, 32, 3), 100, 8192, 14_723_136, 9_545_828, None),
+        ({"features": "released8192"}, (28, 28, 1), 10, 4608, None, None, None),
+        ({}, (28, 28, 1), 10, 512, None, 1_589_258, 1_583_104),
+        ({"model": "lenet"}, (28, 28, 1), 10, 784, 3_760, 266_610, None),
+        ({"model": "lenet"}, (32, 32, 3), 10, 1024, 4_160, 338_610, None),
+        ({"model": "lenet"}, (32, 32, 3), 100, 1024, 4_160, 347_700, None),
+        ({"model": "lenet", "lenet": "poster"}, (28, 28, 1), 10, 3136, None, 1_611_274, 1_610_752),
+    ],
+)
+def test_stage1_sizes(graph, config, flags, shape, num_classes, num_features, cnn, fc, fc_weights):
+    _, features, logits = build({**config, **flags}, shape, num_classes)
+    assert features.name == "cnn/features:0" and logits.name == "classifier/logits:0"
+    assert features.shape.as_list() == [None, num_features]
+    assert cnn in (None, count_parameters("cnn"))
+    assert fc in (None, count_parameters("classifier"))
+    assert fc_weights in (None, count_parameters("classifier", weights_only=True))
+
+
+def test_vgg16_blocks_and_moving_statistics(graph, config):
+    build(config, (32, 32, 3), 10)
+
+    def block(n: int) -> list[int]:
+        layers = sorted({v.op.name.split("/")[1].removesuffix("_bn") for v in tf1.trainable_variables(f"cnn/conv{n}_")})
+        return [count_parameters(f"cnn/{x}") + count_parameters(f"cnn/{x}_bn") for x in layers]
+
+    assert block(1) == [1_920, 37_056]
+    assert block(2) == [74_112, 147_840]
+    assert block(3) == [295_680, 590_592, 590_592]
+    assert block(4) == [1_181_184, 2_360_832, 2_360_832]
+    assert block(5) == [2_360_832] * 3
+    moving = [v for v in tf1.global_variables("cnn/") if "moving_" in v.op.name]
+    assert sum(v.shape.num_elements() for v in moving) == 8_448
+
+
+@pytest.mark.parametrize(
+    ("num_features", "num_classes", "bits", "units", "lh"),
+    [
+        (784, 10, 4, (10,), 31_888),
+        (512, 10, 4, (100, 20, 100), 304_088),
+        (8192, 10, 4, (100, 20, 100), 3_376_088),
+        (512, 100, 7, (40, 40), 102_014),
+        (8192, 100, 7, (40, 40), 1_330_814),
+        (512, 10, 4, (3, 3), 6_308),
+        (512, 100, 7, (13, 13), 28_952),
+        (512, 100, 7, (14,), 29_722),
+    ],
+)
+def test_lh_sizes(graph, num_features, num_classes, bits, units, lh):
+    model.lh_classifier(tf1.placeholder(tf.float32, [None, num_features]), bits, units)
+    assert count_parameters("lh") == lh
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "bits", "hidden", "hash_", "inverse"),
+    [(10, 4, 100, 1_908, 1_910), (10, 4, 500, 9_508, 9_510), (100, 7, 1000, 115_014, 115_100),
+     (1000, 11, 2000, 2_046_022, 2_047_000)],
+)  # fmt: skip
+def test_class2str_sizes(graph, num_classes, bits, hidden, hash_, inverse):
+    q = model.class2str(tf1.placeholder(tf.float32, [None, num_classes]), bits, hidden)
+    model.str2class(tf.nn.softmax(q), num_classes, hidden)
+    assert (count_parameters("class2str"), count_parameters("str2class")) == (hash_, inverse)
+
+
+def test_reduced_fc_stays_within_the_budget():
+    for weights, features, classes in [(113_000, 784, 10), (5_000, 784, 10), (303_200, 512, 10), (25_120, 3136, 10)]:
+        hidden = networks.reduced_hidden(weights, features, classes)
+        assert hidden * (features + classes) <= weights < (hidden + 1) * (features + classes)
+
+
+def test_weight_penalty_counts_weights_only(graph, config):
+    build({**config, "model": "lenet"}, (28, 28, 1), 10)
+    penalty = networks.weight_penalty("cnn", "classifier")
+    with tf1.Session() as session:
+        session.run(tf1.global_variables_initializer())
+        weights = [v for v in tf1.trainable_variables() if v.op.name.endswith("weights")]
+        expected = sum(0.5 * np.sum(w.astype(np.float64) ** 2) for w in session.run(weights))
+        assert len(weights) == 6 and session.run(penalty) == pytest.approx(expected, rel=1e-5)
+
+
+def test_dropout_keeps_its_share_and_depends_on_step_and_layer_only(graph):
+    x = tf.ones([100, 1000])
+    step = tf1.train.get_global_step()
+    a, b = dropout(x, 0.7, True, 3, 1), dropout(x, 0.7, True, 3, 2)
+    with tf1.Session() as session:
+        session.run(tf1.global_variables_initializer())
+        first, other = session.run([a, b])
+        assert np.array_equal(first, session.run(a)) and not np.array_equal(first, other)
+        assert set(np.unique(first)) == {np.float32(0), np.float32(1 / 0.7)}
+        assert abs((first > 0).mean() - 0.7) < 0.01
+        session.run(tf1.assign_add(step, 1))
+        assert not np.array_equal(first, session.run(a))
+    assert dropout(x, 0.7, False, 3, 1) is x
+
+
+def test_batch_norm_uses_moving_statistics_in_evaluation_only(graph, config):
+    config |= {"model": "lenet", "pixels": "unit"}
+    images, train, _ = build(config, (28, 28, 1), 10, training=True)
+    x = tf1.placeholder(tf.uint8, [None, 28, 28, 1])
+    evaluated = networks.cnn(x, config, training=False)
+    batch = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
+    with tf1.Session() as session:
+        session.run(tf1.global_variables_initializer())
+        alone = session.run(evaluated, {x: batch[:1]})
+        np.testing.assert_allclose(alone, session.run(evaluated, {x: batch})[:1], rtol=1e-4, atol=1e-5)
+        assert not np.allclose(session.run(train, {images: batch})[:1], alone)
+        session.run(tf1.get_collection(tf1.GraphKeys.UPDATE_OPS), {images: batch})
+        assert not np.allclose(session.run(evaluated, {x: batch[:1]}), alone)

@@ -1,0 +1,200 @@
+"""Both stages as a user runs them: chain, kill and resume, cached features, checkpoints, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FC = "class2str_tf/train_fc_classifier.py"
+RNN = "class2str_tf/train_rnn_classifer_mnist.py"
+STAGE1 = ("--B=200", "--dataset", "mnist5k", "--model", "lenet", "--lr", "1e-3", "--max-steps", "45")
+STAGE2 = ("--B=200", "--dataset", "mnist5k", "--model", "lenet", "--lr", "1e-3", "--lstm-units", "16")
+
+
+def curve(folder: Path) -> list[dict]:
+    """Metrics without times."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
+
+
+def results(folder: Path) -> dict:
+    record = json.loads((folder / "record.json").read_text())
+    return {name: value for name, value in record["metrics"].items() if name != "time_change"}
+
+
+@pytest.fixture(scope="module")
+def runs(script, tmp_path_factory) -> Path:
+    """A finished stage 1 and stage 2 under <runs>/exp1."""
+    folder = tmp_path_factory.mktemp("runs with spaces")
+    script(FC, *STAGE1, "--name", "exp1", "--runs_dir", folder)
+    done = script(RNN, *STAGE2, "--max-steps", "45", "--name", "exp1", "--runs_dir", folder)
+    assert "distinct strings" in done.stdout
+    return folder
+
+
+def test_stage2_leaves_everything_a_user_needs(runs):
+    rnn = runs / "exp1" / "rnn"
+    table = json.loads((rnn / "mnist5k_strings.json").read_text())
+    assert pickle.loads((rnn / "mnist5k_strings.pkl").read_bytes()) == table["strings"]
+    assert len(table["strings"]) == 10 and {len(s) for s in table["strings"]} == {4}
+    assert table["distinct"] == len(set(table["strings"])) and table["step"] == 45
+    record = json.loads((rnn / "record.json").read_text())
+    for item in record["artefacts"]:
+        assert (rnn / item["path"]).stat().st_size > 0, item
+    metrics = {name: value["last"] for name, value in record["metrics"].items()}
+    assert metrics["fc_parameters"] == 266_610 and metrics["classes"] == 10
+    prefixes = [metrics[f"prefix_accuracy/{i}"] for i in range(1, 5)]
+    assert prefixes == sorted(prefixes, reverse=True) and prefixes[-1] == metrics["lh_accuracy"]
+    assert metrics["distinct_codes"] < 10 or metrics["class_accuracy_exact"] == metrics["lh_accuracy"]
+    assert metrics["reduced_fc_weights"] <= metrics["lh_weights"]
+    assert "/" not in json.dumps(record["argv"]).replace("class2str_tf/", "").replace("<path>", "")
+    assert (rnn / "checkpoint").exists() and len(list(rnn.glob("model-*.meta"))) == 1
+
+
+def test_tensorboard_scalars_have_the_authors_names_and_axis(runs):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def scalars(folder: Path) -> EventAccumulator:
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        return events
+
+    stage1 = scalars(runs / "exp1" / "logs" / "train")
+    assert set(stage1.Tags()["scalars"]) == {
+        f"cnn_train/{name}" for name in ("loss_classifier", "regularizer", "loss", "acc")
+    }
+    assert [event.step for event in stage1.Scalars("cnn_train/loss")] == [0, 2000, 4000, 6000, 8000]
+    stage2 = set(scalars(runs / "exp1" / "rnn" / "logs" / "train").Tags()["scalars"])
+    assert stage2 == {"inverse_loss", "inverse_acc", "rnn_classification_loss", "l2_z", "loss", "rnn_acc"}
+
+
+def test_finished_stages_are_not_run_again_and_other_flags_are_refused(script, runs):
+    before = (runs / "exp1" / "record.json").read_bytes()
+    again = script(FC, *STAGE1, "--name", "exp1", "--runs_dir", runs)
+    assert "finished before" in again.stdout and (runs / "exp1" / "record.json").read_bytes() == before
+    other = script(FC, *STAGE1, "--B=100", "--name", "exp1", "--runs_dir", runs, check=False)
+    assert other.returncode == 2 and "B 200 there, 100 here" in other.stderr and "Traceback" not in other.stderr
+    assert (runs / "exp1" / "record.json").read_bytes() == before
+
+
+def test_evaluation_of_a_checkpoint_gives_the_recorded_accuracy(script, runs):
+    newest = next((runs / "exp1").glob("model-*.meta")).with_suffix("")
+    said = script(FC, "--dataset", "mnist5k", "--eval", newest).stdout
+    recorded = results(runs / "exp1")["fc_accuracy"]["last"]
+    assert f"{100 * recorded:.2f} % of 1000" in said
+    rnn = runs / "exp1" / "rnn"
+    newest = next(rnn.glob("model-*.meta")).with_suffix("")
+    said = script(RNN, *STAGE2, "--name", "exp1", "--runs_dir", runs, "--eval", newest).stdout
+    shown = dict(line.split() for line in said.splitlines() if line[:1].isalpha() and len(line.split()) == 2)
+    assert float(shown["lh_accuracy"]) == pytest.approx(results(rnn)["lh_accuracy"]["last"], abs=1e-4)
+
+
+def test_predict_one_image(script, runs, tmp_path):
+    from PIL import Image
+
+    import datasets
+
+    Image.fromarray(datasets.load("mnist5k").test_images[0, :, :, 0]).save(tmp_path / "digit.png")
+    flags = ("--run", runs / "exp1" / "rnn", "--image")
+    said = script("class2str_tf/predict.py", *flags, tmp_path / "digit.png").stdout
+    assert said.startswith("string ") and said.count("likelihood") == 3
+    (tmp_path / "text.png").write_text("no image")
+    bad = script("class2str_tf/predict.py", *flags, tmp_path / "text.png", check=False)
+    assert bad.returncode == 2 and "not a readable image" in bad.stderr
+
+
+def test_kill_and_resume_of_stage1_is_bit_identical(script, killed_when, runs, tmp_path):
+    flags = (*STAGE1, "--name", "exp1", "--runs_dir", tmp_path)
+    killed_when(FC, *flags, seen=lambda: any((tmp_path / "exp1").glob("model-4000.index")))
+    assert not (tmp_path / "exp1" / "DONE").exists()
+    script(FC, *flags)
+    assert curve(tmp_path / "exp1") == curve(runs / "exp1")
+    assert results(tmp_path / "exp1") == results(runs / "exp1")
+
+
+def test_kill_and_resume_of_stage2_with_a_truncated_newest_checkpoint(script, killed_when, runs, tmp_path):
+    flags = (*STAGE2, "--max-steps", "45", "--name", "exp1", "--runs_dir", tmp_path, "--cnn-dir", runs / "exp1")
+    rnn = tmp_path / "exp1" / "rnn"
+    killed_when(RNN, *flags, seen=lambda: any(rnn.glob("model-8000.index")))
+    newest = sorted(rnn.glob("model-*.data-*"), key=os.path.getmtime)[-1]
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    done = script(RNN, *flags)
+    assert "trying the one before" in done.stderr or "not a readable checkpoint" in done.stderr
+    assert curve(rnn) == curve(runs / "exp1" / "rnn")
+    assert results(rnn) == results(runs / "exp1" / "rnn")
+
+
+def test_cached_and_uncached_features_train_alike_over_20_steps(script, runs, tmp_path):
+    curves = []
+    for name, flags in {"cached": (), "uncached": ("--no-cache-features",)}.items():
+        common = (*STAGE2, "--max-steps", "21", "--no-reduced-fc", "--cnn-dir", runs / "exp1", "--runs_dir", tmp_path)
+        script(RNN, *common, "--name", name, *flags)
+        curves.append(curve(tmp_path / name / "rnn"))
+    assert len(curves[0]) == len(curves[1]) >= 5
+    for cached, uncached in zip(*curves, strict=True):
+        assert cached.keys() == uncached.keys()
+        np.testing.assert_allclose(list(cached.values()), list(uncached.values()), rtol=2e-4, atol=1e-5)
+
+
+def test_missing_stage1_names_its_command(script, tmp_path):
+    done = script(RNN, "--dataset", "mnist5k", "--name", "x", "--runs_dir", tmp_path, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "train_fc_classifier.py --dataset mnist5k --name x --model lenet" in done.stderr
+
+
+def test_checkpoint_of_another_architecture(script, runs, tmp_path):
+    shutil.copytree(runs / "exp1", tmp_path / "exp1")
+    (tmp_path / "exp1" / "config.json").unlink()
+    newest = next((tmp_path / "exp1").glob("model-*.meta")).with_suffix("")
+    done = script(FC, "--dataset", "mnist5k", "--model", "lenet", "--lenet", "poster", "--eval", newest, check=False)
+    assert done.returncode == 2 and "does not fit lenet on mnist5k" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_run_folder_that_cannot_be_made(script, tmp_path):
+    (tmp_path / "runs").write_text("a file in its place")
+    done = script(FC, *STAGE1, "--runs-dir", tmp_path / "runs", check=False)
+    assert done.returncode == 2 and "cannot write the run folder" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_collapsing_weights_warn_and_end_in_an_error_but_leave_the_record(script, runs, tmp_path):
+    flags = (*STAGE2, "--max-steps", "500", "--w_inv_loss=1", "--w_l2=1", "--no-reduced-fc", "--name", "c")
+    done = script(RNN, *flags, "--runs_dir", tmp_path, "--cnn-dir", runs / "exp1", check=False)
+    assert done.returncode == 2 and "warning: --w_l2 1 against --w_i 1" in done.stderr
+    assert "all 10 classes ended on one string" in done.stderr
+    assert results(tmp_path / "c" / "rnn")["distinct_codes"]["last"] == 1
+
+
+def test_non_finite_loss_stops_with_step_and_checkpoint(script, tmp_path):
+    done = script(FC, *STAGE1, "--lr", "1e30", "--name", "x", "--runs_dir", tmp_path, check=False)
+    assert (
+        done.returncode == 2
+        and "at step" in done.stderr
+        and "last checkpoint" in done.stderr.replace("no checkpoint yet", "last checkpoint")
+    )
+    assert not (tmp_path / "x" / "DONE").exists()
+
+
+def test_two_runs_of_one_folder_at_once(script, tmp_path):
+    import filelock
+
+    (tmp_path / "x").mkdir()
+    with filelock.FileLock(tmp_path / "x" / ".lock"):
+        done = script(FC, *STAGE1, "--name", "x", "--runs_dir", tmp_path, check=False)
+    assert done.returncode == 2 and "another process is running in this folder" in done.stderr
+
+
+def test_finetuning_trains_the_cnn_and_resumes_from_stage1(script, runs, tmp_path):
+    from class2str_tf.layers import tf1
+
+    flags = (*STAGE2, "--finetune", "all", "--max-steps", "3", "--no-reduced-fc", "--cnn-dir", runs / "exp1")
+    script(RNN, *flags, "--name", "f", "--runs_dir", tmp_path)
+    before = tf1.train.load_checkpoint(str(next((runs / "exp1").glob("model-*.meta")).with_suffix("")))
+    after = tf1.train.load_checkpoint(str(next((tmp_path / "f" / "rnn").glob("model-*.meta")).with_suffix("")))
+    change = np.abs(before.get_tensor("cnn/conv1/weights") - after.get_tensor("cnn/conv1/weights")).max()
+    assert 1e-5 < change < 0.01  # three Adam steps of 1e-3 away from stage 1's weights, not from new ones
