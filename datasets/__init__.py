@@ -59,9 +59,12 @@ def load(
     """
     check_name(name)
     root = None if data_dir is None else Path(data_dir)
-    if name.startswith("folder:"):
-        reader = importlib.import_module("datasets.folder")
-        loaded: Dataset = reader.load(Path(name.removeprefix("folder:")), root, size, **options)
-    else:
-        loaded = importlib.import_module(f"datasets.{name}").load(root, accept_unverified, offline, **options)
+    try:
+        if name.startswith("folder:"):
+            reader = importlib.import_module("datasets.folder")
+            loaded: Dataset = reader.load(Path(name.removeprefix("folder:")), root, size, **options)
+        else:
+            loaded = importlib.import_module(f"datasets.{name}").load(root, accept_unverified, offline, **options)
+    except OSError as error:
+        raise DatasetError(f"{name}: {error.filename}: {error.strerror}; see --data-dir") from error
     return loaded

@@ -8,6 +8,7 @@ should are refused, whoever made them.
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import os
@@ -129,13 +130,25 @@ def extract(path: Path, target: Path, limit: int, wanted: Callable[[str], str | 
 
 
 def _write(stream: IO[bytes], path: Path, left: int, archive: str) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "xb") as out:
-        while block := stream.read(CHUNK):
+    with _writing(path, archive):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        out = open(path, "xb")  # noqa: SIM115
+    with out:
+        while block := stream.read(CHUNK):  # what this raises is the archive's fault, not the disk's
             left -= len(block)
             if left < 0:
                 raise DatasetError(f"{archive}: unpacks to more than it should; a decompression bomb or another file")
-            out.write(block)
-        out.flush()
-        os.fsync(out.fileno())
+            with _writing(path, archive):
+                out.write(block)
+        with _writing(path, archive):
+            out.flush()
+            os.fsync(out.fileno())
     return left
+
+
+@contextlib.contextmanager
+def _writing(path: Path, archive: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DatasetError(f"{path.parent}: cannot unpack {archive} there ({error.strerror})") from error

@@ -22,23 +22,14 @@ def _size(count: int) -> str:
 
 
 def present(this: Entry, root: Path | None) -> str:
-    """The files of a set that are on this machine, in words ("" for none)."""
+    """Where the files of a set are on this machine, or "".
+
+    A module may say so itself with a function `present`; otherwise its `folders` are searched for the manifest's names.
+    """
     module = importlib.import_module(f"datasets.{this.name}")
-    if module is imagenet:
-        return str(imagenet.folder(root)) if imagenet.folder(root).is_dir() else ""
-    names = [f.name for f in (*this.contents, *this.files)]
-    if module is weights:
-        home = places(root, weights.NAME)[0]
-        return ", ".join(n for n in names if find([n, f"{Path(n).stem}/{n}"], [home]))
-    if this.name == "mnist5k":
-        try:
-            return str(module.locate())
-        except DatasetError:
-            return ""
-    folders = module.folders(root)
-    if this.name in ("mnist", "fashion_mnist"):
-        folders.remove(places(root)[0])  # both have the same file names; only their own folders tell them apart
-    found = find(names, folders)
+    if hasattr(module, "present"):
+        return str(module.present(root))
+    found = find([f.name for f in (*this.contents, *this.files)], module.folders(root))
     return str(found.parent) if found else ""
 
 

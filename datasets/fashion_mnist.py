@@ -21,6 +21,11 @@ def folders(root: Path | None) -> list[Path]:
     return [*places(root, NAME, "FashionMNIST/raw", "fashion-mnist"), DEBIAN]
 
 
+def present(root: Path | None = None) -> str:
+    """The folder with the files, or ""."""
+    return idx.present(entry(NAME), folders(root), places(root)[0])
+
+
 def load(root: Path | None = None, accept_unverified: bool = False, offline: bool | None = None) -> Dataset:
     """Loads Fashion-MNIST; see `datasets.load`."""
     placed = folders(root)

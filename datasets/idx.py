@@ -16,6 +16,15 @@ from datasets.verify import Checked, check_bytes, read_bounded
 MAGIC = {1: 0x00000801, 3: 0x00000803}  # unsigned bytes in one and three dimensions
 
 
+def present(entry: Entry, placed: Sequence[Path], base: Path) -> str:
+    """The first folder with files of the set, or "".
+
+    The data folder itself does not count: the whole family has the same file names, only sub-folders tell them apart.
+    """
+    found = find([f.name for f in (*entry.contents, *entry.files)], [folder for folder in placed if folder != base])
+    return str(found.parent) if found else ""
+
+
 def decode(raw: bytes, ndim: int, what: str) -> np.ndarray:
     """The array in an IDX file.
 

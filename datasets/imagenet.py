@@ -6,6 +6,7 @@ The JSON form is the one that the Class2Str authors read: {"paths": [...], "labe
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,11 @@ def folder(root: Path | None = None) -> Path:
     """Where ImageNet lies: data/imagenet with train/ and val/, or `root` itself if it has them."""
     base = DATA_ROOT if root is None else root
     return base if (base / "train").is_dir() and (base / "val").is_dir() else base / NAME
+
+
+def present(root: Path | None = None) -> str:
+    """The folder, or "" if there is none."""
+    return str(folder(root)) if folder(root).is_dir() else ""
 
 
 def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
@@ -115,14 +121,23 @@ def read(path: Path, base: Path, num_classes: int = 1000) -> Listing:
 
 
 def lists(root: Path | None = None) -> dict[str, Listing]:
-    """Both splits; the JSON lists are made at the first call, in data/imagenet/lists, and read afterwards."""
+    """Both splits; the JSON lists are made at the first call, in data/imagenet/lists, and read afterwards.
+
+    Raises:
+      DatasetError: no such folders, no images, damaged lists.
+    """
     base = folder(root)
     files = {split: base / "lists" / f"imagenet-{split}.json" for split in ("train", "val")}
-    if not all(f.is_file() for f in files.values()):
-        train = scan(base / "train")
-        write(train, files["train"], base)
-        write(scan(base / "val", train.class_names), files["val"], base)
-    return {split: read(path, base) for split, path in files.items()}
+    if all(f.is_file() for f in files.values()):
+        return {split: read(path, base) for split, path in files.items()}
+    train = scan(base / "train")
+    found = {"train": train, "val": scan(base / "val", train.class_names)}
+    try:
+        for split, listing in found.items():
+            write(listing, files[split], base)
+    except OSError as error:  # ImageNet often lies on a read-only share; the lists are only a short cut
+        print(f"{base / 'lists'}: not written ({error.strerror}); the folders are listed each time", file=sys.stderr)
+    return found
 
 
 if __name__ == "__main__":

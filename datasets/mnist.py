@@ -17,6 +17,11 @@ def folders(root: Path | None) -> list[Path]:
     return places(root, NAME, "MNIST/raw", "MNIST")
 
 
+def present(root: Path | None = None) -> str:
+    """The folder with the files, or ""."""
+    return idx.present(entry(NAME), folders(root), places(root)[0])
+
+
 def load(root: Path | None = None, accept_unverified: bool = False, offline: bool | None = None) -> Dataset:
     """Loads MNIST; see `datasets.load`."""
     placed = folders(root)

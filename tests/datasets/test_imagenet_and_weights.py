@@ -34,6 +34,12 @@ def test_lists_are_made_once_and_hold_relative_paths(tree, tmp_path):
     assert len(imagenet.lists(tree)["val"].paths) == 2  # the list is what counts once it is there
 
 
+def test_read_only_imagenet_is_listed_all_the_same(tree, tmp_path, capsys):
+    (tree / "lists").write_text("a file where the folder should be, as good as read-only")
+    assert imagenet.lists(tmp_path)["train"].labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert "not written" in capsys.readouterr().err
+
+
 def test_the_authors_lists_with_absolute_paths_are_read(tree, tmp_path):
     path = tmp_path / "imagenet-train.json"
     path.write_text(json.dumps({"paths": [str(tree / "train/n02/1.JPEG")], "labels": [1]}))

@@ -51,6 +51,15 @@ def test_unknown_names_say_what_is_allowed(name):
         datasets.load(name)
 
 
+def test_trouble_of_the_operating_system_is_one_line_too(monkeypatch, tmp_path):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "private"))
+
+    monkeypatch.setattr(mnist5k, "load", refuse)
+    with pytest.raises(datasets.DatasetError, match="mnist5k: .*private: Permission denied"):
+        datasets.load("mnist5k", tmp_path)
+
+
 def test_errors_are_one_line_value_errors():
     error = datasets.DatasetError("a file\nwith a line break")
     assert isinstance(error, ValueError) and str(error) == "a file with a line break"
