@@ -104,11 +104,13 @@ def _effect(claim: Claim, a: float | None, b: float | None) -> float | None:
     return a / b if b else None
 
 
-def _side(found: Collection, group: RowRuns, side: Side) -> dict[int, SeedRun]:
-    """The runs a side of a claim is read from, by seed: the row itself, or its variant."""
-    row = f"{group.row}-{side.variant}" if side.variant else group.row
-    other = found.rows.get((group.paper, row))
-    return {run.seed: run for run in other.runs} if other is not None else {}
+def _group(found: Collection, paper: str, base: str, side: Side) -> RowRuns | None:
+    """The row a side of a claim is read from: the base row itself, or its variant."""
+    return found.rows.get((paper, f"{base}-{side.variant}" if side.variant else base))
+
+
+def _by_seed(group: RowRuns | None) -> dict[int, SeedRun]:
+    return {run.seed: run for run in group.runs} if group is not None else {}
 
 
 def _units(claim: Claim, run: SeedRun) -> list[tuple[str, str]]:
@@ -124,20 +126,23 @@ def _units(claim: Claim, run: SeedRun) -> list[tuple[str, str]]:
     ]
 
 
-def effects(claim: Claim, group: RowRuns, found: Collection) -> tuple[list[int], list[str], list[float]]:
-    """The paired effects of a claim on one row.
+def effects(claim: Claim, left: RowRuns, right: RowRuns | None) -> tuple[list[int], list[str], list[float]]:
+    """The paired effects of a claim.
 
+    Args:
+      left: row of the claim's side a.
+      right: row of side b; None for a claim about one value.
     Returns:
       (seeds that gave at least one, label of each effect, effects in the claim's unit).
     """
     assert claim.a is not None
-    left = _side(found, group, claim.a)
-    right = _side(found, group, claim.b) if claim.b is not None else left
+    ours, theirs = _by_seed(left), _by_seed(right)
+    paired = ours.keys() & theirs.keys() if claim.b is not None else ours.keys()
     seeds, labels, values = [], [], []
-    for seed in sorted(left.keys() & right.keys()):
-        for suffix, label in _units(claim, left[seed]):
-            a = left[seed].figure(claim.a.metric + suffix, claim.a.selection)
-            b = right[seed].figure(claim.b.metric + suffix, claim.b.selection) if claim.b is not None else None
+    for seed in sorted(paired):
+        for suffix, label in _units(claim, ours[seed]):
+            a = ours[seed].figure(claim.a.metric + suffix, claim.a.selection)
+            b = theirs[seed].figure(claim.b.metric + suffix, claim.b.selection) if claim.b is not None else None
             value = _effect(claim, a, b)
             if value is not None:
                 labels.append(label)
@@ -153,9 +158,14 @@ def _p_values(claim: Claim, group: RowRuns) -> list[float]:
     return [p for p in found if p is not None and 0.0 <= p <= 1.0]
 
 
-def check_claim(claim: Claim, group: RowRuns, found: Collection) -> Result | None:
-    """Tests one claim on one row; None where the row's records do not hold what it needs."""
-    seeds, labels, values = effects(claim, group, found)
+def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Result | None:
+    """Tests one claim on one base row; None where the records do not hold what it needs."""
+    assert claim.a is not None
+    left = _group(found, paper, base, claim.a)
+    right = _group(found, paper, base, claim.b) if claim.b is not None else None
+    if left is None or left.profile not in claim.profiles:
+        return None
+    seeds, labels, values = effects(claim, left, right)
     if not values:
         return None
     bounds = interval(values)
@@ -164,22 +174,19 @@ def check_claim(claim: Claim, group: RowRuns, found: Collection) -> Result | Non
     if claim.test == "every seed":
         word, few = ("supported" if all(inside(claim, value) for value in values) else "not supported"), False
     elif claim.test == "permutation":
-        p_values = _p_values(claim, group)
+        p_values = _p_values(claim, left)
         p = fisher(p_values) if p_values else None
         significant = p is not None and p < SIGNIFICANCE and inside(claim, statistics.fmean(values))
         word = "inconclusive" if p is None else "supported" if significant else "not supported"
     else:
         word = "inconclusive" if bounds is None else decide(claim, *bounds)
-    blemish = group.blemish
-    for side in (claim.a, claim.b):
-        other = found.rows.get((group.paper, f"{group.row}-{side.variant}")) if side and side.variant else None
-        if other is not None and other.blemish and other.blemish not in blemish:
-            blemish = ", ".join(part for part in (blemish, other.blemish) if part)
+    reasons = [group.blemish for group in (left, right) if group is not None and group.blemish]
+    blemish = ", ".join(dict.fromkeys(reasons))
     return Result(
-        paper=group.paper,
+        paper=paper,
         claim=claim,
-        row=group.row,
-        on=group.row + (f" ({blemish})" if blemish else ""),
+        row=base,
+        on=base + (f" ({blemish})" if blemish else ""),
         seeds=tuple(seeds),
         labels=tuple(labels),
         values=tuple(values),
@@ -192,19 +199,23 @@ def check_claim(claim: Claim, group: RowRuns, found: Collection) -> Result | Non
     )
 
 
+def _bases(claim: Claim, paper: Paper, found: Collection) -> list[str]:
+    """Base rows a claim may be tested on, in the order of the paper's rows: those whose side a was run."""
+    variant = f"-{claim.a.variant}" if claim.a is not None and claim.a.variant else ""
+    rows = [group.row for group in found.of(paper.paper.id)]
+    bases = {row.removesuffix(variant) for row in rows if row.endswith(variant)}
+    order = {row.row: place for place, row in enumerate(paper.row)}
+    wanted = [base for base in bases if any(fnmatch.fnmatchcase(base, pattern) for pattern in claim.rows)]
+    return sorted(wanted, key=lambda base: (order.get(base, order.get(base + variant, len(order))), base))
+
+
 def check_claims(paper: Paper, found: Collection) -> list[Result]:
     """Tests every claim of a paper on every row that can; a claim with no such row is there once, saying so."""
     results: list[Result] = []
-    order = {row.row: place for place, row in enumerate(paper.row)}
-    groups = sorted(found.of(paper.paper.id), key=lambda group: (order.get(group.row, len(order)), group.row))
     for claim in paper.claim:
-        here: list[Result] = []
-        if not claim.not_testable:
-            for group in groups:
-                wanted = any(fnmatch.fnmatchcase(group.row, pattern) for pattern in claim.rows)
-                result = check_claim(claim, group, found) if wanted and group.profile in claim.profiles else None
-                here += [result] if result is not None else []
-        results += here or [_empty(paper.paper.id, claim)]
+        bases = [] if claim.not_testable else _bases(claim, paper, found)
+        here = [check_claim(claim, paper.paper.id, base, found) for base in bases]
+        results += [result for result in here if result is not None] or [_empty(paper.paper.id, claim)]
     return results
 
 

@@ -183,3 +183,28 @@ def test_custom_and_smoke_runs_test_no_claim(make, tmp_path):
 
 def test_what_cannot_be_tested_says_why(tmp_path):
     assert results(tmp_path)["C2S-C5", ""].verdict.startswith("not testable here: needs ImageNet")
+
+
+def test_two_variants_are_compared_without_a_base_row(make, tmp_path):
+    """Arms of one experiment, none of which is the row itself."""
+    sides = {"a": {"metric": "acc", "variant": "aware"}, "b": {"metric": "acc", "variant": "random"}}
+    both = claim(**sides, combine="difference", unit="points", above=0.0)
+    paper = paper_of("class2str").model_copy(update={"claim": (both,)})
+    for arm, base in (("aware", 0.5), ("random", 0.48)):
+        for seed in range(5):
+            accuracy = make.metric(base + seed / 100 + (0.001 * (seed % 2) if arm == "aware" else 0))
+            make.put(tmp_path, make.record({"acc": accuracy}, row=f"cifar10-cpu-{arm}", seed=seed))
+    found = collect(runs=tmp_path, results=tmp_path / "none")
+    [result] = c.check_claims(paper, found)
+    assert (result.on, result.verdict) == ("cifar10-cpu", "supported")
+    assert result.values == pytest.approx((2.0, 2.1, 2.0, 2.1, 2.0))
+
+
+def test_a_blemish_of_either_side_is_named(make, tmp_path):
+    for seed in range(2):
+        make.put(tmp_path, make.record({"ccr": make.metric(0.9)}, paper="subclass", row="mnist5k-cpu", seed=seed))
+        plain = make.record(
+            {"ccr": make.metric(0.8)}, paper="subclass", row="mnist5k-cpu-baseline", seed=seed, dirty=True
+        )
+        make.put(tmp_path, plain)
+    assert results(tmp_path, "subclass")["SDN-C2", "mnist5k-cpu"].on == "mnist5k-cpu (uncommitted changes)"
