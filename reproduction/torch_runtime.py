@@ -1,5 +1,4 @@
 """What the torch papers share: seeds, devices, processes, full-state checkpoints. Functions only, no trainer.
-
 Every random draw of a torch paper comes from `generator(seed, stage, epoch, ...)`: a pure function of its arguments,
 made on the CPU, so that a resumed run, another batch split and another device draw the same numbers.
 """
@@ -35,8 +34,9 @@ class World(NamedTuple):
 
 def set_threads(count: int = 0) -> None:
     """Sets torch's CPU threads; 0 takes every core of this process. Again after scikit-learn, which changes it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(count or cores)
+    torch.set_num_threads(
+        count or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    )
 
 
 def start(seed: int, threads: int = 0, deterministic: bool = False) -> None:
@@ -57,8 +57,7 @@ def start(seed: int, threads: int = 0, deterministic: bool = False) -> None:
 
 def derive(*words: int | str) -> int:
     """A 63-bit seed, a pure function of the words, for example (seed, "stage1", "order", epoch)."""
-    digest = hashlib.sha256("\x1f".join(str(word) for word in words).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, words)).encode()).digest()[:8], "little") >> 1
 
 
 def generator(*words: int | str) -> torch.Generator:
@@ -74,27 +73,20 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         return torch.device(name)
     index = int(name.partition(":")[2] or local_rank)
     if index >= torch.cuda.device_count():
-        raise UserError(
-            f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; --device cpu runs without"
-        )
+        raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs; --device cpu runs without")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 
 
 def device_name(device: torch.device) -> str | None:
-    """Model of the GPU, or None on the CPU; for records."""
+    """Model of the GPU for records, None on the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None
-
-
-def processes() -> int:
-    """Number of processes that torchrun started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextlib.contextmanager
 def open_world(device: str) -> Iterator[World]:
     """Joins the processes that torchrun started (gloo on CPU, nccl on GPUs), or is a world of one."""
-    size = processes()
+    size = int(os.environ.get("WORLD_SIZE", "1"))
     picked = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if size == 1:
         yield World(0, 1, picked)
@@ -108,9 +100,8 @@ def open_world(device: str) -> Iterator[World]:
 
 def reduce_sum(world: World, *tensors: torch.Tensor) -> None:
     """Sums each tensor over the processes, in place."""
-    if world.size > 1:
-        for tensor in tensors:
-            dist.all_reduce(tensor)
+    for tensor in tensors if world.size > 1 else ():
+        dist.all_reduce(tensor)
 
 
 def agreed(world: World, answer: bool) -> bool:
@@ -119,7 +110,7 @@ def agreed(world: World, answer: bool) -> bool:
         return answer
     flag = torch.tensor(int(answer), device=world.device)
     dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag.item())
+    return bool(flag)
 
 
 def autocast(device: torch.device, amp: str | None) -> contextlib.AbstractContextManager[Any]:
@@ -128,21 +119,17 @@ def autocast(device: torch.device, amp: str | None) -> contextlib.AbstractContex
 
 
 def check_finite(first_bad: torch.Tensor, stage: str, batch: int, folder: Path) -> None:
-    """Stops the run if a non-finite loss has been seen.
+    """Raises UserError with step, batch and last checkpoint if a non-finite loss has been seen.
 
     Args:
       first_bad: int64 scalar, global step of the first non-finite loss or -1; on the device, looked at now and then.
       stage: for the message. batch: the batch size. folder: where the checkpoints lie.
-    Raises:
-      UserError: with step, batch and last checkpoint.
     """
     step = int(first_bad)
     if step >= 0:
         last = _states(folder)[-1:]
         kept = f"last checkpoint {shown(last[0])}" if last else "no checkpoint yet"
-        raise UserError(
-            f"{stage}: non-finite loss at step {step} (batch of {batch}); {kept}; try a smaller learning rate"
-        )
+        raise UserError(f"{stage}: non-finite loss at step {step} (batch of {batch}); {kept}; lower the learning rate")
 
 
 def write_checkpoint(path: Path, content: Any) -> None:

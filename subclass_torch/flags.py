@@ -67,7 +67,9 @@ def make_parser() -> Parser:
     )
     g.add_argument("--cutout", action="store_true", help="apply cutout")
     g.add_argument("--subclass", action="store_true", help="the method; without it the plain network is trained")
-    g.add_argument("--subclass_label_weight", type=number(0, 1), default=0.9, help="w: 1 ignores confusions of siblings, 0 treats them as classes")  # fmt: skip
+    g.add_argument(
+        "--subclass_label_weight", type=number(0, 1), default=0.9, help="w: 1 ignores confusions of siblings"
+    )
     g.add_argument("--numClasses2Repartition", type=whole(0), default=2, help="neglected classes (default 2)")
     g.add_argument("--numSubclassesPerClass", type=whole(1), default=2, help="subclasses of each (default 2)")
     g.add_argument("--n_holes", type=whole(0), default=1, help="cutout holes (default 1)")

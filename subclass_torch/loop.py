@@ -202,5 +202,5 @@ def close_epoch(
         if class_right <= chance:
             raise UserError(
                 f"{task.stage}: after {p.epoch} epochs the training accuracy {100 * class_right:.2f} % is still "
-                f"at chance ({100 * share:.2f} %); try --learning_rate {lr / 10:g} (or --chance-epochs 0 to go on regardless)"
+                f"at chance ({100 * share:.2f} %); try --learning_rate {lr / 10:g} (--chance-epochs 0 goes on)"
             )

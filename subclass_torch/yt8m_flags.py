@@ -42,7 +42,8 @@ def make_parser() -> Parser:
     g = p.original_group()
     made = f"{_FOLDER}/train_subclass"
     g.add_argument("--train_data_pattern_glob", default=f"{made}/train*.tfrecord", help="files with subclass labels")
-    g.add_argument("--subclass_labelling_data_save_fname", default=f"{made}/subclassLabellingData.npz", help="subclass map")  # fmt: skip
+    labelling = f"{made}/subclassLabellingData.npz"
+    g.add_argument("--subclass_labelling_data_save_fname", default=labelling, help="the subclass map")
     g.add_argument(
         "--eval_data_pattern_glob", default=f"{_FOLDER}/validate/validate*.tfrecord", help="files to score on"
     )
@@ -62,7 +63,7 @@ def make_parser() -> Parser:
     _add_boolean(g, "perform_training", "accepted, unused")
     g.add_argument("--optimizer", default=UNUSED["optimizer"], help="accepted, unused: Adam")
     g.add_argument("--batch_size", type=whole(1), default=1024)
-    g.add_argument("--regularization_penalty", type=number(0), default=UNUSED["regularization_penalty"], help="unused: see --l2")  # fmt: skip
+    g.add_argument("--regularization_penalty", type=number(0), default=1e-3, help="accepted, unused: see --l2")
     g.add_argument("--base_learning_rate", type=number(0, above=True), default=0.001)
     g.add_argument("--learning_rate_decay", type=number(0, 1, above=True), default=0.95)
     g.add_argument("--learning_rate_decay_examples", type=number(1), default=4000000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ def run(config: dict[str, Any]) -> None:
     for name in config["ignored"]:
         print(f"--{name} has no effect, as in the released script")  # DEVIATION SDN-Y10: accepted, with a line
     runtime.start(config["seed"], config["threads"])
-    if runtime.processes() > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("notebook_yt8m.py runs in one process; torchrun is for notebook.py")
     with runtime.open_world(config["device"]) as world, stop_signals() as stop:
         if config["eval"]:

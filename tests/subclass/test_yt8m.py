@@ -1,0 +1,195 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reproduction.runs import UserError
+from subclass_torch import evaluate, tfrecord, yt8m_create, yt8m_data
+from subclass_torch.yt8m_metrics import Metrics
+from subclass_torch.yt8m_model import unit_vectors
+from subclass_torch.yt8m_stages import rate_at
+
+from .conftest import run
+
+
+def slow_ap(pairs, positives):
+    """(score, hit) pairs; Python seed 0, stable descending sort, precision at each hit."""
+    shuffled = [pairs[i] for i in random.Random(0).sample(range(len(pairs)), len(pairs))]
+    shuffled.sort(key=lambda pair: pair[0], reverse=True)
+    hits = total = 0
+    for rank, (_, hit) in enumerate(shuffled, 1):
+        if hit:
+            hits += 1
+            total += hits / rank
+    return total / positives
+
+
+def slow_metrics(batches, top_k):
+    hit = perr = videos = 0
+    everything, by_class, positives = [], {}, {}
+    for scores, labels in batches:
+        for c in range(scores.shape[1]):
+            positives[c] = positives.get(c, 0) + int(labels[:, c].sum())
+        chosen = []
+        for p, y in zip(scores, labels, strict=True):
+            videos += 1
+            ranked = sorted(range(len(p)), key=lambda c, p=p: (-p[c], c))
+            hit += int(y[ranked[0]])
+            g = int(y.sum())
+            perr += sum(int(y[c]) for c in ranked[:g] if p[c] > 0) / g if g else 0
+            chosen.append(ranked[:top_k])
+        for c in range(scores.shape[1]):
+            for n, classes in enumerate(chosen):
+                if c in classes:
+                    pair = (scores[n, c], int(labels[n, c]))
+                    everything.append(pair)
+                    by_class.setdefault(c, []).append(pair)
+    aps = [slow_ap(by_class.get(c, []), n) for c, n in positives.items() if n]
+    total = sum(positives.values())
+    return {
+        "hit_at_1": hit / videos,
+        "perr": perr / videos,
+        "map": sum(aps) / len(aps) if aps else 0.0,
+        "gap": slow_ap(everything, total) if total else 0.0,
+    }
+
+
+@pytest.mark.parametrize(("top_k", "gap", "mean_ap"), [(20, 0.804167, 0.875), (2, 0.604167, 0.625)])
+def test_vector_5(top_k, gap, mean_ap):
+    metrics = Metrics(4, top_k)
+    metrics.add(np.array([[0.9, 0.8, 0.1, 0.3], [0.2, 0.7, 0.6, 0.1]]), np.array([[1, 0, 0, 1], [0, 1, 1, 0]]))
+    found = metrics.result()
+    assert found["hit_at_1"] == 1.0 and found["perr"] == 0.75
+    assert found["gap"] == pytest.approx(gap, abs=1e-6) and found["map"] == pytest.approx(mean_ap, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 6), st.integers(1, 9), st.integers(1, 10), st.booleans())
+def test_metrics_agree_with_the_slow_ones(seed, count, size, classes, top_k, ties):
+    rng = np.random.default_rng(seed)
+    batches = []
+    metrics = Metrics(classes, top_k)
+    for _ in range(count):
+        scores = rng.random((size, classes))
+        scores = np.round(scores, 1) if ties else scores
+        labels = (rng.random((size, classes)) < 0.3).astype(int)
+        batches.append((scores, labels))
+        metrics.add(scores, labels)
+    slow = slow_metrics(batches, top_k)
+    for name, value in metrics.result().items():
+        assert value == pytest.approx(slow[name], abs=1e-12), name
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 6), st.integers(0, 4))
+def test_class_scores_and_decision(seed, videos, classes, added):
+    rng = np.random.default_rng(seed)
+    mapping = np.concatenate([np.arange(classes), rng.integers(classes, size=added)])
+    scores = torch.tensor(rng.random((videos, len(mapping))))
+    fast = evaluate.class_scores(scores, torch.tensor(mapping), classes)
+    slow = [[max(row[s] for s in range(len(mapping)) if mapping[s] == c) for c in range(classes)] for row in scores.tolist()]
+    assert fast.tolist() == slow
+    assert (fast.argmax(1) == evaluate.decide(scores, torch.tensor(mapping))).all()
+
+
+def test_learning_rate_falls_in_stairs():
+    config = {"base_learning_rate": 0.001, "learning_rate_decay": 0.95, "learning_rate_decay_examples": 4e6, "batch_size": 1024}
+    assert rate_at(3906, config) == 0.001 and rate_at(3907, config) == pytest.approx(0.00095)
+    assert rate_at(2 * 3907, config) == pytest.approx(0.001 * 0.95**2)
+
+
+def test_normalization_twins():
+    features = np.random.default_rng(0).normal(size=(4, 1152)).astype(np.float32)
+    np.testing.assert_allclose(yt8m_create.unit(features), unit_vectors(torch.tensor(features)).numpy(), atol=1e-6)
+
+
+def test_creation(videos):
+    paths = yt8m_data.shards(str(videos / "train" / "train*.tfrecord"), "x")
+    config = {
+        "num_classes": 6, "seed": 0, "kmeans_videos": 4096, "records_per_shard": 20,
+        "train_data_pattern_glob": str(videos / "train_subclass" / "train*.tfrecord"),
+        "subclass_labelling_data_save_fname": str(videos / "train_subclass" / "map.npz"),
+    }  # fmt: skip
+    neglected = [4, 1]
+    count = yt8m_create.create(paths, neglected, config)
+    made = sorted((videos / "train_subclass").glob("train*.tfrecord"))
+    mapping = yt8m_create.read_map(videos / "train_subclass" / "map.npz", 6, 8)
+    assert mapping.tolist() == [0, 1, 2, 3, 4, 5, 4, 1]
+    before = [tfrecord.parse_example(p) for path in paths for _, p in tfrecord.records(path)]
+    after = [tfrecord.parse_example(p) for path in made for _, p in tfrecord.records(path)]
+    hit = [bool({1, 4} & set(e["labels"].tolist())) for e in before]
+    assert len(after) == count == len(before) + sum(hit)
+    assert len(made) == -(-count // 20)
+    at, used = 0, set()
+    for number, (old, changed) in enumerate(zip(before, hit, strict=True)):
+        new = after[at]
+        assert mapping[new["labels"]].tolist() == old["labels"].tolist()
+        assert (new["mean_rgb"] == old["mean_rgb"]).all() and new["id"] == old["id"]
+        used |= set(new["labels"].tolist())
+        at += 1
+        if changed:
+            partner = before[yt8m_create.partner_of(number, len(before), 0)]
+            mixed = after[at]
+            assert mapping[mixed["labels"]].tolist() == old["labels"].tolist()
+            np.testing.assert_allclose(mixed["mean_rgb"], (old["mean_rgb"] + partner["mean_rgb"]) / 2, atol=1e-6)
+            np.testing.assert_allclose(mixed["mean_audio"], (old["mean_audio"] + partner["mean_audio"]) / 2, atol=1e-6)
+            at += 1
+    assert {6, 7} <= used  # both new labels occur
+    content = [path.read_bytes() for path in made]
+    yt8m_create.create(paths, neglected, config)
+    assert [path.read_bytes() for path in sorted((videos / "train_subclass").glob("train*"))] == content
+
+
+def test_maps(tmp_path):
+    assert yt8m_create.read_map(tmp_path / "none.npz", 5, 5).tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(UserError, match="no subclass map"):
+        yt8m_create.read_map(tmp_path / "none.npz", 5, 6)
+    old = tmp_path / "old.npz"
+    np.savez(old, class2subclassDict=np.array({2: 5, 0: 6}, dtype=object), subclass2classLbl=np.zeros(3))
+    with pytest.raises(UserError, match="--trust-pickle"):
+        yt8m_create.read_map(old, 5, 7)
+    assert yt8m_create.read_map(old, 5, 7, trust_pickle=True).tolist() == [0, 1, 2, 3, 4, 2, 0]
+    (tmp_path / "bad.npz").write_bytes(b"no archive")
+    with pytest.raises(UserError, match="bad.npz: not a subclass map"):
+        yt8m_create.read_map(tmp_path / "bad.npz", 5, 6)
+    yt8m_create.write_map(tmp_path / "map.npz", [3], 5)
+    with pytest.raises(UserError, match="maps 6 subclasses, --num_subclasses is 9"):
+        yt8m_create.read_map(tmp_path / "map.npz", 5, 9)
+
+
+def flags_for(videos, tmp_path):
+    made = videos / "train_subclass"
+    return [
+        "--plain-data-pattern-glob", f"{videos}/train/train*.tfrecord",
+        "--train_data_pattern_glob", f"{made}/train*.tfrecord",
+        "--subclass_labelling_data_save_fname", f"{made}/map.npz",
+        "--eval_data_pattern_glob", f"{videos}/validate/validate*.tfrecord",
+        "--num_classes", "6", "--num_subclasses", "8", "--batch_size", "16", "--shuffle_buffer_size", "20",
+        "--threads", "1", "--device", "cpu", "--runs-dir", str(tmp_path / "runs"),
+    ]  # fmt: skip
+
+
+def test_whole_pipeline_and_eval(videos, tmp_path):
+    flags = flags_for(videos, tmp_path)
+    done = run("notebook_yt8m.py", *flags, "--stage", "all", "--max_steps", "2")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("Hit@1: ")]
+    assert len(lines) == 1 and "GAP: " in lines[0]
+    checkpoint = next((tmp_path / "runs" / "yt8m" / "checkpoints").glob("model-2.pt"))
+    again = run("notebook_yt8m.py", *flags, "--eval", checkpoint)
+    assert lines[0] in again.stdout and "equal to the logged scores" in again.stdout
+    done = run("notebook_yt8m.py", *flags, "--stage", "all", "--max_steps", "2")
+    assert done.stdout.count("finished before") == 2
+    plain = [*flags, "--num_subclasses", "6", "--train_data_pattern_glob", f"{videos}/train/train*.tfrecord"]
+    plain += ["--name", "plain", "--max_steps", "2", "--compat", "official", "--optimizer", "Sgd"]
+    done = run("notebook_yt8m.py", *plain)
+    assert "--optimizer has no effect" in done.stdout and "Hit@1: " in done.stdout
+
+
+def test_broken_shard_stops_the_script(videos, tmp_path):
+    path = videos / "train" / "train01.tfrecord"
+    path.write_bytes(path.read_bytes()[:-9])
+    done = run("notebook_yt8m.py", *flags_for(videos, tmp_path), "--stage", "identify", code=2)
+    assert "train01.tfrecord: record 24: truncated" in done.stderr and len(done.stderr.strip().splitlines()) == 1
