@@ -1,0 +1,266 @@
+"""ImageNet on a folder of tiny images and random weights: the network, the squash, the features that survive a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from class2str_tf import imagenet, model, pool5
+from class2str_tf.layers import count_parameters, tf, tf1
+from datasets import DatasetError
+from reproduction.runs import UserError
+
+SIZE, WIDTH, CLASSES, BATCH = 32, 2, ("n01", "n02", "n03"), 2
+FEATURES = 8 * WIDTH  # a 32x32 image leaves 1x1 after five pools
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """data/imagenet/{train,val}/CLASS/*.png|jpg of several proportions, data/weights/vgg16_weights.npz."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 2)):
+        for name in CLASSES:
+            folder = root / "imagenet" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (20 + 17 * i, 45, 3), np.uint8)
+                image = Image.fromarray(pixels).convert("L" if i == 1 else "RGB")  # a grey one in every class
+                image.save(folder / (f"{i}.JPEG" if i == 2 else f"{i}.png"))
+    (root / "weights").mkdir()
+    np.savez(root / "weights" / imagenet.WEIGHTS, **random_weights(rng))
+    return root
+
+
+def random_weights(rng):
+    arrays, before = {}, 3
+    for block, count in enumerate(imagenet.CONVOLUTIONS, 1):
+        for index in range(1, count + 1):
+            width = WIDTH * min(2 ** (block - 1), 8)
+            arrays[f"conv{block}_{index}_W"] = rng.normal(0, 0.3, (3, 3, before, width)).astype(np.float32)
+            arrays[f"conv{block}_{index}_b"] = rng.normal(0, 0.5, width).astype(np.float32)
+            before = width
+    for name, rows, columns in (("fc6", FEATURES, 64 * WIDTH), ("fc7", 64 * WIDTH, 64 * WIDTH), ("fc8", 64 * WIDTH, 3)):
+        arrays[f"{name}_W"] = rng.normal(0, 0.2, (rows, columns)).astype(np.float32)
+        arrays[f"{name}_b"] = rng.normal(0, 0.2, columns).astype(np.float32)
+    return arrays
+
+
+def flags(data_dir, runs_dir):
+    return {
+        "data_dir": str(data_dir), "runs_dir": str(runs_dir), "name": "vgg", "overwrite": False, "seed": 0, "B": BATCH,
+        "device": "cpu", "accept_unverified": True, "F": WIDTH, "row": None, "dataset": "imagenet", "model": "vgg16",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def config(data_dir, tmp_path):
+    return flags(data_dir, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_dir, tmp_path_factory):
+    """Flags of a run that nothing disturbed."""
+    config = flags(data_dir, tmp_path_factory.mktemp("runs"))
+    imagenet.run_fc(config, SIZE)
+    return config
+
+
+def slow_image(path):
+    """Nearest-neighbour squash by the floor of the scaled index, one pixel at a time."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    height, width = pixels.shape[:2]
+    result = np.empty((SIZE, SIZE, 3), np.uint8)
+    for i in range(SIZE):
+        for j in range(SIZE):
+            result[i, j] = pixels[int(i * height / SIZE), int(j * width / SIZE)]
+    return result
+
+
+def slow_network(image, arrays):
+    """Features and logits of one image in float64 NumPy."""
+    x = image.astype(np.float64) - np.array(imagenet.MEAN)
+    for block, count in enumerate(imagenet.CONVOLUTIONS, 1):
+        for index in range(1, count + 1):
+            kernel, bias = (arrays[f"conv{block}_{index}_{kind}"].astype(np.float64) for kind in "Wb")
+            padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+            total = np.zeros((*x.shape[:2], kernel.shape[3]))
+            for i in range(3):
+                for j in range(3):
+                    total += padded[i : i + x.shape[0], j : j + x.shape[1]] @ kernel[i, j]
+            x = np.maximum(total + bias, 0)
+        x = x.reshape(x.shape[0] // 2, 2, x.shape[1] // 2, 2, -1).max(axis=(1, 3))
+    found = x.reshape(-1)
+    hidden = found
+    for name in ("fc6", "fc7"):
+        hidden = np.maximum(hidden @ arrays[f"{name}_W"] + arrays[f"{name}_b"], 0)
+    return found, hidden @ arrays["fc8_W"] + arrays["fc8_b"]
+
+
+def test_sizes_of_the_paper(graph):
+    images = tf1.placeholder(tf.uint8, [None, 224, 224, 3])
+    outputs, logits = imagenet.network(images, 1000, 64)
+    assert outputs.shape.as_list() == [None, 25_088] and outputs.name == "cnn/features:0"
+    assert logits.shape.as_list() == [None, 1000] and logits.name == "classifier/logits:0"
+    assert count_parameters("classifier") == 123_642_856
+    assert count_parameters("classifier", weights_only=True) == 123_633_664
+    assert count_parameters("cnn") == 14_714_688  # VGG16 without BN: 138,357,544 in all
+    model.lh_classifier(tf1.placeholder(tf.float32, [None, 25_088]), 11, (2000, 2000))
+    assert count_parameters("lh") == 248_764_022
+    names = {v.op.name for v in tf1.trainable_variables("cnn/")}
+    assert {"cnn/conv1_1/weights", "cnn/conv5_3/biases"} <= names and len(names) == 26
+
+
+def test_the_budget_preset_gives_the_posters_parameters(graph):
+    model.lh_classifier(tf1.placeholder(tf.float32, [None, 25_088]), 10, (668, 668))
+    assert count_parameters("lh") == pytest.approx(72.41e6, rel=1e-3)
+
+
+def test_features_and_fc_accuracy_equal_the_slow_network(undisturbed, data_dir, capsys):
+    config, folder = undisturbed, Path(undisturbed["runs_dir"]) / "vgg"
+    data = imagenet.load(config, SIZE)
+    train, test, logits = imagenet_features(folder, data)
+    assert data.class_names == CLASSES and train.shape == (9, FEATURES) and isinstance(train, np.memmap)
+    with np.load(data_dir / "weights" / imagenet.WEIGHTS) as file:
+        arrays = dict(file)
+    right = 0
+    for i, path in enumerate(data.test_images.paths):
+        features, scores = slow_network(slow_image(path), arrays)
+        np.testing.assert_allclose(test[i], features, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(logits[i], scores, rtol=1e-4, atol=1e-2)
+        right += int(scores.argmax() == data.test_labels[i])
+    png = next(i for i, path in enumerate(data.train_images.paths) if path.suffix == ".png")
+    np.testing.assert_allclose(train[png], slow_network(slow_image(data.train_images.paths[png]), arrays)[0], rtol=1e-4)
+    record = json.loads((folder / "record.json").read_text())
+    assert record["metrics"]["fc_accuracy"]["last"] == right / 6 and record["stage"] == "fc"
+    assert not record["data_verified"] and set(record["data"]) == {*data.digests, imagenet.WEIGHTS}
+    imagenet.run_fc(config, SIZE)  # nothing left to do
+    assert "finished before" in capsys.readouterr().out
+
+
+def imagenet_features(folder, data):
+    return pool5.open_features(folder, data, "class2str_tf/train_fc_classifer_imagenet.py")
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the code catches it."""
+
+
+@pytest.mark.parametrize("blocks", [2, 6])
+def test_a_killed_pass_goes_on_and_ends_with_the_same_files(undisturbed, config, monkeypatch, blocks):
+    monkeypatch.setattr(pool5, "BLOCK_BATCHES", 1)
+    real, seen = pool5.write_json, []
+
+    def die(path, value):
+        if len(seen) == blocks:
+            raise Killed
+        seen.append(value)
+        real(path, value)
+
+    monkeypatch.setattr(pool5, "write_json", die)
+    with pytest.raises(Killed):
+        imagenet.run_fc(config, SIZE)
+    folder = Path(config["runs_dir"])
+    assert not (folder / "vgg" / "features-test.npy").exists()
+    with pytest.raises(UserError, match="run first"):
+        imagenet_features(folder / "vgg", imagenet.load(config, SIZE))
+
+    monkeypatch.setattr(pool5, "write_json", lambda path, value: (seen.append(value), real(path, value)))
+    imagenet.run_fc(config, SIZE)
+    assert len(seen) == 5 + 3  # 9 and 6 images, two by two: no block that was done is done again
+    for name in ("features-train", "features-test", "fc-logits-test"):
+        files = [(Path(root) / "vgg" / f"{name}.npy").read_bytes() for root in (undisturbed["runs_dir"], folder)]
+        assert files[0] == files[1]
+
+
+def test_killed_between_the_last_block_and_the_renaming(config, monkeypatch):
+    rename = Path.rename
+
+    def die(self, target):
+        if self.name == "fc-logits-test.partial":
+            raise Killed
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", die)
+    with pytest.raises(Killed):
+        imagenet.run_fc(config, SIZE)
+    monkeypatch.undo()
+    monkeypatch.setattr(imagenet.Stream, "start", lambda *_: pytest.fail("a finished split is read again"))
+    imagenet.run_fc(config, SIZE)
+    assert not list((Path(config["runs_dir"]) / "vgg").glob("*.partial"))
+
+
+def test_features_of_other_weights_are_not_kept(undisturbed, config, tmp_path):
+    folder = tmp_path / "vgg"
+    shutil.copytree(Path(undisturbed["runs_dir"]) / "vgg", folder)
+    (folder / "DONE").unlink()
+    (folder / "config.json").unlink()
+    before = (folder / "features-train.npy").read_bytes()
+    other = tmp_path / "other.npz"
+    np.savez(other, **random_weights(np.random.default_rng(1)))
+    imagenet.run_fc({**config, "weights": str(other)}, SIZE)
+    assert (folder / "features-train.npy").read_bytes() != before
+
+
+def test_images_on_disk_look_like_an_array(config):
+    images = imagenet.load(config, SIZE).test_images
+    assert images.shape == (6, SIZE, SIZE, 3) and len(images) == 6 and images.dtype == np.uint8
+    assert images[4:9].shape == (2, SIZE, SIZE, 3) and images[6:].shape == (0, SIZE, SIZE, 3)
+    assert images[1:2].tolist() == [slow_image(images.paths[1]).tolist()]
+
+
+def test_a_damaged_image_is_named(config, data_dir, tmp_path):
+    bad = tmp_path / "data"
+    for split in ("train", "val"):
+        (bad / "imagenet" / split / "n01").mkdir(parents=True)
+        good = (data_dir / "imagenet" / split / "n01" / "0.png").read_bytes()
+        (bad / "imagenet" / split / "n01" / "0.png").write_bytes(good)
+        (bad / "imagenet" / split / "n01" / "1.png").write_bytes(good[:100])
+    images = imagenet.load({**config, "data_dir": str(bad)}, SIZE).train_images
+    assert len(images[:1]) == 1
+    with pytest.raises(UserError, match="1.png: not a readable image"):
+        images[:2]
+    (bad / "weights").symlink_to(data_dir / "weights")
+    with pytest.raises(UserError):  # one class in the images, three in the weights
+        imagenet.run_fc({**config, "data_dir": str(bad)}, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays: arrays.pop("conv3_2_b"), "holds no array conv3_2_b"),
+        (lambda arrays: arrays.update(fc8_W=np.zeros((64 * WIDTH, 5), np.float32)), "fc8_W is float32"),
+        (lambda arrays: arrays.update(conv1_1_W=arrays["conv1_1_W"] * np.nan), "expected finite floats"),
+        (lambda arrays: arrays.update(conv1_1_b=np.array([{}] * WIDTH)), "damaged"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(config, tmp_path, change, message):
+    arrays = random_weights(np.random.default_rng(0))
+    change(arrays)
+    path = tmp_path / "weights.npz"
+    np.savez(path, **arrays)
+    with pytest.raises((UserError, DatasetError), match=message):
+        imagenet.run_fc({**config, "weights": str(path)}, SIZE)
+
+
+def test_too_small_a_disk_is_said_before_the_pass(config, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(pool5.shutil, "disk_usage", lambda _: usage(100, 90, 10))
+    with pytest.raises(UserError, match="GB are free; choose --runs-dir"):
+        imagenet.run_fc(config, SIZE)
+
+
+def test_what_is_missing_is_named(config, tmp_path):
+    with pytest.raises(DatasetError, match="no such folder"):
+        imagenet.load({**config, "data_dir": str(tmp_path)}, SIZE)
+    with pytest.raises(UserError, match="C2S-D02"):
+        imagenet.load({**config, "finetune": "all"}, SIZE)
+    with pytest.raises(UserError, match="run first: python class2str_tf/train_fc_classifer_imagenet.py"):
+        imagenet_features(tmp_path, imagenet.load(config, SIZE))
