@@ -183,6 +183,7 @@ def machines(entries: Sequence[Entry]) -> str:
     hardware: dict[tuple[str, ...], set[str]] = {}
     software: dict[tuple[str, ...], set[str]] = {}
     files: dict[tuple[str, ...], set[str]] = {}
+    deviations: dict[tuple[str, ...], set[str]] = {}
     for entry in entries:
         record, m = entry.record, entry.record.machine
         where = f"{record.paper} {record.row}"
@@ -191,6 +192,8 @@ def machines(entries: Sequence[Entry]) -> str:
         commit = record.commit[:10] + (" with changes" if record.dirty and record.commit != "unknown" else "")
         exact = "deterministic" if record.deterministic else "not deterministic"
         software.setdefault((commit, record.lock_hash, f"{record.precision}, {exact}", versions), set()).add(where)
+        if record.deviations:
+            deviations.setdefault((", ".join(record.deviations),), set()).add(f"{where}, {record.stage}")
         for name, digest in record.data.items():
             files.setdefault((name, digest, "verified" if record.data_verified else "NOT verified"), set()).add(where)
 
@@ -207,6 +210,8 @@ def machines(entries: Sequence[Entry]) -> str:
         + table(("commit", "lock", "precision", "versions", "used by"), rows(software))
         + "<h3>Data files</h3>"
         + table(HASH_HEAD, rows(files))
+        + ("<h3>Deviations that were active (docs/deviations)</h3>" if deviations else "")
+        + (table(("ids", "used by"), rows(deviations)) if deviations else "")
     )
 
 
