@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
-VGG_SMALL = (32, "M", 64, "M", 128, "M")
+VGG_SMALL = (16, "M", 32, "M", 64, "M")
 
 
 class VGG(nn.Module):
@@ -132,7 +132,7 @@ class WideResNet(nn.Module):
 WRN_SVHN: dict[str, Any] = {"depth": 16, "widen": 8, "dropout": 0.4}
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "vgg16": {},
-    "vgg_small": {"plan": VGG_SMALL, "width": 256},
+    "vgg_small": {"plan": VGG_SMALL, "width": 128, "dropout": 0.2},
     "wideresnet": {"depth": 28, "widen": 10, "dropout": 0.3},
     "wrn_small": {"depth": 10, "widen": 1, "dropout": 0.1},
 }

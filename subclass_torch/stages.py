@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import time
 from collections.abc import Iterator
@@ -157,18 +156,18 @@ def neglected_file(setting: Setting) -> Path:
     return found[-1]
 
 
-def neglected_classes(path: Path, count: int, classes: int) -> tuple[list[int], list[float]]:
+def neglected_classes(path: Path, count: int) -> tuple[list[int], list[float]]:
     """The `count` most neglected classes and theta of all, from a file of stage 1.
 
     Raises:
-      UserError: the file is damaged or of another data set.
+      UserError: the file holds no ranking.
     """
     content = read_json(path)
     ranking, theta = (content.get(key) for key in ("ranking", "theta")) if isinstance(content, dict) else (None, None)
-    if not isinstance(ranking, list) or sorted(ranking, key=str) != sorted(range(len(ranking)), key=str):
+    if not isinstance(ranking, list) or not isinstance(theta, list) or len(theta) != len(ranking):
         raise UserError(f"{shown(path)}: holds no ranking of classes (made by --stage identify)")
-    if len(ranking) != classes or not isinstance(theta, list) or len(theta) != classes:
-        raise UserError(f"{shown(path)}: ranks {len(ranking)} classes, the data set has {classes}")
+    if sorted(ranking, key=str) != sorted(range(len(ranking)), key=str):
+        raise UserError(f"{shown(path)}: its ranking does not name each class once")
     return ranking[:count], theta
 
 
@@ -205,9 +204,12 @@ def train(setting: Setting) -> None:
     method = config["subclass"]
     count = config["numClasses2Repartition"] if method else 0
     run_config = flags.of_run(config, stage1=False)
-    source = neglected_file(setting) if method and count else None
-    if source is not None:
-        run_config["neglected_classes"] = json.dumps(read_json(source), sort_keys=True)
+    neglected: list[int] = []
+    theta: list[float] = []
+    if method and count:
+        source = neglected_file(setting)
+        neglected, theta = neglected_classes(source, count)
+        run_config["neglected_classes"] = neglected
     with setting.opened(folder, run_config) as opened:
         if runtime.agreed(world, bool(opened and opened.done)):
             if opened:
@@ -215,7 +217,8 @@ def train(setting: Setting) -> None:
             return
         data = setting.data
         classes = len(data.class_names)
-        neglected, theta = neglected_classes(source, count, classes) if source else ([], [])
+        if theta and len(theta) != classes:
+            raise UserError(f"{shown(source)}: ranks {len(theta)} classes, the data set has {classes}")
         made = make_partition(setting, neglected)  # DEVIATION SDN-D15: none is allowed, S = C
         if opened and method:
             results.write_partition(folder, made)

@@ -1,0 +1,79 @@
+"""Two processes against one that runs the same half-batches through batch norm separately."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+from reproduction import torch_runtime as runtime
+from subclass_torch import augment, neglect
+from subclass_torch.loop import optimizer_of
+
+from . import ddp_worker as worker
+from .conftest import ROOT, TINY, command
+
+
+def torchrun(*argv, timeout=200):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launch, *map(str, argv)], capture_output=True, text=True, env=env, cwd=ROOT, timeout=timeout)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done
+
+
+def reference():
+    """One process; forward passes of the two halves apart, sums of gradients and counts over both before the norms."""
+    task, model, config = worker.make_task(torch.device("cpu")), worker.make_model(), worker.CONFIG
+    optimizer = optimizer_of(model, task.lr_at(0))
+    model.train()
+    degrees, losses = [], []
+    for epoch in range(task.epochs):
+        optimizer.param_groups[0]["lr"] = task.lr_at(epoch)
+        order = torch.randperm(57, generator=runtime.generator(config["seed"], "stage1", "order", epoch))
+        draws = augment.draw(57, 32, 1, runtime.generator(config["seed"], "stage1", "augment", epoch))
+        kept, total = [[] for _ in range(worker.CLASSES)], 0.0
+        for at in range(0, 57, 16):
+            batch = order[at : at + 16]
+            optimizer.zero_grad()
+            seen, logits = [], []
+            for half in (batch[0::2], batch[1::2]):
+                x = augment.training_batch(task.images[half], draws.of(half), *task.constants, True, True, config["length"])
+                features = model.penultim_layer(model.features(x.contiguous()).flatten(1))
+                z = model.classifier(features)
+                loss = task.criterion(z, task.labels[half]).sum() / len(batch)
+                loss.backward()
+                total += loss.item() * len(batch)
+                seen.append(features.detach())
+                logits.append(z.detach())
+            optimizer.step()
+            labels = torch.cat([task.labels[batch[0::2]], task.labels[batch[1::2]]])
+            own, others, count = neglect.gradient_parts(torch.cat(seen).double(), torch.sigmoid(torch.cat(logits).double()), labels)
+            for label, r in enumerate(neglect.degree(own, others).tolist()):
+                if count[label]:
+                    kept[label].append(r)
+        degrees.append([float(np.mean(values)) for values in kept])
+        losses.append(total / 57)
+    return dict(model.named_parameters()), degrees, losses
+
+
+def test_two_processes_equal_one_with_half_batches(tmp_path):
+    torchrun(ROOT / "tests" / "subclass" / "ddp_worker.py", tmp_path / "two.pt", tmp_path / "run")
+    found = torch.load(tmp_path / "two.pt", weights_only=True)
+    weights, degrees, losses = reference()
+    moved = worker.make_model().state_dict()
+    for name, value in weights.items():
+        torch.testing.assert_close(found["weights"][name], value.detach(), rtol=1e-4, atol=2e-6, msg=name)
+    assert any((value.detach() - moved[name]).abs().max() > 1e-2 for name, value in weights.items())
+    np.testing.assert_allclose(found["degrees"], degrees, rtol=1e-3)
+    np.testing.assert_allclose([row["loss"] for row in found["history"]], losses, rtol=1e-5)
+
+
+def test_the_script_under_torchrun(tmp_path):
+    flags = [*TINY, "--subclass", "--epochs", "1", "--epochs_class", "1", "--runs-dir", tmp_path, "--name", "two"]
+    done = torchrun(*command("notebook.py", *flags)[1:])
+    assert done.stdout.count("stage2 epoch 1/1") == 1 and "2 process(es)" in done.stdout
+    assert (tmp_path / "two" / "DONE").exists()
+    again = torchrun(*command("notebook.py", *flags)[1:])
+    assert again.stdout.count("finished before") == 2
