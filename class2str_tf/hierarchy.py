@@ -385,8 +385,12 @@ def symmetric_confusion(confusion: np.ndarray) -> np.ndarray:
 
 
 def cosine_matrix(vectors: np.ndarray) -> np.ndarray:
-    """Cosine of each pair of rows. float [C, F] -> float64 [C, C] in [-1, 1]; 0 with a zero row."""
+    """Cosine of each pair of rows. float [C, F] -> float64 [C, C] in [-1, 1]; 0 with a row of zeros or NaN.
+
+    The mean of a class without images is NaN; such a class is like no other.
+    """
     vectors = np.asarray(vectors, np.float64)
+    vectors = np.where(np.isfinite(vectors).all(axis=1, keepdims=True), vectors, 0.0)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(norms > 0, norms, 1.0)
     return np.asarray(np.clip(unit @ unit.T, -1.0, 1.0))

@@ -233,6 +233,8 @@ def run_fc(config: dict[str, Any], size: int = SIZE) -> None:
     Raises:
       UserError, DatasetError: no images, no weights, weights of another network, too small a disk.
     """
+    if config.get("eval"):
+        raise UserError("--eval: this script trains nothing; its FC accuracy stands in record.json of the run folder")
     with open_run(Path(config["runs_dir"]) / config["name"], config, config["overwrite"]) as run:
         if run.done:
             run.say_done()

@@ -230,8 +230,9 @@ def test_confusion_is_symmetric_rates():
 
 
 def test_cosines():
-    vectors = np.array([[1.0, 0], [0, 3], [2, 2], [0, 0], [-1, 0]])
+    vectors = np.array([[1.0, 0], [0, 3], [2, 2], [np.nan, np.nan], [-1, 0]])
     found = h.cosine_matrix(vectors)
+    vectors[3] = 0  # a class without images
     for i, j in itertools.product(range(5), repeat=2):
         norm = math.hypot(*vectors[i]) * math.hypot(*vectors[j])
         assert found[i, j] == pytest.approx(vectors[i] @ vectors[j] / norm if norm else 0.0)
