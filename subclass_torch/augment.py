@@ -38,6 +38,7 @@ def draw(count: int, size: int, n_holes: int, generator: torch.Generator) -> Dra
     """
 
     def uniform(high: int, *shape: int) -> Tensor:
+        # DEVIATION SDN-D26: a torch generator, no NumPy state shared by workers
         return torch.randint(0, high, shape, generator=generator)
 
     return Draws(

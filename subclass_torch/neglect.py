@@ -37,7 +37,6 @@ def watch(module: nn.Module) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
-        seen.clear()
 
 
 def gradient_parts(features: Tensor, probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Classes of one image by a trained checkpoint.
 
-    python subclass_torch/predict.py --checkpoint runs/subclass/<name> --image picture.png
+python subclass_torch/predict.py --checkpoint runs/subclass/<name> --image picture.png
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""`make reproduce-subclass`: per seed the plain network, then stage 1 and stage 2 of the method, then the comparison."""
+"""`make reproduce-subclass`: per seed the plain network, then both stages of the method, then the comparison."""
 
 import sys
 from pathlib import Path
@@ -31,8 +31,8 @@ def flags_of(profile: str, dataset: str) -> list[str]:
         short = ["--epochs_class", "1", "--epochs", "1", "--subset", "200", "--chance-epochs", "0"]
         return [*flags, *(short if not dataset.startswith("folder:") else short[:4])]
     flags += ["--cutout", "--length", "8"]
-    if dataset in ("mnist5k", "mnist", "fashion_mnist", "svhn", "cifar10", "cifar100") and dataset != "mnist5k":
-        flags += ["--subset", "10000", "--epochs_class", "5", "--epochs", "12", "--milestones", "8 10"]
+    if dataset in ("mnist", "fashion_mnist", "svhn", "cifar10", "cifar100"):
+        flags += ["--subset", "10000", "--epochs_class", "4", "--epochs", "10", "--milestones", "6 8"]
     else:
         flags += ["--epochs_class", "6", "--epochs", "20", "--milestones", "10 15"]
     return flags

@@ -29,8 +29,10 @@ GOLDEN = [
 SWITCHES = {"data_augmentation": True, "cutout": False, "subclass": False, "no-cuda": False}
 
 SEED_LINES = {
-    "cifar10": "--dataset cifar10  --model vgg16 --data_augmentation --cutout --length 16 --subclass --numClasses2Repartition 2",
-    "cifar100": "--dataset cifar100 --model vgg16 --data_augmentation --cutout --length 8  --subclass --numClasses2Repartition 10",
+    "cifar10": "--dataset cifar10  --model vgg16 --data_augmentation --cutout --length 16 "
+    "--subclass --numClasses2Repartition 2",
+    "cifar100": "--dataset cifar100 --model vgg16 --data_augmentation --cutout --length 8  "
+    "--subclass --numClasses2Repartition 10",
     "svhn": "--dataset svhn     --model vgg16 --cutout --length 20 --subclass --numClasses2Repartition 2",
 }
 
@@ -86,14 +88,20 @@ def test_seed_lines(capsys, dataset, rate, augmented, subclasses, milestones, ga
     assert config["subclass"] and config["cutout"] and config["epochs"] == 300 and config["epochs_class"] == 10
     official = config_of(capsys, *SEED_LINES[dataset].split(), "--compat", "official")
     assert (official["learning_rate"], official["data_augmentation"]) == (0.1, True)
-    assert config_of(capsys, *SEED_LINES[dataset].replace("vgg16", "wideresnet").split())["num_subclasses"] == subclasses
+    assert (
+        config_of(capsys, *SEED_LINES[dataset].replace("vgg16", "wideresnet").split())["num_subclasses"] == subclasses
+    )
 
 
 def test_official_sets_every_switch_and_one_flag_goes_back(capsys):
     official = config_of(capsys, "--compat", "official")
-    assert {name: official[name] for name in flags.SWITCHES} == {name: value for name, (_, value) in flags.SWITCHES.items()}
+    assert {name: official[name] for name in flags.SWITCHES} == {
+        name: value for name, (_, value) in flags.SWITCHES.items()
+    }
     assert official["subclass"] is True and official["num_subclasses"] == 12
-    mixed = config_of(capsys, "--compat", "official", "--mixing", "wide", "--no-data_augmentation", "--learning_rate", "0.3")
+    mixed = config_of(
+        capsys, "--compat", "official", "--mixing", "wide", "--no-data_augmentation", "--learning_rate", "0.3"
+    )
     assert (mixed["mixing"], mixed["data_augmentation"], mixed["learning_rate"]) == ("wide", False, 0.3)
     assert mixed["neglect_total"] == "compound"
 
@@ -105,7 +113,9 @@ def test_baseline(capsys):
 
 
 def test_additions(capsys):
-    config = config_of(capsys, "--data_root", "elsewhere", "--subclass", "--stage", "identify", "--workers", "3", "--no-cuda")
+    config = config_of(
+        capsys, "--data_root", "elsewhere", "--subclass", "--stage", "identify", "--workers", "3", "--no-cuda"
+    )
     assert config["data_dir"] == "elsewhere" and config["device"] == "cpu" and config["stage"] == "identify"
 
 
@@ -165,7 +175,15 @@ def test_yt8m_values(capsys, name):
     default = YT8M[name]
     value = {"num_subclasses": "3900", "num_classes": "3800"}.get(name)
     if value is None:
-        value = "other" if isinstance(default, str) else "False" if isinstance(default, bool) else "0.5" if isinstance(default, float) else "9"
+        value = (
+            "other"
+            if isinstance(default, str)
+            else "False"
+            if isinstance(default, bool)
+            else "0.5"
+            if isinstance(default, float)
+            else "9"
+        )
     got = config_of(capsys, f"--{name}={value}", module=yt8m_flags)[name]
     assert got == (value if isinstance(default, str) else False if isinstance(default, bool) else type(default)(value))
 
@@ -189,7 +207,9 @@ def test_help_imports_no_framework(script):
         "bad = {'torch', 'tensorflow', 'sklearn', 'matplotlib'} & set(sys.modules)\nassert not bad, bad"
     )
     path = ROOT / "subclass_torch" / script
-    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.append({str(path)!r})\n{code}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.append({str(path)!r})\n{code}"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 

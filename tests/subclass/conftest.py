@@ -60,7 +60,10 @@ def videos(tmp_path):
     root = tmp_path / "yt8m"
 
     def some(count):
-        return [video(rng, sorted({int(rng.integers(6)), int(rng.integers(6))}), rng.choice([-1.0, 1.0])) for _ in range(count)]
+        return [
+            video(rng, sorted({int(rng.integers(6)), int(rng.integers(6))}), rng.choice([-1.0, 1.0]))
+            for _ in range(count)
+        ]
 
     write_shard(root / "train" / "train00.tfrecord", some(30))
     write_shard(root / "train" / "train01.tfrecord", some(25))

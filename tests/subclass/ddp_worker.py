@@ -28,10 +28,17 @@ def make_task(device):
     labels = torch.randint(CLASSES, (57,), generator=generator)
     constants = torch.tensor([120.0, 121.0, 122.0]), torch.tensor([60.0, 61.0, 62.0])
     return Task(
-        stage="stage1", images=images.to(device), labels=labels.to(device), subclass2class=torch.arange(CLASSES, device=device),
-        criterion=losses.class_loss, constants=constants, epochs=2, lr_at=lambda epoch: 0.02 / (1 + epoch), observe=True,
+        stage="stage1",
+        images=images.to(device),
+        labels=labels.to(device),
+        subclass2class=torch.arange(CLASSES, device=device),
+        criterion=losses.class_loss,
+        constants=constants,
+        epochs=2,
+        lr_at=lambda epoch: 0.02 / (1 + epoch),
+        observe=True,
         after_epoch=lambda p: None,
-    )  # fmt: skip
+    )
 
 
 def make_model():
@@ -49,4 +56,6 @@ if __name__ == "__main__":
         p = run_stage(make_task(world.device), CONFIG, model, world, stop, folder, folder / "log.csv")
         if world.rank == 0:
             history = [{k: v for k, v in row.items() if "seconds" not in k} for row in p.history]
-            torch.save({"weights": dict(model.named_parameters()), "degrees": p.degrees, "history": history}, sys.argv[1])
+            torch.save(
+                {"weights": dict(model.named_parameters()), "degrees": p.degrees, "history": history}, sys.argv[1]
+            )

@@ -20,7 +20,9 @@ def one_by_one(images, draws, length, crop=True, cutout=True):
         if cutout:
             mask = np.ones((32, 32))
             for y, c in zip(draws.hole_y[n].tolist(), draws.hole_x[n].tolist(), strict=True):
-                y1, y2, x1, x2 = (int(np.clip(v, 0, 32)) for v in (y - length // 2, y + length // 2, c - length // 2, c + length // 2))
+                y1, y2, x1, x2 = (
+                    int(np.clip(v, 0, 32)) for v in (y - length // 2, y + length // 2, c - length // 2, c + length // 2)
+                )
                 mask[y1:y2, x1:x2] = 0
             x = x * mask
         out.append(x)
@@ -89,7 +91,9 @@ def test_same_pixel_means_as_pil_style_transforms():
     image = torch.from_numpy(rng.integers(0, 256, size=(1, 32, 32, 3)).astype(np.uint8))
     count = 4000
     many = image.expand(count, -1, -1, -1)
-    ours = augment.training_batch(many, augment.draw(count, 32, 1, torch.Generator().manual_seed(1)), MEAN, STD, True, True, 16)
+    ours = augment.training_batch(
+        many, augment.draw(count, 32, 1, torch.Generator().manual_seed(1)), MEAN, STD, True, True, 16
+    )
     other = augment.Draws(
         torch.from_numpy(rng.integers(0, 9, count)), torch.from_numpy(rng.integers(0, 9, count)),
         torch.from_numpy(rng.random(count) < 0.5),

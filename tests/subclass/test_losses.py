@@ -57,7 +57,9 @@ def test_losses_agree_with_the_definition(seed, batch, classes, added, w):
     assert fast.dtype == torch.float32
     np.testing.assert_allclose(fast.numpy(), slow, rtol=2e-4, atol=1e-5)
     plain = losses.class_loss(torch.tensor(logits), torch.tensor(labels)).numpy()
-    np.testing.assert_allclose(plain, slow_subclass_loss(logits, labels, np.arange(len(mapping)), w), rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        plain, slow_subclass_loss(logits, labels, np.arange(len(mapping)), w), rtol=2e-4, atol=1e-5
+    )
     hot = torch.nn.functional.one_hot(torch.tensor(labels), len(mapping))
     many = losses.multilabel_loss(torch.tensor(logits), hot, torch.tensor(mapping), w)
     np.testing.assert_allclose(many.numpy(), slow, rtol=2e-4, atol=1e-5)
@@ -83,7 +85,10 @@ def test_gradient_by_differences():
         up, down = logits.clone(), logits.clone()
         up[i, j] += 1e-5
         down[i, j] -= 1e-5
-        slope = (sum(slow_subclass_loss(up.numpy(), labels, mapping, 0.9)) - sum(slow_subclass_loss(down.numpy(), labels, mapping, 0.9))) / 2e-5
+        slope = (
+            sum(slow_subclass_loss(up.numpy(), labels, mapping, 0.9))
+            - sum(slow_subclass_loss(down.numpy(), labels, mapping, 0.9))
+        ) / 2e-5
         assert x.grad[i, j].item() == pytest.approx(slope, abs=1e-3)
 
 

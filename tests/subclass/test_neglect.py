@@ -131,7 +131,9 @@ def test_official_accumulator_equals_the_released_loop():
         labels = rng.integers(4, size=size)
         r = (1 + rng.random(4)).astype(np.float32)
         batches.append((r, labels))
-        neglect.add_batch(totals, torch.tensor(r), torch.tensor(np.bincount(labels, minlength=4)).float(), size, per_sample=True)
+        neglect.add_batch(
+            totals, torch.tensor(r), torch.tensor(np.bincount(labels, minlength=4)).float(), size, per_sample=True
+        )
     np.testing.assert_allclose(neglect.close_epoch(totals, compound=True)[0], slow_official(batches), rtol=1e-6)
 
 
@@ -148,7 +150,9 @@ def test_watch_keeps_the_last_output_and_removes_itself():
         logits = net(images)
         assert len(seen) == 1 and not seen[0].requires_grad
         torch.testing.assert_close(net.classifier(seen[0]), logits)
-    assert not net.penultim_layer._forward_hooks and not seen
+    assert not net.penultim_layer._forward_hooks
+    net(images + 1)
+    torch.testing.assert_close(net.classifier(seen[0]), logits)
 
 
 def test_bad_batches():

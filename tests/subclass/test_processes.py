@@ -18,7 +18,9 @@ from .conftest import ROOT, TINY, command
 def torchrun(*argv, timeout=200):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*launch, *map(str, argv)], capture_output=True, text=True, env=env, cwd=ROOT, timeout=timeout)
+    done = subprocess.run(
+        [*launch, *map(str, argv)], capture_output=True, text=True, env=env, cwd=ROOT, timeout=timeout
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done
 
@@ -39,7 +41,9 @@ def reference():
             optimizer.zero_grad()
             seen, logits = [], []
             for half in (batch[0::2], batch[1::2]):
-                x = augment.training_batch(task.images[half], draws.of(half), *task.constants, True, True, config["length"])
+                x = augment.training_batch(
+                    task.images[half], draws.of(half), *task.constants, True, True, config["length"]
+                )
                 features = model.penultim_layer(model.features(x.contiguous()).flatten(1))
                 z = model.classifier(features)
                 loss = task.criterion(z, task.labels[half]).sum() / len(batch)
@@ -49,7 +53,9 @@ def reference():
                 logits.append(z.detach())
             optimizer.step()
             labels = torch.cat([task.labels[batch[0::2]], task.labels[batch[1::2]]])
-            own, others, count = neglect.gradient_parts(torch.cat(seen).double(), torch.sigmoid(torch.cat(logits).double()), labels)
+            own, others, count = neglect.gradient_parts(
+                torch.cat(seen).double(), torch.sigmoid(torch.cat(logits).double()), labels
+            )
             for label, r in enumerate(neglect.degree(own, others).tolist()):
                 if count[label]:
                     kept[label].append(r)

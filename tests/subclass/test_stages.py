@@ -37,7 +37,11 @@ def same_run(a, b):
         assert first["accuracy"] == second["accuracy"]
         for name, value in first["state_dict"].items():
             assert torch.equal(value, second["state_dict"][name]), name
-    degrees = [json.loads(next((x / "stage1" / "logs").glob("*_neglected.json")).read_text())["degrees"] for x in (a, b) if (x / "stage1").exists()]
+    degrees = [
+        json.loads(next((x / "stage1" / "logs").glob("*_neglected.json")).read_text())["degrees"]
+        for x in (a, b)
+        if (x / "stage1").exists()
+    ]
     assert all(d == degrees[0] for d in degrees)
 
 
@@ -46,7 +50,9 @@ def whole(tmp_path_factory):
     """Baseline and both stages of the method, undisturbed."""
     runs = tmp_path_factory.mktemp("whole")
     run("notebook.py", *TINY, "--runs-dir", runs, "--name", "base")
-    said = run("notebook.py", *TINY, "--subclass", "--cutout", "--runs-dir", runs, "--name", "sub", "--beside", runs / "base")
+    said = run(
+        "notebook.py", *TINY, "--subclass", "--cutout", "--runs-dir", runs, "--name", "sub", "--beside", runs / "base"
+    )
     return runs, said
 
 
@@ -116,7 +122,9 @@ def test_seeds_differ_and_repeat(whole, tmp_path):
 def kill_in(folder, pattern, *flags):
     """Starts the script and kills it with SIGKILL as soon as `pattern` exists in the folder."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(command("notebook.py", *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=env)
+    child = subprocess.Popen(
+        command("notebook.py", *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=env
+    )
     deadline = time.monotonic() + 120
     while not list(folder.glob(pattern)):
         assert child.poll() is None, child.stdout.read().decode()
@@ -139,7 +147,10 @@ def test_kill_and_resume_in_both_stages(whole, tmp_path):
     newest = sorted((folder / "checkpoints").glob("state-*.pt"))[-1]
     newest.with_name("state-0000000005.pt").write_bytes(newest.read_bytes()[:2000])  # cut off by a full disk, say
     said = run("notebook.py", *flags)
-    assert "state-0000000005.pt: not a readable checkpoint" in said.stderr and "going on from the one before" in said.stderr
+    assert (
+        "state-0000000005.pt: not a readable checkpoint" in said.stderr
+        and "going on from the one before" in said.stderr
+    )
     assert "stage2: going on at epoch 1, step " in said.stdout
     same_run(runs / "sub", folder)
     assert len(list((folder / "checkpoints").glob("state-*.pt"))) <= 2
@@ -149,7 +160,9 @@ def test_sigterm_leaves_a_checkpoint(whole, tmp_path):
     runs, _ = whole
     flags = [*TINY, "--runs-dir", tmp_path, "--name", "base", "--checkpoint-steps", "2"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(command("notebook.py", *flags), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env)
+    child = subprocess.Popen(
+        command("notebook.py", *flags), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env
+    )
     while not list((tmp_path / "base" / "checkpoints").glob("state-*.pt")):
         assert child.poll() is None
         time.sleep(0.002)
@@ -186,7 +199,10 @@ def test_predict(whole, tmp_path):
     said = run("predict.py", "--checkpoint", runs / "sub", "--image", tmp_path / "a.png", "--top", "3").stdout
     assert len(said.splitlines()) == 3 and all("(output " in line for line in said.splitlines())
     (tmp_path / "b.png").write_bytes(b"no picture")
-    assert "b.png: not a readable picture" in run("predict.py", "--checkpoint", runs / "sub", "--image", tmp_path / "b.png", code=2).stderr
+    assert (
+        "b.png: not a readable picture"
+        in run("predict.py", "--checkpoint", runs / "sub", "--image", tmp_path / "b.png", code=2).stderr
+    )
 
 
 def test_checkpoints_that_cannot_be_evaluated(whole, tmp_path):
@@ -199,8 +215,22 @@ def test_checkpoints_that_cannot_be_evaluated(whole, tmp_path):
 
 
 def test_non_finite_and_chance_level_training_stop(tmp_path):
-    said = run("notebook.py", *TINY, "--runs-dir", tmp_path, "--name", "nan", "--learning_rate", "1e20", "--epochs", "3", code=2)
-    assert re.search(r"stage2: non-finite loss at step \d+ \(batch of \d+\); (no checkpoint yet|last checkpoint)", said.stderr)
+    said = run(
+        "notebook.py",
+        *TINY,
+        "--runs-dir",
+        tmp_path,
+        "--name",
+        "nan",
+        "--learning_rate",
+        "1e20",
+        "--epochs",
+        "3",
+        code=2,
+    )
+    assert re.search(
+        r"stage2: non-finite loss at step \d+ \(batch of \d+\); (no checkpoint yet|last checkpoint)", said.stderr
+    )
     flat = [*TINY, "--runs-dir", tmp_path, "--name", "flat", "--learning_rate", "1e-9", "--chance-epochs", "1"]
     said = run("notebook.py", *flat, code=2)
     assert "after 1 epochs the training accuracy" in said.stderr and "is still at chance (10.00 %)" in said.stderr
@@ -213,9 +243,34 @@ def test_no_classes_and_folder_data(tmp_path):
         for n in range(10):
             pixels = np.clip(rng.normal(level, 30, (36, 40, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "pictures" / name / f"{n}.png")
-    flags = f"--dataset folder:{tmp_path}/pictures --model wrn_small --epochs 1 --epochs_class 1 --batch_size 8 --threads 1"
-    done = run("notebook.py", *flags.split(), "--subclass", "--numClasses2Repartition", "0", "--runs-dir", tmp_path, "--name", "f", "--learning_rate", "0.01")
+    flags = (
+        f"--dataset folder:{tmp_path}/pictures --model wrn_small --epochs 1 --epochs_class 1 --batch_size 8 --threads 1"
+    )
+    done = run(
+        "notebook.py",
+        *flags.split(),
+        "--subclass",
+        "--numClasses2Repartition",
+        "0",
+        "--runs-dir",
+        tmp_path,
+        "--name",
+        "f",
+        "--learning_rate",
+        "0.01",
+    )
     assert "neglected classes: none" in done.stdout
     assert json.loads((tmp_path / "f" / "record.json").read_text())["details"]["subclasses"] == 2
-    many = run("notebook.py", *flags.split(), "--subclass", "--numClasses2Repartition", "3", "--runs-dir", tmp_path, "--name", "g", code=2)
+    many = run(
+        "notebook.py",
+        *flags.split(),
+        "--subclass",
+        "--numClasses2Repartition",
+        "3",
+        "--runs-dir",
+        tmp_path,
+        "--name",
+        "g",
+        code=2,
+    )
     assert "--numClasses2Repartition 3: " in many.stderr and "has 2 classes" in many.stderr

@@ -67,7 +67,9 @@ def test_vector_5(top_k, gap, mean_ap):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 6), st.integers(1, 9), st.integers(1, 10), st.booleans())
+@given(
+    st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 6), st.integers(1, 9), st.integers(1, 10), st.booleans()
+)
 def test_metrics_agree_with_the_slow_ones(seed, count, size, classes, top_k, ties):
     rng = np.random.default_rng(seed)
     batches = []
@@ -90,13 +92,20 @@ def test_class_scores_and_decision(seed, videos, classes, added):
     mapping = np.concatenate([np.arange(classes), rng.integers(classes, size=added)])
     scores = torch.tensor(rng.random((videos, len(mapping))))
     fast = evaluate.class_scores(scores, torch.tensor(mapping), classes)
-    slow = [[max(row[s] for s in range(len(mapping)) if mapping[s] == c) for c in range(classes)] for row in scores.tolist()]
+    slow = [
+        [max(row[s] for s in range(len(mapping)) if mapping[s] == c) for c in range(classes)] for row in scores.tolist()
+    ]
     assert fast.tolist() == slow
     assert (fast.argmax(1) == evaluate.decide(scores, torch.tensor(mapping))).all()
 
 
 def test_learning_rate_falls_in_stairs():
-    config = {"base_learning_rate": 0.001, "learning_rate_decay": 0.95, "learning_rate_decay_examples": 4e6, "batch_size": 1024}
+    config = {
+        "base_learning_rate": 0.001,
+        "learning_rate_decay": 0.95,
+        "learning_rate_decay_examples": 4e6,
+        "batch_size": 1024,
+    }
     assert rate_at(3906, config) == 0.001 and rate_at(3907, config) == pytest.approx(0.00095)
     assert rate_at(2 * 3907, config) == pytest.approx(0.001 * 0.95**2)
 

@@ -1,0 +1,63 @@
+"""Ids in the code, in docs/deviations/subclass.md and in records are the same."""
+
+import json
+import re
+
+import pytest
+
+from subclass_torch import deviations, flags, yt8m_flags
+
+from .conftest import ROOT
+
+DOC = ROOT / "docs" / "deviations" / "subclass.md"
+
+
+def rows():
+    cells = [
+        [c.strip() for c in line.strip("|").split("|")]
+        for line in DOC.read_text().splitlines()
+        if line.startswith("| SDN-")
+    ]
+    return {row[0]: row for row in cells}
+
+
+def test_code_table_and_list_hold_the_same_ids():
+    listed = set(deviations.IMAGES) | set(deviations.VIDEOS)
+    assert listed == set(rows()) and len(listed) == 27 + 10
+    code = "\n".join(path.read_text() for path in (ROOT / "subclass_torch").glob("*.py"))
+    marked = set(re.findall(r"# DEVIATION (SDN-[DY]\d\d): \S", code)) | set(
+        re.findall(r"DEVIATION (SDN-[DY]\d\d): ", code)
+    )
+    assert marked <= listed
+    assert listed - marked == set(), "no comment in the code"
+    assert set(re.findall(r"SDN-[DY]\d\d", code)) <= listed
+
+
+def test_every_row_is_complete():
+    for name, row in rows().items():
+        assert len(row) == 7 and all(row), name
+
+
+@pytest.mark.parametrize(
+    ("table", "make", "module"),
+    [(deviations.IMAGES, flags.make_parser, flags), (deviations.VIDEOS, yt8m_flags.make_parser, yt8m_flags)],
+)
+def test_switches_exist_and_official_turns_them_off(table, make, module, capsys):
+    def config(*argv):
+        with pytest.raises(SystemExit):
+            module.parse([*argv, "--print-config"])
+        return json.loads(capsys.readouterr().out)
+
+    switched = {name for name, test in table.items() if test is not None}
+    known = make()._option_string_actions
+    for name in switched:
+        words = re.findall(r"`(--[\w-]+)", rows()[name][4])
+        assert words and all(word in known for word in words), name
+    for name in table.keys() - switched:
+        assert rows()[name][4] == "-", name
+    active = deviations.active(config(), table)
+    official = deviations.active(config("--compat", "official"), table)
+    assert not set(official) & switched
+    assert set(table) - set(active) <= {"SDN-D02", "SDN-D03"}  # equal to the code's on CIFAR-10
+    if module is flags:
+        assert {"SDN-D02", "SDN-D03"} <= set(deviations.active(config("--dataset", "svhn"), table))
