@@ -81,7 +81,7 @@ def problems(draw, one_to_one=False):
 
 
 @given(problems(), st.sampled_from(c2s.RULES))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 def test_decoders_equal_the_slow_ones(problem, rule):
     p, codes, labels = problem
     assert c2s.decode(p, codes, rule).tolist() == slow_decode(p, codes, rule)
@@ -89,7 +89,7 @@ def test_decoders_equal_the_slow_ones(problem, rule):
 
 
 @given(problems(one_to_one=True))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_one_to_one_exact_accuracy_is_string_match(problem):
     p, codes, labels = problem
     match = c2s.string_match(c2s.bits_of(p), codes, labels)
@@ -99,7 +99,7 @@ def test_one_to_one_exact_accuracy_is_string_match(problem):
 
 
 @given(problems(), st.sampled_from(c2s.RULES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_accuracies_keep_their_order(problem, rule):
     p, codes, labels = problem
     scores = c2s.class_accuracy(p, codes, labels, rule)
@@ -114,7 +114,7 @@ def test_accuracies_keep_their_order(problem, rule):
 
 
 @given(problems())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_collisions_account_for_the_missing_strings(problem):
     _, codes, _ = problem
     shared = c2s.collisions(codes)
