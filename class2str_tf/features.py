@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 import datasets
-from class2str_tf import networks
+from class2str_tf import networks, pool5
 from class2str_tf.inputs import IN_MEMORY_BYTES, slices
 from class2str_tf.layers import tf, tf1
 from reproduction import tf_runtime
@@ -49,6 +49,9 @@ def compute(
       folder: where features-train.npy, features-test.npy, fc-logits-test.npy and features.json lie.
       session_config: see `tf_runtime.start`.
     """
+    if config["dataset"] == "imagenet":
+        command = "class2str_tf/train_fc_classifer_imagenet.py"
+        return Features(*pool5.open_features(Path(config["cnn_dir"]), data, command))
     maker = {"stage1": config["stage1"], "data": data.digests, "pixels": config["pixels"]}
     names = ("features-train.npy", "features-test.npy", "fc-logits-test.npy")
     stamp = folder / "features.json"

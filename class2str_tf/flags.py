@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,11 @@ def _add_training(parser: Parser, lr_help: str) -> None:
     flag(group, "--train-images", type=whole(0), default=0, help="fixed stratified subset of the training set; 0: all")
 
 
+def _named(default: str) -> Callable[[str], str]:
+    """Type of --dataset; the ImageNet scripts take `imagenet` besides."""
+    return lambda text: text if text == default == "imagenet" else dataset_name(text)
+
+
 def fc_parser(prog: str, dataset: str = "cifar10", original_flags: bool = True) -> Parser:
     """Parser of a stage-1 script.
 
@@ -90,7 +95,7 @@ def fc_parser(prog: str, dataset: str = "cifar10", original_flags: bool = True) 
     group = parser.original_group() if original_flags else parser.additions
     group.add_argument("--B", type=whole(1), default=200, help="batch size (default 200)")
     group.add_argument("--F", type=whole(1), default=64, help="first width of VGG16 (default 64)")
-    group.add_argument("--dataset", type=dataset_name, default=dataset, help=f"default {dataset}")
+    group.add_argument("--dataset", type=_named(dataset), default=dataset, help=f"default {dataset}")
     group.add_argument("--name", default="default", help="run folder (default `default`)")
     group.add_argument("--model", choices=["vgg16", "lenet"], default="vgg16", help="default vgg16")
     _add_architecture(parser)
@@ -114,7 +119,7 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
     own = parser.additions if flavour == "mnist" else group  # the MNIST script was released with three flags only
     group.add_argument("--B", type=whole(1), default=batch, help=f"batch size (default {batch})")
     own.add_argument("--F", type=whole(1), default=64, help="first width of VGG16 (default 64)")
-    own.add_argument("--dataset", type=dataset_name, default=dataset, help=f"default {dataset}")
+    own.add_argument("--dataset", type=_named(dataset), default=dataset, help=f"default {dataset}")
     own.add_argument("--name", default="default", help="run folder of stage 1; this stage writes to its rnn/")
     models = ["vgg", "vgg16", "lenet"] if flavour == "imagenet" else ["vgg16", "lenet"]
     own.add_argument("--model", choices=models, default=model, help=f"default {model}; stage 1's where it is known")
@@ -251,5 +256,9 @@ def parse_rnn(parser: Parser, argv: list[str] | None = None) -> dict[str, Any]:
 
 def load_data(config: Mapping[str, Any]) -> datasets.Dataset:
     """Data set of a configuration, with --train-images applied."""
+    if config["dataset"] == "imagenet":
+        from class2str_tf import imagenet  # imports TensorFlow
+
+        return imagenet.load(config)
     data = datasets.load(config["dataset"], config["data_dir"], config["accept_unverified"])
     return datasets.subset(data, train=config["train_images"], seed=0) if config["train_images"] else data

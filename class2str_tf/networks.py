@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from class2str_tf import lenet, vgg16
+from class2str_tf import imagenet, lenet, vgg16
 from class2str_tf.layers import linear, tf, tf1
 
 WEIGHT_DECAY = 0.001  # delta of the poster; stage 1, and stage 2 where the CNN is fine-tuned
@@ -24,6 +24,8 @@ def cnn(images: tf.Tensor, config: Mapping[str, Any], training: bool) -> tf.Tens
     """Features of a batch. uint8 [B, H, W, C] -> float32 [B, F]; variables are shared between calls."""
     x = image_input(images, config["pixels"])
     with tf1.variable_scope("cnn", reuse=tf1.AUTO_REUSE):
+        if config.get("dataset") == "imagenet":
+            return imagenet.features(images, config["F"])
         if config["model"] == "lenet":
             return lenet.features(x, training, config["lenet"] == "poster")
         pools = 5 if config["features"] == "paper512" else 3
@@ -33,6 +35,8 @@ def cnn(images: tf.Tensor, config: Mapping[str, Any], training: bool) -> tf.Tens
 def fc_classifier(features: tf.Tensor, config: Mapping[str, Any], num_classes: int, training: bool) -> tf.Tensor:
     """Logits float32 [B, C] of the full FC classifier; variables are shared between calls."""
     with tf1.variable_scope("classifier", reuse=tf1.AUTO_REUSE):
+        if config.get("dataset") == "imagenet":
+            return imagenet.classifier(features, num_classes, 64 * config["F"])
         if config["model"] == "lenet":
             return lenet.classifier(features, num_classes, config["lenet"] == "poster", config["lenet_relu"])
         return vgg16.classifier(features, num_classes, training, config["seed"])

@@ -124,6 +124,8 @@ def total_steps(config: Mapping[str, Any], data: datasets.Dataset) -> int:
 
 def stage1_command(config: Mapping[str, Any]) -> str:
     """The command line that makes the stage 1 this run needs."""
+    if config["dataset"] == "imagenet":
+        return f"class2str_tf/train_fc_classifer_imagenet.py --name {config['name']}"
     flags = f"--dataset {config['dataset']} --name {config['name']} --model {config['model']}"
     return f"class2str_tf/train_fc_classifier.py {flags}"
 

@@ -1,0 +1,23 @@
+"""ImageNet, stage 1: the pretrained VGG16 over both splits, once (C2S-D25); the authors' spelling."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from class2str_tf.flags import fc_parser, parse_fc, run_folder
+from reproduction.flags import run_main
+from reproduction.runs import already_done
+
+
+def main() -> None:
+    config = parse_fc(fc_parser("train_fc_classifer_imagenet.py", dataset="imagenet", original_flags=False))
+    if already_done(run_folder(config), config):
+        return
+    from class2str_tf.imagenet import run_fc
+
+    run_fc(config)
+
+
+if __name__ == "__main__":
+    run_main(main)

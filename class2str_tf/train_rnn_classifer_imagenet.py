@@ -1,0 +1,23 @@
+"""Stage 2 on ImageNet, on the pool5 features of stage 1; the file name keeps the authors' spelling (C2S-D25)."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from class2str_tf.flags import parse_rnn, rnn_parser, run_folder
+from reproduction.flags import run_main
+from reproduction.runs import already_done
+
+
+def main() -> None:
+    config = parse_rnn(rnn_parser("train_rnn_classifer_imagenet.py", "imagenet", "vgg", batch=100, flavour="imagenet"))
+    if already_done(run_folder(config), config):
+        return
+    from class2str_tf.stage2 import run_stage2
+
+    run_stage2(config)
+
+
+if __name__ == "__main__":
+    run_main(main)
