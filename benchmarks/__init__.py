@@ -1,0 +1,1 @@
+"""Speed and memory of ours against a straightforward formulation, as ratios. Never asserted in tests."""
