@@ -175,6 +175,7 @@ class Server:
         self.requests: list[tuple[str, str | None]] = []  # path, Range header
         self.cuts: list[int] = []  # after how many body bytes the next answers break off
         self.ranges = True
+        self.length = True  # whether the size is told
         self.status: dict[str, int] = {}
         self.etag: str | None = '"one"'
         self.hold_after: int | None = None  # send that much, then wait for `release`
@@ -215,7 +216,8 @@ class Server:
                     self.send_response(200)
                 if server.etag:
                     self.send_header("ETag", server.etag)
-                self.send_header("Content-Length", str(len(body) - start))
+                if server.length:
+                    self.send_header("Content-Length", str(len(body) - start))
                 self.end_headers()
                 rest = body[start:]
                 if server.cuts:

@@ -142,6 +142,19 @@ def test_what_a_killed_process_left_is_replaced(tmp_path, make):
     assert _clean(tmp_path) == ["a.tar.gz", "out"] and os.listdir(tmp_path / "out") == ["x"]
 
 
+def test_target_appears_complete_or_not_at_all(tmp_path, monkeypatch):
+    real, moved = os.replace, []
+
+    def replace(source, target):
+        assert not target.exists() and sorted(os.listdir(source)) == ["x", "y"]
+        moved.append(target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    _unpack(tmp_path, _tar(("x", b"1", tarfile.REGTYPE), ("y", b"2", tarfile.REGTYPE)))
+    assert moved == [tmp_path / "out"]
+
+
 GOOD = _tar(("in/x", bytes(range(200)), tarfile.REGTYPE), ("in/y", b"two", tarfile.REGTYPE))
 
 

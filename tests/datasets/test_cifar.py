@@ -150,6 +150,11 @@ class Evil:
         return self.call
 
 
+def test_the_refused_name_is_told():
+    with pytest.raises(datasets.DatasetError, match="here: .*it asks for os.system, .*nothing was run"):
+        unpickle.load(b"cos\nsystem\n(S'true'\ntR.", "here")
+
+
 def test_hostile_pickles_run_nothing(tmp_path):
     import os
     import subprocess

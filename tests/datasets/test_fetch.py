@@ -123,6 +123,20 @@ def test_server_that_never_stops_is_stopped(offer, server):
         offer()()
 
 
+def test_server_that_tells_no_size_is_stopped_too(offer, server, tmp_path):
+    server.bodies[f"/{NAME}"] = BODY + bytes(5_000_000)
+    server.length = False
+    with pytest.raises(DatasetError, match="sends more than 700,001 bytes"):
+        offer()()
+    assert _left(tmp_path) == []  # what came is not the file, so no part of it is continued
+
+
+def test_cut_without_a_told_size_is_noticed(offer, server):
+    server.length, server.cuts = False, [100_000]
+    assert offer()().read_bytes() == BODY
+    assert server.requests[-1] == (f"/{NAME}", "bytes=100000-")
+
+
 def test_wrong_bytes_leave_nothing_under_the_files_name(offer, server, tmp_path):
     server.bodies[f"/{NAME}"] = BODY[::-1]
     with pytest.raises(DatasetError, match="what it sends is not the file"):

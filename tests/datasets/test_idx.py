@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -84,8 +85,12 @@ def test_more_labels_than_images(make, mnist_files, tmp_path):
 def test_gzip_bomb_is_not_inflated(make, mnist_files, tmp_path):
     bomb = gzip.compress(bytes(50_000_000))
     make.place(tmp_path / "mnist", {**mnist_files[1], "train-images-idx3-ubyte.gz": bomb})
+    tracemalloc.start()
     with pytest.raises(datasets.DatasetError, match="holds more than the 23,536 bytes expected"):
         datasets.load("mnist", tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:5], lambda b: b"", lambda b: b"\x1f\x8b" + b[::-1]])
@@ -118,6 +123,15 @@ def test_round_trip(shape, seed):
     assert np.array_equal(idx.decode(raw, 3, "x"), array)
     with pytest.raises(datasets.DatasetError, match="its header says"):
         idx.decode(raw + b"\0", 3, "x")
+
+
+def test_images_and_labels_swapped(make, mnist_files, tmp_path):
+    contents = dict(mnist_files[0])
+    a, b = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+    contents[a], contents[b] = contents[b], contents[a]
+    make.place(tmp_path / "mnist", contents)
+    with pytest.raises(datasets.DatasetError, match=f"{a}: magic number 0x00000801, expected 0x00000803"):
+        datasets.load("mnist", tmp_path, accept_unverified=True)
 
 
 def test_dataset_is_frozen(make, mnist_files, tmp_path):

@@ -138,11 +138,15 @@ def test_other_variables_are_passed_over(tmp_path):
     rng = np.random.default_rng(0)
     before = {"note": "text", "cell": np.array([1, "a"], object), "complex": np.array([1j]), "w": rng.random(99)}
     out = io.BytesIO()
+    before["a_long_name"] = np.arange(24.0).reshape(2, 3, 4)  # its name and its three sizes are padded in the file
     sio.savemat(out, {**before, "y": np.ones((3, 1))}, do_compression=True)
     (tmp_path / "a.mat").write_bytes(out.getvalue())
     assert svhn.labels(tmp_path / "a.mat").tolist() == [1, 1, 1]
     with matfile.variable(tmp_path / "a.mat", "w") as w:
         assert np.array_equal(np.concatenate(list(w.chunks(10))), before["w"])
+    with matfile.variable(tmp_path / "a.mat", "a_long_name") as a:
+        assert a.dims == (2, 3, 4)
+        assert np.array_equal(np.concatenate(list(a.chunks(100))).reshape(a.dims, order="F"), before["a_long_name"])
 
 
 @pytest.mark.parametrize(
