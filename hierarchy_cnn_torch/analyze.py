@@ -1,0 +1,136 @@
+"""Everything measured on the arms of one seed, or, with --summary, the figures and tables over all seeds of a row.
+
+python hierarchy_cnn_torch/analyze.py --run runs/hierarchy/fashion_mnist-cpu/seed0
+python hierarchy_cnn_torch/analyze.py --summary runs/hierarchy/fashion_mnist-cpu
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import argparse
+import time
+from typing import Any
+
+from reproduction.flags import Parser, add_common, finish_parsing, flag, run_main, whole
+from reproduction.runs import UserError, open_run, read_json, shown
+
+PARTS = ("confusion", "arms", "responses", "probes", "quality")
+
+
+def parser() -> Parser:
+    """The command line."""
+    p = Parser("analyze.py", __doc__.splitlines()[0])
+    g = p.additions
+    flag(g, "--run", metavar="DIR", default="", help="folder that holds A0, A1, ... of one seed")
+    flag(g, "--compare", metavar="ARM", default="A1", help="arm shown beside A0 in gaps and in the viewer")
+    flag(g, "--summary", metavar="DIR", default="", help="folder of a row: figures and tables over its seeds")
+    flag(g, "--what", default=",".join(PARTS), metavar="A,B", help=f"parts: {', '.join(PARTS)}")
+    flag(g, "--response", choices=("mean", "max", "q95"), default="mean", help="how a map becomes one number")
+    flag(g, "--response-images", type=whole(0), default=2000, help="test images for responses (0: all)")
+    flag(g, "--probe-images", type=whole(100), default=10000, help="training images for probes")
+    flag(g, "--probe-test-images", type=whole(0), default=0, help="test images for probes (0: all)")
+    flag(g, "--permutations", type=whole(99), default=9999)
+    flag(g, "--bootstrap", type=whole(10), default=2000)
+    flag(g, "--threads", type=whole(0), default=0)
+    flag(g, "--thumbs", choices=("embed", "folder", "none"), help="thumbnails of the viewer")
+    add_common(p, "hierarchy")
+    return p
+
+
+def resolve(args: argparse.Namespace) -> dict[str, Any]:
+    """Checks the flags."""
+    config = {key: value for key, value in vars(args).items() if key != "print_config"}
+    if bool(args.run) == bool(args.summary):
+        raise UserError("give --run (one seed) or --summary (a row), not both")
+    unknown = [part for part in args.what.split(",") if part not in PARTS]
+    if unknown:
+        raise UserError(f"--what {unknown[0]}: not one of {', '.join(PARTS)}")
+    return config
+
+
+def flat_config(seed_folder: Path) -> dict[str, Any]:
+    """Flags of the seed's A0.
+
+    Raises:
+      UserError: stage 1 is missing; names the command.
+    """
+    folder = seed_folder / "A0"
+    if not (folder / "DONE").exists():
+        raise UserError(
+            f"{shown(folder)}: no finished stage 1; run: python hierarchy_cnn_torch/train.py --stage flat "
+            f"--out {shown(folder)}"
+        )
+    return dict(read_json(folder / "config.json"))
+
+
+def analyze_seed(config: dict[str, Any]) -> None:
+    """One seed: analysis.json, arrays, view.html and the record that the claims are tested on."""
+    import sys as system
+
+    from hierarchy_cnn_torch import deviations, figures, images, measure, tables
+    from hierarchy_cnn_torch.viewer.from_run import view_of_run
+    from hierarchy_cnn_torch.viewer.view import write
+    from reproduction import torch_runtime as runtime
+    from reproduction.record import make_record, versions_of
+    from reproduction.runs import write_json
+
+    seed_folder = Path(config["run"])
+    flat = flat_config(seed_folder)
+    flat |= {"data_dir": config["data_dir"], "accept_unverified": config["accept_unverified"]}
+    config = {**config, "dataset": flat["dataset"], "seed": flat["seed"]}
+    asked = dict(config)  # what the record holds: the same for every seed of a row
+    config["arms"] = sorted(path.parent.name for path in seed_folder.glob("A?/DONE"))
+    config["folds"] = len(list(seed_folder.glob("fold*/DONE")))
+    # results of other arms or other weights are other results
+    config["inputs"] = {
+        path.parent.name: read_json(path)["date"]
+        for path in sorted(seed_folder.glob("*/DONE"))
+        if path.parent.name != "analysis"
+    }
+    with open_run(seed_folder / "analysis", config, overwrite=True) as run:
+        began = time.monotonic()
+        runtime.start(flat["seed"], config["threads"])
+        device = runtime.pick_device(config["device"])
+        data = images.load(flat)
+        found = measure.everything(seed_folder, flat, config, data, device, run.folder)
+        write_json(run.folder / "analysis.json", found)
+        artefacts = figures.draw_seed(found, seed_folder, data, run.folder)
+        artefacts += tables.write_all([found], f"Seed {flat['seed']} alone; {shown(seed_folder)}", run.folder)
+        view = view_of_run(seed_folder, config["compare"], "", config["data_dir"])
+        write(view, run.folder / "view.html", config["thumbs"])
+        record = make_record(
+            paper="hierarchy", row=config["row"], stage="analysis", seed=flat["seed"], argv=system.argv, config=asked,
+            metrics={name: {"last": value} for name, value in found["metrics"].items()},
+            seconds=time.monotonic() - began, curve=None, data=data.digests, data_verified=data.verified,
+            deviations=deviations.active(flat), deterministic=device.type == "cpu",
+            versions=versions_of("torch", "numpy", "scipy"), gpu=runtime.device_name(device),
+            artefacts=[{"kind": "html", "path": "view.html", "title": "viewer"},
+                       {"kind": "json", "path": "analysis.json", "title": "all measurements of this seed"}, *artefacts],
+        )  # fmt: skip
+        run.finish(record)
+        print(
+            f"{shown(run.folder)}: analysed in {time.monotonic() - began:.0f} s; open {shown(run.folder / 'view.html')}"
+        )
+
+
+def main() -> None:
+    """Command line."""
+    config = finish_parsing(parser(), resolve)
+
+    def go() -> None:
+        if config["summary"]:
+            from hierarchy_cnn_torch.summary import summarise
+
+            summarise(Path(config["summary"]), config)
+        else:
+            analyze_seed(config)
+
+    run_main(go)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""Figures F1 to F9 as PNG files, from the measurements of one or several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from hierarchy_cnn_torch import seriation, similarity, trees
+from hierarchy_cnn_torch.flags import ARM_NAMES
+from hierarchy_cnn_torch.measure import npz
+from hierarchy_cnn_torch.responses import class_correlation
+
+# Okabe-Ito colours and a line style each: readable without colour vision
+STYLES = {"A0": ("#000000", "-"), "A1": ("#D55E00", "-"), "A2": ("#0072B2", "--"), "A3": ("#009E73", ":"),
+          "A4": ("#CC79A7", "-."), "A5": ("#E69F00", (0, (5, 1)))}  # fmt: skip
+Seeds = Sequence[Mapping[str, Any]]
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes and closes a figure."""
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def boxes(axes: Any, level: np.ndarray, order: np.ndarray) -> None:
+    """Outlines of neighbouring classes of one group."""
+    start = 0
+    for at in range(1, len(order) + 1):
+        if at == len(order) or level[order[at]] != level[order[start]]:
+            size = at - start
+            axes.add_patch(plt.Rectangle((start - 0.5, start - 0.5), size, size, fill=False, ec="#D55E00", lw=1.2))
+            start = at
+
+
+def orders_of(seed: Mapping[str, Any], folder: Path) -> tuple[list[np.ndarray], np.ndarray]:
+    """Levels and unified order of a seed."""
+    levels = [np.array(level) for level in seed["levels"]]
+    distance = similarity.score_distance(npz(folder / "A0" / "predictions.npz")["val_logits"])
+    return levels, seriation.tree_order(trees.tree_of(levels, seed["names"]), distance)
+
+
+def f1_confusion(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
+    """Confusion matrix in class-id order and in tree order, log colour, no diagonal."""
+    saved = npz(folder / "A0" / "predictions.npz")
+    counts = similarity.confusion_matrix(saved["test_labels"], saved["test_logits"].argmax(1), len(seed["names"]))
+    np.fill_diagonal(counts, 0)
+    levels, order = orders_of(seed, folder)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5.4))
+    for ax, this, title in zip(axes, (np.arange(len(order)), order), ("class-id order", "tree order"), strict=True):
+        ax.imshow(np.log1p(counts[np.ix_(this, this)]), cmap="cividis_r", interpolation="nearest")
+        ax.set_title(f"{seed['dataset']}, A0, errors, {title}")
+        ax.set_xlabel("predicted")
+        ax.set_ylabel("actual")
+        if title == "tree order":
+            for level in levels:
+                boxes(ax, level, order)
+        if len(order) <= 30:
+            ax.set_yticks(range(len(order)), [seed["names"][c] for c in this])
+            ax.set_xticks(range(len(order)), [seed["names"][c] for c in this], rotation=60, ha="right")
+    save(figure, path)
+
+
+def f2_correlation(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
+    """Class correlation per layer at the last kept epoch, one order."""
+    arrays = npz(folder / "analysis" / "profiles.npz")
+    levels, order = orders_of(seed, folder)
+    last = seed["kept_epochs"][-1]
+    names = list(seed["mantel"])
+    figure, axes = plt.subplots(1, len(names), figsize=(2.2 * len(names), 2.8))
+    for ax, name in zip(axes, names, strict=True):
+        values = class_correlation(arrays[f"{name}__{last}"].astype(float))
+        ax.imshow(values[np.ix_(order, order)], cmap="PuOr_r", vmin=-1, vmax=1, interpolation="nearest")
+        boxes(ax, levels[-1], order)
+        rho = seed["mantel"][name][str(last)]["rho"]
+        ax.set_title(f"{name}\nrho {rho:.2f}", fontsize=9)
+        ax.set_xticks([])
+        ax.set_yticks([])
+    save(figure, path)
+
+
+def f3_probes(seeds: Seeds, path: Path) -> None:
+    """Chance-corrected probe accuracy: layer by epoch per level, mean over seeds; random groups beside it."""
+    taps = list(seeds[0]["probes"])
+    questions = list(seeds[0]["probes"][taps[0]])
+    epochs = seeds[0]["kept_epochs"]
+    figure, axes = plt.subplots(1, len(questions), figsize=(2.9 * len(questions), 2.9), sharey=True)
+    for ax, question in zip(np.atleast_1d(axes), questions, strict=True):
+        grid = np.mean([[[s["probes"][tap][question][str(e)] for e in epochs] for tap in taps] for s in seeds], 0)
+        ax.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        for i, row in enumerate(grid):
+            for j, value in enumerate(row):
+                ax.text(j, i, f"{value:.2f}", ha="center", va="center", color="w" if value < 0.6 else "k", fontsize=7)
+        name, _, control = question.partition("/")
+        label = "classes" if name == "classes" else f"{name} groups"
+        ax.set_title(label + (" (random control)" if control else ""), fontsize=9)
+        ax.set_xticks(range(len(epochs)), epochs)
+        ax.set_yticks(range(len(taps)), taps)
+        ax.set_xlabel("epoch")
+    figure.suptitle(f"probe accuracy of A0, chance-corrected, {len(seeds)} seed(s)", y=1.04)
+    save(figure, path)
+
+
+def f4_responses(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
+    """Response map of conv5, columns by relevance to the first group of the coarsest level."""
+    from hierarchy_cnn_torch.selectivity import column_order
+
+    arrays = npz(folder / "analysis" / "profiles.npz")
+    levels, order = orders_of(seed, folder)
+    values = arrays[f"conv5__{seed['kept_epochs'][-1]}"].astype(float)
+    values = (values - values.min(0)) / np.maximum(np.ptp(values, axis=0), 1e-12)
+    members = levels[0] == levels[0][order[0]]
+    columns, share = column_order(values, members)
+    figure, ax = plt.subplots(figsize=(9, 4))
+    ax.imshow(values[np.ix_(order, columns)], cmap="cividis_r", aspect="auto", interpolation="nearest")
+    edge = int(members.sum()) - 0.5
+    ax.axhline(edge, color="#D55E00")
+    ax.set_title(f"conv5 responses; columns by selectivity for the top group (best S = {share.max():.2f})")
+    ax.set_xlabel("channel")
+    if len(order) <= 30:
+        ax.set_yticks(range(len(order)), [seed["names"][c] for c in order])
+    save(figure, path)
+
+
+def f5_selectivity(seeds: Seeds, path: Path) -> None:
+    """Best channel's sample selectivity by layer and level, with the 95 % point of its null."""
+    layers = list(seeds[0]["selectivity"])
+    count = len(seeds[0]["selectivity"][layers[0]])
+    figure, axes = plt.subplots(1, count, figsize=(4 * count, 3.2), sharey=True)
+    for at, ax in enumerate(np.atleast_1d(axes)):
+        rows = {key: np.array([[s["selectivity"][name][at][key] for name in layers] for s in seeds])
+                for key in ("best", "null_mean", "null_95")}  # fmt: skip
+        x = np.arange(len(layers))
+        ax.fill_between(
+            x, rows["null_mean"].mean(0), rows["null_95"].mean(0), color="0.8", label="random groups, mean to 95 %"
+        )
+        ax.errorbar(x, rows["best"].mean(0), rows["best"].std(0), marker="o", color="#D55E00", label="best channel")
+        ax.set_xticks(x, layers, rotation=45)
+        ax.set_title(f"{seeds[0]['selectivity'][layers[0]][at]['level_groups']} groups")
+        ax.set_ylim(0, 1.02)
+    np.atleast_1d(axes)[0].set_ylabel("S_img, mean over groups")
+    np.atleast_1d(axes)[0].legend(fontsize=7)
+    save(figure, path)
+
+
+def sheet(images: np.ndarray, across: int, pad: int = 1) -> np.ndarray:
+    """Images [N, H, W, C] as one picture, white gaps."""
+    n, h, w, c = images.shape
+    rows = -(-n // across)
+    out = np.full((rows * (h + pad), across * (w + pad), c), 255, np.uint8)
+    for at, image in enumerate(images):
+        y, x = at // across * (h + pad), at % across * (w + pad)
+        out[y : y + h, x : x + w] = image
+    return out
+
+
+def show_sheet(ax: Any, images: np.ndarray, across: int) -> None:
+    """Draws a sheet, grey where there is one channel."""
+    picture = sheet(images, across)
+    ax.imshow(picture[:, :, 0] if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+    ax.axis("off")
+
+
+def f6_top_images(seed: Mapping[str, Any], folder: Path, test_images: np.ndarray, path: Path) -> None:
+    """The strongest images of the 8 most selective channels of each convolution. The channels are not named by us."""
+    arrays = npz(folder / "analysis" / "profiles.npz")
+    layers = [name for name in seed["selectivity"] if name.startswith("conv")]
+    figure, axes = plt.subplots(1, len(layers), figsize=(2.6 * len(layers), 3.2))
+    for ax, name in zip(axes, layers, strict=True):
+        best = np.argsort(-arrays[f"simg__{name}"].max(0), kind="stable")[:8]
+        ids = arrays[f"top__{name}"][:9, best].T.ravel()
+        show_sheet(ax, test_images[ids], 9)
+        ax.set_title(f"{name}: a row per channel", fontsize=8)
+    save(figure, path)
+
+
+def f7_gaps(seeds: Seeds, path: Path) -> None:
+    """Train minus test accuracy per group, flat against aware."""
+    arms = list(seeds[0]["gap"])
+    names = [name for name in seeds[0]["gap"][arms[0]] if all(name in s["gap"][a] for s in seeds for a in arms)]
+    figure, ax = plt.subplots(figsize=(max(6, 0.5 * len(names) + 3), 3.6))
+    for at, arm in enumerate(arms):
+        values = np.array([[s["gap"][arm][name] for name in names] for s in seeds]) * 100
+        mean = values.mean(0)
+        bars = np.abs(mean[:, 1:] - mean[:, :1]).T
+        ax.errorbar(np.arange(len(names)) + 0.2 * at - 0.1, mean[:, 0], bars, fmt="os"[at % 2], color=STYLES[arm][0],
+                    capsize=3, label=f"{arm} {ARM_NAMES[arm]}")  # fmt: skip
+    ax.axhline(0, color="0.6", lw=0.8)
+    ax.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+    ax.set_ylabel("train - test accuracy, points")
+    ax.set_title(f"over-fitting per group, bootstrap 95 %, {len(seeds)} seed(s)")
+    ax.legend(fontsize=8)
+    save(figure, path)
+
+
+def f8_curves(seeds: Seeds, path: Path) -> None:
+    """Test error of the arms over epochs (mean and sd over seeds), and gradient norms of the first epoch by layer."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8))
+    for arm in seeds[0]["arms"]:
+        colour, line = STYLES[arm]
+        runs = np.array([s["curves"][arm]["test"] for s in seeds if arm in s.get("curves", {})])
+        error = 100 * (1 - runs)
+        x = np.arange(1, error.shape[1] + 1)
+        axes[0].plot(x, error.mean(0), color=colour, ls=line, label=f"{arm} {ARM_NAMES[arm]}")
+        if len(runs) > 1:
+            sd = error.std(0, ddof=1)
+            axes[0].fill_between(x, error.mean(0) - sd, error.mean(0) + sd, color=colour, alpha=0.12)
+        norms = np.array([s["curves"][arm]["first_epoch_gradients"] for s in seeds if arm in s.get("curves", {})])
+        axes[1].plot(range(1, norms.shape[1] + 1), norms.mean(0), color=colour, ls=line, marker="o", ms=3)
+    axes[0].set_xlabel("epoch")
+    axes[0].set_ylabel("test error, %")
+    axes[0].set_title(f"a: test error, {len(seeds)} seed(s), mean ± sd")
+    axes[0].legend(fontsize=7)
+    axes[1].set_xlabel("convolution")
+    axes[1].set_xticks(range(1, 6))
+    axes[1].set_yscale("log")
+    axes[1].set_title("b: gradient L2 norm, first epoch")
+    save(figure, path)
+
+
+def f9_quality(seed: Mapping[str, Any], train_images: np.ndarray, path: Path) -> None:
+    """Contact sheets: the most doubtful labels (s2), images between two far classes (s3), near-duplicates."""
+    found = seed["quality"]
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.4))
+    for ax, key, title in zip(
+        axes, ("s2", "s3"), ("far, confident errors (s2)", "two far classes alike (s3)"), strict=False
+    ):
+        show_sheet(ax, train_images[np.array(found[f"images_{key}"][:48])], 8)
+        planted = int(np.count_nonzero(found[f"planted_{key}"][:48]))
+        ax.set_title(f"{title}; {planted} of 48 were planted", fontsize=9)
+    names = [*seed["names"], "second label"]
+    lines = [f"{names[i]} / {names[j]}: {s:.3f}" for i, j, s in found["pairs"][:6]]
+    pairs = np.array([pair[:2] for pair in found["duplicates"][:12]], int).reshape(-1)
+    if len(pairs):
+        show_sheet(axes[2], train_images[pairs], 4)
+    axes[2].axis("off")
+    axes[2].set_title(
+        "redundant labels (s4):\n" + "\n".join(lines) + f"\nnear-duplicates across classes: {found['duplicate_pairs']}",
+        fontsize=8,
+    )
+    save(figure, path)
+
+
+def draw_seed(seed: Mapping[str, Any], folder: Path, data: Any, out: Path) -> list[dict[str, str]]:
+    """All figures that one seed's measurements allow.
+
+    Returns:
+      Artefacts for the record.
+    """
+    tests = data.test_images
+    jobs: list[tuple[str, str, str, Any]] = [
+        ("F1", "T1", "confusion matrix, class-id order and tree order", lambda p: f1_confusion(seed, folder, p)),
+        ("F2", "mantel", "class correlation per layer", lambda p: f2_correlation(seed, folder, p)),
+        ("F3", "probes", "probe accuracy per layer, level and epoch", lambda p: f3_probes([seed], p)),
+        ("F4", "mantel", "response map", lambda p: f4_responses(seed, folder, p)),
+        ("F5", "selectivity", "best channel's selectivity with its null", lambda p: f5_selectivity([seed], p)),
+        ("F6", "selectivity", "strongest images per channel", lambda p: f6_top_images(seed, folder, tests, p)),
+        ("F7", "gap", "train-test gap per group", lambda p: f7_gaps([seed], p)),
+        ("F8", "curves", "learning curves and gradient norms of the arms", lambda p: f8_curves([seed], p)),
+        ("F9", "quality", "doubtful labels", lambda p: f9_quality(seed, data.images, p)),
+    ]  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    artefacts = []
+    for name, needs, title, draw in jobs:
+        if needs in seed:
+            draw(out / f"{name}.png")
+            artefacts.append({"kind": "image", "path": f"{name}.png", "title": f"{name}: {title}"})
+    return artefacts

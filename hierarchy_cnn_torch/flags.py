@@ -1,0 +1,149 @@
+"""The command line of train.py and what it resolves to; imports no framework."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+from reproduction.flags import Parser, add_common, flag, number, whole
+from reproduction.runs import UserError
+
+ARMS = ("A0", "A1", "A2", "A3", "A4", "A5")
+ARM_NAMES = {
+    "A0": "flat",
+    "A1": "hierarchy-aware",
+    "A2": "random tree",
+    "A3": "deep supervision with classes",
+    "A4": "inverted: finest earliest",
+    "A5": "flat, as many parameters as A1",
+}
+TRUNKS = ("alexnet32", "alexnet", "torchvision")
+PRESETS = ("paper32", "small", "mini")
+SIZES = {"alexnet32": 32, "alexnet": 227, "torchvision": 224}
+TREES = ("official", "derived", "random")
+SIMILARITIES = ("logits", "confusion", "profile", "weights", "responses")
+
+
+def parse_taps(text: str) -> list[tuple[str, int]]:
+    """The value of --taps, such as conv2:2,conv3:9,conv4:20.
+
+    Raises:
+      UserError: not of that form.
+    """
+    out = []
+    for word in filter(None, text.split(",")):
+        tap, _, groups = word.strip().partition(":")
+        if tap not in ("conv1", "conv2", "conv3", "conv4", "conv5") or not groups.isdigit():
+            raise UserError(f"--taps: {word!r} is not of the form conv2:9 (conv1 to conv5, number of groups)")
+        out.append((tap, int(groups)))
+    if len({tap for tap, _ in out}) < len(out):
+        raise UserError(f"--taps: {text!r} names a layer twice")
+    return sorted(out)
+
+
+def parse_numbers(name: str, text: str) -> list[int]:
+    """A comma-separated list of whole numbers.
+
+    Raises:
+      UserError: names the flag.
+    """
+    try:
+        return [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        raise UserError(f"{name}: {text!r} is not a list of whole numbers such as 2,9,20") from None
+
+
+def train_parser() -> Parser:
+    """All flags of train.py; none are the authors', who released no code."""
+    p = Parser("train.py", "Trains one arm: stage flat (and derives the hierarchy), or stage aware on top of it.")
+    g = p.additions
+    flag(g, "--dataset", default="fashion_mnist", metavar="NAME", help=f"{', '.join(datasets.NAMES)}, folder:PATH")
+    flag(g, "--trunk", choices=TRUNKS, default="alexnet32")
+    flag(g, "--preset", choices=PRESETS, help="widths of alexnet32 (default: mini on a CPU, else paper32)")
+    flag(g, "--image-size", type=whole(24), default=0, help="side the network sees (default: the trunk's own)")
+    flag(g, "--stage", choices=("flat", "aware"), default="flat")
+    flag(g, "--arm", choices=ARMS, help="A0 flat; A1 to A5 belong to stage aware (default A0 or A1)")
+    flag(g, "--tree", default="", metavar="TREE", help="official, derived, random or a JSON file")
+    flag(g, "--similarity", choices=SIMILARITIES, default="logits", help="what the derived tree is made of")
+    flag(g, "--levels", default="", metavar="2,9,20", help="numbers of groups (default: the tree's, or three by size)")
+    flag(g, "--taps", default="", metavar="conv2:2,...", help="branch layers (default conv2, conv3, conv4)")
+    flag(g, "--lambda", type=number(0), default=1.0, help="weight of each branch's loss (joint schedule)")
+    flag(g, "--schedule", choices=("joint", "bt"), default="joint", help="bt: B-CNN's weights over the epochs")
+    flag(g, "--bt-switch", default="", metavar="8,18,28", help="epochs at whose end bt changes")
+    flag(g, "--predict", choices=("last", "product"), default="last", help="which prediction the record leads with")
+    flag(g, "--epochs", type=whole(1), default=30)
+    flag(g, "--batch", type=whole(1), default=128)
+    flag(g, "--lr", type=number(0, above=True), default=0.01)
+    flag(g, "--augment", choices=("auto", "none", "crop_flip"), default="auto", help="auto: crop and flip for CIFAR")
+    flag(g, "--bn", action="store_true", help="batch normalisation, an ablation")
+    flag(g, "--subset", type=whole(0), default=0, help="fixed stratified part of the training images (0: all)")
+    flag(g, "--held-out", type=whole(0), default=0, help="training images kept back (0: 5,000 or a fifth)")
+    flag(g, "--curve-images", type=whole(0), default=0, help="test images evaluated every epoch (0: all)")
+    flag(g, "--keep-epochs", default="auto", metavar="0,1,2", help="epochs whose weights are kept: auto, none, list")
+    flag(g, "--flat-run", metavar="DIR", help="stage 1's folder (default: A0 beside this run)")
+    flag(g, "--label-noise", type=number(0, 0.5), default=0.0, help="share of planted wrong labels (T4)")
+    flag(g, "--split-class", type=int, default=-1, help="give this class two labels (T4)")
+    flag(g, "--folds", type=whole(0), default=0, help="train on all folds but one and predict that one")
+    flag(g, "--fold", type=whole(0), default=0)
+    flag(g, "--max-steps", type=whole(0), default=0, help="stop after so many steps, for tests")
+    flag(g, "--checkpoint-steps", type=whole(0), default=0, help="also write the state every so many steps")
+    flag(g, "--threads", type=whole(0), default=0, help="CPU threads (0: all cores)")
+    flag(g, "--deterministic", action="store_true", help="deterministic kernels on a GPU; the CPU always is")
+    flag(g, "--amp", choices=("bf16",), help="autocast; off by default")
+    flag(g, "--compile", action="store_true", help="torch.compile; off by default")
+    flag(g, "--channels-last", action="store_true", help="memory layout; same values up to rounding")
+    flag(g, "--out", metavar="DIR", help="run folder (instead of --runs-dir and --name)")
+    add_common(p, "hierarchy")
+    return p
+
+
+def resolve_train(args: argparse.Namespace) -> dict[str, Any]:
+    """Checks what can be checked without data and fills in what depends on other flags."""
+    config = {key: value for key, value in vars(args).items() if key not in ("print_config", "out")}
+    datasets.check_name(args.dataset)
+    config["arm"] = args.arm or ("A0" if args.stage == "flat" else "A1")
+    if (config["arm"] == "A0") != (args.stage == "flat"):
+        raise UserError(f"--arm {config['arm']} with --stage {args.stage}: A0 is stage flat, A1 to A5 are stage aware")
+    official = args.dataset in ("cifar10", "cifar100", "fashion_mnist")
+    config["tree"] = args.tree or ("official" if official and args.dataset != "fashion_mnist" else "derived")
+    if config["tree"] not in TREES and not Path(config["tree"]).exists():
+        raise UserError(f"--tree {config['tree']}: not official, derived or random, and no such file")
+    if args.preset is None:
+        config["preset"] = "mini" if args.device == "cpu" or not _gpu() else "paper32"
+    config["image_size"] = args.image_size or SIZES[args.trunk]
+    if args.augment == "auto":
+        config["augment"] = "crop_flip" if args.dataset.startswith("cifar") else "none"
+    parse_taps(args.taps)
+    parse_numbers("--levels", args.levels)
+    parse_numbers("--bt-switch", args.bt_switch)
+    if args.keep_epochs not in ("auto", "none"):
+        parse_numbers("--keep-epochs", args.keep_epochs)
+    if args.folds == 1 or (args.fold and args.fold >= args.folds):
+        raise UserError(f"--fold {args.fold} of --folds {args.folds}: at least 2 folds, numbered from 0")
+    if (args.label_noise or args.split_class >= 0) and not args.folds:
+        raise UserError("--label-noise and --split-class need --folds: planted labels are judged out of fold")
+    if args.folds and args.stage != "flat":
+        raise UserError("--folds belongs to --stage flat")
+    folder = Path(args.out) if args.out else Path(args.runs_dir) / args.name
+    config["runs_dir"], config["name"] = str(folder.parent), folder.name
+    if args.stage == "aware" and not args.flat_run:
+        config["flat_run"] = str(folder.parent / "A0")
+    return config
+
+
+def _gpu() -> bool:
+    from reproduction.pipeline import gpu_listed
+
+    return "CUDA_VISIBLE_DEVICES" not in os.environ and gpu_listed() or bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def keep_epochs(text: str, epochs: int) -> list[int]:
+    """Epochs whose weights are kept: 0 (untrained), 1, 2, 3, 5, 8, 12, 20, 30, ... and the last; or a list; or none."""
+    if text == "none":
+        return []
+    if text != "auto":
+        return sorted({e for e in parse_numbers("--keep-epochs", text) if 0 <= e <= epochs})
+    return sorted({e for e in [0, 1, 2, 3, 5, 8, 12, *range(20, epochs, 10)] if e <= epochs} | {epochs})

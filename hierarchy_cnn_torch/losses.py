@@ -1,0 +1,172 @@
+"""The arms' targets, the weights of their losses over the epochs, and how heads are joined into a prediction."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hierarchy_cnn_torch.trees import random_levels
+from reproduction.runs import UserError
+
+DEFAULT_TAPS = ("conv2", "conv3", "conv4")
+# B-CNN's loss weights for three outputs (its "BT" strategy), and where they change as shares of 60 epochs
+BT_SWITCH = (8 / 60, 28 / 60)
+
+
+@dataclass(frozen=True)
+class Branches:
+    """What the branches of an arm fit.
+
+    Attributes:
+      taps: where they sit, from the input on.
+      labels: int64 [num_classes] per tap: the label a class has there.
+    """
+
+    taps: tuple[str, ...]
+    labels: tuple[np.ndarray, ...]
+
+    def outputs(self) -> dict[str, int]:
+        """Tap -> number of outputs."""
+        return {tap: int(labels.max()) + 1 for tap, labels in zip(self.taps, self.labels, strict=True)}
+
+
+def branches_of(arm: str, levels: Sequence[np.ndarray], taps: Sequence[tuple[str, int]], seed: int) -> Branches:
+    """The branches of an arm.
+
+    Args:
+      arm: A0 to A5; A0 and A5 have none.
+      levels: of the tree, coarsest first.
+      taps: (layer, groups) of --taps; empty takes conv2, conv3, conv4 for the levels from the coarsest on.
+      seed: of the random tree of A2.
+    Raises:
+      UserError: a number of groups the tree has no level of, or more levels than default taps.
+    """
+    if arm in ("A0", "A5"):
+        return Branches((), ())
+    if not levels:
+        raise UserError("the tree has no level between its root and the classes; choose another --tree or --levels")
+    levels = random_levels(levels, seed) if arm == "A2" else list(levels)
+    if taps:
+        found = {int(level.max()) + 1: level for level in levels}
+        for tap, groups in taps:
+            if groups not in found:
+                raise UserError(f"--taps {tap}:{groups}: the tree has levels of {sorted(found)} groups")
+        names, labels = [tap for tap, _ in taps], [found[groups] for _, groups in taps]
+    else:
+        if len(levels) > len(DEFAULT_TAPS):
+            raise UserError(f"--taps: name a layer for each of the tree's {len(levels)} levels, or choose --levels")
+        names, labels = list(DEFAULT_TAPS[: len(levels)]), list(levels)
+    if arm == "A3":
+        labels = [np.arange(len(levels[0])) for _ in labels]
+    if arm == "A4":
+        labels = labels[::-1]
+    return Branches(tuple(names), tuple(np.asarray(x, np.int64) for x in labels))
+
+
+def bt_phases(branches: int) -> list[list[float]]:
+    """B-CNN's loss weights phase by phase: [branch 1, ..., branch L, classes] each; for L = 2 exactly theirs."""
+    count = branches + 1
+    phases = []
+    for at in range(count):
+        if at == 0:
+            row = [0.02 / branches] * count
+            row[0] = 0.98
+        elif at < branches:
+            row = [0.2 / branches] * count
+            row[at] = 0.8
+        else:
+            row = [0.1 / max(branches - 1, 1)] * count
+            row[at], row[at - 1] = 0.7, 0.2 if branches > 1 else 0.3
+        phases.append(row)
+    phases.append([0.0] * branches + [1.0])
+    return phases
+
+
+def bt_switches(branches: int, epochs: int, given: Sequence[int] = ()) -> list[int]:
+    """Epochs (0-based) from which the next phase holds; `given` are counted as B-CNN counts: the change is at the end.
+
+    Raises:
+      UserError: not as many as phases need, or not ascending.
+    """
+    needed = branches + 1
+    if given:
+        if len(given) != needed or any(b <= a for a, b in itertools.pairwise(given)):
+            raise UserError(f"--bt-switch: {needed} ascending epochs are needed for {branches} branches")
+        return [epoch + 1 for epoch in given]
+    return [round(epochs * share) for share in np.linspace(*BT_SWITCH, needed)]
+
+
+def loss_weights(
+    schedule: str, branches: int, strength: float, epoch: int, epochs: int, given: Sequence[int] = ()
+) -> list[float]:
+    """Weights [branch 1, ..., branch L, classes] in an epoch.
+
+    Args:
+      schedule: joint (strength for each branch, 1 for the classes) or bt.
+      epoch: 0-based.
+      epochs: in all.
+      given: --bt-switch.
+    """
+    if schedule == "joint" or not branches:
+        return [strength] * branches + [1.0]
+    switches = bt_switches(branches, epochs, given)
+    return bt_phases(branches)[sum(epoch >= at for at in switches)]
+
+
+def total_loss(
+    logits: Tensor, branch_logits: Sequence[Tensor], labels: Tensor, maps: Sequence[Tensor], weights: Sequence[float]
+) -> Tensor:
+    """Summed loss of a batch: weighted cross-entropies of the classes and of each branch.
+
+    Args:
+      logits: float32 [B, K]; branch_logits: float32 [B, n_l] each.
+      labels: int64 [B] classes.
+      maps: int64 [K] per branch, class -> its label.
+      weights: [branches..., classes].
+    Returns:
+      float32 scalar, the sum over the batch.
+    """
+    loss = weights[-1] * F.cross_entropy(logits, labels, reduction="sum")
+    for value, table, weight in zip(branch_logits, maps, weights[:-1], strict=True):
+        if weight:
+            loss = loss + weight * F.cross_entropy(value, table[labels], reduction="sum")
+    return loss
+
+
+def joined(
+    log_probabilities: np.ndarray,
+    branch_logs: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    betas: Sequence[float],
+) -> np.ndarray:
+    """log p(c) + sum of beta_l log p_l(g_l(c)), float [N, K] (--predict product)."""
+    out = log_probabilities.copy()
+    for logs, table, beta in zip(branch_logs, labels, betas, strict=True):
+        out += beta * logs[:, table]
+    return out
+
+
+def choose_betas(
+    log_probabilities: np.ndarray, branch_logs: Sequence[np.ndarray], labels: Sequence[np.ndarray], truth: np.ndarray
+) -> list[float]:
+    """Branch weights that predict the validation images best; the smallest ones where several do."""
+    grid = (0.0, 0.25, 0.5, 1.0)
+    best, chosen = -1.0, [0.0] * len(labels)
+    for betas in itertools.product(grid, repeat=len(labels)):
+        right = float((joined(log_probabilities, branch_logs, labels, betas).argmax(1) == truth).mean())
+        if right > best + 1e-12:
+            best, chosen = right, list(betas)
+    return chosen
+
+
+def gradient_norms(network: torch.nn.Module, names: Sequence[str]) -> Tensor:
+    """float32 [2, layers]: L2 norm of each convolution's weight gradient, and its ratio to the weight's norm."""
+    weights = [getattr(network, name).weight for name in names]
+    norms = torch.stack([w.grad.norm() if w.grad is not None else w.new_zeros(()) for w in weights])
+    return torch.stack([norms, norms / torch.stack([w.detach().norm() for w in weights])])

@@ -1,0 +1,57 @@
+"""Figures and tables over the seeds of a row; the first seed's record points at them, so the report shows them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hierarchy_cnn_torch import figures, tables
+from reproduction.runs import UserError, read_json, shown
+
+
+def origin_of(folders: list[Path]) -> str:
+    """Where a table comes from: seeds, commits, data checksums, preset, epochs."""
+    records = [read_json(folder / "analysis" / "record.json") for folder in folders]
+    first = read_json(folders[0] / "A0" / "record.json")
+    commits = sorted({r["commit"][:10] + ("+" if r["dirty"] else "") for r in records})
+    checksums = ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(first["data"].items())[:4])
+    seeds = ", ".join(str(r["seed"]) for r in records)
+    run = first["config"]
+    return (
+        f"Seeds {seeds}; {run['dataset']}, preset {run['preset']}, {run['epochs']} epochs; "
+        f"commit {', '.join(commits)}; data {checksums}"
+    )
+
+
+def summarise(row: Path, _config: Mapping[str, Any]) -> None:
+    """Writes <row>/summary, and the same tables and figures into the first seed's analysis folder.
+
+    Raises:
+      UserError: no seed of the row has been analysed.
+    """
+    folders = sorted(path.parent.parent for path in row.glob("seed*/analysis/DONE"))
+    if not folders:
+        raise UserError(f"{shown(row)}: no analysed seed; run analyze.py --run {shown(row)}/seed0 first")
+    seeds = [read_json(folder / "analysis" / "analysis.json") for folder in folders]
+    out = row / "summary"
+    out.mkdir(exist_ok=True)
+    tables.write_all(seeds, origin_of(folders), out)
+    for name, needs, draw in (
+        ("F3", "probes", figures.f3_probes),
+        ("F5", "selectivity", figures.f5_selectivity),
+        ("F7", "gap", figures.f7_gaps),
+        ("F8", "curves", figures.f8_curves),
+    ):
+        held = [seed for seed in seeds if needs in seed]
+        if held:
+            draw(held, out / f"{name}.png")
+    for path in out.iterdir():
+        shutil.copyfile(path, folders[0] / "analysis" / path.name)
+    for name in ("T1", "T2", "T3", "T4"):
+        if (out / f"{name}.md").exists():
+            print((out / f"{name}.md").read_text())
+    view = folders[0] / "analysis" / "view.html"
+    print(f"figures and tables of {len(seeds)} seed(s): {shown(out)}")
+    print(f"open {shown(view)} in a browser: the viewer, on seed {seeds[0]['seed']}", flush=True)

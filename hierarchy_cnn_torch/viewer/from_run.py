@@ -1,0 +1,119 @@
+"""The view of one seed of this repository's runs: A0, a second arm, layers over epochs, and the test images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hierarchy_cnn_torch import similarity, trees
+from hierarchy_cnn_torch.responses import class_correlation
+from hierarchy_cnn_torch.viewer.view import Layer, View, samples_of
+from reproduction.runs import UserError, read_json, shown
+
+
+def view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: str | None) -> View:
+    """Collects what analyze.py and train.py wrote.
+
+    Args:
+      seed_folder: holds A0 and, where it was analysed, analysis/.
+      compare: second arm, such as A1; None or a missing arm shows A0 alone.
+    Raises:
+      UserError: no finished stage 1, with the command to run; or its images cannot be loaded.
+    """
+    from hierarchy_cnn_torch.analyze import flat_config
+    from hierarchy_cnn_torch.measure import npz, study_tree
+
+    flat = flat_config(seed_folder)
+    saved = npz(seed_folder / "A0" / "predictions.npz")
+    names = _names(seed_folder, flat)
+    tree, kind = study_tree(seed_folder, flat, names)
+    distance = similarity.score_distance(saved["val_logits"])
+    runs = [("A0", _epochs(seed_folder / "A0", saved, len(names), npz))]
+    if compare and (seed_folder / compare / "DONE").exists():
+        other = npz(seed_folder / compare / "predictions.npz")
+        runs.append((compare, _epochs(seed_folder / compare, other, len(names), npz)))
+    layers, keep = _layers(seed_folder, trees.levels_of(tree), npz)
+    logits = saved["test_logits"].astype(np.float64)
+    e = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = e / e.sum(1, keepdims=True)
+    images = _test_images(flat, data_dir)
+    if images is not None and len(images) != len(probabilities):
+        raise UserError(
+            f"{shown(seed_folder)}: {len(images)} test images, {len(probabilities)} predictions; other data?"
+        )
+    samples = samples_of(
+        saved["test_labels"],
+        probabilities,
+        images,
+        keep,
+        "test images: errors of A0 at its last epoch, right exemplars",
+    )
+    accuracy = float((probabilities.argmax(1) == saved["test_labels"]).mean())
+    about = (
+        f"{flat['dataset']}, {flat['preset']} network, seed {flat['seed']}, {flat['epochs']} epochs, top-1 accuracy "
+        f"{100 * accuracy:.2f} %. Tree: {kind}. Epoch 'end' is measured on the whole test set, the epochs before it on "
+        f"the images of the learning curve."
+    )
+    return View(title or f"{flat['dataset']}, seed {flat['seed']}", names, tree, distance, runs, layers, samples, about)
+
+
+def _names(seed_folder: Path, flat: Mapping[str, Any]) -> list[str]:
+    analysed = seed_folder / "analysis" / "analysis.json"
+    if analysed.exists():
+        return list(read_json(analysed)["names"])
+    found: dict[int, str] = {}
+
+    def walk(node: dict[str, Any]) -> None:
+        if not node["children"]:
+            found[node["classes"][0]] = node["name"]
+        for child in node["children"]:
+            walk(child)
+
+    walk(read_json(seed_folder / "A0" / "tree.json"))
+    return [found[i] for i in range(len(found))]
+
+
+def _epochs(folder: Path, saved: Mapping[str, np.ndarray], size: int, npz: Any) -> list[tuple[str, np.ndarray]]:
+    curves = npz(folder / "curves.npz")
+    labels = saved["test_labels"][curves["curve_index"]]
+    epochs = [
+        (f"epoch {at + 1}", similarity.confusion_matrix(labels, row, size)) for at, row in enumerate(curves["curve"])
+    ]
+    last = similarity.confusion_matrix(saved["test_labels"], saved["test_logits"].argmax(1), size)
+    return [*epochs, ("end", last)]
+
+
+def _layers(seed_folder: Path, levels: list[np.ndarray], npz: Any) -> tuple[list[Layer], list[int]]:
+    path = seed_folder / "analysis" / "profiles.npz"
+    analysed = seed_folder / "analysis" / "analysis.json"
+    if not path.exists() or not analysed.exists():
+        return [], []
+    arrays = {key.replace("__", "/"): value for key, value in npz(path).items()}
+    found = read_json(analysed)
+    layers, keep = [], set()
+    for name, per_epoch in found["mantel"].items():
+        epochs = []
+        for epoch, statistic in sorted(per_epoch.items(), key=lambda item: int(item[0])):
+            profile = arrays[f"{name}/{epoch}"]
+            rho = float("nan") if statistic["rho"] is None else float(statistic["rho"])
+            epochs.append((f"epoch {epoch}", profile, class_correlation(profile.astype(np.float64)), rho))
+        top = arrays.get(f"top/{name}")
+        null = [row["null_95"] for row in found["selectivity"][name]] if name in found["selectivity"] else None
+        layers.append(Layer(name, epochs, top, arrays.get(f"simg/{name}"), null))
+        if top is not None:
+            keep |= set(top.ravel().tolist())
+    return layers, sorted(keep)
+
+
+def _test_images(flat: Mapping[str, Any], data_dir: str | None) -> np.ndarray | None:
+    import datasets
+
+    place = data_dir or flat["data_dir"]
+    size = flat["image_size"] if flat["dataset"].startswith("folder:") else 32
+    try:
+        return datasets.load(flat["dataset"], place, flat["accept_unverified"], size=size).test_images
+    except datasets.DatasetError as error:
+        raise UserError(f"viewer: the images of {flat['dataset']} are missing ({error})") from None
