@@ -239,10 +239,14 @@ def train(setting: Setting) -> None:
         }  # fmt: skip
         best_file = folder / "checkpoints" / f"{name}.pt"
 
+        matrices: dict[str, Tensor] = {}
+
         def after_epoch(p: Progress) -> float:
-            accuracy = evaluate.accuracy(setting.confusion(model, subclass2class))
+            matrices["last"] = setting.confusion(model, subclass2class)
+            accuracy = evaluate.accuracy(matrices["last"])
             if accuracy > p.best_accuracy:  # DEVIATION SDN-D21: chosen on the test split, so the last is reported too
                 p.best_accuracy, p.best_epoch = accuracy, p.epoch
+                matrices["best"] = matrices["last"]
                 if opened:  # DEVIATION SDN-D22: with the subclass map
                     content = evaluate.pack(model, **facts, epoch=p.epoch, accuracy=accuracy)
                     runtime.write_checkpoint(best_file, content)
@@ -262,12 +266,14 @@ def train(setting: Setting) -> None:
         )
         p = run_stage(task, config, model, world, setting.stop, folder, folder / "logs" / f"{name}.csv")
         if opened:
-            alone = world._replace(size=1)  # the final figures are computed by the first process alone
-            last = setting.confusion(model, subclass2class, alone)
+            alone = world._replace(size=1)  # a resumed run lacks matrices of earlier epochs; rank 0 makes them
+            last = matrices["last"] if "last" in matrices else setting.confusion(model, subclass2class, alone)
             content = evaluate.pack(model, **facts, epoch=p.epoch, accuracy=evaluate.accuracy(last))
             runtime.write_checkpoint(best_file.with_name(f"{name}_last.pt"), content)
-            best_model, _ = evaluate.load_network(best_file, world.device)
-            best = setting.confusion(best_model, subclass2class, alone)
+            if "best" not in matrices:
+                best_model, _ = evaluate.load_network(best_file, world.device)
+                matrices["best"] = setting.confusion(best_model, subclass2class, alone)
+            best = matrices["best"]
             outcome = results.Outcome(stage, p, made, theta, last.numpy(), best.numpy())
             opened.finish(results.stage2_record(config, data, world, outcome, folder, name))
 
