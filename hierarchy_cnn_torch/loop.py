@@ -216,11 +216,12 @@ def close_epoch(
     """Evaluates after an epoch and appends to the history."""
     seconds = time.monotonic() - began
     loss, right, seen = p["sums"]
-    val, _ = scores_of(network, data.images[data.val], data, config, world)
+    watched = data.val if config["folds"] else data.val[: config["curve_images"] or len(data.val)]
+    val, _ = scores_of(network, data.images[watched], data, config, world)
     row: dict[str, Any] = {
         "train/loss": loss / seen,
         "train/accuracy": right / seen,
-        "val/accuracy": float((val.argmax(1).numpy() == data.labels[data.val]).mean()),
+        "val/accuracy": float((val.argmax(1).numpy() == data.labels[watched]).mean()),
         "lr": learning_rate(config, p["epoch"]),
     }
     if not config["folds"]:

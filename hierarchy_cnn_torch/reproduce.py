@@ -17,15 +17,16 @@ PAPER_GIGABYTES = 0.17  # CIFAR-100
 # What each profile fills in for train.py and analyze.py
 TRAIN = {
     "paper": "--preset paper32 --epochs 60 --lr 0.01",
-    "cpu": "--preset mini --channels-last --epochs 6 --lr 0.02 --batch 64 --subset 10000 --held-out 2000 "
-    "--curve-images 2000",
-    "smoke": "--preset mini --channels-last --epochs 2 --lr 0.01 --batch 16 --subset 500 --held-out 150 "
-    "--curve-images 100 --threads 1",
+    "cpu": "--preset mini --channels-last --epochs 6 --lr 0.005 --batch 32 --subset 10000 --held-out 5000 "
+    "--curve-images 1000 --image-size 28",
+    "smoke": "--preset mini --channels-last --epochs 2 --lr 0.003 --batch 16 --subset 500 --held-out 150 "
+    "--curve-images 100 --image-size 28 --threads 1",
 }
 ANALYZE = {
     "paper": "",
     "cpu": "--probe-images 2500 --probe-test-images 2000 --response-images 2000",
-    "smoke": "--threads 1 --probe-images 200 --probe-test-images 100 --response-images 100 --permutations 99 --bootstrap 50",
+    "smoke": "--threads 1 --probe-images 200 --probe-test-images 100 --response-images 100 --permutations 99 "
+    "--bootstrap 50",
 }
 FOLDS = {"paper": 5, "cpu": 2, "smoke": 2}
 # seeds whose training labels are studied with planted noise; each costs about one more arm

@@ -1,0 +1,274 @@
+"""Real scripts in subprocesses: both stages, kill and resume, two processes, refusals, analysis and viewer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from hierarchy_cnn_torch import flags
+from hierarchy_cnn_torch.viewer import pack
+from reproduction.runs import REPO_ROOT
+
+TRAIN = REPO_ROOT / "hierarchy_cnn_torch" / "train.py"
+ANALYZE = REPO_ROOT / "hierarchy_cnn_torch" / "analyze.py"
+SMALL = (
+    "--preset mini --epochs 2 --batch 16 --lr 0.003 --threads 1 --device cpu --image-size 28 --curve-images 40".split()
+)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of 4 easy classes, 16 training and 6 test pictures each: colour gives the group, shape the class."""
+    from PIL import Image
+
+    top = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 8)):
+        for label, name in enumerate(("red_tall", "red_wide", "blue_tall", "blue_wide")):
+            folder = top / split / name
+            folder.mkdir(parents=True)
+            for at in range(count):
+                image = rng.integers(0, 30, (28, 28, 3)).astype(np.uint8)
+                y, x = rng.integers(2, 14, 2)
+                height, width = (12, 4) if label % 2 == 0 else (4, 12)
+                image[y : y + height, x : x + width] = (230, 30, 30) if label < 2 else (30, 30, 230)
+                Image.fromarray(image).save(folder / f"{at}.png")
+    return top
+
+
+@pytest.fixture(scope="module")
+def tree_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tree") / "tree.json"
+    # class ids are alphabetical: blue_tall, blue_wide, red_tall, red_wide
+    groups = [{"name": "blue", "classes": [0, 1]}, {"name": "red", "classes": [2, 3]}]
+    path.write_text(json.dumps({"name": "all", "children": groups}))
+    return path
+
+
+def words(pictures, folder, *more):
+    return [
+        sys.executable,
+        str(TRAIN),
+        "--dataset",
+        f"folder:{pictures}",
+        *SMALL,
+        "--out",
+        str(folder),
+        *map(str, more),
+    ]
+
+
+def run(command, **options):
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPO_ROOT, **options)
+
+
+def outcome(folder):
+    """What must be equal after a kill: weights, history, predictions."""
+    record = json.loads((folder / "record.json").read_text())
+    figures = {k: v for k, v in record["metrics"].items() if "seconds" not in k}
+    with np.load(folder / "predictions.npz") as data:
+        arrays = {key: data[key] for key in data.files}
+    return figures, (folder / "metrics.jsonl").read_text(), arrays
+
+
+def same(a, b):
+    assert a[:2] == b[:2]
+    assert all((a[2][key] == b[2][key]).all() for key in a[2])
+
+
+@pytest.fixture(scope="module")
+def flat(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seed0") / "A0"
+    answer = run(words(pictures, folder, "--stage", "flat"))
+    assert answer.returncode == 0, answer.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def aware(pictures, flat, tree_file):
+    folder = flat.parent / "A1"
+    answer = run(words(pictures, folder, "--stage", "aware", "--tree", tree_file))
+    assert answer.returncode == 0, answer.stderr
+    return folder
+
+
+def test_both_stages_write_records_and_artefacts(flat, aware):
+    for folder, arm in ((flat, "A0"), (aware, "A1")):
+        record = json.loads((folder / "record.json").read_text())
+        assert record["paper"] == "hierarchy" and record["stage"] == arm
+        assert set(record["metrics"][f"{arm}/test_accuracy"]) == {"last", "best_on_val", "best_on_test"}
+        assert (folder / "tree.json").exists() and (folder / "DONE").exists()
+    assert json.loads((aware / "record.json").read_text())["details"]["branches"] == {"conv2": 2}
+    assert sorted(path.name for path in (flat / "weights").iterdir())[0] == "epoch-0000.pt"
+
+
+def test_the_same_command_says_done_and_other_flags_are_refused(pictures, flat):
+    answer = run(words(pictures, flat, "--stage", "flat"))
+    assert answer.returncode == 0 and "finished before" in answer.stdout
+    answer = run(words(pictures, flat, "--stage", "flat", "--lr", "0.5"))
+    assert answer.returncode == 2 and "other flags" in answer.stderr and len(answer.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("stage", ["flat", "aware"])
+def test_kill_9_and_the_same_command_end_bit_for_bit_the_same(pictures, flat, aware, tree_file, tmp_path, stage):
+    more = ["--stage", stage, "--checkpoint-steps", 1]
+    more += ["--tree", tree_file, "--flat-run", flat] if stage == "aware" else []
+    command = words(pictures, tmp_path / "run", *more)
+    child = subprocess.Popen(command, cwd=REPO_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while time.time() < deadline and not list((tmp_path / "run" / "checkpoints").glob("state-*.pt")):
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (tmp_path / "run" / "DONE").exists()
+    answer = run(command)
+    assert answer.returncode == 0, answer.stderr
+    assert "going on" in answer.stdout
+    same(outcome(tmp_path / "run"), outcome(flat if stage == "flat" else aware))
+
+
+def test_a_term_signal_stops_cleanly_and_a_truncated_checkpoint_falls_back(pictures, flat, tmp_path):
+    command = words(pictures, tmp_path / "run", "--stage", "flat", "--checkpoint-steps", 1)
+    child = subprocess.Popen(command, cwd=REPO_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while time.time() < deadline and len(list((tmp_path / "run" / "checkpoints").glob("state-*.pt"))) < 2:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGTERM)
+    _, message = child.communicate()
+    if child.returncode != 0:
+        assert child.returncode == 143 and "the same command goes on" in message
+        newest = sorted((tmp_path / "run" / "checkpoints").glob("state-*.pt"))[-1]
+        newest.write_bytes(newest.read_bytes()[:1000])
+    answer = run(command)
+    assert answer.returncode == 0, answer.stderr
+    same(outcome(tmp_path / "run"), outcome(flat))
+
+
+def test_two_processes_train_the_same_network(pictures, flat, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29671"]
+    # without dropout's draws, which belong to a process, the two runs agree up to rounding: compare the first step
+    command += words(pictures, tmp_path / "two", "--stage", "flat")[1:]
+    answer = run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    one = json.loads((flat / "metrics.jsonl").read_text().splitlines()[-1])
+    two = json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert abs(one["train/loss"] - two["train/loss"]) < 0.5
+    assert (tmp_path / "two" / "DONE").exists()
+
+
+def test_stage_aware_without_stage_1_names_the_command(pictures, tmp_path):
+    answer = run(words(pictures, tmp_path / "x" / "A1", "--stage", "aware"))
+    assert answer.returncode == 2 and "--stage flat" in answer.stderr and "A0" in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+
+
+def test_a_tree_that_misses_a_class_is_refused(pictures, flat, tmp_path):
+    bad = tmp_path / "bad.json"
+    bad.write_text(
+        json.dumps({"name": "all", "children": [{"name": "a", "classes": [0, 1]}, {"name": "b", "classes": [2]}]})
+    )
+    answer = run(words(pictures, tmp_path / "A1", "--stage", "aware", "--tree", bad, "--flat-run", flat))
+    assert answer.returncode == 2 and "tree misses class 3 (red_wide)" in answer.stderr
+
+
+def test_eval_prints_the_recorded_accuracy(pictures, flat):
+    newest = sorted((flat / "checkpoints").glob("state-*.pt"))[-1]
+    answer = run(words(pictures, flat, "--eval", newest))
+    record = json.loads((flat / "record.json").read_text())
+    assert f"{100 * record['metrics']['A0/test_accuracy']['last']:.2f} %" in answer.stdout, answer.stderr
+
+
+def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file):
+    for fold in (0, 1):
+        more = ["--stage", "flat", "--tree", tree_file, "--label-noise", "0.1", "--folds", 2, "--fold", fold]
+        answer = run(words(pictures, flat.parent / f"fold{fold}", *more, "--epochs", "1"))
+        assert answer.returncode == 0, answer.stderr
+    small = "--probe-images 100 --permutations 99 --bootstrap 20 --threads 1 --device cpu".split()
+    answer = run([sys.executable, str(ANALYZE), "--run", str(flat.parent), *small])
+    assert answer.returncode == 0, answer.stderr
+    out = flat.parent / "analysis"
+    figures = (
+        {f"F{n}.png" for n in range(1, 10)} | {f"T{n}.md" for n in range(1, 5)} | {f"T{n}.csv" for n in range(1, 5)}
+    )
+    assert figures <= {path.name for path in out.iterdir()}
+    record = json.loads((out / "record.json").read_text())
+    assert {"block_lift_fine", "e90_early_coarse", "quality_auroc_far", "gap/A0"} <= record["metrics"].keys() | {
+        "e90_early_coarse"  # not a number where a curve does not rise
+    }
+    meta, arrays = pack.read_page(out / "view.html")
+    assert [r["name"] for r in meta["runs"]] == ["A0", "A1"] and len(meta["layers"]) == 8
+    with np.load(flat / "predictions.npz") as saved:
+        labels, predicted = saved["test_labels"], saved["test_logits"].argmax(1)
+    key = meta["runs"][0]["epochs"][-1]["key"]
+    counts = np.zeros((4, 4), int)
+    counts[arrays[f"{key}_row"], arrays[f"{key}_col"]] = arrays[f"{key}_n"]
+    assert (counts == np.array([[((labels == i) & (predicted == j)).sum() for j in range(4)] for i in range(4)])).all()
+    row = flat.parent.parent / "row"
+    row.mkdir(exist_ok=True)
+    if not (row / "seed0").exists():
+        (row / "seed0").symlink_to(flat.parent)
+    answer = run([sys.executable, str(ANALYZE), "--summary", str(row)])
+    assert answer.returncode == 0, answer.stderr
+    assert "view.html in a browser" in answer.stdout.splitlines()[-1]
+    assert "recalled" in (row / "summary" / "T3.md").read_text()
+
+
+def test_analysis_without_stage_1_names_the_command(tmp_path):
+    answer = run([sys.executable, str(ANALYZE), "--run", str(tmp_path)])
+    assert answer.returncode == 2 and "train.py --stage flat" in answer.stderr
+
+
+def test_missing_images_are_named_by_the_viewer(flat, pictures, tmp_path):
+    import shutil
+
+    copy = tmp_path / "seed0"
+    shutil.copytree(flat.parent, copy, ignore=shutil.ignore_patterns("fold*", "analysis", "weights", "tensorboard"))
+    config = json.loads((copy / "A0" / "config.json").read_text())
+    config["dataset"] = f"folder:{tmp_path / 'gone'}"
+    (copy / "A0" / "config.json").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "hierarchy_cnn_torch.viewer.export", "--run", str(copy), "--out"]
+    answer = run([*command, str(tmp_path / "v.html")])
+    assert answer.returncode == 2 and "images of" in answer.stderr and "missing" in answer.stderr
+
+
+def test_print_config_is_fast_and_imports_no_framework():
+    code = (
+        "import sys, runpy; sys.argv = ['train.py', '--print-config', '--dataset', 'cifar100'];\n"
+        f"sys.path.insert(0, {str(REPO_ROOT)!r})\n"
+        f"try: runpy.run_path({str(TRAIN)!r}, run_name='__main__')\n"
+        "except SystemExit as error: assert not error.code\n"
+        "assert 'torch' not in sys.modules and 'tensorflow' not in sys.modules"
+    )
+    answer = run([sys.executable, "-c", code])
+    assert answer.returncode == 0, answer.stderr
+    config = json.loads(answer.stdout)
+    assert config["tree"] == "official" and config["augment"] == "crop_flip" and config["arm"] == "A0"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--arm", "A3"], "A1 to A5 are stage aware"),
+        (["--lambda", "-1"], "not a number >= 0"),
+        (["--tree", "nowhere.json"], "no such file"),
+        (["--taps", "conv9:2"], "--taps"),
+        (["--levels", "two"], "--levels"),
+        (["--label-noise", "0.1"], "--folds"),
+        (["--dataset", "nope"], "choose"),
+        (["--epochs", "0"], "whole number >= 1"),
+    ],
+)
+def test_bad_flags_are_one_line(more, message):
+    answer = run([sys.executable, str(TRAIN), *more])
+    assert answer.returncode == 2 and message in answer.stderr and len(answer.stderr.strip().splitlines()) == 1
+
+
+def test_kept_epochs():
+    assert flags.keep_epochs("auto", 6) == [0, 1, 2, 3, 5, 6]
+    assert flags.keep_epochs("auto", 60) == [0, 1, 2, 3, 5, 8, 12, 20, 30, 40, 50, 60]
+    assert flags.keep_epochs("none", 9) == [] and flags.keep_epochs("2,99", 9) == [2]
