@@ -18,7 +18,7 @@ PAPER_GIGABYTES = 0.17  # CIFAR-100
 TRAIN = {
     "paper": "--preset paper32 --epochs 60 --lr 0.01",
     "cpu": "--preset mini --channels-last --epochs 6 --lr 0.005 --batch 32 --subset 10000 --held-out 5000 "
-    "--curve-images 1000 --image-size 28",
+    "--curve-images 1000 --image-size 28 --threads 1",
     "smoke": "--preset mini --channels-last --epochs 2 --lr 0.003 --batch 16 --subset 500 --held-out 150 "
     "--curve-images 100 --image-size 28 --threads 1",
 }
@@ -34,36 +34,36 @@ NOISE_SEEDS = {"paper": 3, "cpu": 1, "smoke": 1}
 SPLIT_CLASS = "4"
 OFFICIAL = ("cifar10", "cifar100", "fashion_mnist")
 HOURS = {"paper": 0.5}  # one arm of CIFAR-100 on a current GPU, an estimate
-TRAIN_SCRIPT, ANALYZE_SCRIPT = "hierarchy_cnn_torch/train.py", "hierarchy_cnn_torch/analyze.py"
+ARMS_SCRIPT, ANALYZE_SCRIPT = "hierarchy_cnn_torch/arms.py", "hierarchy_cnn_torch/analyze.py"
 
 
 def commands_of(request: Request) -> list[Command]:
-    """Stage 1, stage 2, the label study and the analysis of each seed, then the summary."""
+    """Stage 1 of all seeds, stage 2, the label study, the analysis of each seed, then the summary."""
     row, labels_row = request.row(), request.row("labels")
     top = RUNS_ROOT / "hierarchy" / row
     hours = HOURS.get(request.profile, 0.0)
-    minutes = {"cpu": 0.7, "smoke": 0.1}.get(request.profile, 60.0)
+    minutes = {"cpu": 0.4, "smoke": 0.1}.get(request.profile, 60.0)
+    # flags of ARGS go to all arms: they must differ in nothing but the hierarchy
+    common = ["--dataset", request.dataset, *TRAIN[request.profile].split(), *request.extra]
     commands = []
-    for at, seed in enumerate(request.seeds):
+
+    def add(title: str, arms: list[str], seeds: tuple[int, ...], row: str, flags: list[str]) -> None:
+        first = ["--arms", ",".join(arms), "--seeds", ",".join(map(str, seeds)), "--runs-dir", shown(top)]
+        words, runs = [*first, *flags, *common, *request.shared_flags(row)], len(arms) * len(seeds)
+        commands.append(Command(row, title, ARMS_SCRIPT, tuple(words), top, hours * runs, minutes * runs))
+
+    seeds = request.seeds
+    add("stage 1, flat network", ["A0"], seeds, row, ["--stage", "flat", "--keep-epochs", "auto"])
+    add("stage 2, arms", list(ARMS[1:]), seeds, row, ["--stage", "aware", "--keep-epochs", "none"])
+    # near and far flips need groups: the official tree's, or those stage 1 has just derived
+    tree = "official" if request.dataset in OFFICIAL else "{seed}/A0/tree.json"
+    folds = FOLDS[request.profile]
+    flags = ["--stage", "flat", "--keep-epochs", "none", "--tree", tree, "--label-noise", "0.02"]
+    flags += ["--split-class", SPLIT_CLASS, "--folds", str(folds)]
+    names = [f"fold{fold}" for fold in range(folds)]
+    add("label study", names, seeds[: NOISE_SEEDS[request.profile]], labels_row, flags)
+    for seed in seeds:
         folder = top / f"seed{seed}"
-        # flags of ARGS go to all arms: they must differ in nothing but the hierarchy
-        common = ["--dataset", request.dataset, *TRAIN[request.profile].split(), "--seed", str(seed), *request.extra]
-
-        def add(row: str, title: str, name: str, flags: list[str], folder: Path = folder) -> None:
-            flags = [*flags, "--runs-dir", shown(folder), "--name", name, *request.shared_flags(row)]
-            commands.append(Command(row, title, TRAIN_SCRIPT, tuple(flags), folder / name, hours, minutes))
-
-        for arm in ARMS:
-            stage, keep = ("flat", "auto") if arm == "A0" else ("aware", "none")
-            title = f"stage {1 if arm == 'A0' else 2}, {arm}, seed {seed}"
-            add(row, title, arm, ["--stage", stage, "--arm", arm, *common, "--keep-epochs", keep])
-        # near and far flips need groups: the official tree's, or those stage 1 has just derived
-        tree = "official" if request.dataset in OFFICIAL else shown(folder / "A0" / "tree.json")
-        folds = FOLDS[request.profile] if at < NOISE_SEEDS[request.profile] else 0
-        for fold in range(folds):
-            flags = ["--stage", "flat", *common, "--keep-epochs", "none", "--tree", tree, "--label-noise", "0.02"]
-            flags += ["--split-class", SPLIT_CLASS, "--folds", str(folds), "--fold", str(fold)]
-            add(labels_row, f"label study, fold {fold}, seed {seed}", f"fold{fold}", flags)
         flags = ["--run", shown(folder), *ANALYZE[request.profile].split(), *request.shared_flags(row)]
         title, out = f"analysis and viewer, seed {seed}", folder / "analysis"
         commands.append(Command(row, title, ANALYZE_SCRIPT, tuple(flags), out, hours / 2, minutes))

@@ -1,0 +1,93 @@
+"""README, deviations and tables agree with the code."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hierarchy_cnn_torch import analyze, arms, deviations, flags, reproduce
+from hierarchy_cnn_torch.viewer import export
+from reproduction.pipeline import Request
+from reproduction.runs import REPO_ROOT
+
+README = (REPO_ROOT / "hierarchy_cnn_torch" / "README.md").read_text()
+LEDGER = (REPO_ROOT / "docs" / "deviations" / "hierarchy.md").read_text()
+PARSERS = {
+    "train.py": flags.train_parser,
+    "analyze.py": analyze.parser,
+    "hierarchy_cnn_torch.viewer.export": export.parser,
+}
+
+
+def test_the_readmes_ten_lines_run(capsys):
+    code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    exec(compile(code, "README", "exec"), {})
+    assert float(capsys.readouterr().out) > 2
+
+
+@pytest.mark.parametrize("line", re.findall(r"^    ((?:python|torchrun) .*)$", README, re.M))
+def test_every_readme_command_parses(line):
+    words = shlex.split(line.split("  #")[0])
+    at = next(i for i, word in enumerate(words) if word.endswith((".py", "viewer.export")))
+    parser = PARSERS[words[at].split("/")[-1]]()
+    args = parser.parse_args(words[at + 1 :])
+    if words[at].endswith("train.py"):
+        flags.resolve_train(args)
+
+
+@pytest.mark.parametrize("profile", ["paper", "cpu", "smoke"])
+def test_every_profiles_commands_parse(profile, monkeypatch):
+    monkeypatch.setattr(flags.Path, "exists", lambda self: True)
+    request = Request(profile, reproduce.DATASETS[profile], (0, 1, 2), "cpu", ("--lambda", "0.5"), False, None)
+    commands = reproduce.commands_of(request)
+    runs = []
+    for command in commands:
+        if command.script.endswith("arms.py"):
+            args, rest = arms.parser().parse_known_args(list(command.flags))
+            seeds = [int(seed) for seed in args.seeds.split(",")]
+            runs += arms.command_lines(args.arms.split(","), seeds, Path(args.runs_dir), args.tree, rest)
+        else:
+            analyze.resolve(analyze.parser().parse_args(list(command.flags)))
+    for words in runs:
+        flags.resolve_train(flags.train_parser().parse_args(words[1:]))
+    assert len([words for words in runs if "--arm" in words]) == 18
+    folders = [words[words.index("--runs-dir") + 1] + words[words.index("--name") + 1] for words in runs]
+    assert len(set(folders)) == len(folders)
+
+
+def test_deviation_ids_agree_in_code_table_and_records():
+    listed = re.findall(r"^\| (HCN-D\d\d) \|", LEDGER, re.M)
+    assert listed == sorted(deviations.TABLE) and len(set(listed)) == len(listed)
+    used = set()
+    for path in (REPO_ROOT / "hierarchy_cnn_torch").rglob("*.py"):
+        used |= set(re.findall(r"DEVIATION (HCN-D\d\d)", path.read_text()))
+    assert used <= set(listed) and used
+    config = flags.resolve_train(flags.train_parser().parse_args(["--dataset", "cifar10"]))
+    active = deviations.active(config)
+    assert set(active) <= set(listed) and "HCN-D05" in active and "HCN-D04" not in active
+
+
+def test_claims_use_metrics_that_the_analysis_writes():
+    table = tomllib.loads((REPO_ROOT / "reproduction" / "tables" / "hierarchy.toml").read_text())
+    sources = "".join(
+        (REPO_ROOT / "hierarchy_cnn_torch" / name).read_text() for name in ("measure.py", "quality.py", "results.py")
+    )
+    for claim in table["claim"]:
+        for side in ("a", "b"):
+            metric = claim.get(side, {}).get("metric", "").split("/")
+            for part in metric:
+                known = (
+                    part in ("", "A0", "A1", "A2", "A3") or part in sources or part.removeprefix("quality_") in sources
+                )
+                assert known or part.startswith("quality_auroc_"), metric
+    assert all(t["evidence"] == "recalled" for t in table["table"])
+
+
+def test_viewer_scripts_are_all_ours_and_short():
+    for path in (REPO_ROOT / "hierarchy_cnn_torch").rglob("*"):
+        if path.suffix in (".py", ".js", ".css", ".html"):
+            assert len(path.read_text().splitlines()) <= 400, path
+        assert path.suffix != ".mjs" and ".min." not in path.name
