@@ -62,57 +62,60 @@ def optimal_order(merges: np.ndarray, distance: np.ndarray) -> np.ndarray:
         raise ValueError(f"{len(merges)} merges do not fit distances of shape {distance.shape}")
     if size == 1:
         return np.zeros(1, np.int64)
-    distance = np.asarray(distance, np.float32 if size > 300 else np.float64)
+    # Leaves are renumbered from left to right, so that every cluster is a slice: first, middle, end.
+    inside: list[list[int]] = [[leaf] for leaf in range(size)]
+    for left, right in merges.tolist():
+        inside.append(inside[left] + inside[right])
+    numbering = np.array(inside[-1])
+    place = np.empty(size, np.int64)
+    place[numbering] = np.arange(size)
+    spans = [(int(at), int(at) + 1, int(at) + 1) for at in place]
+    near = np.asarray(distance, np.float32 if size > 300 else np.float64)[np.ix_(numbering, numbering)]
     # best[u, w]: shortest path through the subtree of the lowest common ancestor of u and w, from end u to end w.
-    best = np.zeros_like(distance)
-    members: list[np.ndarray] = [np.array([i]) for i in range(size)]
-    halves: list[tuple[np.ndarray, np.ndarray] | None] = [None] * size
+    best = np.zeros_like(near)
 
-    def ends(node: int, fixed: np.ndarray) -> np.ndarray:
-        """The other possible ends of `node` when `fixed` (all from one half) is one end."""
-        half = halves[node]
-        if half is None:
-            return members[node]
-        return half[1] if np.isin(fixed[0], half[0]) else half[0]
+    def halves(node: int) -> list[slice]:
+        first, middle, end = spans[node]
+        return [slice(first, middle), slice(middle, end)] if node >= size else [slice(first, end)]
 
-    for left, right in merges:
-        a, b = members[left], members[right]
-        half_a = halves[left] or (a,)
-        half_b = halves[right] or (b,)
-        for u in half_a:
-            m = ends(left, u)
-            through = min_plus(best[np.ix_(u, m)], distance[np.ix_(m, b)])  # [u, b]
-            place = {leaf: index for index, leaf in enumerate(b.tolist())}
-            for w in half_b:
-                k = ends(right, w)
-                columns = [place[leaf] for leaf in k.tolist()]
-                value = min_plus(through[:, columns], best[np.ix_(k, w)])
-                best[np.ix_(u, w)] = value
-                best[np.ix_(w, u)] = value.T
-        members.append(np.concatenate([a, b]))
-        halves.append((a, b))
+    for left, right in merges.tolist():
+        a, b = spans[left][0], spans[right][0]
+        ends_a, ends_b = halves(left), halves(right)
+        for u in ends_a:
+            m = ends_a[-1] if u is ends_a[0] else ends_a[0]  # the other end lies in the other half
+            through = min_plus(best[u, m], near[m, b : spans[right][2]])
+            for w in ends_b:
+                k = ends_b[-1] if w is ends_b[0] else ends_b[0]
+                value = min_plus(through[:, k.start - b : k.stop - b], best[k, w])
+                best[u, w] = value
+                best[w, u] = value.T
+        spans.append((a, spans[left][2], spans[right][2]))
 
-    root = len(members) - 1
-    a, b = halves[root]  # type: ignore[misc]
-    flat = int(np.argmin(best[np.ix_(a, b)]))
+    first, middle, end = spans[-1]
+    corner = best[first:middle, middle:end]
+    flat = int(np.argmin(corner))
     order: list[int] = []
-    stack = [(root, int(a[flat // len(b)]), int(b[flat % len(b)]))]
+    stack = [(len(spans) - 1, flat // corner.shape[1], middle + flat % corner.shape[1])]
     while stack:
         node, u, w = stack.pop()
-        half = halves[node]
-        if half is None:
-            order.append(u)
+        if node < size:
+            order.append(node)
             continue
-        left, right = merges[node - size]
-        if not np.isin(u, half[0]):
+        left, right = merges[node - size].tolist()
+        if u >= spans[node][1]:  # this node is walked from right to left
             left, right = right, left
-        ms, ks = ends(left, np.array([u])), ends(right, np.array([w]))
-        sums = best[u, ms][:, None] + distance[np.ix_(ms, ks)] + best[ks, w][None, :]
+        ms, ks = _other_half(halves(left), u), _other_half(halves(right), w)
+        sums = best[u, ms][:, None] + near[ms, ks] + best[ks, w][None, :]
         index = int(np.argmin(sums))
-        m, k = int(ms[index // len(ks)]), int(ks[index % len(ks)])
-        stack.append((right, k, w))
-        stack.append((left, u, m))
-    return _without_mirror(np.array(order, np.int64), a, b)
+        m_at, k_at = ms.start + index // sums.shape[1], ks.start + index % sums.shape[1]
+        stack.append((right, k_at, w))
+        stack.append((left, u, m_at))
+    return _without_mirror(np.array(order, np.int64), numbering[first:middle], numbering[middle:end])
+
+
+def _other_half(halves: list[slice], end: int) -> slice:
+    """Where the other end of a cluster can lie when `end` is one; a single leaf is both."""
+    return halves[-1] if end < halves[0].stop else halves[0]
 
 
 def _without_mirror(order: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
