@@ -33,7 +33,6 @@ def frameworks() -> tuple[Any, Any]:
     if "tensorflow" not in sys.modules:
         os.environ["TF_USE_LEGACY_KERAS"] = "1"  # LSTM cells and layers of compat.v1 need Keras 2
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # one rounding on every x86-64 processor
     with _native_stderr_closed():
         import tensorflow as tf
 
