@@ -85,6 +85,4 @@ def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
     """
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(bad):
-        raise DatasetError(
-            f"{where}: label {labels[bad[0]]} at position {bad[0]} is not in 0..{num_classes - 1}"
-        )
+        raise DatasetError(f"{where}: label {labels[bad[0]]} at position {bad[0]} is not in 0..{num_classes - 1}")

@@ -22,7 +22,6 @@ import pydantic
 
 from reproduction.runs import REPO_ROOT, UserError
 
-SCHEMA_VERSION = 1
 PROFILES = ("paper", "cpu", "smoke", "custom")
 
 
@@ -58,7 +57,7 @@ class Record(pydantic.BaseModel):
     """One finished stage of one run. Accuracies are fractions in [0, 1], times seconds, memory bytes."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     paper: str
     row: str
     stage: str

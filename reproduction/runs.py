@@ -156,7 +156,7 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
       UserError: folder cannot be made or written, another process runs in it, or it holds other flags.
     """
     folder = Path(folder)
-    config = json.loads(json.dumps(config, default=str))  # what config.json will hold
+    settings: dict[str, Any] = json.loads(json.dumps(config, default=str))  # what config.json will hold
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock")
@@ -171,19 +171,19 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
     try:
         if overwrite:
             _clear(folder)
-        settings = folder / "config.json"
-        if settings.exists():
-            old = read_json(settings)
-            if flags_hash(old) != flags_hash(config):
+        kept = folder / "config.json"
+        if kept.exists():
+            old = read_json(kept)
+            if flags_hash(old) != flags_hash(settings):
                 raise UserError(
-                    f"{shown(folder)}: holds a run with other flags ({_differences(old, config)}); "
+                    f"{shown(folder)}: holds a run with other flags ({_differences(old, settings)}); "
                     "choose another --name, or --overwrite to start anew"
                 )
         else:
-            write_json(settings, config)
+            write_json(kept, settings)
         done = folder / "DONE"
-        finished = done.exists() and read_json(done).get("flags") == flags_hash(config)
-        yield Run(folder, config, finished)
+        finished = done.exists() and read_json(done).get("flags") == flags_hash(settings)
+        yield Run(folder, settings, finished)
     finally:
         lock.release()
 
@@ -214,7 +214,7 @@ def stop_signals() -> Iterator[Stop]:
         stop.signal_number = number
         signal.signal(number, before[number])
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
         signal.signal(number, request)
     try:
@@ -253,7 +253,8 @@ class MetricsLog:
         events = folder / subfolder
         if resume_step < 0:
             shutil.rmtree(events, ignore_errors=True)
-        self._folder, self._new_writer, self._writers = events, EventFileWriter, {}
+        self._folder, self._new_writer = events, EventFileWriter
+        self._writers: dict[str, Any] = {}
         self._proto, self._summary = event_pb2, summary_pb2
 
     def _writer(self, split: str, step: int) -> Any:
