@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,13 @@ from torch import Tensor, nn
 from reproduction.runs import UserError, shown
 from reproduction.torch_runtime import World, autocast, read_checkpoint, reduce_sum
 from subclass_torch import augment, models
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """The array as a tensor without a copy; a read-only memory map (SVHN) gives no warning, nothing here writes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def decide(logits: Tensor, subclass2class: Tensor) -> Tensor:

@@ -190,7 +190,8 @@ def close_epoch(
     if world.rank == 0:
         tested = f", test {100 * row['tst_acc']:.2f} %" if row["tst_acc"] is not None else ""
         left = (task.epochs - p.epoch) * (seconds + row["test_seconds"]) / 60
-        ahead = f", about {left:.1f} min to go" if p.epoch in (1, task.epochs // 2) and p.epoch < task.epochs else ""
+        told = p.epoch in (1, task.epochs // 2) and p.epoch < task.epochs and not config["max_steps"]
+        ahead = f", about {left:.1f} min to go" if told else ""
         print(
             f"{task.stage} epoch {p.epoch}/{task.epochs}: loss {loss:.4f}, train {100 * class_right:.2f} %{tested}, "
             f"{seconds:.1f} s, {samples / seconds:.0f} images/s{ahead}",

@@ -272,7 +272,7 @@ def print_evaluation(config: dict[str, Any], world: World) -> None:
         )
     mean, std = (torch.tensor(content[key], device=world.device) for key in ("mean", "std"))
     matrix = evaluate.confusion(
-        model, torch.from_numpy(data.test_images), torch.from_numpy(data.test_labels),
+        model, evaluate.tensor_of(data.test_images), evaluate.tensor_of(data.test_labels),
         content["subclass2class"].to(world.device), len(data.class_names), (mean, std), settings, world,
     )  # fmt: skip
     if world.rank != 0:

@@ -58,7 +58,7 @@ class Setting:
     def confusion(self, model: nn.Module, subclass2class: Tensor, world: World | None = None) -> Tensor:
         data = self.data
         return evaluate.confusion(
-            model, torch.from_numpy(data.test_images), torch.from_numpy(data.test_labels), subclass2class,
+            model, evaluate.tensor_of(data.test_images), evaluate.tensor_of(data.test_labels), subclass2class,
             len(data.class_names), self.constants, self.config, world or self.world,
         )  # fmt: skip
 
@@ -123,8 +123,8 @@ def identify(setting: Setting) -> None:
 
         task = Task(
             stage="stage1",
-            images=torch.from_numpy(data.train_images).to(world.device),
-            labels=torch.from_numpy(data.train_labels).to(world.device),
+            images=evaluate.tensor_of(data.train_images).to(world.device),
+            labels=evaluate.tensor_of(data.train_labels).to(world.device),
             subclass2class=subclass2class,
             criterion=losses.class_loss,
             constants=setting.constants,
@@ -178,7 +178,7 @@ def make_partition(setting: Setting, neglected: list[int]) -> partition.Partitio
     mean, std = (constant.cpu() for constant in setting.constants)
 
     def view(pixels: np.ndarray, place: np.ndarray) -> np.ndarray:
-        batch = torch.from_numpy(pixels)
+        batch = evaluate.tensor_of(pixels)
         if config["kmeans_view"] == "plain":  # DEVIATION SDN-D12: pixels as they are, not one random training view
             return augment.normalize(batch, mean, std).numpy()
         generator = runtime.generator(seed, "partition", "view", int(place[0]))
@@ -254,8 +254,8 @@ def train(setting: Setting) -> None:
 
         task = Task(
             stage="stage2",
-            images=torch.from_numpy(pixels).to(world.device),
-            labels=torch.from_numpy(labels).to(world.device),
+            images=evaluate.tensor_of(pixels).to(world.device),
+            labels=evaluate.tensor_of(labels).to(world.device),
             subclass2class=subclass2class,
             criterion=subclass_criterion if method else plain,  # DEVIATION SDN-D01: --subclass is read
             constants=setting.constants,

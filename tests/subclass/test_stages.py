@@ -49,7 +49,7 @@ def same_run(a, b):
 def whole(tmp_path_factory):
     """Baseline and both stages of the method, undisturbed."""
     runs = tmp_path_factory.mktemp("whole")
-    run("notebook.py", *TINY, "--runs-dir", runs, "--name", "base")
+    run("notebook.py", *TINY, "--runs-dir", runs, "--name", "base", fresh=True)
     said = run(
         "notebook.py", *TINY, "--subclass", "--cutout", "--runs-dir", runs, "--name", "sub", "--beside", runs / "base"
     )
@@ -106,7 +106,7 @@ def test_eval_returns_the_logged_accuracy(whole):
     record = json.loads((runs / "sub" / "record.json").read_text())
     last = next((runs / "sub" / "checkpoints").glob("*_last.pt"))
     for target, key in ((last, "last"), (runs / "sub", "best_on_test")):
-        said = run("notebook.py", "--eval", target, "--threads", "1", "--device", "cpu").stdout
+        said = run("notebook.py", "--eval", target, "--threads", "1", "--device", "cpu", fresh=key == "last").stdout
         percent = f"{100 * record['metrics']['ccr'][key]:.4f} %"
         assert f"CCR {percent} on 1,000 test images of mnist5k, equal to the logged {percent}" in said
 
