@@ -1,4 +1,6 @@
 import random
+import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from subclass_torch.yt8m_metrics import Metrics
 from subclass_torch.yt8m_model import unit_vectors
 from subclass_torch.yt8m_stages import rate_at
 
-from .conftest import run
+from .conftest import ROOT, command, run
 
 
 def slow_ap(pairs, positives):
@@ -202,3 +204,37 @@ def test_broken_shard_stops_the_script(videos, tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     done = run("notebook_yt8m.py", *flags_for(videos, tmp_path), "--stage", "identify", code=2)
     assert "train01.tfrecord: record 24: truncated" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_kill_and_resume(videos, tmp_path):
+    flags = [*flags_for(videos, tmp_path), "--num_subclasses", "6", "--num_epochs", "3"]
+    flags += ["--train_data_pattern_glob", f"{videos}/train/train*.tfrecord", "--checkpoint-steps", "1"]
+    whole = run("notebook_yt8m.py", *flags, "--name", "whole").stdout.splitlines()[-1]
+    folder = tmp_path / "runs" / "killed"
+    argv = command("notebook_yt8m.py", *flags, "--name", "killed")
+    for step in (1, 6):  # in the first epoch and in the second
+        child = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while not list((folder / "checkpoints").glob(f"state-{step:010d}.pt")):
+            assert child.poll() is None, child.stderr.read()
+            time.sleep(0.002)
+        child.kill()
+        child.wait()
+        child.stderr.close()
+    assert not (folder / "DONE").exists()
+    done = run("notebook_yt8m.py", *flags, "--name", "killed")
+    assert "stage2: going on after step " in done.stdout and done.stdout.splitlines()[-1] == whole
+    states = [
+        torch.load(tmp_path / "runs" / name / "checkpoints" / "model-12.pt", weights_only=True)
+        for name in ("whole", "killed")
+    ]
+    assert states[0]["scores"] == states[1]["scores"] and whole.startswith("Hit@1: ")
+    for name, value in states[0]["state_dict"].items():
+        assert torch.equal(value, states[1]["state_dict"][name]), name
+
+
+def test_the_buffer_bounds_what_is_held(videos):
+    paths = yt8m_data.shards(str(videos / "train" / "train*.tfrecord"), "x")
+    stream = yt8m_data.payloads(paths, seed=0, epoch=0, shuffle=True, buffer=7)
+    next(stream)
+    assert len(stream.gi_frame.f_locals["held"]) == 7
+    assert sum(1 for _ in stream) == 54
