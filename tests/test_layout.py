@@ -1,0 +1,118 @@
+"""Rules that hold for the whole repository: direction of imports, pins, README commands, size of files."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPERS = ("class2str_tf", "subclass_torch", "finegrained_torch", "triplet_tf", "hierarchy_cnn_torch")
+SOURCES = [
+    path
+    for folder in (*PAPERS, "datasets", "reproduction", "benchmarks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports anywhere."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way_and_files_stay_short(path):
+    package = path.relative_to(ROOT).parts[0]
+    ours = imported(path) & {*PAPERS, "datasets", "reproduction", "benchmarks", "tests"}
+    allowed = {
+        "datasets": {"datasets"},
+        "reproduction": {"datasets", "reproduction"},
+        "benchmarks": {*PAPERS, "datasets", "reproduction", "benchmarks"},
+    }.get(package, {package, "datasets", "reproduction"})
+    assert ours <= allowed, f"imports {ours - allowed}"
+    frameworks = {"tensorflow", "tf_slim"} if package.endswith("_torch") else {"torch", "lightning"}
+    if package in PAPERS:
+        assert not imported(path) & frameworks
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_datasets_is_ours_in_a_script():
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import datasets; print(datasets.__file__)"
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT)], cwd="/", capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == ROOT / "datasets" / "__init__.py"
+
+
+def test_lock_holds_plain_public_pins_of_everything_declared():
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    pins = {}
+    for line in lines:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line), line
+        name, _, version = line.partition("==")
+        pins[re.sub(r"[-_.]+", "-", name).lower()] = version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = project["dependencies"] + [item for group in project["optional-dependencies"].values() for item in group]
+    for requirement in declared:
+        name = re.match(r"[A-Za-z0-9._-]+", requirement).group()
+        assert re.sub(r"[-_.]+", "-", name).lower() in pins, requirement
+    assert set(project["optional-dependencies"]) == {"tf", "torch", "report", "cluster", "dev"}
+
+
+def documents() -> list[Path]:
+    return [
+        ROOT / "README.md",
+        *(ROOT / folder / "README.md" for folder in PAPERS if (ROOT / folder / "README.md").exists()),
+    ]
+
+
+def commands() -> list[str]:
+    """Every `python <script> flags` line of a README's code blocks."""
+    found = []
+    for document in documents():
+        for block in re.findall(r"^```(?:sh)?\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE):
+            for line in block.splitlines():
+                if re.match(r"python \w+/\w+\.py", line) and "--eval" not in line and "predict" not in line:
+                    found.append(line.partition("  #")[0].strip())
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if "benchmarks/" not in line])
+def test_readme_commands_parse(line):
+    words = shlex.split(line)[1:]
+    extra = [] if "--print-config" in words else ["--print-config"]
+    done = subprocess.run([sys.executable, *words, *extra], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def test_makefile_targets_named_in_the_readmes_exist():
+    for document in documents():
+        for target in set(re.findall(r"make ([a-z][a-z0-9-]+)", document.read_text())):
+            done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode == 0, f"{document.name}: make {target}: {done.stderr}"
+
+
+def test_papers_that_are_not_here_say_so_and_fail():
+    for paper, folder in (("finegrained", "finegrained_torch"), ("triplet", "triplet_tf")):
+        if not (ROOT / folder).exists():
+            done = subprocess.run(["make", f"reproduce-{paper}"], cwd=ROOT, capture_output=True, text=True)
+            assert done.returncode != 0 and "not in the repository yet" in done.stderr
+
+
+@pytest.mark.parametrize("document", [d for d in documents() if d.parent != ROOT], ids=lambda p: p.parent.name)
+def test_the_ten_lines_of_each_paper_run(document):
+    blocks = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+    assert blocks, "a README without its use from one's own code"
+    for block in blocks:
+        done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
