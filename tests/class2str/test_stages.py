@@ -198,3 +198,40 @@ def test_finetuning_trains_the_cnn_and_resumes_from_stage1(script, runs, tmp_pat
     after = tf1.train.load_checkpoint(str(next((tmp_path / "f" / "rnn").glob("model-*.meta")).with_suffix("")))
     change = np.abs(before.get_tensor("cnn/conv1/weights") - after.get_tensor("cnn/conv1/weights")).max()
     assert 1e-5 < change < 0.01  # three Adam steps of 1e-3 away from stage 1's weights, not from new ones
+
+
+def test_full_disk_while_saving_is_one_line_and_keeps_the_checkpoint_before(tmp_path):
+    import resource
+    import subprocess
+    import sys
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    flags = [*STAGE1, "--name", "x", "--runs-dir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, FC, *flags], preexec_fn=small_files, capture_output=True, text=True,
+        cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    assert done.returncode == 2 and "cannot be saved" in done.stderr and "Traceback" not in done.stderr
+    assert not list((tmp_path / "x").glob("*tempstate*")) and not (tmp_path / "x" / "DONE").exists()
+
+
+def test_sigterm_stops_cleanly_and_the_run_goes_on_to_the_same_end(script, runs, tmp_path):
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    flags = [*STAGE1, "--name", "exp1", "--runs_dir", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, FC, *flags], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2]
+    )
+    while not any((tmp_path / "exp1").glob("model-4000.index")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143 and "stopped by SIGTERM" in said
+    script(FC, *flags)
+    assert curve(tmp_path / "exp1") == curve(runs / "exp1")

@@ -1,0 +1,109 @@
+"""Run folders: flags, locks, DONE stamps, atomic files, metrics that are cut on resume, clean stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from reproduction import runs
+from reproduction.runs import MetricsLog, UserError, already_done, flags_hash, open_run, read_metrics
+
+CONFIG = {"lr": 0.1, "name": "a", "runs_dir": "x", "units": [3, 3]}
+
+
+def test_hash_ignores_places_and_nothing_else():
+    assert flags_hash(CONFIG) == flags_hash({**CONFIG, "name": "b", "runs_dir": "y", "overwrite": True})
+    assert flags_hash(CONFIG) != flags_hash({**CONFIG, "lr": 0.2})
+    assert flags_hash(CONFIG) != flags_hash({**CONFIG, "units": [3]})
+
+
+def test_same_flags_go_on_other_flags_are_refused_overwrite_starts_anew(tmp_path, capsys):
+    folder = tmp_path / "run"
+    with open_run(folder, CONFIG) as run:
+        assert not run.done
+        (folder / "model").write_text("weights")
+        run.finish({"commit": "c" * 40, "date": "today"})
+    assert already_done(folder, CONFIG) and "finished before" in capsys.readouterr().out
+    assert not already_done(folder, {**CONFIG, "lr": 1}) and not already_done(folder, {**CONFIG, "overwrite": True})
+    with open_run(folder, CONFIG) as run:
+        assert run.done
+    with pytest.raises(UserError, match=r"lr 0.1 there, 0.5 here"), open_run(folder, {**CONFIG, "lr": 0.5}):
+        pass
+    assert (folder / "model").exists()
+    (folder / "rnn").mkdir()
+    (folder / "rnn" / "config.json").write_text("{}")
+    with open_run(folder, {**CONFIG, "lr": 0.5}, overwrite=True) as run:
+        assert not run.done and not (folder / "model").exists() and (folder / "rnn" / "config.json").exists()
+
+
+def test_a_second_run_in_the_folder_is_refused(tmp_path):
+    with open_run(tmp_path, CONFIG), pytest.raises(UserError, match="another process"), open_run(tmp_path, CONFIG):
+        pass
+    with open_run(tmp_path, CONFIG):
+        pass
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    runs.write_json(path, {"old": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        runs.write_json(path, {"new": 2})
+    assert json.loads(path.read_text()) == {"old": 1} and os.listdir(tmp_path) == ["a.json"]
+
+
+def test_metrics_after_the_checkpoint_are_cut_and_half_lines_dropped(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in range(1, 6):
+        log.write(step, {"loss": 1 / step}, "train")
+    log.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 6, "train/lo')
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+    log = MetricsLog(tmp_path, resume_step=3)
+    log.write(4, {"loss": 9.0}, "train")
+    log.close()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
+    assert read_metrics(tmp_path)[-1] == {"step": 4, "train/loss": 9.0}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "train"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")][3:] == [(4, 9.0)]
+
+
+def test_metrics_log_imports_no_tensorflow(tmp_path):
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported')")
+    code = (
+        "import sys; from pathlib import Path; from reproduction.runs import MetricsLog\n"
+        "log = MetricsLog(Path(sys.argv[1])); log.write(1, {'a': 1.0}); log.close()"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{runs.REPO_ROOT}"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_a_request_and_the_second_acts(number):
+    with runs.stop_signals() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested and stop.signal_number == number
+        with pytest.raises(SystemExit) as left:
+            stop.leave("somewhere")
+        assert left.value.code == 128 + number
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_broken_json_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json"), open_run(tmp_path, CONFIG):
+        pass
