@@ -23,7 +23,8 @@ def parser() -> Parser:
     """The command line."""
     p = Parser("python -m hierarchy_cnn_torch.viewer.export", __doc__.splitlines()[0])
     g = p.additions
-    flag(g, "--run", metavar="DIR", help="a seed folder of this repository, after analyze.py")
+    flag(g, "--run", metavar="DIR", help="a seed folder of this paper, or a run folder of another paper here")
+    flag(g, "--data-dir", default="", metavar="DIR", help="data sets, for the images of --run")
     flag(g, "--compare", metavar="DIR|FILE", help="a second run's arm (A1 ...) of the same folder, or a second matrix")
     flag(g, "--confusion", metavar="FILE", help=".npy or .csv counts [K, K] (rows actual), or .npy [epochs, K, K]")
     flag(g, "--names", metavar="FILE", help="class names, one a line")
@@ -165,10 +166,15 @@ def main() -> None:
     def go() -> None:
         from hierarchy_cnn_torch.viewer.view import write
 
-        if args.run:
+        if args.run and (Path(args.run) / "A0").exists():
             from hierarchy_cnn_torch.viewer.from_run import view_of_run
 
-            view = view_of_run(Path(args.run), args.compare, args.title, args.data_dir if "data_dir" in args else None)
+            view = view_of_run(Path(args.run), args.compare or "A1", args.title, args.data_dir or None)
+        elif args.run:
+            from hierarchy_cnn_torch.viewer.other_runs import view_of_other
+
+            sizes = parse_sizes(args.levels) or [2, 4]
+            view = view_of_other(Path(args.run), args.title, args.data_dir or None, sizes)
         else:
             view = from_files(args)
         out = Path(args.out)

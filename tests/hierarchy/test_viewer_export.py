@@ -145,3 +145,31 @@ def test_no_third_party_script_and_no_address_in_the_page(files, tmp_path):
     export("--confusion", folder / "m.npy", "--names", folder / "names.txt", "--out", tmp_path / "v.html")
     text = (tmp_path / "v.html").read_text()
     assert "http://" not in text and "https://" not in text and "import " not in text.split('<script type="module">')[1]
+
+
+def test_runs_of_other_papers_open(files, tmp_path):
+    import json
+
+    import datasets
+
+    _, counts, _, _ = files
+    (tmp_path / "sub").mkdir()
+    names = [f"class {i}" for i in range(10)]
+    found = {"class_names": names, "confusion_last": counts[-1].tolist(), "confusion_best": counts[0].tolist()}
+    (tmp_path / "sub" / "evaluation.json").write_text(json.dumps(found))
+    answer = export("--run", tmp_path / "sub", "--out", tmp_path / "a.html")
+    assert answer.returncode == 0, answer.stderr
+    meta, _ = pack.read_page(tmp_path / "a.html")
+    assert [e["label"] for e in meta["runs"][0]["epochs"]] == ["best epoch", "last"]
+    data = datasets.load("mnist5k")
+    logits = np.eye(10)[np.asarray(data.test_labels)] * 5 + np.random.default_rng(0).normal(size=(1000, 10))
+    (tmp_path / "c2s").mkdir()
+    np.save(tmp_path / "c2s" / "fc-logits-test.npy", logits.astype(np.float32))
+    (tmp_path / "c2s" / "config.json").write_text(json.dumps({"dataset": "mnist5k"}))
+    answer = export("--run", tmp_path / "c2s", "--out", tmp_path / "b.html")
+    assert answer.returncode == 0, answer.stderr
+    meta, arrays = pack.read_page(tmp_path / "b.html")
+    assert arrays["c0_0_n"].sum() == 1000 and meta["samples"]["sprites"]
+    (tmp_path / "none").mkdir()
+    answer = export("--run", tmp_path / "none", "--out", tmp_path / "c.html")
+    assert answer.returncode == 2 and "--stage flat" in answer.stderr
