@@ -56,6 +56,7 @@ def _run_here(argv: list[str]) -> subprocess.CompletedProcess:
         status = end.code if isinstance(end.code, int) else 1
     finally:
         sys.argv = before
+        torch.set_flush_denormal(False)  # a setting of the whole process, which other tests would trip over
     return subprocess.CompletedProcess(argv, status, out.getvalue(), error.getvalue())
 
 
