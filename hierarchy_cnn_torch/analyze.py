@@ -12,11 +12,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import argparse
+import json
 import time
 from typing import Any
 
 from reproduction.flags import Parser, add_common, finish_parsing, flag, run_main, whole
-from reproduction.runs import UserError, open_run, read_json, shown
+from reproduction.runs import UserError, flags_hash, open_run, read_json, shown
 
 PARTS = ("confusion", "arms", "responses", "probes", "quality")
 
@@ -91,7 +92,14 @@ def analyze_seed(config: dict[str, Any]) -> None:
         for path in sorted(seed_folder.glob("*/DONE"))
         if path.parent.name != "analysis"
     }
-    with open_run(seed_folder / "analysis", config, overwrite=True) as run:
+    folder = seed_folder / "analysis"
+    stamp = folder / "DONE"
+    # arms that ran again with other flags make the old analysis void, not a conflict
+    same = stamp.exists() and read_json(stamp).get("flags") == flags_hash(json.loads(json.dumps(config, default=str)))
+    with open_run(folder, config, overwrite=config["overwrite"] or not same) as run:
+        if run.done:
+            run.say_done()
+            return
         began = time.monotonic()
         runtime.start(flat["seed"], config["threads"])
         device = runtime.pick_device(config["device"])

@@ -191,6 +191,8 @@ def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file):
     small = "--probe-images 100 --permutations 99 --bootstrap 20 --threads 1 --device cpu".split()
     answer = run([sys.executable, str(ANALYZE), "--run", str(flat.parent), *small])
     assert answer.returncode == 0, answer.stderr
+    again = run([sys.executable, str(ANALYZE), "--run", str(flat.parent), *small])
+    assert again.returncode == 0 and "finished before" in again.stdout, again.stderr
     out = flat.parent / "analysis"
     figures = (
         {f"F{n}.png" for n in range(1, 10)} | {f"T{n}.md" for n in range(1, 5)} | {f"T{n}.csv" for n in range(1, 5)}
