@@ -52,7 +52,7 @@ def f1_confusion(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
     counts = similarity.confusion_matrix(saved["test_labels"], saved["test_logits"].argmax(1), len(seed["names"]))
     np.fill_diagonal(counts, 0)
     levels, order = orders_of(seed, folder)
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5.4))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained")
     for ax, this, title in zip(axes, (np.arange(len(order)), order), ("class-id order", "tree order"), strict=True):
         ax.imshow(np.log1p(counts[np.ix_(this, this)]), cmap="cividis_r", interpolation="nearest")
         ax.set_title(f"{seed['dataset']}, A0, errors, {title}")
