@@ -33,6 +33,7 @@ def frameworks() -> tuple[Any, Any]:
     if "tensorflow" not in sys.modules:
         os.environ["TF_USE_LEGACY_KERAS"] = "1"  # LSTM cells and layers of compat.v1 need Keras 2
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off on some processors: three times slower
     with _native_stderr_closed():
         import tensorflow as tf
 
