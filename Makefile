@@ -35,7 +35,7 @@ VENV := $(if $(GPU),.venv-tf,.venv)
 PY := $(VENV)/bin/python
 INSTALL := VENV=$(VENV) GPU=$(GPU) sh .ci/install
 RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" \
-	--data-dir "$(DATA)" --args "$(ARGS)" $(if $(FORCE),--force)
+	--data-dir "$(DATA)" --args="$(ARGS)" $(if $(FORCE),--force)
 
 .PHONY: help setup reproduce plan compare report verify-data sweep bench soak test lint results clean clean-runs clean-data \
 	$(addprefix reproduce-,$(PAPERS)) $(addprefix data-,$(SETS))

@@ -67,7 +67,8 @@ class Batches:
             return rows, tf.gather(label_table, indices)
 
         steps = tf1.data.Dataset.range(self._first, np.iinfo(np.int64).max)
-        batches = steps.map(batch, num_parallel_calls=2, deterministic=True).prefetch(2)
+        plain = tf.autograph.experimental.do_not_convert(batch)  # no Python control flow on tensors; saves a second
+        batches = steps.map(plain, num_parallel_calls=2, deterministic=True).prefetch(2)
         self._iterator = tf1.data.make_initializable_iterator(batches)
         self.x, self.labels = self._iterator.get_next()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -31,22 +32,26 @@ VARIANTS = {
     "cpu": {
         "": ("--lstm-units", "32,32"),
         "released": ("--lh-preset", "released"),
-        "stop": ("--lstm-units", "32,32", "--label-grad", "stop"),
     },
     "smoke": {"": ("--lstm-units", "32,32")},
 }
+# ARGS that are a variant of the paper's table; any other ARGS name their row after themselves
+NAMED = {("--label-grad", "stop"): "stop", ("--finetune", "all"): "finetune", ("--lh-preset", "budget"): "budget"}
 
 
 def commands_of(request: Request) -> list[Command]:
     """Stage 1 once per seed, then stage 2 of every variant on it."""
     kind = next(name for name, row in SETTINGS.items() if settings_of(request.dataset)["hidden"] == row["hidden"])
+    variants = VARIANTS[request.profile]
+    if request.extra:  # flags passed through make one row of their own
+        named = NAMED.get(request.extra)
+        variants = {named or "": (*variants[""], *request.extra)}
+        request = dataclasses.replace(request, extra=()) if named else request
     commands = []
     for seed in request.seeds:
         first = _stage1(request, seed)
         commands.append(first)
-        for variant, flags in VARIANTS[request.profile].items():
-            if request.extra and variant:
-                continue  # flags passed through make one row of their own
+        for variant, flags in variants.items():
             commands.append(_stage2(request, seed, kind, variant, flags, first.folder))
     return commands
 
@@ -79,7 +84,7 @@ def _stage2(request: Request, seed: int, kind: str, variant: str, variant_flags:
         "cpu": ["--lr", "1e-3", "--lr-drop-at", "0.8", "--epochs", "75", "--retry-collisions", "3"],
         "smoke": ["--lr", "1e-3", "--max-steps", "60"],
     }[request.profile]
-    flags += [*_subset(request), *request.extra, "--runs-dir", shown(folder.parent)]
+    flags += [*_subset(request), "--runs-dir", shown(folder.parent)]
     if folder != cnn:
         flags += ["--cnn-dir", shown(cnn)]
     script = "class2str_tf/" + STAGE2_SCRIPTS.get(kind, "train_rnn_classifier_cifar.py")

@@ -83,7 +83,8 @@ class SeedRun:
         """Hash of the flags of all stages; equal for two seeds of one experiment."""
         hashes = {}
         for entry in self.entries:
-            config = {key: value for key, value in entry.record.config.items() if key != "seed"}
+            # `stage1` is the digest of the seed's own stage-1 checkpoint: an input, not a flag
+            config = {key: value for key, value in entry.record.config.items() if key not in ("seed", "stage1")}
             text = re.sub(rf"seed{self.seed}(?!\d)", "seed*", json.dumps(config, sort_keys=True))
             hashes[entry.record.stage] = flags_hash(json.loads(text))
         return json.dumps(hashes, sort_keys=True)
