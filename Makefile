@@ -85,9 +85,8 @@ bench: ## speed and memory, ours against the straightforward formulation, as rat
 	@$(INSTALL) tf torch report dev
 	@$(PY) -m benchmarks
 
-soak: ## kill the smoke pipelines at random moments and compare the outcome with an undisturbed run
-	@$(INSTALL) tf torch dev
-	@$(PY) -m benchmarks.soak
+soak: ## kill the smoke pipelines at random moments and compare the outcome (comes with the work across all papers)
+	@echo "soak: not in the repository yet; make test kills and resumes every stage once" >&2; exit 1
 
 sweep: ## cells of a table x seeds as Ray tasks (local, or RAY_ADDRESS)
 	@echo "sweep: not in the repository yet; SEEDS and ARGS of reproduce-<paper> run the cells one after another" >&2; exit 1

@@ -13,7 +13,7 @@ import benchmarks
 from reproduction.record import commit_and_dirty, machine, versions_of
 from reproduction.runs import REPO_ROOT, RUNS_ROOT, write_bytes, write_json
 
-NOT_PAIRS = {"__main__", "measure", "soak"}
+NOT_PAIRS = {"__main__", "measure"}
 
 
 def modules() -> list[str]:
@@ -22,8 +22,8 @@ def modules() -> list[str]:
 
 
 def names(module: str) -> list[str]:
-    """Pairs of a module: a dict from name to a function that returns a `measure.Pair`."""
-    return list(importlib.import_module(f"benchmarks.{module}").PAIRS)
+    """Pairs of a module: a dict from name to a function that returns a `measure.Pair`; a script of its own has none."""
+    return list(getattr(importlib.import_module(f"benchmarks.{module}"), "PAIRS", {}))
 
 
 def run_one(module: str, name: str) -> None:
@@ -51,6 +51,11 @@ def main() -> None:
     entries, failed = [], []
     print(HEAD)
     for module in sys.argv[1:] or modules():
+        if not names(module):
+            print(f"\nbenchmarks/{module}.py, with its own table:\n", flush=True)
+            if subprocess.run([sys.executable, f"benchmarks/{module}.py"], cwd=REPO_ROOT).returncode:
+                failed.append(module)
+            continue
         for name in names(module):
             command = [sys.executable, "-m", "benchmarks", "--one", module, name]
             child = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True)

@@ -259,7 +259,8 @@ def main() -> None:
         parser.error(f"unknown part {sorted(unknown)}: choose {', '.join(parts)}")
     set_threads(args.threads)
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f}"
     )
     for name in args.parts or parts:
         parts[name](args.repeats, args.small)
