@@ -37,7 +37,7 @@ INSTALL := VENV=$(VENV) GPU=$(GPU) sh .ci/install
 RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" \
 	--data-dir "$(DATA)" --args="$(ARGS)" $(if $(FORCE),--force)
 
-.PHONY: help setup reproduce plan compare report verify-data sweep bench soak test lint results clean clean-runs clean-data \
+.PHONY: help setup reproduce plan compare report verify-data sweep bench soak test lint clean clean-runs clean-data \
 	$(addprefix reproduce-,$(PAPERS)) $(addprefix data-,$(SETS))
 
 help: ## list the targets
