@@ -78,7 +78,10 @@ class Metrics:
 def _best(scores: np.ndarray, k: int) -> np.ndarray:
     """Classes of the k best scores of each video, descending, the smaller class first among equals: int64 [n, k]."""
     if k < scores.shape[1]:
-        part = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
+        last = np.partition(scores, -k, axis=1)[:, -k, None]  # the k-th best score of each video
+        equal = scores == last
+        left = k - (scores > last).sum(1, keepdims=True)  # places for classes that share it: the smallest get them
+        part = np.nonzero((scores > last) | (equal & (np.cumsum(equal, axis=1) <= left)))[1].reshape(-1, k)
     else:
         part = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
     inner = np.argsort(-np.take_along_axis(scores, part, 1), axis=1, kind="stable")
