@@ -1,0 +1,1 @@
+"""Boosting Standard Classification Architectures Through a Ranking Regularizer (WACV 2020), in TensorFlow graphs."""

@@ -1,0 +1,20 @@
+"""The metric losses, one file each; every one works on tensors by itself. Importing this package imports TensorFlow."""
+
+from triplet_tf.ranking.awtl import adaptive_weight_loss
+from triplet_tf.ranking.center import CENTER_LAMBDA, center_loss, center_update, new_centers
+from triplet_tf.ranking.distances import squared_distances
+from triplet_tf.ranking.hard import batch_hard_loss
+from triplet_tf.ranking.semi_hard import semi_hard_loss
+from triplet_tf.ranking.statistics import batch_statistics
+
+__all__ = [
+    "CENTER_LAMBDA",
+    "adaptive_weight_loss",
+    "batch_hard_loss",
+    "batch_statistics",
+    "center_loss",
+    "center_update",
+    "new_centers",
+    "semi_hard_loss",
+    "squared_distances",
+]

@@ -1,0 +1,38 @@
+"""Adaptive-weight triplet loss, `--train_mode hard_awtl`. The released code names it and has none: this one is ours."""
+
+from __future__ import annotations
+
+from triplet_tf.ranking.distances import NO_NEGATIVE, numeric_margin, pair_masks, squared_distances, tf
+
+
+def adaptive_weight_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float) -> tf.Tensor:
+    """Mean over the anchors of max(0, m + sum_p w_p D[a,p] - sum_n w_n D[a,n]).
+
+    w_p = softmax(D[a,p]) over the positives of a, w_n = softmax(-D[a,n]) over its negatives, both without gradient: far
+    positives and near negatives count most, none alone. Without positives the first sum is 0; without negatives the
+    second is 1e5, as in the batch-hard loss.
+
+    Args:
+      labels: integers [B].
+      embeddings: float32 or float64 [B, d].
+      margin: m, a number.
+    Returns:
+      Scalar of the embeddings' type.
+    Raises:
+      ValueError: the margin is no number.
+    Source: deviation STL-D04 (triplet.md section 6, D4); ours, after Ristani and Tomasi 2018.
+    """
+    margin = numeric_margin(margin, "adaptive-weight")
+    # DEVIATION STL-D04: the released --train_mode hard_awtl stops with NotImplementedError
+    distances = squared_distances(embeddings)
+    positive, negative = pair_masks(labels)
+    far = tf.reduce_sum(_weights(distances, positive) * distances, axis=1)
+    near = tf.reduce_sum(_weights(-distances, negative) * distances, axis=1)
+    alone = tf.cast(tf.logical_not(tf.reduce_any(negative, axis=1)), distances.dtype)
+    return tf.reduce_mean(tf.maximum(margin + far - near - NO_NEGATIVE * alone, 0.0))
+
+
+def _weights(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Softmax over the masked entries of each row, constants for the gradient; an empty row is all 0. [B, B]."""
+    scores = tf.stop_gradient(tf.where(mask, scores, tf.fill(tf.shape(scores), scores.dtype.as_numpy_dtype(-1e5))))
+    return tf.nn.softmax(scores) * tf.cast(mask, scores.dtype)

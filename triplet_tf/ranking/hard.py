@@ -1,0 +1,37 @@
+"""Batch-hard triplet loss: for every anchor the farthest positive and the nearest negative."""
+
+from __future__ import annotations
+
+from triplet_tf.ranking.distances import NO_NEGATIVE, numeric_margin, pair_masks, squared_distances, tf
+
+
+def batch_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | str) -> tf.Tensor:
+    """Mean over the anchors of max(d+ - d- + m, 0), or softplus(d+ - d-), or d+ - d-.
+
+    d+ is 0 for an anchor without positives. Without negatives d- is 1e5 instead of infinity, so that nothing becomes
+    NaN. The released code finds d- row by row; this is the same in a few B x B operations. Gradients of tied distances
+    are shared equally.
+
+    Args:
+      labels: integers [B].
+      embeddings: float32 or float64 [B, d].
+      margin: a number m >= 0 for the hinge (0.2 as released), 'soft', or 'none', in any case.
+    Returns:
+      Scalar of the embeddings' type.
+    Raises:
+      ValueError: another word.
+    Source: triplet.md section 1.5.
+    """
+    distances = squared_distances(embeddings)
+    positive, negative = (tf.cast(mask, distances.dtype) for mask in pair_masks(labels))
+    farthest_positive = tf.reduce_max(distances * positive, axis=1)
+    nearest_negative = tf.reduce_min(distances + NO_NEGATIVE * (1.0 - negative), axis=1)
+    difference = farthest_positive - nearest_negative
+    word = margin.lower() if isinstance(margin, str) else None
+    if word == "soft":
+        return tf.reduce_mean(tf.nn.softplus(difference))
+    if word == "none":
+        return tf.reduce_mean(difference)
+    if word is not None:
+        raise ValueError(f"margin {margin!r}: the batch-hard loss takes a number, 'soft' or 'none'")
+    return tf.reduce_mean(tf.maximum(difference + numeric_margin(margin, "batch-hard"), 0.0))

@@ -1,0 +1,86 @@
+"""Semi-hard triplet loss: tf-slim's for small batches, the same in O(B^2) memory for large ones."""
+
+from __future__ import annotations
+
+from triplet_tf.ranking.distances import numeric_margin, pair_masks, slim, squared_distances, tf, tf1
+
+SLIM_LIMIT = 64  # tf-slim tiles B x B to B^2 x B several times over: 1 MiB each at 64, 4 GiB each at 1024
+
+
+def semi_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float, limit: int = SLIM_LIMIT) -> tf.Tensor:
+    """FaceNet-style loss over all ordered positive pairs (a, p), with the nearest negative farther than p.
+
+    Mean over the pairs of max(0, m + D[a,p] - d), d = the smallest D[a,n] > D[a,p] over the negatives n of a, or the
+    largest D[a,n] where no negative is farther than p. A batch without positive pairs has loss and gradient 0
+    (tf-slim alone gives NaN).
+
+    Args:
+      labels: integers [B].
+      embeddings: float32 or float64 [B, d].
+      margin: m, a number.
+      limit: batches of at most this many float32 embeddings go through tf-slim as in the released code; larger ones,
+        those of unknown size and float64 through `sorted_semi_hard_loss`, which is the same function.
+    Returns:
+      Scalar of the embeddings' type.
+    Raises:
+      ValueError: the margin is no number (STL-D10).
+    Source: triplet.md section 1.4.
+    """
+    margin = numeric_margin(margin, "semi-hard")
+    size = embeddings.shape[0]
+    if size is None or size > limit or embeddings.dtype != tf.float32:
+        return sorted_semi_hard_loss(labels, embeddings, margin)
+    return tf1.cond(
+        tf.reduce_any(pair_masks(labels)[0]),
+        lambda: slim.losses.metric_learning.triplet_semihard_loss(labels, embeddings, margin),
+        lambda: tf.zeros([], embeddings.dtype),
+    )
+
+
+def sorted_semi_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float) -> tf.Tensor:
+    """`semi_hard_loss` with a sort of every row instead of all triplets: O(B^2) memory, O(B^2 log B) time.
+
+    The loss is piecewise linear in the distances. Where a pair is active (hinge not 0) its coefficient on D[a,p] is
+    1/P, and -1/P on the negative it selects, shared equally where several negatives lie at exactly that distance.
+    With these coefficients as constants, loss = (m * active pairs)/P + sum of coefficient * D has the value and the
+    gradient of the definition. Only one case differs from tf-slim: where the selected negative is the farthest image
+    of the row and a positive lies at exactly that distance, tf-slim lets the positive share in the gradient.
+
+    Args:
+      labels: integers [B].
+      embeddings: float32 or float64 [B, d].
+      margin: m.
+    Returns:
+      Scalar of the embeddings' type.
+    """
+    distances = squared_distances(embeddings)
+    positive, negative = pair_masks(labels)
+    fixed = tf.stop_gradient(distances)
+    per_row = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)  # negatives of each anchor [B, 1]
+    negatives = sorted_negatives(fixed, negative)
+
+    place = tf.searchsorted(negatives, fixed, side="right")  # of the first negative farther than D[a,p]
+    place = tf.minimum(place, tf.maximum(per_row - 1, 0))  # none: the farthest one
+    selected = tf.gather(negatives, place, batch_dims=1)
+    selected = tf.where(per_row > 0, selected, tf.zeros_like(selected))  # one class only: tf-slim compares with 0
+    active = tf.logical_and(positive, margin + fixed - selected >= 0.0)
+
+    # from pairs to negatives: the pairs that select a distance are counted at its first place in the sorted row
+    first = tf.searchsorted(negatives, selected, side="left")
+    tied = tf.searchsorted(negatives, selected, side="right") - first
+    share = tf.cast(active, distances.dtype) / tf.cast(tf.maximum(tied, 1), distances.dtype)
+    size = tf.shape(distances)[0]
+    rows = tf.range(size)[:, None] * size
+    at_place = tf.math.unsorted_segment_sum(tf.reshape(share, [-1]), tf.reshape(rows + first, [-1]), size * size)
+    own_place = tf.minimum(tf.searchsorted(negatives, fixed, side="left"), size - 1)
+    chosen = tf.gather(at_place, rows + own_place) * tf.cast(negative, distances.dtype)
+
+    pairs = tf.reduce_sum(tf.cast(positive, distances.dtype))
+    coefficients = tf.cast(active, distances.dtype) - chosen
+    total = margin * tf.reduce_sum(tf.cast(active, distances.dtype)) + tf.reduce_sum(coefficients * distances)
+    return tf.math.divide_no_nan(total, pairs)
+
+
+def sorted_negatives(distances: tf.Tensor, negative: tf.Tensor) -> tf.Tensor:
+    """Distances of each anchor to its negatives in ascending order, the rest of the row infinite. [B, B]."""
+    return tf.sort(tf.where(negative, distances, tf.fill(tf.shape(distances), distances.dtype.as_numpy_dtype("inf"))))
