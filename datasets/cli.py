@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import datasets
-from datasets import imagenet, weights
+from datasets import imagenet, lists, weights
 from datasets.core import DATA_ROOT, DatasetError
 from datasets.fetch import announce, find, places
 from datasets.manifest import Entry, entries, entry
@@ -51,6 +51,10 @@ def _prepare(this: Entry, root: Path | None, accept: bool, offline: bool | None)
         for split, listing in imagenet.lists(root).items():
             print(f"{this.name}: {len(listing.paths):,} images in {split}, {listing.labels.max() + 1} classes")
         return
+    source = getattr(importlib.import_module(f"datasets.{this.name}"), "SOURCE", None)
+    if source is not None:  # a set of files on disk
+        _describe_lists(lists.load_set(source, root, accept, offline))
+        return
     ds = datasets.load(this.name, root, accept, offline)
     state = "verified" if ds.verified else "UNVERIFIED (digests differ from the manifest's)"
     shape = " x ".join(map(str, ds.train_images.shape[1:]))
@@ -59,6 +63,14 @@ def _prepare(this: Entry, root: Path | None, accept: bool, offline: bool | None)
     counts = np.bincount(ds.train_labels, minlength=ds.num_classes)
     print(f"  training images per class: {counts.min():,} to {counts.max():,}")
     for name, digest in ds.digests.items():
+        print(f"  sha256 {digest}  {name}")
+
+
+def _describe_lists(found: lists.ImageLists) -> None:
+    state = "the published lists" if found.verified else "lists derived here, no published digest to hold them against"
+    print(f"{found.name}: {len(found.train.names):,} train and {len(found.test.names):,} test images, "
+          f"{found.num_classes} classes, {state}")  # fmt: skip
+    for name, digest in found.digests.items():
         print(f"  sha256 {digest}  {name}")
 
 

@@ -33,6 +33,11 @@ SVHN is decoded once into `DATA/svhn/*.npy` (1.9 GB beside the 1.6 GB downloaded
 Your own images: `folder:PATH` wherever a data set name is expected. PATH holds `train/CLASS/` and `test/CLASS/`, or one
 sub-folder per class, which is then split 80/20 (stratified, seed 0). JPEG or PNG; the centre square is brought to the
 network's size, grey becomes RGB.
+
+`aircraft`, `flowers102`, `cars`, `dogs` and `nabirds` stay on disk as they are. Their preparers unpack the official
+archives and write four lists into `DATA/<set>/lists/` in the format of the triplet authors (header `,label,file_name`);
+lists that lie there already are kept. Cars, dogs and NABirds have no official validation split: theirs is a stratified
+fifth of the training list, seed 0.
 """
 
 

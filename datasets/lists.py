@@ -1,0 +1,384 @@
+"""Image sets that stay on disk as files: lists in the csv format of the triplet authors, and how sets come to them.
+
+A list is UTF-8 with LF and the header `,label,file_name`: running number from 0, whole number, file name below the
+folder of images. Four lists belong to a set (`FILES`). Sets of unequal images are never decoded here; whoever
+trains on them decodes what it needs. Source: lists shipped by the authors of "Boosting Standard Classification
+Architectures Through a Ranking Regularizer"; triplet.md 2.5.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from datasets import archive
+from datasets.core import DatasetError
+from datasets.fetch import fetch, find, locked, places
+from datasets.manifest import entry
+from datasets.split import stratified
+from datasets.verify import check_file, read_bounded, reading
+
+HEADER = ",label,file_name"
+FILES = {
+    "train": "train_sub_list.csv",
+    "val": "val_sub_list.csv",
+    "train_all": "train_all_sub_list.csv",
+    "test": "test_all_sub_list.csv",
+}
+MOST_LIST_BYTES = 1 << 28
+MOST_ARCHIVE_BYTES = 64 << 30  # what an archive of images may unpack to
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+VAL_SHARE, SPLIT_SEED = 0.2, 0  # where a set has no official validation split
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One list: labels int64 [N] as they stand there, and file names."""
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """First 16 hex digits of SHA-256 over the lines `file_name label`, joined by LF, no LF at the end."""
+        lines = (f"{name} {label}" for name, label in zip(self.names, self.labels, strict=True))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+    def take(self, chosen: np.ndarray) -> Rows:
+        """The rows at those positions, in that order."""
+        return Rows(self.labels[chosen], tuple(self.names[i] for i in chosen))
+
+
+@dataclass(frozen=True)
+class Derived:
+    """What a set's official files say: the four lists by the keys of FILES, and names by official label."""
+
+    rows: Mapping[str, Rows]
+    class_names: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class ImageLists:
+    """A training and a test list with one label map.
+
+    Attributes:
+      name: of the set.
+      images: folder in which the file names start.
+      train, test: labels are 0..num_classes-1, fitted on the training list by sorted value.
+      class_names: one for each class.
+      digests: sha256 of each list, by file name.
+      verified: True where the lists are known to be the published ones.
+    """
+
+    name: str
+    images: Path
+    train: Rows
+    test: Rows
+    class_names: tuple[str, ...]
+    digests: Mapping[str, str] = field(default_factory=dict)
+    verified: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the training list."""
+        return len(self.class_names)
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    """Writes a list so that a reader sees the old file or the new one."""
+    numbered = enumerate(zip(rows.labels, rows.names, strict=True))
+    lines = [HEADER, *(f"{i},{label},{name}" for i, (label, name) in numbered)]
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(("\n".join(lines) + "\n").encode())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_csv(path: Path) -> Rows:
+    """Reads a list.
+
+    Raises:
+      DatasetError: missing, not in the format, no rows, a name twice, or a name that would leave the image folder.
+    """
+    with reading(path):
+        lines = read_bounded(path, MOST_LIST_BYTES).decode("utf-8").splitlines()
+    if not lines or lines[0].strip() != HEADER:
+        raise DatasetError(f"{path}: first line is not {HEADER!r}")
+    labels, names = [], []
+    for number, line in enumerate(lines[1:], 2):
+        _, comma, rest = line.partition(",")
+        label, comma2, name = rest.partition(",")
+        name = name.strip().strip('"')
+        if not (comma and comma2 and name and label.strip().removeprefix("-").isdecimal()):
+            raise DatasetError(f"{path}: line {number} is not `number,label,file name`: {line[:80]!r}")
+        parts = PurePosixPath(name).parts
+        if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+            raise DatasetError(f"{path}: line {number}: {name!r} leaves the folder of images")
+        labels.append(int(label))
+        names.append(name)
+    if not names:
+        raise DatasetError(f"{path}: holds no rows")
+    if len(set(names)) != len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DatasetError(f"{path}: {twice} stands twice")
+    return Rows(np.array(labels, np.int64), tuple(names))
+
+
+def check_files(rows: Rows, images: Path, listing: str) -> None:
+    """Raises DatasetError that names the first row whose image file does not exist."""
+    present: dict[str, set[str]] = {}
+    for row, name in enumerate(rows.names):
+        folder, _, file = name.rpartition("/")
+        if folder not in present:
+            try:
+                present[folder] = set(os.listdir(images / folder))
+            except OSError:
+                present[folder] = set()
+        if file not in present[folder]:
+            raise DatasetError(f"{listing}: row {row}: {images / name} does not exist; are all images in place?")
+
+
+def mapped(train: Rows, test: Rows, where: str, class_names: Mapping[int, str]) -> tuple[Rows, Rows, tuple[str, ...]]:
+    """Labels 0.. by sorted value of the training list, one map for both lists (STL-D19).
+
+    Returns:
+      (training rows, test rows, class names; the label itself where no name is known).
+
+    Raises:
+      DatasetError: a test label that the training list lacks, or fewer than two classes.
+    """
+    known, train_labels = np.unique(train.labels, return_inverse=True)
+    if len(known) < 2:
+        raise DatasetError(f"{where}: the training list has {len(known)} class; two or more are needed")
+    bad = np.flatnonzero(~np.isin(test.labels, known))
+    if len(bad):
+        raise DatasetError(
+            f"{where}: label {test.labels[bad[0]]} of {test.names[bad[0]]} is not among the {len(known)} labels "
+            "of the training list"
+        )
+    names = tuple(class_names.get(int(label), str(label)) for label in known)
+    test_labels = np.searchsorted(known, test.labels).astype(np.int64)
+    return Rows(train_labels.astype(np.int64), train.names), Rows(test_labels, test.names), names
+
+
+def load(
+    name: str,
+    lists: Path,
+    images: Path,
+    train: str = "train_all",
+    test: str = "test",
+    class_names: Mapping[int, str] | None = None,
+) -> ImageLists:
+    """Reads two lists of a folder and checks that every image is there.
+
+    Args:
+      name: of the set, for messages and records.
+      lists: folder of the csv files.
+      images: folder in which their file names start.
+      train, test: keys of FILES.
+      class_names: name of each label as the lists write it.
+
+    Raises:
+      DatasetError: damaged lists, labels outside the training list, rows without a file.
+    """
+    rows, digests = {}, {}
+    for split in (train, test):
+        path = lists / FILES[split]
+        rows[split] = read_csv(path)
+        check_files(rows[split], images, str(path))
+        digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    shared = set(rows[train].names) & set(rows[test].names)
+    if shared:
+        raise DatasetError(f"{lists}: {min(shared)} stands in {FILES[train]} and in {FILES[test]}")
+    first, second, names = mapped(rows[train], rows[test], str(lists / FILES[test]), class_names or {})
+    return ImageLists(name, images, first, second, names, digests)
+
+
+def from_folder(path: Path, seed: int = 0) -> ImageLists:
+    """A folder of images as lists: PATH/{train,test}/CLASS/*, or PATH/CLASS/* with a stratified 80/20 split.
+
+    Raises:
+      DatasetError: no such folder, fewer than two classes, an empty class.
+    """
+    if not path.is_dir():
+        raise DatasetError(f"folder:{path}: no such folder; expected one sub-folder per class")
+    top = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    divided = "train" in top and "test" in top
+    classes = _class_folders(path / "train" if divided else path)
+    train = _scan(path, "train/" if divided else "", classes, classes)
+    if divided:
+        test = _scan(path, "test/", _class_folders(path / "test"), classes)
+    else:
+        picked, rest = stratified(train.labels, round((1 - VAL_SHARE) * len(train.names)), seed)
+        train, test = train.take(np.sort(picked)), train.take(np.sort(rest))
+    if not len(test.names):
+        raise DatasetError(f"folder:{path}: no image is left for the test split; more images are needed")
+    first, second, names = mapped(train, test, f"folder:{path}", dict(enumerate(classes)))
+    digests = {f"folder:{path.name}/{split}": hashlib.sha256("\n".join(rows.names).encode()).hexdigest()
+               for split, rows in (("train", first), ("test", second))}  # fmt: skip
+    return ImageLists(f"folder:{path.name}", path, first, second, names, digests)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _scan(root: Path, prefix: str, classes: Sequence[str], known: Sequence[str]) -> Rows:
+    labels: list[int] = []
+    names: list[str] = []
+    for name in classes:
+        if name not in known:
+            raise DatasetError(f"{root / prefix / name}: a class that the training folder lacks")
+        files = sorted(p.name for p in (root / prefix / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise DatasetError(f"{root / prefix / name}: no JPEG or PNG file ({', '.join(IMAGE_SUFFIXES)})")
+        labels += [known.index(name)] * len(files)
+        names += [f"{prefix}{name}/{file}" for file in files]
+    return Rows(np.array(labels, np.int64), tuple(names))
+
+
+def held_out(train_all: Rows) -> tuple[Rows, Rows]:
+    """A training and a validation list out of one training list: stratified 80/20, seed 0, in list order.
+
+    For sets without an official validation split (ours; the paper trains on the whole list).
+    """
+    picked, rest = stratified(train_all.labels, round((1 - VAL_SHARE) * len(train_all.names)), SPLIT_SEED)
+    return train_all.take(np.sort(picked)), train_all.take(np.sort(rest))
+
+
+# ---- the official sets ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """How the lists of an official set come about.
+
+    Attributes:
+      name: of the set, as in the manifest.
+      folders: names below the data folder; ours first, then the authors'.
+      images: folder of images below it.
+      needs: the official files and folders that must be there, below it; `a|b` is either of the two.
+      derive: folder -> lists; asserts what is known of the official files.
+      unpack: archive of the manifest -> folder below it into which it goes.
+      fingerprints: of the lists, where they are known.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    images: str
+    needs: tuple[str, ...]
+    derive: Callable[[Path], Derived]
+    unpack: Mapping[str, str]
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+    def complete(self, home: Path) -> bool:
+        """Whether a folder holds everything that `derive` reads."""
+        return all(any((home / either).exists() for either in need.split("|")) for need in self.needs)
+
+    def home(self, root: Path | None) -> Path | None:
+        """The folder below `root` with images and either the official split files or the two lists; or None."""
+        for home in places(root, *self.folders)[:-1]:
+            listed = all((home / "lists" / FILES[key]).is_file() for key in ("train_all", "test"))
+            if (home / self.images).is_dir() and (listed or self.complete(home)):
+                return home
+        return None
+
+    def present(self, root: Path | None) -> str:
+        """The folder as text, or ""."""
+        home = self.home(root)
+        return "" if home is None else str(home)
+
+
+def prepare(
+    source: Source, root: Path | None = None, accept_unverified: bool = False, offline: bool | None = None
+) -> Path:
+    """Finds or fetches, unpacks, derives: afterwards the set's folder holds images and lists.
+
+    Lists that are there already (the authors' own, or ours of an earlier call) are kept.
+
+    Returns:
+      The folder.
+
+    Raises:
+      DatasetError: nothing there and no download possible; damaged archive; official files that say something else.
+    """
+    home = source.home(root) or _unpacked(source, root, accept_unverified, offline)
+    missing = [key for key, file in FILES.items() if not (home / "lists" / file).is_file()]
+    if missing and source.complete(home):
+        with locked(home / "lists"):
+            derived = source.derive(home)
+            check_fingerprints(source, derived.rows)
+            for key in missing:
+                write_csv(home / "lists" / FILES[key], derived.rows[key])
+    return home
+
+
+def check_fingerprints(source: Source, rows: Mapping[str, Rows]) -> None:
+    """Raises DatasetError where a list is not the published one, for sets whose fingerprints are known."""
+    for key, expected in source.fingerprints.items():
+        got = rows[key].fingerprint()
+        if got != expected:
+            raise DatasetError(
+                f"{source.name}: {FILES[key]} derived from the official files has fingerprint {got}, "
+                f"expected {expected}; are these the official split files, unchanged?"
+            )
+
+
+def _unpacked(source: Source, root: Path | None, accept_unverified: bool, offline: bool | None) -> Path:
+    this, folders = entry(source.name), places(root, *source.folders)
+    home = folders[0]
+    for file in this.files:
+        target = source.unpack.get(file.name)
+        found = find([file.name], folders)
+        if target is not None and found is None and (home / target).is_dir():
+            continue  # unpacked by an earlier call that was stopped later on
+        path = found or fetch(this, file, home, offline)
+        check_file(path, file, accept_unverified)
+        with locked(home):
+            if target is not None:
+                archive.extract(path, home / target, MOST_ARCHIVE_BYTES, functools.partial(_inside, target))
+            elif path.parent != home:
+                shutil.copyfile(path, home / path.name)
+    found_home = source.home(root)
+    if found_home is None:
+        wanted = ", ".join((source.images, *source.needs))
+        raise DatasetError(f"{home}: not all of {wanted} are there; {this.placing(home.parent)}")
+    return found_home
+
+
+def _inside(folder: str, member: str) -> str | None:
+    """Name of an archive's member below `folder`, whether or not the archive itself starts with that folder."""
+    return member.removeprefix("./").removeprefix(f"{folder}/") or None
+
+
+def load_set(
+    source: Source,
+    root: Path | None = None,
+    accept_unverified: bool = False,
+    offline: bool | None = None,
+    train: str = "train_all",
+    test: str = "test",
+) -> ImageLists:
+    """An official set as lists; fetched, unpacked and derived at the first call.
+
+    Raises:
+      DatasetError: see `prepare` and `load`.
+    """
+    home = prepare(source, root, accept_unverified, offline)
+    names = source.derive(home).class_names if source.complete(home) else {}
+    found = load(source.name, home / "lists", home / source.images, train, test, names)
+    known = source.fingerprints
+    verified = bool(known) and all(read_csv(home / "lists" / FILES[k]).fingerprint() == known[k] for k in (train, test))
+    if known and not verified and not accept_unverified:
+        raise DatasetError(
+            f"{home / 'lists'}: not the published lists; delete them to derive them again, or --accept-unverified"
+        )
+    return ImageLists(found.name, found.images, found.train, found.test, found.class_names, found.digests, verified)
