@@ -1,5 +1,5 @@
 # One place to run everything. `make` lists the targets; the README shows what each prints.
-# Variables: PROFILE=auto|paper|cpu|smoke DATASET= SEEDS="0 1 2" DEVICE=auto|cpu|cuda DATA=folder ARGS="flags" FORCE=1 GPU=1
+# Variables: PROFILE=auto|paper|cpu|smoke DATASET= SEEDS="0 1 2" DEVICE=auto|cpu|cuda DATA=folder ARGS="flags" FORCE=1 GPU=1 JOBS=n
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -13,6 +13,7 @@ DEVICE ?= auto
 DATA ?=
 ARGS ?=
 FORCE ?=
+JOBS ?= 0
 PAPER ?=
 RUNS ?=
 GPU ?=
@@ -35,13 +36,13 @@ VENV := $(if $(GPU),.venv-tf,.venv)
 PY := $(VENV)/bin/python
 INSTALL := VENV=$(VENV) GPU=$(GPU) sh .ci/install
 RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" \
-	--data-dir "$(DATA)" --args="$(ARGS)" $(if $(FORCE),--force)
+	--data-dir "$(DATA)" --args="$(ARGS)" --jobs "$(JOBS)" $(if $(FORCE),--force)
 
 .PHONY: help setup reproduce plan compare report verify-data sweep bench soak test lint clean clean-runs clean-data \
 	$(addprefix reproduce-,$(PAPERS)) $(addprefix data-,$(SETS))
 
 help: ## list the targets
-	@echo 'usage: make TARGET [PROFILE=auto|paper|cpu|smoke] [DATASET=name] [SEEDS="0 1 2"] [DEVICE=auto|cpu|cuda] [DATA=folder] [ARGS="flags"] [FORCE=1]'
+	@echo 'usage: make TARGET [PROFILE=auto|paper|cpu|smoke] [DATASET=name] [SEEDS="0 1 2"] [DEVICE=auto|cpu|cuda] [DATA=folder] [ARGS="flags"] [FORCE=1] [JOBS=n]'
 	@echo
 	@sed -n 's/^\([a-z<>-]*\):.*## \(.*\)/  \1|\2/p; s/^# help: \(.*\)/  \1/p' Makefile | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
 

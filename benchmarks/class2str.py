@@ -64,7 +64,7 @@ def loop_overhead() -> Pair:
     from reproduction import tf_runtime
     from reproduction.runs import open_run
 
-    steps, batch = 80, 200
+    steps, batch = 600, 200
     args = fc_parser("bench").parse_args(["--dataset", "mnist5k", "--model", "lenet", "--max-steps", str(steps)])
     args.argv = []
     config = resolve_fc(args)

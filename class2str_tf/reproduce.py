@@ -69,7 +69,7 @@ def _stage1(request: Request, seed: int) -> Command:
     flags += _subset(request) + ["--runs-dir", shown(folder.parent), *request.shared_flags(row)]
     return Command(
         row, f"stage 1, CNN + FC, seed {seed}", "class2str_tf/train_fc_classifier.py", tuple(flags), folder,
-        gpu_hours=3.0, cpu_minutes=0.4,
+        gpu_hours=3.0, cpu_minutes=0.4, lane=f"seed{seed}",
     )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def _stage2(request: Request, seed: int, kind: str, variant: str, variant_flags:
     label = f" ({variant})" if variant else ""
     return Command(
         row, f"stage 2, LH + Class2Str{label}, seed {seed}", script, (*flags, *request.shared_flags(row)),
-        folder / "rnn", gpu_hours=1.0, cpu_minutes=0.3,
+        folder / "rnn", gpu_hours=1.0, cpu_minutes=0.3, lane=f"seed{seed}",
     )  # fmt: skip
 
 

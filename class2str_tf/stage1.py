@@ -24,7 +24,8 @@ from reproduction.record import make_record, versions_of
 from reproduction.runs import MetricsLog, Run, open_run, read_metrics, shown, stop_signals
 
 SCALARS_EVERY = 10  # steps between two lines of the training scalars, as released
-PROJECT_AFTER = 50  # steps until the projected time is said
+WARM_UP = 5  # first steps, slower than the rest
+PROJECT_AFTER = 50  # steps after them until the projected time is said
 TEST = "test/cnn_train/acc"
 LEGACY_SAVE = 10_000  # samples between two checkpoints of an epoch under --legacy-batches (C2S-D10)
 
@@ -120,8 +121,10 @@ def train(session: tf1.Session, graph: Graph, run: Run, data: datasets.Dataset) 
             tf_runtime.stop_if_not_finite(loss, step, folder)
             bar.update(batch)
 
-            if step == first + PROJECT_AFTER:
-                say_projection(bar, PROJECT_AFTER * batch, (total - step) * batch, time.monotonic() - start)
+            if step == first + WARM_UP:
+                warm = time.monotonic()
+            if step == first + WARM_UP + PROJECT_AFTER:
+                say_projection(bar, PROJECT_AFTER * batch, (total - step) * batch, time.monotonic() - warm)
             at_end = step == total
             due = checkpoint_due(step, per_epoch, batch, config["legacy_batches"]) or at_end
             if due:

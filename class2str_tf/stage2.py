@@ -19,7 +19,15 @@ from class2str_tf import codes, evaluation, features, model, networks
 from class2str_tf.flags import load_data, run_folder
 from class2str_tf.inputs import Batches, slices, steps_per_epoch
 from class2str_tf.layers import tf, tf1
-from class2str_tf.stage1 import PROJECT_AFTER, SCALARS_EVERY, announce, checkpoint_due, checkpoint_name, say_projection
+from class2str_tf.stage1 import (
+    PROJECT_AFTER,
+    SCALARS_EVERY,
+    WARM_UP,
+    announce,
+    checkpoint_due,
+    checkpoint_name,
+    say_projection,
+)
 from reproduction import tf_runtime
 from reproduction.runs import (
     MetricsLog,
@@ -208,8 +216,10 @@ def train(
             tf_runtime.stop_if_not_finite(loss, step, folder)
             bar.update(batch)
 
-            if step == first + PROJECT_AFTER:
-                say_projection(bar, PROJECT_AFTER * batch, (offset + total - step) * batch, time.monotonic() - start)
+            if step == first + WARM_UP:
+                warm = time.monotonic()
+            if step == first + WARM_UP + PROJECT_AFTER:
+                say_projection(bar, PROJECT_AFTER * batch, (offset + total - step) * batch, time.monotonic() - warm)
             at_end = step == offset + total
             due = checkpoint_due(step - offset, per_epoch, batch, config["legacy_batches"]) or at_end
             if due:
@@ -219,10 +229,9 @@ def train(
                 log.write(step, line, "test", samples)
                 history.append({"step": step, **{f"test/{name}": value for name, value in line.items()}})
                 evaluation.write_strings(folder, session.run(graph.q), data, step)
-                if checked["distinct"] < len(data.class_names) and (at_end or step % (10 * per_epoch) == 0):
-                    bar.write(
-                        f"warning: step {step}: {checked['distinct']} distinct strings of {len(data.class_names)}"
-                    )
+                if checked["distinct"] == 1 or (at_end and checked["distinct"] < len(data.class_names)):
+                    distinct, classes = checked["distinct"], len(data.class_names)
+                    bar.write(f"warning: step {step}: {distinct} distinct strings for {classes} classes")
             if due or stop.requested:
                 prefix = folder / checkpoint_name(step, per_epoch, batch, config["legacy_batches"] and not at_end)
                 best = [max(history, key=lambda entry: entry["test/rnn_acc"])["step"]] if history else []

@@ -31,44 +31,45 @@ ANALYZE = {
 FOLDS = {"paper": 5, "cpu": 2, "smoke": 2}
 # seeds whose training labels are studied with planted noise; each costs about one more arm
 NOISE_SEEDS = {"paper": 3, "cpu": 1, "smoke": 1}
-SPLIT_CLASS = "4"
+STAGE_2 = ["--stage", "aware", "--keep-epochs", "none"]
+LABEL_STUDY = ["--stage", "flat", "--keep-epochs", "none", "--label-noise", "0.02", "--split-class", "4"]
 OFFICIAL = ("cifar10", "cifar100", "fashion_mnist")
 HOURS = {"paper": 0.5}  # one arm of CIFAR-100 on a current GPU, an estimate
-ARMS_SCRIPT, ANALYZE_SCRIPT = "hierarchy_cnn_torch/arms.py", "hierarchy_cnn_torch/analyze.py"
+TRAIN_SCRIPT, ANALYZE_SCRIPT = "hierarchy_cnn_torch/train.py", "hierarchy_cnn_torch/analyze.py"
 
 
 def commands_of(request: Request) -> list[Command]:
-    """Stage 1 of all seeds, stage 2, the label study, the analysis of each seed, then the summary."""
+    """For each seed stage 1, stage 2, the label study and the analysis; then the summary."""
     row, labels_row = request.row(), request.row("labels")
     top = RUNS_ROOT / "hierarchy" / row
-    hours = HOURS.get(request.profile, 0.0)
+    hours, folds = HOURS.get(request.profile, 0.0), FOLDS[request.profile]
     minutes = {"cpu": 0.4, "smoke": 0.1}.get(request.profile, 60.0)
     # flags of ARGS go to all arms: they must differ in nothing but the hierarchy
     common = ["--dataset", request.dataset, *TRAIN[request.profile].split(), *request.extra]
     commands = []
 
-    def add(title: str, arms: list[str], seeds: tuple[int, ...], row: str, flags: list[str]) -> None:
-        first = ["--arms", ",".join(arms), "--seeds", ",".join(map(str, seeds)), "--runs-dir", shown(top)]
-        words, runs = [*first, *flags, *common, *request.shared_flags(row)], len(arms) * len(seeds)
-        commands.append(Command(row, title, ARMS_SCRIPT, tuple(words), top, hours * runs, minutes * runs))
+    def add(title: str, seed: int, row: str, name: str, flags: list[str]) -> None:
+        where = ["--seed", str(seed), "--runs-dir", shown(top / f"seed{seed}"), "--name", name]
+        words, folder = (*common, *where, *flags, *request.shared_flags(row)), top / f"seed{seed}" / name
+        commands.append(
+            Command(row, f"{title}, seed {seed}", TRAIN_SCRIPT, words, folder, hours, minutes, f"seed{seed}")
+        )
 
-    seeds = request.seeds
-    add("stage 1, flat network", ["A0"], seeds, row, ["--stage", "flat", "--keep-epochs", "auto"])
-    add("stage 2, arms", list(ARMS[1:]), seeds, row, ["--stage", "aware", "--keep-epochs", "none"])
-    # near and far flips need groups: the official tree's, or those stage 1 has just derived
-    tree = "official" if request.dataset in OFFICIAL else "{seed}/A0/tree.json"
-    folds = FOLDS[request.profile]
-    flags = ["--stage", "flat", "--keep-epochs", "none", "--tree", tree, "--label-noise", "0.02"]
-    flags += ["--split-class", SPLIT_CLASS, "--folds", str(folds)]
-    names = [f"fold{fold}" for fold in range(folds)]
-    add("label study", names, seeds[: NOISE_SEEDS[request.profile]], labels_row, flags)
-    for seed in seeds:
+    for number, seed in enumerate(request.seeds):
+        for arm in ARMS:
+            stage = ["--stage", "flat", "--keep-epochs", "auto"] if arm == "A0" else STAGE_2
+            add(f"arm {arm} ({'stage 1' if arm == 'A0' else 'stage 2'})", seed, row, arm, ["--arm", arm, *stage])
         folder = top / f"seed{seed}"
-        flags = ["--run", shown(folder), *ANALYZE[request.profile].split(), *request.shared_flags(row)]
+        # near and far flips need groups: the official tree's, or those stage 1 has just derived
+        tree = "official" if request.dataset in OFFICIAL else shown(folder / "A0" / "tree.json")
+        for fold in range(folds if number < NOISE_SEEDS[request.profile] else 0):
+            study = ["--fold", str(fold), "--folds", str(folds), "--tree", tree, *LABEL_STUDY]
+            add(f"label study, part {fold + 1} of {folds}", seed, labels_row, f"fold{fold}", study)
+        words = ("--run", shown(folder), *ANALYZE[request.profile].split(), *request.shared_flags(row))
         title, out = f"analysis and viewer, seed {seed}", folder / "analysis"
-        commands.append(Command(row, title, ANALYZE_SCRIPT, tuple(flags), out, hours / 2, minutes))
-    title, flags = "figures and tables over the seeds", ["--summary", shown(top)]
-    commands.append(Command(row, title, ANALYZE_SCRIPT, tuple(flags), top / "summary"))
+        commands.append(Command(row, title, ANALYZE_SCRIPT, words, out, hours / 2, minutes, lane=f"seed{seed}"))
+    title = "figures and tables over the seeds"
+    commands.append(Command(row, title, ANALYZE_SCRIPT, ("--summary", shown(top)), top / "summary"))
     return commands
 
 

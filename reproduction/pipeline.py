@@ -6,12 +6,10 @@ them, and lets the scripts themselves say what is finished (their DONE stamps), 
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,37 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import check_name
-from reproduction.flags import Parser, flag
+from reproduction.flags import Parser, flag, whole
+from reproduction.lanes import Command, jobs_of, run_all
 from reproduction.runs import REPO_ROOT, RUNS_ROOT, UserError, shown
 
 DEFAULT_SEEDS = {"paper": (0, 1, 2), "cpu": (0, 1, 2), "smoke": (0,)}
-
-
-@dataclass(frozen=True)
-class Command:
-    """One stage of one run.
-
-    Attributes:
-      row: row of the table.
-      stage: what the stage does, for people.
-      script: path of the script relative to the repository.
-      flags: its flags.
-      folder: where it writes.
-      gpu_hours: estimate on one current GPU, for `make plan`.
-      cpu_minutes: estimate on two cores.
-    """
-
-    row: str
-    stage: str
-    script: str
-    flags: tuple[str, ...]
-    folder: Path
-    gpu_hours: float = 0.0
-    cpu_minutes: float = 0.0
-
-    def line(self) -> str:
-        """The command as it can be pasted in the repository's folder (with its environment active)."""
-        return shlex.join(["python", self.script, *self.flags])
 
 
 @dataclass(frozen=True)
@@ -64,6 +36,7 @@ class Request:
     extra: tuple[str, ...]
     force: bool
     data_dir: str | None
+    jobs: int = 0
 
     def row(self, variant: str = "") -> str:
         """`<dataset>-<profile>[-variant]`; flags passed through ARGS make a variant of their own."""
@@ -119,6 +92,9 @@ def _parse(paper: str, argv: Sequence[str] | None, dataset_of: dict[str, str]) -
         group, "--args", default="", help="flags passed through to the scripts of stage 2; they make a row of their own"
     )
     flag(group, "--force", action="store_true", help="run finished stages again")
+    flag(
+        group, "--jobs", type=whole(0), default=0, help="commands at the same time; 0: one on a GPU, else one per core"
+    )
     flag(group, "--plan", action="store_true", help="only list the commands, hours and gigabytes")
     args = parser.parse_args(argv)
     profile = args.profile
@@ -135,8 +111,9 @@ def _parse(paper: str, argv: Sequence[str] | None, dataset_of: dict[str, str]) -
     except ValueError as error:
         parser.error(f"argument --dataset: {error}")
     request = Request(
-        profile, dataset, seeds, args.device, tuple(shlex.split(args.args)), args.force, args.data_dir or None
-    )
+        profile, dataset, seeds, args.device, tuple(shlex.split(args.args)), args.force, args.data_dir or None,
+        args.jobs,
+    )  # fmt: skip
     return request, args.plan
 
 
@@ -188,14 +165,13 @@ def _run(
     print(f"{paper}: profile {request.profile}, data set {request.dataset}, seeds {' '.join(map(str, request.seeds))}")
     print("each line below can be pasted by itself, after: . .venv/bin/activate\n", flush=True)
     start = time.monotonic()
-    for number, command in enumerate(commands, 1):
-        print(f"[{number}/{len(commands)}] {command.stage}\n  $ {command.line()}", flush=True)
-        code = _execute(command)
-        if code != 0:
-            raise SystemExit(
-                f"{folder}.reproduce: stopped: {command.stage} ended with exit code {code}; "
-                f"the same make command goes on from here ({shown(command.folder)})"
-            )
+    failure = run_all(commands, jobs_of(commands, request.jobs, on_gpu=request.profile == "paper"))
+    if failure:
+        command, code = failure
+        raise SystemExit(
+            f"{folder}.reproduce: stopped: {command.stage} ended with exit code {code}; "
+            f"the same make command goes on from here ({shown(command.folder)})"
+        )
     print(
         f"\nall stages finished after {(time.monotonic() - start) / 60:.1f} min; records under "
         f"{shown(RUNS_ROOT / paper)}\n",
@@ -214,29 +190,6 @@ def _run(
 
 def _paper_request(dataset_of: dict[str, str]) -> Request:
     return Request("paper", dataset_of["paper"], DEFAULT_SEEDS["paper"], "auto", (), False, None)
-
-
-def _execute(command: Command) -> int:
-    """Runs one script with this interpreter; SIGINT and SIGTERM reach it, and it stops cleanly by itself."""
-    child = subprocess.Popen(
-        [sys.executable, str(REPO_ROOT / command.script), *command.flags], cwd=REPO_ROOT, preexec_fn=_end_with_parent
-    )
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: child.send_signal(number))
-    try:
-        while True:
-            try:
-                return child.wait()
-            except KeyboardInterrupt:  # the terminal has sent it to the child as well
-                continue
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end_with_parent() -> None:
-    """Asks Linux to stop the script cleanly when this process is killed, so that it does not run on unseen."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float) -> None:

@@ -1,0 +1,203 @@
+"""Runs the commands of a reproduction: those of one lane (a seed, usually) in order, different lanes side by side.
+
+Small networks on small images do not fill two cores; two seeds at once do. A command without a lane waits for
+everything before it. With one job the commands own the terminal, progress bars included; with several, each of their
+lines is printed behind the number of its command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from reproduction.runs import REPO_ROOT
+
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+@dataclass(frozen=True)
+class Command:
+    """One stage of one run.
+
+    Attributes:
+      row: row of the table.
+      stage: what the stage does, for people.
+      script: path of the script relative to the repository.
+      flags: its flags.
+      folder: where it writes.
+      gpu_hours: estimate on one current GPU, for `make plan`.
+      cpu_minutes: estimate on two cores.
+      lane: commands of one lane run in order, of different lanes at the same time; None waits for all before it.
+      threads: what it is told to use, or 0 for the framework's own choice.
+    """
+
+    row: str
+    stage: str
+    script: str
+    flags: tuple[str, ...]
+    folder: Path
+    gpu_hours: float = 0.0
+    cpu_minutes: float = 0.0
+    lane: str | None = None
+    threads: int = 0
+
+    def line(self) -> str:
+        """The command as it can be pasted in the repository's folder (with its environment active)."""
+        threads = f"OMP_NUM_THREADS={self.threads} " if self.threads else ""
+        return threads + shlex.join(["python", self.script, *self.flags])
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def jobs_of(commands: Sequence[Command], wanted: int, on_gpu: bool) -> int:
+    """How many commands run at once: as asked; else one on a GPU, and one per core and lane on a CPU."""
+    lanes = len({command.lane for command in commands if command.lane is not None})
+    return wanted or (1 if on_gpu else max(1, min(cores(), lanes)))
+
+
+def run_all(commands: Sequence[Command], jobs: int) -> tuple[Command, int] | None:
+    """Runs all commands; after a failure nothing new starts and what runs is asked to stop.
+
+    SIGINT and SIGTERM reach the scripts, which stop cleanly by themselves; when this process is killed they are
+    asked to as well, so that nothing runs on unseen.
+
+    Args:
+      commands: in order.
+      jobs: how many may run at the same time.
+    Returns:
+      The command that failed first and its exit code, or None.
+    """
+    if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
+        share = max(1, cores() // jobs)
+        commands = [dataclasses.replace(c, threads=share) if c.lane is not None else c for c in commands]
+    numbered = [(f"{i}/{len(commands)}", command) for i, command in enumerate(commands, 1)]
+    for alone, group in groupby(numbered, key=lambda pair: pair[1].lane is None):
+        part = list(group)
+        failure = _in_order(part) if alone or jobs == 1 else _side_by_side(part, jobs)
+        if failure:
+            return failure
+    return None
+
+
+def _in_order(part: list[tuple[str, Command]]) -> tuple[Command, int] | None:
+    for number, command in part:
+        _announce(number, command)
+        code = _wait(_start(command))
+        if code:
+            return command, code
+    return None
+
+
+def _wait(child: subprocess.Popen[str]) -> int:
+    with _sigterm_to(lambda: [child]):
+        while True:
+            try:
+                return child.wait()
+            except KeyboardInterrupt:  # the terminal has sent it to the script as well
+                continue
+
+
+def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, int] | None:
+    lanes: dict[str | None, list[tuple[str, Command]]] = {}
+    for number, command in part:
+        lanes.setdefault(command.lane, []).append((number, command))
+    children: set[subprocess.Popen[str]] = set()
+    failure: tuple[Command, int] | None = None
+    stopping = threading.Event()
+
+    def execute(number: str, command: Command) -> int:
+        if stopping.is_set():
+            return 0
+        _announce(number, command)
+        child = _start(command, piped=True)
+        children.add(child)
+        if stopping.is_set():  # between the check above and here
+            child.terminate()
+        assert child.stdout is not None
+        for line in child.stdout:
+            print(f"{number} | {line}", end="", flush=True)
+        code = child.wait()
+        children.discard(child)
+        return code
+
+    def stop() -> list[subprocess.Popen[str]]:
+        stopping.set()
+        return list(children)
+
+    with ThreadPoolExecutor(jobs) as pool, _sigterm_to(stop):
+        pending: dict[Future[int], list[tuple[str, Command]]] = {}
+        for lane in lanes.values():
+            pending[pool.submit(execute, *lane[0])] = lane
+        while pending:
+            try:
+                done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            except KeyboardInterrupt:  # the terminal has sent it to the scripts as well
+                stopping.set()
+                continue
+            for future in done:
+                (_, command), *rest = pending.pop(future)
+                if future.result():
+                    failure = failure or (command, future.result())
+                    for child in stop():
+                        child.terminate()
+                elif rest and not stopping.is_set():
+                    pending[pool.submit(execute, *rest[0])] = rest
+    if stopping.is_set() and failure is None:
+        return part[-1][1], 128 + signal.SIGINT
+    return failure
+
+
+def _announce(number: str, command: Command) -> None:
+    print(f"[{number}] {command.stage}\n  $ {command.line()}", flush=True)
+
+
+def _start(command: Command, piped: bool = False) -> subprocess.Popen[str]:
+    extra = {"OMP_NUM_THREADS": str(command.threads)} if command.threads else {}
+    if piped:
+        extra["PYTHONUNBUFFERED"] = "1"
+    return subprocess.Popen(
+        [sys.executable, str(REPO_ROOT / command.script), *command.flags],
+        cwd=REPO_ROOT,
+        env={**os.environ, **extra},
+        text=True,
+        errors="replace",
+        stdout=subprocess.PIPE if piped else None,
+        stderr=subprocess.STDOUT if piped else None,
+        preexec_fn=_end_with_parent,
+    )
+
+
+def _end_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _sigterm_to(children: Callable[[], list[subprocess.Popen[str]]]) -> Iterator[None]:
+    """Hands SIGTERM on to the scripts that run at that moment."""
+
+    def hand_on(number: int, _frame: object) -> None:
+        for child in children():
+            child.send_signal(number)
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

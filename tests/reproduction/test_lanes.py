@@ -1,0 +1,114 @@
+"""Commands side by side: order within a lane, barriers, failures, a clean stop, the same results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from reproduction import lanes
+from reproduction.lanes import Command
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NOTE = "import sys,time,pathlib; t=pathlib.Path(sys.argv[1]); time.sleep(float(sys.argv[3])); "
+NOTE += "t.open('a').write(sys.argv[2]+'\\n'); print('did', sys.argv[2]); sys.exit(int(sys.argv[4]))"
+
+
+@pytest.fixture
+def note(tmp_path, monkeypatch):
+    """note(name, lane, seconds, code) -> a command that writes its name into tmp_path/order."""
+    (tmp_path / "note.py").write_text(NOTE)
+    monkeypatch.setattr(lanes, "REPO_ROOT", tmp_path)
+
+    def make(name: str, lane: str | None = None, seconds: float = 0.0, code: int = 0) -> Command:
+        flags = (str(tmp_path / "order"), name, str(seconds), str(code))
+        return Command("row", name, "note.py", flags, tmp_path, lane=lane)
+
+    return make
+
+
+def order(folder: Path) -> list[str]:
+    return (folder / "order").read_text().split()
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_lanes_keep_their_order_and_a_command_without_lane_waits(note, tmp_path, jobs):
+    commands = [note(f"{lane}{i}", lane, 0.05 * (lane == "a")) for lane in "abc" for i in range(3)]
+    commands += [note("end"), note("after", "a")]
+    assert lanes.run_all(commands, jobs) is None
+    seen = order(tmp_path)
+    assert sorted(seen[:9]) == sorted(f"{lane}{i}" for lane in "abc" for i in range(3)) and seen[9:] == ["end", "after"]
+    for lane in "abc":
+        assert [name for name in seen if name[0] == lane and len(name) == 2] == [f"{lane}{i}" for i in range(3)]
+
+
+def test_lanes_overlap(note, tmp_path):
+    commands = [note("slow", "a", 1.5), note("slow2", "a"), note("quick", "b"), note("quick2", "b")]
+    assert lanes.run_all(commands, 2) is None
+    assert order(tmp_path) == ["quick", "quick2", "slow", "slow2"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failure_names_the_command_and_starts_nothing_more(note, tmp_path, jobs):
+    commands = [note("bad", "a", 0.2, code=7), note("never", "a"), note("cut", "b", 60 if jobs > 1 else 0)]
+    start = time.monotonic()
+    failed = lanes.run_all(commands, jobs)
+    assert failed is not None and failed[0].stage == "bad" and failed[1] == 7
+    assert order(tmp_path) == ["bad"]  # the other lane was asked to stop, or never began
+    assert time.monotonic() - start < 30
+
+
+def test_lines_carry_the_number_of_their_command(note, capfd):
+    lanes.run_all([note("x", "a"), note("y", "b")], 2)
+    out = capfd.readouterr().out
+    assert "1/2 | did x" in out and "2/2 | did y" in out
+    assert "OMP_NUM_THREADS=" in out or "OMP_NUM_THREADS" in os.environ
+
+
+def test_jobs(note):
+    commands = [note(str(i), f"seed{i}") for i in range(3)]
+    assert lanes.jobs_of(commands, 0, on_gpu=True) == 1
+    assert lanes.jobs_of(commands, 5, on_gpu=True) == 5
+    assert 1 <= lanes.jobs_of(commands, 0, on_gpu=False) <= 3
+    assert lanes.jobs_of([note("alone")], 0, on_gpu=False) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_runs_on_when_the_pipeline_is_stopped(tmp_path, number):
+    program = f"""
+import sys; sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from reproduction import lanes
+lanes.REPO_ROOT = Path({str(tmp_path)!r})
+commands = [lanes.Command("row", n, "child.py", (n,), lanes.REPO_ROOT, lane=n) for n in "ab"]
+commands.append(lanes.Command("row", "c", "child.py", ("c",), lanes.REPO_ROOT, lane="a"))
+failed = lanes.run_all(commands, 2)
+sys.exit(9 if failed else 0)
+"""
+    (tmp_path / "child.py").write_text(
+        "import os, pathlib, sys, time\npathlib.Path(__file__).with_name(sys.argv[1]).write_text(str(os.getpid()))\n"
+        "time.sleep(120)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    pids = [tmp_path / "a", tmp_path / "b"]
+    while not all(path.exists() and path.read_text() for path in pids):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(60) == (9 if number == signal.SIGTERM else -signal.SIGKILL)
+    for path in pids:
+        while _alive(int(path.read_text())):
+            assert time.monotonic() < deadline, "a script runs on"
+            time.sleep(0.05)
+    assert not (tmp_path / "c").exists()
+
+
+def _alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
