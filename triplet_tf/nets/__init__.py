@@ -9,7 +9,6 @@ from triplet_tf.nets.table import NETS, TABLE, Net
 
 _LAZY = {
     "backbone": "build",
-    "end_points": "build",
     "embedding_head": "embedding",
     "restored_variables": "restore",
     "restore_imagenet": "restore",
