@@ -1,0 +1,247 @@
+"""One coarse class: UMAP, HDBSCAN, and labels by the largest soft membership; also for images not seen before.
+
+UMAP is imported here and nowhere else: its package pulls in TensorFlow and torchvision where it finds them.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+# Below this many points neither a neighbourhood graph nor its spectral layout makes sense.
+_FEW_POINTS = 12
+_WORKING_MIB = 128  # of scikit-learn's silhouette
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the clusters; the defaults are the release's.
+
+    Attributes:
+      neighbors, min_dist, components: of UMAP. min_cluster_size: of HDBSCAN, which takes it as min_samples too.
+      seed: random_state of UMAP. reducer: "umap", or "none" to cluster the features themselves.
+    """
+
+    neighbors: int = 30
+    min_dist: float = 0.0
+    components: int = 4
+    min_cluster_size: int = 100
+    seed: int = 42
+    reducer: str = "umap"
+
+
+@dataclass
+class ClassFit:
+    """The clusters of one coarse class with n certain images.
+
+    Attributes:
+      embedding: float32 [n, components], where HDBSCAN clustered; zeros where nothing could be fitted.
+      raw: int64 [n], arg-max cluster as HDBSCAN numbers them (may skip numbers).
+      hard: int64 [n], HDBSCAN's own label, -1 for noise.
+      strength: float32 [n], the largest membership, in [0, 1]; 0 where the row is zero or NaN.
+      silhouette: of `raw` in the embedding; NaN with fewer than two labels.
+      warnings: what was unusual, in words.
+      repaired: rows of zeros or NaN.
+      reducer, clusterer: the fitted models, None where nothing was fitted.
+    """
+
+    embedding: np.ndarray
+    raw: np.ndarray
+    hard: np.ndarray
+    strength: np.ndarray
+    silhouette: float
+    warnings: list[str] = field(default_factory=list)
+    repaired: int = 0
+    reducer: Any = None
+    clusterer: Any = None
+
+
+def import_umap() -> ModuleType:
+    """Imports umap without TensorFlow, which it would load for a variant that nothing here uses."""
+    if "umap" in sys.modules:
+        return sys.modules["umap"]
+    hidden = [name for name in ("tensorflow", "torchvision") if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import umap
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+    return umap
+
+
+def reduce(points: np.ndarray, settings: Settings) -> tuple[np.ndarray, Any, list[str]]:
+    """UMAP of one class.
+
+    Args:
+      points: float32 [n, D], n >= 3, not all equal.
+    Returns:
+      (float32 [n, components], the fitted UMAP, warnings).
+    Source: authors' pipeline.py; everything not in Settings is the library's default.
+    """
+    umap = import_umap()
+    said: list[str] = []
+    count = len(points)
+    neighbors = min(settings.neighbors, count - 1)
+    if neighbors < settings.neighbors:
+        said.append(f"{count} points: {neighbors} neighbours instead of {settings.neighbors}")
+
+    def fit(**options: Any) -> Any:
+        model = umap.UMAP(
+            n_neighbors=neighbors, min_dist=settings.min_dist, n_components=settings.components,
+            random_state=settings.seed, n_jobs=1, **options,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return model.fit(points)
+
+    try:
+        fitted = fit()
+        finite = bool(np.isfinite(fitted.embedding_).all())
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, np.linalg.LinAlgError) as error:
+        finite, reason = False, str(error).split("\n")[0]
+    else:
+        reason = "an embedding that is not finite"
+    if not finite:  # many equal points leave the spectral layout without a solution
+        said.append(f"UMAP's spectral start failed ({reason}); random start instead")
+        fitted = fit(init="random")
+    return np.asarray(fitted.embedding_, np.float32), fitted, said
+
+
+def decide(memberships: np.ndarray, hard: np.ndarray, embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Labels from soft memberships.
+
+    Args:
+      memberships: float [n, k], rows of non-negative numbers; a row may be zero or NaN.
+      hard: int64 [n], -1 for noise.
+      embedding: float [n, d], used for rows without a membership.
+    Returns:
+      (int64 [n] in 0..k-1, float32 [n] largest membership, rows that had none).
+    Source: authors' pipeline.py (arg-max). Deviation: FGL-D17.
+    """
+    clean = np.nan_to_num(memberships, nan=0.0, posinf=0.0, neginf=0.0)
+    labels = clean.argmax(1).astype(np.int64)
+    lost = ~np.isfinite(memberships).all(1) | (clean.max(1, initial=0.0) <= 0)
+    if lost.any():  # DEVIATION FGL-D17: not cluster 0, but the hard label, else the nearest centroid
+        labels[lost] = hard[lost]
+        homeless = np.flatnonzero(lost & (hard < 0))
+        if len(homeless):
+            known = np.unique(hard[hard >= 0])
+            if len(known):
+                centres = np.stack([embedding[hard == k].mean(0) for k in known])
+                labels[homeless] = known[_nearest(embedding[homeless], centres)]
+            else:
+                labels[homeless] = 0
+    strength = np.where(lost, 0.0, clean.max(1, initial=0.0)).astype(np.float32)
+    return labels, strength, int(lost.sum())
+
+
+def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    return np.array([((centres - point) ** 2).sum(1).argmin() for point in points], np.int64)
+
+
+def _one_cluster(embedding: np.ndarray, why: str, said: list[str], reducer: Any = None) -> ClassFit:
+    """DEVIATION FGL-D16: a class in which nothing can be found is one pseudo-class, and the others go on."""
+    count = len(embedding)
+    whole = np.zeros(count, np.int64)
+    return ClassFit(
+        embedding, whole, np.full(count, -1, np.int64), np.zeros(count, np.float32), float("nan"),
+        [*said, f"one pseudo-class: {why}"], reducer=reducer,
+    )  # fmt: skip
+
+
+def fit_class(
+    points: np.ndarray, settings: Settings, say: Callable[[str], None] = lambda _: None, silhouette: bool = True
+) -> ClassFit:
+    """UMAP and HDBSCAN of the certain images of one coarse class.
+
+    Args:
+      points: float32 [n, D], finite, n >= 1.
+      say: told what begins.
+      silhouette: False leaves it NaN, which saves most of the time after UMAP.
+    Returns:
+      The clusters; one cluster with a warning where the class is too small or holds no structure.
+    Source: authors' pipeline.py; section 1.5. Deviations: FGL-D16, FGL-D17.
+    """
+    count = len(points)
+    blank = np.zeros((count, settings.components if settings.reducer == "umap" else points.shape[1]), np.float32)
+    if count < _FEW_POINTS:
+        return _one_cluster(blank, f"{count} points are too few to embed", [])
+    if not np.ptp(points, axis=0).any():
+        return _one_cluster(blank, "all points are equal", [])
+    if settings.reducer == "umap":
+        say(f"UMAP of {count:,} x {points.shape[1]}")
+        embedding, reducer, said = reduce(points, settings)
+    else:
+        embedding, reducer, said = np.asarray(points, np.float32), None, []
+    if count < 2 * settings.min_cluster_size:  # HDBSCAN, which never returns a single cluster, has none to find
+        why = f"{count} points, fewer than twice min_cluster_size {settings.min_cluster_size}"
+        return _one_cluster(embedding, why, said, reducer)
+    say("HDBSCAN")
+    import hdbscan
+
+    clusterer = hdbscan.HDBSCAN(min_cluster_size=settings.min_cluster_size, prediction_data=True, core_dist_n_jobs=1)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        hard = clusterer.fit_predict(embedding).astype(np.int64)
+        if hard.max(initial=-1) < 0:
+            return _one_cluster(embedding, "HDBSCAN found no cluster", said, reducer)
+        memberships = hdbscan.all_points_membership_vectors(clusterer)
+    raw, strength, repaired = decide(memberships, hard, embedding)
+    if repaired:
+        said.append(f"{repaired} rows without a membership took their hard label or the nearest centroid")
+    value = float("nan")
+    if silhouette:
+        say("silhouette")
+        value = silhouette_of(embedding, raw)
+    return ClassFit(embedding, raw, hard, strength, value, said, repaired, reducer, clusterer)
+
+
+def silhouette_of(embedding: np.ndarray, labels: np.ndarray) -> float:
+    """Mean silhouette in [-1, 1]; NaN with fewer than two labels, or one for each point."""
+    kinds = len(np.unique(labels))
+    if kinds < 2 or kinds >= len(labels):
+        return float("nan")
+    import sklearn
+    from sklearn.metrics import silhouette_score
+
+    with sklearn.config_context(working_memory=_WORKING_MIB):  # its default takes a GiB
+        return float(silhouette_score(embedding, labels))
+
+
+def assign_new(fit: ClassFit, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Clusters of images that were not clustered: UMAP.transform, then membership_vector, then arg-max.
+
+    Args:
+      fit: of the same coarse class.
+      points: float32 [m, D], features of the new images.
+    Returns:
+      (int64 [m], numbered as `fit.raw`; float32 [m] largest membership). An arg-max that no image of the fit has is
+      moved to the nearest centroid, so that no new pseudo-class appears.
+    Source: authors' notebook (section 1.5, "New images"). Deviations: FGL-D16, FGL-D17.
+    """
+    if fit.clusterer is None or not len(points):
+        return np.full(len(points), int(fit.raw[0]), np.int64), np.zeros(len(points), np.float32)
+    import hdbscan
+
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        where = points if fit.reducer is None else fit.reducer.transform(points)
+        memberships = hdbscan.membership_vector(fit.clusterer, np.asarray(where, np.float64))
+    nobody = np.full(len(points), -1, np.int64)
+    known = np.unique(fit.raw)
+    labels, strength, _ = decide(memberships, nobody, where)
+    lost = (strength <= 0) | ~np.isin(labels, known)
+    if lost.any():
+        centres = np.stack([fit.embedding[fit.raw == k].mean(0) for k in known])
+        labels[lost] = known[_nearest(np.asarray(where)[lost], centres)]
+    return labels, strength

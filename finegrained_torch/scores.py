@@ -1,0 +1,142 @@
+"""How well pseudo-labels follow known subclasses: per coarse class, over classes, and globally. NumPy arrays in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+NAMES = ("ari", "nmi", "homogeneity", "completeness", "purity")
+
+
+def contingency(labels: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counts n[k, j] of images with cluster k and subclass j.
+
+    Args:
+      labels, truth: int64 [n].
+    Returns:
+      (int64 [K, J], the cluster of each row [K], the subclass of each column [J]).
+    """
+    clusters, k = np.unique(labels, return_inverse=True)
+    kinds, j = np.unique(truth, return_inverse=True)
+    table = np.zeros((len(clusters), len(kinds)), np.int64)
+    np.add.at(table, (k, j), 1)
+    return table, clusters, kinds
+
+
+def purity(labels: np.ndarray, truth: np.ndarray) -> float:
+    """(1/n) sum over clusters of the largest subclass's count, in (0, 1]. Source: section 7.4."""
+    table, _, _ = contingency(labels, truth)
+    return float(table.max(1).sum() / table.sum())
+
+
+def agreement(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """The five scores of one set of images.
+
+    Args:
+      labels, truth: int64 [n], n >= 1.
+    Returns:
+      NAMES -> value: adjusted Rand index in [-1, 1], the others in [0, 1]; NMI with the arithmetic mean.
+    Source: section 7.4.
+    """
+    from sklearn import metrics
+
+    return {
+        "ari": float(metrics.adjusted_rand_score(truth, labels)),
+        "nmi": float(metrics.normalized_mutual_info_score(truth, labels, average_method="arithmetic")),
+        "homogeneity": float(metrics.homogeneity_score(truth, labels)),
+        "completeness": float(metrics.completeness_score(truth, labels)),
+        "purity": purity(labels, truth),
+    }
+
+
+def score(pseudo: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> dict[str, Any]:
+    """Scores of pseudo-labels against known subclasses, on the images that have one.
+
+    Args:
+      pseudo: int64 [N], -1 where an image has none. fine: int64 [N], -1 where unknown. coarse: int64 [N].
+    Returns:
+      "per_class": list of {class, count, clusters, subclasses, and NAMES};
+      "weighted": NAMES -> mean over classes, weighted by their images; "class_mean": unweighted;
+      "global": NAMES over all images at once. It is inflated: the coarse label is given, so clusters of different
+      classes never mix. Empty dicts where no image has both labels.
+    Source: section 7.4.
+    """
+    used = (pseudo >= 0) & (fine >= 0)
+    per_class: list[dict[str, Any]] = []
+    for label in np.unique(coarse[used]).tolist():
+        own = used & (coarse == label)
+        found = agreement(pseudo[own], fine[own])
+        kinds = {"clusters": len(np.unique(pseudo[own])), "subclasses": len(np.unique(fine[own]))}
+        per_class.append({"class": label, "count": int(own.sum()), **kinds, **found})
+    if not per_class:
+        return {"per_class": [], "weighted": {}, "class_mean": {}, "global": {}}
+    counts = np.array([entry["count"] for entry in per_class], float)
+    values = {name: np.array([entry[name] for entry in per_class]) for name in NAMES}
+    return {
+        "per_class": per_class,
+        "weighted": {name: float((values[name] * counts).sum() / counts.sum()) for name in NAMES},
+        "class_mean": {name: float(values[name].mean()) for name in NAMES},
+        "global": agreement(pseudo[used], fine[used]),
+    }
+
+
+def contingency_csv(
+    pseudo: np.ndarray, fine: np.ndarray, parent: Sequence[int], fine_names: Sequence[str] | None = None
+) -> str:
+    """The contingency table of all classes as CSV: cluster, its coarse class, then one column per subclass.
+
+    Args:
+      pseudo, fine: int64 [N], -1 left out. parent: coarse class of each pseudo-label.
+      fine_names: of the subclasses; None takes their numbers.
+    """
+    used = (pseudo >= 0) & (fine >= 0)
+    table, clusters, kinds = contingency(pseudo[used], fine[used])
+    names = [str(kind) if fine_names is None else fine_names[kind] for kind in kinds.tolist()]
+    quoted = ['"' + name.replace('"', '""') + '"' if any(c in name for c in ',"\n') else name for name in names]
+    lines = [",".join(["cluster", "coarse", *quoted])]
+    for cluster, row in zip(clusters.tolist(), table.tolist(), strict=True):
+        lines.append(",".join(map(str, [cluster, parent[cluster], *row])))
+    return "\n".join(lines) + "\n"
+
+
+def in_between(hard: np.ndarray, strength: np.ndarray, coarse: np.ndarray, certain: np.ndarray) -> dict[str, float]:
+    """Do uncertain images lie between clusters? From a clustering of all images, certain or not (claim C4).
+
+    Args:
+      hard: int64 [N], HDBSCAN's labels, -1 noise. strength: float32 [N], largest membership.
+      coarse: int64 [N]. certain: bool [N].
+    Returns:
+      noise_certain, noise_uncertain: share of noise; weak_certain, weak_uncertain: share of images in the lowest
+      tenth of their class by membership. Empty where either group is empty or a clustering of all is absent.
+    Source: section 7.2.
+    """
+    if certain.all() or not certain.any() or (hard < -1).any():
+        return {}
+    weak = np.zeros(len(hard), bool)
+    for label in np.unique(coarse):
+        own = np.flatnonzero(coarse == label)
+        order = own[np.argsort(strength[own], kind="stable")]
+        weak[order[: max(1, len(own) // 10)]] = True
+    noise = hard == -1
+    return {
+        "noise_certain": float(noise[certain].mean()),
+        "noise_uncertain": float(noise[~certain].mean()),
+        "weak_certain": float(weak[certain].mean()),
+        "weak_uncertain": float(weak[~certain].mean()),
+    }
+
+
+def structure(per_class: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Class-size-weighted means of what HDBSCAN says about itself: silhouette, noise_share, disagreement.
+
+    Args:
+      per_class: of a Clustering; None values are left out of their mean.
+    """
+    means = {}
+    for name in ("silhouette", "noise_share", "disagreement"):
+        known = [(entry[name], entry["count"]) for entry in per_class if entry.get(name) is not None]
+        if known:
+            means[name] = float(sum(value * count for value, count in known) / sum(count for _, count in known))
+    return means

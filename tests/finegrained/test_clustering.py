@@ -1,0 +1,310 @@
+"""Clusters of each class, their numbering, the degenerate cases, and the files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from finegrained_torch import cluster_files, cluster_jobs, clustering, membership
+from finegrained_torch.membership import Settings, decide, fit_class
+from reproduction.runs import UserError
+
+
+def blobs(counts, dims=6, seed=0, apart=12.0):
+    """float32 [sum(counts), dims], one tight blob per entry, and the blob of each point."""
+    rng = np.random.default_rng(seed)
+    centres = apart * rng.standard_normal((len(counts), dims))
+    which = np.repeat(np.arange(len(counts)), counts)
+    return (centres[which] + rng.standard_normal((len(which), dims))).astype(np.float32), which
+
+
+def fine_set(seed=0):
+    """Three coarse classes of 3, 1 and 2 blobs in shuffled file order; coarse label of blob b is PARENT[b]."""
+    points, which = blobs([60, 60, 60, 50, 70, 40], seed=seed)
+    coarse = np.array([2, 2, 2, 0, 1, 1])[which]
+    order = np.random.default_rng(seed + 1).permutation(len(points))
+    return points[order], coarse[order], which[order]
+
+
+PLAIN = {"reducer": "none", "min_cluster_size": 12, "progress": False, "workers": 0}
+
+
+def test_classes_are_visited_as_they_appear():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        labels = rng.integers(0, 7, 40)
+        seen = []
+        for label in labels.tolist():
+            if label not in seen:
+                seen.append(label)
+        assert clustering.visiting_order(labels) == seen
+
+
+def test_offsets_of_the_notebook():
+    """Section 5.1: PathMNIST's visiting order and cluster counts give the printed ids."""
+    counts = {0: 2, 4: 2, 7: 12, 5: 10, 8: 12, 3: 3, 2: 4, 1: 12, 6: 2}
+    printed = {0: (0, 1), 4: (2, 3), 7: (4, 15), 5: (16, 25), 8: (26, 37), 3: (38, 40), 2: (41, 44), 1: (45, 56)}
+    printed[6] = (57, 58)
+    coarse = np.concatenate([np.full(counts[label], label) for label in counts])
+    rows = {label: np.flatnonzero(coarse == label) for label in counts}
+    none = {label: np.empty(0, np.int64) for label in counts}
+    found = {
+        label: {
+            "embedding": np.zeros((n, 4), np.float32), "raw": np.arange(n)[::-1], "hard": np.arange(n)[::-1],
+            "strength": np.ones(n, np.float32), "silhouette": np.array([0.5]), "repaired": np.array([0]),
+            "warnings": np.array([], dtype=np.str_), "new_raw": np.empty(0, np.int64),
+        }
+        for label, n in counts.items()
+    }  # fmt: skip
+    made = clustering._number(found, list(counts), rows, none, len(coarse), 0, Settings(), 512)
+    assert made.num_labels == 59 and clustering.visiting_order(coarse) == [0, 4, 7, 5, 8, 3, 2, 1, 6]
+    for label, (first, last) in printed.items():
+        ids = made.pseudo[rows[label]]
+        assert (ids.min(), ids.max()) == (first, last)
+        assert (made.parent[ids] == label).all()
+
+
+def test_numbers_are_compacted_so_that_classes_cannot_collide():
+    """D15: an arg-max that skips cluster 1 of 3 would let the next class start on an id in use."""
+    local, kinds = clustering.compact(np.array([0, 2, 2, 0, 5]))
+    assert local.tolist() == [0, 1, 1, 0, 2] and kinds == 3
+
+
+def test_clusters_are_the_blobs_and_stay_within_their_class():
+    points, coarse, which = fine_set()
+    certain = np.random.default_rng(9).random(len(points)) < 0.9
+    made = clustering.cluster_classes(points, coarse, certain, **PLAIN)
+    assert (made.pseudo[~certain] == -1).all() and (made.raw[~certain] == -1).all()
+    assert np.isnan(made.embedding[~certain]).all() and np.isnan(made.strength[~certain]).all()
+    assert (made.pseudo[certain] >= 0).all() and sorted(np.unique(made.pseudo[certain])) == list(range(made.num_labels))
+    assert (made.parent[made.pseudo[certain]] == coarse[certain]).all()
+    assert [entry["class"] for entry in made.per_class] == clustering.visiting_order(coarse)
+    clusters = {entry["class"]: entry["clusters"] for entry in made.per_class}
+    assert clusters == {2: 3, 0: 1, 1: 2}  # one blob alone is no cluster for HDBSCAN: one pseudo-class (D16)
+    for label in np.unique(which[certain]):
+        assert len(set(made.pseudo[certain & (which == label)])) == 1
+    for entry in made.per_class:
+        if entry["clusters"] > 1:
+            assert 0.5 < entry["silhouette"] <= 1 and 0 <= entry["noise_share"] < 0.4
+
+
+def test_noise_takes_its_arg_max_cluster():
+    points, _ = blobs([60, 60], seed=2)
+    points[:8] = np.random.default_rng(0).uniform(-40, 40, (8, 6))  # far from both, and from each other
+    fit = fit_class(points, Settings(min_cluster_size=20, reducer="none"))
+    assert (fit.hard == -1).any() and (fit.raw >= 0).all()
+    assert set(fit.raw) == {0, 1} and 0 <= fit.strength.min() and fit.strength.max() <= 1
+
+
+def test_degenerate_classes_become_one_pseudo_class_and_the_rest_goes_on():
+    """D16: too few points, equal points, one blob; the class with structure keeps its clusters."""
+    good, _ = blobs([50, 50])
+    lone = np.zeros((1, 6), np.float32)
+    few = np.random.default_rng(0).standard_normal((15, 6)).astype(np.float32)
+    equal = np.ones((70, 6), np.float32)
+    points = np.concatenate([lone, few, equal, good])
+    coarse = np.repeat([5, 4, 3, 2], [1, 15, 70, 100])
+    made = clustering.cluster_classes(points, coarse, np.ones(len(points), bool), **PLAIN)
+    assert [entry["clusters"] for entry in made.per_class] == [1, 1, 1, 2] and made.num_labels == 5
+    for entry in made.per_class[:3]:
+        assert entry["silhouette"] is None and any("one pseudo-class" in text for text in entry["warnings"])
+    assert made.per_class[3]["silhouette"] > 0.5 and not made.per_class[3]["warnings"]
+
+
+def test_a_class_without_certain_images_has_no_label():
+    points, coarse, _ = fine_set()
+    certain = coarse != 0
+    made = clustering.cluster_classes(points, coarse, certain, **PLAIN)
+    (entry,) = [entry for entry in made.per_class if entry["class"] == 0]
+    assert entry["clusters"] == 0 and "no certain image" in entry["warnings"][0]
+    assert set(made.parent) == {1, 2} and made.num_labels == 5
+
+
+def slow_decide(memberships, hard, embedding):
+    labels = []
+    for row, label in zip(memberships, hard, strict=True):
+        if np.isfinite(row).all() and row.max() > 0:
+            labels.append(int(np.argmax(row)))
+        elif label >= 0:
+            labels.append(int(label))
+        else:
+            kinds = sorted({int(k) for k in hard if k >= 0})
+            at = len(labels)
+            gaps = [float(((embedding[hard == k].mean(0) - embedding[at]) ** 2).sum()) for k in kinds]
+            labels.append(kinds[int(np.argmin(gaps))] if kinds else 0)
+    return labels
+
+
+def test_rows_of_zeros_or_nan_take_hard_label_or_nearest_centroid():
+    """D17, against the rule written as a loop."""
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        memberships = rng.random((40, 3))
+        hard = rng.integers(-1, 3, 40)
+        embedding = rng.standard_normal((40, 2))
+        lost = rng.random(40) < 0.4
+        memberships[lost & (rng.random(40) < 0.5)] = 0.0
+        memberships[lost & (rng.random(40) < 0.5)] = np.nan
+        labels, strength, count = decide(memberships, hard, embedding)
+        assert labels.tolist() == slow_decide(memberships, hard, embedding)
+        dead = ~np.isfinite(memberships).all(1) | (np.nan_to_num(memberships).max(1) == 0)
+        assert count == dead.sum() and (strength[dead] == 0).all() and (strength[~dead] > 0).all()
+    labels, _, count = decide(np.zeros((3, 2)), np.full(3, -1), np.zeros((3, 2)))
+    assert labels.tolist() == [0, 0, 0] and count == 3
+
+
+def test_processes_give_what_this_process_gives(tmp_path):
+    """Features by path and rows, in two spawned processes, against everything here."""
+    points, coarse, _ = fine_set()
+    certain = np.ones(len(points), bool)
+    np.save(tmp_path / "activations.npy", points)
+    mapped = np.load(tmp_path / "activations.npy", mmap_mode="r")
+    here = clustering.cluster_classes(points, coarse, certain, **PLAIN)
+    there = clustering.cluster_classes(mapped, coarse, certain, **{**PLAIN, "workers": 2})
+    for name in cluster_files.ARRAYS:
+        np.testing.assert_array_equal(getattr(here, name), getattr(there, name), err_msg=name)
+    assert here.per_class == there.per_class
+
+
+def test_a_memory_map_is_handed_over_by_its_own_path(tmp_path):
+    points = np.arange(12, dtype=np.float32).reshape(4, 3)
+    np.save(tmp_path / "f.npy", points)
+    mapped = np.load(tmp_path / "f.npy", mmap_mode="r")
+    with cluster_jobs.on_disk(mapped) as path:
+        assert path == str(tmp_path / "f.npy")
+    for other in (points, mapped[1:]):  # a slice is not the file
+        with cluster_jobs.on_disk(other) as path:
+            assert path != str(tmp_path / "f.npy")
+            np.testing.assert_array_equal(np.load(path), other)
+
+
+def test_finished_classes_are_kept_and_only_for_the_same_input(tmp_path, monkeypatch):
+    points, coarse, _ = fine_set()
+    certain = np.ones(len(points), bool)
+    ran, killed = [], []
+    plain = cluster_jobs._cluster_one
+
+    def counted(job):
+        ran.append(job.label)
+        if job.label == 1 and not killed:
+            killed.append(job.label)
+            raise MemoryError
+        return plain(job)
+
+    monkeypatch.setattr(cluster_jobs, "_cluster_one", counted)
+    with pytest.raises(MemoryError):
+        clustering.cluster_classes(points, coarse, certain, **PLAIN, keep=tmp_path)
+    before = list(ran)
+    resumed = clustering.cluster_classes(points, coarse, certain, **PLAIN, keep=tmp_path)
+    assert not set(before[:-1]) & set(ran[len(before) :])  # what was finished did not run again
+    straight = clustering.cluster_classes(points, coarse, certain, **PLAIN)
+    np.testing.assert_array_equal(resumed.pseudo, straight.pseudo)
+    np.testing.assert_array_equal(resumed.strength, straight.strength)
+    assert resumed.per_class == straight.per_class
+    ran.clear()
+    clustering.cluster_classes(points, coarse, certain, **PLAIN, keep=tmp_path)
+    assert not ran
+    changed = points.copy()
+    changed[coarse == 0] += 1
+    clustering.cluster_classes(changed, coarse, certain, **PLAIN, keep=tmp_path)
+    assert ran == [0]
+    clustering.cluster_classes(points, coarse, certain, **{**PLAIN, "min_cluster_size": 13}, keep=tmp_path)
+    assert sorted(ran[1:]) == [0, 1, 2]
+
+
+def test_memory_decides_how_many_classes_run_at_once():
+    gib = 1 << 30
+    plenty = 64 * gib
+    assert cluster_jobs.worker_count([27_000, 18_000], 512, 2, plenty) == 2  # CIFAR-10 on two cores
+    assert cluster_jobs.worker_count([27_000, 18_000], 512, 2, 2 * gib) == 1
+    assert cluster_jobs.worker_count([27_000, 18_000], 512, 1, plenty) == 1
+    assert cluster_jobs.worker_count([10**7], 512, 8, gib) == 1  # one must run
+    assert 1.4e9 < cluster_jobs.class_bytes(27_000, 512) < 1.8e9  # section 4: 1.6 GB
+    for counts in ([30_000, 20_000], [2_500] * 20, [9_000] * 9, [50_000], [16_000] * 3):
+        workers = cluster_jobs.worker_count(counts, 512, 64, plenty)
+        assert sum(sorted(cluster_jobs.class_bytes(n, 512) for n in counts)[-workers:]) < 3.5 * gib
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"reducer": "pca"}, "umap or none"),
+        ({"min_cluster_size": 1}, "min_cluster_size 1"),
+        ({"coarse": np.zeros(3, np.int64)}, "one label"),
+        ({"bad": True}, "image 7 are not finite"),
+    ],
+)
+def test_bad_input_is_one_clear_line(change, said):
+    points, coarse, _ = fine_set()
+    if change.pop("bad", False):
+        points[7, 2] = np.inf
+    coarse = change.pop("coarse", coarse)
+    with pytest.raises(UserError, match=said):
+        clustering.cluster_classes(points, coarse, np.ones(len(points), bool), **{**PLAIN, **change})
+
+
+def test_umap_path_repeats_and_places_new_images():
+    """The released path: UMAP to 4-d, HDBSCAN; twice the same; held-out images land with their blob."""
+    points, which = blobs([90, 90, 90], dims=16, seed=4)
+    order = np.random.default_rng(0).permutation(270)
+    points, which = points[order], which[order]
+    seen, fresh = slice(0, 200), slice(200, 270)
+    coarse = np.zeros(270, np.int64)
+    settings = {"neighbors": 15, "min_cluster_size": 25, "progress": False, "workers": 0}
+    made = clustering.cluster_classes(
+        points[seen], coarse[seen], np.ones(200, bool), **settings, new=(points[fresh], coarse[fresh])
+    )
+    assert made.embedding.shape == (200, 4) and made.num_labels == 3
+    for blob in range(3):
+        (label,) = set(made.pseudo[which[seen] == blob])
+        assert set(made.new_pseudo[which[fresh] == blob]) == {label}
+    again = clustering.cluster_classes(points[seen], coarse[seen], np.ones(200, bool), **settings)
+    np.testing.assert_array_equal(made.embedding, again.embedding)
+    np.testing.assert_array_equal(made.pseudo, again.pseudo)
+    few = clustering.cluster_classes(points[:20], coarse[:20], np.ones(20, bool), **{**settings, "neighbors": 30})
+    assert few.num_labels == 1 and any("19 neighbours" in text for text in few.per_class[0]["warnings"])
+
+
+def test_new_images_of_a_class_without_clusters_take_its_one_label():
+    fit = fit_class(np.zeros((20, 3), np.float32), Settings(min_cluster_size=5, reducer="none"))
+    labels, strength = membership.assign_new(fit, np.ones((4, 3), np.float32))
+    assert labels.tolist() == [0] * 4 and not strength.any()
+
+
+def test_files_have_the_released_names_and_can_be_read_back(tmp_path):
+    points, coarse, which = fine_set()
+    certain = np.arange(len(points)) % 7 != 0
+    made = clustering.cluster_classes(points, coarse, certain, **PLAIN)
+    settings = {"min_cluster_size": 12}
+    artefacts = cluster_files.save_clustering(tmp_path, "toy", made, certain, coarse, settings=settings, fine=which)
+    below = tmp_path / "sub_toy"
+    np.testing.assert_array_equal(cluster_files.read_column(below / "pseudo.csv"), made.pseudo)
+    np.testing.assert_array_equal(cluster_files.read_column(below / "mask.csv"), ~certain)
+    np.testing.assert_array_equal(cluster_files.read_column(below / "new_super.csv"), coarse)
+    assert ((cluster_files.read_column(below / "pseudo.csv") == -1) == ~certain).all()
+    held = cluster_files.load_clustering(below / "clustering.npz")
+    for name in cluster_files.ARRAYS:
+        np.testing.assert_array_equal(held[name], getattr(made, name))
+    facts = json.loads((below / "clusters.json").read_text())
+    assert facts["settings"] == settings and facts["num_labels"] == made.num_labels and facts["versions"]
+    assert all((below / item["path"]).exists() for item in artefacts)
+    for label in (0, 1, 2):
+        folder = tmp_path / "run" / "sub_toy" / str(label)
+        rows = (folder / "tensors.tsv").read_text().splitlines()
+        captions = (folder / "metadata.tsv").read_text().splitlines()
+        assert len(rows) == len(captions) - 1 == (certain & (coarse == label)).sum()
+        assert "tensors.tsv" in (folder / "projector_config.pbtxt").read_text()
+    assert list((tmp_path / "run" / "sub_toy" / "2" / "events").rglob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("text", ["1\n2\nx\n", "1\n2.5\n"])
+def test_damaged_label_file_names_itself(tmp_path, text):
+    path = tmp_path / "pseudo.csv"
+    with pytest.raises(UserError, match="pseudo.csv.*--stage cluster"):
+        cluster_files.read_column(path)
+    path.write_text(text)
+    with pytest.raises(UserError, match="pseudo.csv.*whole number"):
+        cluster_files.read_column(path)
+    (tmp_path / "clustering.npz").write_bytes(b"PK nonsense")
+    with pytest.raises(UserError, match="clustering.npz"):
+        cluster_files.load_clustering(tmp_path / "clustering.npz")

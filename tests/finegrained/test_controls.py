@@ -1,0 +1,120 @@
+"""The control clusterings, and the cluster stage as the pipeline calls it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from finegrained_torch import cluster_files, clustering, controls
+from reproduction.runs import UserError
+
+from .test_clustering import PLAIN, fine_set
+
+
+def made():
+    points, coarse, which = fine_set()
+    certain = np.arange(len(points)) % 9 != 0
+    return points, coarse, which, certain, clustering.cluster_classes(points, coarse, certain, **PLAIN)
+
+
+def sizes(labels, coarse):
+    return {
+        int(label): sorted(np.unique(labels[(coarse == label) & (labels >= 0)], return_counts=True)[1].tolist())
+        for label in np.unique(coarse)
+    }
+
+
+def test_random_labels_keep_sizes_and_classes_and_nothing_else():
+    _, coarse, which, certain, found = made()
+    first = controls.random_labels(found.pseudo, coarse, 42)
+    assert sizes(first, coarse) == sizes(found.pseudo, coarse)
+    assert ((first == -1) == ~certain).all() and (found.parent[first[certain]] == coarse[certain]).all()
+    np.testing.assert_array_equal(first, controls.random_labels(found.pseudo, coarse, 42))
+    assert (first != controls.random_labels(found.pseudo, coarse, 43)).any()
+    assert (first[coarse == 2] != found.pseudo[coarse == 2]).mean() > 0.3
+    only = coarse == 2  # the draw of a class does not depend on which other classes there are
+    np.testing.assert_array_equal(first[only], controls.random_labels(found.pseudo[only], coarse[only], 42))
+
+
+def test_kmeans_has_as_many_clusters_as_were_found_and_sees_blobs():
+    points, coarse, which, certain, found = made()
+    labels = controls.kmeans_labels(points, found.pseudo, coarse, 0)
+    assert ((labels == -1) == ~certain).all()
+    for label in np.unique(coarse):
+        own = certain & (coarse == label)
+        assert len(np.unique(labels[own])) == len(np.unique(found.pseudo[own]))
+        assert len({(a, b) for a, b in zip(labels[own], found.pseudo[own], strict=True)}) == len(np.unique(labels[own]))
+    assert sorted(np.unique(labels[certain])) == list(range(len(np.unique(found.pseudo[certain]))))
+
+
+def test_kmeans_survives_equal_points():
+    pseudo, coarse = np.arange(30) % 3, np.zeros(30, np.int64)
+    labels = controls.kmeans_labels(np.ones((30, 4), np.float32), pseudo, coarse, 0)
+    assert set(labels) == {0}
+
+
+def test_unknown_control_is_named():
+    points, coarse, _, certain, found = made()
+    with pytest.raises(UserError, match="'pca' is not one of random, kmeans"):
+        controls.control_labels(["pca"], points, coarse, certain, found, points, {"seed": 0})
+    with pytest.raises(UserError, match="pixels: needs the training images"):
+        controls.cluster_stage(None, "toy", points, coarse, certain, settings={"controls": ["pixels"]}, seed=0)
+
+
+def test_no_filter_labels_every_image():
+    points, coarse, _, certain, found = made()
+    settings = {"reducer": "none", "min_cluster_size": 12, "seed": 0}
+    labels, behind = controls.control_labels(
+        ["nofilter", "noumap", "random"], points, coarse, certain, found, points, settings, workers=0, progress=False
+    )
+    assert list(labels) == ["random", "nofilter", "noumap"]
+    assert (labels["nofilter"] >= 0).all() and ((labels["noumap"] == -1) == ~certain).all()
+    assert set(behind) == {"nofilter", "noumap"}
+
+
+def test_the_stage_writes_everything_and_scores_it(tmp_path, monkeypatch, capsys):
+    """UMAP replaced by the features themselves, so that this is the stage's test and not UMAP's."""
+    points, coarse, which = fine_set()
+    points = np.ascontiguousarray(points[:, :4])
+    certain = np.arange(len(points)) % 9 != 0
+    plain = clustering.cluster_classes
+
+    def without_umap(*arguments, workers=None, pool=None, **options):
+        return plain(*arguments, **{**options, "reducer": "none", "workers": 0})
+
+    monkeypatch.setattr(controls, "cluster_classes", without_umap)
+    settings = {
+        "umap_neighbors": 30, "umap_min_dist": 0.0, "umap_components": 4, "min_cluster_size": 12, "cluster_workers": 1,
+        "controls": list(controls.NAMES),
+    }  # fmt: skip
+    metrics, details, artefacts = controls.cluster_stage(
+        tmp_path, "toy", points, coarse, certain, settings=settings, seed=42, fine=which, images=points,
+        class_names=["x", "y", "z"], fine_names=[f"blob {b}" for b in range(6)],
+    )  # fmt: skip
+    below = tmp_path / "sub_toy"
+    values = {name: metric["last"] for name, metric in metrics.items()}
+    assert values["ari"] > 0.9 and abs(values["ari_random"]) < 0.5 and values["num_sub"] == 6
+    assert {f"ari_{name}" for name in controls.NAMES} < values.keys()
+    assert {"noise_certain", "noise_uncertain", "weak_certain", "weak_uncertain", "silhouette"} < values.keys()
+    for name in controls.NAMES:
+        sub = cluster_files.read_column(below / "controls" / name / "pseudo.csv")
+        mask = cluster_files.read_column(below / "controls" / name / "mask.csv")
+        assert len(sub) == len(points) and ((sub == -1) == (mask == 1)).all()
+        assert ((sub == -1) == (~certain if name != "nofilter" else False)).all()
+    assert all((below / item["path"]).exists() for item in artefacts)
+    assert not (below / "finished_classes").exists()
+    assert json.loads((below / "scores.json").read_text())["metrics"] == json.loads(json.dumps(metrics))
+    assert details["scores"]["found"]["per_class"][0]["class"] == 0
+    shown = capsys.readouterr().out
+    assert "class z" in shown and "the method" in shown and "6 pseudo-labels" in shown
+
+
+def test_without_known_subclasses_there_are_no_scores(tmp_path, monkeypatch):
+    points, coarse, _, certain, found = made()
+    monkeypatch.setattr(controls, "cluster_classes", lambda *a, **k: found)
+    settings = {"umap_neighbors": 30, "umap_min_dist": 0.0, "umap_components": 6, "min_cluster_size": 12}
+    metrics, details, _ = controls.cluster_stage(
+        tmp_path, "toy", points, coarse, certain, settings=settings, seed=42, progress=False
+    )
+    assert details["scores"] == {} and "ari" not in metrics and metrics["num_sub"]["last"] == found.num_labels
+    assert not (tmp_path / "sub_toy" / "contingency.csv").exists()
