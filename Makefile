@@ -30,7 +30,7 @@ EXTRA_subclass := torch
 EXTRA_finegrained := torch
 EXTRA_triplet := tf
 EXTRA_hierarchy := torch
-SETS := mnist5k mnist fashion_mnist cifar10 cifar100 svhn
+SETS := mnist5k mnist fashion_mnist cifar10 cifar100 svhn pathmnist aircraft flowers102 cars dogs nabirds
 
 VENV := $(if $(GPU),.venv-tf,.venv)
 PY := $(VENV)/bin/python
@@ -47,7 +47,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z<>-]*\):.*## \(.*\)/  \1|\2/p; s/^# help: \(.*\)/  \1/p' Makefile | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
 
 # help: reproduce-<paper>|both stages and the comparison; <paper>: class2str subclass finegrained triplet hierarchy
-# help: data-<set>|fetch, verify and decode one data set; <set>: mnist5k mnist fashion_mnist cifar10 cifar100 svhn
+# help: data-<set>|fetch, verify and decode one data set; <set>: mnist5k mnist fashion_mnist cifar10 cifar100 svhn pathmnist aircraft flowers102 cars dogs nabirds
 
 setup: ## install everything (both frameworks, report, tests) into .venv; GPU=1: CUDA TensorFlow into .venv-tf
 	@$(INSTALL) $(if $(GPU),tf report dev,tf torch report dev)

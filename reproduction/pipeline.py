@@ -1,4 +1,4 @@
-"""Runs the commands of a reproduction one after another; a profile only fills in flags.
+"""Runs the commands of a reproduction; a profile only fills in flags.
 
 Each paper's `reproduce.py` builds the list of commands; this file prints them exactly as they can be pasted, runs
 them, and lets the scripts themselves say what is finished (their DONE stamps), so that a killed run goes on.
@@ -80,7 +80,9 @@ def _framework_sees_gpu(framework: str) -> bool:
     return answer.stdout.strip() not in ("", "0")
 
 
-def _parse(paper: str, argv: Sequence[str] | None, dataset_of: dict[str, str]) -> tuple[Request, bool]:
+def _parse(
+    paper: str, argv: Sequence[str] | None, dataset_of: dict[str, str], check: Callable[[str], str]
+) -> tuple[Request, bool]:
     parser = Parser(f"python -m {paper}.reproduce", f"Runs every stage of {paper} and prints the comparison.")
     group = parser.additions
     flag(group, "--profile", choices=["auto", "paper", "cpu", "smoke"], default="auto", help="which flags to fill in")
@@ -107,8 +109,8 @@ def _parse(paper: str, argv: Sequence[str] | None, dataset_of: dict[str, str]) -
     except ValueError:
         parser.error(f"argument --seeds: {args.seeds!r} is not a list of different whole numbers >= 0")
     try:
-        dataset = check_name(args.dataset or dataset_of[profile])
-    except ValueError as error:
+        dataset = check(args.dataset or dataset_of[profile])
+    except (ValueError, UserError) as error:
         parser.error(f"argument --dataset: {error}")
     request = Request(
         profile, dataset, seeds, args.device, tuple(shlex.split(args.args)), args.force, args.data_dir or None,
@@ -125,6 +127,7 @@ def run(
     dataset_of: dict[str, str],
     paper_gigabytes: float,
     argv: Sequence[str] | None = None,
+    check: Callable[[str], str] = check_name,
 ) -> None:
     """The whole of `python -m <folder>.reproduce`.
 
@@ -135,9 +138,10 @@ def run(
       commands_of: turns a request into commands, in order.
       dataset_of: profile -> default data set.
       paper_gigabytes: download of the paper profile, for the plan.
+      check: returns the name of a data set or raises ValueError or UserError that says what is allowed.
     """
     try:
-        _run(paper, folder, framework, commands_of, dataset_of, paper_gigabytes, argv)
+        _run(paper, folder, framework, commands_of, dataset_of, paper_gigabytes, argv, check)
     except UserError as error:
         print(f"{folder}.reproduce: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -151,8 +155,9 @@ def _run(
     dataset_of: dict[str, str],
     paper_gigabytes: float,
     argv: Sequence[str] | None,
+    check: Callable[[str], str],
 ) -> None:
-    request, plan = _parse(folder, argv, dataset_of)
+    request, plan = _parse(folder, argv, dataset_of, check)
     commands = commands_of(request)
     if plan:
         _print_plan(paper, request, commands, paper_gigabytes)

@@ -26,18 +26,31 @@ FOLDERS = ("", "docs", "docs/papers", "docs/deviations")
 
 
 def overview(comparisons: Sequence[Comparison]) -> str:
-    """One line per key figure: paper | row | paper's number | ours | verdict | command. What was run comes first."""
+    """One line per key figure: paper | row | paper's number | ours | verdict | command.
+
+    All rows that were run, then of each paper its first row at the paper's own settings, so that the published number
+    is seen; the rest is counted below the table, and stands in full on the papers' pages.
+    """
     names = {comparison.paper.paper.id: comparison.paper.paper.short for comparison in comparisons}
-    keys = [line for comparison in comparisons for line in comparison.lines if line.key]
-    keys.sort(key=lambda line: not line.source)  # stable
+    shown_lines, left_out = [], set()
+    for comparison in comparisons:
+        keys = [line for line in comparison.lines if line.key]
+        own = next((line.row for line in keys if line.row.endswith("-paper")), None)
+        shown_lines += [line for line in keys if line.source or line.row == own]
+        left_out |= {(line.paper, line.row) for line in keys if not line.source and line.row != own}
+    shown_lines.sort(key=lambda line: not line.source)  # stable
 
     def cells(line: Line) -> list[str]:
         row, quantity, number, ours, _, verdict, command = export.line_cells(line)
         return [names[line.paper], row, quantity, number, ours, verdict, f"`{command}`" if command else ""]
 
     head = ("paper", "row", "quantity", "paper's number", "ours", "verdict", "command")
-    text = "\n".join(export.markdown_table(head, [cells(line) for line in keys]))
-    return text + (f"\n\n{export.RECALLED_NOTE}" if export.has_recalled(keys) else "")
+    text = "\n".join(export.markdown_table(head, [cells(line) for line in shown_lines]))
+    if left_out:
+        text += (
+            f"\n\n{len(left_out)} more rows have not been run; the pages in docs/papers/ and `make compare` list them."
+        )
+    return text + (f"\n\n{export.RECALLED_NOTE}" if export.has_recalled(shown_lines) else "")
 
 
 def claims(comparisons: Sequence[Comparison]) -> str:
