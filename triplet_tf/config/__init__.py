@@ -1,0 +1,1 @@
+"""Command line of the triplet scripts; imports no framework."""

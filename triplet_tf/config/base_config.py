@@ -1,0 +1,232 @@
+"""The authors' 22 flags with their defaults, ours beside them, one resolution, and the composed run name.
+
+Source: config/base_config.py of the released code; triplet.md 2.2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reproduction.flags import Parser, add_common, finish_parsing, flag, given, number, whole
+from reproduction.runs import DATA_ROOT, RUNS_ROOT, UserError, read_json, shown
+from triplet_tf.nets import NETS, TABLE
+
+PAPER = "triplet"
+SETS = ("flowers", "aircrafts", "cars", "dogs", "birds")  # the first two as released; the others: STL-D04
+MODES = ("vanilla", "semi_hard", "hard", "hard_awtl", "cntr")
+TRIPLET_MODES = ("semi_hard", "hard", "hard_awtl")
+BATCH_SIDE, BATCH_FRAME = 256, 224  # aug_style batch: images on load, and the only frame it knows
+# What belongs to a trained network; --eval takes it from the run folder unless it stands on the command line.
+TRAINED = (
+    "net", "emb_dim", "frame_size", "aug_style", "resize_sides", "train_mode", "db_name", "tap", "bn_decay",
+    "eval_split", "batch_size", "seed", "flip",
+)  # fmt: skip
+
+
+def margin(text: str) -> float | str:
+    """Type of --margin: a finite number, or 'soft' or 'none' in any case."""
+    if text.lower() in ("soft", "none"):
+        return text.lower()
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, 'soft' or 'none'")
+    return value
+
+
+def db_name(text: str) -> str:
+    """Type of --db_name: one of SETS, csv:NAME or folder:PATH."""
+    kind, colon, name = text.partition(":")
+    if text in SETS or (colon and kind == "folder" and name):
+        return text
+    if colon and kind == "csv" and name and name == Path(name).name and name not in (".", ".."):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(SETS)}, csv:NAME or folder:PATH")
+
+
+def sides(text: str) -> list[int]:
+    """Type of --resize_sides: two whole numbers, the smaller first."""
+    try:
+        low, high = (int(word) for word in text.split(","))
+    except ValueError:
+        low, high = 0, -1
+    if not 1 <= low <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two whole numbers LOW,HIGH with 1 <= LOW <= HIGH")
+    return [low, high]
+
+
+def _share(text: str) -> float:
+    value = number(0, 1)(text)
+    if value >= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number >= 0 and < 1")
+    return value
+
+
+def training_parser(prog: str = "fast_fgvr_semi_train.py") -> Parser:
+    """Parser of the training script; eval.py takes the same flags."""
+    parser = Parser(prog, "Softmax classifier with a ranking regularizer: trains, and tests at intervals.")
+    group = parser.original_group()
+    add = group.add_argument
+    add("--emb_dim", type=whole(1), default=256, help="size of the embedding (default 256)")
+    add("--batch_size", type=whole(1), default=32, help="images per step, also in tests (default 32)")
+    add("--gpu", default="0", help="value of CUDA_VISIBLE_DEVICES, unless --device says otherwise (default 0)")
+    add("--checkpoint_dir", metavar="NAME", help="run folder below --models_dir (default: composed of the flags)")
+    names = f"{', '.join(SETS)}, csv:NAME, folder:PATH"
+    add("--db_name", type=db_name, default="flowers", help=f"{names} (default flowers); STL-D04")
+    add("--net", choices=NETS, default="resnet50", help="backbone; resnet50 is v2 (default resnet50)")
+    add("--tuple_loader_queue_size", type=whole(1), default=10, help="parallel decode calls (default 10)")
+    add("--train_mode", choices=MODES, default="vanilla", help="vanilla is softmax alone (default vanilla)")
+    add("--aug_style", choices=("batch", "img"), default="batch", help="crop per batch or per image (default batch)")
+    add("--triplet_loss_lambda", type=number(0), default=1, help="weight of the triplet loss (default 1)")
+    add("--caffe_iter_size", type=whole(1), default=1, help="mini-batches per update (default 1); STL-D03")
+    add("--logging_threshold", type=whole(1), default=500, help="steps between two log lines (default 500)")
+    add("--test_interval", type=whole(1), default=10, help="tests every n times --logging_threshold steps (default 10)")
+    add("--train_iters", type=whole(1), default=40000, help="steps, and horizon of the learning rate (default 40000)")
+    add("--margin", type=margin, default=0.2, help="number; in mode hard also soft or none (default 0.2); STL-D10")
+    add("--Triplet_K", type=whole(1), default=4, help="images of each class in a batch, but vanilla (default 4)")
+    add("--checkpoint_suffix", default="base_config", help="tail of the composed name (default base_config)")
+    add("--checkpoint_filename", default="model.ckpt", help="name of the last checkpoint (default model.ckpt)")
+    add("--learning_rate", type=number(0, above=True), default=0.01, help="at the first step (default 0.01)")
+    add("--end_learning_rate", type=number(0), default=0, help="at the last step (default 0)")
+    add("--log_filename", default="logger", help="stem of the log file (default logger)")
+    add("--frame_size", type=whole(1), default=224, help="side of the crop under --aug_style img (default 224)")
+    _add_ours(parser)
+    add_common(parser, PAPER)
+    return parser
+
+
+def _add_ours(parser: Parser) -> None:
+    group = parser.additions
+    group.add_argument(
+        "--data-dir", "--data_dir", "--datasets-dir", "--datasets_dir", metavar="DIR", default=str(DATA_ROOT),
+        help="data sets (default: data/ of the repository)",
+    )  # fmt: skip
+    group.add_argument(
+        "--runs-dir", "--runs_dir", "--models-dir", "--models_dir", metavar="DIR", default=str(RUNS_ROOT / PAPER),
+        help=f"run folders (default: runs/{PAPER}/ of the repository)",
+    )  # fmt: skip
+    flag(group, "--name", help="run folder below --runs-dir, as --checkpoint_dir")
+    flag(group, "--pretrained-dir", metavar="DIR", help="ImageNet checkpoints (default: weights/ of the data folder)")
+    flag(group, "--init", choices=("imagenet", "random"), default="imagenet", help="first weights (default imagenet)")
+    flag(group, "--yes", action="store_true", help="accepted and without effect: nothing here ever asks; STL-D09")
+    flag(group, "--weight-decay", choices=("off", "on"), default="off", help="L2 terms of the backbone; STL-D02")
+    flag(group, "--center-update", choices=("on", "off"), default="on", help="off: as released, fixed centers; STL-D01")
+    flag(group, "--eval-split", choices=("test", "val"), default="test", help="list of the periodic tests; STL-D06")
+    flag(group, "--tap", metavar="ENDPOINT", help="map under the embedding (default: as released); STL-D07")
+    flag(group, "--resize-sides", type=sides, default=[350, 512], metavar="LOW,HIGH",
+         help="shorter side under --aug_style img (default 350,512)")  # fmt: skip
+    flag(group, "--bn-decay", type=_share, help="of the moving statistics (default: the network's, 0.997 to 0.9997)")
+    group.add_argument("--no-flip", "--no_flip", dest="flip", action="store_false", help="never mirror an image")
+    flag(group, "--checkpoint", dest="eval", metavar="CHECKPOINT", help="another name of --eval")
+
+
+def lambda_text(value: float) -> str:
+    """lambda as the run name shows it: whole numbers without a point, as when the flag was an int."""
+    return str(int(value)) if float(value).is_integer() else str(value)
+
+
+def composed_name(config: Mapping[str, Any]) -> str:
+    """Run name of the released code, from resolved flags; the margin is not in it."""
+    db = Path(config["db_name"].partition(":")[2]).name if ":" in config["db_name"] else config["db_name"]
+    return (
+        f"{db}_{config['net']}_lr{config['learning_rate']}_B{config['batch_size']}_caf{config['caffe_iter_size']}"
+        f"_iter{config['train_iters'] // 1000}K_lambda{lambda_text(config['triplet_loss_lambda'])}"
+        f"_trn_mode_{config['train_mode']}_{config['checkpoint_suffix']}"
+    )
+
+
+def run_folder(config: Mapping[str, Any]) -> Path:
+    """Where a configuration writes."""
+    return Path(config["runs_dir"]) / config["name"]
+
+
+def frame_side(config: Mapping[str, Any]) -> int:
+    """Side of the network's input: --frame_size under aug_style img, 224 under batch."""
+    return config["frame_size"] if config["aug_style"] == "img" else BATCH_FRAME
+
+
+def resolve(args: argparse.Namespace) -> dict[str, Any]:
+    """Resolved configuration.
+
+    Raises:
+      UserError: values that do not go together.
+    """
+    config = {key: value for key, value in vars(args).items() if key not in ("argv", "print_config", "yes")}
+    config["test_interval"] = args.test_interval * args.logging_threshold
+    config["name"] = args.checkpoint_dir or args.name or composed_name(config)
+    config["pretrained_dir"] = args.pretrained_dir or str(Path(args.data_dir) / "weights")
+    if args.eval:
+        adopt_trained(config, args)
+    check(config)
+    return config
+
+
+def adopt_trained(config: dict[str, Any], args: argparse.Namespace) -> None:
+    """Takes what belongs to the trained network from the config.json beside a checkpoint, where there is one."""
+    folder = Path(args.eval).parent
+    if (folder / "config.json").exists():
+        trained = read_json(folder / "config.json")
+        stands = {key for key in TRAINED if given(args, key) or (key == "flip" and given(args, "no_flip"))}
+        config.update({key: trained[key] for key in TRAINED if key in trained and key not in stands})
+        config["name"] = folder.name
+        if not any(given(args, name) for name in ("data_dir", "datasets_dir")):
+            config["data_dir"] = trained["data_dir"]
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Refuses values that do not go together.
+
+    Raises:
+      UserError: one line with flag, value and what is allowed.
+    """
+    mode, batch, k = config["train_mode"], config["batch_size"], config["Triplet_K"]
+    if isinstance(config["margin"], str) and mode != "hard":
+        raise UserError(
+            f"--margin {config['margin']}: a word goes with --train_mode hard only; {mode} takes a number (STL-D10)"
+        )
+    if mode != "vanilla" and batch % k:
+        raise UserError(f"--batch_size {batch} is not a multiple of --Triplet_K {k}, which --train_mode {mode} needs")
+    if mode in TRIPLET_MODES and k < 2:
+        raise UserError(f"--Triplet_K {k}: --train_mode {mode} needs at least 2 images of each class")
+    if config["aug_style"] == "img" and config["frame_size"] > config["resize_sides"][0]:
+        raise UserError(
+            f"--frame_size {config['frame_size']} is larger than the shorter side that an image may get, "
+            f"{config['resize_sides'][0]} (--resize_sides)"
+        )
+    smallest = TABLE[config["net"]].smallest
+    if frame_side(config) < smallest:
+        raise UserError(f"--frame_size {frame_side(config)}: --net {config['net']} needs at least {smallest}")
+
+
+def parse(parser: Parser, argv: list[str] | None = None) -> dict[str, Any]:
+    """Configuration of a script; answers --print-config without importing TensorFlow."""
+    return finish_parsing(parser, resolve, argv)
+
+
+def say_frame(config: Mapping[str, Any]) -> None:
+    """One line where --frame_size has no effect."""
+    if config["aug_style"] == "batch" and config["frame_size"] != BATCH_FRAME:
+        print(
+            f"--frame_size {config['frame_size']} has no effect under --aug_style batch, which crops {BATCH_FRAME} "
+            "of 256; use --aug_style img",
+            file=sys.stderr,
+        )
+
+
+def describe(config: Mapping[str, Any]) -> str:
+    """The network in a few words, for messages."""
+    head = "" if config["train_mode"] == "vanilla" else f" with a {config['emb_dim']}-d embedding"
+    return f"{config['net']}{head} at frame size {frame_side(config)} on {shown_db(config)}"
+
+
+def shown_db(config: Mapping[str, Any]) -> str:
+    """Name of the data set for people."""
+    db = config["db_name"]
+    return f"folder:{shown(db.partition(':')[2])}" if db.startswith("folder:") else db

@@ -1,0 +1,124 @@
+"""What becomes of an image: resize, crop, mirror, scale. Every draw is a stateless op keyed by seed and image number.
+
+Source: triplet.md 4.2. The resize is that of TF1 (`align_corners=False`, no half-pixel centres), as released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reproduction.tf_runtime import frameworks
+
+tf1, _ = frameworks()
+import tensorflow as tf  # noqa: E402 - after frameworks(), which sets what TensorFlow reads at import
+
+BATCH_SIDE, BATCH_FRAME = 256, 224  # style batch
+VGG_MEAN = (123.68, 116.78, 103.94)
+DENSENET_MEAN, DENSENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def preprocess(images: tf.Tensor, kind: str) -> tf.Tensor:
+    """RGB float32 [..., 3] in 0..255 -> what the network's checkpoint was trained on, float32 [..., 3].
+
+    Args:
+      kind: inception_v1 ([-1, 1]), vgg (minus the mean, not scaled) or densenet (standardised).
+    """
+    if kind == "vgg":
+        return images - tf.constant(VGG_MEAN)
+    if kind == "densenet":  # DEVIATION STL-D12: over the last axis, whatever the number of axes
+        return (images / 255.0 - tf.constant(DENSENET_MEAN)) / tf.constant(DENSENET_STD)
+    return (images / 255.0 - 0.5) * 2.0
+
+
+def resize(image: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) -> tf.Tensor:
+    """Bilinear, as TF1. [H, W, 3] -> float32 [height, width, 3]."""
+    size = tf.stack([height, width])
+    return tf1.image.resize_bilinear(image[None], size, align_corners=False)[0]
+
+
+def shorter_side_to(image: tf.Tensor, side: tf.Tensor | int) -> tf.Tensor:
+    """Aspect kept; the shorter side is exactly `side`. uint8 [H, W, 3] -> float32 [h, w, 3]."""
+    shape = tf.shape(image)[:2]
+    side = tf.cast(side, tf.int32)
+    ratio = tf.cast(side, tf.float64) / tf.cast(tf.reduce_min(shape), tf.float64)
+    # DEVIATION STL-D17: rounded, where the released truncation could give 349 for 350
+    wanted = tf.maximum(tf.cast(tf.round(tf.cast(shape, tf.float64) * ratio), tf.int32), side)
+    return resize(image, wanted[0], wanted[1])
+
+
+def draws(seed: int, number: tf.Tensor) -> tf.Tensor:
+    """Four uniform draws of one image, float32 [4] in [0, 1).
+
+    Args:
+      number: int64 scalar, the image's place in the endless sequence of training images (or of batches).
+    """
+    return tf.random.stateless_uniform([4], tf.stack([tf.constant(seed, tf.int64), number]))
+
+
+def _whole(draw: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
+    """A draw in [0, 1) as one of 0..count-1, int32."""
+    return tf.cast(draw * tf.cast(count, tf.float32), tf.int32)
+
+
+def train_image(
+    image: tf.Tensor, draw: tf.Tensor, frame: int, sides: Sequence[int], flip: bool, kind: str
+) -> tf.Tensor:
+    """Style img in training: side ~ U{low..high}, random crop (offsets inclusive), mirrored with p = 0.5.
+
+    Args:
+      image: uint8 [H, W, 3].
+      draw: float32 [4] in [0, 1).
+      frame: side of the crop, at most low.
+      sides: low, high.
+      flip: False never mirrors.
+      kind: see `preprocess`.
+    Returns:
+      float32 [frame, frame, 3].
+    """
+    low, high = sides
+    resized = shorter_side_to(image, low + _whole(draw[0], high - low + 1))
+    room = tf.shape(resized)[:2] - frame + 1
+    top, left = _whole(draw[1], room[0]), _whole(draw[2], room[1])
+    crop = tf.slice(resized, tf.stack([top, left, 0]), [frame, frame, 3])
+    if flip:
+        crop = tf.where(draw[3] < 0.5, crop[:, ::-1], crop)
+    return preprocess(tf.ensure_shape(crop, [frame, frame, 3]), kind)
+
+
+def test_image(image: tf.Tensor, frame: int, side: int, kind: str) -> tf.Tensor:
+    """Style img in tests: shorter side to `side`, central crop with truncated offsets. -> float32 [frame, frame, 3]."""
+    resized = shorter_side_to(image, side)
+    offset = (tf.shape(resized)[:2] - frame) // 2
+    crop = tf.slice(resized, tf.stack([offset[0], offset[1], 0]), [frame, frame, 3])
+    return preprocess(tf.ensure_shape(crop, [frame, frame, 3]), kind)
+
+
+def square(image: tf.Tensor) -> tf.Tensor:
+    """Style batch on load: 256 x 256 whatever the aspect. -> float32 [256, 256, 3]."""
+    # DEVIATION STL-D13: the released code expects images of that size and cannot batch others
+    return tf.ensure_shape(resize(image, BATCH_SIDE, BATCH_SIDE), [BATCH_SIDE, BATCH_SIDE, 3])
+
+
+def train_batch(images: tf.Tensor, draw: tf.Tensor, mirror: tf.Tensor, kind: str) -> tf.Tensor:
+    """Style batch in training: one crop for the batch, offsets 0..32, then each image mirrored or not.
+
+    Args:
+      images: float32 [B, 256, 256, 3].
+      draw: float32 [4] of the batch.
+      mirror: bool [B].
+    Returns:
+      float32 [B, 224, 224, 3].
+    """
+    # DEVIATION STL-D08: 32 is drawn too, and the mirror image is exact (released: shifted, one column black)
+    room = BATCH_SIDE - BATCH_FRAME + 1
+    top, left = _whole(draw[1], room), _whole(draw[2], room)
+    crop = tf.slice(images, tf.stack([0, top, left, 0]), [-1, BATCH_FRAME, BATCH_FRAME, 3])
+    crop = tf.where(mirror[:, None, None, None], crop[:, :, ::-1], crop)
+    return preprocess(tf.ensure_shape(crop, [None, BATCH_FRAME, BATCH_FRAME, 3]), kind)
+
+
+def test_batch(images: tf.Tensor, kind: str) -> tf.Tensor:
+    """Style batch in tests: centre crop at offset 16. float32 [B, 256, 256, 3] -> [B, 224, 224, 3]."""
+    start = (BATCH_SIDE - BATCH_FRAME) // 2
+    crop = images[:, start : start + BATCH_FRAME, start : start + BATCH_FRAME]
+    return preprocess(crop, kind)

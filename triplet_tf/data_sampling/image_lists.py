@@ -1,0 +1,56 @@
+"""The lists behind a --db_name: an official set, a folder in the csv format, or a folder of images. No framework."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import lists
+from triplet_tf.data_sampling import digits
+
+# --db_name -> module of datasets/
+OFFICIAL = {"flowers": "flowers102", "aircrafts": "aircraft", "cars": "cars", "dogs": "dogs", "birds": "nabirds"}
+
+
+def splits(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Keys of the training list and of the list of the periodic tests.
+
+    DEVIATION STL-D06: what the released code calls validation is the test list; --eval_split val trains on the
+    official training list and selects on the official validation list.
+    """
+    return ("train_all", "test") if config["eval_split"] == "test" else ("train", "val")
+
+
+def open_lists(config: Mapping[str, Any], final: bool = False) -> lists.ImageLists:
+    """Training list and test list of a configuration.
+
+    Args:
+      config: resolved flags.
+      final: the test list whatever --eval_split says, with the training list of the run.
+
+    Raises:
+      DatasetError: nothing there, damaged lists, rows without a file, labels outside the training list.
+    """
+    db, root = config["db_name"], Path(config["data_dir"])
+    train, test = splits(config)
+    test = "test" if final else test
+    if db in OFFICIAL:
+        source = importlib.import_module(f"datasets.{OFFICIAL[db]}").SOURCE
+        return lists.load_set(source, root, config["accept_unverified"], train=train, test=test)
+    kind, _, name = db.partition(":")
+    if kind == "folder":
+        if train == "train":
+            raise datasets.DatasetError("--eval_split val: a folder has no validation list; use csv:NAME")
+        return lists.from_folder(Path(name))
+    home = root / name
+    if name in datasets.NAMES and not (home / "lists").is_dir():
+        return digits.load(name, root, train, test)
+    if not (home / "lists").is_dir():
+        raise datasets.DatasetError(
+            f"{home / 'lists'}: no such folder; csv:{name} expects {lists.FILES[train]} and {lists.FILES[test]} there, "
+            f"and the images in {home / 'images'} or {home}"
+        )
+    return lists.load(db, home / "lists", home / "images" if (home / "images").is_dir() else home, train, test)

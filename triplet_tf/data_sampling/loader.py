@@ -1,0 +1,142 @@
+"""tf.data pipelines: parallel decoding in a fixed order, endless for training, once through the list for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.lists import ImageLists
+from reproduction.runs import UserError, shown
+from triplet_tf.config.base_config import frame_side
+from triplet_tf.data_sampling import augment, sampler
+from triplet_tf.data_sampling.augment import tf, tf1
+from triplet_tf.nets import TABLE
+
+PREFETCH = 2  # batches
+
+
+def batch_plan(config: Mapping[str, Any], labels: np.ndarray) -> Callable[[int], np.ndarray]:
+    """The sampler of a configuration: batch number -> image numbers, int64 [B]."""
+    if config["train_mode"] == "vanilla":
+        return sampler.shuffled(len(labels), config["batch_size"], config["seed"])
+    return sampler.grouped(labels, config["batch_size"], config["Triplet_K"], config["seed"])
+
+
+def decode(path: tf.Tensor) -> tf.Tensor:
+    """JPEG or PNG file -> uint8 [H, W, 3]; grey becomes RGB."""
+    return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)  # the op reads PNG as well
+
+
+def plain(function: Callable) -> Callable:
+    """Keeps autograph away: no Python control flow on tensors here, and it costs a second."""
+    return tf.autograph.experimental.do_not_convert(function)
+
+
+class TrainBatches:
+    """Endless training batches that start at a given batch; see `start`."""
+
+    def __init__(self, config: Mapping[str, Any], lists: ImageLists):
+        """Builds the pipeline in the current graph: `images` float32 [B, f, f, 3], `labels` int64 [B]."""
+        rows, size, seed = lists.train, config["batch_size"], config["seed"]
+        self.plan = batch_plan(config, rows.labels)
+        self.paths = file_paths(lists.images, rows.names)
+        style, kind, flip = config["aug_style"], TABLE[config["net"]].preprocess, config["flip"]
+        frame, sides = frame_side(config), config["resize_sides"]
+        self._first = tf1.placeholder(tf.int64, [], name="first_batch")
+        table, label_table = tf1.placeholder(tf.string, [None]), tf1.placeholder(tf.int64, [None])
+        self._feed = {table: self.paths, label_table: rows.labels}
+
+        def choose(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            chosen = tf.numpy_function(lambda n: self.plan(int(n)), [number], tf.int64)
+            chosen = tf.ensure_shape(chosen, [size])
+            return (
+                tf.gather(table, chosen),
+                tf.gather(label_table, chosen),
+                number * size + tf.range(size, dtype=tf.int64),
+            )
+
+        def prepare(path: tf.Tensor, label: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            image, draw = decode(path), augment.draws(seed, number)
+            if style == "img":
+                return augment.train_image(image, draw, frame, sides, flip, kind), label
+            return augment.square(image), label, draw[3] < (0.5 if flip else 0.0), number
+
+        def crop(images: tf.Tensor, labels: tf.Tensor, mirror: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            key = augment.draws(seed, -1 - number[0] // size)  # negative: the batch's own stream
+            return augment.train_batch(images, key, mirror, kind), labels
+
+        numbers = tf1.data.Dataset.range(self._first, np.iinfo(np.int64).max)
+        images = numbers.map(plain(choose)).unbatch()
+        images = images.map(plain(prepare), num_parallel_calls=config["tuple_loader_queue_size"], deterministic=True)
+        batches = images.batch(size, drop_remainder=True)
+        if style == "batch":
+            batches = batches.map(plain(crop))
+        self._iterator = tf1.data.make_initializable_iterator(batches.prefetch(PREFETCH))
+        self.images, self.labels = self._iterator.get_next()
+
+    def start(self, session: tf1.Session, number: int) -> None:
+        """Makes batch `number` the next one that a run fetches."""
+        session.run(self._iterator.initializer, {**self._feed, self._first: number})
+
+    def upcoming(self, number: int, count: int = 2 * PREFETCH + 4) -> list[str]:
+        """Files of the batches from `number` on, for messages."""
+        return [str(self.paths[i]) for n in range(number, number + count) for i in self.plan(n)]
+
+
+class TestBatches:
+    """A list in order, all images, the last batch possibly smaller; see `start`."""
+
+    __test__ = False  # not a test, whatever pytest thinks of the name
+
+    def __init__(self, config: Mapping[str, Any], lists: ImageLists):
+        """Builds the pipeline: `images` float32 [<=B, f, f, 3], `labels` int64 [<=B]."""
+        kind, frame, low = TABLE[config["net"]].preprocess, frame_side(config), config["resize_sides"][0]
+        single = config["aug_style"] == "img"
+        self._table, self._labels = tf1.placeholder(tf.string, [None]), tf1.placeholder(tf.int64, [None])
+        self.lists = lists
+
+        def prepare(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            image = decode(path)
+            return (augment.test_image(image, frame, low, kind) if single else augment.square(image)), label
+
+        files = tf1.data.Dataset.from_tensor_slices((self._table, self._labels))
+        images = files.map(plain(prepare), num_parallel_calls=config["tuple_loader_queue_size"], deterministic=True)
+        batches = images.batch(config["batch_size"])
+        if not single:
+            batches = batches.map(plain(lambda images, labels: (augment.test_batch(images, kind), labels)))
+        self._iterator = tf1.data.make_initializable_iterator(batches.prefetch(PREFETCH))
+        self.images, self.labels = self._iterator.get_next()
+
+    def start(self, session: tf1.Session) -> None:
+        """Goes to the head of the list."""
+        rows = self.lists.test
+        feed = {self._table: file_paths(self.lists.images, rows.names), self._labels: rows.labels}
+        session.run(self._iterator.initializer, feed)
+
+
+def file_paths(folder: Path, names: Sequence[str]) -> np.ndarray:
+    """File names below a folder as an object array, which TensorFlow takes for strings."""
+    return np.array([str(folder / name) for name in names], object)
+
+
+def unreadable(error: Exception, files: Sequence[str]) -> Exception:
+    """What to raise where TensorFlow could not decode an image: the error does not say which, so this looks for it.
+
+    Args:
+      error: what the session raised.
+      files: paths of the images that were being read.
+    Returns:
+      UserError with the file's name; the error itself where every file can be read, so that it is about something else.
+    """
+    from PIL import Image
+
+    for path in dict.fromkeys(files):
+        try:
+            with Image.open(path, formats=("JPEG", "PNG")) as image:
+                image.load()
+        except Exception as reason:  # noqa: BLE001 - whatever a damaged file raises
+            return UserError(f"{shown(path)}: not a readable JPEG or PNG image ({type(reason).__name__})")
+    return error

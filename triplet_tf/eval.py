@@ -1,0 +1,29 @@
+"""Evaluates any checkpoint of a run: `python triplet_tf/eval.py --checkpoint runs/triplet/<name>/model.ckptbest`."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from reproduction.flags import run_main
+from reproduction.runs import UserError
+from triplet_tf.config import base_config
+
+
+def main() -> None:
+    parser = base_config.training_parser("eval.py")
+    parser.description = "Restores a checkpoint and writes metrics.json, confusion.csv, embeddings.npz and pictures."
+    config = base_config.parse(parser)
+    if not config["eval"]:
+        raise UserError("--checkpoint is missing: the prefix of a checkpoint, such as RUN/model.ckptbest")
+    if config["device"] == "auto":
+        os.environ["CUDA_VISIBLE_DEVICES"] = config["gpu"]
+    base_config.say_frame(config)
+    from triplet_tf.results import evaluate_checkpoint
+
+    evaluate_checkpoint(config)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,34 @@
+"""Trains a classifier, alone (vanilla) or with an embedding head and a ranking loss, and tests it at intervals."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from reproduction.flags import run_main
+from reproduction.runs import already_done
+from triplet_tf.config import base_config
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one training with these flags; None takes the command line."""
+    config = base_config.parse(base_config.training_parser(), None if argv is None else list(argv))
+    if already_done(base_config.run_folder(config), config):
+        return
+    if config["device"] == "auto":
+        os.environ["CUDA_VISIBLE_DEVICES"] = config["gpu"]
+    base_config.say_frame(config)
+    if config["eval"]:
+        from triplet_tf.results import evaluate_checkpoint
+
+        evaluate_checkpoint(config)
+        return
+    from triplet_tf.loop import run_training
+
+    run_training(config)
+
+
+if __name__ == "__main__":
+    run_main(main)

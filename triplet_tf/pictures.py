@@ -1,0 +1,79 @@
+"""Pictures of a run: test images with their nearest others, and the confusion matrix. Written as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+QUERIES = 10
+TILE, GAP, FRAME = 96, 6, 4  # pixels
+GREEN, RED, BLACK = (39, 134, 78), (192, 57, 43), (40, 40, 40)
+LABELLED = 20  # more classes than this are not written along an axis
+
+
+def queries(labels: np.ndarray, count: int = QUERIES) -> np.ndarray:
+    """Which images to show: the first of each of `count` classes spread evenly over those there are."""
+    known, first = np.unique(labels, return_index=True)
+    chosen = np.unique(np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(int))
+    return first[chosen]
+
+
+def neighbours(
+    path: Path, files: Sequence[Path], labels: np.ndarray, nearest: np.ndarray, names: Sequence[str]
+) -> None:
+    """A sheet: on the left a query and its class, to the right its nearest others, green where of its class.
+
+    Args:
+      path: where to write.
+      files: image of each item.
+      labels: int64 [N].
+      nearest: int64 [N, M].
+      names: of the classes.
+    """
+    from PIL import Image, ImageDraw
+
+    rows = queries(labels)
+    columns = 1 + nearest.shape[1]
+    cell = TILE + 2 * FRAME + GAP
+    sheet = Image.new("RGB", (columns * cell + 3 * GAP, len(rows) * (cell + 12)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, query in enumerate(rows):
+        for column, item in enumerate((query, *nearest[query])):
+            left, top = column * cell + (3 * GAP if column else 0), row * (cell + 12) + 12
+            colour = BLACK if column == 0 else GREEN if labels[item] == labels[query] else RED
+            box = (left, top, left + TILE + 2 * FRAME - 1, top + TILE + 2 * FRAME - 1)
+            draw.rectangle(box, fill=colour)
+            with Image.open(files[item]) as image:
+                tile = image.convert("RGB")
+                tile.thumbnail((TILE, TILE))
+                if max(tile.size) < TILE:
+                    scale = TILE / max(tile.size)
+                    tile = tile.resize(
+                        (round(tile.width * scale), round(tile.height * scale)), Image.Resampling.NEAREST
+                    )
+            shift = ((TILE - tile.width) // 2 + FRAME, (TILE - tile.height) // 2 + FRAME)
+            sheet.paste(tile, (left + shift[0], top + shift[1]))
+            draw.text((left, top - 11), names[labels[item]][:16], fill=colour)
+    sheet.save(path, "PNG")
+
+
+def confusion(path: Path, matrix: np.ndarray, names: Sequence[str], accuracy: float) -> None:
+    """Shares of each true class, the diagonal left out so that the errors can be seen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    share = np.where(np.eye(len(names), dtype=bool), np.nan, share)
+    figure, axis = plt.subplots(figsize=(5.6, 4.8), layout="constrained")
+    image = axis.imshow(share, cmap="cividis", vmin=0, vmax=max(float(np.nanmax(share)), 1e-9))
+    axis.set(xlabel="decided", ylabel="true class", title=f"accuracy {100 * accuracy:.2f} %")
+    if len(names) <= LABELLED:
+        axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+    figure.colorbar(image, ax=axis, label="% of the true class (errors only)", shrink=0.8)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
