@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import os
 import shlex
 import signal
@@ -83,9 +82,6 @@ def run_all(commands: Sequence[Command], jobs: int) -> tuple[Command, int] | Non
     Returns:
       The command that failed first and its exit code, or None.
     """
-    if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-        share = max(1, cores() // jobs)
-        commands = [dataclasses.replace(c, threads=share) if c.lane is not None else c for c in commands]
     numbered = [(f"{i}/{len(commands)}", command) for i, command in enumerate(commands, 1)]
     for alone, group in groupby(numbered, key=lambda pair: pair[1].lane is None):
         part = list(group)

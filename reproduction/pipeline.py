@@ -159,6 +159,8 @@ def _run(
 ) -> None:
     request, plan = _parse(folder, argv, dataset_of, check)
     commands = commands_of(request)
+    if request.profile != "paper":  # one thread each, so that no figure depends on the cores or on what runs beside it
+        commands = [dataclasses.replace(command, threads=1) for command in commands]
     if plan:
         _print_plan(paper, request, commands, paper_gigabytes)
         return

@@ -33,10 +33,14 @@ class World(NamedTuple):
 
 
 def set_threads(count: int = 0) -> None:
-    """Sets torch's CPU threads; 0 takes every core of this process. Again after scikit-learn, which changes it."""
-    torch.set_num_threads(
-        count or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    )
+    """Sets torch's CPU threads. Again after scikit-learn, which changes it.
+
+    Args:
+      count: 0 takes what OMP_NUM_THREADS says, else every core of this process.
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(count or (int(told) if told.isdigit() and int(told) else cores))
 
 
 def start(seed: int, threads: int = 0, deterministic: bool = False) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,10 +64,17 @@ def test_a_failure_names_the_command_and_starts_nothing_more(note, tmp_path, job
 
 
 def test_lines_carry_the_number_of_their_command(note, capfd):
-    lanes.run_all([note("x", "a"), note("y", "b")], 2)
+    lanes.run_all([note("x", "a"), replace(note("y", "b"), threads=1)], 2)
     out = capfd.readouterr().out
     assert "1/2 | did x" in out and "2/2 | did y" in out
-    assert "OMP_NUM_THREADS=" in out or "OMP_NUM_THREADS" in os.environ
+    assert out.count("$ OMP_NUM_THREADS=1 python note.py") == 1
+
+
+def test_a_command_is_given_its_threads(tmp_path, monkeypatch, capfd):
+    (tmp_path / "show.py").write_text("import os; print('told', os.environ.get('OMP_NUM_THREADS'))")
+    monkeypatch.setattr(lanes, "REPO_ROOT", tmp_path)
+    lanes.run_all([Command("row", "s", "show.py", (), tmp_path, lane=n, threads=3) for n in "ab"], 2)
+    assert capfd.readouterr().out.count("told 3") == 2
 
 
 def test_jobs(note):
