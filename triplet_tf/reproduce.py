@@ -1,0 +1,82 @@
+"""`make reproduce-triplet`: the softmax baseline and every two-head network per seed, then the comparison."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import datasets
+from reproduction.pipeline import Command, Request, run
+from reproduction.runs import RUNS_ROOT, UserError, shown
+from triplet_tf.config.base_config import MODES, PAPER, db_name
+
+DATASETS = {"paper": "aircrafts", "cpu": "mnist5k", "smoke": "mnist5k"}
+PAPER_GIGABYTES = 2.9  # FGVC-Aircraft (2.75, remembered) and the ResNet-50 checkpoint
+STAGE2 = ("cntr", "semi_hard", "hard")
+SCRIPT = "triplet_tf/fast_fgvr_semi_train.py"
+HOURS = 1.9  # of 40,000 steps of ResNet-50 at the authors' 0.17 s a step
+CPU_MINUTES = 1.0  # one thread; the commands do not depend on each other, so two run at a time
+
+SMALL = ("--net", "mobile", "--aug_style", "img", "--frame_size", "64", "--resize_sides", "68,76", "--bn_decay", "0.9",
+         "--no-flip", "--init", "random")  # fmt: skip
+FLAGS = {
+    "paper": ("--net", "resnet50", "--aug_style", "img"),  # all else: the defaults, which are the paper's
+    "cpu": (*SMALL, "--train_iters", "300", "--logging_threshold", "50", "--test_interval", "3"),
+    "smoke": (*SMALL, "--train_iters", "4", "--logging_threshold", "2", "--test_interval", "1", "--batch_size", "8"),
+}
+
+
+def commands_of(request: Request) -> list[Command]:
+    """Per seed stage 1 (vanilla), then stage 2 in each mode; ARGS go to all of them, or name the one mode to run."""
+    modes, extra = modes_of(request.extra)
+    row = Request(request.profile, request.dataset, request.seeds, request.device, extra, request.force,
+                  request.data_dir).row()  # fmt: skip
+    return [_command(request, seed, mode, row, extra) for seed in request.seeds for mode in modes]
+
+
+def checked(name: str) -> str:
+    """A data set of the paper, or one of datasets.NAMES, csv:NAME or folder:PATH.
+
+    Raises:
+      ValueError: with what is allowed.
+    """
+    if name in datasets.NAMES:
+        return name
+    try:
+        return db_name(name)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{error}, or one of {', '.join(datasets.NAMES)}") from None
+
+
+def modes_of(extra: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The modes to run, and ARGS without --train_mode. Stage 1 runs always: it is what the others are held against.
+
+    Raises:
+      UserError: an unknown mode.
+    """
+    words = [part for word in extra for part in (word.split("=", 1) if word.startswith("--train_mode=") else [word])]
+    if "--train_mode" not in words:
+        return ("vanilla", *STAGE2), tuple(words)
+    place = words.index("--train_mode")
+    mode = words[place + 1] if place + 1 < len(words) else ""
+    if mode not in MODES:
+        raise UserError(f"ARGS: --train_mode {mode}: choose {', '.join(MODES)}")
+    rest = tuple(words[:place] + words[place + 2 :])
+    return ("vanilla",) if mode == "vanilla" else ("vanilla", mode), rest
+
+
+def _command(request: Request, seed: int, mode: str, row: str, extra: tuple[str, ...]) -> Command:
+    folder = RUNS_ROOT / PAPER / f"{row}-{mode}" / f"seed{seed}"
+    db = f"csv:{request.dataset}" if request.dataset in datasets.NAMES else request.dataset
+    flags = ["--db_name", db, "--train_mode", mode, *FLAGS[request.profile], *extra, "--seed", str(seed)]
+    flags += ["--name", f"seed{seed}", "--runs-dir", shown(folder.parent), *request.shared_flags(f"{row}-{mode}")]
+    stage = "stage 1, softmax" if mode == "vanilla" else f"stage 2, two heads ({mode})"
+    return Command(
+        f"{row}-{mode}", f"{stage}, seed {seed}", SCRIPT, tuple(flags), folder,
+        gpu_hours=HOURS, cpu_minutes=CPU_MINUTES, lane=f"seed{seed}-{mode}",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(PAPER, "triplet_tf", "tensorflow", commands_of, DATASETS, PAPER_GIGABYTES, check=checked)
