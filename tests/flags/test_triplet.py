@@ -1,0 +1,161 @@
+"""The 22 flags of the triplet authors: names, types, defaults and choices as released, and what they resolve to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from reproduction.runs import REPO_ROOT
+from triplet_tf import main as original
+from triplet_tf.config.base_config import composed_name, parse, training_parser
+
+GOLDEN = {
+    "emb_dim": 256, "batch_size": 32, "gpu": "0", "checkpoint_dir": None, "db_name": "flowers", "net": "resnet50",
+    "tuple_loader_queue_size": 10, "train_mode": "vanilla", "aug_style": "batch", "triplet_loss_lambda": 1,
+    "caffe_iter_size": 1, "logging_threshold": 500, "test_interval": 10, "train_iters": 40000, "margin": 0.2,
+    "Triplet_K": 4, "checkpoint_suffix": "base_config", "checkpoint_filename": "model.ckpt", "learning_rate": 0.01,
+    "end_learning_rate": 0, "log_filename": "logger", "frame_size": 224,
+}  # fmt: skip
+CHOICES = {
+    "train_mode": {"vanilla", "semi_hard", "hard", "hard_awtl", "cntr"},
+    "aug_style": {"batch", "img"},
+    "net": {"resnet50", "resnet50_v1", "inc4", "inc3", "densenet161", "mobile"},
+}
+NAME = "aircrafts_resnet50_lr0.01_B32_caf1_iter40K_lambda1_trn_mode_semi_hard__lm1_aug_img_fixed_299_0"
+
+
+def resolved(*argv: str) -> dict:
+    return parse(training_parser(), list(argv))
+
+
+def test_the_22_flags_are_verbatim():
+    actions = {a.dest: a for a in training_parser().original_group()._group_actions}
+    assert len(GOLDEN) == 22 and set(actions) == set(GOLDEN)
+    for name, default in GOLDEN.items():
+        assert actions[name].option_strings == [f"--{name}"]
+        assert actions[name].default == default and type(actions[name].default) is type(default), name
+    for name, choices in CHOICES.items():
+        assert set(actions[name].choices) == choices
+
+
+@pytest.mark.parametrize("form", ["--Triplet_K=8", "--Triplet_K 8"])
+def test_both_spellings_of_a_value(form):
+    assert resolved(*form.split())["Triplet_K"] == 8
+
+
+def test_every_original_value_is_accepted():
+    for name, choices in CHOICES.items():
+        for choice in choices - {"inc4", "inc3"}:
+            assert resolved(f"--{name}", choice)[name] == choice
+    for net in ("inc4", "inc3"):
+        assert resolved("--net", net)["net"] == net
+    for db in ("flowers", "aircrafts", "cars", "dogs", "birds", "csv:mine", "folder:/some/where"):
+        assert resolved("--db_name", db)["db_name"] == db
+    for text, value in (("0.5", 0.5), ("soft", "soft"), ("None", "none"), ("SOFT", "soft"), ("-1", -1.0)):
+        assert resolved("--train_mode", "hard", f"--margin={text}")["margin"] == value
+
+
+def test_test_interval_is_multiplied_while_parsing():
+    assert resolved()["test_interval"] == 5000
+    assert resolved("--logging_threshold", "7", "--test_interval", "3")["test_interval"] == 21
+
+
+def test_composed_name_is_the_released_one(monkeypatch):
+    config = parse(training_parser(), original.arguments(0))
+    assert config["name"] == composed_name(config) == NAME
+    assert (config["frame_size"], config["aug_style"], config["seed"]) == (224, "img", 0)
+    assert "lambda2_" in resolved("--triplet_loss_lambda", "2")["name"]
+    assert "lambda0.5_" in resolved("--triplet_loss_lambda", "0.5")["name"]  # widened from int
+    assert resolved("--checkpoint_dir", "mine")["name"] == resolved("--name", "mine")["name"] == "mine"
+    assert resolved("--db_name", "folder:/a/b c")["name"].startswith("b c_resnet50_")
+
+
+def test_main_runs_the_settings_of_the_released_script():
+    words = original.arguments(3)
+    released = dict(zip(words[::2], words[1::2], strict=True))
+    assert released.pop("--seed") == "3"
+    assert released == {
+        "--gpu": "0", "--db_name": "aircrafts", "--net": "resnet50", "--train_mode": "semi_hard", "--margin": "0.2",
+        "--caffe_iter_size": "1", "--logging_threshold": "500", "--train_iters": "40000", "--learning_rate": "0.01",
+        "--aug_style": "img", "--checkpoint_suffix": "_lm1_aug_img_fixed_299_3",
+    }  # fmt: skip
+    assert original.NUM_TRIALS == 1
+
+
+def test_spellings_of_places(tmp_path):
+    for data, runs in (("--data-dir", "--runs-dir"), ("--datasets_dir", "--models_dir")):
+        config = resolved(data, str(tmp_path / "d"), runs, str(tmp_path / "r"))
+        assert (config["data_dir"], config["runs_dir"]) == (str(tmp_path / "d"), str(tmp_path / "r"))
+        assert config["pretrained_dir"] == str(tmp_path / "d" / "weights")
+
+
+def test_ours_are_optional_and_as_listed():
+    config = resolved()
+    ours = {"init": "imagenet", "seed": 0, "weight_decay": "off", "center_update": "on", "eval_split": "test",
+            "resize_sides": [350, 512], "bn_decay": None, "flip": True, "tap": None}  # fmt: skip
+    assert {key: config[key] for key in ours} == ours
+    config = resolved("--yes", "--no-flip", "--resize_sides", "68,76", "--bn_decay", "0.9", "--weight_decay", "on")
+    assert (config["flip"], config["resize_sides"], config["bn_decay"]) == (False, [68, 76], 0.9)
+    assert "yes" not in config
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ("--train_mode semi_hard --margin soft", "--margin soft: a word goes with --train_mode hard only"),
+        ("--train_mode vanilla --margin none", "--margin none: a word goes with --train_mode hard only"),
+        ("--train_mode hard_awtl --margin soft", "--margin soft: a word goes with"),
+        ("--train_mode hard --margin wide", "'wide' is not a number, 'soft' or 'none'"),
+        ("--train_mode hard --margin nan", "'nan' is not a number"),
+        ("--train_mode cntr --batch_size 30", "--batch_size 30 is not a multiple of --Triplet_K 4"),
+        ("--train_mode hard --Triplet_K 1", "--Triplet_K 1: --train_mode hard needs at least 2"),
+        ("--net vgg16", "invalid choice: 'vgg16'"),
+        ("--db_name cub", "'cub' is not one of flowers, aircrafts"),
+        ("--db_name csv:../x", "is not one of flowers"),
+        ("--resize_sides 76,68", "two whole numbers LOW,HIGH"),
+        ("--aug_style img --frame_size 351", "--frame_size 351 is larger than the shorter side"),
+        ("--net inc4 --aug_style img --frame_size 64", "--frame_size 64: --net inc4 needs at least"),
+        ("--triplet_loss_lambda -1", "'-1' is not a number >= 0"),
+        ("--bn_decay 1", "'1' is not a number >= 0 and < 1"),
+        ("--train_it 5", "unrecognized arguments: --train_it"),
+    ],
+)
+def test_bad_values_end_in_one_line(argv, says, capsys):
+    with pytest.raises(SystemExit) as error:
+        resolved(*argv.split())
+    message = capsys.readouterr().err
+    assert error.value.code == 2 and says in message and message.count("\n") == 1, message
+
+
+def test_vanilla_has_no_groups():
+    assert resolved("--batch_size", "30")["batch_size"] == 30
+
+
+@pytest.mark.parametrize("name", ["main.py", "fast_fgvr_semi_train.py", "eval.py"])
+def test_print_config_imports_no_framework(script, name, tmp_path):
+    for framework in ("tensorflow", "torch", "sklearn", "tf_slim"):
+        (tmp_path / f"{framework}.py").write_text("raise SystemExit('a framework was imported')")
+    done = script(f"triplet_tf/{name}", "--print-config", "--seed", "7", PYTHONPATH=str(tmp_path))
+    assert json.loads(done.stdout)["seed"] == 7
+
+
+def test_scripts_run_from_their_own_folder_and_as_modules():
+    outputs = [
+        subprocess.run([sys.executable, *words, "--print-config"], cwd=cwd, capture_output=True, text=True, check=True)
+        for words, cwd in ((["main.py"], REPO_ROOT / "triplet_tf"), (["-m", "triplet_tf.main"], REPO_ROOT))
+    ]
+    assert json.loads(outputs[0].stdout) == json.loads(outputs[1].stdout)
+
+
+def test_eval_takes_the_network_from_the_run_folder(tmp_path):
+    trained = {**resolved("--net", "mobile", "--train_mode", "hard", "--frame_size", "64", "--aug_style", "img"),
+               "data_dir": "/their/data"}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(trained))
+    config = resolved("--checkpoint", str(tmp_path / "model.ckptbest"))
+    assert (config["net"], config["frame_size"], config["train_mode"]) == ("mobile", 64, "hard")
+    assert (config["data_dir"], config["name"]) == ("/their/data", tmp_path.name)
+    config = resolved("--eval", str(tmp_path / "model.ckpt"), "--frame_size=96", "--datasets_dir", "here")
+    assert (config["frame_size"], config["data_dir"]) == (96, "here")
