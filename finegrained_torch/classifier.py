@@ -1,0 +1,215 @@
+"""The two Lightning modules: one head (base, sub classifier, fine-tuning) and two heads (multi-head)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from finegrained_torch import head, networks
+from finegrained_torch.data import Batch, normalize
+from finegrained_torch.ready import LightningModule
+from finegrained_torch.uncertainty import Uncertainty, uncertainty
+from reproduction.torch_runtime import derive
+
+PERIOD, LOWEST_RATE = 10, 1e-6  # epochs between warm restarts; eta_min
+
+
+class Optimization(NamedTuple):
+    """How weights are updated; the defaults are the release's pipeline.py, `adam` and `constant` its main.py."""
+
+    optimizer: str = "sgd"
+    schedule: str = "restarts"
+    max_epochs: int = 50
+    key: tuple[int | str, ...] = (42, "coarse")
+
+    def of(self, parameters: Any, rate: float) -> torch.optim.Optimizer:
+        """SGD with momentum 0.9 and weight decay 5e-4, or Adam with weight decay 1e-4."""
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=rate, weight_decay=1e-4)
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=5e-4)
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """Warm restarts every 10 epochs, one cosine over all epochs, or none; stepped once an epoch."""
+        if self.schedule == "restarts":  # DEVIATION FGL-D07: without `verbose`, which is gone
+            return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, PERIOD, 1, LOWEST_RATE)
+        if self.schedule == "cosine":
+            return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.max_epochs, LOWEST_RATE)
+        return None
+
+
+RELEASED = Optimization()
+
+
+class Module(LightningModule):
+    """What both modules share: normalization on the device, the optimizer, seeds of each step, logging."""
+
+    prefix = ""  # behind the names of the logged figures: the coarse head of multi-head logs "val_acc sup"
+
+    def __init__(self, learning_rate: float, optimization: Optimization, mean: Any, std: Any):
+        super().__init__()
+        self.learning_rate, self.optimization = learning_rate, optimization
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> normalized float32; other input passes as it is."""
+        return normalize(images, self.mean, self.std) if images.dtype == torch.uint8 else images
+
+    def configure_optimizers(self) -> Any:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = self.optimization.of(trained, self.learning_rate)
+        scheduler = self.optimization.scheduler(optimizer)
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seeds dropout, so that its draws are a function of (seed, stage, step, process) alone."""
+        # DEVIATION FGL-D31: no random state runs on from step to step or from stage to stage
+        torch.manual_seed(derive(*self.optimization.key, "dropout", self.global_step, self.global_rank))
+
+    def log_epoch(self, split: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Mean loss and accuracy over the epoch, over all processes."""
+        # DEVIATION FGL-D07: accuracy needs task and num_classes in torchmetrics now; the mean of hits is the same
+        hits = (logits.detach().argmax(1) == labels).float().mean()
+        for name, value in ((f"{split}_loss{self.prefix}", loss.detach()), (f"{split}_acc{self.prefix}", hits)):
+            self.log(name, value, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+
+
+class LitResnet(Module):
+    """One head, on the coarse or the fine labels.
+
+    Args:
+      learning_rate: start of the schedule. num_classes: outputs. pretrained: True for the ImageNet weights in
+        data/weights, or a state dict. unc: forward gives probabilities, else their logarithms.
+      mode: "sup" learns the coarse label of a batch (image, fine, coarse), "sub" the fine one. batch_size: kept.
+      network: one of networks.NETWORKS. optimization, mean, std: see `Module`.
+    Source: authors' models/Classifier.py.
+    """
+
+    def __init__(
+        self, learning_rate: float = 0.1, num_classes: int = 10, pretrained: bool | Mapping[str, Tensor] = False,
+        unc: bool = False, mode: str = "sup", batch_size: int = 200, *, network: str = "resnet18",
+        optimization: Optimization = RELEASED, mean: Any = (0.0,) * 3, std: Any = (1.0,) * 3,
+    ):  # fmt: skip
+        if mode not in ("sup", "sub"):
+            raise ValueError(f"mode {mode!r}: sup or sub")
+        super().__init__(learning_rate, optimization, mean, std)
+        self.unc, self.mode, self.batch_size, self.n_aug = unc, mode, batch_size, 5
+        # DEVIATION FGL-D22: no labels are moved by hand and nothing is printed; Lightning places the batch
+        self.network = networks.build(network, num_classes, _state(pretrained))
+        self.activations: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> log-probabilities [B, outputs], probabilities where `unc`."""
+        logits = self.network(self.prepare(images)).float()
+        return F.softmax(logits, 1) if self.unc else F.log_softmax(logits, 1)
+
+    def _step(self, batch: Batch, split: str) -> Tensor:
+        images, fine, coarse = batch
+        labels = coarse if self.mode == "sup" else fine
+        logits = self.network(self.prepare(images)).float()
+        loss = F.cross_entropy(logits, labels)
+        self.log_epoch(split, loss, logits, labels)
+        return loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._step(batch, "val")
+
+    def unc_configuration(self, n_aug: int = 5, threshold: float = 80) -> None:
+        """Makes forward give probabilities and sets the views of `uncertain`; the threshold is unused, as released."""
+        self.unc, self.n_aug = True, n_aug
+
+    def uncertain(self, images: Tensor, labels: np.ndarray, seed: int = 42, **options: Any) -> Uncertainty:
+        """Uncertainty of images, see `uncertainty.uncertainty`; on this module's device."""
+        return uncertainty(
+            self.network, images, labels, self.n_aug, seed, prepare=lambda x: self.prepare(x.to(self.device)), **options
+        )
+
+    def set_activations(self) -> None:
+        """Keeps the output of `avgpool` of every forward pass in `activations`, float [B, F]."""
+
+        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.activations = output.detach().flatten(1)
+
+        self.network.avgpool.register_forward_hook(keep)
+
+    def fine_tuning(
+        self, dim_out: int = 10, freeze: bool = False, dim_sub: int = 10, deep_layer: bool = False, variant: str = ""
+    ) -> None:
+        """Puts the head of step (ii) on a trained sub classifier.
+
+        Args:
+          dim_out: C. freeze: train batch norms and head only. dim_sub: S. deep_layer: the notebook's second run.
+          variant: a head by its name instead (head.HEADS).
+        """
+        head.replace_head(self.network, variant or ("deep_layer" if deep_layer else "plain"), dim_sub, dim_out)
+        if freeze:  # DEVIATION FGL-D26: off by default, as the release ran, whatever its comment says
+            head.freeze_backbone(self.network)
+        self.mode = "sup"
+
+
+class MultiHead(Module):
+    """Two linear heads on one backbone: L = alpha * coarse loss + (1 - alpha) * fine loss.
+
+    Args:
+      learning_rate, pretrained, network, optimization, mean, std: as for LitResnet.
+      num_classes: S of `clsub`. num_superclasses: C of `clsup`. alpha: weight of the coarse loss, 0..1.
+    Source: authors' models/MultiHead.py.
+    """
+
+    prefix = " sup"
+
+    def __init__(
+        self, learning_rate: float = 0.1, num_classes: int = 10, num_superclasses: int = 2,
+        pretrained: bool | Mapping[str, Tensor] = False, alpha: float = 0.5, *, network: str = "resnet18",
+        optimization: Optimization = RELEASED, mean: Any = (0.0,) * 3, std: Any = (1.0,) * 3,
+    ):  # fmt: skip
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha {alpha}: 0 to 1")
+        super().__init__(learning_rate, optimization, mean, std)
+        self.alpha = alpha
+        self.network = networks.build(network, 1, _state(pretrained))
+        width = self.network.embed_dim
+        self.network.fc = nn.Identity()
+        self.clsub, self.clsup = nn.Linear(width, num_classes), nn.Linear(width, num_superclasses)
+
+    def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] -> fine [B, S] and coarse [B, C]."""
+        features = self.network(self.prepare(images))
+        return self.clsub(features).float(), self.clsup(features).float()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of both heads: fine [B, S], coarse [B, C]."""
+        fine, coarse = self.logits(images)
+        return F.log_softmax(fine, 1), F.log_softmax(coarse, 1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, fine, coarse = batch
+        sub, sup = self.logits(images)
+        loss = self.alpha * F.cross_entropy(sup, coarse) + (1 - self.alpha) * F.cross_entropy(sub, fine)
+        self.log_epoch("train", loss, sup, coarse)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Looks at the coarse head only, as the release does."""
+        images, _, coarse = batch
+        _, sup = self.logits(images)
+        self.log_epoch("val", F.cross_entropy(sup, coarse), sup, coarse)
+
+
+def _state(pretrained: bool | Mapping[str, Tensor]) -> Mapping[str, Tensor] | None:
+    """The state dict to start from; True looks for the file in data/weights."""
+    if pretrained is True:
+        from datasets.core import DATA_ROOT
+
+        return networks.find_pretrained(None, str(DATA_ROOT))[0]
+    return None if pretrained is False else pretrained

@@ -1,0 +1,231 @@
+"""Command lines of main.py and pipeline.py: the authors' names verbatim, ours, and how they resolve. No framework."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetError, check_name
+from finegrained_torch.tables import HEADS, SUB_LABELS
+from reproduction.flags import Parser, add_common, finish_parsing, flag, given, number, whole
+from reproduction.runs import DATA_ROOT, UserError
+
+STAGES = ("coarse", "features", "uncertainty", "cluster", "sub", "fine-tune", "multi-head", "report")
+STRATEGIES = {"fine-tuning": ("fine-tune",), "multi-head": ("multi-head",), "all": ("fine-tune", "multi-head")}
+MAIN_STRATEGIES = {"base": (), "transfer": ("fine-tune",), "multihead": ("multi-head",)}
+
+# Which flags decide what a stage computes; a stage's folder belongs to them and to the hash of its inputs.
+_DATA = ("dataset", "limit_train", "network", "seed")
+_TRAINING = (
+    *_DATA, "split", "pretrained", "batch_size", "max_epochs", "min_epochs", "patience", "lr", "optimizer", "schedule",
+    "precision", "compile", "devices",
+)  # fmt: skip
+STAGE_FLAGS: dict[str, tuple[str, ...]] = {
+    "coarse": (*_TRAINING, "control"),
+    "features": (*_DATA, "csv_features"),
+    "uncertainty": (*_DATA, "n_aug", "aug_set", "threshold"),
+    "cluster": (
+        *_DATA,
+        "threshold",
+        "umap_neighbors",
+        "umap_min_dist",
+        "umap_components",
+        "min_cluster_size",
+        "controls",
+    ),
+    "sub": (*_TRAINING, "use_pseudo", "sub_labels"),
+    "fine-tune": (*_TRAINING, "use_pseudo", "sub_labels", "freeze"),
+    "multi-head": (*_TRAINING, "use_pseudo", "sub_labels"),
+}
+
+
+def data_set(text: str) -> str:
+    """Type of --dataset."""
+    try:
+        return check_name(text)
+    except DatasetError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _rate(text: str) -> float:
+    return number(0, above=True)(text)
+
+
+def _switch(group: Any, name: str, text: str, default: bool | None) -> None:
+    """--name and --no-name (and --no_name)."""
+    dest = name.lstrip("-")
+    group.add_argument(name, action="store_true", default=default, dest=dest, help=text)
+    group.add_argument(f"--no-{dest}", f"--no_{dest}", action="store_false", dest=dest, help=argparse.SUPPRESS)
+
+
+def pipeline_parser() -> Parser:
+    """pipeline.py: every constructor parameter of the released class as a flag of the same name."""
+    p = Parser("pipeline.py", "Fine-grained labels by uncertainty, UMAP and HDBSCAN: every stage of the method.")
+    g = p.original_group()
+    g.add_argument("--dataset", type=data_set, default="cifar10", help="cifar10, cifar100; also mnist, pathmnist, ...")
+    _protocol(g)
+    g.add_argument("--strategy", choices=list(STRATEGIES), default="all", help="step 2; all equals the release")
+    g.add_argument("--alpha", type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A",
+                   help="weights of the coarse loss in multi-head, one run each (default 0.1 0.9)")  # fmt: skip
+    _switch(g, "--use_pseudo", "pseudo-labels (default); --no-use_pseudo: the true subclasses, the upper bound", True)
+    flag(p.additions, "--stage", nargs="+", choices=[*STAGES, "all"], default=["all"], metavar="STAGE",
+         help=f"which stages to run: {', '.join(STAGES)}, all (default)")  # fmt: skip
+    _additions(p)
+    return p
+
+
+def main_parser() -> Parser:
+    """main.py: its two flags, and ours."""
+    p = Parser("main.py", "Base network, transfer from fine labels, or multi-head.")
+    g = p.original_group()
+    g.add_argument(
+        "--dataset", type=data_set, default="cifar10", help="mnist, cifar10, cifar100; also pathmnist, mnist5k, ..."
+    )
+    g.add_argument("--strategy", choices=list(MAIN_STRATEGIES), default="base",
+                   help="base: coarse labels alone; transfer: fine labels first; multihead: both at once")  # fmt: skip
+    a = p.additions
+    _protocol(a)
+    a.add_argument("--alpha", type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A", help="see pipeline.py")
+    _switch(a, "--use_pseudo", "pseudo-labels instead of the true subclasses", False)
+    flag(a, "--legacy-net", action="store_true",
+         help="the network of the released main.py: 7x7 stem, two linear layers, Adam 1e-3, 180 epochs")  # fmt: skip
+    _additions(p)
+    return p
+
+
+def _protocol(g: Any) -> None:
+    """Constructor parameters that both scripts have."""
+    g.add_argument("--threshold", type=number(0, 100, above=True), default=90.0, help="percent of a class kept certain")
+    g.add_argument("--n_aug", type=whole(1), default=5, help="augmentations an image (default 5)")
+    g.add_argument("--batch_size", type=whole(1), default=200, help="of all processes together (default 200)")
+    g.add_argument("--max_epochs", type=whole(1), default=50, help="of every training (default 50)")
+    g.add_argument("--min_epochs", type=whole(1), default=30, help="of every training (default 30)")
+    g.add_argument("--patience", type=whole(1), default=4, help="validations without a new best loss (default 4)")
+    _switch(g, "--pretrained", "start from ImageNet weights (default; not with --network small)", None)
+
+
+def _additions(p: Parser) -> None:
+    a = p.additions
+    a.add_argument("--head", choices=list(HEADS), nargs="+", default=["plain"], metavar="HEAD",
+                   help=f"heads of fine-tuning, one run each: {', '.join(HEADS)} (default plain)")  # fmt: skip
+    a.add_argument("--freeze", action="store_true", help="FGL-D26: fine-tune only batch norms and head")
+    flag(a, "--sub-labels", choices=SUB_LABELS, default="found", help="controls: other labels than the found ones")
+    a.add_argument("--sublabels", choices=SUB_LABELS, dest="sub_labels", default=argparse.SUPPRESS,
+                   help=argparse.SUPPRESS)  # fmt: skip
+    a.add_argument("--control", choices=["none", "budget", "certain"], default="none",
+                   help="of stage coarse: base trained on with a fresh head, or on certain images only")  # fmt: skip
+    a.add_argument("--split", choices=["fixed", "legacy"], default="fixed", help="FGL-D04: legacy overlaps as released")
+    a.add_argument("--lr", type=_rate, help="learning rate (default: the range test before every training)")
+    a.add_argument(
+        "--weights", metavar="FILE", help="ImageNet state dict (default: resnet18-f37072fd.pth in data/weights)"
+    )
+    a.add_argument("--network", choices=["resnet18", "small"], default="resnet18", help="small: 32-64-128 convolutions")
+    a.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd")
+    a.add_argument("--schedule", choices=["restarts", "cosine", "constant"], default="restarts",
+                   help="warm restarts every 10 epochs, one cosine over --max_epochs, or none")  # fmt: skip
+    flag(a, "--aug-set", choices=["flips", "shifts", "picture"], default="flips", help="views of the uncertainty pass")
+    flag(a, "--umap-neighbors", type=whole(2), default=30)
+    flag(a, "--umap-min-dist", type=number(0, 1), default=0.0)
+    flag(a, "--umap-components", type=whole(1), default=4)
+    flag(a, "--min-cluster-size", type=whole(2), default=100)
+    flag(a, "--cluster-workers", type=whole(0), default=0, help="processes over classes (0: by memory and cores)")
+    a.add_argument("--controls", nargs="*", choices=SUB_LABELS[1:], default=[], metavar="NAME",
+                   help=f"of stage cluster: also cluster for the controls {', '.join(SUB_LABELS[1:])}")  # fmt: skip
+    flag(a, "--csv-features", action="store_true", help="features also as text, as released (640 MB for CIFAR)")
+    flag(a, "--limit-train", type=whole(0), default=0, help="a fixed stratified part of so many images (0: all)")
+    a.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
+    a.add_argument("--compile", action="store_true", help="torch.compile")
+    a.add_argument("--devices", type=whole(1), default=1, help="processes of a training (default 1)")
+    a.add_argument("--parallel", choices=["ddp_spawn", "ddp_fork"], default="ddp_spawn",
+                   help="Lightning's strategy with several --devices")  # fmt: skip
+    a.add_argument("--threads", type=whole(0), default=0, help="CPU threads (0: all cores)")
+    flag(a, "--num-workers", type=whole(0), default=0, help="loader processes (default 0; images lie in memory)")
+    names = ("--out-dir", "--out_dir")
+    a.add_argument(*names, metavar="DIR", help="where everything is written (default: <runs-dir>/<name>)")
+    a.add_argument("--data-dir", "--data_dir", default=str(DATA_ROOT), metavar="DIR",
+                   help="data sets (default: data/ of the repository)")  # fmt: skip
+    a.add_argument("--name", help="run folder below --runs-dir (default: the data set)")
+    a.add_argument("--seed", type=whole(0), default=42, help="all random draws depend on it alone (default 42)")
+    add_common(p, "finegrained")
+
+
+def resolve(args: argparse.Namespace) -> dict[str, Any]:
+    """Resolved configuration of pipeline.py.
+
+    Raises:
+      UserError: flags that exclude each other.
+    """
+    config = vars(args).copy()
+    if "all" in args.stage:
+        config["stage"] = _stages_of(STRATEGIES[args.strategy], args.use_pseudo)
+    else:
+        config["stage"] = [stage for stage in STAGES if stage in args.stage]
+    return _common(config, args)
+
+
+def resolve_main(args: argparse.Namespace) -> dict[str, Any]:
+    """Resolved configuration of main.py: the stages that its strategy stands for."""
+    config = vars(args).copy()
+    steps = MAIN_STRATEGIES[args.strategy]
+    if not steps:
+        config["stage"] = ["coarse"]
+    else:
+        config["stage"] = [s for s in _stages_of(steps, args.use_pseudo) if s != "report"]
+    if args.legacy_net:
+        # The released main.py: Adam, 180 epochs, no early stopping, one rate
+        config |= {"network": "legacy", "optimizer": "adam", "schedule": "constant"}
+        config["lr"] = 1e-3 if args.lr is None else args.lr
+        for name in ("max_epochs", "min_epochs"):
+            config[name] = getattr(args, name) if given(args, name) else 180
+    return _common(config, args)
+
+
+def _stages_of(steps: Sequence[str], use_pseudo: bool) -> list[str]:
+    """The stages of a whole run, in order; with true subclasses step 1 is left out, as released."""
+    first = STAGES[:4] if use_pseudo else ()
+    second = ("sub", *steps) if "fine-tune" in steps else steps
+    return [*first, *second, "report"]
+
+
+def _common(config: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    if config["pretrained"] is None:
+        config["pretrained"] = config["network"] != "small"
+    if config["pretrained"] and config["network"] == "small":
+        raise UserError("--pretrained: there are no ImageNet weights for --network small")
+    if args.weights and not config["pretrained"]:
+        raise UserError("--weights: only with --pretrained")
+    if config["min_epochs"] > config["max_epochs"]:
+        if given(args, "min_epochs"):
+            raise UserError(f"--min_epochs {config['min_epochs']}: more than --max_epochs {config['max_epochs']}")
+        config["min_epochs"] = config["max_epochs"]
+    if not config["use_pseudo"] and config["sub_labels"] != "found":
+        raise UserError(f"--sub_labels {config['sub_labels']}: only with pseudo-labels, not with the true subclasses")
+    if config["control"] != "none" and config["stage"] != ["coarse"]:
+        raise UserError(f"--control {config['control']}: only with --stage coarse")
+    if config["devices"] > 1 and config["compile"]:
+        raise UserError("--compile: only with one of --devices")
+    for name in ("alpha", "head"):
+        if len(set(config[name])) < len(config[name]):
+            raise UserError(f"--{name} {' '.join(map(str, config[name]))}: names one value twice")
+    word = re.sub(r"[^\w.-]", "_", args.dataset.removeprefix("folder:").rstrip("/").rpartition("/")[2])
+    config["name"] = args.name or word
+    config["out_dir"] = str(Path(args.out_dir) if args.out_dir else Path(args.runs_dir) / config["name"])
+    return config
+
+
+def parse_pipeline(argv: list[str] | None = None) -> dict[str, Any]:
+    """Parses pipeline.py's command line; answers --help and --print-config by itself."""
+    return finish_parsing(pipeline_parser(), resolve, argv)
+
+
+def parse_main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Parses main.py's command line."""
+    return finish_parsing(main_parser(), resolve_main, argv)
+
+
+def of_stage(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The part of the configuration that decides what a stage computes."""
+    return {name: config[name] for name in STAGE_FLAGS[stage]}

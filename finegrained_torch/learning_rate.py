@@ -1,0 +1,82 @@
+"""The learning rate of a training: the range test's curve, and the rule of Lightning 1.5.10 applied to it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch.utils.data import DataLoader
+
+from finegrained_torch.ready import LightningModule, Trainer, Tuner
+
+FALLBACK = 0.01
+STEPS, LOWEST, HIGHEST, STOP_AT = 100, 1e-8, 1.0, 4.0  # Lightning's defaults, then and now
+SKIP_BEGIN, SKIP_END = 10, 1
+
+
+class Found(NamedTuple):
+    """Curve of the range test, its suggestion, and whether that is the fallback."""
+
+    rates: list[float]
+    losses: list[float]
+    rate: float
+    source: str  # "finder" or "fallback"
+
+
+def steepest_by_index(losses: Sequence[float], begin: int = SKIP_BEGIN, end: int = SKIP_END) -> int | None:
+    """Position of the steepest descent of a loss curve per step, ends left out.
+
+    Central differences over the position in the list of finite points that remain, one-sided at its two ends: what
+    NumPy's gradient gives, with which Lightning 1.5.10 chose. Lightning 2.6 divides by the learning-rate spacing.
+
+    Args:
+      losses: smoothed loss at each step. begin, end: points dropped at either end.
+    Returns:
+      Position in `losses`, the first of equal minima; None where fewer than two finite points remain.
+    Source: Lightning 1.5.10, tuner/lr_finder.py. Deviation: FGL-D06.
+    """
+    last = len(losses) - end
+    kept = [at for at in range(begin, last) if math.isfinite(losses[at])]
+    if len(kept) < 2:
+        return None
+    values = [losses[at] for at in kept]
+    slopes = [values[1] - values[0]]
+    slopes += [(after - before) / 2 for before, after in zip(values, values[2:], strict=False)]
+    slopes.append(values[-1] - values[-2])
+    return kept[slopes.index(min(slopes))]
+
+
+def suggestion(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, str]:
+    """The learning rate at the steepest descent per step, or 0.01 where no finite point is left."""
+    # DEVIATION FGL-D06: the index rule, not the modern suggestion, which differs by up to four orders
+    at = steepest_by_index(losses)
+    return (FALLBACK, "fallback") if at is None else (rates[at], "finder")
+
+
+def find(module: LightningModule, loader: DataLoader, trainer: Trainer) -> Found:
+    """Runs the range test on a copy of the module; the module itself is left as it was.
+
+    Args:
+      module: configured as for the training. loader: its training batches. trainer: used for nothing else.
+    Returns:
+      100 steps at most, lr_i = 10^(-8 + 0.08 i), the loss smoothed with beta 0.98.
+    """
+    trial = copy.deepcopy(module)
+    with contextlib.redirect_stderr(io.StringIO()):  # its own progress bar cannot be turned off
+        # DEVIATION FGL-D05: Tuner, since auto_lr_find and trainer.tune are gone in Lightning 2
+        finder = Tuner(trainer).lr_find(
+            trial, train_dataloaders=loader, min_lr=LOWEST, max_lr=HIGHEST, num_training=STEPS, mode="exponential",
+            early_stop_threshold=STOP_AT, update_attr=False,
+        )  # fmt: skip
+    for left in Path(trainer.default_root_dir).glob(".lr_find_*.ckpt"):  # where an earlier search was killed
+        left.unlink(missing_ok=True)
+    if finder is None:
+        return Found([], [], FALLBACK, "fallback")
+    rates, losses = ([float(value) for value in finder.results[key]] for key in ("lr", "loss"))
+    rate, source = suggestion(rates, losses)
+    return Found(rates, losses, rate, source)

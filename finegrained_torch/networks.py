@@ -1,0 +1,213 @@
+"""ResNet-18 with torchvision's parameter names, the network of the authors' main.py, and a small one of ours.
+
+Every network has `embed(x)` (what the head sees), `fc` (the head, replaced by `head.py`), `avgpool` (whose output are
+the features of step 1b) and `feature_dim` (width of that output).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import datasets
+from datasets import weights as weight_files
+from reproduction.runs import UserError, shown
+from reproduction.torch_runtime import read_checkpoint
+
+NETWORKS = ("resnet18", "small", "legacy")
+PRETRAINED_FILE = "resnet18-f37072fd.pth"  # torchvision's ImageNet-1k weights
+LEGACY_WIDTH = 512
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; torchvision's BasicBlock with the same parameter names."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(out + shortcut)
+
+
+class ResNet18(nn.Module):
+    """ResNet-18: `small_images` has the authors' stem (3x3, stride 1, no max-pool), else torchvision's 7x7.
+
+    Source: authors' models/Classifier.py (torchvision's ResNet-18 with conv1 replaced and maxpool an identity).
+    """
+
+    feature_dim = 512
+
+    def __init__(self, outputs: int, small_images: bool = True):
+        super().__init__()
+        if small_images:
+            self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool: nn.Module = nn.Identity() if small_images else nn.MaxPool2d(3, 2, 1)
+        widths = (64, 64, 128, 256, 512)
+        for number in (1, 2, 3, 4):
+            first = Block(widths[number - 1], widths[number], 1 if number == 1 else 2)
+            self.add_module(f"layer{number}", nn.Sequential(first, Block(widths[number], widths[number], 1)))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc: nn.Module = nn.Linear(self.feature_dim, outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # as torchvision initializes; batch norm and linear keep torch's defaults
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of `embed`."""
+        return self.feature_dim
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Features of images, float32 [B, 3, H, W] -> [B, 512]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for number in (1, 2, 3, 4):
+            x = getattr(self, f"layer{number}")(x)
+        return self.avgpool(x).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.embed(x))
+
+
+class Legacy(nn.Module):
+    """The network of the authors' main.py: an unmodified ResNet-18 with 1,000 outputs, then 512, ReLU, outputs."""
+
+    feature_dim = 512
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        self.resnet = ResNet18(1000, small_images=False)
+        self.hidden = nn.Linear(1000, LEGACY_WIDTH)
+        self.fc: nn.Module = nn.Linear(LEGACY_WIDTH, outputs)
+
+    @property
+    def avgpool(self) -> nn.Module:
+        """The layer whose output are the features."""
+        return self.resnet.avgpool
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of `embed`."""
+        return LEGACY_WIDTH
+
+    def embed(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, 512]."""
+        return torch.relu(self.hidden(self.resnet(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.embed(x))
+
+
+class Small(nn.Module):
+    """Three 3x3 convolutions of 32, 64 and 128 channels, each with batch norm, ReLU and max-pool: minutes on a CPU."""
+
+    feature_dim = 128
+
+    def __init__(self, outputs: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, width in ((3, 32), (32, 64), (64, 128)):
+            layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+            layers += [nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        self.layers = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc: nn.Module = nn.Linear(self.feature_dim, outputs)
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of `embed`."""
+        return self.feature_dim
+
+    def embed(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, 128]."""
+        return self.avgpool(self.layers(x)).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.embed(x))
+
+
+Network = ResNet18 | Legacy | Small
+
+
+def build(name: str, outputs: int, pretrained: Mapping[str, Tensor] | None = None) -> Network:
+    """A fresh network.
+
+    Args:
+      name: one of NETWORKS. outputs: width of the head.
+      pretrained: state dict of torchvision's ResNet-18; its conv1 (and fc, for the authors' stem) are left out.
+    Returns:
+      The network; its weights are a function of torch's global generator, the head drawn last.
+    Raises:
+      UserError: pre-trained weights for the small network, or weights that do not fit.
+    """
+    made: Network
+    if name == "small":
+        if pretrained is not None:
+            raise UserError("--network small: there are no pre-trained weights for it; use --no-pretrained")
+        return Small(outputs)
+    made = ResNet18(outputs) if name == "resnet18" else Legacy(outputs)
+    if pretrained is not None:
+        load_pretrained(made, pretrained)
+    return made
+
+
+def load_pretrained(network: ResNet18 | Legacy, state: Mapping[str, Tensor]) -> None:
+    """Loads torchvision's ResNet-18 by name; stem and head of the authors' network keep their fresh weights.
+
+    Raises:
+      UserError: names or shapes are not those of ResNet-18.
+    """
+    target = network.resnet if isinstance(network, Legacy) else network
+    skipped = ("conv1.", "fc.") if target is network else ()
+    wanted = {name for name in target.state_dict() if not name.startswith(skipped or ("\0",))}
+    kept = {name: value for name, value in state.items() if name in wanted}
+    if missing := sorted(name for name in wanted - kept.keys() if not name.endswith("num_batches_tracked")):
+        raise UserError(f"--weights: not the state dict of ResNet-18: lacks {missing[0]} and {len(missing) - 1} more")
+    try:
+        target.load_state_dict(kept, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"--weights: does not fit ResNet-18 ({str(error).splitlines()[-1].strip()})") from None
+
+
+def find_pretrained(given: str | None, data_dir: str, accept_unverified: bool = False) -> tuple[dict[str, Tensor], str]:
+    """The ImageNet weights: `--weights FILE`, or the checked file in data/weights.
+
+    Returns:
+      State dict, and the file's sha256 or name.
+    Raises:
+      UserError, DatasetError: no such file, not a state dict; the message says how to get it or do without.
+    """
+    if given:
+        path, name = Path(given), Path(given).name
+    else:
+        try:
+            path, name = weight_files.find(PRETRAINED_FILE, Path(data_dir), None, accept_unverified)
+        except datasets.DatasetError as error:
+            raise UserError(f"--pretrained: {error}; or start from random weights with --no-pretrained") from None
+    # DEVIATION FGL-D29: weights only, with a map location
+    state = read_checkpoint(path)
+    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"--weights {shown(path)}: not a state dict of tensors")
+    return state, name
+
+
+def parameter_count(module: nn.Module, trainable: bool = False) -> int:
+    """Number of parameters; only those that are trained where `trainable`."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
