@@ -19,7 +19,7 @@ from datasets.split import subset
 
 __all__ = ["NAMES", "Dataset", "DatasetError", "check_name", "load", "subset"]
 
-NAMES = ("mnist5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn")
+NAMES = ("mnist5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "pathmnist")
 
 
 def check_name(name: str) -> str:
