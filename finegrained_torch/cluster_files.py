@@ -61,7 +61,7 @@ def save_clustering(
     input_hash: str = "",
     class_names: Sequence[str] = (),
     fine: np.ndarray | None = None,
-) -> list[dict[str, str]]:
+) -> None:
     """Writes everything about a clustering below `folder`.
 
     Args:
@@ -71,8 +71,6 @@ def save_clustering(
       settings: what it was made with, JSON values.
       input_hash: sha256 of the features.
       class_names: of the coarse classes.
-    Returns:
-      Artefacts for a record, with paths relative to `folder/sub_<dataset>`.
     Source: authors' pipeline.py; section 2.2. The silhouette is a scalar, not a folder's name (FGL-D25).
     """
     below = folder / f"sub_{dataset}"
@@ -94,11 +92,6 @@ def save_clustering(
         "per_class": clustering.per_class,
     }
     write_json(below / "clusters.json", facts)
-    return [
-        {"kind": "csv", "path": "pseudo.csv", "title": "Pseudo-label of each training image"},
-        {"kind": "npz", "path": "clustering.npz", "title": "Clusters, embedding, memberships"},
-        {"kind": "json", "path": "clusters.json", "title": "Clusters of each coarse class"},
-    ]
 
 
 def load_clustering(path: Path) -> dict[str, np.ndarray]:

@@ -216,6 +216,11 @@ def open_pool(counts: Sequence[int], dims: int, workers: int | None = None) -> I
     with ProcessPoolExecutor(size, get_context("spawn"), initializer=_begin) as pool:
         try:
             yield pool
+        except BrokenProcessPool:
+            raise UserError(
+                f"a process that runs UMAP was killed, most likely for want of memory (largest class: {max(counts):,} "
+                "images); --cluster_workers 1 takes one class at a time, and finished classes are kept"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list((pool._processes or {}).values()):
@@ -224,13 +229,6 @@ def open_pool(counts: Sequence[int], dims: int, workers: int | None = None) -> I
 
 
 def _in_processes(pool: ProcessPoolExecutor, jobs: Sequence[Job], take: Callable[[Job, Found], None]) -> None:
-    try:
-        waiting = {pool.submit(_cluster_one, job): job for job in jobs}
-        for done in as_completed(waiting):
-            take(waiting[done], done.result())
-    except BrokenProcessPool:
-        sizes = ", ".join(f"class {job.label} ({len(job.rows):,} images)" for job in jobs[:4])
-        raise UserError(
-            f"a process that clusters was killed, most likely for want of memory ({sizes}); --workers 1 takes "
-            "one class at a time, and finished classes are kept"
-        ) from None
+    waiting = {pool.submit(_cluster_one, job): job for job in jobs}
+    for done in as_completed(waiting):
+        take(waiting[done], done.result())

@@ -155,7 +155,7 @@ def _number(
     parent: list[int] = []
     for label in order:
         own = rows[label]
-        entry = {"class": label, "count": len(own), "clusters": 0, "first": out.num_labels}
+        entry: dict[str, Any] = {"class": label, "count": len(own), "clusters": 0, "first": out.num_labels}
         if label not in found:
             entry |= {"silhouette": None, "noise_share": None, "disagreement": None, "repaired": 0}
             entry["warnings"] = ["no certain image in this class"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import shutil
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from finegrained_torch import scores
+from finegrained_torch import maps, scores
 from finegrained_torch.cluster_files import save_clustering, write_labels
 from finegrained_torch.cluster_jobs import open_pool
 from finegrained_torch.clustering import Clustering, cluster_classes, compact, visiting_order
+from finegrained_torch.figures import Images, cluster_pictures
+from finegrained_torch.membership import Settings
 from reproduction.runs import UserError, write_bytes, write_json
 
 NAMES = ("random", "kmeans", "pixels", "nofilter", "noumap")
@@ -141,6 +144,7 @@ def cluster_stage(
     images: np.ndarray | None = None,
     class_names: Sequence[str] = (),
     fine_names: Sequence[str] | None = None,
+    record_folder: Path | None = None,
     progress: bool = True,
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Any], list[dict[str, str]]]:
     """Clusters every coarse class, and the controls where asked for; writes all files; scores all of it.
@@ -154,8 +158,10 @@ def cluster_stage(
       fine: int64 [N] known subclasses, for the scores only; None where a data set has none.
       images: uint8 [N, H, W, C], needed for the control `pixels`.
       class_names, fine_names: of coarse classes and subclasses.
+      record_folder: where the stage's record will lie; scores and pictures go there. None: `folder/sub_<dataset>`,
+        and no pictures.
     Returns:
-      (metrics, details, artefacts with paths relative to `folder/sub_<dataset>`) for the stage's record.
+      (metrics, details, artefacts with paths relative to the record's folder) for the stage's record.
     Raises:
       UserError: as `cluster_classes`; a control that needs images without them.
     Source: sections 1.5, 7.2 to 7.4.
@@ -177,7 +183,12 @@ def cluster_stage(
             controls, features, coarse, certain, found, images if images is not None else features, chosen,
             workers=workers, progress=progress, keep=keep, pool=pool,
         )  # fmt: skip
-    artefacts = save_clustering(
+        drawn = {}
+        if record_folder is not None and images is not None:
+            if progress:
+                print(f"cluster: 2-D maps of {len(features):,} images, for the pictures", file=sys.stderr, flush=True)
+            drawn = maps.make_maps(below / "maps.npz", features, coarse, Settings(**chosen), pool)
+    save_clustering(
         folder, dataset, found, certain, coarse, settings=chosen, input_hash=digest, class_names=class_names, fine=fine
     )
     for name, sub in labels.items():
@@ -185,11 +196,20 @@ def cluster_stage(
     if "nofilter" in made:
         _write_all_images(below / "controls" / "nofilter", made["nofilter"])
     metrics, details = _facts(found, labels, made, coarse, certain, fine)
-    write_json(below / "scores.json", {"metrics": metrics, **details})
+    details["class_names"] = list(class_names)
+    beside = below if record_folder is None else record_folder
+    write_json(beside / "scores.json", {"metrics": metrics, **details})
+    artefacts: list[dict[str, str]] = []
+    if record_folder is not None and images is not None:
+        names = class_names or [str(label) for label in range(int(coarse.max()) + 1)]
+        kinds = fine_names or [str(kind) for kind in range(0 if fine is None else int(fine.max()) + 1)]
+        data = Images(images, coarse, fine, names, kinds)
+        for figure in cluster_pictures(record_folder, vars(found), data, drawn):
+            artefacts.append({"kind": "image", "path": figure.file, "title": figure.caption})
     artefacts.append({"kind": "json", "path": "scores.json", "title": "Scores of clusters and controls"})
     if fine is not None:
         text = scores.contingency_csv(found.pseudo, fine, found.parent.tolist(), fine_names)
-        write_bytes(below / "contingency.csv", text.encode())
+        write_bytes(beside / "contingency.csv", text.encode())
         artefacts.append({"kind": "csv", "path": "contingency.csv", "title": "Clusters against known subclasses"})
     shutil.rmtree(keep, ignore_errors=True)
     if progress:

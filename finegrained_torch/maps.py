@@ -1,0 +1,80 @@
+"""2-D UMAP maps for the pictures: one of each coarse class and one of all images together. Nothing else uses them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from finegrained_torch import membership
+from finegrained_torch.cluster_jobs import on_disk
+from finegrained_torch.membership import Settings
+from reproduction.runs import UserError, shown, write_bytes
+
+JOINT = -1  # the map of all images
+_FEW_POINTS = 12
+
+
+def map_one(path: str, rows: np.ndarray, settings: Settings) -> np.ndarray:
+    """2-D UMAP of some rows of a .npy file; zeros where there is too little to lay out.
+
+    Returns:
+      float32 [n, 2].
+    """
+    points = np.ascontiguousarray(np.load(path, mmap_mode="r", allow_pickle=False)[rows], np.float32)
+    if len(points) < _FEW_POINTS or not np.ptp(points, axis=0).any():
+        return np.zeros((len(points), 2), np.float32)
+    return membership.reduce(points, settings)[0]
+
+
+def make_maps(
+    file: Path, features: np.ndarray, coarse: np.ndarray, settings: Settings, pool: ProcessPoolExecutor | None = None
+) -> dict[int, np.ndarray]:
+    """All maps, taken from `file` where it holds those of the same features and settings.
+
+    Args:
+      file: where they are kept (npz).
+      features: float32 [N, D]. coarse: int64 [N].
+      settings: of the clustering; the maps differ in having two components.
+      pool: of `cluster_jobs.open_pool`; None works in this process.
+    Returns:
+      coarse class, or JOINT -> float32 [n, 2], rows in file order.
+    """
+    settings = replace(settings, components=2, reducer="umap")
+    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    digest.update(coarse.tobytes() + np.ascontiguousarray(features, np.float32).tobytes())
+    key = digest.hexdigest()
+    if file.exists():
+        with contextlib.suppress(OSError, ValueError, KeyError), np.load(file, allow_pickle=False) as held:
+            if str(held["key"]) == key:
+                return {int(name): held[name] for name in held.files if name != "key"}
+    rows = {JOINT: np.arange(len(coarse))} | {c: np.flatnonzero(coarse == c) for c in np.unique(coarse).tolist()}
+    with on_disk(features) as path:
+        if pool is None:
+            made = {label: map_one(path, own, settings) for label, own in rows.items()}
+        else:
+            waiting = {label: pool.submit(map_one, path, own, settings) for label, own in rows.items()}
+            made = {label: job.result() for label, job in waiting.items()}
+    buffer = io.BytesIO()
+    arrays = {str(label): points for label, points in made.items()}
+    np.savez(buffer, key=np.array(key), **arrays)  # type: ignore[arg-type]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, buffer.getvalue())
+    return made
+
+
+def read_maps(file: Path) -> dict[int, np.ndarray]:
+    """The maps that the cluster stage made; empty where there are none."""
+    if not file.exists():
+        return {}
+    try:
+        with np.load(file, allow_pickle=False) as held:
+            return {int(name): held[name] for name in held.files if name != "key"}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{shown(file)}: cannot be read ({error}); run --stage cluster --overwrite") from None

@@ -1,0 +1,349 @@
+"""Pictures of section 7.5, drawn from arrays and written as PNG; matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_CERTAIN, _UNCERTAIN, _RED, _GREY = "#c9a0b4", "#0797a8", "#c0392b", "#b8bec6"
+_TEN = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
+_EXAMPLES = 10
+_LABELLED = 20  # more classes than this are not written along an axis
+_ROWS = 24  # clusters of one grid
+
+
+def colour(index: int) -> str:
+    """Colour of the cluster with this place within its class; ten, then again."""
+    return _TEN[index % len(_TEN)]
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _scatter(axis: Axes, points: np.ndarray, colours: Any, size: float) -> None:
+    axis.scatter(points[:, 0], points[:, 1], s=size, c=colours, linewidths=0)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_aspect("equal", "datalim")
+
+
+def _dots(count: int) -> float:
+    """Marker area that neither hides nor loses `count` points."""
+    return float(np.clip(16000 / max(count, 1), 0.6, 14))
+
+
+def _legend(axis: Axes, entries: Sequence[tuple[str, str]], title: str = "") -> None:
+    from matplotlib.lines import Line2D
+
+    marks = [Line2D([], [], marker="o", linestyle="", color=shade, label=text) for text, shade in entries]
+    axis.legend(handles=marks, title=title or None, fontsize=7, title_fontsize=8, loc="best", framealpha=0.8)
+
+
+def class_map(
+    path: Path,
+    points: np.ndarray,
+    pseudo: np.ndarray,
+    certain: np.ndarray,
+    fine: np.ndarray | None,
+    name: str,
+    fine_names: Sequence[str],
+) -> None:
+    """Picture 1: the 2-D map of one coarse class by cluster, by certainty and by true subclass.
+
+    Args:
+      points: float [n, 2]. pseudo: int64 [n], -1 for uncertain images. certain: bool [n].
+      fine: int64 [n] or None, then the third panel is left out. name: of the class.
+    """
+    panels = 2 if fine is None else 3
+    figure, axes = _figure(5 * panels, 5.2, 1, panels)
+    size = _dots(len(points))
+    labels = np.unique(pseudo[pseudo >= 0]).tolist()
+    place = {label: at for at, label in enumerate(labels)}
+    shades = [_GREY if label < 0 else colour(place[label]) for label in pseudo.tolist()]
+    _scatter(axes[0, 0], points, shades, size)
+    for label in labels:
+        x, y = np.median(points[pseudo == label], axis=0)
+        box = {"facecolor": "white", "edgecolor": colour(place[label]), "boxstyle": "round,pad=0.2", "alpha": 0.85}
+        axes[0, 0].text(x, y, str(label), fontsize=9, ha="center", va="center", bbox=box)
+    axes[0, 0].set_title(f"{len(labels)} clusters (grey: uncertain images)", fontsize=10)
+    order = np.argsort(~certain, kind="stable")  # the few uncertain ones on top
+    _scatter(axes[0, 1], points[order], [_CERTAIN if c else _UNCERTAIN for c in certain[order]], size)
+    _legend(axes[0, 1], [("certain", _CERTAIN), ("uncertain", _UNCERTAIN)])
+    axes[0, 1].set_title(f"{int((~certain).sum()):,} uncertain of {len(certain):,}", fontsize=10)
+    if fine is not None:
+        kinds = np.unique(fine).tolist()
+        at = {kind: number for number, kind in enumerate(kinds)}
+        _scatter(axes[0, 2], points, [colour(at[kind]) for kind in fine.tolist()], size)
+        if len(kinds) <= _LABELLED:
+            _legend(axes[0, 2], [(fine_names[kind], colour(at[kind])) for kind in kinds])
+        axes[0, 2].set_title("true subclass", fontsize=10)
+    figure.suptitle(f"{name}: 2-D UMAP of all its images (a fit of its own, only for looking)", fontsize=11)
+    _save(figure, path)
+
+
+def joint_map(path: Path, points: np.ndarray, coarse: np.ndarray, certain: np.ndarray, names: Sequence[str]) -> None:
+    """Picture 2: one map of all classes, by coarse class and by certainty (after the authors' CIFAR10.png)."""
+    figure, axes = _figure(11, 5.4, 1, 2)
+    size = _dots(len(points))
+    _scatter(axes[0, 0], points, [colour(label) for label in coarse.tolist()], size)
+    if len(names) <= _LABELLED:
+        _legend(axes[0, 0], [(text, colour(at)) for at, text in enumerate(names)])
+    axes[0, 0].set_title("coarse class", fontsize=10)
+    order = np.argsort(~certain, kind="stable")
+    _scatter(axes[0, 1], points[order], [_CERTAIN if c else _UNCERTAIN for c in certain[order]], size)
+    _legend(axes[0, 1], [("certain", _CERTAIN), ("uncertain", _UNCERTAIN)])
+    axes[0, 1].set_title("certain and uncertain images", fontsize=10)
+    figure.suptitle("2-D UMAP of all classes together (the clustering itself is per class)", fontsize=11)
+    _save(figure, path)
+
+
+def _image(axis: Axes, image: np.ndarray, frame: str | None = None) -> None:
+    axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(frame is not None)
+        if frame is not None:
+            spine.set_color(frame)
+            spine.set_linewidth(2)
+
+
+def mix(fine: np.ndarray, names: Sequence[str], most: int = 3) -> str:
+    """The commonest true subclasses of a cluster in words: "7 81 %, 9 17 %"."""
+    kinds, counts = np.unique(fine[fine >= 0], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:most]
+    return "\n".join(f"{names[kinds[at]]} {100 * counts[at] / counts.sum():.0f} %" for at in order)
+
+
+def cluster_grid(
+    path: Path,
+    images: np.ndarray,
+    pseudo: np.ndarray,
+    strength: np.ndarray,
+    fine: np.ndarray | None,
+    name: str,
+    fine_names: Sequence[str],
+) -> None:
+    """Picture 3: one row per cluster of a class, the strongest members and the first ones in file order.
+
+    Args:
+      images: uint8 [n, H, W, C] of one coarse class, in file order. pseudo: int64 [n]. strength: float [n], largest
+        membership. fine: int64 [n] or None.
+    """
+    every = np.unique(pseudo[pseudo >= 0]).tolist()
+    labels = every[:_ROWS]
+    if not labels:
+        return
+    columns = 2 * _EXAMPLES + 1
+    figure, axes = _figure(
+        0.62 * columns + 1.9, 0.74 * len(labels) + 0.9, len(labels), columns,
+        gridspec_kw={"width_ratios": [1] * _EXAMPLES + [0.25] + [1] * _EXAMPLES},
+    )  # fmt: skip
+    for row, label in enumerate(labels):
+        own = np.flatnonzero(pseudo == label)
+        best = own[np.argsort(-strength[own], kind="stable")][:_EXAMPLES]
+        for side, chosen in ((0, best), (_EXAMPLES + 1, own[:_EXAMPLES])):
+            for column in range(_EXAMPLES):
+                axis = axes[row, side + column]
+                if column < len(chosen):
+                    _image(axis, images[chosen[column]], colour(row))
+                else:
+                    axis.axis("off")
+        axes[row, _EXAMPLES].axis("off")
+        axes[row, 0].set_ylabel(
+            f"{label}\n{len(own):,}", rotation=0, ha="right", va="center", fontsize=9, color=colour(row)
+        )
+        if fine is not None:
+            axes[row, -1].annotate(
+                mix(fine[own], fine_names), (1.15, 0.5), xycoords="axes fraction", va="center", fontsize=7,
+                annotation_clip=False,
+            )  # fmt: skip
+    axes[0, 0].set_title("highest membership", fontsize=9, loc="left")
+    axes[0, _EXAMPLES + 1].set_title("first in file order", fontsize=9, loc="left")
+    cut = f", the first {_ROWS} of {len(every)}" if len(every) > _ROWS else ""
+    right = "" if fine is None else "; right: true subclasses"
+    figure.suptitle(f"{name}: clusters (left: id and images{right}){cut}", fontsize=11)
+    _save(figure, path)
+
+
+def certainty_examples(
+    path: Path,
+    images: np.ndarray,
+    uncertainty: np.ndarray,
+    coarse: np.ndarray,
+    mean_prediction: np.ndarray,
+    names: Sequence[str],
+) -> None:
+    """Picture 4: the ten most and ten least certain images of each class with U, label and mean prediction.
+
+    Args:
+      images: uint8 [N, H, W, C]. uncertainty: float [N] in [0, 2]. coarse: int64 [N].
+      mean_prediction: float [N, C], rows sum to 1.
+    """
+    classes = np.unique(coarse).tolist()[:_LABELLED]
+    figure, axes = _figure(1.02 * _EXAMPLES + 1.6, 1.32 * 2 * len(classes) + 0.8, 2 * len(classes), _EXAMPLES)
+    for row, label in enumerate(classes):
+        own = np.flatnonzero(coarse == label)
+        order = own[np.argsort(uncertainty[own], kind="stable")]
+        for half, chosen, word in ((0, order[:_EXAMPLES], "most"), (1, order[::-1][:_EXAMPLES], "least")):
+            for column in range(_EXAMPLES):
+                axis = axes[2 * row + half, column]
+                if column >= len(chosen):
+                    axis.axis("off")
+                    continue
+                at = chosen[column]
+                guess = int(mean_prediction[at].argmax())
+                wrong = guess != label
+                _image(axis, images[at], _RED if wrong else None)
+                short = names[guess] if len(names[guess]) <= 14 else names[guess][:13] + "…"
+                text = f"U {uncertainty[at]:.2g}\n{short} {mean_prediction[at, guess]:.2g}"
+                axis.set_title(text, fontsize=7, color=_RED if wrong else "black", pad=2)
+            axes[2 * row + half, 0].set_ylabel(
+                f"{names[label]}\n{word} certain", rotation=0, ha="right", va="center", fontsize=8
+            )
+    figure.suptitle("U and mean prediction over the views (red: wrong, U above 1)", fontsize=11)
+    _save(figure, path)
+
+
+def uncertainty_histogram(
+    path: Path, uncertainty: np.ndarray, coarse: np.ndarray, certain: np.ndarray, names: Sequence[str]
+) -> None:
+    """Picture 5: histogram of U of each class, with the threshold and the share above 1."""
+    classes = np.unique(coarse).tolist()[:_LABELLED]
+    columns = min(len(classes), 4)
+    rows = -(-len(classes) // columns)
+    figure, axes = _figure(4.2 * columns, 3.0 * rows, rows, columns)
+    bins = np.linspace(0, 2, 41)
+    for axis in axes.flat[len(classes) :]:
+        axis.axis("off")
+    for axis, label in zip(axes.flat, classes, strict=False):
+        own = coarse == label
+        values = uncertainty[own]
+        axis.hist(values, bins, color=_CERTAIN)
+        axis.set_yscale("log")
+        kept = uncertainty[own & certain]
+        if len(kept):
+            axis.axvline(kept.max(), color=_UNCERTAIN, label=f"threshold, U = {kept.max():.2g}")
+            axis.legend(fontsize=7)
+        axis.set_title(f"{names[label]}: U > 1 (wrong) {100 * np.mean(values > 1):.2f} %", fontsize=9)
+        axis.set(xlabel="uncertainty U", ylabel="images")
+    _save(figure, path)
+
+
+def confusions(path: Path, matrices: Sequence[tuple[str, np.ndarray]], names: Sequence[str]) -> None:
+    """Picture 6: confusion matrices side by side, one colour scale, in percent of the true class.
+
+    Args:
+      matrices: (title, int [C, C] counts, rows are true classes).
+    """
+    figure, axes = _figure(5.0 * len(matrices), 4.7, 1, len(matrices))
+    image = None
+    for axis, (title, matrix) in zip(axes[0], matrices, strict=True):
+        share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
+        axis.set_title(f"{title}: {100 * np.trace(matrix) / max(matrix.sum(), 1):.2f} %", fontsize=10)
+        axis.set(xlabel="predicted", ylabel="true class")
+        if len(names) <= _LABELLED:
+            axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=7)
+            axis.set_yticks(range(len(names)), names, fontsize=7)
+        if len(names) <= 10:
+            for i, j in np.ndindex(*matrix.shape):
+                shade = "white" if share[i, j] > 55 else "black"
+                axis.text(j, i, f"{matrix[i, j]:,}", ha="center", va="center", fontsize=7, color=shade)
+    if image is not None:
+        figure.colorbar(image, ax=list(axes[0]), label="% of the true class", shrink=0.8)
+    _save(figure, path)
+
+
+def contingency(
+    path: Path, table: np.ndarray, clusters: Sequence[int], parent: Sequence[int], fine_names: Sequence[str]
+) -> None:
+    """Heat map cluster x true subclass, rows in percent of the cluster; lines between coarse classes.
+
+    Args:
+      table: int [K, J]. clusters: id of each row. parent: coarse class of each row. fine_names: of the columns.
+    """
+    rows, columns = table.shape
+    figure, axes = _figure(min(0.45 * columns + 2.6, 26), min(0.32 * rows + 1.6, 24))
+    axis = axes[0, 0]
+    share = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
+    image = axis.imshow(share, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    axis.set_xticks(range(columns), fine_names, rotation=90 if columns > 12 else 45, ha="right", fontsize=7)
+    axis.set_yticks(range(rows), [f"{c} ({int(n):,})" for c, n in zip(clusters, table.sum(1), strict=True)], fontsize=7)
+    if rows * columns <= 400:
+        for i, j in np.ndindex(rows, columns):
+            if table[i, j]:
+                shade = "black" if share[i, j] > 55 else "white"
+                axis.text(j, i, f"{table[i, j]:,}", ha="center", va="center", fontsize=6.5, color=shade)
+    for at in range(1, rows):
+        if parent[at] != parent[at - 1]:
+            axis.axhline(at - 0.5, color="white", linewidth=2)
+    axis.set(xlabel="true subclass", ylabel="cluster (certain images)")
+    axis.set_title("Clusters against true subclasses", fontsize=10)
+    figure.colorbar(image, ax=axis, label="% of the cluster")
+    _save(figure, path)
+
+
+def lr_curves(path: Path, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Picture 7a: the curve of each LR range test and the rate taken.
+
+    Args:
+      found: (row, {"lr": [...], "loss": [...], "suggestion": rate or None}).
+    """
+    columns = min(len(found), 3)
+    rows = -(-len(found) // columns)
+    figure, axes = _figure(4.2 * columns, 3.0 * rows, rows, columns)
+    for axis in axes.flat[len(found) :]:
+        axis.axis("off")
+    for axis, (title, curve) in zip(axes.flat, found, strict=False):
+        axis.plot(curve["lr"], curve["loss"], color="black", linewidth=1)
+        if curve.get("suggestion"):
+            axis.axvline(curve["suggestion"], color=_RED, label=f"taken: {curve['suggestion']:.4g}")
+            axis.legend(fontsize=7)
+        axis.set_xscale("log")
+        axis.set_title(title, fontsize=9)
+        axis.set(xlabel="learning rate", ylabel="smoothed loss")
+    _save(figure, path)
+
+
+def training_curves(path: Path, found: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> None:
+    """Picture 7b: training and validation loss, and validation accuracy, of every training by epoch.
+
+    Args:
+      found: (row, lines of metrics.jsonl with step, train_loss, val_loss, val_acc).
+    """
+    figure, axes = _figure(14, 4.4, 1, 3)
+    for axis, key, title in zip(
+        axes[0], ("train_loss", "val_loss", "val_acc"), ("training loss", "validation loss", "validation accuracy"),
+        strict=True,
+    ):  # fmt: skip
+        for at, (name, lines) in enumerate(found):
+            steps = [line["step"] for line in lines if key in line]
+            values = [line[key] for line in lines if key in line]
+            style = ("-", "--", ":")[at // len(_TEN) % 3]
+            axis.plot(steps, values, style, color=colour(at), marker=".", markersize=4, linewidth=1.2, label=name)
+        axis.set(xlabel="epoch", title=title)
+        axis.grid(alpha=0.25)
+    axes[0, 2].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    _save(figure, path)

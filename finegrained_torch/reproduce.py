@@ -1,0 +1,132 @@
+"""`make reproduce-finegrained`: per seed base and clusters, then every row of the table on them; then the report."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from finegrained_torch.tables import SUB_LABELS, row_name  # noqa: E402
+from reproduction.pipeline import Command, Request, run  # noqa: E402
+from reproduction.runs import RUNS_ROOT  # noqa: E402
+
+SCRIPT = "finegrained_torch/pipeline.py"
+DATASETS = {"paper": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
+PAPER_GIGABYTES = 0.17  # CIFAR-10
+SEEDS = {"smoke": "42"}  # every other profile: the release's seed and the next two
+DEFAULT_SEEDS = "42 43 44"
+STEP_1 = "coarse features uncertainty cluster".split()
+CONTROLS = SUB_LABELS[1:]
+NO_SUBCLASSES = ("pathmnist", "svhn", "fashion_mnist")  # their classes are the coarse ones
+# One training at the paper's settings on a current GPU, and the clusterings on the CPU beside it: estimates
+GPU_HOURS, CLUSTER_HOURS = 0.2, 0.5
+# Minutes on two cores of step 1 and of the trainings of one row
+CPU_MINUTES = {"cpu": (1.6, 0.5), "smoke": (1.0, 0.3), "paper": (900.0, 600.0)}
+
+Row = tuple[str, str, tuple[str, ...], int]  # variant, what it is, flags, trainings
+
+
+def flags_of(profile: str, dataset: str) -> list[str]:
+    """Flags that all stages of a run share.
+
+    The cpu profile's network, rate, epochs and cluster size were found by measurement: longer training of the base
+    network erases the subclasses of the digits 5 to 9. A mirrored digit is another sign: shifts are its views.
+    """
+    flags = ["--dataset", dataset]
+    if profile == "paper":
+        return flags
+    epochs = "2" if profile == "smoke" else "6"
+    flags += ["--network", "small", "--schedule", "cosine", "--lr", "0.05", "--batch_size", "100"]
+    flags += ["--max_epochs", epochs, "--min_epochs", epochs]
+    flags += ["--min_cluster_size", "15" if profile == "smoke" else "40"]
+    if dataset in ("mnist5k", "mnist"):
+        flags += ["--aug_set", "shifts"]
+    if dataset != "mnist5k" and not dataset.startswith("folder:"):
+        flags += ["--limit_train", "600" if profile == "smoke" else "10000"]
+    elif profile == "smoke" and dataset == "mnist5k":
+        flags += ["--limit_train", "600"]
+    return flags
+
+
+def rows_of(profile: str, dataset: str) -> list[Row]:
+    """The rows of a profile behind base: sections 7.1 and 7.3, or the part of them that a CPU affords."""
+    known = not dataset.startswith("folder:") and dataset not in NO_SUBCLASSES
+    tune = ("--stage", "sub", "fine-tune")
+    rows: list[Row] = []
+    if profile != "paper":
+        rows.append(("ft", "fine-tuning from pseudo-labels", tune, 2))
+        rows.append(("mh09", "multi-head, alpha 0.9", ("--stage", "multi-head", "--alpha", "0.9"), 1))
+        if profile == "cpu" and known:
+            rows.append(("ft-true", "fine-tuning from true subclasses", (*tune, "--no-use_pseudo"), 2))
+        if profile == "cpu":
+            rows.append(("ft-random", "fine-tuning from random sub-labels", (*tune, "--sub_labels", "random"), 2))
+        return rows
+    heads = ("--head", "plain", "deep_layer", "keep_sub_head")
+    rows.append(("ft", "fine-tuning, three heads", (*tune, *heads), 4))
+    rows.append(("mh01", "multi-head, alpha 0.1 and 0.9", ("--stage", "multi-head"), 2))
+    if known:
+        true = ("--stage", "sub", "fine-tune", "multi-head", "--no-use_pseudo")
+        rows.append(("ft-true", "fine-tuning and multi-head from true subclasses", true, 4))
+    for control, words in (("budget", "base trained on for fine-tuning's epochs"), ("certain", "certain images only")):
+        rows.append((f"base-{control}", f"control: {words}", ("--stage", "coarse", "--control", control), 1))
+    for name in ("random", "kmeans", "nofilter", "noumap"):
+        rows.append((f"ft-{name}", f"control: fine-tuning from {name} labels", (*tune, "--sub_labels", name), 2))
+    return rows
+
+
+def commands_of(request: Request) -> list[Command]:
+    """Step 1 of a seed, then its rows; after all seeds the report of the first, which covers them all."""
+    row = request.row()
+    shared = [*flags_of(request.profile, request.dataset), *request.extra]
+    first, each = CPU_MINUTES[request.profile]
+    paper = request.profile == "paper"
+    commands: list[Command] = []
+
+    def add(seed: int, variant: str, stage: str, flags: Sequence[str], hours: float, minutes: float) -> None:
+        name = f"{row}/seed{seed}"
+        words = [*flags, *shared, "--seed", str(seed), "--name", name, *request.shared_flags(row)]
+        commands.append(
+            Command(
+                row=row_name(row, variant) or row,
+                stage=f"seed {seed}, {stage}",
+                script=SCRIPT,
+                flags=tuple(words),
+                folder=RUNS_ROOT / "finegrained" / name,
+                gpu_hours=hours if paper else 0.0,
+                cpu_minutes=minutes,
+            )
+        )
+
+    for seed in request.seeds:
+        step_1 = ["--stage", *STEP_1, "--controls", *(CONTROLS if request.profile != "smoke" else CONTROLS[:3])]
+        add(seed, "", "step 1: base, features, uncertainty, clusters", step_1, GPU_HOURS + CLUSTER_HOURS, first)
+        for variant, words, flags, trainings in rows_of(request.profile, request.dataset):
+            add(seed, variant, f"step 2: {words}", flags, trainings * GPU_HOURS, trainings * each)
+    add(request.seeds[0], "", "report over all seeds", ["--stage", "report"], 0.02, 0.3)
+    return commands
+
+
+def with_seeds(argv: Sequence[str]) -> list[str]:
+    """Adds the release's seeds where --seeds is absent or empty (the other papers begin at 0)."""
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    pairs = dict(zip(words, words[1:], strict=False))
+    if pairs.get("--seeds", "").strip():
+        return list(argv)
+    return [*argv, "--seeds", SEEDS.get(pairs.get("--profile", ""), DEFAULT_SEEDS)]
+
+
+def main() -> None:
+    """Runs every command, or lists them with --plan."""
+    run(
+        paper="finegrained",
+        folder="finegrained_torch",
+        framework="torch",
+        commands_of=commands_of,
+        dataset_of=DATASETS,
+        paper_gigabytes=PAPER_GIGABYTES,
+        argv=with_seeds(sys.argv[1:]),
+    )
+
+
+if __name__ == "__main__":
+    main()
