@@ -73,5 +73,12 @@ def commands_of(request: Request) -> list[Command]:
     return commands
 
 
+def pages(request: Request) -> str:
+    """What to open after a run: the viewer of each seed."""
+    top = RUNS_ROOT / "hierarchy" / request.row()
+    views = [shown(top / f"seed{seed}" / "analysis" / "view.html") for seed in request.seeds]
+    return "open in a browser: " + "  ".join(views)
+
+
 if __name__ == "__main__":
-    run("hierarchy", "hierarchy_cnn_torch", "torch", commands_of, DATASETS, PAPER_GIGABYTES)
+    run("hierarchy", "hierarchy_cnn_torch", "torch", commands_of, DATASETS, PAPER_GIGABYTES, closing=pages)

@@ -128,6 +128,7 @@ def run(
     paper_gigabytes: float,
     argv: Sequence[str] | None = None,
     check: Callable[[str], str] = check_name,
+    closing: Callable[[Request], str] | None = None,
 ) -> None:
     """The whole of `python -m <folder>.reproduce`.
 
@@ -138,10 +139,11 @@ def run(
       commands_of: turns a request into commands, in order.
       dataset_of: profile -> default data set.
       paper_gigabytes: download of the paper profile, for the plan.
+      closing: last line to print after a finished run, for example what to open.
       check: returns the name of a data set or raises ValueError or UserError that says what is allowed.
     """
     try:
-        _run(paper, folder, framework, commands_of, dataset_of, paper_gigabytes, argv, check)
+        _run(paper, folder, framework, commands_of, dataset_of, paper_gigabytes, argv, check, closing)
     except UserError as error:
         print(f"{folder}.reproduce: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -156,6 +158,7 @@ def _run(
     paper_gigabytes: float,
     argv: Sequence[str] | None,
     check: Callable[[str], str],
+    closing: Callable[[Request], str] | None,
 ) -> None:
     request, plan = _parse(folder, argv, dataset_of, check)
     commands = commands_of(request)
@@ -192,6 +195,8 @@ def _run(
             f"\nthe paper's own settings: make reproduce-{paper} PROFILE=paper   "
             f"(about {hours:.0f} GPU hours, {paper_gigabytes:.1f} GB to download)"
         )
+    if closing:
+        print(f"\n{closing(request)}")
     raise SystemExit(code)
 
 
