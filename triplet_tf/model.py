@@ -68,11 +68,15 @@ def build(config: Mapping[str, Any], lists: ImageLists) -> Graph:
     if config["weight_decay"] == "on":  # DEVIATION STL-D02: collected and never added as released, hence off
         loss += tf.add_n(nets.weight_decay_terms(config["net"]))
     scalars["loss"] = loss
-    rate = tf1.train.polynomial_decay(
-        float(config["learning_rate"]), step, config["train_iters"], float(config["end_learning_rate"]), power=1.0
-    )
+    rate = learning_rate(config, step)
     start_update, accumulate, train = _update(config, loss, rate, step, passes, after)
     return Graph(batches, loss, scalars, accumulate, train, rate, evaluation(config, lists), start_update)
+
+
+def learning_rate(config: Mapping[str, Any], step: tf.Tensor) -> tf.Tensor:
+    """(lr0 - lr_end) * (1 - min(g, T) / T) + lr_end with g updates done so far; scalar float32."""
+    start, end = float(config["learning_rate"]), float(config["end_learning_rate"])
+    return tf1.train.polynomial_decay(start, step, config["train_iters"], end, power=1.0)
 
 
 def _cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
