@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def stored_split(path: Path, count: int, seed: int) -> tuple[np.ndarray, np.ndar
     try:
         with np.load(path, allow_pickle=False) as kept:
             same = np.array_equal(kept["train"], train) and np.array_equal(kept["val"], val)
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{shown(path)}: not a readable split ({error}); choose another --out_dir") from None
     if not same:
         raise UserError(f"{shown(path)}: holds another split (data set, --limit_train or --seed differ); "

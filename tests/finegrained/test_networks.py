@@ -1,0 +1,161 @@
+"""Parameter counts of the specification, torchvision's names, heads, freezing."""
+
+import pytest
+import torch
+from torch import nn
+
+from finegrained_torch import head, networks
+from finegrained_torch.classifier import LitResnet, MultiHead
+from reproduction.runs import UserError
+
+
+def count(name, outputs):
+    with torch.device("meta"):
+        return networks.parameter_count(networks.build(name, outputs))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "parameters"),
+    [(2, 11_169_858), (9, 11_173_449), (10, 11_173_962), (13, 11_175_501), (20, 11_179_092), (59, 11_199_099),
+     (100, 11_220_132)],
+)  # fmt: skip
+def test_counts_of_the_heads(outputs, parameters):
+    assert count("resnet18", outputs) == parameters
+
+
+def test_count_of_the_backbone_and_of_the_notebook_prints():
+    with torch.device("meta"):
+        net = networks.build("resnet18", 9)
+        net.fc = nn.Identity()
+    assert networks.parameter_count(net) == 11_168_832
+    for megabytes, parameters in ((44.694, count("resnet18", 9)), (44.796, count("resnet18", 59)), (44.799, deep())):
+        assert round(4 * parameters / 1e6, 3) == megabytes
+
+
+def deep():
+    with torch.device("meta"):
+        net = networks.build("resnet18", 59)
+        head.replace_head(net, "deep_layer", 59, 9)
+    return networks.parameter_count(net)
+
+
+def test_count_of_deep_layer():
+    assert deep() == 11_199_639
+
+
+@pytest.mark.parametrize(("fine", "coarse", "parameters"),
+                         [(10, 2, 11_174_988), (100, 20, 11_230_392), (13, 2, 11_176_527)])  # fmt: skip
+def test_counts_of_multi_head(fine, coarse, parameters):
+    with torch.device("meta"):
+        assert networks.parameter_count(MultiHead(num_classes=fine, num_superclasses=coarse)) == parameters
+
+
+@pytest.mark.parametrize(("fine", "coarse", "parameters"), [(10, 2, 12_208_180), (100, 20, 12_263_584)])
+def test_counts_of_the_older_network(fine, coarse, parameters):
+    """Two heads behind the hidden layer are the released one linear layer of S + C outputs."""
+    assert count("legacy", fine + coarse) == parameters
+    with torch.device("meta"):
+        module = MultiHead(num_classes=fine, num_superclasses=coarse, network="legacy")
+    assert networks.parameter_count(module) == parameters
+
+
+def test_names_shapes_and_outputs_are_torchvisions():
+    from torchvision import models
+
+    theirs, ours = models.resnet18(num_classes=7), networks.ResNet18(7, small_images=False)
+    state = theirs.state_dict()
+    assert {name: value.shape for name, value in state.items()} == {
+        name: value.shape for name, value in ours.state_dict().items()
+    }
+    ours.load_state_dict(state)
+    images = torch.rand(2, 3, 40, 40)
+    with torch.no_grad():
+        assert torch.equal(theirs.eval()(images), ours.eval()(images))
+
+
+def test_pretrained_weights_reach_all_but_stem_and_head():
+    state = networks.ResNet18(1000, small_images=False).state_dict()
+    torch.manual_seed(1)
+    fresh = networks.build("resnet18", 4)
+    torch.manual_seed(1)
+    net = networks.build("resnet18", 4, state)
+    for name, value in net.state_dict().items():
+        source = fresh.state_dict() if name.startswith(("conv1.", "fc.")) else state
+        assert torch.equal(value, source[name]), name
+    assert net.conv1.weight.shape == (64, 3, 3, 3) and isinstance(net.maxpool, nn.Identity)
+    older = networks.build("legacy", 4, state)
+    assert all(torch.equal(older.resnet.state_dict()[name], value) for name, value in state.items())
+
+
+def test_foreign_weights_are_refused(tmp_path):
+    with pytest.raises(UserError, match="not the state dict of ResNet-18"):
+        networks.build("resnet18", 2, {"conv1.weight": torch.zeros(1)})
+    state = networks.ResNet18(10).state_dict()
+    state["layer1.0.conv1.weight"] = torch.zeros(1)
+    with pytest.raises(UserError, match="does not fit ResNet-18"):
+        networks.build("resnet18", 2, state)
+    with pytest.raises(UserError, match="no pre-trained weights"):
+        networks.build("small", 2, state)
+    with pytest.raises(UserError, match="or start from random weights with --no-pretrained"):
+        networks.find_pretrained(None, str(tmp_path))
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(UserError, match="list.pt: not a state dict"):
+        networks.find_pretrained(str(tmp_path / "list.pt"), str(tmp_path))
+
+
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_embed_then_head_is_forward_and_avgpool_gives_the_features(name):
+    module = LitResnet(num_classes=3, network=name)
+    module.set_activations()
+    images = torch.rand(2, 3, 32, 32)
+    net = module.network.eval()
+    with torch.no_grad():
+        assert torch.equal(net.fc(net.embed(images)), net(images))
+    assert module.activations.shape == (2, net.feature_dim)
+    if name != "legacy":
+        assert torch.equal(module.activations, net.embed(images).detach())
+
+
+@pytest.mark.parametrize("variant", head.HEADS)
+def test_heads_keep_the_backbone_bit_equal(variant):
+    net = networks.build("small", 6)
+    trained = net.fc
+    before = {name: value.clone() for name, value in net.state_dict().items() if not name.startswith("fc.")}
+    head.replace_head(net, variant, 6, 2)
+    after = net.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert net(torch.rand(3, 3, 32, 32)).shape == (3, 2)
+    kinds = [type(layer).__name__ for layer in net.fc] if variant != "plain" else [type(net.fc).__name__]
+    assert kinds == {"plain": ["Linear"], "deep_layer": ["Dropout", "Linear", "Linear"],
+                     "keep_sub_head": ["Linear", "Linear"]}[variant]  # fmt: skip
+    assert (variant == "keep_sub_head") == (variant != "plain" and net.fc[0] is trained)
+
+
+def test_unknown_head():
+    with pytest.raises(ValueError, match="'other' is not one of plain, deep_layer, keep_sub_head"):
+        head.replace_head(networks.build("small", 6), "other", 6, 2)
+
+
+def test_freeze_goes_by_module_type():
+    """By name, as released, 8,834 parameters train; the batch norms of the shortcuts are 1,792 more."""
+    with torch.device("meta"):
+        net = networks.build("resnet18", 2)
+    by_name = sum(p.numel() for name, p in net.named_parameters() if "bn" in name or "fc" in name)
+    assert by_name == 8_834
+    head.freeze_backbone(net)
+    assert networks.parameter_count(net, trainable=True) == 8_834 + 2 * (128 + 256 + 512)
+    assert not net.conv1.weight.requires_grad and net.fc.weight.requires_grad
+
+
+def test_released_constructor_defaults():
+    module = LitResnet()
+    assert module.network.fc.out_features == 10 and module.learning_rate == 0.1 and not module.unc
+    assert module.mode == "sup" and module.batch_size == 200
+    module.fine_tuning(dim_out=4, dim_sub=10, deep_layer=True)
+    assert module.network.fc[2].out_features == 4
+    both = MultiHead()
+    assert (both.clsub.out_features, both.clsup.out_features, both.alpha) == (10, 2, 0.5)
+    with pytest.raises(ValueError, match="mode 'both': sup or sub"):
+        LitResnet(mode="both")
+    with pytest.raises(ValueError, match="alpha 1.5: 0 to 1"):
+        MultiHead(alpha=1.5)
