@@ -116,8 +116,9 @@ def _update(
     each_pass = [*tf1.get_collection(tf1.GraphKeys.UPDATE_OPS), *after, counted]
     size = config["caffe_iter_size"]
     if size == 1:
+        nothing = tf.no_op()
         with tf.control_dependencies(each_pass):
-            return tf.no_op(), None, optimizer.apply_gradients(pairs, step)
+            return nothing, None, optimizer.apply_gradients(pairs, step)
     sums = [  # local: an update that was cut off starts again with its first mini-batch
         tf1.get_variable(f"gradient_sum_{i}", v.shape, initializer=tf1.zeros_initializer(), trainable=False,
                          collections=[tf1.GraphKeys.LOCAL_VARIABLES])
