@@ -74,15 +74,16 @@ def without_ranking(extra: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(word for place, word in enumerate(words) if place not in drop)
 
 
-def _command(request: Request, seed: int, mode: str, row: str, extra: tuple[str, ...]) -> Command:
-    folder = RUNS_ROOT / PAPER / f"{row}-{mode}" / f"seed{seed}"
+def _command(request: Request, seed: int, mode: str, base: str, extra: tuple[str, ...]) -> Command:
+    row = base if mode == "hard" else f"{base}-{mode}"  # the paper's own method has the row itself
+    folder = RUNS_ROOT / PAPER / row / f"seed{seed}"
     db = f"csv:{request.dataset}" if request.dataset in datasets.NAMES else request.dataset
     extra = without_ranking(extra) if mode == "vanilla" else extra
     flags = ["--db_name", db, "--train_mode", mode, *FLAGS[request.profile], *extra, "--seed", str(seed)]
-    flags += ["--name", f"seed{seed}", "--runs-dir", shown(folder.parent), *request.shared_flags(f"{row}-{mode}")]
+    flags += ["--name", f"seed{seed}", "--runs-dir", shown(folder.parent), *request.shared_flags(row)]
     stage = "stage 1, softmax" if mode == "vanilla" else f"stage 2, two heads ({mode})"
     return Command(
-        f"{row}-{mode}", f"{stage}, seed {seed}", SCRIPT, tuple(flags), folder,
+        row, f"{stage}, seed {seed}", SCRIPT, tuple(flags), folder,
         gpu_hours=HOURS, cpu_minutes=CPU_MINUTES[request.profile], lane=f"seed{seed}-{mode}",
     )  # fmt: skip
 

@@ -1,0 +1,222 @@
+"""Whole runs on tiny JPEG files: every mode, kill and resume, evaluation of checkpoints, faults.
+
+One process pays for TensorFlow's import: most runs call the script's main() here; only what needs a kill is a process.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reproduction.runs import UserError
+from tests.triplet.conftest import CLASSES, TEST, write_set
+from triplet_tf import fast_fgvr_semi_train
+from triplet_tf.config.base_config import parse, training_parser
+
+TRAIN = "triplet_tf/fast_fgvr_semi_train.py"
+EVAL = "triplet_tf/eval.py"
+NET = ("--net", "mobile", "--aug_style", "img", "--frame_size", "32", "--resize_sides", "34,40", "--init", "random",
+       "--emb_dim", "8", "--batch_size", "4", "--Triplet_K", "2", "--device", "cpu", "--bn_decay", "0.5")  # fmt: skip
+STEPS = ("--train_iters", "6", "--logging_threshold", "1", "--test_interval", "2")
+MODES = ("vanilla", "semi_hard", "hard", "hard_awtl", "cntr")
+
+
+def flags_of(tiny: Path, runs: Path, mode: str, *more: str) -> list[str]:
+    places = ["--db_name", "csv:tiny", "--datasets_dir", str(tiny), "--models_dir", str(runs)]
+    return [*places, *NET, "--train_mode", mode, *more]
+
+
+def run_here(*flags: str) -> None:
+    """The training script in this process."""
+    fast_fgvr_semi_train.main(list(flags))
+
+
+@pytest.fixture(scope="module")
+def runs(tiny, tmp_path_factory) -> Path:
+    """<runs>/<mode>: hard with six steps, the others with two."""
+    folder = tmp_path_factory.mktemp("runs with spaces")
+    for mode in MODES:
+        steps = STEPS if mode == "hard" else ("--train_iters", "2", "--logging_threshold", "1", "--test_interval", "9")
+        more = ("--eval_split", "val") if mode == "semi_hard" else ("--caffe_iter_size", "2") if mode == "cntr" else ()
+        run_here(*flags_of(tiny, folder, mode, *steps, *more, "--checkpoint_dir", mode))
+    return folder
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / "record.json").read_text())
+
+
+def curve(folder: Path) -> list[dict]:
+    """Metrics without times."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_trains_tests_and_records(runs, mode):
+    folder = runs / mode
+    record = record_of(folder)
+    last = {name: value["last"] for name, value in record["metrics"].items()}
+    assert 0 <= last["accuracy"] <= last["top5_accuracy"] == 1.0  # five classes
+    assert {"nmi", "macro_accuracy", "positive_distance"} | {f"recall_at_{k}" for k in (1, 2, 4, 8, 16, 32)} <= set(
+        last
+    )
+    for item in record["artefacts"]:
+        assert (folder / item["path"]).stat().st_size > 0
+    assert (folder / "DONE").exists() and record["stage"] == ("softmax" if mode == "vanilla" else "two-head")
+    first = curve(folder)[0]
+    assert first["step"] == 1 and ("train/active_triplets" in first) == (mode != "vanilla")
+    parts = first["train/cross_entropy"] + first.get("train/metric_loss", 0)
+    assert first["train/loss"] == pytest.approx(parts, rel=1e-6)  # no weight decay unless asked for (STL-D02)
+    assert all(np.isfinite(value) for line in curve(folder) for value in line.values())
+    with np.load(folder / "embeddings.npz") as saved:
+        assert saved["emb"].shape == (CLASSES * TEST, 1024 if mode == "vanilla" else 8)
+        np.testing.assert_allclose(np.linalg.norm(saved["emb"], axis=1), 1, atol=1e-5)
+        assert saved["file_name"][0] == "test_0_0.jpg" and saved["label"].tolist() == sorted(saved["label"])
+
+
+def test_files_of_a_run_agree(runs):
+    folder = runs / "hard"
+    rows = list(csv.reader((folder / "confusion.csv").open()))
+    matrix = np.array([row[1:] for row in rows[1:]], int)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert matrix.sum() == CLASSES * TEST == metrics["images"]
+    assert metrics["metrics"]["accuracy"] == np.trace(matrix) / matrix.sum()
+    assert metrics["metrics"] == {name: v["last"] for name, v in record_of(folder)["metrics"].items()}
+    tests = [line for line in curve(folder) if "test/Split_Val_Accuracy" in line]
+    assert [line["step"] for line in tests] == [2, 4, 6]
+    best = max(line["test/Split_Val_Accuracy"] for line in tests)
+    assert record_of(folder)["metrics"]["accuracy"] == {
+        "last": tests[-1]["test/Split_Val_Accuracy"], "best_on_val": None, "best_on_test": best,
+    }  # fmt: skip
+    args = json.loads((folder / "args.json").read_text())
+    assert list(args) == sorted(args) and args["test_interval"] == 2 and args["Triplet_K"] == 2
+    text = (folder / "logger.txt").read_text()
+    assert "step 6 accuracy" in text and "best" in text and "CE" in text
+    for name in ("model.ckpt", "model.ckptbest"):
+        assert (folder / f"{name}.index").exists() and list(folder.glob(f"{name}.data-*"))
+    assert (folder / "model.ckpt.index").read_bytes() == (folder / "model-6.index").read_bytes()
+
+
+def test_validation_split_never_selects_on_the_test_list(runs):
+    record = record_of(runs / "semi_hard")
+    accuracy = record["metrics"]["accuracy"]
+    assert accuracy["best_on_test"] is None and accuracy["best_on_val"] is not None
+    assert "STL-D06" in record["deviations"] and "test_all_sub_list.csv" in record["data"]
+
+
+def test_finished_runs_are_not_run_again_and_other_flags_are_refused(runs, tiny, capsys):
+    flags = flags_of(tiny, runs, "hard", *STEPS, "--checkpoint_dir", "hard")
+    run_here(*flags, "--yes")
+    assert "finished before" in capsys.readouterr().out
+    with pytest.raises(UserError, match="frame_size 32 there, 24 here"):
+        run_here(*flags, "--frame_size", "24")
+
+
+def test_eval_gives_the_recorded_figures(script, runs):
+    done = script(EVAL, "--checkpoint", runs / "hard" / "model.ckpt")
+    written = json.loads((runs / "hard" / "eval-model.ckpt" / "metrics.json").read_text())["metrics"]
+    assert written == json.loads((runs / "hard" / "metrics.json").read_text())["metrics"]
+    assert f"accuracy {100 * written['accuracy']:.2f} %" in done.stdout
+
+
+def evaluate_here(*flags: str) -> None:
+    from triplet_tf.results import evaluate_checkpoint
+
+    evaluate_checkpoint(parse(training_parser("eval.py"), list(flags)))
+
+
+def test_checkpoint_of_another_frame_size_is_one_clear_line(runs):
+    with pytest.raises(UserError) as error:
+        evaluate_here(
+            "--checkpoint", str(runs / "hard" / "model.ckpt"), "--frame_size", "34", "--resize_sides", "34,40"
+        )
+    message = str(error.value)
+    assert "--frame_size 34: the embedding head W is [1024, 8]" in message and "[4096, 8] here" in message
+    with pytest.raises(UserError, match="no such checkpoint"):
+        evaluate_here("--checkpoint", str(runs / "hard" / "model-99"))
+    with pytest.raises(UserError, match="has no embedding head"):
+        evaluate_here("--checkpoint", str(runs / "vanilla" / "model.ckpt"), "--train_mode", "hard")
+
+
+def test_kill_and_resume_is_bit_identical(script, killed_when, runs, tiny, tmp_path):
+    flags = flags_of(tiny, tmp_path, "hard", *STEPS, "--checkpoint_dir", "hard")
+    killed_when(TRAIN, *flags, seen=lambda: any((tmp_path / "hard").glob("model-2.index")), timeout=300)
+    assert not (tmp_path / "hard" / "DONE").exists()
+    newest = sorted((tmp_path / "hard").glob("model-*.index"))[-1]
+    if newest.name != "model-2.index":  # a later one besides: its damage must not matter either
+        newest.with_suffix(".data-00000-of-00001").write_bytes(b"cut")
+    run_here(*flags)
+    assert curve(tmp_path / "hard") == curve(runs / "hard")
+    assert record_of(tmp_path / "hard")["metrics"] == record_of(runs / "hard")["metrics"]
+    with np.load(tmp_path / "hard" / "embeddings.npz") as ours, np.load(runs / "hard" / "embeddings.npz") as theirs:
+        np.testing.assert_array_equal(ours["emb"], theirs["emb"])
+
+
+def test_sigterm_saves_and_the_run_goes_on(runs, tiny, tmp_path, monkeypatch):
+    from triplet_tf import loop
+
+    real = loop.tf_runtime.stop_if_not_finite
+
+    def signal_at_three(loss: float, step: int, folder: Path) -> None:
+        real(loss, step, folder)
+        if step == 3 and not (tmp_path / "sent").exists():
+            (tmp_path / "sent").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.tf_runtime, "stop_if_not_finite", signal_at_three)
+    flags = flags_of(tiny, tmp_path, "hard", *STEPS, "--checkpoint_dir", "hard")
+    with pytest.raises(SystemExit) as stopped:
+        run_here(*flags)
+    assert stopped.value.code == 143 and (tmp_path / "hard" / "model-3.index").exists()
+    run_here(*flags)
+    assert curve(tmp_path / "hard") == curve(runs / "hard")
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_bytes_that_are_no_image_are_named(tmp_path):
+    home = write_set(tmp_path)
+    (home / "images" / "test_3_1.jpg").write_bytes(b"\xff\xd8 no image")
+    with pytest.raises(UserError, match=r"test_3_1\.jpg: not a readable JPEG or PNG image"):
+        run_here(*flags_of(tmp_path, tmp_path / "r", "vanilla", "--train_iters", "1", "--learning_rate", "1e-3"))
+    assert not list((tmp_path / "r").rglob("DONE"))
+
+
+def test_non_finite_loss_stops_with_its_step(tiny, tmp_path):
+    flags = flags_of(tiny, tmp_path, "vanilla", "--train_iters", "9", "--learning_rate", "1e30")
+    with pytest.raises(UserError, match="loss is .* at step [2-9]"):
+        run_here(*flags)
+
+
+@pytest.mark.parametrize("fault", ["file", "label", "list", "imagenet"])
+def test_faults_before_the_first_step(tmp_path, fault):
+    home = write_set(tmp_path)
+    test = home / "lists" / "test_all_sub_list.csv"
+    absent = "mobilenet_v1_1.0_224.ckpt: no ImageNet checkpoint"
+    says = {"file": "row 4: .*test_1_1.jpg does not exist", "label": "label 99 of test_4_2.jpg is not among the 5",
+            "list": "test_all_sub_list.csv: ", "imagenet": absent}  # fmt: skip
+    flags = flags_of(tmp_path, tmp_path / "r", "vanilla", "--train_iters", "1")
+    if fault == "file":
+        (home / "images" / "test_1_1.jpg").unlink()
+    elif fault == "label":
+        test.write_text(test.read_text().replace(",5,test_4_2.jpg", ",99,test_4_2.jpg"))
+    elif fault == "list":
+        test.unlink()
+    else:
+        flags += ["--init", "imagenet"]
+    with pytest.raises(ValueError if fault != "imagenet" else UserError, match=says[fault]):
+        run_here(*flags)
+    assert not list((tmp_path / "r").rglob("model-*"))
+
+
+def test_script_ends_with_2_and_one_line(script, tmp_path):
+    done = script(TRAIN, *flags_of(tmp_path, tmp_path / "r", "vanilla"), check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no such folder; csv:tiny expects" in done.stderr
