@@ -70,7 +70,10 @@ def start_stage(config: Mapping[str, Any]) -> None:
 
 
 def make_trainer(config: Mapping[str, Any], folder: Path, callbacks: list[Callback], devices: int) -> Trainer:
-    """A Trainer without loggers; Lightning's own strategies where there are several devices."""
+    """A Trainer without loggers; Lightning's own strategies where there are several devices.
+
+    Without callbacks it is one for the range test, whose 100 steps no number of epochs cuts short.
+    """
     device = runtime.pick_device(config["device"])
     alone = [device.index or 0] if device.type == "cuda" else 1
     # DEVIATION FGL-D05: accelerator and devices, since gpus= is gone in Lightning 2
@@ -79,8 +82,8 @@ def make_trainer(config: Mapping[str, Any], folder: Path, callbacks: list[Callba
         devices=alone if devices == 1 else devices,
         strategy="auto" if devices == 1 else config["parallel"],
         precision=config["precision"],
-        max_epochs=config["max_epochs"],
-        min_epochs=config["min_epochs"],
+        max_epochs=config["max_epochs"] if callbacks else -1,
+        min_epochs=config["min_epochs"] if callbacks else None,
         callbacks=callbacks,
         logger=False,
         enable_model_summary=False,

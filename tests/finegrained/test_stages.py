@@ -1,0 +1,343 @@
+"""The real scripts: every stage, hand-over, resume, kill -9, bad input. The clustering itself has tests of its own."""
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from finegrained_torch import pipeline, stages
+from finegrained_torch.setting import read_labels
+from reproduction.runs import UserError
+
+from .conftest import ROOT, TINY, command, run
+
+VARYING = {"seconds"}
+
+
+def fake_clusters(out_dir, dataset, features, coarse, certain, *, fine, **_):
+    """Two clusters a class by the sign of a feature, in the files of the clustering stage."""
+    assert features.dtype == np.float32 and features.shape == (200, 128) and certain.sum() == 180
+    half = np.asarray(features)[:, 0] > np.median(np.asarray(features)[:, 0])
+    labels = np.where(certain, 2 * coarse + half, -1)
+    labels = np.where(labels < 0, -1, np.searchsorted(np.unique(labels[labels >= 0]), labels))
+    folder = out_dir / f"sub_{dataset}"
+    for place in (folder, folder / "controls" / "random"):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "pseudo.csv").write_text("".join(f"{x}\n" for x in labels))
+    artefacts = [{"kind": "csv", "path": "pseudo.csv", "title": "Pseudo-labels"}]
+    return {"ari": {"last": 0.5}}, {"num_sub": int(labels.max()) + 1}, artefacts
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clusters():
+    """Stands in for UMAP and HDBSCAN, which take half a minute to compile."""
+    from datasets import mnist5k
+    from finegrained_torch import controls, report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mnist5k, "load", functools.cache(mnist5k.load))  # a second each time otherwise
+        patch.setattr(controls, "cluster_stage", fake_clusters)
+        patch.setattr(report, "write_report", lambda out_dir: (out_dir / "report.md").write_text("# here\n"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Every stage with every head, and the upper bound, undisturbed."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    row = ("--row", "mnist5k-smoke")
+    said = run("pipeline.py", *TINY, *row, "--out_dir", out, "--head", "plain", "deep_layer", "keep_sub_head")
+    run("pipeline.py", *TINY, *row, "--out_dir", out, "--no-use_pseudo", "--alpha", "0.9")
+    return out, said.stdout
+
+
+def trainings(out):
+    return sorted(path.parent for path in out.rglob("best.ckpt"))
+
+
+def rows(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in VARYING} for line in lines]
+
+
+def same_training(a, b):
+    assert rows(a) == rows(b)
+    first, second = (torch.load(path / "best.ckpt", weights_only=True) for path in (a, b))
+    assert first.keys() == second.keys() and first["epoch"] == second["epoch"]
+    assert all(torch.equal(value, second["state_dict"][name]) for name, value in first["state_dict"].items())
+    with np.load(a / "predictions.npz") as x, np.load(b / "predictions.npz") as y:
+        assert all(np.array_equal(x[name], y[name]) for name in x.files)
+    records = [json.loads((path / "record.json").read_text()) for path in (a, b)]
+    assert records[0]["metrics"] == records[1]["metrics"]
+
+
+def test_folders_and_rows(whole):
+    out, _ = whole
+    names = {
+        str(path.relative_to(out)): json.loads((path / "record.json").read_text())["row"] for path in trainings(out)
+    }
+    base = "mnist5k-smoke"
+    assert names == {
+        "classifier/mnist5k": base,
+        "classifier_sub/mnist5k/pseudo": f"{base}-ft",
+        "classifier_sub/mnist5k/true": f"{base}-ft-true",
+        "fine-tuning/mnist5k/pseudo/plain": f"{base}-ft",
+        "fine-tuning/mnist5k/pseudo/deep_layer": f"{base}-ft-deep",
+        "fine-tuning/mnist5k/pseudo/keep_sub_head": f"{base}-ft-keep",
+        "fine-tuning/mnist5k/true/plain": f"{base}-ft-true",
+        "multihead/mnist5k/pseudo/alpha_0.1": f"{base}-mh01",
+        "multihead/mnist5k/pseudo/alpha_0.9": f"{base}-mh09",
+        "multihead/mnist5k/true/alpha_0.9": f"{base}-mh09-true",
+    }
+    assert (out / "report.md").exists()
+
+
+def test_what_each_training_saw_and_wrote(whole):
+    out, said = whole
+    with np.load(out / "split.npz") as kept:
+        train, val = kept["train"], kept["val"]
+    labels = np.loadtxt(out / "sub_mnist5k" / "pseudo.csv", dtype=int)
+    certain_train = int((labels[train] >= 0).sum())
+    for folder in trainings(out):
+        manifest = json.loads((folder / "manifest.json").read_text())
+        record = json.loads((folder / "record.json").read_text())
+        name = str(folder.relative_to(out))
+        limited = "pseudo" in name and not name.startswith("fine-tuning")
+        assert manifest["counts"]["train"] == (certain_train if limited else 180), name
+        assert manifest["epochs"] == 3 and 1 <= manifest["best_epoch"] <= 3 and manifest["lr_source"] == "flag"
+        assert manifest["maker"] == "finegrained_torch" and manifest["versions"]["lightning"] and manifest["inputs"]
+        with np.load(folder / "predictions.npz") as predictions:
+            right = (predictions["predicted"] == predictions["labels"]).mean()
+            assert predictions["log_probabilities"].dtype == np.float32
+            np.testing.assert_allclose(np.exp(predictions["log_probabilities"]).sum(1), 1, atol=1e-5)
+            assert np.array_equal(predictions["log_probabilities"].argmax(1), predictions["predicted"])
+        assert manifest["metrics"]["test_accuracy"] == right
+        key = "sub_accuracy" if "classifier_sub" in name else "accuracy"
+        assert record["metrics"][key]["best_on_val"] == right and 0 <= record["metrics"][key]["last"] <= 1
+        curve = rows(folder)
+        best = max(curve, key=lambda row: row["val_acc"])
+        assert [row["step"] for row in curve] == [1, 2, 3] and manifest["best_epoch"] == best["step"]
+        np.testing.assert_allclose(manifest["metrics"]["val_accuracy"], best["val_acc"], atol=1e-6)
+        assert str(ROOT) not in (folder / "record.json").read_text() and len(list(folder.glob("state-*.ckpt"))) == 2
+    sub = json.loads((out / "classifier_sub/mnist5k/pseudo/manifest.json").read_text())
+    assert sub["counts"]["tested_on"] == "val" and sub["num_sub"] == labels.max() + 1
+    true = json.loads((out / "classifier_sub/mnist5k/true/manifest.json").read_text())
+    assert true["counts"] == {"train": 180, "val": 20, "test": 1000, "tested_on": "test"} and true["num_sub"] == 10
+    assert "coarse epoch 3/3" in said and "fine-tune ft-deep: test accuracy" in said
+    assert len(set(train) & set(val)) == 0 and len(train) == 180
+
+
+def test_step_one_artefacts(whole):
+    out, _ = whole
+    tables = out / "sub_mnist5k"
+    features = np.load(tables / "activations.npy", mmap_mode="r")
+    assert features.shape == (200, 128) and features.dtype == np.float32
+    with np.load(tables / "uncertainty.npz") as kept:
+        found = {name: kept[name] for name in kept.files}
+    column = np.loadtxt(tables / "incertezza.csv")
+    assert np.array_equal(column, found["uncertainty"]) and found["certain"].sum() == 180
+    wrong = found["mean_prediction"].argmax(1) != found["coarse"]
+    assert np.array_equal(found["uncertainty"] > 1, wrong)
+    assert np.loadtxt(tables / "superclassi.csv", dtype=int).tolist() == found["coarse"].tolist()
+    for stage in ("features", "uncertainty", "cluster"):
+        manifest = json.loads((tables / "stages" / stage / "manifest.json").read_text())
+        assert manifest["stage"] == stage and (tables / "stages" / stage / "DONE").exists()
+    assert json.loads((tables / "stages/cluster/record.json").read_text())["metrics"]["ari"]["last"] == 0.5
+
+
+def test_uncertain_images_never_reach_a_pseudo_label_training(whole, monkeypatch):
+    out, _ = whole
+    seen = []
+    monkeypatch.setattr(stages.Setting, "fit", lambda self, stage, run, module, where, **_: seen.append(where) or 1 / 0)
+    for extra in (["--stage", "sub"], ["--stage", "multi-head", "--alpha", "0.5"]):
+        with pytest.raises(ZeroDivisionError):
+            run("pipeline.py", *TINY, "--out_dir", out, "--sub_labels", "random", *extra)
+    for where in seen:
+        for items, positions in where:
+            assert len(positions) and (items.fine[positions] >= 0).all() and (items.fine < 0).any()
+
+
+def test_same_flags_do_nothing_and_others_are_refused(whole):
+    out, _ = whole
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("best.ckpt")}
+    again = run("pipeline.py", *TINY, "--row", "mnist5k-smoke", "--out_dir", out)
+    assert again.stdout.count("finished before") == 8 and "epoch 1" not in again.stdout
+    assert stamps == {path: path.stat().st_mtime_ns for path in out.rglob("best.ckpt")}
+    said = run("pipeline.py", *TINY, "--out_dir", out, "--lr", "0.01", "--stage", "coarse", code=2).stderr
+    assert "holds a run with other flags (lr 0.05 there, 0.01 here)" in said
+    said = run("pipeline.py", *TINY, "--out_dir", out, "--threshold", "80", "--stage", "cluster", code=2).stderr
+    assert "--threshold 80.0: stage uncertainty ran with 90" in said
+    said = run("pipeline.py", *TINY, "--out_dir", out, "--limit_train", "210", "--stage", "fine-tune", code=2).stderr
+    assert "holds a run with other flags" in said
+
+
+def cut_back(folder, epoch):
+    """What a kill right after the state of `epoch` leaves, with rubbish of a later one."""
+    for name in ("DONE", "record.json", "manifest.json", "predictions.npz"):
+        (folder / name).unlink()
+    for path in folder.glob("state-*.ckpt"):
+        if int(path.stem[-4:]) > epoch:
+            path.unlink()
+    (folder / ".state-0003.partial").write_bytes(b"half")
+
+
+@pytest.mark.parametrize("name", ["classifier/mnist5k", "fine-tuning/mnist5k/pseudo/deep_layer",
+                                  "multihead/mnist5k/pseudo/alpha_0.1"])  # fmt: skip
+def test_a_resumed_training_equals_the_straight_one(whole, tmp_path, name):
+    out, _ = whole
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    cut_back(copy / name, 2)
+    stage = {"c": "coarse", "f": "fine-tune", "m": "multi-head"}[name[0]]
+    heads = ["plain", "deep_layer"] if stage == "fine-tune" else ["plain"]
+    said = run("pipeline.py", *TINY, "--row", "mnist5k-smoke", "--out_dir", copy, "--stage", stage, "--head", *heads)
+    assert f"{stage}: going on after epoch 2" in said.stdout and "epoch 2/3" not in said.stdout
+    same_training(out / name, copy / name)
+    assert not list((copy / name).glob(".*.partial"))
+
+
+def test_a_damaged_state_is_passed_over(whole, tmp_path):
+    out, _ = whole
+    copy = tmp_path / "out"
+    shutil.copytree(out / "classifier", copy / "classifier")
+    shutil.copy(out / "split.npz", copy)
+    folder = copy / "classifier/mnist5k"
+    cut_back(folder, 3)
+    newest = folder / "state-0003.ckpt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    said = run("pipeline.py", *TINY, "--row", "mnist5k-smoke", "--out_dir", copy, "--stage", "coarse")
+    assert "state-0003.ckpt: not a readable checkpoint" in said.stderr and "going on after epoch 2" in said.stdout
+    same_training(out / "classifier/mnist5k", folder)
+
+
+def kill_when(seen, *flags):
+    """Starts the script and kills it with SIGKILL as soon as `seen` exists."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(command("pipeline.py", *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             cwd=ROOT, env=env)  # fmt: skip
+    deadline = time.monotonic() + 240
+    while not seen.exists():
+        assert child.poll() is None, child.stdout.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+
+
+def test_kill_9_and_the_same_command(whole, tmp_path):
+    """Killed in the base training, then in the multi-head one; the folder ends as that of the undisturbed run."""
+    out, _ = whole
+    flags = [*TINY, "--row", "mnist5k-smoke", "--out_dir", tmp_path / "out"]
+    copy = tmp_path / "out"
+    kill_when(copy / "classifier/mnist5k/state-0001.ckpt", *flags, "--stage", "coarse")
+    assert not (copy / "classifier/mnist5k/DONE").exists()
+    run("pipeline.py", *flags, "--stage", "coarse", "features", "uncertainty", "cluster")
+    for name in ("activations.npy", "incertezza.csv", "pseudo.csv"):
+        assert (copy / "sub_mnist5k" / name).read_bytes() == (out / "sub_mnist5k" / name).read_bytes()
+    kill_when(copy / "multihead/mnist5k/pseudo/alpha_0.1/best.ckpt", *flags, "--stage", "multi-head")
+    run("pipeline.py", *flags, "--stage", "multi-head")
+    for name in ("classifier/mnist5k", "multihead/mnist5k/pseudo/alpha_0.1", "multihead/mnist5k/pseudo/alpha_0.9"):
+        same_training(out / name, copy / name)
+
+
+def test_stages_without_what_they_need(tmp_path):
+    out = tmp_path / "out"
+    for stage, said in (
+        ("features", "classifier/mnist5k: has not finished; run pipeline.py --stage coarse first"),
+        ("cluster", "stages/features: has not finished; run pipeline.py --stage features first"),
+        ("sub", "sub_mnist5k/pseudo.csv: no finished clustering; run pipeline.py --stage cluster first"),
+        ("fine-tune", "classifier_sub/mnist5k/pseudo: has not finished; run pipeline.py --stage sub first"),
+    ):
+        assert said in run("pipeline.py", *TINY, "--out_dir", out, "--stage", stage, code=2).stderr
+    said = run("pipeline.py", *TINY, "--out_dir", out, "--stage", "sub", "--sub_labels", "kmeans", code=2).stderr
+    assert "run pipeline.py --stage cluster --controls kmeans first" in said
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_a_diverging_training_ends_in_one_line(tmp_path):
+    said = run("pipeline.py", *TINY, "--out_dir", tmp_path, "--lr", "1e30", "--stage", "coarse", code=2).stderr
+    assert "coarse: non-finite loss at step " in said and "no checkpoint yet; choose a lower --lr" in said
+
+
+def test_base_controls(whole, tmp_path):
+    out, _ = whole
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    flags = [
+        *TINY,
+        "--row",
+        "mnist5k-smoke",
+        "--out_dir",
+        copy,
+        "--stage",
+        "coarse",
+        "--max_epochs",
+        "2",
+        "--min_epochs",
+        "1",
+    ]
+    for control, images in (("budget", 180), ("certain", None)):
+        run("pipeline.py", *flags, "--control", control)
+        manifest = json.loads((copy / "classifier/mnist5k" / control / "manifest.json").read_text())
+        assert manifest["variant"] == f"base-{control}" and (images is None or manifest["counts"]["train"] == images)
+    assert manifest["counts"]["train"] < 180
+    same_training(out / "classifier/mnist5k", copy / "classifier/mnist5k")
+
+
+def test_main_py_and_the_class(whole, tmp_path, capsys):
+    out, _ = whole
+    flags = [*TINY, "--out_dir", tmp_path / "out"]
+    run("main.py", *flags, "--strategy", "transfer")
+    same_training(out / "fine-tuning/mnist5k/true/plain", tmp_path / "out/fine-tuning/mnist5k/true/plain")
+    words = {"dataset": "mnist5k", "max_epochs": 3, "min_epochs": 3, "batch_size": 50, "pretrained": False, "lr": 0.05,
+             "network": "small", "limit_train": 200, "schedule": "cosine", "threads": 1, "device": "cpu",
+             "out_dir": str(tmp_path / "mine")}  # fmt: skip
+    made = pipeline.Pipeline(**words, aug_set="shifts")
+    made.classify()
+    made.features_extraction()
+    made.uncertain_extraction()
+    torch.set_flush_denormal(False)
+    same_training(out / "classifier/mnist5k", tmp_path / "mine/classifier/mnist5k")
+    made.get_pseudo_labels()
+    made.final_super("multi-head", alpha=0.1)
+    torch.set_flush_denormal(False)
+    same_training(out / "multihead/mnist5k/pseudo/alpha_0.1", tmp_path / "mine/multihead/mnist5k/pseudo/alpha_0.1")
+    assert made.config["alpha"] == [0.1, 0.9]
+    with pytest.raises(ValueError, match="mode 'both'"):
+        made.classify("both")
+
+
+def test_legacy_split_and_learning_rate_search(tmp_path):
+    flags = [word for word in TINY if word not in ("--lr", "0.05")]
+    run("pipeline.py", *flags, "--split", "legacy", "--out_dir", tmp_path, "--stage", "coarse", "--max_epochs", "1",
+        "--min_epochs", "1")  # fmt: skip
+    folder = tmp_path / "classifier/mnist5k"
+    curve = json.loads((folder / "lr_find.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["lr"] == curve["suggestion"] and manifest["lr_source"] == "finder" and len(curve["lr"]) > 20
+    assert rows(folder)[0]["lr"] == curve["suggestion"] and not (tmp_path / "split.npz").exists()
+    assert manifest["counts"]["train"] == 180
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("0\n1\n", "2 labels for 4 training images"),
+    ("0\n2\n2\n0\n", "without gaps"),
+    ("-1\n-1\n-1\n-1\n", "without gaps"),
+    ("0\n0\n1\n1\n", "a label occurs in two coarse classes"),
+    ("0\nx\n1\n1\n", "not a column of whole numbers"),
+])  # fmt: skip
+def test_pseudo_labels_that_do_not_fit(tmp_path, text, said):
+    path = tmp_path / "pseudo.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        read_labels(path, np.array([0, 1, 0, 1]))
+    path.write_text("0\n1\n-1\n1\n")
+    assert read_labels(path, np.array([0, 1, 0, 1])).tolist() == [0, 1, -1, 1]
