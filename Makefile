@@ -50,7 +50,7 @@ help: ## list the targets
 # help: data-<set>|fetch, verify and decode one data set; <set>: mnist5k mnist fashion_mnist cifar10 cifar100 svhn pathmnist aircraft flowers102 cars dogs nabirds
 
 setup: ## install everything (both frameworks, report, tests) into .venv; GPU=1: CUDA TensorFlow into .venv-tf
-	@$(INSTALL) $(if $(GPU),tf report dev,tf torch report dev)
+	@$(INSTALL) $(if $(GPU),tf report cluster dev,tf torch report cluster dev)
 
 $(addprefix reproduce-,$(PAPERS)): reproduce-%:
 	@test -f "$(FOLDER_$*)/reproduce.py" || { echo "reproduce-$*: this paper is not in the repository yet" >&2; exit 1; }
@@ -89,15 +89,17 @@ bench: ## speed and memory, ours against the straightforward formulation, as rat
 soak: ## kill the smoke pipelines at random moments and compare the outcome (comes with the work across all papers)
 	@echo "soak: not in the repository yet; make test kills and resumes every stage once" >&2; exit 1
 
-sweep: ## cells of a table x seeds as Ray tasks (local, or RAY_ADDRESS)
-	@echo "sweep: not in the repository yet; SEEDS and ARGS of reproduce-<paper> run the cells one after another" >&2; exit 1
+sweep: ## cells of the tables x seeds as Ray tasks (PAPER="class2str subclass"; local, or RAY_ADDRESS)
+	@$(INSTALL) tf torch cluster
+	@$(PY) -m reproduction.sweep --papers "$(PAPER)" --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" \
+	  --device "$(DEVICE)" --data-dir "$(DATA)" --args="$(ARGS)" $(if $(FORCE),--force)
 
 test: ## the whole test suite: no network, no GPU
-	@$(INSTALL) tf torch report dev
+	@$(INSTALL) tf torch report cluster dev
 	@$(PY) -m pytest $(ARGS)
 
 lint: ## ruff and mypy
-	@$(INSTALL) tf torch report dev
+	@$(INSTALL) tf torch report cluster dev
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
 clean: ## remove caches; never touches runs/ or data/

@@ -94,7 +94,7 @@ def run_all(commands: Sequence[Command], jobs: int) -> tuple[Command, int] | Non
 def _in_order(part: list[tuple[str, Command]]) -> tuple[Command, int] | None:
     for number, command in part:
         _announce(number, command)
-        code = _wait(_start(command))
+        code = _wait(start(command))
         if code:
             return command, code
     return None
@@ -121,7 +121,7 @@ def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, 
         if stopping.is_set():
             return 0
         _announce(number, command)
-        child = _start(command, piped=True)
+        child = start(command, piped=True)
         children.add(child)
         if stopping.is_set():  # between the check above and here
             child.terminate()
@@ -163,7 +163,8 @@ def _announce(number: str, command: Command) -> None:
     print(f"[{number}] {command.stage}\n  $ {command.line()}", flush=True)
 
 
-def _start(command: Command, piped: bool = False) -> subprocess.Popen[str]:
+def start(command: Command, piped: bool = False) -> subprocess.Popen[str]:
+    """Starts a script with this interpreter; `piped`: its output, both streams as one, is read by the caller."""
     extra = {"OMP_NUM_THREADS": str(command.threads)} if command.threads else {}
     if piped:
         extra["PYTHONUNBUFFERED"] = "1"

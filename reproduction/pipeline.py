@@ -6,6 +6,7 @@ them, and lets the scripts themselves say what is finished (their DONE stamps), 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 import shlex
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,6 @@ class Request:
     extra: tuple[str, ...]
     force: bool
     data_dir: str | None
-    jobs: int = 0
 
     def row(self, variant: str = "") -> str:
         """`<dataset>-<profile>[-variant]`; flags passed through ARGS make a variant of their own."""
@@ -81,8 +81,12 @@ def _framework_sees_gpu(framework: str) -> bool:
 
 
 def _parse(
-    paper: str, argv: Sequence[str] | None, dataset_of: dict[str, str], check: Callable[[str], str]
-) -> tuple[Request, bool]:
+    paper: str,
+    argv: Sequence[str] | None,
+    dataset_of: Mapping[str, str],
+    check: Callable[[str], str],
+    default_seeds: Mapping[str, Sequence[int]],
+) -> tuple[Request, argparse.Namespace]:
     parser = Parser(f"python -m {paper}.reproduce", f"Runs every stage of {paper} and prints the comparison.")
     group = parser.additions
     flag(group, "--profile", choices=["auto", "paper", "cpu", "smoke"], default="auto", help="which flags to fill in")
@@ -99,24 +103,44 @@ def _parse(
     )
     flag(group, "--plan", action="store_true", help="only list the commands, hours and gigabytes")
     args = parser.parse_args(argv)
+    try:
+        return request_of(args, dataset_of, check, default_seeds), args
+    except UserError as error:
+        parser.error(str(error))
+
+
+def request_of(
+    args: argparse.Namespace,
+    dataset_of: Mapping[str, str],
+    check: Callable[[str], str] = check_name,
+    default_seeds: Mapping[str, Sequence[int]] = DEFAULT_SEEDS,
+) -> Request:
+    """The request of parsed flags, with the profile resolved.
+
+    Raises:
+      UserError: seeds that are none, or a data set that `check` refuses.
+    """
     profile = args.profile
     if profile == "auto":
         profile = "paper" if gpu_listed() and args.device != "cpu" else "cpu"
     try:
-        seeds = tuple(int(word) for word in args.seeds.replace(",", " ").split()) or DEFAULT_SEEDS[profile]
+        seeds = tuple(int(word) for word in args.seeds.replace(",", " ").split()) or tuple(default_seeds[profile])
         if min(seeds) < 0 or len(set(seeds)) != len(seeds):
             raise ValueError
     except ValueError:
-        parser.error(f"argument --seeds: {args.seeds!r} is not a list of different whole numbers >= 0")
+        raise UserError(f"argument --seeds: {args.seeds!r} is not a list of different whole numbers >= 0") from None
     try:
         dataset = check(args.dataset or dataset_of[profile])
     except (ValueError, UserError) as error:
-        parser.error(f"argument --dataset: {error}")
-    request = Request(
-        profile, dataset, seeds, args.device, tuple(shlex.split(args.args)), args.force, args.data_dir or None,
-        args.jobs,
-    )  # fmt: skip
-    return request, args.plan
+        raise UserError(f"argument --dataset: {error}") from None
+    extra = tuple(shlex.split(args.args))
+    return Request(profile, dataset, seeds, args.device, extra, args.force, args.data_dir or None)
+
+
+def one_thread_each(request: Request, commands: Sequence[Command]) -> list[Command]:
+    """Outside the paper profile every command gets one thread: no figure depends on cores, or on what runs beside."""
+    threads = 0 if request.profile == "paper" else 1
+    return [dataclasses.replace(command, threads=threads) for command in commands]
 
 
 def run(
@@ -124,11 +148,12 @@ def run(
     folder: str,
     framework: str,
     commands_of: Callable[[Request], list[Command]],
-    dataset_of: dict[str, str],
+    dataset_of: Mapping[str, str],
     paper_gigabytes: float,
     argv: Sequence[str] | None = None,
     check: Callable[[str], str] = check_name,
     closing: Callable[[Request], str] | None = None,
+    default_seeds: Mapping[str, Sequence[int]] = DEFAULT_SEEDS,
 ) -> None:
     """The whole of `python -m <folder>.reproduce`.
 
@@ -139,11 +164,12 @@ def run(
       commands_of: turns a request into commands, in order.
       dataset_of: profile -> default data set.
       paper_gigabytes: download of the paper profile, for the plan.
+      default_seeds: profile -> seeds where none are asked for.
       closing: last line to print after a finished run, for example what to open.
       check: returns the name of a data set or raises ValueError or UserError that says what is allowed.
     """
     try:
-        _run(paper, folder, framework, commands_of, dataset_of, paper_gigabytes, argv, check, closing)
+        _run(paper, folder, framework, commands_of, dataset_of, paper_gigabytes, argv, check, closing, default_seeds)
     except UserError as error:
         print(f"{folder}.reproduce: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -154,17 +180,16 @@ def _run(
     folder: str,
     framework: str,
     commands_of: Callable[[Request], list[Command]],
-    dataset_of: dict[str, str],
+    dataset_of: Mapping[str, str],
     paper_gigabytes: float,
     argv: Sequence[str] | None,
     check: Callable[[str], str],
     closing: Callable[[Request], str] | None,
+    default_seeds: Mapping[str, Sequence[int]],
 ) -> None:
-    request, plan = _parse(folder, argv, dataset_of, check)
-    commands = commands_of(request)
-    if request.profile != "paper":  # one thread each, so that no figure depends on the cores or on what runs beside it
-        commands = [dataclasses.replace(command, threads=1) for command in commands]
-    if plan:
+    request, args = _parse(folder, argv, dataset_of, check, default_seeds)
+    commands = one_thread_each(request, commands_of(request))
+    if args.plan:
         _print_plan(paper, request, commands, paper_gigabytes)
         return
     if request.profile == "paper" and request.device != "cpu" and not _framework_sees_gpu(framework):
@@ -175,7 +200,7 @@ def _run(
     print(f"{paper}: profile {request.profile}, data set {request.dataset}, seeds {' '.join(map(str, request.seeds))}")
     print("each line below can be pasted by itself, after: . .venv/bin/activate\n", flush=True)
     start = time.monotonic()
-    failure = run_all(commands, jobs_of(commands, request.jobs, on_gpu=request.profile == "paper"))
+    failure = run_all(commands, jobs_of(commands, args.jobs, on_gpu=request.profile == "paper"))
     if failure:
         command, code = failure
         raise SystemExit(
@@ -190,7 +215,7 @@ def _run(
     compare = [sys.executable, "-m", "reproduction.compare", "--paper", paper]
     code = subprocess.run(compare, cwd=REPO_ROOT).returncode
     if request.profile == "cpu" and not gpu_listed():
-        hours = sum(command.gpu_hours for command in commands_of(_paper_request(dataset_of)))
+        hours = sum(command.gpu_hours for command in commands_of(_paper_request(dataset_of, default_seeds)))
         print(
             f"\nthe paper's own settings: make reproduce-{paper} PROFILE=paper   "
             f"(about {hours:.0f} GPU hours, {paper_gigabytes:.1f} GB to download)"
@@ -200,8 +225,8 @@ def _run(
     raise SystemExit(code)
 
 
-def _paper_request(dataset_of: dict[str, str]) -> Request:
-    return Request("paper", dataset_of["paper"], DEFAULT_SEEDS["paper"], "auto", (), False, None)
+def _paper_request(dataset_of: Mapping[str, str], default_seeds: Mapping[str, Sequence[int]]) -> Request:
+    return Request("paper", dataset_of["paper"], tuple(default_seeds["paper"]), "auto", (), False, None)
 
 
 def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float) -> None:

@@ -1,20 +1,13 @@
-"""TensorFlow as both TensorFlow papers use it: compat.v1 graphs, tf-slim layers, Saver checkpoints. Functions only.
-
-tf-slim 1.1.0 is the newest release and predates TensorFlow 2.13: `frameworks` puts back the few names it looks up,
-where they are missing, and returns the two modules. Nothing else in the repository imports TensorFlow or tf-slim.
-"""
+"""TensorFlow as both TensorFlow papers use it: compat.v1 graphs, tf-slim layers, Saver checkpoints. Functions only."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import logging
 import math
 import os
 import random
 import re
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,66 +15,7 @@ from typing import Any
 import numpy as np
 
 from reproduction.runs import UserError, shown
-
-
-def frameworks() -> tuple[Any, Any]:
-    """Imports TensorFlow (Keras 2 behaviour, compat.v1 graphs) and tf-slim.
-
-    Returns:
-      (tensorflow.compat.v1, tf_slim).
-    """
-    if "tensorflow" not in sys.modules:
-        os.environ["TF_USE_LEGACY_KERAS"] = "1"  # LSTM cells and layers of compat.v1 need Keras 2
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off on some processors: three times slower
-    with _native_stderr_closed():
-        import tensorflow as tf
-
-        _restore_names_for_slim(tf)
-        import tf_slim
-    tf.get_logger().setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*layer.apply.*")  # tf-slim calls it
-
-    tf.compat.v1.disable_eager_execution()
-    return tf.compat.v1, tf_slim
-
-
-@contextlib.contextmanager
-def _native_stderr_closed() -> Iterator[None]:
-    """Hides what TensorFlow's C++ part says of absent CUDA libraries; Python errors still come through."""
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
-
-
-def _restore_names_for_slim(tf: Any) -> None:
-    """Names that tf-slim 1.1.0 uses and newer TensorFlow moved; does nothing where they are there."""
-    from tensorflow.python.framework import ops
-    from tensorflow.python.ops import array_ops, control_flow_ops
-
-    tf1 = tf.compat.v1
-    moved = {
-        ops: {"Tensor": tf.Tensor, "IndexedSlices": tf.IndexedSlices},
-        array_ops: {"stack": tf.stack, "unstack": tf.unstack},
-        control_flow_ops: {"cond": tf1.cond, "case": tf1.case, "while_loop": tf1.while_loop, "Assert": tf1.Assert},
-    }
-    for module, names in moved.items():
-        for name, value in names.items():
-            if not hasattr(module, name):
-                setattr(module, name, value)
-    layers = "tf_keras.legacy_tf_layers"
-    try:
-        importlib.import_module(f"{layers}.normalization")
-    except ModuleNotFoundError:
-        moved_to = "tf_keras.src.legacy_tf_layers"
-        sys.modules[layers] = importlib.import_module(moved_to)
-        sys.modules[f"{layers}.normalization"] = importlib.import_module(f"{moved_to}.normalization")
+from reproduction.tf_import import frameworks, native_stderr_closed
 
 
 def start(seed: int, device: str, xla: bool = False) -> Any:
@@ -101,7 +35,7 @@ def start(seed: int, device: str, xla: bool = False) -> Any:
     tf1, _ = frameworks()
     import tensorflow as tf
 
-    with _native_stderr_closed():
+    with native_stderr_closed():
         gpus = tf.config.list_physical_devices("GPU")
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")
@@ -115,6 +49,9 @@ def start(seed: int, device: str, xla: bool = False) -> Any:
     tf.config.experimental.enable_op_determinism()
     config = tf1.ConfigProto(allow_soft_placement=True)
     config.gpu_options.allow_growth = True
+    told = os.environ.get("OMP_NUM_THREADS", "")  # TensorFlow's own pools do not ask for it
+    if told.isdigit() and int(told):
+        config.intra_op_parallelism_threads = config.inter_op_parallelism_threads = int(told)
     return config
 
 

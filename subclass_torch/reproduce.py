@@ -9,6 +9,7 @@ from reproduction.pipeline import Command, Request, run  # noqa: E402
 from reproduction.runs import RUNS_ROOT  # noqa: E402
 
 SCRIPT = "subclass_torch/notebook.py"
+DATASETS = {"paper": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
 CLASSES_TO_SPLIT = {"cifar100": 10}
 CUTOUT = {"cifar10": 16, "cifar100": 8, "svhn": 20}
 # Of one seed on one current GPU, and of one seed on two cores: estimates for `make plan`.
@@ -77,7 +78,7 @@ def main() -> None:
         folder="subclass_torch",
         framework="torch",
         commands_of=commands_of,
-        dataset_of={"paper": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"},
+        dataset_of=DATASETS,
         paper_gigabytes=0.2,
     )
 

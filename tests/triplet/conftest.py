@@ -52,7 +52,7 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture
 def tf1_graph() -> Iterator[None]:
     """A fresh TensorFlow graph with a global step."""
-    from reproduction.tf_runtime import frameworks
+    from reproduction.tf_import import frameworks
 
     tf1, _ = frameworks()
     with tf1.Graph().as_default():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reproduction.tf_runtime import frameworks
+from reproduction.tf_import import frameworks
 
 tf1, _ = frameworks()
 import tensorflow as tf  # noqa: E402 - after frameworks(), which sets what TensorFlow reads at import

@@ -1,0 +1,194 @@
+"""`make sweep`: the cells of the papers' tables times seeds as Ray tasks, on this machine or on a cluster.
+
+    python -m reproduction.sweep --papers "class2str subclass" --profile cpu --seeds "0 1 2 3 4"
+    RAY_ADDRESS=ray://head:10001 python -m reproduction.sweep --profile paper
+
+A task is one lane of a reproduction: the commands of one seed, in order, the very same that `make reproduce-<paper>`
+prints. The scripts resume and know what is finished, so a task that Ray starts again after a crash goes on where the
+lost one was, and a second sweep runs only what is missing. On a cluster every node needs this repository, its
+environment and `runs/` under the same path (a shared file system).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from reproduction.flags import Parser, flag, run_main, whole
+from reproduction.lanes import Command, cores, start
+from reproduction.pipeline import one_thread_each, request_of
+from reproduction.runs import REPO_ROOT, UserError
+
+FOLDERS = {
+    "class2str": "class2str_tf",
+    "subclass": "subclass_torch",
+    "finegrained": "finegrained_torch",
+    "triplet": "triplet_tf",
+    "hierarchy": "hierarchy_cnn_torch",
+}
+LOCK_SECONDS = 120  # a script whose task was killed is still writing its last checkpoint
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task.
+
+    Attributes:
+      name: for people: paper, row and seed.
+      commands: run in order.
+      phase: cells of a phase run side by side; a phase begins when the one before it has finished.
+    """
+
+    name: str
+    commands: tuple[Command, ...]
+    phase: int
+
+
+def cells_of(paper: str, commands: Sequence[Command]) -> list[Cell]:
+    """The lanes of a reproduction's commands; a command without a lane is a phase of its own."""
+    cells = []
+    for phase, (alone, group) in enumerate(groupby(commands, key=lambda command: command.lane is None)):
+        lanes: dict[str, list[Command]] = {}
+        for number, command in enumerate(group):
+            lanes.setdefault(f"{number}" if alone else str(command.lane), []).append(command)
+        for lane, own in lanes.items():
+            label = own[0].stage if alone else lane
+            cells.append(Cell(f"{paper} {own[0].row} {label}", tuple(own), phase))
+    return cells
+
+
+class CellFailed(Exception):
+    """A script of a cell ended with an error; Ray does not try it again."""
+
+
+def run_cell(cell: Cell) -> float:
+    """Runs the commands of a cell in order; in a Ray worker.
+
+    Returns:
+      Seconds.
+    Raises:
+      CellFailed: a script failed by itself.
+      RuntimeError: a script was killed; Ray tries again, and the script goes on from its checkpoint.
+    """
+    begin = time.monotonic()
+    for command in cell.commands:
+        if not (REPO_ROOT / command.script).exists():
+            raise CellFailed(f"{command.script} is not on this node: the repository needs the same path everywhere")
+        with _unlocked(command.folder):
+            pass
+        print(f"{cell.name}: {command.stage}\n  $ {command.line()}", flush=True)
+        child = start(command, piped=True)
+        assert child.stdout is not None
+        tail: list[str] = []
+        for line in child.stdout:
+            print(f"{cell.name} | {line}", end="", flush=True)
+            tail = [*tail[-2:], line.strip()]
+        code = child.wait()
+        if code < 0:
+            raise RuntimeError(f"{cell.name}: {command.stage} was killed by signal {-code}")
+        if code:
+            raise CellFailed(f"{cell.name}: {command.stage} ended with exit code {code}: {' / '.join(tail)}")
+    return time.monotonic() - begin
+
+
+def _unlocked(folder: Path) -> filelock.BaseFileLock:
+    folder.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+
+
+def sweep(cells: Sequence[Cell], cpus: float, gpus: float, retries: int) -> Iterator[tuple[Cell, float | Exception]]:
+    """Runs cells as Ray tasks, phase by phase; yields each with its seconds or its error as it finishes.
+
+    Args:
+      cells: phases of different papers run side by side.
+      cpus, gpus: what one task reserves.
+      retries: of a task whose worker or script was killed.
+    """
+    ray: Any = importlib.import_module("ray")
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=[RuntimeError])(run_cell)
+    for phase in sorted({cell.phase for cell in cells}):
+        pending: dict[Any, Cell] = {remote.remote(cell): cell for cell in cells if cell.phase == phase}
+        while pending:
+            done, _ = ray.wait(list(pending), num_returns=1)
+            cell = pending.pop(done[0])
+            try:
+                yield cell, ray.get(done[0])
+            except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None)
+                yield cell, cause if isinstance(cause, Exception) else error
+
+
+def parser() -> Parser:
+    """The flags of this program."""
+    p = Parser("python -m reproduction.sweep", "Runs cells of the papers' tables times seeds as Ray tasks.")
+    group = p.additions
+    flag(group, "--papers", default="", help=f"of {', '.join(FOLDERS)}; default: all that are here")
+    flag(group, "--profile", choices=["auto", "paper", "cpu", "smoke"], default="auto")
+    flag(group, "--dataset", default="", help="data set; default: the profile's own of each paper")
+    flag(group, "--seeds", default="", help='for example "0 1 2 3 4"')
+    flag(group, "--device", default="auto")
+    flag(group, "--data-dir", default="")
+    flag(group, "--args", default="", help="flags passed through to the scripts")
+    flag(group, "--force", action="store_true", help="run finished stages again")
+    flag(group, "--cpus-per-task", type=float, default=1.0)
+    flag(group, "--gpus-per-task", type=float, default=-1.0, help="default: 1 with --profile paper, else 0")
+    flag(group, "--retries", type=whole(0), default=3, help="of a task whose worker or script was killed")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    args = parser().parse_args(argv)
+    run_main(lambda: _main(args))
+
+
+def _main(args: Any) -> None:
+    here = [paper for paper, folder in FOLDERS.items() if (REPO_ROOT / folder / "reproduce.py").exists()]
+    papers = args.papers.split() or here
+    unknown = [paper for paper in papers if paper not in here]
+    if unknown:
+        raise UserError(f"--papers {' '.join(unknown)}: of {', '.join(here)}")
+    cells, profile = [], args.profile
+    for paper in papers:
+        module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
+        options = {name: getattr(module, name) for name in ("check", "default_seeds") if hasattr(module, name)}
+        request = request_of(args, module.DATASETS, **options)
+        profile = request.profile
+        cells += cells_of(paper, one_thread_each(request, module.commands_of(request)))
+    gpus = args.gpus_per_task if args.gpus_per_task >= 0 else float(profile == "paper")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError:
+        raise UserError("the sweep needs Ray: make sweep installs it (extra `cluster`)") from None
+    local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": cores(), "include_dashboard": False}
+    ray.init(log_to_driver=True, logging_level="warning", **local)
+    found = ray.cluster_resources().get("CPU", 0)
+    print(f"{len(cells)} cells of {', '.join(papers)}, profile {profile}, on {found:g} cores")
+    failed = 0
+    try:
+        for number, (cell, outcome) in enumerate(sweep(cells, args.cpus_per_task, gpus, args.retries), 1):
+            failed += isinstance(outcome, Exception)
+            words = str(outcome) if isinstance(outcome, Exception) else f"finished after {outcome / 60:.1f} min"
+            print(f"[{number}/{len(cells)}] {cell.name}: {words}", flush=True)
+    finally:
+        ray.shutdown()
+    for paper in papers:
+        subprocess.run([sys.executable, "-m", "reproduction.compare", "--paper", paper], cwd=REPO_ROOT, check=False)
+    if failed:
+        raise SystemExit(f"{failed} of {len(cells)} cells failed; the same command runs them again")
+
+
+if __name__ == "__main__":
+    main()
