@@ -16,7 +16,7 @@ from tqdm import tqdm
 from datasets.lists import ImageLists
 from reproduction import tf_runtime
 from reproduction.runs import MetricsLog, Run, open_run, read_metrics, stop_signals, write_json
-from triplet_tf import measures, model, nets, results
+from triplet_tf import initial_weights, measures, model, nets, results
 from triplet_tf.config.base_config import run_folder
 from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import open_lists
@@ -59,8 +59,9 @@ def train(
     if first is None:
         first = 0
         if config["init"] == "imagenet":
-            weights = Path(config["pretrained_dir"]) / nets.TABLE[config["net"]].checkpoint
+            weights = initial_weights.checkpoint_path(config)
             nets.restore_imagenet(session, config["net"], weights)
+            write_json(folder / initial_weights.FILE, initial_weights.digests(weights))
     log = MetricsLog(folder, resume_step=first if first else -1, subfolder="logs")
     history = [line for line in read_metrics(folder) if ACCURACY in line]
     text = LogFile(folder / f"{config['log_filename']}.txt")
@@ -113,17 +114,28 @@ def train(
                     f"of {config['name']}", bar,
                 )  # fmt: skip
             if due or stop.requested:  # DEVIATION STL-D16: saved at every test and at the end
-                keep = [max(history, key=lambda entry: entry[ACCURACY])["step"]] if history else []
+                keep = keep_best(history)
                 prefix = folder / f"model-{step}"
                 tf_runtime.save_checkpoint(session, saver, prefix, keep=keep)
-                link_checkpoint(prefix, folder / config["checkpoint_filename"])
-                if keep == [step]:
-                    link_checkpoint(prefix, folder / f"{config['checkpoint_filename']}best")
+                link_checkpoints(config, folder, step, keep)
             if stop.requested and not at_end:
                 stop.leave(folder)
     bar.close()
     log.close()
+    link_checkpoints(config, folder, total, keep_best(history))  # a kill may have come between saving and linking
     return history, tested
+
+
+def keep_best(history: list[dict[str, Any]]) -> list[int]:
+    """The step of the best test, the first of equals; nothing before the first test."""
+    return [max(history, key=lambda entry: entry[ACCURACY])["step"]] if history else []
+
+
+def link_checkpoints(config: Mapping[str, Any], folder: Path, step: int, best: list[int]) -> None:
+    """The authors' names for the checkpoint of `step` and for the best."""
+    link_checkpoint(folder / f"model-{step}", folder / config["checkpoint_filename"])
+    for kept in best:
+        link_checkpoint(folder / f"model-{kept}", folder / f"{config['checkpoint_filename']}best")
 
 
 def announce(text: LogFile, config: Mapping[str, Any], lists: ImageLists, total: int, first: int) -> None:

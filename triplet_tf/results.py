@@ -14,8 +14,8 @@ import numpy as np
 from datasets.lists import ImageLists
 from reproduction import tf_runtime
 from reproduction.record import make_record, versions_of
-from reproduction.runs import Run, UserError, shown, write_bytes, write_json
-from triplet_tf import deviations, measures, model, pictures
+from reproduction.runs import Run, UserError, read_json, shown, write_bytes, write_json
+from triplet_tf import deviations, initial_weights, measures, model, pictures
 from triplet_tf.config.base_config import describe, frame_side
 from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import open_lists
@@ -133,6 +133,7 @@ def finish(
                 "steps": config["train_iters"],
                 "largest_confusions": measures.largest_confusions(matrix, lists.class_names),
                 "parameters": model.count_parameters(),
+                "initial_weights": read_json(folder / initial_weights.FILE) if config["init"] == "imagenet" else {},
             },
             artefacts=ARTEFACTS,
             seconds=seconds,

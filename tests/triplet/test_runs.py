@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -177,6 +178,28 @@ def test_sigterm_saves_and_the_run_goes_on(runs, tiny, tmp_path, monkeypatch):
     assert stopped.value.code == 143 and (tmp_path / "hard" / "model-3.index").exists()
     run_here(*flags)
     assert curve(tmp_path / "hard") == curve(runs / "hard")
+
+
+def test_imagenet_weights_are_restored_and_named_in_the_record(runs, tiny, tmp_path):
+    """A checkpoint of another run stands for the public one: same names; a step of rate 1e-9 leaves it as it was."""
+    import hashlib
+
+    from triplet_tf.data_sampling.augment import tf1
+
+    home = tmp_path / "weights" / "mobilenet_v1_1.0_224"
+    home.mkdir(parents=True)
+    for path in (runs / "vanilla").glob("model.ckpt.*"):
+        shutil.copy(path, home / path.name.replace("model.ckpt", "mobilenet_v1_1.0_224.ckpt"))
+    flags = flags_of(tiny, tmp_path, "hard", "--train_iters", "1", "--learning_rate", "1e-9", "--checkpoint_dir", "x")
+    run_here(*flags, "--init", "imagenet", "--pretrained_dir", str(tmp_path / "weights"))
+    ours, theirs = (tf1.train.load_checkpoint(str(f / "model.ckpt")) for f in (tmp_path / "x", runs / "vanilla"))
+    for name in ("MobilenetV1/Conv2d_0/weights", "MobilenetV1/Conv2d_13_pointwise/BatchNorm/gamma"):
+        np.testing.assert_allclose(ours.get_tensor(name), theirs.get_tensor(name), atol=1e-6)
+    logits = "MobilenetV1/Logits/Conv2d_1c_1x1/weights"
+    assert np.abs(ours.get_tensor(logits) - theirs.get_tensor(logits)).max() > 1e-3  # not restored
+    index = home / "mobilenet_v1_1.0_224.ckpt.index"
+    found = record_of(tmp_path / "x")["details"]["initial_weights"]
+    assert found[index.name] == hashlib.sha256(index.read_bytes()).hexdigest() and len(found) == 2
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------

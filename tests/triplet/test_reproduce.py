@@ -1,0 +1,113 @@
+"""The commands behind `make reproduce-triplet`: rows, modes, ARGS; every line parses. And the digits as files."""
+
+from __future__ import annotations
+
+import shlex
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import datasets
+from datasets import lists
+from reproduction.pipeline import Request
+from reproduction.runs import UserError
+from reproduction.tables import paper_of
+from triplet_tf import reproduce
+from triplet_tf.config.base_config import parse, training_parser
+from triplet_tf.data_sampling import digits
+
+
+def request(profile: str, dataset: str = "", extra: str = "", seeds: tuple[int, ...] = (0, 1, 2)) -> Request:
+    chosen = dataset or reproduce.DATASETS[profile]
+    return Request(profile, chosen, seeds, "auto", tuple(shlex.split(extra)), False, None)
+
+
+@pytest.mark.parametrize("profile", ["paper", "cpu", "smoke"])
+def test_four_modes_a_seed_stage_1_first_and_every_line_parses(profile):
+    commands = reproduce.commands_of(request(profile))
+    assert len(commands) == 12 and len({c.folder for c in commands}) == 12 and len({c.lane for c in commands}) == 12
+    configs = [parse(training_parser(), list(c.flags)) for c in commands]
+    assert [c["train_mode"] for c in configs[:4]] == ["vanilla", "cntr", "semi_hard", "hard"]
+    assert [c["seed"] for c in configs[::4]] == [0, 1, 2]
+    for command, config in zip(commands, configs, strict=True):
+        assert config["row"] == command.row and config["name"] == f"seed{config['seed']}"
+        assert str(command.folder).endswith(f"runs/triplet/{command.row}/seed{config['seed']}")
+    same = [{k: v for k, v in c.items() if k not in ("train_mode", "row", "runs_dir", "seed", "name")} for c in configs]
+    assert all(other == same[0] for other in same)  # compared, so equal in all else
+
+
+def test_settings_of_the_profiles():
+    paper = parse(training_parser(), list(reproduce.commands_of(request("paper"))[3].flags))
+    assert (paper["db_name"], paper["net"], paper["train_iters"], paper["frame_size"], paper["init"]) == (
+        "aircrafts", "resnet50", 40000, 224, "imagenet",
+    )  # fmt: skip
+    small = parse(training_parser(), list(reproduce.commands_of(request("cpu"))[3].flags))
+    expected = {"db_name": "csv:mnist5k", "net": "mobile", "frame_size": 64, "resize_sides": [68, 76], "bn_decay": 0.9,
+                "flip": False, "init": "random", "batch_size": 32, "aug_style": "img"}  # fmt: skip
+    assert {key: small[key] for key in expected} == expected
+
+
+def test_rows_are_those_of_the_table():
+    known = {row.row for row in paper_of("triplet").row}
+    made = {c.row for p in ("paper", "cpu") for c in reproduce.commands_of(request(p))}
+    made |= {c.row for db in ("cars", "flowers", "dogs", "birds") for c in reproduce.commands_of(request("paper", db))}
+    assert made == known
+
+
+def test_args_make_rows_of_their_own_and_stage_1_takes_what_concerns_it():
+    commands = reproduce.commands_of(request("cpu", extra="--train_mode=hard --margin soft --net mobile", seeds=(4,)))
+    assert [c.row for c in commands] == [
+        "mnist5k-cpu-margin-soft-net-mobile-vanilla", "mnist5k-cpu-margin-soft-net-mobile",
+    ]  # fmt: skip
+    vanilla, hard = (parse(training_parser(), list(c.flags)) for c in commands)
+    assert (vanilla["margin"], hard["margin"], vanilla["net"]) == (0.2, "soft", "mobile")
+    fixed = reproduce.commands_of(request("cpu", extra="--train_mode cntr --center_update=off", seeds=(0,)))
+    assert [c.row for c in fixed] == ["mnist5k-cpu-center_update-off-vanilla", "mnist5k-cpu-center_update-off-cntr"]
+    with pytest.raises(UserError, match="--train_mode easy: choose vanilla"):
+        reproduce.commands_of(request("cpu", extra="--train_mode easy"))
+
+
+def test_data_sets():
+    for name in ("aircrafts", "birds", "mnist5k", "csv:mine", "folder:photos"):
+        assert reproduce.checked(name) == name
+    with pytest.raises(ValueError, match="'cub' is not one of flowers"):
+        reproduce.checked("cub")
+    (command,) = reproduce.commands_of(request("cpu", "csv:mine", extra="--train_mode vanilla", seeds=(0,)))
+    assert parse(training_parser(), list(command.flags))["db_name"] == "csv:mine"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """mnist5k cut to 40 + 10 images."""
+    whole = datasets.load("mnist5k")
+    part = datasets.Dataset("mnist5k", whole.train_images[:40], whole.train_labels[:40], whole.test_images[:10],
+                            whole.test_labels[:10], whole.class_names, digests=whole.digests)  # fmt: skip
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: part)
+    return part
+
+
+def test_digits_are_written_once_without_loss_and_checked(small, tmp_path):
+    found = digits.load("mnist5k", tmp_path)
+    assert found.verified and found.class_names == tuple("0123456789") and len(found.test.names) == 10
+    assert found.digests["mnist_5k.csv.gz"] == small.digests["mnist_5k.csv.gz"]
+    for rows, images, labels in ((found.train, small.train_images, small.train_labels),
+                                 (found.test, small.test_images, small.test_labels)):  # fmt: skip
+        np.testing.assert_array_equal(rows.labels, labels)
+        for name, image in zip(rows.names, images, strict=True):
+            np.testing.assert_array_equal(np.asarray(Image.open(found.images / name)), image[..., 0])
+    val = digits.load("mnist5k", tmp_path, "train", "val")
+    assert len(val.train.names) == 32 and not set(val.train.names) & set(val.test.names)
+    (found.images / found.train.names[3]).write_bytes(b"other")
+    with pytest.raises(datasets.DatasetError, match="images or lists are not as they were written; delete the folder"):
+        digits.load("mnist5k", tmp_path)
+
+
+def test_half_written_digits_are_written_again(small, tmp_path):
+    home = digits.home("mnist5k", tmp_path)
+    (home / "images").mkdir(parents=True)
+    (home / "images" / "train_99999.png").touch()  # killed before the rest came
+    assert len(digits.load("mnist5k", tmp_path).train.names) == 40
+    assert len(list((home / "images").iterdir())) == 50 and set(lists.FILES.values()) == {
+        path.name for path in (home / "lists").glob("*.csv")
+    }
