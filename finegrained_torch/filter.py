@@ -22,7 +22,7 @@ def certain_mask(uncertainty: np.ndarray, coarse_labels: np.ndarray, threshold: 
         raise ValueError(f"threshold {threshold}: a percentage above 0 and at most 100")
     if not np.isfinite(uncertainty).all():
         raise ValueError("uncertainties are not finite")
-    certain = np.zeros(len(uncertainty), bool)
+    certain = np.zeros(len(uncertainty), bool)  # DEVIATION FGL-D18: arrays; the released pandas writes do nothing now
     for label in np.unique(coarse_labels):
         members = np.flatnonzero(coarse_labels == label)
         # DEVIATION FGL-D19: a stable sort, so that ties (many U near 0) go by position

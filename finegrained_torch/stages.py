@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from finegrained_torch import evaluate, uncertainty
+from finegrained_torch import checkpoint, evaluate, uncertainty
 from finegrained_torch.classifier import LitResnet, MultiHead
 from finegrained_torch.filter import certain_mask
 from finegrained_torch.results import close_stage, say
@@ -151,10 +151,10 @@ def cluster(setting: Setting) -> None:
             setting.out, setting.name, np.load(path, mmap_mode="r"), data.train.coarse, setting.certain(),
             settings=config, seed=config["seed"], fine=data.train.fine if data.num_sub_labels else None,
             images=data.train.images, class_names=data.coarse_names, fine_names=data.fine_names or None,
+            record_folder=run.folder,
         )  # fmt: skip
         runtime.set_threads(config["threads"])
-        beside = [{**item, "path": f"../../{item['path']}"} for item in artefacts]
-        say(setting, "cluster", run, inputs, metrics, details, beside)
+        say(setting, "cluster", run, inputs, metrics, details, artefacts)
 
 
 def sub(setting: Setting) -> None:
@@ -168,7 +168,7 @@ def sub(setting: Setting) -> None:
             return
         module = setting.module(LitResnet, (config["seed"], "sub"), num_classes=count, mode="sub")
         where = setting.positions("sub", fine, fine >= 0)
-        trained = setting.fit("sub", run, module, where, classes=count)
+        trained = setting.fit("sub", run, module, where, classes=count, labels=setting.kind())
         close_stage(setting, "sub", run, module, trained, where, inputs, num_sub=count)
 
 
@@ -215,7 +215,7 @@ def report(setting: Setting) -> None:
     """report.md, metrics.json and figures/ from what the other stages wrote."""
     from finegrained_torch import report as writer
 
-    writer.write_report(setting.out)
+    writer.write_report(setting.out, config=setting.config)
     runtime.set_threads(setting.config["threads"])
 
 
@@ -229,5 +229,8 @@ def run(config: dict[str, Any], names: list[str] | None = None) -> None:
     """Runs stages in order; `names` instead of the configuration's."""
     runtime.start(config["seed"], config["threads"])
     setting = Setting(config)
+    if config["eval"]:
+        checkpoint.print_evaluation(setting)
+        return
     for name in config["stage"] if names is None else names:
         STAGES[name](setting)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrained_torch import augment
+from finegrained_torch.networks import inference_copy
 from reproduction.torch_runtime import generator
 
 
@@ -52,7 +53,7 @@ def uncertainty(
     """Uncertainty of every image under `n_aug` random views.
 
     Args:
-      network: images -> logits [B, C]; put into evaluation mode and back.
+      network: images -> logits [B, C]; evaluated in evaluation mode, and left as it is.
       images: [N, C, H, W], the network's input, or anything `prepare` turns into it (uint8, say); on any device.
       labels: int64 [N], coarse labels.
       n_aug: augmentations an image. seed: the views are a function of (seed, image).
@@ -68,8 +69,7 @@ def uncertainty(
         raise ValueError(f"{len(images)} images, {len(labels)} labels, n_aug {n_aug}")
     kinds = augment.VIEWS[aug_set]
     counts = augment.counts_of(draw_views(len(images), n_aug, seed, aug_set), len(kinds))
-    was_training = network.training
-    network.eval()
+    fast = inference_copy(network)
     mean: Tensor | None = None
     step = max(1, batch_size // 2)  # about 2.5 of the 4 flips are drawn for an image: two batches or so at a time
     for start in range(0, len(images), step):
@@ -83,7 +83,8 @@ def uncertainty(
                 inputs.append(view(block[drawn.to(block.device)]))
         at, kind_of = torch.cat(rows, 1)
         stacked = torch.cat(inputs)
-        logits = torch.cat([network(prepare(part) if prepare else part) for part in stacked.split(batch_size)])
+        parts = (prepare(part) if prepare else part for part in stacked.split(batch_size))
+        logits = torch.cat([fast(part.contiguous(memory_format=torch.channels_last)) for part in parts])
         predictions = torch.softmax(logits.float() if logits.dtype.itemsize < 4 else logits, 1).double().cpu()
         if mean is None:
             mean = torch.zeros(len(images), predictions.shape[1], dtype=torch.float64)
@@ -91,7 +92,6 @@ def uncertainty(
         mean.index_add_(0, start + at, predictions * weights[:, None])
         if progress:
             progress(len(block))
-    network.train(was_training)
     if mean is None:
         return Uncertainty(np.zeros(0), np.zeros((0, 0)))
     found = formula(mean, torch.as_tensor(labels))

@@ -131,6 +131,27 @@ def test_heads_keep_the_backbone_bit_equal(variant):
     assert (variant == "keep_sub_head") == (variant != "plain" and net.fc[0] is trained)
 
 
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_the_copy_for_inference_folds_batch_norms_and_gives_the_same(name):
+    torch.manual_seed(0)
+    net = networks.build(name, 3).double()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for value in (module.running_mean, module.bias.data):
+                value.normal_()
+            for value in (module.running_var, module.weight.data):
+                value.uniform_(0.5, 2)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    fast = networks.inference_copy(net)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(images), net.eval()(images), rtol=1e-10, atol=1e-10)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    foreign = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    assert isinstance(networks.inference_copy(foreign)[1], nn.BatchNorm2d)
+
+
 def test_unknown_head():
     with pytest.raises(ValueError, match="'other' is not one of plain, deep_layer, keep_sub_head"):
         head.replace_head(networks.build("small", 6), "other", 6, 2)

@@ -21,7 +21,7 @@ from .conftest import ROOT, TINY, command, run
 VARYING = {"seconds"}
 
 
-def fake_clusters(out_dir, dataset, features, coarse, certain, *, fine, **_):
+def fake_clusters(out_dir, dataset, features, coarse, certain, *, fine, record_folder, **_):
     """Two clusters a class by the sign of a feature, in the files of the clustering stage."""
     assert features.dtype == np.float32 and features.shape == (200, 128) and certain.sum() == 180
     half = np.asarray(features)[:, 0] > np.median(np.asarray(features)[:, 0])
@@ -31,7 +31,8 @@ def fake_clusters(out_dir, dataset, features, coarse, certain, *, fine, **_):
     for place in (folder, folder / "controls" / "random"):
         place.mkdir(parents=True, exist_ok=True)
         (place / "pseudo.csv").write_text("".join(f"{x}\n" for x in labels))
-    artefacts = [{"kind": "csv", "path": "pseudo.csv", "title": "Pseudo-labels"}]
+    (record_folder / "clusters.csv").write_text("2\n")
+    artefacts = [{"kind": "csv", "path": "clusters.csv", "title": "Clusters"}]
     return {"ari": {"last": 0.5}}, {"num_sub": int(labels.max()) + 1}, artefacts
 
 
@@ -44,7 +45,7 @@ def clusters():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist5k, "load", functools.cache(mnist5k.load))  # a second each time otherwise
         patch.setattr(controls, "cluster_stage", fake_clusters)
-        patch.setattr(report, "write_report", lambda out_dir: (out_dir / "report.md").write_text("# here\n"))
+        patch.setattr(report, "write_report", lambda out_dir, config: (out_dir / "report.md").write_text("# here\n"))
         yield
 
 
@@ -313,6 +314,21 @@ def test_main_py_and_the_class(whole, tmp_path, capsys):
     assert made.config["alpha"] == [0.1, 0.9]
     with pytest.raises(ValueError, match="mode 'both'"):
         made.classify("both")
+
+
+def test_evaluation_of_a_checkpoint(whole, tmp_path):
+    out, _ = whole
+    for name in ("classifier/mnist5k", "fine-tuning/mnist5k/pseudo/deep_layer", "multihead/mnist5k/true/alpha_0.9",
+                 "classifier_sub/mnist5k/true"):  # fmt: skip
+        logged = json.loads((out / name / "manifest.json").read_text())["metrics"]["test_accuracy"]
+        said = run("pipeline.py", *TINY, "--eval", out / name, "--out_dir", tmp_path).stdout
+        assert f"accuracy {100 * logged:.4f} % on 1,000 test images of mnist5k" in said
+    said = run("pipeline.py", *TINY, "--eval", out / "classifier_sub/mnist5k/pseudo", code=2).stderr
+    assert "learned pseudo-labels, which test images do not have" in said
+    said = run("pipeline.py", *TINY, "--eval", tmp_path, code=2).stderr
+    assert "holds no best.ckpt" in said
+    torch.save({"state_dict": {}}, tmp_path / "bare.ckpt")
+    assert "bare.ckpt: lacks " in run("pipeline.py", *TINY, "--eval", tmp_path / "bare.ckpt", code=2).stderr
 
 
 def test_legacy_split_and_learning_rate_search(tmp_path):
