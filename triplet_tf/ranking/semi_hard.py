@@ -43,8 +43,9 @@ def sorted_semi_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: floa
     The loss is piecewise linear in the distances. Where a pair is active (hinge not 0) its coefficient on D[a,p] is
     1/P, and -1/P on the negative it selects, shared equally where several negatives lie at exactly that distance.
     With these coefficients as constants, loss = (m * active pairs)/P + sum of coefficient * D has the value and the
-    gradient of the definition. Only one case differs from tf-slim: where the selected negative is the farthest image
-    of the row and a positive lies at exactly that distance, tf-slim lets the positive share in the gradient.
+    gradient of the definition. In a batch of one class the loss compares with 0, as tf-slim does. Only one case
+    differs from tf-slim: where the selected negative is the farthest image of the row and a positive lies at exactly
+    that distance, tf-slim lets the positive share in the gradient.
 
     Args:
       labels: integers [B].
@@ -56,28 +57,27 @@ def sorted_semi_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: floa
     distances = squared_distances(embeddings)
     positive, negative = pair_masks(labels)
     fixed = tf.stop_gradient(distances)
-    per_row = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)  # negatives of each anchor [B, 1]
     negatives = sorted_negatives(fixed, negative)
+    per_row = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)  # negatives of each anchor [B, 1]
 
-    place = tf.searchsorted(negatives, fixed, side="right")  # of the first negative farther than D[a,p]
-    place = tf.minimum(place, tf.maximum(per_row - 1, 0))  # none: the farthest one
-    selected = tf.gather(negatives, place, batch_dims=1)
-    selected = tf.where(per_row > 0, selected, tf.zeros_like(selected))  # one class only: tf-slim compares with 0
+    # how many negatives of the anchor lie nearer than each image, and how many not farther
+    nearer = tf.searchsorted(negatives, fixed, side="left")
+    not_farther = tf.searchsorted(negatives, fixed, side="right")
+    farthest = tf.reduce_max(tf.where(negative, fixed, tf.zeros_like(fixed)), axis=1, keepdims=True)
+    place = tf.where(not_farther < per_row, not_farther, tf.searchsorted(negatives, farthest, side="left"))
+    selected = tf.where(not_farther < per_row, tf.gather(negatives, place, batch_dims=1), farthest)
     active = tf.logical_and(positive, margin + fixed - selected >= 0.0)
+    counted = tf.cast(active, distances.dtype)
 
-    # from pairs to negatives: the pairs that select a distance are counted at its first place in the sorted row
-    first = tf.searchsorted(negatives, selected, side="left")
-    tied = tf.searchsorted(negatives, selected, side="right") - first
-    share = tf.cast(active, distances.dtype) / tf.cast(tf.maximum(tied, 1), distances.dtype)
+    # from pairs to negatives: pairs are counted at the first place of the distance they select in the sorted row
     size = tf.shape(distances)[0]
     rows = tf.range(size)[:, None] * size
-    at_place = tf.math.unsorted_segment_sum(tf.reshape(share, [-1]), tf.reshape(rows + first, [-1]), size * size)
-    own_place = tf.minimum(tf.searchsorted(negatives, fixed, side="left"), size - 1)
-    chosen = tf.gather(at_place, rows + own_place) * tf.cast(negative, distances.dtype)
+    at_place = tf.math.unsorted_segment_sum(tf.reshape(counted, [-1]), tf.reshape(rows + place, [-1]), size * size)
+    share = tf.gather(at_place, rows + tf.minimum(nearer, size - 1)) / tf.cast(not_farther - nearer, distances.dtype)
+    coefficients = tf.where(negative, counted - share, counted)
 
     pairs = tf.reduce_sum(tf.cast(positive, distances.dtype))
-    coefficients = tf.cast(active, distances.dtype) - chosen
-    total = margin * tf.reduce_sum(tf.cast(active, distances.dtype)) + tf.reduce_sum(coefficients * distances)
+    total = margin * tf.reduce_sum(counted) + tf.reduce_sum(coefficients * distances)
     return tf.math.divide_no_nan(total, pairs)
 
 

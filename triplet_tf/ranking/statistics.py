@@ -24,11 +24,13 @@ def batch_statistics(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | s
     positive, negative = pair_masks(labels)
     threshold = distances + (0.0 if isinstance(margin, str) else float(margin))
     nearer = tf.searchsorted(sorted_negatives(distances, negative), threshold, side="left")  # negatives below it
-    per_row = tf.reduce_sum(tf.cast(negative, tf.float64), axis=1, keepdims=True)
-    is_pair = tf.cast(positive, tf.float64)
-    share = tf.math.divide_no_nan(
-        tf.reduce_sum(is_pair * tf.cast(nearer, tf.float64)), tf.reduce_sum(is_pair * per_row)
+    per_row = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)
+    nothing = tf.zeros_like(nearer)
+    active, triplets = (
+        tf.reduce_sum(tf.cast(tf.reduce_sum(tf.where(positive, count, nothing), axis=1), tf.float64))
+        for count in (nearer, per_row)
     )
+    share = tf.math.divide_no_nan(active, triplets)
     return {
         "positive_distance": _masked_mean(distances, positive),
         "negative_distance": _masked_mean(distances, negative),
