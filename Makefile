@@ -86,8 +86,9 @@ bench: ## speed and memory, ours against the straightforward formulation, as rat
 	@$(INSTALL) tf torch report dev
 	@$(PY) -m benchmarks
 
-soak: ## kill the smoke pipelines at random moments and compare the outcome (comes with the work across all papers)
-	@echo "soak: not in the repository yet; make test kills and resumes every stage once" >&2; exit 1
+soak: ## kill, stop and starve every smoke pipeline, compare the figures bit for bit (PAPER="class2str ...")
+	@$(INSTALL) tf torch
+	@$(PY) -m reproduction.soak --papers "$(PAPER)" $(ARGS)
 
 sweep: ## cells of the tables x seeds as Ray tasks (PAPER="class2str subclass"; local, or RAY_ADDRESS)
 	@$(INSTALL) tf torch cluster
