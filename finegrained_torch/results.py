@@ -102,7 +102,7 @@ def close_stage(
     val_items, val_at = where.val
     val_labels = (val_items.fine if stage == "sub" else val_items.coarse).numpy()[val_at]
     if stage == "sub" and config["use_pseudo"]:
-        # DEVIATION FGL-D12: pseudo-labels exist on validation images only. FGL-D13: those of test images are -1
+        # DEVIATION FGL-D12: tested where pseudo-labels exist. DEVIATION FGL-D13: those of test images are -1
         items, at, labels, fine = val_items, val_at, val_labels, fine_of_test[:0]
         tested = "val"
     else:
