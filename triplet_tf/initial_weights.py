@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import weights
+from reproduction.runs import UserError, shown
 from triplet_tf.nets import TABLE
 
 FILE = "initial_weights.json"  # in the run folder: digests of what a fresh run started from
@@ -17,13 +18,17 @@ def checkpoint_path(config: Mapping[str, Any]) -> Path:
     """Prefix of the checkpoint of --net: under --pretrained_dir by the authors' name, else as datasets.weights has it.
 
     Raises:
-      DatasetError: a checkpoint that datasets.weights knows and that is not there, with the command that fetches it.
+      DatasetError: one that datasets.weights knows is not there; the message holds the command that fetches it.
+      UserError: another one is not there.
     """
     path = Path(config["pretrained_dir"]) / TABLE[config["net"]].checkpoint
-    there = path.is_file() or path.with_name(f"{path.name}.index").is_file()
-    if there or path.name not in weights.PACKED:
+    if path.is_file() or path.with_name(f"{path.name}.index").is_file():
         return path
-    return weights.find(path.name, Path(config["data_dir"]), None, config["accept_unverified"])[0]
+    if path.name in weights.PACKED:
+        return weights.find(path.name, Path(config["data_dir"]), None, config["accept_unverified"])[0]
+    raise UserError(
+        f"{shown(path)}: no ImageNet checkpoint for --net {config['net']}; put it there, or start with --init random"
+    )
 
 
 def digests(prefix: Path) -> dict[str, str]:

@@ -31,6 +31,8 @@ def run_training(config: dict[str, Any]) -> None:
     """The whole of a training script: lists, graph, training (or going on), evaluation, record."""
     with open_run(run_folder(config), config, config["overwrite"]) as run:
         lists = open_lists(config)
+        if config["init"] == "imagenet" and tf_runtime.newest_name(run.folder) is None:
+            initial_weights.checkpoint_path(config)  # said before the graph is built
         session_config = tf_runtime.start(config["seed"], config["device"])
         write_json(run.folder / "args.json", run.config)
         with tf1.Graph().as_default():

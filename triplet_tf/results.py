@@ -175,11 +175,14 @@ def evaluate_checkpoint(config: dict[str, Any]) -> None:
     if not prefix.with_name(f"{prefix.name}.index").exists():
         raise UserError(f"{shown(prefix)}: no such checkpoint (expected {prefix.name}.index beside its data file)")
     lists = open_lists(config, final=True)
+    shape = head_shape(prefix)
+    if config["train_mode"] != "vanilla" and shape == []:
+        raise UserError(f"{shown(prefix)}: has no embedding head (W); give --train_mode vanilla")
     session_config = tf_runtime.start(config["seed"], config["device"])
     with tf1.Graph().as_default():
         tf1.set_random_seed(config["seed"])
         evaluation = model.evaluation(config, lists, reuse=False)
-        check_head(prefix, config)
+        check_frame(prefix, config, shape)
         with tf_runtime.session(session_config) as session:
             tf_runtime.restore_for_evaluation(session, prefix, describe(config))
             try:
@@ -193,22 +196,22 @@ def evaluate_checkpoint(config: dict[str, Any]) -> None:
     print(f"written to {shown(folder)}: metrics.json, confusion.csv, embeddings.npz, neighbours.png, confusion.png")
 
 
-def check_head(prefix: Path, config: Mapping[str, Any]) -> None:
+def head_shape(prefix: Path) -> list[int] | None:
+    """Shape of W in a checkpoint; [] without one, None for a file that cannot be read (restoring says why)."""
+    try:
+        return list(tf1.train.load_checkpoint(str(prefix)).get_variable_to_shape_map().get("W", []))
+    except Exception:  # noqa: BLE001 - whatever a damaged file raises
+        return None
+
+
+def check_frame(prefix: Path, config: Mapping[str, Any], there: list[int] | None) -> None:
     """Says which frame size a two-head checkpoint was trained at, where it is another one.
 
     Raises:
-      UserError: W there has another number of rows, or is missing.
+      UserError: W has another number of rows in the current graph.
     """
     here = {v.op.name: v.shape.as_list() for v in tf1.global_variables()}.get("W")
-    if here is None:
-        return
-    try:
-        there = tf1.train.load_checkpoint(str(prefix)).get_variable_to_shape_map().get("W")
-    except Exception:  # noqa: BLE001 - restoring says what is wrong with the file
-        return
-    if there is None:
-        raise UserError(f"{shown(prefix)}: has no embedding head (W); give --train_mode vanilla")
-    if there[0] != here[0]:
+    if here and there and there[0] != here[0]:
         raise UserError(
             f"--frame_size {frame_side(config)}: the embedding head W is {there} in {shown(prefix)} and {here} here; "
             "a two-head checkpoint restores only at the frame size that it was trained with"
