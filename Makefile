@@ -38,7 +38,7 @@ INSTALL := VENV=$(VENV) GPU=$(GPU) sh .ci/install
 RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" \
 	--data-dir "$(DATA)" --args="$(ARGS)" --jobs "$(JOBS)" $(if $(FORCE),--force)
 
-.PHONY: help setup reproduce plan compare report verify-data sweep bench soak test lint clean clean-runs clean-data \
+.PHONY: help setup reproduce plan compare results report verify-data sweep bench soak test lint clean clean-runs clean-data \
 	$(addprefix reproduce-,$(PAPERS)) $(addprefix data-,$(SETS))
 
 help: ## list the targets
@@ -69,6 +69,11 @@ plan: ## list commands, hours and gigabytes of every paper's reproduction withou
 compare: ## print our figures beside the papers' (PAPER=name, RUNS=folder for runs made elsewhere)
 	@$(INSTALL) base
 	@$(PY) -m reproduction.compare $(if $(PAPER),--paper "$(PAPER)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
+
+results: ## run in a worktree at HEAD and take the records into reproduction/results (PAPER, PROFILE=cpu or paper, SEEDS)
+	@$(INSTALL) tf torch
+	@$(PY) -m reproduction.take_results --papers "$(or $(PAPER),class2str)" --profile "$(if $(filter auto,$(PROFILE)),cpu,$(PROFILE))" \
+	  --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" --data-dir "$(DATA)" --args="$(ARGS)"
 
 report: ## write runs/report.html, one self-contained page
 	@$(INSTALL) report

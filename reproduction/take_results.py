@@ -1,0 +1,125 @@
+"""`make results`: runs reproductions in a git worktree at HEAD and takes their records into reproduction/results/.
+
+The worktree is clean by construction, so work can go on in the checkout beside it; a record with uncommitted changes
+is never taken. Afterwards the generated tables are rewritten; look at them, then commit.
+
+    python -m reproduction.take_results --papers subclass --profile cpu --seeds "0 1 2"
+    python -m reproduction.take_results --from /elsewhere/runs      only takes records, of runs made on another machine
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reproduction import readme
+from reproduction.collect import RESULTS
+from reproduction.flags import Parser, flag, run_main
+from reproduction.runs import REPO_ROOT, UserError, shown, write_json
+from reproduction.sweep import FOLDERS
+
+WORKTREE = REPO_ROOT / ".worktree"
+
+
+def take(runs: Path, results: Path = RESULTS) -> list[Path]:
+    """Copies the records below a runs folder to results/<paper>/<row>/seed<k>[-<stage>].json, in place of older ones.
+
+    Smoke runs stay where they are; a seed with one stage has no stage in its name.
+
+    Returns:
+      The files written.
+    Raises:
+      UserError: no record is there, or one was made with uncommitted changes or outside git; then none is taken.
+    """
+    records = [json.loads(path.read_text()) for path in sorted(runs.rglob("record.json"))]
+    records = [record for record in records if record["profile"] in ("cpu", "paper")]
+    if not records:
+        raise UserError(f"{shown(runs)}: no record of a cpu or paper run")
+    for record in records:
+        if record["dirty"] or record["commit"] == "unknown":
+            raise UserError(
+                f"{record['paper']} {record['row']} seed {record['seed']}: made with uncommitted changes or outside git; "
+                "such a run cannot be a committed result"
+            )
+    for record in records:  # what an earlier run of the same seed left
+        folder = results / record["paper"] / record["row"]
+        for old in [folder / f"seed{record['seed']}.json", *folder.glob(f"seed{record['seed']}-*.json")]:
+            old.unlink(missing_ok=True)
+    written = []
+    for record in records:
+        one = [r for r in records if all(r[key] == record[key] for key in ("paper", "row", "seed"))]
+        name = f"seed{record['seed']}" + (f"-{record['stage']}" if len(one) > 1 else "") + ".json"
+        path = results / record["paper"] / record["row"] / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, record)
+        written.append(path)
+    return written
+
+
+def run_in_worktree(papers: Sequence[str], flags: Sequence[str]) -> Path:
+    """Checks HEAD out beside the checkout and runs the reproductions there; runs of an earlier, stopped call go on.
+
+    Returns:
+      The runs folder of the worktree.
+    """
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=REPO_ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"git {' '.join(words)}: {done.stderr.strip() or 'failed'}")
+        return done.stdout.strip()
+
+    head = git("rev-parse", "HEAD")
+    if not WORKTREE.exists():
+        git("worktree", "add", "--detach", str(WORKTREE), head)
+    at = subprocess.run(["git", "rev-parse", "HEAD"], cwd=WORKTREE, capture_output=True, text=True).stdout.strip()
+    if at != head:
+        raise UserError(f"{shown(WORKTREE)} is at {at[:10]}, not HEAD: git worktree remove --force {shown(WORKTREE)}")
+    for paper in papers:
+        command = [sys.executable, "-m", f"{FOLDERS[paper]}.reproduce", *flags]
+        if subprocess.run(command, cwd=WORKTREE).returncode:
+            raise UserError(f"{paper} did not finish; the same command goes on in {shown(WORKTREE)}")
+    return WORKTREE / "runs"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    p = Parser(
+        "python -m reproduction.take_results", "Runs reproductions in a worktree at HEAD and takes their records."
+    )
+    flag(p.additions, "--papers", default="class2str", help=f"of {', '.join(FOLDERS)}")
+    flag(p.additions, "--profile", choices=["cpu", "paper"], default="cpu")
+    flag(p.additions, "--dataset", default="")
+    flag(p.additions, "--seeds", default="")
+    flag(p.additions, "--device", default="auto")
+    flag(p.additions, "--data-dir", default="", help="default: data/ of this checkout")
+    flag(p.additions, "--args", default="", help="flags passed through to the scripts")
+    flag(
+        p.additions, "--from", dest="source", default="", metavar="DIR", help="take the records below DIR, run nothing"
+    )
+    args = p.parse_args(argv)
+    run_main(lambda: _main(args))
+
+
+def _main(args: Any) -> None:
+    papers = args.papers.split()
+    if unknown := [paper for paper in papers if paper not in FOLDERS]:
+        raise UserError(f"--papers {' '.join(unknown)}: of {', '.join(FOLDERS)}")
+    runs = Path(args.source)
+    if not args.source:
+        data = str(Path(args.data_dir or REPO_ROOT / "data").resolve())
+        flags = ["--profile", args.profile, "--dataset", args.dataset, "--seeds", args.seeds, "--device", args.device]
+        runs = run_in_worktree(papers, [*flags, "--data-dir", data, f"--args={args.args}"])
+    for path in take(runs):
+        print(f"took {shown(path)}")
+    readme.main(["--write"])
+    if not args.source:
+        subprocess.run(["git", "worktree", "remove", "--force", str(WORKTREE)], cwd=REPO_ROOT, check=False)
+
+
+if __name__ == "__main__":
+    main()
