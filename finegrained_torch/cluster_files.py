@@ -130,7 +130,7 @@ def _projector(
         'embeddings {\n  tensor_name: "embedding"\n  tensor_path: "tensors.tsv"\n  metadata_path: "metadata.tsv"\n}\n'
     )
     write_bytes(folder / "projector_config.pbtxt", config.encode())
-    if entry["silhouette"] is not None:
+    if entry["silhouette"] is not None:  # DEVIATION FGL-D25: a scalar, not a part of a folder's name
         log = MetricsLog(folder, subfolder="events")
         log.write(0, {"silhouette": entry["silhouette"]})
         log.close()

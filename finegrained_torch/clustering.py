@@ -140,6 +140,7 @@ def _number(
     dims: int,
 ) -> Clustering:
     """Joins the classes in visiting order; the offset of each is the number of labels of those before it."""
+    # DEVIATION FGL-D18: NumPy arrays, in which an assignment holds
     width = settings.components if settings.reducer == "umap" else dims
     out = Clustering(
         pseudo=np.full(count, -1, np.int64),

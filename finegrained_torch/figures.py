@@ -93,7 +93,10 @@ def cluster_pictures(
         panels = "clusters, uncertain images" + ("" if fine is None else ", true subclasses")
         out.append(Figure(file, f"2-D UMAP of {name}: {panels}"))
     if made:
-        pictures.joint_map(folder / "map_joint.png", made[maps.JOINT], data.coarse, certain, data.coarse_names)
+        rows = maps.joint_rows(len(pseudo))
+        pictures.joint_map(
+            folder / "map_joint.png", made[maps.JOINT], data.coarse[rows], certain[rows], data.coarse_names
+        )
         out.append(Figure("map_joint.png", "2-D UMAP of all classes together"))
     for label in classes:
         own = np.flatnonzero(data.coarse == label)

@@ -17,8 +17,14 @@ from finegrained_torch.cluster_jobs import on_disk
 from finegrained_torch.membership import Settings
 from reproduction.runs import UserError, shown, write_bytes
 
-JOINT = -1  # the map of all images
+JOINT = -1  # the map of all classes
+JOINT_IMAGES = 20_000  # more would take as much memory as the clustering of all classes, and show no more
 _FEW_POINTS = 12
+
+
+def joint_rows(count: int) -> np.ndarray:
+    """The images of the joint map: all, or JOINT_IMAGES of them at even distances in file order; int64."""
+    return np.unique(np.linspace(0, count - 1, min(count, JOINT_IMAGES)).round().astype(np.int64))
 
 
 def map_one(path: str, rows: np.ndarray, settings: Settings) -> np.ndarray:
@@ -44,7 +50,7 @@ def make_maps(
       settings: of the clustering; the maps differ in having two components.
       pool: of `cluster_jobs.open_pool`; None works in this process.
     Returns:
-      coarse class, or JOINT -> float32 [n, 2], rows in file order.
+      coarse class -> float32 [n, 2], its images in file order; JOINT -> the same of `joint_rows`.
     """
     settings = replace(settings, components=2, reducer="umap")
     digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
@@ -54,7 +60,7 @@ def make_maps(
         with contextlib.suppress(OSError, ValueError, KeyError), np.load(file, allow_pickle=False) as held:
             if str(held["key"]) == key:
                 return {int(name): held[name] for name in held.files if name != "key"}
-    rows = {JOINT: np.arange(len(coarse))} | {c: np.flatnonzero(coarse == c) for c in np.unique(coarse).tolist()}
+    rows = {JOINT: joint_rows(len(coarse))} | {c: np.flatnonzero(coarse == c) for c in np.unique(coarse).tolist()}
     with on_disk(features) as path:
         if pool is None:
             made = {label: map_one(path, own, settings) for label, own in rows.items()}

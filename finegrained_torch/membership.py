@@ -187,7 +187,7 @@ def fit_class(
         why = f"{count} points, fewer than twice min_cluster_size {settings.min_cluster_size}"
         return _one_cluster(embedding, why, said, reducer)
     say("HDBSCAN")
-    import hdbscan
+    import hdbscan  # DEVIATION FGL-D32: this package, since scikit-learn's HDBSCAN has no membership vectors
 
     clusterer = hdbscan.HDBSCAN(min_cluster_size=settings.min_cluster_size, prediction_data=True, core_dist_n_jobs=1)
     with warnings.catch_warnings(), np.errstate(all="ignore"):

@@ -114,7 +114,9 @@ def joint_map(path: Path, points: np.ndarray, coarse: np.ndarray, certain: np.nd
     _scatter(axes[0, 1], points[order], [_CERTAIN if c else _UNCERTAIN for c in certain[order]], size)
     _legend(axes[0, 1], [("certain", _CERTAIN), ("uncertain", _UNCERTAIN)])
     axes[0, 1].set_title("certain and uncertain images", fontsize=10)
-    figure.suptitle("2-D UMAP of all classes together (the clustering itself is per class)", fontsize=11)
+    figure.suptitle(
+        f"2-D UMAP of {len(points):,} images of all classes (the clustering itself is per class)", fontsize=11
+    )
     _save(figure, path)
 
 
@@ -242,6 +244,9 @@ def uncertainty_histogram(
         values = uncertainty[own]
         axis.hist(values, bins, color=_CERTAIN)
         axis.set_yscale("log")
+        axis.set_ylim(bottom=0.7)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.minorticks_off()
         kept = uncertainty[own & certain]
         if len(kept):
             axis.axvline(kept.max(), color=_UNCERTAIN, label=f"threshold, U = {kept.max():.2g}")
@@ -344,6 +349,7 @@ def training_curves(path: Path, found: Sequence[tuple[str, Sequence[Mapping[str,
             style = ("-", "--", ":")[at // len(_TEN) % 3]
             axis.plot(steps, values, style, color=colour(at), marker=".", markersize=4, linewidth=1.2, label=name)
         axis.set(xlabel="epoch", title=title)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
     axes[0, 2].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     _save(figure, path)

@@ -1,0 +1,89 @@
+"""Pictures at their edges: no cluster, many classes, few images; and what they say in words."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finegrained_torch import maps, pictures
+from finegrained_torch.membership import Settings
+from reproduction.runs import UserError
+
+
+def readable(path):
+    with Image.open(path) as image:
+        return image.width > 150 and np.asarray(image.convert("L")).std() > 3
+
+
+def test_mix_names_the_commonest_subclasses():
+    fine = np.array([3, 3, 3, 1, 1, 0, -1])
+    assert pictures.mix(fine, ["a", "b", "c", "d"]) == "d 50 %\nb 33 %\na 17 %"
+    assert pictures.mix(np.array([-1]), ["a"]) == ""
+
+
+def test_maps_and_grids_of_odd_classes(tmp_path):
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((30, 2))
+    images = rng.integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+    none = np.full(30, -1)
+    pictures.class_map(tmp_path / "none.png", points, none, none >= 0, None, "a class", [])
+    assert readable(tmp_path / "none.png")
+    pictures.cluster_grid(tmp_path / "empty.png", images, none, np.full(30, np.nan), None, "a class", [])
+    assert not (tmp_path / "empty.png").exists()  # nothing to show
+    pseudo = np.arange(30) % 13 + 4  # two or three images each, more clusters than colours
+    strength = rng.random(30)
+    pictures.cluster_grid(tmp_path / "grid.png", images[..., :1], pseudo, strength, pseudo % 3, "a class", "xyz")
+    assert readable(tmp_path / "grid.png")
+    pictures.joint_map(tmp_path / "joint.png", points, pseudo - 4, pseudo > 5, [f"class {c}" for c in range(13)])
+    assert readable(tmp_path / "joint.png")
+
+
+def test_many_classes_do_not_break_axes(tmp_path):
+    rng = np.random.default_rng(1)
+    names = [f"class {c}" for c in range(40)]
+    matrix = rng.integers(0, 9, (40, 40))
+    pictures.confusions(tmp_path / "confusion.png", [("base", matrix)], names)
+    pictures.contingency(tmp_path / "table.png", matrix[:30], range(30), [c // 3 for c in range(30)], names)
+    coarse = np.repeat(np.arange(40), 3)
+    pictures.uncertainty_histogram(tmp_path / "u.png", rng.random(120) * 2, coarse, rng.random(120) < 0.5, names)
+    for name in ("confusion", "table", "u"):
+        assert readable(tmp_path / f"{name}.png")
+
+
+def test_same_arrays_same_file(tmp_path):
+    matrix = np.array([[5, 1], [2, 7]])
+    for name in ("a", "b"):
+        pictures.confusions(tmp_path / f"{name}.png", [("base", matrix)], ["x", "y"])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_joint_map_is_all_images_or_an_even_part():
+    np.testing.assert_array_equal(maps.joint_rows(300), np.arange(300))
+    rows = maps.joint_rows(50_000)
+    assert len(rows) == maps.JOINT_IMAGES and rows[0] == 0 and rows[-1] == 49_999
+    assert set(np.diff(rows)) <= {2, 3}
+
+
+def test_maps_are_kept_and_made_anew_for_other_features(tmp_path, monkeypatch):
+    rng = np.random.default_rng(2)
+    features, coarse = rng.standard_normal((40, 5)).astype(np.float32), np.arange(40) % 2
+    ran = []
+
+    def fake(points, settings):
+        ran.append((len(points), settings.components))
+        return points[:, :2].copy(), None, []
+
+    monkeypatch.setattr(maps.membership, "reduce", fake)
+    first = maps.make_maps(tmp_path / "maps.npz", features, coarse, Settings())
+    assert sorted(ran) == [(20, 2), (20, 2), (40, 2)] and set(first) == {maps.JOINT, 0, 1}
+    np.testing.assert_array_equal(first[1], features[coarse == 1][:, :2])
+    again = maps.make_maps(tmp_path / "maps.npz", features, coarse, Settings())
+    assert len(ran) == 3
+    np.testing.assert_array_equal(again[maps.JOINT], maps.read_maps(tmp_path / "maps.npz")[maps.JOINT])
+    maps.make_maps(tmp_path / "maps.npz", features + 1, coarse, Settings())
+    assert len(ran) == 6
+    few = maps.make_maps(tmp_path / "few.npz", features[:5], coarse[:5], Settings())
+    assert len(ran) == 6 and not few[maps.JOINT].any()  # too few to lay out
+    assert maps.read_maps(tmp_path / "absent.npz") == {}
+    (tmp_path / "maps.npz").write_bytes(b"PK no")
+    with pytest.raises(UserError, match="maps.npz.*--overwrite"):
+        maps.read_maps(tmp_path / "maps.npz")

@@ -1,0 +1,129 @@
+"""What `make reproduce-finegrained` runs: the commands parse, name their rows, and cover the tables of section 7."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finegrained_torch import flags, reproduce, tables
+from reproduction.pipeline import Request
+from reproduction.tables import paper_of
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def request(profile, dataset, seeds=(42,), extra=(), force=False):
+    return Request(profile, dataset, seeds, "cpu", extra, force, None)
+
+
+def resolved(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        flags.parse_pipeline([*command.flags, "--print-config"])
+    assert ended.value.code == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def made(config):
+    """Rows that a command finishes."""
+    found = set()
+    for stage in config["stage"]:
+        options = {"use_pseudo": config["use_pseudo"], "sub_labels": config["sub_labels"]}
+        if stage == "fine-tune":
+            found |= {tables.variant(stage, head=head, **options) for head in config["head"]}
+        elif stage == "multi-head":
+            found |= {tables.variant(stage, alpha=alpha, **options) for alpha in config["alpha"]}
+        elif stage == "coarse":
+            found.add(tables.variant(stage, control=config["control"]))
+    return found
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "pathmnist"])
+def test_paper_profile_is_the_whole_table(dataset, capsys):
+    configs = [resolved(command, capsys) for command in reproduce.commands_of(request("paper", dataset))]
+    rows = set().union(*map(made, configs))
+    expected = set(tables.TITLES) - {"ft-pixels"}  # scored as a clustering only
+    if dataset == "pathmnist":
+        expected = {name for name in expected if "true" not in name}
+    assert rows == expected
+    assert configs[0]["controls"] == list(tables.SUB_LABELS[1:])
+    released = {"threshold": 90, "n_aug": 5, "batch_size": 200, "max_epochs": 50, "min_epochs": 30, "patience": 4,
+                "network": "resnet18", "pretrained": True, "lr": None, "aug_set": "flips", "min_cluster_size": 100,
+                "umap_neighbors": 30, "umap_min_dist": 0.0, "umap_components": 4, "schedule": "restarts"}  # fmt: skip
+    for config in configs:
+        assert {name: config[name] for name in released} == released and config["seed"] == 42
+
+
+def test_cpu_profile_is_what_was_measured(capsys):
+    commands = reproduce.commands_of(request("cpu", "mnist5k", (42, 43, 44)))
+    configs = [resolved(command, capsys) for command in commands]
+    assert set().union(*map(made, configs)) == {"", "ft", "mh09", "ft-true", "ft-random"}
+    for config in configs:
+        assert (config["network"], config["schedule"], config["lr"], config["batch_size"]) == (
+            "small",
+            "cosine",
+            0.05,
+            100,
+        )
+        assert (config["max_epochs"], config["min_cluster_size"], config["aug_set"]) == (6, 40, "shifts")
+    assert len({config["out_dir"] for config in configs}) == 3
+    assert configs[-1]["stage"] == ["report"] and configs[-1]["out_dir"].endswith("mnist5k-cpu/seed42")
+    assert sum(command.cpu_minutes for command in commands) < 25
+    known = {row.row for row in paper_of("finegrained").row}
+    assert {command.row for command in commands} <= known
+
+
+def test_stages_stand_before_what_needs_them(capsys):
+    for profile, dataset in (("cpu", "mnist5k"), ("paper", "cifar10"), ("smoke", "mnist5k"), ("cpu", "cifar10")):
+        done: set[str] = set()
+        for command in reproduce.commands_of(request(profile, dataset)):
+            config = resolved(command, capsys)
+            kind = config["sub_labels"] if config["use_pseudo"] else "true"
+            for stage in config["stage"]:
+                needs = {
+                    "features": {"coarse"}, "uncertainty": {"coarse"}, "cluster": {"features", "uncertainty"},
+                    "fine-tune": {f"sub {kind}"}, "report": {"coarse"},
+                }.get(stage, set())  # fmt: skip
+                if stage in ("sub", "multi-head") and config["use_pseudo"]:
+                    needs = {"cluster"} | (set() if kind == "found" else {f"labels {kind}"})
+                if config["control"] != "none":
+                    needs = {"coarse", "uncertainty"}
+                assert needs <= done, (profile, stage, needs - done)
+                done |= {stage, f"sub {kind}"} if stage == "sub" else {stage}
+                if stage == "cluster":
+                    done |= {f"labels {name}" for name in config["controls"]}
+
+
+def test_cifar_on_the_cpu_is_a_fixed_subset_and_a_folder_has_no_true_row(capsys):
+    configs = [resolved(command, capsys) for command in reproduce.commands_of(request("cpu", "cifar10"))]
+    assert all(config["limit_train"] == 10000 and config["aug_set"] == "flips" for config in configs)
+    (tmp,) = {command.script for command in reproduce.commands_of(request("cpu", "folder:pictures"))}
+    assert tmp == "finegrained_torch/pipeline.py"
+    assert not any("--no-use_pseudo" in c.flags for c in reproduce.commands_of(request("cpu", "folder:pictures")))
+
+
+def test_args_make_a_row_of_their_own_and_force_starts_anew():
+    first, *rest = reproduce.commands_of(request("cpu", "mnist5k", extra=("--threshold", "80"), force=True))
+    assert first.row == "mnist5k-cpu-threshold-80" and rest[0].row == "mnist5k-cpu-threshold-80-ft"
+    assert all("--overwrite" in command.flags and "80" in command.flags for command in (first, *rest))
+    assert first.folder.name == "seed42" and first.folder.parent.name == "mnist5k-cpu-threshold-80"
+
+
+def test_seeds_of_the_release_unless_others_are_given():
+    assert reproduce.with_seeds(["--profile", "cpu"])[-2:] == ["--seeds", "42 43 44"]
+    assert reproduce.with_seeds(["--profile=smoke", "--seeds="])[-2:] == ["--seeds", "42"]
+    assert reproduce.with_seeds(["--seeds", "", "--profile", "paper"])[-2:] == ["--seeds", "42 43 44"]
+    for given in (["--seeds", "1 2"], ["--seeds=5", "--profile", "cpu"]):
+        assert reproduce.with_seeds(given) == given
+
+
+def test_plan_lists_every_command():
+    argv = [sys.executable, "-m", "finegrained_torch.reproduce", "--profile", "cpu", "--seeds", "", "--args=", "--plan"]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
+    lines = [line for line in done.stdout.splitlines() if "finegrained_torch/pipeline.py" in line]
+    assert done.returncode == 0 and len(lines) == 3 * 5 + 1
+    for line in lines:
+        words = shlex.split(line)
+        assert words[words.index("--row") + 1] == "mnist5k-cpu"
