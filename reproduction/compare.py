@@ -240,7 +240,7 @@ def lines_of(paper: Paper, found: Collection) -> list[Line]:
                 here.append(_line(paper, name, row, group, None, title, unit, metric, selection, key))
                 taken.add((metric, selection))
         if not here:  # a row without a figure still says why
-            here = [_line(paper, name, row, group, None, "", "count", None, "last", True)]
+            here = [_line(paper, name, row, group, None, "", "count", None, "last", group is None)]
         lines += here
     return lines
 

@@ -84,7 +84,7 @@ def picture(path: Path, title: str, budget: Budget) -> str:
     code = base64.b64encode(data).decode()
     caption = f"{escape(title)}"
     return (
-        f'<figure><img loading="lazy" alt="{escape(title)}" src="data:{kind};base64,{code}">'
+        f'<figure><img alt="{escape(title)}" src="data:{kind};base64,{code}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
 

@@ -42,8 +42,8 @@ def take(runs: Path, results: Path = RESULTS) -> list[Path]:
     for record in records:
         if record["dirty"] or record["commit"] == "unknown":
             raise UserError(
-                f"{record['paper']} {record['row']} seed {record['seed']}: made with uncommitted changes or outside git; "
-                "such a run cannot be a committed result"
+                f"{record['paper']} {record['row']} seed {record['seed']}: made with uncommitted changes or outside "
+                "git; such a run cannot be a committed result"
             )
     for record in records:  # what an earlier run of the same seed left
         folder = results / record["paper"] / record["row"]
