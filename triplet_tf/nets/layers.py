@@ -55,7 +55,7 @@ def xavier_uniform() -> Any:
 
 def _seeded(getter: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Any:
     """Gives every random initial value the seed of its variable's name."""
-    initializer = kwargs.get("initializer")
+    initializer: Any = kwargs.get("initializer")
     if getattr(initializer, "seed", 0) is None:
         config = {**initializer.get_config(), "seed": name_seed(name)}
         kwargs["initializer"] = type(initializer).from_config(config)
