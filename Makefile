@@ -100,9 +100,10 @@ sweep: ## cells of the tables x seeds as Ray tasks (PAPER="class2str subclass"; 
 	@$(PY) -m reproduction.sweep --papers "$(PAPER)" --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" \
 	  --device "$(DEVICE)" --data-dir "$(DATA)" --args="$(ARGS)" $(if $(FORCE),--force)
 
+# files are dealt to as many processes as there are cores, four at most (each may load a framework)
 test: ## the whole test suite: no network, no GPU
 	@$(INSTALL) tf torch report cluster dev
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: ## ruff and mypy
 	@$(INSTALL) tf torch report cluster dev
