@@ -17,6 +17,8 @@ STAGES = ("coarse", "features", "uncertainty", "cluster", "sub", "fine-tune", "m
 STRATEGIES = {"fine-tuning": ("fine-tune",), "multi-head": ("multi-head",), "all": ("fine-tune", "multi-head")}
 MAIN_STRATEGIES = {"base": (), "transfer": ("fine-tune",), "multihead": ("multi-head",)}
 
+TRAINING_CHILD = "FINEGRAINED_TRAINING_CHILD"  # set in the environment while Lightning starts processes
+
 # Which flags decide what a stage computes; a stage's folder belongs to them and to the hash of its inputs.
 _DATA = ("dataset", "limit_train", "network", "seed")
 _TRAINING = (

@@ -7,6 +7,7 @@ The released file imports modules that do not exist; its flags drive this packag
 
 # DEVIATION FGL-D01: base, transfer and multihead are the stages of pipeline.py, on true fine labels by default
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from finegrained_torch import flags  # noqa: E402
 from reproduction.flags import run_main  # noqa: E402
+
+if __name__ == "__mp_main__" and flags.TRAINING_CHILD in os.environ:  # a process that Lightning spawned
+    from finegrained_torch import ready  # noqa: E402, F401
 
 
 def main() -> None:

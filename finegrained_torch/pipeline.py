@@ -5,6 +5,7 @@
 Stages: coarse, features, uncertainty, cluster, sub, fine-tune, multi-head, report.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from typing import Any  # noqa: E402
 
 from finegrained_torch import flags  # noqa: E402
 from reproduction.flags import run_main  # noqa: E402
+
+if __name__ == "__mp_main__" and flags.TRAINING_CHILD in os.environ:  # a process that Lightning spawned
+    from finegrained_torch import ready  # noqa: E402, F401
 
 RELEASED_ALPHAS = (0.1, 0.9)
 

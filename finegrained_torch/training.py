@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from finegrained_torch import learning_rate
 from finegrained_torch.callbacks import EarlyStoppingAfterMinimum, Keeper, Watch, states
 from finegrained_torch.classifier import Module
 from finegrained_torch.data import Batches, Items, loader
-from finegrained_torch.ready import Callback, Trainer, seed_everything
+from finegrained_torch.flags import TRAINING_CHILD
+from finegrained_torch.ready import Callback, Trainer, quiet, seed_everything
 from reproduction import torch_runtime as runtime
 from reproduction.runs import UserError, read_json, stop_signals, write_json
 
@@ -51,14 +51,6 @@ class Trained:
     best_epoch: int
     best_accuracy: float
     last_state: Path
-
-
-def quiet() -> None:
-    """Keeps Lightning's advice and hardware lines off the terminal; warnings of ours and errors stay."""
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"lightning\..*")
-    warnings.filterwarnings("ignore", message=".*(num_workers|lr_scheduler\\.step|isinstance\\(treespec).*")
 
 
 def start_stage(config: Mapping[str, Any]) -> None:
@@ -159,6 +151,8 @@ def train(task: Task, config: Mapping[str, Any]) -> Trained:
             callbacks: list[Callback] = [stopping, Watch(task.stage, task.folder, stop if alone else None), keeper]
             trainer = make_trainer(config, task.folder, callbacks, config["devices"])
             path = str(before[0]) if before else None
+            if not alone:
+                os.environ[TRAINING_CHILD] = "1"
             try:
                 trainer.fit(module, *loaders, ckpt_path=path, weights_only=True)
             except torch.multiprocessing.ProcessRaisedException as error:
@@ -166,6 +160,8 @@ def train(task: Task, config: Mapping[str, Any]) -> Trained:
                 if "UserError: " not in last:
                     raise
                 raise UserError(last.partition("UserError: ")[2]) from None
+            finally:
+                os.environ.pop(TRAINING_CHILD, None)
         before = newest_state(task.folder)
         if before is None:
             raise UserError(f"{task.stage}: no epoch was finished")

@@ -331,6 +331,18 @@ def test_evaluation_of_a_checkpoint(whole, tmp_path):
     assert "bare.ckpt: lacks " in run("pipeline.py", *TINY, "--eval", tmp_path / "bare.ckpt", code=2).stderr
 
 
+def test_two_processes(whole, tmp_path):
+    """Each takes half of every batch; batch norms see halves, so the numbers are near those of one process."""
+    out, _ = whole
+    run("pipeline.py", *TINY, "--out_dir", tmp_path, "--stage", "coarse", "--devices", "2", "--parallel", "ddp_fork")
+    folder = tmp_path / "classifier/mnist5k"
+    one, two = rows(out / "classifier/mnist5k"), rows(folder)
+    assert [row["step"] for row in two] == [1, 2, 3] and (folder / "DONE").exists()
+    assert two[0]["train_loss"] == pytest.approx(one[0]["train_loss"], abs=0.05)
+    assert [row["lr"] for row in two] == [row["lr"] for row in one]
+    assert json.loads((folder / "manifest.json").read_text())["settings"]["devices"] == 2
+
+
 def test_legacy_split_and_learning_rate_search(tmp_path):
     flags = [word for word in TINY if word not in ("--lr", "0.05")]
     run("pipeline.py", *flags, "--split", "legacy", "--out_dir", tmp_path, "--stage", "coarse", "--max_epochs", "1",

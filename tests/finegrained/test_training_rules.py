@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from finegrained_torch import data, learning_rate, splits
 from finegrained_torch.callbacks import EarlyStoppingAfterMinimum
 from finegrained_torch.classifier import LitResnet, MultiHead, Optimization
-from finegrained_torch.ready import EarlyStopping, LightningModule, Trainer
-from finegrained_torch.training import quiet
+from finegrained_torch.ready import EarlyStopping, LightningModule, Trainer, quiet
 from reproduction.runs import UserError
 
 
