@@ -8,15 +8,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from finegrained_torch.tables import SUB_LABELS, row_name  # noqa: E402
 from reproduction.pipeline import Command, Request, run  # noqa: E402
-from reproduction.runs import RUNS_ROOT  # noqa: E402
+from reproduction.runs import RUNS_ROOT, shown  # noqa: E402
 
 SCRIPT = "finegrained_torch/pipeline.py"
 DATASETS = {"paper": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
 PAPER_GIGABYTES = 0.17  # CIFAR-10
-SEEDS = {"smoke": "42"}  # every other profile: the release's seed and the next two
-DEFAULT_SEEDS = "42 43 44"
+# The release's seed and the next two; the name is what the sweep looks for
+default_seeds = {"paper": (42, 43, 44), "cpu": (42, 43, 44), "smoke": (42,)}
 STEP_1 = "coarse features uncertainty cluster".split()
 CONTROLS = SUB_LABELS[1:]
+REPORT = "report over all seeds"  # waits for all of them
 NO_SUBCLASSES = ("pathmnist", "svhn", "fashion_mnist")  # their classes are the coarse ones
 # One training at the paper's settings on a current GPU, and the clusterings on the CPU beside it: estimates
 GPU_HOURS, CLUSTER_HOURS = 0.2, 0.5
@@ -39,6 +40,7 @@ def flags_of(profile: str, dataset: str) -> list[str]:
     flags += ["--network", "small", "--schedule", "cosine", "--lr", "0.05", "--batch_size", "100"]
     flags += ["--max_epochs", epochs, "--min_epochs", epochs]
     flags += ["--min_cluster_size", "15" if profile == "smoke" else "40"]
+    flags += ["--cluster_workers", "1"]  # the seeds run side by side already
     if dataset in ("mnist5k", "mnist"):
         flags += ["--aug_set", "shifts"]
     if dataset != "mnist5k" and not dataset.startswith("folder:"):
@@ -94,6 +96,7 @@ def commands_of(request: Request) -> list[Command]:
                 folder=RUNS_ROOT / "finegrained" / name,
                 gpu_hours=hours if paper else 0.0,
                 cpu_minutes=minutes,
+                lane=None if stage == REPORT else f"seed{seed}",
             )
         )
 
@@ -102,17 +105,14 @@ def commands_of(request: Request) -> list[Command]:
         add(seed, "", "step 1: base, features, uncertainty, clusters", step_1, GPU_HOURS + CLUSTER_HOURS, first)
         for variant, words, flags, trainings in rows_of(request.profile, request.dataset):
             add(seed, variant, f"step 2: {words}", flags, trainings * GPU_HOURS, trainings * each)
-    add(request.seeds[0], "", "report over all seeds", ["--stage", "report"], 0.02, 0.3)
+    add(request.seeds[0], "", REPORT, ["--stage", "report"], 0.02, 0.3)
     return commands
 
 
-def with_seeds(argv: Sequence[str]) -> list[str]:
-    """Adds the release's seeds where --seeds is absent or empty (the other papers begin at 0)."""
-    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    pairs = dict(zip(words, words[1:], strict=False))
-    if pairs.get("--seeds", "").strip():
-        return list(argv)
-    return [*argv, "--seeds", SEEDS.get(pairs.get("--profile", ""), DEFAULT_SEEDS)]
+def report_of(request: Request) -> str:
+    """What to open after a run."""
+    folder = RUNS_ROOT / "finegrained" / request.row() / f"seed{request.seeds[0]}"
+    return f"table over seeds, claims, clusters and pictures: {shown(folder / 'report.md')}"
 
 
 def main() -> None:
@@ -124,7 +124,8 @@ def main() -> None:
         commands_of=commands_of,
         dataset_of=DATASETS,
         paper_gigabytes=PAPER_GIGABYTES,
-        argv=with_seeds(sys.argv[1:]),
+        closing=report_of,
+        default_seeds=default_seeds,
     )
 
 

@@ -1,6 +1,7 @@
 """Clusters of each class, their numbering, the degenerate cases, and the files."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -307,3 +308,9 @@ def test_damaged_label_file_names_itself(tmp_path, text):
     (tmp_path / "clustering.npz").write_bytes(b"PK nonsense")
     with pytest.raises(UserError, match="clustering.npz"):
         cluster_files.load_clustering(tmp_path / "clustering.npz")
+
+
+def test_a_killed_process_is_one_clear_line():
+    with pytest.raises(UserError, match="want of memory .*27,000 images.*--cluster_workers 1"):
+        with cluster_jobs.open_pool([27_000, 5], 512, 1) as pool:
+            pool.submit(os._exit, 9).result()

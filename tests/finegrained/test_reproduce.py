@@ -111,12 +111,10 @@ def test_args_make_a_row_of_their_own_and_force_starts_anew():
     assert first.folder.name == "seed42" and first.folder.parent.name == "mnist5k-cpu-threshold-80"
 
 
-def test_seeds_of_the_release_unless_others_are_given():
-    assert reproduce.with_seeds(["--profile", "cpu"])[-2:] == ["--seeds", "42 43 44"]
-    assert reproduce.with_seeds(["--profile=smoke", "--seeds="])[-2:] == ["--seeds", "42"]
-    assert reproduce.with_seeds(["--seeds", "", "--profile", "paper"])[-2:] == ["--seeds", "42 43 44"]
-    for given in (["--seeds", "1 2"], ["--seeds=5", "--profile", "cpu"]):
-        assert reproduce.with_seeds(given) == given
+def test_seeds_are_lanes_and_the_report_waits_for_all():
+    commands = reproduce.commands_of(request("cpu", "mnist5k", (42, 43)))
+    assert [command.lane for command in commands] == ["seed42"] * 5 + ["seed43"] * 5 + [None]
+    assert reproduce.report_of(request("cpu", "mnist5k", (42, 43))).endswith("mnist5k-cpu/seed42/report.md")
 
 
 def test_plan_lists_every_command():
@@ -126,4 +124,5 @@ def test_plan_lists_every_command():
     assert done.returncode == 0 and len(lines) == 3 * 5 + 1
     for line in lines:
         words = shlex.split(line)
+        assert words[words.index("--seed") + 1] in ("42", "43", "44")
         assert words[words.index("--row") + 1] == "mnist5k-cpu"
