@@ -161,7 +161,8 @@ def _main(args: Any) -> None:
     cells, profile = [], args.profile
     for paper in papers:
         module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
-        options = {name: getattr(module, name) for name in ("check", "default_seeds") if hasattr(module, name)}
+        own = {"check": "checked", "default_seeds": "SEEDS"}  # where a paper has data sets or seeds of its own
+        options = {option: getattr(module, name) for option, name in own.items() if hasattr(module, name)}
         request = request_of(args, module.DATASETS, **options)
         profile = request.profile
         cells += cells_of(paper, one_thread_each(request, module.commands_of(request)))
