@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from scipy.stats import binom  # noqa: E402
 
+from reproduction import tf_runtime  # noqa: E402
 from triplet_tf import nets, ranking  # noqa: E402
 from triplet_tf.nets.layers import tf, tf1  # noqa: E402
 from triplet_tf.ranking.distances import NO_NEGATIVE, pair_masks, slim, squared_distances  # noqa: E402
@@ -94,10 +95,11 @@ def train_ops(net: str, frame: int, batch: int, num_classes: int = 100) -> dict[
 def overhead(steps: int, repeats: int, small: bool) -> None:
     """Seconds of a training step with and without the second head, in turn, and the ratios step by step."""
     net, frame, batch = ("mobile", 64, 32) if small else ("resnet50", 224, 32)
+    config = tf_runtime.start(0, "auto")  # as a run has it: deterministic kernels, the first GPU where there is one
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
         ops = train_ops(net, frame, batch)
-        session = tf1.Session()
+        session = tf1.Session(config=config)
         session.run(tf1.global_variables_initializer())
         seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
         for mode in MODES * 2:
