@@ -75,10 +75,15 @@ def _check(features: np.ndarray, coarse_labels: np.ndarray, certain: np.ndarray,
             f"min_cluster_size {settings.min_cluster_size}, neighbors {settings.neighbors}, components "
             f"{settings.components}: at least 2, 2 and 1 are needed"
         )
+    alike = True
     for at in range(0, len(features), 4096):  # in pieces: the features may be larger than memory
-        bad = ~np.isfinite(features[at : at + 4096]).all(1)
+        piece = features[at : at + 4096]
+        bad = ~np.isfinite(piece).all(1)
         if bad.any():
             raise UserError(f"features of image {at + int(bad.argmax())} are not finite; run --stage features again")
+        alike = alike and bool((piece == features[0]).all())
+    if alike and len(features) > 1:
+        raise UserError("the features of all images are equal; run --stage features --overwrite")
 
 
 def cluster_classes(

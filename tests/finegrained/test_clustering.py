@@ -233,12 +233,15 @@ def test_memory_decides_how_many_classes_run_at_once():
         ({"min_cluster_size": 1}, "min_cluster_size 1"),
         ({"coarse": np.zeros(3, np.int64)}, "one label"),
         ({"bad": True}, "image 7 are not finite"),
+        ({"equal": True}, "all images are equal; run --stage features"),
     ],
 )
 def test_bad_input_is_one_clear_line(change, said):
     points, coarse, _ = fine_set()
     if change.pop("bad", False):
         points[7, 2] = np.inf
+    if change.pop("equal", False):
+        points[:] = points[0]
     coarse = change.pop("coarse", coarse)
     with pytest.raises(UserError, match=said):
         clustering.cluster_classes(points, coarse, np.ones(len(points), bool), **{**PLAIN, **change})
