@@ -48,6 +48,9 @@ RELEASED = Optimization()
 class Module(LightningModule):
     """What both modules share: normalization on the device, the optimizer, seeds of each step, logging."""
 
+    mean: Tensor
+    std: Tensor
+    network: networks.Network
     prefix = ""  # behind the names of the logged figures: the coarse head of multi-head logs "val_acc sup"
 
     def __init__(self, learning_rate: float, optimization: Optimization, mean: Any, std: Any):

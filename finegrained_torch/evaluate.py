@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from finegrained_torch.classifier import Module, MultiHead
+from finegrained_torch.classifier import LitResnet, Module, MultiHead
 from finegrained_torch.data import Items
 from reproduction.runs import write_bytes
 
@@ -33,18 +34,21 @@ def log_probabilities(module: Module, items: Items, positions: np.ndarray, batch
 
 
 @torch.no_grad()
-def features(module: Module, items: Items, batch_size: int, out: np.ndarray) -> None:
-    """Writes the output of `avgpool` for every image in file order, un-augmented, in evaluation mode, into `out`.
+def features(module: LitResnet, items: Items, batch_size: int) -> Iterator[np.ndarray]:
+    """The output of `avgpool` for every image in file order, un-augmented, in evaluation mode.
 
     Args:
-      module: a LitResnet. items: images. batch_size: B. out: float32 [N, F], may be a memory map.
+      module: on its device. items: images. batch_size: B.
+    Yields:
+      float32 [b, F], b up to B.
     Source: authors' pipeline.py, features_extraction (forward hook on avgpool).
     """
     module.eval()
-    module.set_activations()  # type: ignore[operator]
-    for start in range(0, len(items), batch_size):
-        module(items.images[start : start + batch_size].to(module.device))
-        out[start : start + batch_size] = module.activations.float().cpu().numpy()  # type: ignore[union-attr]
+    module.set_activations()
+    for images in items.images.split(batch_size):
+        module(images.to(module.device))
+        assert module.activations is not None
+        yield module.activations.float().cpu().numpy()
 
 
 def figures(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

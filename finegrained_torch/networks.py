@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +31,10 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
+        self.bn1: nn.Module = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2: nn.Module = nn.BatchNorm2d(outputs)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -58,7 +59,7 @@ class ResNet18(nn.Module):
             self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
         else:
             self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.bn1: nn.Module = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool: nn.Module = nn.Identity() if small_images else nn.MaxPool2d(3, 2, 1)
         widths = (64, 64, 128, 256, 512)
@@ -221,22 +222,26 @@ def inference_copy(network: nn.Module) -> nn.Module:
     """
     copied = copy.deepcopy(network).eval().requires_grad_(False)
     for module in list(copied.modules()):
-        if isinstance(module, Block | ResNet18):
-            for number in (1, 2) if isinstance(module, Block) else (1,):
-                conv, norm = getattr(module, f"conv{number}"), getattr(module, f"bn{number}")
-                setattr(module, f"conv{number}", fuse_conv_bn_eval(conv, norm))
-                setattr(module, f"bn{number}", nn.Identity())
-            if isinstance(module, Block) and module.downsample is not None:
-                module.downsample = nn.Sequential(fuse_conv_bn_eval(*module.downsample))
+        if isinstance(module, ResNet18):
+            module.conv1, module.bn1 = _folded(module.conv1, module.bn1), nn.Identity()
+        elif isinstance(module, Block):
+            module.conv1, module.bn1 = _folded(module.conv1, module.bn1), nn.Identity()
+            module.conv2, module.bn2 = _folded(module.conv2, module.bn2), nn.Identity()
+            if module.downsample is not None:
+                module.downsample = nn.Sequential(_folded(*module.downsample))
         elif isinstance(module, Small):
-            layers = list(module.layers)
-            folded = [fuse_conv_bn_eval(layers[at], layers[at + 1]) for at in range(0, len(layers), 4)]
-            module.layers = nn.Sequential(
-                *(m for at, c in enumerate(folded) for m in (c, *layers[4 * at + 2 : 4 * at + 4]))
-            )
+            old = list(module.layers)
+            blocks = [[_folded(old[at], old[at + 1]), old[at + 2], old[at + 3]] for at in range(0, len(old), 4)]
+            module.layers = nn.Sequential(*(layer for block in blocks for layer in block))
     first = next(copied.parameters(), None)
-    on_cpu = first is not None and first.device.type == "cpu"
-    return copied.to(memory_format=torch.channels_last) if on_cpu else copied
+    if first is not None and first.device.type == "cpu":
+        copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return copied
+
+
+def _folded(conv: Any, norm: Any) -> Any:
+    """A convolution that does the batch norm behind it, too."""
+    return fuse_conv_bn_eval(conv, norm)
 
 
 def parameter_count(module: nn.Module, trainable: bool = False) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from reproduction.runs import Run, UserError, open_run, shown
 
 # Names of the release's checkpoint folders.
 FOLDERS = {"coarse": "classifier", "sub": "classifier_sub", "fine-tune": "fine-tuning", "multi-head": "multihead"}
+
+
+M = TypeVar("M", bound=Module)
 
 
 class Positions(NamedTuple):
@@ -100,7 +103,7 @@ class Setting:
         config = self.config
         return Optimization(config["optimizer"], config["schedule"], config["max_epochs"], key)
 
-    def module(self, kind: type[Module], key: tuple[int | str, ...], pretrained: bool = True, **options: Any) -> Module:
+    def module(self, kind: Callable[..., M], key: tuple[int | str, ...], pretrained: bool = True, **options: Any) -> M:
         """A fresh module on the CPU; the backbone's initial weights are the same in every stage of a seed."""
         torch.manual_seed(runtime.derive(self.config["seed"], "weights"))
         return kind(
@@ -143,7 +146,9 @@ class Setting:
           keep: bool [N], images that may be used; None takes all.
         """
         data, seed = self.data, self.config["seed"]
-        items = Items.of(data.train, fine) if fine is not None else self.train_items
+        items = self.train_items
+        if fine is not None:
+            items = Items(items.images, torch.from_numpy(fine), items.coarse)
         usable = np.arange(len(items)) if keep is None else np.flatnonzero(keep)
         if data.validation is not None and stage != "sub":
             official = Items.of(data.validation)
@@ -151,7 +156,7 @@ class Setting:
         if self.config["split"] == "legacy":
             train_at, val_at = splits.legacy_split(len(usable), seed, stage)
             return Positions((items, usable[train_at]), (items, usable[val_at]))
-        train_at, val_at = splits.stored_split(self.out / "split.npz", len(items), seed)
+        train_at, val_at = splits.stored_split(self.out / "split.npz", len(items), seed, self.config["overwrite"])
         allowed = np.isin(np.arange(len(items)), usable)
         return Positions((items, train_at[allowed[train_at]]), (items, val_at[allowed[val_at]]))
 

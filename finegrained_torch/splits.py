@@ -51,8 +51,8 @@ def legacy_split(count: int, seed: int, stage: str) -> tuple[np.ndarray, np.ndar
     return first[: count - held], second[count - held :]  # DEVIATION FGL-D21: plain integers, no 1-element tensors
 
 
-def stored_split(path: Path, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The fixed split of a run, written at its first use and compared at every later one.
+def stored_split(path: Path, count: int, seed: int, overwrite: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """The fixed split of a run, written at its first use and compared at every later one; or replaced (`overwrite`).
 
     Raises:
       UserError: the file holds another split or is damaged.
@@ -69,6 +69,9 @@ def stored_split(path: Path, count: int, seed: int) -> tuple[np.ndarray, np.ndar
             same = np.array_equal(kept["train"], train) and np.array_equal(kept["val"], val)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{shown(path)}: not a readable split ({error}); choose another --out_dir") from None
+    if not same and overwrite:
+        path.unlink()
+        return stored_split(path, count, seed)
     if not same:
         raise UserError(f"{shown(path)}: holds another split (data set, --limit_train or --seed differ); "
                         "choose another --out_dir, or --overwrite to start anew")  # fmt: skip

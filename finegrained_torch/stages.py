@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def load_base(setting: Setting) -> tuple[LitResnet, str]:
     content, digest = best_weights(setting.out / FOLDERS["coarse"] / setting.name, "coarse")
     module = setting.module(LitResnet, ("base",), pretrained=False, num_classes=setting.data.num_coarse_labels)
     module.load_state_dict(content["state_dict"])
-    return module.to(setting.device).eval(), digest  # type: ignore[return-value]
+    return module.to(setting.device).eval(), digest
 
 
 def coarse(setting: Setting) -> None:
@@ -48,7 +49,6 @@ def coarse(setting: Setting) -> None:
             return
         key = (config["seed"], "coarse" if control == "none" else f"coarse {control}")
         module = setting.module(LitResnet, key, num_classes=data.num_coarse_labels)
-        assert isinstance(module, LitResnet)
         if control == "budget":
             base, _ = load_base(setting)
             module.load_state_dict(base.cpu().state_dict())
@@ -71,21 +71,34 @@ def features(setting: Setting) -> None:
         items, batch = setting.train_items, setting.config["batch_size"]
         width = module.network.feature_dim
         path = setting.tables / "activations.npy"
-        partial = path.with_name(f".{path.name}.partial")
-        partial.unlink(missing_ok=True)
-        # DEVIATION FGL-D24: .npy, memory-mapped; text only on request
-        out = np.lib.format.open_memmap(partial, "w+", np.float32, (len(items), width))
-        evaluate.features(module, items, batch, out)
-        if not np.isfinite(out).all():
-            raise UserError("features: not all finite; the base network is broken, run --stage coarse --overwrite")
-        out.flush()
-        os.replace(partial, path)
+        write_features(path, evaluate.features(module, items, batch), (len(items), width))
+        out = np.load(path, mmap_mode="r")
         if setting.config["csv_features"]:
-            text = io.BytesIO()
-            np.savetxt(text, out, fmt="%.8g", delimiter=",")
-            write_bytes(setting.tables / "activations.csv", text.getvalue())
+            partial = path.with_name(".activations.csv.partial")
+            with open(partial, "w") as text:
+                np.savetxt(text, out, fmt="%.8g", delimiter=",")
+            os.replace(partial, path.with_suffix(".csv"))
         print(f"features: {len(items):,} x {width} in {shown(path)}", flush=True)
         say(setting, "features", run, inputs, {}, {"shape": list(out.shape), "features_sha256": file_hash(path)})
+
+
+def write_features(path: Path, chunks: Iterator[np.ndarray], shape: tuple[int, int]) -> None:
+    """Writes float32 chunks as one .npy file of that shape, to be memory-mapped.
+
+    Raises:
+      UserError: a value that is not finite.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    # DEVIATION FGL-D24: .npy, memory-mapped; text only on request. Written with write(): a map dies on a full disk
+    with open(partial, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for chunk in chunks:
+            if not np.isfinite(chunk).all():
+                raise UserError("features: not all finite; the base network is broken, run --stage coarse --overwrite")
+            file.write(np.ascontiguousarray(chunk, "<f4").data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 def uncertain(setting: Setting) -> None:
@@ -185,7 +198,6 @@ def fine_tune(setting: Setting) -> None:
                 continue
             key = (config["seed"], "fine-tune")
             module = setting.module(LitResnet, key, pretrained=False, num_classes=count)
-            assert isinstance(module, LitResnet)
             module.load_state_dict(content["state_dict"])
             torch.manual_seed(runtime.derive(config["seed"], "fine-tune", head))
             module.fine_tuning(classes, config["freeze"], count, variant=head)

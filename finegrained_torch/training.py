@@ -145,7 +145,7 @@ def train(task: Task, config: Mapping[str, Any]) -> Trained:
             loader(task.val[0], Batches(task.val[1], config["batch_size"], None), config["num_workers"]),
         )
         if config["compile"]:
-            module.network.compile()  # type: ignore[operator]
+            module.network.compile()
         with stop_signals() as stop:
             alone = config["devices"] == 1
             callbacks: list[Callback] = [stopping, Watch(task.stage, task.folder, stop if alone else None), keeper]

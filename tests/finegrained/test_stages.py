@@ -1,5 +1,6 @@
 """The real scripts: every stage, hand-over, resume, kill -9, bad input. The clustering itself has tests of its own."""
 
+import contextlib
 import functools
 import json
 import os
@@ -12,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from finegrained_torch import pipeline, stages
+from finegrained_torch import pipeline, stages, training
 from finegrained_torch.setting import read_labels
-from reproduction.runs import UserError
+from reproduction.runs import Stop, UserError
 
 from .conftest import ROOT, TINY, command, run
 
@@ -202,6 +203,33 @@ def test_a_resumed_training_equals_the_straight_one(whole, tmp_path, name):
     assert f"{stage}: going on after epoch 2" in said.stdout and "epoch 2/3" not in said.stdout
     same_training(out / name, copy / name)
     assert not list((copy / name).glob(".*.partial"))
+
+
+class StopAt(Stop):
+    """Asks for a stop after some looks, as SIGTERM would."""
+
+    looks = 0
+
+    @property
+    def requested(self):
+        self.looks += 1
+        return self.looks > 6
+
+
+def test_a_stop_signal_ends_it_cleanly_and_early_stopping_survives_a_resume(tmp_path, monkeypatch):
+    flags = [*TINY, "--max_epochs", "12", "--min_epochs", "2", "--patience", "1", "--stage", "coarse"]
+    run("pipeline.py", *flags, "--out_dir", tmp_path / "straight")
+    straight, broken = (tmp_path / name / "classifier/mnist5k" for name in ("straight", "broken"))
+    manifest = json.loads((straight / "manifest.json").read_text())
+    assert 2 <= manifest["epochs"] < 12 and manifest["stopped_early"]
+    with monkeypatch.context() as patch:
+        stop = StopAt(signal.SIGTERM)
+        patch.setattr(training, "stop_signals", lambda: contextlib.nullcontext(stop))
+        said = run("pipeline.py", *flags, "--out_dir", tmp_path / "broken", code=128 + signal.SIGTERM).stderr
+    assert "stopped by SIGTERM" in said and "the same command goes on" in said
+    assert (broken / "state-0001.ckpt").exists() and not (broken / "DONE").exists()
+    run("pipeline.py", *flags, "--out_dir", tmp_path / "broken")
+    same_training(straight, broken)
 
 
 def test_a_damaged_state_is_passed_over(whole, tmp_path):

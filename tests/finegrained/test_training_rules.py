@@ -216,6 +216,8 @@ def test_split_is_stored_and_another_one_refused(tmp_path):
     assert np.array_equal(splits.stored_split(path, 100, 1)[0], train)
     with pytest.raises(UserError, match="holds another split"):
         splits.stored_split(path, 100, 2)
+    other, _ = splits.stored_split(path, 100, 2, overwrite=True)
+    assert np.array_equal(splits.stored_split(path, 100, 2)[0], other) and not np.array_equal(other, train)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError, match="not a readable split"):
         splits.stored_split(path, 100, 1)
