@@ -21,8 +21,8 @@ REPORT = "report over all seeds"  # waits for all of them
 NO_SUBCLASSES = ("pathmnist", "svhn", "fashion_mnist")  # their classes are the coarse ones
 # One training at the paper's settings on a current GPU, and the clusterings on the CPU beside it: estimates
 GPU_HOURS, CLUSTER_HOURS = 0.2, 0.5
-# Minutes on two cores of step 1 and of the trainings of one row
-CPU_MINUTES = {"cpu": (1.6, 0.5), "smoke": (1.0, 0.3), "paper": (900.0, 600.0)}
+# Minutes of step 1 and of one training with the seeds side by side on two cores: estimates
+CPU_MINUTES = {"cpu": (1.0, 0.35), "smoke": (0.8, 0.2), "paper": (900.0, 600.0)}
 
 Row = tuple[str, str, tuple[str, ...], int]  # variant, what it is, flags, trainings
 
