@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def clustering(points: int, workers: int) -> None:
     code = CLUSTERING_CHILD.format(
         root=str(ROOT), points=points, classes=2, shares=f"{first}, {points - first}", workers=workers or None
     )
-    path = Path(os.environ.get("TMPDIR", "/tmp")) / f"finegrained_clustering_{os.getpid()}.py"
+    path = Path(tempfile.gettempdir()) / f"finegrained_clustering_{os.getpid()}.py"
     path.write_text(code)  # a file: its worker processes are spawned and import it again
     try:
         done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
