@@ -65,9 +65,12 @@ def cores() -> int:
 
 
 def jobs_of(commands: Sequence[Command], wanted: int, on_gpu: bool) -> int:
-    """How many commands run at once: as asked; else one on a GPU, and one per core and lane on a CPU."""
+    """How many commands run at once: as asked; else one on a GPU, and three for two cores on a CPU.
+
+    One thread does not keep a core busy (imports, graph building, hand-overs), and three seeds then end together.
+    """
     lanes = len({command.lane for command in commands if command.lane is not None})
-    return wanted or (1 if on_gpu else max(1, min(cores(), lanes)))
+    return wanted or (1 if on_gpu else max(1, min(cores() * 3 // 2, lanes)))
 
 
 def run_all(commands: Sequence[Command], jobs: int) -> tuple[Command, int] | None:

@@ -99,7 +99,11 @@ def _parse(
     )
     flag(group, "--force", action="store_true", help="run finished stages again")
     flag(
-        group, "--jobs", type=whole(0), default=0, help="commands at the same time; 0: one on a GPU, else one per core"
+        group,
+        "--jobs",
+        type=whole(0),
+        default=0,
+        help="commands at the same time; 0: one on a GPU, else three for two cores",
     )
     flag(group, "--plan", action="store_true", help="only list the commands, hours and gigabytes")
     args = parser.parse_args(argv)
