@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -12,6 +15,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def _loopback_is_up() -> bool:
+    """Whether this machine can talk to itself; brings the loopback interface up where only that is missing.
+
+    A network namespace of its own (`unshare --net`), which is how the suite is run without network, begins without it.
+    """
+    get, put, up, layout = 0x8913, 0x8914, 1, "16sH14s"  # SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
+            answer = fcntl.ioctl(query, get, struct.pack(layout, b"lo", 0, b""))
+            flags = struct.unpack(layout, answer)[1]
+            if not flags & up:
+                fcntl.ioctl(query, put, struct.pack(layout, b"lo", flags | up, b""))
+        return True
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def loopback() -> None:
+    """For tests in which processes of this machine talk to each other; nothing leaves the machine."""
+    if not _loopback_is_up():
+        pytest.skip("no loopback interface, and no right to bring it up (ip link set lo up)")
 
 
 @pytest.fixture(scope="session")

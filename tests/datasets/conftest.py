@@ -236,7 +236,7 @@ class Server:
 
 
 @pytest.fixture
-def server():
+def server(loopback):
     """A local HTTP server with Range support."""
     running = Server()
     yield running

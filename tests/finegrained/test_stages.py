@@ -359,7 +359,7 @@ def test_evaluation_of_a_checkpoint(whole, tmp_path):
     assert "bare.ckpt: lacks " in run("pipeline.py", *TINY, "--eval", tmp_path / "bare.ckpt", code=2).stderr
 
 
-def test_two_processes(whole, tmp_path):
+def test_two_processes(loopback, whole, tmp_path):
     """Each takes half of every batch; batch norms see halves, so the numbers are near those of one process."""
     out, _ = whole
     run("pipeline.py", *TINY, "--out_dir", tmp_path, "--stage", "coarse", "--devices", "2", "--parallel", "ddp_fork")

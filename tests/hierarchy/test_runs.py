@@ -149,8 +149,8 @@ def test_a_term_signal_stops_cleanly_and_a_truncated_checkpoint_falls_back(pictu
     same(outcome(tmp_path / "run"), outcome(flat))
 
 
-def test_two_processes_train_together(pictures, flat, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29671"]
+def test_two_processes_train_together(loopback, pictures, flat, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     # dropout draws belong to a process, so the losses are near, not equal
     command += words(pictures, tmp_path / "two", "--stage", "flat")[1:]
     answer = run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -28,7 +28,7 @@ with open(folder / "order", "a") as file:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster():
+def cluster(loopback):
     import os
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

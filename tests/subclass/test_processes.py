@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import torch
 
 from reproduction import torch_runtime as runtime
@@ -13,6 +14,8 @@ from subclass_torch.loop import optimizer_of
 
 from . import ddp_worker as worker
 from .conftest import ROOT, TINY, command
+
+pytestmark = pytest.mark.usefixtures("loopback")
 
 
 def torchrun(*argv, timeout=200):
