@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from reproduction.lanes import cores
 from reproduction.runs import UserError, shown
 
 _kept: list[Any] = []  # operator names declared for torchvision live as long as the process
@@ -33,14 +34,9 @@ class World(NamedTuple):
 
 
 def set_threads(count: int = 0) -> None:
-    """Sets torch's CPU threads. Again after scikit-learn, which changes it.
-
-    Args:
-      count: 0 takes what OMP_NUM_THREADS says, else every core of this process.
-    """
+    """Sets torch's CPU threads; 0: OMP_NUM_THREADS, else every core. Again after scikit-learn, which changes it."""
     told = os.environ.get("OMP_NUM_THREADS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(count or (int(told) if told.isdigit() and int(told) else cores))
+    torch.set_num_threads(count or (int(told) if told.isdigit() and int(told) else cores()))
 
 
 def start(seed: int, threads: int = 0, deterministic: bool = False) -> None:
