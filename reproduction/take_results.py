@@ -45,10 +45,11 @@ def take(runs: Path, results: Path = RESULTS) -> list[Path]:
                 f"{record['paper']} {record['row']} seed {record['seed']}: made with uncommitted changes or outside "
                 "git; such a run cannot be a committed result"
             )
-    for record in records:  # what an earlier run of the same seed left
+    for record in records:  # what an earlier run of the same seed and stage left
         folder = results / record["paper"] / record["row"]
         for old in [folder / f"seed{record['seed']}.json", *folder.glob(f"seed{record['seed']}-*.json")]:
-            old.unlink(missing_ok=True)
+            if old.exists() and json.loads(old.read_text()).get("stage") == record["stage"]:
+                old.unlink()
     written = []
     for record in records:
         one = [r for r in records if all(r[key] == record[key] for key in ("paper", "row", "seed"))]

@@ -32,11 +32,12 @@ def test_names(tmp_path):
     put(runs, "c", seed=1, stage="two")
     put(runs, "d", row="x-smoke", profile="smoke")
     (results / "p" / "r-cpu").mkdir(parents=True)
-    for old in ("seed1.json", "seed10.json"):  # of the same seed; of another
-        (results / "p" / "r-cpu" / old).write_text("{}")
+    for old, stage in (("seed1.json", "one"), ("seed10.json", "one"), ("seed0-three.json", "three")):
+        (results / "p" / "r-cpu" / old).write_text(json.dumps({"stage": stage}))
     names = sorted(str(path.relative_to(results)) for path in take(runs, results))
     assert names == ["p/r-cpu/seed0.json", "p/r-cpu/seed1-one.json", "p/r-cpu/seed1-two.json"]
-    assert not (results / "p/r-cpu/seed1.json").exists() and (results / "p/r-cpu/seed10.json").exists()
+    left = {path.name for path in (results / "p/r-cpu").iterdir()}  # of another seed, of a stage that was not run
+    assert "seed1.json" not in left and {"seed10.json", "seed0-three.json"} <= left
     assert json.loads((results / names[2]).read_text())["stage"] == "two"
 
 
