@@ -18,7 +18,7 @@ from class2str_tf.reduced import train_reduced
 from class2str_tf.stage1 import active_deviations
 from class2str_tf.timing import forward_times
 from reproduction import tf_runtime
-from reproduction.record import make_record, versions_of
+from reproduction.record import make_record, still_rising, versions_of
 from reproduction.runs import Run, UserError, shown, write_bytes, write_json
 
 
@@ -149,6 +149,9 @@ def finish(
                 "collisions": codes.collisions(table),
                 "seconds_per_image": times,
                 "headline_decoder": config["decode"],
+                "still_rising": still_rising(
+                    [line["test/rnn_acc"] for line in history if line["test/attempt"] == history[-1]["test/attempt"]]
+                ),
             },
             artefacts=artefacts,
             seconds=history[-1]["test/seconds"],

@@ -35,6 +35,8 @@ VARIANTS = {
     },
     "smoke": {"": ("--lstm-units", "32,32")},
 }
+# ARGS that stage 1 has to know too: the network and the length of the schedule. Where one is given, stage 1 is run again
+BOTH_STAGES = ("--F", "--features", "--lenet", "--lenet-relu", "--pixels", "--epochs", "--train-images", "--xla")
 # ARGS that are a variant of the paper's table; any other ARGS name their row after themselves
 NAMED = {("--label-grad", "stop"): "stop", ("--finetune", "all"): "finetune", ("--lh-preset", "budget"): "budget"}
 
@@ -56,8 +58,21 @@ def commands_of(request: Request) -> list[Command]:
     return commands
 
 
+def for_stage1(extra: tuple[str, ...]) -> tuple[str, ...]:
+    """The part of ARGS that stage 1 gets: flags of BOTH_STAGES with their values."""
+    kept: list[str] = []
+    mine = False
+    for word in extra:
+        if word.startswith("--"):
+            mine = word.partition("=")[0] in BOTH_STAGES
+        if mine:
+            kept.append(word)
+    return tuple(kept)
+
+
 def _stage1(request: Request, seed: int) -> Command:
-    row = request.base_row()
+    extra = for_stage1(request.extra)
+    row = request.row() if extra else request.base_row()
     folder = RUNS_ROOT / "class2str" / row / f"seed{seed}"
     flags = ["--B=256" if request.profile == "paper" else "--B=200", "--dataset", request.dataset]
     flags += ["--name", f"seed{seed}", "--model", _model(request), "--seed", str(seed)]
@@ -66,7 +81,7 @@ def _stage1(request: Request, seed: int) -> Command:
         "cpu": ["--lr", "1e-3", "--epochs", "20"],
         "smoke": ["--lr", "1e-3", "--max-steps", "40"],
     }[request.profile]
-    flags += _subset(request) + ["--runs-dir", shown(folder.parent), *request.shared_flags(row)]
+    flags += [*_subset(request), *extra, "--runs-dir", shown(folder.parent), *request.shared_flags(row)]
     return Command(
         row, f"stage 1, CNN + FC, seed {seed}", "class2str_tf/train_fc_classifier.py", tuple(flags), folder,
         gpu_hours=3.0, cpu_minutes=0.4, lane=f"seed{seed}",
@@ -78,13 +93,13 @@ def _stage2(request: Request, seed: int, kind: str, variant: str, variant_flags:
     folder = RUNS_ROOT / "class2str" / row / f"seed{seed}"
     w_c, w_i, w_l2 = (WEIGHTS if request.profile == "paper" else CPU_WEIGHTS)[kind]
     flags = ["--B=200", "--dataset", request.dataset, "--name", f"seed{seed}", "--model", _model(request)]
-    flags += [f"--w_c={w_c}", f"--w_i={w_i}", f"--w_l2={w_l2}", "--seed", str(seed), *variant_flags]
+    flags += [f"--w_c={w_c}", f"--w_i={w_i}", f"--w_l2={w_l2}", "--seed", str(seed)]
     flags += {
         "paper": [],
         "cpu": ["--lr", "1e-3", "--lr-drop-at", "0.8", "--epochs", "75", "--retry-collisions", "3"],
         "smoke": ["--lr", "1e-3", "--max-steps", "60"],
     }[request.profile]
-    flags += [*_subset(request), "--runs-dir", shown(folder.parent)]
+    flags += [*_subset(request), *variant_flags, "--runs-dir", shown(folder.parent)]  # ARGS win over the profile
     if folder != cnn:
         flags += ["--cnn-dir", shown(cnn)]
     script = "class2str_tf/" + STAGE2_SCRIPTS.get(kind, "train_rnn_classifier_cifar.py")

@@ -20,7 +20,7 @@ from class2str_tf.flags import load_data, run_folder
 from class2str_tf.inputs import Batches, slices, steps_per_epoch
 from class2str_tf.layers import count_parameters, tf, tf1
 from reproduction import tf_runtime
-from reproduction.record import make_record, versions_of
+from reproduction.record import make_record, still_rising, versions_of
 from reproduction.runs import MetricsLog, Run, open_run, read_metrics, shown, stop_signals
 
 SCALARS_EVERY = 10  # steps between two lines of the training scalars, as released
@@ -191,7 +191,7 @@ def finish(run: Run, data: datasets.Dataset, history: list[dict[str, Any]], tota
             argv=sys.argv,
             config=run.config,
             metrics={"fc_accuracy": {"last": last, "best_on_val": None, "best_on_test": best}},
-            details={"parameters": counts},
+            details={"parameters": counts, "still_rising": still_rising([line[TEST] for line in history])},
             seconds=seconds,
             images_per_s=round(total * run.config["B"] / max(seconds, 1e-9), 1),
             data=data.digests,

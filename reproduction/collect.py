@@ -60,6 +60,13 @@ class SeedRun:
         return None
 
     @property
+    def still_rising(self) -> bool | None:
+        """Whether a learning curve of any stage had not levelled off; None where no stage says so."""
+        said = [entry.record.details.get("still_rising") for entry in self.entries]
+        known = [flag for flag in said if isinstance(flag, bool)]
+        return any(known) if known else None
+
+    @property
     def blemishes(self) -> list[str]:
         """Why this run must not be judged; empty where it may be."""
         found = []

@@ -150,14 +150,14 @@ def _verdict(number: Number | None, group: RowRuns | None, row: OurRow | None, v
         return Verdict("shown only", "shown only")
     if number.judge == "exact":
         return judge_exact(values, number)
-    still = [run.detail("still_rising") for run in group.runs]
+    still = [run.still_rising for run in group.runs]
     rising = "" if row is None or not row.short else _rising(still)
     return judge_proportion(values, number.value, number.samples, (row.short + rising) if row is not None else "")
 
 
-def _rising(flags: Sequence[object]) -> str:
+def _rising(flags: Sequence[bool | None]) -> str:
     """What the runs say about their own learning curves, for a schedule that was cut."""
-    known = [flag for flag in flags if isinstance(flag, bool)]
+    known = [flag for flag in flags if flag is not None]
     if not known:
         return ""
     if all(known):

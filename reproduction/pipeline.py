@@ -141,9 +141,14 @@ def request_of(
     return Request(profile, dataset, seeds, args.device, extra, args.force, args.data_dir or None)
 
 
+def on_gpu(request: Request) -> bool:
+    """Whether the commands take the GPU: then one at a time, with all cores for the input."""
+    return request.profile == "paper" and request.device != "cpu"
+
+
 def one_thread_each(request: Request, commands: Sequence[Command]) -> list[Command]:
-    """Outside the paper profile every command gets one thread: no figure depends on cores, or on what runs beside."""
-    threads = 0 if request.profile == "paper" else 1
+    """On a CPU every command gets one thread: no figure depends on cores, or on what runs beside."""
+    threads = 0 if on_gpu(request) else 1
     return [dataclasses.replace(command, threads=threads) for command in commands]
 
 
@@ -196,7 +201,7 @@ def _run(
     if args.plan:
         _print_plan(paper, request, commands, paper_gigabytes)
         return
-    if request.profile == "paper" and request.device != "cpu" and not _framework_sees_gpu(framework):
+    if on_gpu(request) and not _framework_sees_gpu(framework):
         raise UserError(
             f"PROFILE=paper needs a CUDA GPU and {framework} sees none; PROFILE=cpu runs the same stages in minutes, "
             "DEVICE=cpu runs the paper's own settings here, for days"
@@ -204,7 +209,7 @@ def _run(
     print(f"{paper}: profile {request.profile}, data set {request.dataset}, seeds {' '.join(map(str, request.seeds))}")
     print("each line below can be pasted by itself, after: . .venv/bin/activate\n", flush=True)
     start = time.monotonic()
-    failure = run_all(commands, jobs_of(commands, args.jobs, on_gpu=request.profile == "paper"))
+    failure = run_all(commands, jobs_of(commands, args.jobs, on_gpu(request)))
     if failure:
         command, code = failure
         raise SystemExit(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import math
 import os
 import platform
 import re
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -146,6 +148,23 @@ def peak_memory_bytes() -> int:
     """Largest resident size of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def still_rising(accuracies: Sequence[float]) -> bool | None:
+    """Whether a learning curve had not levelled off when its run ended.
+
+    Args:
+      accuracies: of the test set at each test, in order.
+    Returns:
+      True where the last tenth of the tests has a mean above that of the tenth before by more than two standard errors
+      of the difference; None where there are fewer than 10 tests to look at.
+    """
+    tenth = max(len(accuracies) // 10, 5)
+    if len(accuracies) < 2 * tenth:
+        return None
+    before, after = accuracies[-2 * tenth : -tenth], accuracies[-tenth:]
+    error = math.sqrt((statistics.variance(before) + statistics.variance(after)) / tenth)
+    return statistics.fmean(after) - statistics.fmean(before) > 2 * error
 
 
 def _without_paths(value: Any) -> Any:
