@@ -35,7 +35,7 @@ VARIANTS = {
     },
     "smoke": {"": ("--lstm-units", "32,32")},
 }
-# ARGS that stage 1 has to know too: the network and the length of the schedule. Where one is given, stage 1 is run again
+# ARGS that stage 1 has to know too (network, length of the schedule): where one is given it is run again for the row
 BOTH_STAGES = ("--F", "--features", "--lenet", "--lenet-relu", "--pixels", "--epochs", "--train-images", "--xla")
 # ARGS that are a variant of the paper's table; any other ARGS name their row after themselves
 NAMED = {("--label-grad", "stop"): "stop", ("--finetune", "all"): "finetune", ("--lh-preset", "budget"): "budget"}

@@ -10,6 +10,7 @@ import pytest
 
 from reproduction import compare as c
 from reproduction.collect import collect
+from reproduction.record import still_rising
 from reproduction.tables import Number, paper_of, parse_paper
 
 
@@ -306,3 +307,12 @@ def test_a_short_row_says_whether_accuracy_still_rises(make, tmp_path):
     found = collect(runs=tmp_path / "runs", results=tmp_path / "results")
     line = next(line for line in c.lines_of(cut, found) if line.quantity == "FC")
     assert line.verdict.text == "indicative (short: 100 of 1000 epochs, test accuracy still rising); -0.38"
+
+
+def test_still_rising_needs_a_difference_beyond_the_noise():
+    flat = [0.9 + 0.001 * (-1) ** n for n in range(40)]
+    assert still_rising(flat) is False
+    assert still_rising([0.5 + 0.01 * n for n in range(40)]) is True
+    assert still_rising(flat[::-1][:30] + [0.95] * 4 + [0.96] * 4) is True
+    assert still_rising([0.9, 0.8] * 20) is False
+    assert still_rising([0.1] * 9) is None

@@ -1,0 +1,51 @@
+"""The commands behind `make reproduce-class2str`: what ARGS and DEVICE do to them."""
+
+import shlex
+
+import pytest
+
+from class2str_tf import reproduce
+from class2str_tf.flags import fc_parser
+from reproduction.pipeline import Request, one_thread_each
+
+
+def commands(profile: str, args: str = "", dataset: str = "mnist", device: str = "cpu"):
+    request = Request(profile, dataset, (0, 1), device, tuple(shlex.split(args)), False, None)
+    return one_thread_each(request, reproduce.commands_of(request))
+
+
+def value(flags: tuple[str, ...], name: str) -> str:
+    """The value that argparse will take: the last one."""
+    return flags[len(flags) - flags[::-1].index(name)]
+
+
+@pytest.mark.parametrize(
+    ("args", "stage1"),
+    [
+        ("--epochs 7", ("--epochs", "7")),
+        ("--mu 0.5 --lenet poster --epochs=7 --finetune all", ("--lenet", "poster", "--epochs=7")),
+        ("--lenet-relu --w_c 2", ("--lenet-relu",)),
+        ("--w_c 2 --label-grad stop", ()),
+    ],
+)
+def test_stage1_gets_the_network_and_the_length(args, stage1):
+    assert reproduce.for_stage1(tuple(shlex.split(args))) == stage1
+
+
+@pytest.mark.parametrize("profile", ["paper", "cpu", "smoke"])
+def test_args_win_over_the_profile_in_both_stages(profile):
+    for command in commands(profile, "--epochs 7"):
+        assert value(command.flags, "--epochs") == "7"
+        assert command.row == f"mnist-{profile}-epochs-7"
+    assert len({command.folder for command in commands(profile, "--epochs 7")}) == 4
+
+
+def test_stage1_is_shared_where_args_do_not_touch_it():
+    plain, other = commands("cpu"), commands("cpu", "--w_c 2")
+    assert plain[0] == other[0]
+    fc_parser("train_fc_classifier.py").parse_args(list(plain[0].flags))
+
+
+def test_the_papers_settings_on_a_cpu_share_its_cores():
+    assert {command.threads for command in commands("paper")} == {1}
+    assert {command.threads for command in commands("paper", device="auto")} == {0}
