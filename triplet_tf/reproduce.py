@@ -23,7 +23,7 @@ SMALL = ("--net", "mobile", "--aug_style", "img", "--frame_size", "64", "--resiz
          "--no-flip", "--init", "random")  # fmt: skip
 FLAGS = {
     "paper": ("--net", "resnet50", "--aug_style", "img"),  # all else: the defaults, which are the paper's
-    "cpu": (*SMALL, "--train_iters", "240", "--logging_threshold", "40", "--test_interval", "3"),
+    "cpu": (*SMALL, "--train_iters", "300", "--logging_threshold", "50", "--test_interval", "3"),
     "smoke": (*SMALL, "--train_iters", "4", "--logging_threshold", "2", "--test_interval", "1", "--batch_size", "8"),
 }
 
