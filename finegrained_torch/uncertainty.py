@@ -17,6 +17,8 @@ from finegrained_torch import augment
 from finegrained_torch.networks import inference_copy
 from reproduction.torch_runtime import generator
 
+IN_CACHE = 32  # network inputs whose activations a CPU's cache holds: ResNet-18 is 15 percent slower with 200
+
 
 class Uncertainty(NamedTuple):
     """U float64 [N], in [0, 2]; mean_prediction float64 [N, C], rows sum to 1."""
@@ -71,6 +73,7 @@ def uncertainty(
     counts = augment.counts_of(draw_views(len(images), n_aug, seed, aug_set), len(kinds))
     fast = inference_copy(network)
     mean: Tensor | None = None
+    at_once = min(batch_size, IN_CACHE) if images.device.type == "cpu" else batch_size
     step = max(1, batch_size // 2)  # about 2.5 of the 4 flips are drawn for an image: two batches or so at a time
     for start in range(0, len(images), step):
         # DEVIATION FGL-D23: batches of views; a view drawn twice is computed once and counts twice
@@ -83,8 +86,8 @@ def uncertainty(
                 inputs.append(view(block[drawn.to(block.device)]))
         at, kind_of = torch.cat(rows, 1)
         stacked = torch.cat(inputs)
-        parts = (prepare(part) if prepare else part for part in stacked.split(batch_size))
-        logits = torch.cat([fast(part.contiguous(memory_format=torch.channels_last)) for part in parts])
+        parts = (prepare(part) if prepare else part for part in stacked.split(at_once))
+        logits = torch.cat([fast(part) for part in parts])
         predictions = torch.softmax(logits.float() if logits.dtype.itemsize < 4 else logits, 1).double().cpu()
         if mean is None:
             mean = torch.zeros(len(images), predictions.shape[1], dtype=torch.float64)

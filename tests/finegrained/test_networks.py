@@ -148,6 +148,11 @@ def test_the_copy_for_inference_folds_batch_norms_and_gives_the_same(name):
     with torch.no_grad():
         torch.testing.assert_close(fast(images), net.eval()(images), rtol=1e-10, atol=1e-10)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    single, images = net.float(), images.float()
+    packed = networks.inference_copy(single)
+    assert isinstance(packed, networks.Packed)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(images), single(images), rtol=1e-4, atol=1e-4)
     foreign = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     assert isinstance(networks.inference_copy(foreign)[1], nn.BatchNorm2d)
 
