@@ -1,92 +1,128 @@
-"""`make bench`: every pair in a process of its own; prints the ratios, writes bench.json and docs/benchmarks.md."""
+"""`make bench`: every benchmark in a process of its own; prints one table, writes bench.json and docs/benchmarks.md.
+
+python -m benchmarks                              all, into runs/bench and docs
+python -m benchmarks MODULE [NAME ...] [--small]  some of them, printed only
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
+import os
 import pkgutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import benchmarks
-from reproduction.record import commit_and_dirty, machine, versions_of
-from reproduction.runs import REPO_ROOT, RUNS_ROOT, write_bytes, write_json
+from benchmarks import page
+from benchmarks.measure import Found, Measure, NotSupported
+from reproduction.runs import REPO_ROOT, RUNS_ROOT, UserError, shown, write_json
 
-NOT_PAIRS = {"__main__", "measure"}
+NO_BENCHMARKS = {"__main__", "measure", "page"}
+LIMIT_S = 900  # of one process
+Benchmark = Callable[[bool], "Found | list[Found]"]
 
 
 def modules() -> list[str]:
-    """Modules of this folder that hold PAIRS, one for each paper."""
-    return sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in NOT_PAIRS)
+    """Modules of this folder that hold benchmarks."""
+    return sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in NO_BENCHMARKS)
 
 
-def names(module: str) -> list[str]:
-    """Pairs of a module: a dict from name to a function that returns a `measure.Pair`; a script of its own has none."""
-    return list(getattr(importlib.import_module(f"benchmarks.{module}"), "PAIRS", {}))
+def benchmarks_of(module: str) -> dict[str, Benchmark]:
+    """A module's PAIRS, MEASURES and CURVES: name -> function of `small` that returns one result or several."""
+    found = importlib.import_module(f"benchmarks.{module}")
+    kinds = (getattr(found, kind, {}) for kind in ("PAIRS", "MEASURES", "CURVES"))
+    return {name: function for kind in kinds for name, function in kind.items()}
 
 
-def run_one(module: str, name: str) -> None:
-    """Child process: measures one pair and prints its summary as the last line."""
-    pair = importlib.import_module(f"benchmarks.{module}").PAIRS[name]()
-    print(json.dumps(pair.summary()))
+def run_one(module: str, name: str, small: bool) -> list[dict[str, Any]]:
+    """Runs one benchmark in this process; entries of bench.json."""
+    known = benchmarks_of(module)
+    if name not in known:
+        raise UserError(f"unknown {name!r}: {module} has {', '.join(map(repr, known))}")
+    try:
+        found = known[name](small)
+    except NotSupported as reason:
+        found = Measure(name, "", [], note=f"not supported: {reason}")
+    return [{"paper": module, **one.summary()} for one in (found if isinstance(found, list) else [found])]
 
 
-def line(entry: dict[str, Any]) -> str:
-    """One row of the Markdown table."""
-    return (
-        f"| {entry['paper']} | {entry['name']} | {entry['baseline']:,.4g} | {entry['ours']:,.4g} | {entry['unit']} "
-        f"| {entry['ratio']:.2f} ({entry['ratio_min']:.2f} to {entry['ratio_max']:.2f}) | {entry['n']} |"
-    )
+def in_a_process(*words: str) -> Any:
+    """What `--one` or `--names` prints last in a process of its own, so that this one imports no framework.
+
+    Raises:
+      RuntimeError: it failed or took too long; the message is the last line it wrote to stderr.
+    """
+    command = [sys.executable, "-m", "benchmarks", *words]
+    try:
+        done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"stopped after {LIMIT_S} s") from None
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-HEAD = "| paper | what | straightforward | ours | unit | ratio (spread) | n |\n|---|---|---|---|---|---|---|"
+def parsed(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed and memory, as ratios.")
+    parser.add_argument("module", nargs="?", choices=modules(), metavar="MODULE", help=", ".join(modules()))
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks of the module (default: all of them)")
+    parser.add_argument("--small", action="store_true", help="sizes that take seconds, to see that it runs")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of bench.json, benchmarks.md and scaling.png")
+    parser.add_argument("--list", action="store_true", help="print what there is, run nothing")
+    hidden = parser.add_mutually_exclusive_group()
+    hidden.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    hidden.add_argument("--names", action="store_true", dest="say_names", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    """Runs all pairs, or those of the modules named on the command line."""
-    if sys.argv[1:2] == ["--one"]:
-        run_one(*sys.argv[2:4])
-        return
-    entries, failed = [], []
-    print(HEAD)
-    for module in sys.argv[1:] or modules():
-        if not names(module):
-            print(f"\nbenchmarks/{module}.py, with its own table:\n", flush=True)
-            if subprocess.run([sys.executable, f"benchmarks/{module}.py"], cwd=REPO_ROOT).returncode:
-                failed.append(module)
-            continue
-        for name in names(module):
-            command = [sys.executable, "-m", "benchmarks", "--one", module, name]
-            child = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True)
-            if child.returncode != 0:
-                failed.append(f"{module}: {name}: {child.stderr.strip().splitlines()[-1:]}")
-                continue
-            entries.append({"paper": module, **json.loads(child.stdout.splitlines()[-1])})
-            print(line(entries[-1]), flush=True)
-    write_json_list(entries)
+def main(argv: list[str] | None = None) -> int:
+    """Runs what the command line names; returns 1 where something failed."""
+    args = parsed(argv)
+    if args.one or args.say_names:  # a child
+        answer = run_one(args.module, args.names[0], args.small) if args.one else list(benchmarks_of(args.module))
+        print(json.dumps(answer))
+        return 0
+    chosen = [args.module] if args.module else modules()
+    todo = [(module, name) for module in chosen for name in (args.names or in_a_process(module, "--names"))]
+    if args.list:
+        print("\n".join(f"{module} {name!r}" for module, name in todo))
+        return 0
+    load, start = os.getloadavg()[0], time.monotonic()
+    entries: list[dict[str, Any]] = []
+    failed = []
+    print(page.HEAD, flush=True)
+    for number, (module, name) in enumerate(todo, 1):
+        began = time.monotonic()
+        try:
+            found = in_a_process(module, name, "--one", *(["--small"] if args.small else []))
+        except RuntimeError as error:
+            failed.append(f"{module} {name!r}: {error}")
+            print(f"failed: {failed[-1]}", file=sys.stderr, flush=True)
+            found = []
+        entries += found
+        for entry in found:
+            print(page.line(entry), flush=True)
+        took, total = time.monotonic() - began, time.monotonic() - start
+        print(f"[{number}/{len(todo)}] {module} {name!r}: {took:.0f} s, {total:.0f} s in all", file=sys.stderr)
+    whole = not args.module and not args.small
+    out = args.out or (RUNS_ROOT / "bench" if whole else None)
+    if out is not None:
+        documents = args.out or REPO_ROOT / "docs"
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "bench.json", entries)
+        page.write(documents, entries, failed, load, time.monotonic() - start)
+        print(f"wrote {shown(out / 'bench.json')} and {shown(documents / 'benchmarks.md')}", file=sys.stderr)
     for failure in failed:
         print(f"failed: {failure}", file=sys.stderr)
-    raise SystemExit(bool(failed))
-
-
-def write_json_list(entries: list[dict[str, Any]]) -> None:
-    """Writes runs/bench/bench.json, and docs/benchmarks.md with the machine it was measured on."""
-    folder = RUNS_ROOT / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "bench.json", entries)
-    commit, dirty = commit_and_dirty()
-    here = machine()
-    versions = ", ".join(f"{k} {v}" for k, v in versions_of("tensorflow", "torch", "numpy").items())
-    text = (
-        "# Benchmarks\n\nWritten by `make bench`: each pair in one process, interleaved after a warm-up; medians, and\n"
-        "the smallest and largest ratio of the repeats. A ratio above 1 means ours is better.\n\n"
-        f"{HEAD}\n" + "\n".join(map(line, entries)) + "\n\n"
-        f"Machine: {here.cpu}, {here.cores} cores, {here.system}; {versions}; commit {commit[:10]}"
-        f"{' with uncommitted changes' if dirty else ''}.\n"
-    )
-    write_bytes(REPO_ROOT / "docs" / "benchmarks.md", text.encode())
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,17 +1,21 @@
-"""Class2Str: stage 2 on cached features against the frozen CNN at every step, and our loop against a bare one."""
+"""Class2Str: stage 2 on cached features against the frozen CNN at every step, our loop against a bare one, XLA."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import datasets
-from benchmarks.measure import Pair, interleave
+from benchmarks.measure import NotSupported, Pair, devices, interleave, rate
+
+BATCH = 200
 
 
 def _config(**flags: Any) -> dict[str, Any]:
@@ -22,73 +26,81 @@ def _config(**flags: Any) -> dict[str, Any]:
     return resolve_rnn(argparse.Namespace(**{**vars(args), **flags}))
 
 
-def cached_features() -> Pair:
+def cached_features(small: bool) -> Pair:
     """Images/s of stage 2 on VGG16 (512 features) at batch 200: features once, or the CNN at every step."""
     from class2str_tf import stage2
     from class2str_tf.layers import tf1
     from reproduction import tf_runtime
 
-    config = _config(B=200, w_c=4.0, w_i=100.0, w_l2=0.1, name="bench")
+    batch = 20 if small else BATCH
+    config = _config(B=batch, w_c=4.0, w_i=100.0, w_l2=0.1, name="bench")
     session_config = tf_runtime.start(0, "cpu")
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 10, 400)
+    labels = rng.integers(0, 10, 2 * batch)
     tables = {
-        "uncached": rng.integers(0, 256, (400, 32, 32, 3), np.uint8),
-        "cached": rng.normal(size=(400, 512)).astype(np.float32),
+        "uncached": rng.integers(0, 256, (2 * batch, 32, 32, 3), np.uint8),
+        "cached": rng.normal(size=(2 * batch, 512)).astype(np.float32),
     }
     rates = {}
     for name, x in tables.items():
-        graph = tf1.Graph()
-        with graph.as_default():
+        with tf1.Graph().as_default():
             tf1.set_random_seed(0)
             built = stage2.build(config, x, labels, 10, 1_000_000)
             session = tf1.Session(config=session_config)
             session.run(tf1.global_variables_initializer())
             built.batches.start(session, 0)
+        wanted = [built.scalars["loss"], built.train]
 
-        def rate(session=session, built=built, steps=2 if name == "uncached" else 100) -> float:
-            start = time.perf_counter()
-            for _ in range(steps):
-                session.run([built.scalars["loss"], built.train])
-            return steps * 200 / (time.perf_counter() - start)
+        def step(session: Any = session, wanted: Any = wanted) -> None:
+            session.run(wanted)
 
-        rates[name] = rate
-    return interleave("stage 2, VGG16, batch 200: features once", "images/s", rates["uncached"], rates["cached"])
+        rates[name] = rate(batch, step, inner=2 if name == "uncached" else 100)
+    name = f"stage 2, VGG16, batch {batch}: features once against the CNN at every step"
+    return interleave(name, "images/s", rates["uncached"], rates["cached"], bar=20)
 
 
-def loop_overhead() -> Pair:
-    """Images/s of stage 1 (LeNet, batch 200): a bare loop of session.run, and our loop with all it does besides."""
-    from class2str_tf import stage1
+def stage1_of(model: str, steps: int, batch: int, device: str = "cpu") -> tuple[Any, Any, Any]:
+    """Configuration, data (one long epoch, no test inside the timed steps) and session configuration of stage 1."""
     from class2str_tf.flags import fc_parser, resolve_fc
-    from class2str_tf.layers import tf1
     from reproduction import tf_runtime
-    from reproduction.runs import open_run, read_metrics
+    from reproduction.runs import UserError
 
-    steps, batch = 600, 200
-    args = fc_parser("bench").parse_args(["--dataset", "mnist5k", "--model", "lenet", "--max-steps", str(steps)])
+    lenet = model == "lenet"
+    words = ["--dataset", "mnist5k" if lenet else "cifar10", "--model", model, "--max-steps", str(steps)]
+    args = fc_parser("bench").parse_args([*words, "--B", str(batch), "--device", device])
     args.argv = []
     config = resolve_fc(args)
-    session_config = tf_runtime.start(0, "cpu")
-    real = datasets.load("mnist5k")
-    often = np.arange((steps + 1) * batch) % len(real.train_labels)  # one long epoch: no test inside the timed steps
+    try:
+        session_config = tf_runtime.start(0, device)
+    except UserError as error:
+        raise NotSupported(str(error)) from None
+    count, rng = (steps + 1) * batch, np.random.default_rng(0)
+    shape = (28, 28, 1) if lenet else (32, 32, 3)
     data = datasets.Dataset(
-        name="mnist5k",
-        train_images=real.train_images[often],
-        train_labels=real.train_labels[often],
-        test_images=real.test_images[:1],
-        test_labels=real.test_labels[:1],
-        class_names=real.class_names,
-        digests=real.digests,
-        verified=True,
-    )
+        name="mnist5k" if lenet else "cifar10",
+        train_images=rng.integers(0, 256, (count, *shape), np.uint8), train_labels=np.arange(count) % 10,
+        test_images=rng.integers(0, 256, (1, *shape), np.uint8), test_labels=np.zeros(1, np.int64),
+        class_names=tuple("0123456789"), digests={}, verified=True,
+    )  # fmt: skip
+    return config, data, session_config
+
+
+def loop(model: str, steps: int, device: str, small: bool) -> Pair:
+    """Images/s of stage 1: a bare loop of session.run, and our loop with all it does besides."""
+    batch, steps = (20, min(steps, 6)) if small else (BATCH, steps)
+    config, data, session_config = stage1_of(model, steps, batch, device)
+    from class2str_tf import stage1
+    from class2str_tf.layers import tf1
+    from reproduction.runs import open_run, read_metrics
+
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
         graph = stage1.build(config, data)
         session = tf1.Session(config=session_config)
-        session.run(tf1.global_variables_initializer())
         reset = tf1.global_variables_initializer()
 
         def bare() -> float:
+            session.run(reset)
             graph.batches.start(session, 0)
             start = time.perf_counter()
             for _ in range(steps):
@@ -103,7 +115,53 @@ def loop_overhead() -> Pair:
                 seconds = [line["test/seconds"] for line in read_metrics(run.folder) if "test/seconds" in line]
                 return steps * batch / seconds[-1]
 
-        return interleave("stage 1, LeNet, batch 200: whole loop against bare session.run", "images/s", bare, ours)
+        name = f"training of stage 1, {model}, batch {batch}, {device}: our loop against bare session.run"
+        return interleave(name, "images/s", bare, ours)
 
 
-PAIRS = {"cached features": cached_features, "loop": loop_overhead}
+def xla(model: str, inner: int, device: str, small: bool) -> Pair:
+    """Images/s of a training step of stage 1 with and without XLA, in two sessions on one graph."""
+    os.environ["TF_XLA_FLAGS"] = "--tf_xla_cpu_global_jit"  # allows it; each session says whether it wants it
+    batch, inner = (20, 1) if small else (BATCH, inner)
+    config, data, session_config = stage1_of(model, 50 * inner, batch, device)
+    from class2str_tf import stage1
+    from class2str_tf.layers import tf, tf1
+
+    rates = []
+    with tf1.Graph().as_default():
+        tf1.set_random_seed(0)
+        graph = stage1.build(config, data)
+        ready = tf1.global_variables_initializer()
+        for level in (tf1.OptimizerOptions.OFF, tf1.OptimizerOptions.ON_2):
+            own = tf1.ConfigProto()
+            own.CopyFrom(session_config)
+            own.graph_options.optimizer_options.global_jit_level = level
+            session = tf1.Session(config=own)
+            session.run(ready)
+            graph.batches.start(session, 0)
+
+            def step(session: Any = session) -> None:
+                session.run(graph.train)
+
+            try:
+                step()
+            except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError) as error:
+                raise NotSupported(str(error).splitlines()[0]) from None
+            rates.append(rate(batch, step, inner))
+        name = f"training step, {model}, batch {batch}, {device}: XLA against none"
+        return interleave(name, "images/s", *rates)
+
+
+def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:
+    where = "" if device == "cpu" else f" on {device}"
+    return {
+        f"loop lenet{where}": lambda small: loop("lenet", 400, device, small),
+        f"loop vgg16{where}": lambda small: loop("vgg16", 2 if device == "cpu" else 100, device, small),
+        f"xla lenet{where}": lambda small: xla("lenet", 60, device, small),
+        f"xla vgg16{where}": lambda small: xla("vgg16", 1 if device == "cpu" else 50, device, small),
+    }
+
+
+PAIRS: dict[str, Callable[[bool], Pair]] = {"cached features": cached_features}
+for _device in devices():
+    PAIRS |= _pairs(_device)

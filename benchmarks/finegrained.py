@@ -1,34 +1,25 @@
-"""Speed and memory of the fine-grained package: the batched uncertainty pass, and the clustering of a whole data set.
-
-    python benchmarks/finegrained.py [uncertainty] [clustering] [--images 48] [--points 50000] [--threads 2]
-
-`uncertainty`: images/s of the paper's ResNet-18, one view at a time as released against ours, in turn, in one process.
-`clustering`: rise of anonymous memory over the value before the call, of this process and its children together.
-"""
+"""Fine-grained labels: batched uncertainty, the clustering of a whole data set, Lightning against a bare loop."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import torch
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-
-from benchmarks.measure import Pair, interleave  # noqa: E402
-from finegrained_torch import augment, networks  # noqa: E402
-from finegrained_torch.uncertainty import draw_views, formula, uncertainty  # noqa: E402
-from reproduction.torch_runtime import set_threads  # noqa: E402
+from benchmarks.measure import Measure, Pair, devices, interleave, rate, rise
+from benchmarks.steps import flushed, synchronize
+from finegrained_torch import augment, clustering, flags, networks, training
+from finegrained_torch.classifier import LitResnet, Optimization
+from finegrained_torch.data import Items, normalize
+from finegrained_torch.uncertainty import draw_views, formula, uncertainty
+from reproduction.torch_runtime import set_threads
 
 N_AUG = 5
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 def one_view_loop(
@@ -46,144 +37,124 @@ def one_view_loop(
     return formula(torch.stack(means), labels)
 
 
-def uncertainty_pair(count: int = 48, repeats: int = 5) -> Pair:
+def uncertainty_pair(small: bool) -> Pair:
     """Images per second on ResNet-18 with the authors' stem, 32 x 32, five augmentations an image.
 
     Raises:
       AssertionError: the two differ by more than 1e-5.
     """
-    torch.manual_seed(0)
-    net = networks.build("resnet18", 2).eval()
+    flushed()
+    name, count = ("small", 6) if small else ("resnet18", 48)
+    net = networks.build(name, 2).eval()
     images = torch.randn(count, 3, 32, 32)
     labels = torch.arange(count) % 2
     views = draw_views(count, N_AUG, 42, "flips")
     found: dict[str, np.ndarray] = {}
 
-    def loop() -> float:
-        began = time.perf_counter()
+    def one_by_one() -> None:
         found["loop"] = one_view_loop(net, images, labels, views).numpy()
-        return count / (time.perf_counter() - began)
 
-    def ours() -> float:
-        began = time.perf_counter()
+    def ours() -> None:
         found["ours"] = uncertainty(net, images, labels, N_AUG, 42).U
-        return count / (time.perf_counter() - began)
 
-    pair = interleave("uncertainty of ResNet-18, 5 views", "images/s", loop, ours, repeats)
+    title = f"uncertainty of {name}, 5 views of {count} images: batched against one by one"
+    pair = interleave(title, "images/s", rate(count, one_by_one), rate(count, ours), bar=4)
     worst = float(np.abs(found["loop"] - found["ours"]).max())
     assert worst < 1e-5, f"the two differ by {worst:.2e}"
     return pair
 
 
-PAIRS = {"uncertainty": uncertainty_pair}
+def loop(network: str, batch: int, steps: int, device: str, small: bool) -> Pair:
+    """Images/s of an epoch on coarse labels: Lightning with all our callbacks, and a bare torch loop."""
+    flushed()
+    where = torch.device(device)
+    batch, steps = (8, min(steps, 2)) if small else (batch, steps)
+    words = ["--lr", "0.001", "--max_epochs", "1", "--min_epochs", "1", "--no-pretrained", "--device", device]
+    config = flags.parse_pipeline([*words, "--network", network, "--batch_size", str(batch)])
+    set_threads(config["threads"])
+    count = steps * batch
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(2, (count,), generator=generator)
+    items, everything, first = Items(images, labels, labels), np.arange(count), np.arange(1)
+    mean, std = torch.tensor(MEAN, device=where), torch.tensor(STD, device=where)
 
-CLUSTERING_CHILD = """
-import json, os, sys, tempfile, threading, time
-from pathlib import Path
-sys.path.insert(0, {root!r})
-import numpy as np
-from finegrained_torch import clustering
+    def fresh() -> LitResnet:
+        torch.manual_seed(0)
+        optimization = Optimization(max_epochs=1, key=(0, "bench"))
+        return LitResnet(0.001, 2, network=network, optimization=optimization, mean=MEAN, std=STD)
+
+    def bare() -> float:
+        net = fresh().network.to(where)
+        optimizer = torch.optim.SGD(net.parameters(), 0.001, 0.9, weight_decay=5e-4)
+        net.train()
+        began = time.perf_counter()
+        order = torch.randperm(count)
+        for at in range(0, count, batch):
+            rows = order[at : at + batch]
+            logits = net(normalize(images[rows].to(where), mean, std))
+            loss = torch.nn.functional.cross_entropy(logits, labels[rows].to(where))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        synchronize(where)
+        return count / (time.perf_counter() - began)
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            task = training.Task(
+                "bench", Path(folder), fresh(), (items, everything), (items, first), (0, "bench"), {"stage": "bench"}
+            )
+            trained = training.train(task, config)
+        return count / trained.history[-1]["seconds"]
+
+    name = f"training, {network}, batch {batch}, {device}: Lightning and our callbacks against a bare torch loop"
+    return interleave(name, "images/s", bare, ours)
 
 
-def anonymous():
-    total, here = 0, str(os.getpid())
-    children, stats = {{}}, {{}}
-    for name in os.listdir('/proc'):
-        if name.isdigit():
-            try:
-                with open(f'/proc/{{name}}/stat') as file:
-                    parent = file.read().rpartition(')')[2].split()[1]
-                with open(f'/proc/{{name}}/status') as file:
-                    stats[name] = next((int(l.split()[1]) for l in file if l.startswith('RssAnon')), 0) * 1024
-            except (OSError, StopIteration):
-                continue
-            children.setdefault(parent, []).append(name)
-    todo = [here]
-    while todo:
-        one = todo.pop()
-        total += stats.get(one, 0)
-        todo += children.get(one, [])
-    return total
-
-
-if __name__ == '__main__':
-    points, classes, dims = {points}, {classes}, 512
-    folder = Path(tempfile.mkdtemp())
-    out = np.lib.format.open_memmap(folder / 'features.npy', 'w+', np.float32, (points, dims))
+def prepare_clustering(points: int, dims: int = 512) -> Callable[[], int]:
+    """For `measure.rise`: UMAP and HDBSCAN of two coarse classes, 60 and 40 percent, as in CIFAR-10."""
+    coarse = (np.arange(points) >= points * 6 // 10).astype(np.int64)
+    path = Path(tempfile.mkdtemp()) / "features.npy"
+    out = np.lib.format.open_memmap(path, "w+", np.float32, (points, dims))
     rng = np.random.default_rng(0)
-    coarse = np.repeat(np.arange(classes), [{shares}]).astype(np.int64)
-    centres = rng.normal(size=(classes * 5, dims)).astype(np.float32) * 3
+    centres = rng.normal(size=(10, dims)).astype(np.float32) * 3
     for at in range(0, points, 4096):
-        of = coarse[at:at + 4096] * 5 + rng.integers(0, 5, min(4096, points - at))
-        out[at:at + 4096] = centres[of] + rng.normal(size=(len(of), dims)).astype(np.float32)
+        of = coarse[at : at + 4096] * 5 + rng.integers(0, 5, min(4096, points - at))
+        out[at : at + 4096] = centres[of] + rng.normal(size=(len(of), dims)).astype(np.float32)
     out.flush()
     del out
-    features = np.load(folder / 'features.npy', mmap_mode='r')
-    before, peak, done = anonymous(), 0, False
+    features = np.load(path, mmap_mode="r")
 
-    def look():
-        global peak
-        while not done:
-            peak = max(peak, anonymous())
-            time.sleep(0.2)
+    def work() -> int:
+        try:
+            return clustering.cluster_classes(features, coarse, np.ones(points, bool), progress=False).num_labels
+        finally:
+            path.unlink()
+            path.parent.rmdir()
 
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    began = time.perf_counter()
-    found = clustering.cluster_classes(features, coarse, np.ones(points, bool), workers={workers}, progress=False)
-    seconds = time.perf_counter() - began
-    done = True
-    watcher.join()
-    print(json.dumps({{'labels': found.num_labels, 'rise': peak - before, 'seconds': seconds}}))
-"""
+    return work
 
 
-def clustering(points: int, workers: int) -> None:
-    """Peak memory of UMAP and HDBSCAN on CIFAR-10's two coarse classes (60 and 40 percent), in a child process."""
-    first = points * 6 // 10
-    code = CLUSTERING_CHILD.format(
-        root=str(ROOT), points=points, classes=2, shares=f"{first}, {points - first}", workers=workers or None
-    )
-    path = Path(tempfile.gettempdir()) / f"finegrained_clustering_{os.getpid()}.py"
-    path.write_text(code)  # a file: its worker processes are spawned and import it again
-    try:
-        done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
-    finally:
-        path.unlink()
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"clustering of {points:,} x 512 in two classes of {first:,} and {points - first:,}, "
-          f"{workers or 'as many as fit'} process(es)")  # fmt: skip
-    print(f"  anonymous memory of all processes rises by {found['rise'] / 2**30:.2f} GiB; {found['seconds']:.0f} s, "
-          f"{found['labels']} pseudo-labels")  # fmt: skip
+def clustering_measures(small: bool) -> list[Measure]:
+    """Memory of all processes, and time, of clustering 50,000 x 512 features."""
+    points = 1_000 if small else 50_000
+    found = rise(prepare_clustering, points, family=True)
+    name = f"UMAP and HDBSCAN of {points:,} x 512 in two classes"
+    memory = Measure(f"{name}: memory of all processes", "MiB", [found.bytes / 2**20], 4 * 1024, "budget 4 GiB")
+    return [memory, Measure(f"{name}: time", "s", [found.seconds], note=f"{found.returned} pseudo-labels")]
 
 
-def main() -> None:
-    """Runs the named parts, both without a name."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="uncertainty, clustering")
-    parser.add_argument("--images", type=int, default=48)
-    parser.add_argument("--points", type=int, default=50_000)
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    parts = args.parts or ["uncertainty", "clustering"]
-    if unknown := set(parts) - {"uncertainty", "clustering"}:
-        parser.error(f"unknown part {sorted(unknown)}: choose uncertainty, clustering")
-    set_threads(args.threads)
-    print(f"torch {torch.__version__}, {args.threads} threads, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    if "uncertainty" in parts:
-        found = uncertainty_pair(args.images, args.repeats).summary()
-        print(
-            f"{found['name']}: one view at a time {found['baseline']:.1f}, ours {found['ours']:.1f} {found['unit']}: "
-            f"{found['ratio']:.2f} times ({found['ratio_min']:.2f} to {found['ratio_max']:.2f}, n = {found['n']})",
-            flush=True,
-        )
-    if "clustering" in parts:
-        clustering(args.points, args.workers)
+def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
+    where = "" if device == "cpu" else f" on {device}"
+    long = 1 if device == "cpu" else 60
+    return {
+        f"loop resnet18{where}": lambda small: loop("resnet18", 50, 3 * long, device, small),
+        f"loop small{where}": lambda small: loop("small", 200, 10 * long, device, small),
+    }
 
 
-if __name__ == "__main__":
-    main()
+PAIRS: dict[str, Callable[[bool], Pair]] = {"uncertainty": uncertainty_pair}
+for _device in devices():
+    PAIRS |= _loops(_device)
+MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"clustering": clustering_measures}

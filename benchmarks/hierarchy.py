@@ -1,111 +1,148 @@
-"""Speed and memory of hierarchy_cnn_torch: exact seriation against SciPy's, streaming responses, the viewer's budgets.
-
-    python benchmarks/hierarchy.py [seriation] [responses] [viewer] [--repeats 5] [--small]
-
-Every figure is a median over repeats with its spread (smallest to largest). The viewer part needs Chromium and
-playwright.
-"""
+"""Hierarchy-aware CNNs: exact seriation against SciPy's, our loop, streamed responses, the viewer."""
 
 from __future__ import annotations
 
-import argparse
-import re
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+from scipy.spatial.distance import squareform
 
-import numpy as np  # noqa: E402
-from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering  # noqa: E402
-from scipy.spatial.distance import squareform  # noqa: E402
-
-from hierarchy_cnn_torch import metrics, seriation, similarity, trees  # noqa: E402
+from benchmarks.measure import REPEATS, Measure, Pair, devices, interleave, rise, seconds
+from hierarchy_cnn_torch import metrics, responses, selectivity, seriation, similarity, trees
 
 
-def timed(work: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each call."""
-    out = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        out.append(time.perf_counter() - began)
-    return out
-
-
-def shown(values: list[float], unit: str = "s", scale: float = 1.0) -> str:
-    """Median and spread."""
-    values = [v * scale for v in values]
-    return f"{statistics.median(values):.3g} {unit} ({min(values):.3g} to {max(values):.3g})"
-
-
-def bench_seriation(repeats: int, small: bool) -> None:
+def seriation_pairs(small: bool) -> list[Pair]:
     """Exact dynamic programme against SciPy's optimal_leaf_ordering: time and path length."""
-    for size in (100, 365) if small else (100, 365, 1000):
-        rng = np.random.default_rng(0)
-        points = rng.random((size, 8))
+    found = []
+    for size in (50, 100) if small else (100, 365, 1000):
+        points = np.random.default_rng(0).random((size, 8))
         distance = np.sqrt(((points[:, None] - points[None]) ** 2).sum(2))
         condensed = squareform(distance, checks=False)
         merged = linkage(condensed, "average")
-        ours = timed(lambda merged=merged, distance=distance: seriation.optimal_order(merged, distance), repeats)
-        theirs = timed(lambda merged=merged, condensed=condensed: optimal_leaf_ordering(merged, condensed), repeats)
-        length = seriation.path_length(seriation.optimal_order(merged, distance), distance)
-        other = seriation.path_length(leaves_list(optimal_leaf_ordering(merged, condensed)), distance)
-        ratio = statistics.median(theirs) / statistics.median(ours)
-        print(
-            f"seriation, {size} classes: exact {shown(ours)}, SciPy {shown(theirs)}, ratio {ratio:.2f}; "
-            f"path {length:.3f} against {other:.3f} ({100 * (1 - length / other):.1f} % shorter)"
-        )
+        orders: dict[str, np.ndarray] = {}
+
+        def theirs(merged=merged, condensed=condensed, orders=orders) -> None:
+            orders["theirs"] = leaves_list(optimal_leaf_ordering(merged, condensed))
+
+        def ours(merged=merged, distance=distance, orders=orders) -> None:
+            orders["ours"] = seriation.optimal_order(merged, distance)
+
+        name = f"seriation of {size} classes against SciPy's optimal_leaf_ordering"
+        found.append(interleave(f"{name}: time", "s", seconds(theirs), seconds(ours)))
+        lengths = [seriation.path_length(orders[which], distance) for which in ("theirs", "ours")]
+        found.append(Pair(f"{name}: path length", "sum of distances", [lengths[0]], [lengths[1]], note="deterministic"))
+    return found
 
 
-RESPONSES = """
-import numpy as np, pathlib, re, sys, tempfile, time
-from hierarchy_cnn_torch import responses, selectivity
-images, channels = int(sys.argv[1]), int(sys.argv[2])
-def anonymous():
-    return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) / 1024
-before, peak = anonymous(), 0.0
-def batches():
-    global peak
+def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
+    """Images/s of an epoch of arm A1 (three branches): the simplest correct loop on the same batches, and ours."""
+    import torch
+
+    from benchmarks.steps import flushed, synchronize
+    from hierarchy_cnn_torch import flags, images, losses
+    from hierarchy_cnn_torch import loop as ours_loop
+    from hierarchy_cnn_torch.models import PRESETS, Network
+    from reproduction.runs import Stop
+    from reproduction.torch_runtime import World
+
+    flushed()
+    where = torch.device(device)
+    preset, batch, steps = ("mini", 8, min(steps, 2)) if small else (preset, 128, steps)
+    words = ["--dataset", "cifar100", "--stage", "aware", "--preset", preset, "--batch", str(batch), "--epochs", "1"]
+    config = flags.resolve_train(flags.train_parser().parse_args([*words, "--device", device, "--keep-epochs", "none"]))
+    count, classes = steps * batch, 100
     rng = np.random.default_rng(0)
-    for start in range(0, images, 250):
-        ids = np.arange(start, min(start + 250, images))
-        yield {"layer": rng.random((len(ids), channels), np.float32)}, ids % 1000, ids
-        peak = max(peak, anonymous())
-began = time.perf_counter()
-with tempfile.TemporaryDirectory() as folder:
-    responses.stream(batches(), images, 1000, pathlib.Path(folder))
-    streamed = time.perf_counter() - began
-    data, _ = responses.open_responses(pathlib.Path(folder) / "layer")
-    began = time.perf_counter()
-    selectivity.sample_selectivity(data, np.arange(images) % 1000 < 59)
-    peak = max(peak, anonymous())
-print(f"{peak - before:.0f} {streamed:.1f} {time.perf_counter() - began:.1f}")
-"""
+    pixels = rng.integers(0, 256, (count + 1, 32, 32, 3), dtype=np.uint8)
+    labels = rng.integers(0, classes, count + 1)
+    last = np.array([count])
+    data = images.Data(
+        pixels, labels, np.arange(count), last, pixels[last], labels[last], np.array([0]),
+        [f"c{i}" for i in range(100)], np.zeros(count + 1, np.int8), labels,
+        torch.full((3,), 0.5), torch.full((3,), 0.25), {}, True,
+    )  # fmt: skip
+    levels = [np.arange(classes) // width for width in (50, 20, 5)]
+    branches = losses.branches_of("A1", levels, [], 0)
+    maps = [torch.from_numpy(table).to(where) for table in branches.labels]
+
+    def fresh() -> Network:
+        return Network(PRESETS[preset], 3, classes, branches.outputs(), seed=0).to(where)
+
+    def bare() -> float:
+        network = fresh()
+        optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=5e-4)
+        weights = losses.loss_weights("joint", len(branches.taps), 1.0, 0, 1, [])
+        x_all, y_all = torch.from_numpy(pixels[:count]).to(where), torch.from_numpy(labels[:count]).to(where)
+        mean, sd = data.mean.to(where), data.sd.to(where)
+        network.train()
+        began = time.perf_counter()
+        order = torch.randperm(count)
+        augment = images.Augment(0, 0, count)
+        for at in range(0, count, batch):
+            rows = order[at : at + batch]
+            x = images.prepared(augment(x_all[rows.to(where)], rows), mean, sd, 32)
+            logits, heads = network(x)
+            branch_logits = [heads[tap] for tap in branches.taps]
+            loss = losses.total_loss(logits, branch_logits, y_all[rows.to(where)], maps, weights) / len(rows)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        synchronize(where)
+        return count / (time.perf_counter() - began)
+
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            p = ours_loop.run(config, fresh(), data, branches, World(0, 1, where), Stop(), Path(folder))
+        return count / p["seconds"]
+
+    name = f"training, alexnet32 {preset} with branches, batch {batch}, {device}: our loop against a bare loop"
+    return interleave(name, "images/s", bare, ours)
 
 
-def bench_responses(_repeats: int, small: bool) -> None:
-    """Rise of anonymous memory while 50,000 x 6,000 responses are streamed and ranked, in a child process."""
-    images, channels = (5000, 600) if small else (50000, 6000)
-    command = [sys.executable, "-c", RESPONSES, str(images), str(channels)]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    memory, streamed, ranked = answer.stdout.split()
-    matrix = images * channels * 4 / 2**20
-    print(
-        f"responses, {images:,} images x {channels:,} channels: anonymous memory rises by {memory} MiB (the matrix in "
-        f"float32 would be {matrix:.0f} MiB); streamed in {streamed} s, ranked in {ranked} s"
-    )
+def prepare_responses(images: int, channels: int) -> Callable[[], list[float]]:
+    """For `measure.rise`: streams responses to disk, then ranks the images of every channel; seconds of both."""
+
+    def batches():
+        rng = np.random.default_rng(0)
+        for start in range(0, images, 250):
+            ids = np.arange(start, min(start + 250, images))
+            yield {"layer": rng.random((len(ids), channels), np.float32)}, ids % 1000, ids
+
+    def work() -> list[float]:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            stream = seconds(lambda: responses.stream(batches(), images, 1000, folder))
+            data: list[np.ndarray] = []
+
+            def rank() -> None:
+                data.append(responses.open_responses(folder / "layer")[0])
+                selectivity.sample_selectivity(data[0], np.arange(images) % 1000 < 59)
+
+            return [stream(), seconds(rank)()]
+
+    return work
+
+
+def responses_measures(small: bool) -> list[Measure]:
+    """Memory and time while 50,000 x 6,000 responses are streamed and ranked."""
+    images, channels = (2000, 100) if small else (50000, 6000)
+    found = rise(prepare_responses, images, channels)
+    name = f"responses of {images:,} images x {channels:,} channels"
+    note = f"budget 1 GiB; the matrix in float32 would be {images * channels * 4 / 2**20:,.0f} MiB"
+    return [
+        Measure(f"{name}: memory", "MiB", [found.bytes / 2**20], 1024, note),
+        Measure(f"{name}: streamed to disk", "s", [found.returned[0]]),
+        Measure(f"{name}: ranked", "s", [found.returned[1]]),
+    ]
 
 
 TIMED = "async o => { const t = performance.now(); await blocks.update(o); return performance.now() - t; }"
 
 
-def bench_viewer(repeats: int, small: bool) -> None:
+def viewer(small: bool) -> list[Measure]:
     """Load, re-order + redraw and hover in headless Chromium, 1,000 classes. Budgets: 3 s, 300 ms, 16 ms."""
     from hierarchy_cnn_torch.viewer.view import Layer, View, write
     from tests.hierarchy import browser
@@ -123,12 +160,12 @@ def bench_viewer(repeats: int, small: bool) -> None:
         layers.append(Layer(f"layer {at}", maps))
     runs = [("A0", [(f"epoch {e}", c) for e, c in enumerate(counts)])]
     view = View("benchmark", names, trees.tree_of(levels, names), distance, runs, layers)
+    loads, redraws, hovers, maps_ms = [], [], [], []
     with tempfile.TemporaryDirectory() as folder, browser.opened() as chromium:
         path = Path(folder) / "view.html"
         write(view, path)
         megabytes = path.stat().st_size / 1e6
-        loads, redraws, hovers, maps_ms = [], [], [], []
-        for _ in range(repeats):
+        for _ in range(2 if small else REPEATS):
             page = browser.Page(chromium, path)
             loads.append(page.js("blocks.loadMs"))
             for order in ("id", "popularity", "recall", "tree"):
@@ -136,26 +173,25 @@ def bench_viewer(repeats: int, small: bool) -> None:
             hovers += [page.js("i => blocks.drawCursorAt(i, i + 1)", at) for at in range(0, 100, 20)]
             maps_ms.append(page.js(TIMED, {"tab": "response"}))
             page.page.close()
-    print(
-        f"viewer, {size} classes, {epochs} epochs, 6 layers of {channels} channels, {megabytes:.1f} MB: load "
-        f"{shown(loads, 'ms')}, re-order + redraw {shown(redraws, 'ms')}, hover {shown(hovers, 'ms')}, "
-        f"response map decoded and drawn {shown(maps_ms, 'ms')}"
-    )
+    name = f"viewer, {size} classes, {epochs} epochs, 6 layers of {channels} channels"
+    return [
+        Measure(f"{name}: load", "ms", loads, 3000, f"{megabytes:.1f} MB"),
+        Measure(f"{name}: re-order and redraw", "ms", redraws, 300),
+        Measure(f"{name}: hover", "ms", hovers, 16),
+        Measure(f"{name}: response map decoded and drawn", "ms", maps_ms),
+    ]
 
 
-def main() -> None:
-    """Command line."""
-    parts = {"seriation": bench_seriation, "responses": bench_responses, "viewer": bench_viewer}
-    parser = argparse.ArgumentParser(description=re.sub(r"\n.*", "", __doc__))
-    parser.add_argument("what", nargs="*", help=f"of {', '.join(parts)} (default: all)")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--small", action="store_true", help="small sizes, to see that it runs")
-    args = parser.parse_args()
-    for name in args.what or parts:
-        if name not in parts:
-            parser.error(f"{name!r} is not one of {', '.join(parts)}")
-        parts[name](args.repeats, args.small)
+def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
+    where = "" if device == "cpu" else f" on {device}"
+    long = 1 if device == "cpu" else 30
+    return {
+        f"loop paper32{where}": lambda small: loop("paper32", 4 * long, device, small),
+        f"loop mini{where}": lambda small: loop("mini", 16 * long, device, small),
+    }
 
 
-if __name__ == "__main__":
-    main()
+PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {"seriation": seriation_pairs}
+for _device in devices():
+    PAIRS |= _loops(_device)
+MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"responses": responses_measures, "viewer": viewer}

@@ -1,13 +1,33 @@
-"""A pair of things to measure, interleaved, with both absolute figures and the spread of their ratio."""
+"""What a benchmark gives back (a pair, a measure, a curve), and how times and memory are taken."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import json
+import math
+import os
 import statistics
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from scipy import stats
+
+from reproduction.pipeline import gpu_listed
+from reproduction.runs import REPO_ROOT
+
 REPEATS = 5
+GIVE_UP = 0.7  # share of the free memory at which a child process gives up
+
+
+class NotSupported(Exception):
+    """This machine cannot run what was asked for; the message says why and stands in the table."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +38,15 @@ class Pair:
       name: what is compared.
       unit: of the values; "images/s" and the like are better when larger, "s" and "MiB" when smaller.
       baseline, ours: one value for each repeat.
+      bar: the ratio that is wanted at least. note: stands beside the figures.
     """
 
     name: str
     unit: str
     baseline: list[float]
     ours: list[float]
+    bar: float | None = None
+    note: str = ""
 
     @property
     def ratios(self) -> list[float]:
@@ -33,22 +56,233 @@ class Pair:
 
     def summary(self) -> dict[str, Any]:
         """One entry of runs/bench/bench.json."""
-        ratios = self.ratios
-        return {
-            **asdict(self),
-            "baseline": statistics.median(self.baseline),
-            "ours": statistics.median(self.ours),
-            "ratio": statistics.median(ratios),
-            "ratio_min": min(ratios),
-            "ratio_max": max(ratios),
-            "n": len(ratios),
-        }
+        found = {"baseline": statistics.median(self.baseline), "ours": statistics.median(self.ours)}
+        return asdict(self) | found | _spread(self.ratios)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure that stands against a budget and not against another program.
+
+    Attributes:
+      unit: as for a pair. values: one for each repeat; none where the machine cannot do it, which `note` explains.
+      budget: what is allowed, or None.
+    """
+
+    name: str
+    unit: str
+    values: list[float]
+    budget: float | None = None
+    note: str = ""
+
+    def summary(self) -> dict[str, Any]:
+        """One entry of bench.json; the baseline is the budget."""
+        entry: dict[str, Any] = {"name": self.name, "unit": self.unit, "baseline": self.budget, "note": self.note}
+        entry |= {"ours": statistics.median(self.values) if self.values else None, "bar": None}
+        if not self.values or not self.budget:
+            spread = dict.fromkeys(_spread([1.0])) | {"n": len(self.values)}
+            return entry | spread
+        return entry | _spread(Pair("", self.unit, [self.budget] * len(self.values), self.values).ratios)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Cost of a part of a method at growing sizes.
+
+    Attributes:
+      name: the part. against: what grows. sizes: its values. seconds: medians at them. order: of the operations.
+    """
+
+    name: str
+    against: str
+    sizes: list[int]
+    seconds: list[float]
+    order: str
+
+    def summary(self) -> dict[str, Any]:
+        """One entry of bench.json; ours is the exponent, low and high its interval."""
+        slope, low, high = exponent(self.sizes, self.seconds)
+        entry = asdict(self) | {"name": f"{self.name}, against {self.against}", "part": self.name, "unit": "exponent"}
+        absent = dict.fromkeys(("baseline", "ratio"))
+        return entry | absent | {"ours": slope, "low": low, "high": high, "n": len(self.sizes)}
+
+
+Found = Pair | Measure | Curve
+
+
+def _spread(ratios: Sequence[float]) -> dict[str, Any]:
+    middle, low, high = median_interval(ratios)
+    return {
+        "ratio": middle, "ratio_min": min(ratios), "ratio_max": max(ratios), "ratio_low": low, "ratio_high": high,
+        "n": len(ratios),
+    }  # fmt: skip
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median and its 95 percent interval by order statistics: no assumption about the distribution.
+
+    Fewer than 6 values have no such interval; then it is the whole range.
+    """
+    ordered = sorted(values)
+    rank = max(int(stats.binom.ppf(0.025, len(ordered), 0.5)), 1)
+    return statistics.median(ordered), ordered[rank - 1], ordered[-rank]
+
+
+def exponent(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, float, float]:
+    """k of cost ~ size^k by least squares in log-log, and its 95 percent interval (t, n - 2 degrees of freedom).
+
+    Raises:
+      ValueError: fewer than 3 sizes.
+    """
+    if len(sizes) < 3:
+        raise ValueError(f"{len(sizes)} sizes: a slope with an interval needs 3")
+    fit = stats.linregress(np.log(sizes), np.log(costs))
+    half = stats.t.ppf(0.975, len(sizes) - 2) * fit.stderr
+    return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
 
 
 def interleave(
-    name: str, unit: str, baseline: Callable[[], float], ours: Callable[[], float], repeats: int = REPEATS
+    name: str, unit: str, baseline: Callable[[], float], ours: Callable[[], float], repeats: int = REPEATS, **more: Any
 ) -> Pair:
     """Measures both in turn after one warm-up each; the callables return a value in `unit`."""
     baseline(), ours()
     values = [(baseline(), ours()) for _ in range(repeats)]
-    return Pair(name, unit, [b for b, _ in values], [o for _, o in values])
+    return Pair(name, unit, [b for b, _ in values], [o for _, o in values], **more)
+
+
+def seconds(work: Callable[[], object], inner: int = 1) -> Callable[[], float]:
+    """A callable that runs `work` `inner` times and returns the seconds of one."""
+
+    def timed() -> float:
+        began = time.perf_counter()
+        for _ in range(inner):
+            work()
+        return (time.perf_counter() - began) / inner
+
+    return timed
+
+
+def rate(count: int, work: Callable[[], object], inner: int = 1) -> Callable[[], float]:
+    """A callable that returns how many of the `count` things that one `work` does are done in a second."""
+    timed = seconds(work, inner)
+    return lambda: count / timed()
+
+
+def devices() -> tuple[str, ...]:
+    """What there are rows for: the CPU, and CUDA where the driver lists a GPU. Imports no framework."""
+    return ("cpu", "cuda") if gpu_listed() else ("cpu",)
+
+
+@dataclass(frozen=True)
+class Rise:
+    """Rise of anonymous memory over the value before the call, bytes; seconds of the call; what it returned."""
+
+    bytes: int
+    seconds: float
+    returned: Any
+    gave_up: bool
+
+
+def rise(prepare: Callable[..., Callable[[], Any]], *args: Any, family: bool = False) -> Rise:
+    """Memory of one call in a child process of its own.
+
+    Args:
+      prepare: a function of a module; in the child `prepare(*args)` makes everything that does not count and returns
+        the call that does.
+      args: JSON values. family: the child's own children count too.
+    Raises:
+      RuntimeError: the child failed; holds its last line.
+    """
+    request = [prepare.__module__, prepare.__name__, args, family]
+    command = [sys.executable, "-m", "benchmarks.measure", json.dumps(request)]
+    done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
+    return Rise(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def memory_pair(
+    name: str, baseline: tuple[Any, ...], ours: tuple[Any, ...], repeats: int = REPEATS
+) -> tuple[Pair, list[Rise], list[Rise]]:
+    """Both in children of their own, in turn; each argument is (prepare, *args) of `rise`.
+
+    A baseline that gives up counts with the memory it had by then; the note says that this is a lower bound.
+    """
+    runs = [(rise(*baseline), rise(*ours)) for _ in range(repeats)]
+    a, b = ([run[at] for run in runs] for at in (0, 1))
+    note = "straightforward gave up at 70 % of the free memory: at least" if any(run.gave_up for run in a) else ""
+    megabytes = ([max(run.bytes, 4096) / 2**20 for run in side] for side in (a, b))
+    return Pair(name, "MiB", *megabytes, note=note), a, b
+
+
+def anonymous(family: bool = False) -> int:
+    """Anonymous memory of this process, and of its children's processes where `family`, bytes (Linux)."""
+    if not family:
+        return _anonymous_of("self")
+    parents: dict[str, str] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+            parents[name] = file.read().rpartition(")")[2].split()[1]
+    ours, before = {str(os.getpid())}, 0
+    while len(ours) != before:
+        before = len(ours)
+        ours |= {name for name, parent in parents.items() if parent in ours}
+    return sum(_anonymous_of(name) for name in ours)
+
+
+def _anonymous_of(process: str) -> int:
+    try:
+        with open(f"/proc/{process}/status") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("RssAnon")), 0) * 1024
+    except OSError:  # ended meanwhile
+        return 0
+
+
+def _available() -> int:
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) * 1024
+
+
+@contextlib.contextmanager
+def _watched(family: bool, answer: dict[str, int], limit: float) -> Iterator[None]:
+    """Keeps the peak in `answer`; above the limit it prints what there is and ends the process."""
+    before = answer["peak"] = anonymous(family)
+    done = threading.Event()
+    began = time.perf_counter()
+
+    def look() -> None:
+        while not done.wait(0.05 if family else 0.002):
+            answer["peak"] = max(answer["peak"], anonymous(family))
+            if answer["peak"] - before > limit:
+                print(json.dumps([answer["peak"] - before, time.perf_counter() - began, None, True]), flush=True)
+                os._exit(0)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+    answer["peak"] = max(answer["peak"], anonymous(family)) - before
+
+
+def _child(module: str, name: str, args: list[Any], family: bool) -> None:
+    """The child process of `rise`."""
+    work = getattr(importlib.import_module(module), name)(*args)
+    answer: dict[str, int] = {}
+    with _watched(family, answer, GIVE_UP * _available()):
+        began = time.perf_counter()
+        returned = work()
+        took = time.perf_counter() - began
+    print(json.dumps([answer["peak"], took, returned, False]))
+
+
+def sizes_between(low: int, high: int, count: int) -> list[int]:
+    """`count` whole numbers from low to high, evenly spaced in their logarithm."""
+    step = math.log(high / low) / (count - 1)
+    return [round(low * math.exp(at * step)) for at in range(count)]
+
+
+if __name__ == "__main__":
+    _child(*json.loads(sys.argv[1]))

@@ -1,54 +1,25 @@
-"""Speed and memory of subclass_torch against straightforward formulations, in one process each.
-
-    python benchmarks/subclass.py [neglection] [augmentation] [kmeans] [steps] [--repeats 5] [--small]
-
-Every ratio is printed with both absolute figures: median over repeats, and the spread (smallest to largest).
-"""
+"""Subclass deep networks: neglection degree, augmentation, the partition's memory, our loop against a bare one."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
+import math
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
+import torch
 
-import torch  # noqa: E402
+from benchmarks.measure import Measure, Pair, devices, interleave, rate, rise, seconds
+from benchmarks.steps import flushed, synchronize
+from reproduction.runs import Stop
+from reproduction.torch_runtime import World, torchvision_ready
+from subclass_torch import augment, flags, losses, models, neglect, partition
+from subclass_torch import loop as ours_loop
 
-torch.set_flush_denormal(True)
-
-from reproduction.torch_runtime import set_threads, torchvision_ready  # noqa: E402
-from subclass_torch import augment, losses, models, neglect  # noqa: E402
-
-
-def timed(work: Callable[[], object], repeats: int, inner: int = 1) -> list[float]:
-    """Seconds of one call, `repeats` times, after one call that does not count."""
-    work()
-    out = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        for _ in range(inner):
-            work()
-        out.append((time.perf_counter() - began) / inner)
-    return out
-
-
-def text(values: list[float], unit: str = "ms", scale: float = 1e3) -> str:
-    """Median and spread."""
-    low, middle, high = (scale * f(values) for f in (min, statistics.median, max))
-    return f"{middle:.2f} {unit} ({low:.2f} to {high:.2f})"
-
-
-def ratio(a: list[float], b: list[float]) -> float:
-    """Ratio of the medians."""
-    return statistics.median(a) / statistics.median(b)
+BATCH = 128
+MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 
 
 def per_sample_loop(x: torch.Tensor, p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -75,18 +46,39 @@ def per_class_loop(x: torch.Tensor, p: torch.Tensor, y: torch.Tensor) -> torch.T
     return total
 
 
-def neglection(repeats: int, small: bool) -> None:
-    """Overhead of the neglection degree over a plain training step, and against both loops."""
-    name = "vgg_small" if small else "vgg16"
+def neglection(small: bool) -> list[Pair]:
+    """Neglection degree of a batch of 128 with 4,096 features as two matrix products, against both loops."""
+    flushed()
+    width, found = 128 if small else 4096, []
+    x = torch.randn(BATCH, width, generator=torch.Generator().manual_seed(1)).relu()
+    for classes in (10, 100):
+        generator = torch.Generator().manual_seed(0)
+        p = torch.rand(BATCH, classes, generator=generator)
+        y = torch.randint(classes, (BATCH,), generator=generator)
+
+        def ours(p: torch.Tensor = p, y: torch.Tensor = y) -> torch.Tensor:
+            return neglect.degree(*neglect.gradient_parts(x, p, y)[:2])
+
+        for title, slow in (("per-sample", per_sample_loop), ("per-class", per_class_loop)):
+            name = f"neglection degree, batch {BATCH}, {classes} classes, F = {width}: against the {title} loop"
+            baseline = seconds(lambda slow=slow, p=p, y=y: slow(x, p, y))
+            found.append(interleave(name, "s", baseline, seconds(ours, 5)))
+    return found
+
+
+def neglection_overhead(small: bool) -> Pair:
+    """A training step of VGG16-BN at batch 128 without and with the neglection degree."""
+    flushed()
+    network = "vgg_small" if small else "vgg16"
     torch.manual_seed(0)
-    model = models.build(name, "cifar10", 10).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    images = torch.randn(128, 3, 32, 32).to(memory_format=torch.channels_last)
-    labels = torch.randint(10, (128,))
+    model = models.build(network, "cifar10", 10).to(memory_format=torch.channels_last)
+    optimizer = ours_loop.optimizer_of(model, 0.001)
+    images = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
+    labels = torch.randint(10, (BATCH,))
     totals = neglect.new_totals(10, torch.device("cpu"))
     plain, extra = [], []
     with neglect.watch(model.penultim_layer) as seen:
-        for number in range(repeats + 1):
+        for number in range(8):
             began = time.perf_counter()
             logits = model(images)
             optimizer.zero_grad(set_to_none=True)
@@ -94,25 +86,14 @@ def neglection(repeats: int, small: bool) -> None:
             optimizer.step()
             middle = time.perf_counter()
             r, count = neglect.batch_degree(seen[0], logits, labels)
-            neglect.add_batch(totals, r, count, 128)
+            neglect.add_batch(totals, r, count, BATCH)
             if number:
                 plain.append(middle - began)
                 extra.append(time.perf_counter() - middle)
-        x, p = seen[0].clone(), torch.sigmoid(logits.detach())
-    print(f"neglection degree, {name}, batch 128, 10 classes, F = {x.shape[1]}")
-    print(f"  plain training step {text(plain)}; degree {text(extra)}; overhead {100 * ratio(extra, plain):.2f} %")
-    for classes in (10, 100):
-        generator = torch.Generator().manual_seed(0)
-        p = torch.rand(128, classes, generator=generator)
-        y = torch.randint(classes, (128,), generator=generator)
-
-        def ours(p: torch.Tensor = p, y: torch.Tensor = y) -> torch.Tensor:
-            return neglect.degree(*neglect.gradient_parts(x, p, y)[:2])
-
-        fast = timed(ours, repeats, 5)
-        for title, loop in (("per-sample loop", per_sample_loop), ("per-class loop", per_class_loop)):
-            slow = timed(lambda loop=loop, p=p, y=y: loop(x, p, y), repeats)
-            print(f"  {classes} classes, {title}: {text(slow)} against {text(fast)}: {ratio(slow, fast):.1f} times")
+    both = [a + b for a, b in zip(plain, extra, strict=True)]
+    share = 100 * float(np.median(np.array(extra) / plain))
+    name = f"training step, {network}, batch {BATCH}: with the neglection degree against without"
+    return Pair(name, "s", plain, both, note=f"overhead {share:.2f} %, each taken within one step")
 
 
 class _Pictures(torch.utils.data.Dataset):
@@ -132,23 +113,22 @@ class _Pictures(torch.utils.data.Dataset):
 
 def cutout_one(image: torch.Tensor, length: int = 16) -> torch.Tensor:
     """Cutout of one image, as a transform."""
-    import numpy as np
-
     y, x = (int(v) for v in torch.randint(32, (2,)))
     mask = np.ones((32, 32), np.float32)
     mask[max(0, y - length // 2) : y + length // 2, max(0, x - length // 2) : x + length // 2] = 0
     return image * torch.from_numpy(mask)
 
 
-def augmentation(repeats: int, small: bool) -> None:
+def augmentation(small: bool) -> Pair:
     """Images per second: batched uint8 pipeline against PIL transforms in a DataLoader with two workers."""
+    flushed()
     torchvision_ready()
     from torchvision import transforms
 
-    count = 2000 if small else 10000
+    count = 1000 if small else 10000
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    mean, std = torch.tensor([125.3, 123.0, 113.9]), torch.tensor([63.0, 62.1, 66.7])
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
     transform = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=4),
@@ -158,7 +138,7 @@ def augmentation(repeats: int, small: bool) -> None:
             cutout_one,
         ]
     )
-    loader = torch.utils.data.DataLoader(_Pictures(images.numpy(), transform), 128, shuffle=True, num_workers=2)
+    loader = torch.utils.data.DataLoader(_Pictures(images.numpy(), transform), BATCH, shuffle=True, num_workers=2)
 
     def pil() -> None:
         for _ in loader:
@@ -167,104 +147,107 @@ def augmentation(repeats: int, small: bool) -> None:
     def ours() -> None:
         order = torch.randperm(count)
         draws = augment.draw(count, 32, 1, generator)
-        for at in range(0, count, 128):
-            items = order[at : at + 128]
+        for at in range(0, count, BATCH):
+            items = order[at : at + BATCH]
             augment.training_batch(images[items], draws.of(items), mean, std, True, True, 16)
 
-    slow, fast = timed(pil, repeats), timed(ours, repeats, 2)
-    a, b = ([count / value for value in values] for values in (slow, fast))
-    print(f"crop, flip, normalize, cutout of {count:,} images, {torch.get_num_threads()} threads")
-    print(f"  PIL transforms, DataLoader with 2 workers {text(a, 'images/s', 1)}")
-    print(f"  batched uint8 {text(b, 'images/s', 1)}: {ratio(slow, fast):.1f} times")
+    name = f"crop, flip, normalize, cutout of {count:,} images: batched uint8 against PIL in a 2-worker DataLoader"
+    return interleave(name, "images/s", rate(count, pil), rate(count, ours, 2), bar=5)
 
 
-KMEANS_CHILD = """
-import json, sys, threading, time
-sys.path.insert(0, {root!r})
-import numpy as np, torch
-from sklearn.cluster import KMeans  # imported before the value that the rise is measured from
-from subclass_torch import augment, partition
-def anonymous():
-    with open('/proc/self/status') as file:
-        return next(int(line.split()[1]) for line in file if line.startswith('RssAnon')) * 1024
-count, share = {count}, {share}
-rng = np.random.default_rng(0)
-images = np.empty((count, 32, 32, 3), np.uint8)
-for at in range(0, count, 8192):
-    block = images[at:at + 8192]
-    block[:] = rng.integers(0, 60, block.shape, dtype=np.uint8)
-    block += rng.integers(0, 2, (len(block), 1, 1, 1), dtype=np.uint8) * np.uint8(150)
-labels = (rng.random(count) >= share).astype(np.int64)
-mean, std = torch.tensor([109.9, 109.7, 113.8]), torch.tensor([50.1, 50.6, 50.8])
-before, peak, done = anonymous(), 0, False
-def look():
-    global peak
-    while not done:
-        peak = max(peak, anonymous()); time.sleep(0.01)
-watcher = threading.Thread(target=look); watcher.start()
-began = time.perf_counter()
-def view(x, _):
-    return augment.normalize(torch.from_numpy(x), mean, std).numpy()
-made = partition.make_partition(images, labels, [0], 2, 2, view, lambda label, n: rng.integers(count, size=n))
-seconds = time.perf_counter() - began
-done = True; watcher.join()
-print(json.dumps({{'selected': int((labels == 0).sum()), 'rise': peak - before, 'seconds': seconds}}))
-"""
+def loop(network: str, steps: int, device: str, small: bool) -> Pair:
+    """Images/s of an epoch of stage 2: the simplest correct loop on the same batches, and ours."""
+    flushed()
+    where = torch.device(device)
+    batch, steps = (16, min(steps, 3)) if small else (BATCH, steps)
+    words = ["--dataset", "cifar10", "--model", network, "--cutout", "--batch_size", str(batch), "--epochs", "1"]
+    config = flags.parse([*words, "--chance-epochs", "0", "--learning_rate", "0.001", "--device", device])
+    count = steps * batch
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator).to(where)
+    labels = torch.randint(10, (count,), generator=generator).to(where)
+    constants = torch.tensor(MEAN, device=where), torch.tensor(STD, device=where)
+    task = ours_loop.Task(
+        stage="bench", images=images, labels=labels, subclass2class=torch.arange(10, device=where),
+        criterion=losses.class_loss, constants=constants, epochs=1, lr_at=lambda epoch: 0.001, observe=False,
+        after_epoch=lambda p: None,
+    )  # fmt: skip
 
-
-def kmeans(repeats: int, small: bool) -> None:
-    """Peak memory of the partition of SVHN's largest class out of train + extra, in a child process."""
-    count = 20_000 if small else 604_388
-    code = KMEANS_CHILD.format(root=str(ROOT), count=count, share=0.173)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    print(f"partition of a class of {found['selected']:,} images (doubled by mixing) out of {count:,} x 3,072 uint8")
-    print(f"  anonymous memory rises by {found['rise'] / 2**30:.2f} GiB; {found['seconds']:.0f} s")
-
-
-def steps(repeats: int, small: bool) -> None:
-    """Training step of VGG16-BN with each fast path."""
-    name, labels = "vgg_small" if small else "vgg16", torch.randint(10, (128,))
-    first: list[float] = []
-    for amp, last in ((False, False), (False, True), (True, False), (True, True)):
-        title = ("bf16" if amp else "float32") + (", channels-last" if last else "")
+    def fresh() -> torch.nn.Module:
         torch.manual_seed(0)
-        model, images = models.build(name, "cifar10", 10), torch.randn(128, 3, 32, 32)
-        if last:
-            model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, nesterov=True)
+        return models.build(network, "cifar10", 10).to(where)
 
-        def work(model=model, images=images, optimizer=optimizer, amp=amp) -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-                logits = model(images)
+    def bare() -> float:
+        model = fresh()
+        optimizer = torch.optim.SGD(model.parameters(), 0.001, 0.9, nesterov=True, weight_decay=5e-4)
+        began = time.perf_counter()
+        order = torch.randperm(count)
+        draws = augment.Draws(*(d.to(where) for d in augment.draw(count, 32, 1, torch.Generator())))
+        for at in range(0, count, batch):
+            items = order[at : at + batch].to(where)
+            x = augment.training_batch(images[items], draws.of(items), *constants, True, True, 16)
+            loss = losses.class_loss(model(x.contiguous()), labels[items]).mean()
             optimizer.zero_grad(set_to_none=True)
-            losses.class_loss(logits, labels).mean().backward()
+            loss.backward()
             optimizer.step()
+        synchronize(where)
+        return count / (time.perf_counter() - began)
 
-        found = timed(work, repeats)
-        first = first or found
-        print(f"  {name} step, batch 128, {title}: {text(found)}: {ratio(first, found):.2f} times float32")
+    def ours() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder)
+            p = ours_loop.run_stage(task, config, fresh(), World(0, 1, where), Stop(), path, path / "log.csv")
+        return count / p.history[-1]["seconds"]
 
-
-def main() -> None:
-    """Runs the named parts, all without a name."""
-    parts = {"neglection": neglection, "augmentation": augmentation, "kmeans": kmeans, "steps": steps}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--small", action="store_true", help="seconds, for tests")
-    args = parser.parse_args()
-    if unknown := set(args.parts) - parts.keys():
-        parser.error(f"unknown part {sorted(unknown)}: choose {', '.join(parts)}")
-    set_threads(args.threads)
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f}"
-    )
-    for name in args.parts or parts:
-        parts[name](args.repeats, args.small)
+    name = f"training, {network}, batch {batch}, {device}: our loop against a bare loop on the same batches"
+    return interleave(name, "images/s", bare, ours)
 
 
-if __name__ == "__main__":
-    main()
+def prepare_partition(count: int, share: float) -> Callable[[], int]:
+    """For `measure.rise`: the k-means split of the largest class of `count` images, with its mixed copies."""
+    from sklearn.cluster import KMeans  # noqa: F401 - imported before the value that the rise is measured from
+
+    flushed()
+    rng = np.random.default_rng(0)
+    images = np.empty((count, 32, 32, 3), np.uint8)
+    for at in range(0, count, 8192):
+        block = images[at : at + 8192]
+        block[:] = rng.integers(0, 60, block.shape, dtype=np.uint8)
+        block += rng.integers(0, 2, (len(block), 1, 1, 1), dtype=np.uint8) * np.uint8(150)
+    labels = (rng.random(count) >= share).astype(np.int64)
+    mean, std = torch.tensor([109.9, 109.7, 113.8]), torch.tensor([50.1, 50.6, 50.8])
+
+    def view(x: np.ndarray, _: np.ndarray) -> np.ndarray:
+        return augment.normalize(torch.from_numpy(x), mean, std).numpy()
+
+    def work() -> int:
+        partition.make_partition(images, labels, [0], 2, 2, view, lambda label, n: rng.integers(count, size=n))
+        return int((labels == 0).sum())
+
+    return work
+
+
+def kmeans(small: bool) -> list[Measure]:
+    """Memory and time of the partition of SVHN's largest class out of train + extra."""
+    count = 5_000 if small else 604_388
+    found = rise(prepare_partition, count, 0.173)
+    name = f"k-means split of a class of {found.returned:,} images (doubled by mixing) out of {count:,}"
+    memory = Measure(f"{name}: memory", "MiB", [found.bytes / 2**20], 6 * 1024, "budget 6 GiB")
+    return [memory, Measure(f"{name}: time", "s", [found.seconds])]
+
+
+def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
+    where = "" if device == "cpu" else f" on {device}"
+    long = 1 if device == "cpu" else 60
+    return {
+        f"loop vgg16{where}": lambda small: loop("vgg16", 2 * long, device, small),
+        f"loop vgg_small{where}": lambda small: loop("vgg_small", 24 * math.ceil(long / 10), device, small),
+    }
+
+
+PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {
+    "neglection": neglection, "neglection overhead": neglection_overhead, "augmentation": augmentation,
+}  # fmt: skip
+for _device in devices():
+    PAIRS |= _loops(_device)
+MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"k-means": kmeans}

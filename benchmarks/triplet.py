@@ -1,67 +1,30 @@
-"""Speed and memory of triplet_tf: what the second head costs, and the losses against straightforward formulations.
-
-    python benchmarks/triplet.py [overhead] [hard] [semi_hard] [memory] [--steps 30] [--repeats 9] [--small]
-
-`overhead` trains ResNet-50 at 224 with batch 32 (about 4 modes x 30 steps); all modes stand in one graph on the same
-weights and optimizer slots, so that one process holds them once and the steps can take turns. Every figure is a median
-with its spread (smallest to largest) or its 95 percent interval; memory is the rise of anonymous memory in a child
-process.
-"""
+"""Triplet: what the second head costs, and the ranking losses against straightforward formulations, time and memory."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import numpy as np
 
-import numpy as np  # noqa: E402
-from scipy.stats import binom  # noqa: E402
-
-from reproduction import tf_runtime  # noqa: E402
-from triplet_tf import nets, ranking  # noqa: E402
-from triplet_tf.nets.layers import tf, tf1  # noqa: E402
-from triplet_tf.ranking.distances import NO_NEGATIVE, pair_masks, slim, squared_distances  # noqa: E402
-from triplet_tf.ranking.semi_hard import sorted_semi_hard_loss  # noqa: E402
+from benchmarks.measure import REPEATS, Measure, Pair, Rise, interleave, median_interval, memory_pair, rise, seconds
+from reproduction import tf_runtime
+from triplet_tf import nets, ranking
+from triplet_tf.nets.layers import tf, tf1
+from triplet_tf.ranking.distances import NO_NEGATIVE, pair_masks, slim, squared_distances
+from triplet_tf.ranking.semi_hard import sorted_semi_hard_loss
 
 MODES = ("vanilla", "cntr", "semi_hard", "hard")
-MARGIN = 0.2
-
-
-def text(values: Sequence[float], unit: str = "ms", scale: float = 1e3) -> str:
-    """Median and spread."""
-    low, middle, high = (scale * f(values) for f in (min, statistics.median, max))
-    return f"{middle:,.4g} {unit} ({low:,.4g} to {high:,.4g})"
-
-
-def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median and its 95 percent interval by order statistics: no assumption about the distribution.
-
-    Fewer than 6 values have no such interval; then it is the whole range.
-    """
-    ordered = sorted(values)
-    rank = max(int(binom.ppf(0.025, len(ordered), 0.5)), 1)
-    return statistics.median(ordered), ordered[rank - 1], ordered[-rank]
-
-
-def percent(values: Sequence[float]) -> str:
-    """Median of ratios as a percentage above 1, with its interval."""
-    middle, low, high = (100 * (value - 1) for value in median_interval(values))
-    return f"{middle:+.2f} % ({low:+.2f} to {high:+.2f})"
+STEPS = 20  # of each mode, besides the first; the 95 percent interval of a median of 20 leaves out 5 at each end
+MARGIN, WIDTH = 0.2, 256
 
 
 def train_ops(net: str, frame: int, batch: int, num_classes: int = 100) -> dict[str, tf.Operation]:
-    """One update of each mode in the current graph: softmax, and softmax plus each regularizer, as a run builds it."""
+    """One update of each mode in the current graph: softmax, and softmax plus each regularizer, as a run builds it.
+
+    All modes stand in one graph on the same weights and optimizer slots, so that one process holds them once and the
+    steps can take turns.
+    """
     step = tf1.train.get_or_create_global_step()
     rng = np.random.default_rng(0)
     images = tf1.get_variable(  # not fed, so that no step copies its pixels
@@ -69,8 +32,8 @@ def train_ops(net: str, frame: int, batch: int, num_classes: int = 100) -> dict[
     )
     labels = tf.constant(rng.permutation(num_classes)[np.arange(batch) // 4], tf.int64)
     logits, feature_map, _ = nets.backbone(net, images.read_value(), num_classes, is_training=True)
-    embeddings = nets.embedding_head(feature_map, 256)
-    centers = ranking.new_centers(num_classes, 256)
+    embeddings = nets.embedding_head(feature_map, WIDTH)
+    centers = ranking.new_centers(num_classes, WIDTH)
     softmax = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
     center = ranking.CENTER_LAMBDA * ranking.center_loss(labels, embeddings, centers)
     losses = {
@@ -92,40 +55,41 @@ def train_ops(net: str, frame: int, batch: int, num_classes: int = 100) -> dict[
     return ops
 
 
-def overhead(steps: int, repeats: int, small: bool) -> None:
-    """Seconds of a training step with and without the second head, in turn, and the ratios step by step."""
-    net, frame, batch = ("mobile", 64, 32) if small else ("resnet50", 224, 32)
+def percent(ratios: Sequence[float]) -> str:
+    """Median of time ratios as a percentage above 1, with its 95 percent interval."""
+    middle, low, high = (100 * (value - 1) for value in median_interval(ratios))
+    return f"{middle:+.2f} % (95 % interval of the median {low:+.2f} to {high:+.2f})"
+
+
+def overhead(small: bool) -> list[Pair]:
+    """Seconds of a training step with and without the second head, in turn, and the ratios step by step.
+
+    Raises:
+      RuntimeError: a loss that is not finite; its times mean nothing.
+    """
+    net, frame, batch, steps = ("mobile", 64, 32, 6) if small else ("resnet50", 224, 32, STEPS)
     config = tf_runtime.start(0, "auto")  # as a run has it: deterministic kernels, the first GPU where there is one
+    taken: dict[str, list[float]] = {mode: [] for mode in MODES}
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
         ops = train_ops(net, frame, batch)
-        session = tf1.Session(config=config)
-        session.run(tf1.global_variables_initializer())
-        seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
-        for mode in MODES * 2:
-            session.run(ops[mode])  # warm-up: a first run of each, and one with all memory there
-        for number in range(steps):
-            for turn in range(
-                len(MODES)
-            ):  # another one begins each time, so that no mode has the same neighbour's cache
-                mode = MODES[(number + turn * (1 if number % 2 else -1)) % len(MODES)]
-                began = time.perf_counter()
-                loss = session.run(ops[mode])
-                seconds[mode].append(time.perf_counter() - began)
-                if not np.isfinite(loss):
-                    raise SystemExit(f"{mode}: loss is {loss} at step {number}: these times mean nothing")
-    print(f"{net} at {frame}, batch {batch}, {steps} steps of each mode in turn; median and its 95 % interval")
-    for mode in MODES:
-        middle, low, high = median_interval(seconds[mode])
-        line = f"  {mode:10s} {middle:.3f} s ({low:.3f} to {high:.3f})"
-        if mode != "vanilla":
-            line += f"; over softmax {percent(_ratios(seconds[mode], seconds['vanilla']))}"
-        print(line)
-    print(f"  hard over semi_hard {percent(_ratios(seconds['hard'], seconds['semi_hard']))}", flush=True)
-
-
-def _ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
-    return [x / y for x, y in zip(a, b, strict=True)]
+        with tf_runtime.session(config) as session:
+            losses: dict[str, float] = {}
+            for number in range(steps + 1):
+                for mode in MODES:
+                    took = seconds(lambda mode=mode: losses.update({mode: session.run(ops[mode])}))()
+                    if number:
+                        taken[mode].append(took)
+                    if not np.isfinite(losses[mode]):
+                        raise RuntimeError(f"{mode}: loss is {losses[mode]} at step {number}")
+    found = []
+    bars = {("cntr", "vanilla"): 3, ("semi_hard", "vanilla"): 3, ("hard", "vanilla"): 3, ("hard", "semi_hard"): 1}
+    for (a, b), bar in bars.items():
+        over = [x / y for x, y in zip(taken[a], taken[b], strict=True)]
+        name = f"training step, {net} at {frame}, batch {batch}: {a} against {'softmax alone' if b == 'vanilla' else b}"
+        note = f"overhead {percent(over)}, bar {bar} %"
+        found.append(Pair(name, "s", taken[b], taken[a], bar=1 / (1 + bar / 100), note=note))
+    return found
 
 
 def row_by_row_hard(labels: tf.Tensor, embeddings: tf.Tensor, margin: float) -> tf.Tensor:
@@ -149,141 +113,77 @@ LOSSES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
     "hard, soft margin": lambda y, e: ranking.batch_hard_loss(y, e, "soft"),
     "hard, no margin": lambda y, e: ranking.batch_hard_loss(y, e, "none"),
     "hard_awtl": lambda y, e: ranking.adaptive_weight_loss(y, e, MARGIN),
-    "center": lambda y, e: ranking.center_loss(y, e, tf.zeros([1024, 256])),
+    "center": lambda y, e: ranking.center_loss(y, e, tf.zeros([1024, WIDTH])),
     "statistics": lambda y, e: sum(ranking.batch_statistics(y, e, MARGIN).values()),
 }
 
 
-def loss_runner(name: str) -> Callable[[int, int], float]:
-    """(batch, width) -> seconds of one value and gradient of a loss on random unit vectors, 4 images a class."""
-    labels, e = tf1.placeholder(tf.int64, [None]), tf1.placeholder(tf.float32, [None, None])
-    loss = LOSSES[name](labels, e)
-    wanted = [loss] if name == "statistics" else [loss, tf1.gradients(loss, e)[0]]
-    session = tf1.Session()
+def loss_runner(name: str) -> Callable[[int], Callable[[], None]]:
+    """batch -> a call that computes value and gradient of a loss on random unit vectors, 4 images a class."""
+    with tf1.Graph().as_default():
+        labels, e = tf1.placeholder(tf.int64, [None]), tf1.placeholder(tf.float32, [None, None])
+        loss = LOSSES[name](labels, e)
+        wanted = [loss] if name == "statistics" else [loss, tf1.gradients(loss, e)[0]]
+        session = tf1.Session()
 
-    def run(batch: int, width: int) -> float:
-        x = np.random.default_rng(batch).normal(size=(batch, width)).astype(np.float32)
-        feeds = {labels: np.arange(batch) // 4, e: x / np.linalg.norm(x, axis=1, keepdims=True)}
-        began = time.perf_counter()
-        session.run(wanted, feeds)
-        return time.perf_counter() - began
+    def of(batch: int) -> Callable[[], None]:
+        x = np.random.default_rng(batch).normal(size=(batch, WIDTH)).astype(np.float32)
+        feeds: dict[Any, np.ndarray] = {labels: np.arange(batch) // 4, e: x / np.linalg.norm(x, axis=1, keepdims=True)}
+        return lambda: session.run(wanted, feeds) and None
 
-    return run
+    return of
 
 
-def hard(steps: int, repeats: int, small: bool) -> None:
+def batch_hard(small: bool) -> list[Pair]:
     """Batch-hard, value and gradient: vectorised against row by row."""
-    with tf1.Graph().as_default():
-        slow, fast = loss_runner("hard row by row"), loss_runner("hard")
-        for batch in (32,) if small else (32, 256):
-            slow(batch, 256), fast(batch, 256)
-            pairs = [(slow(batch, 256), fast(batch, 256)) for _ in range(repeats)]
-            a, b = zip(*pairs, strict=True)
-            print(f"batch-hard, value and gradient, batch {batch}: row by row {text(a)}, vectorised {text(b)}", end="")
-            print(f": {statistics.median(_ratios(a, b)):.1f} times", flush=True)
+    slow, fast = loss_runner("hard row by row"), loss_runner("hard")
+    return [
+        interleave(
+            f"batch-hard, value and gradient, batch {batch}: against a row-by-row map",
+            "s", seconds(slow(batch)), seconds(fast(batch), 5),
+        )
+        for batch in ((32,) if small else (32, 256))
+    ]  # fmt: skip
 
 
-def child(request: dict[str, Any]) -> None:
-    """In a child process: seconds and rise of anonymous memory of one loss; gives up above the limit."""
-    peak, before, done = 0, sys.maxsize, False
-
-    def watch() -> None:
-        nonlocal peak
-        while not done:
-            peak = max(peak, anonymous())
-            if peak - before > request["limit"]:
-                print(json.dumps({"over": peak - before}), flush=True)
-                os._exit(0)
-            time.sleep(0.002)
-
-    with tf1.Graph().as_default():
-        run = loss_runner(request["loss"])
-        for _ in range(2):
-            run(8, request["width"])  # whatever TensorFlow sets up at first is there before the value that counts
-        np.random.default_rng(0).normal(size=(request["batch"], request["width"]))
-        before = peak = anonymous()
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        seconds = [run(request["batch"], request["width"]) for _ in range(request["repeats"])]
-        done = True
-        watcher.join()
-    print(json.dumps({"rise": peak - before, "seconds": seconds}))
+def prepare_loss(name: str, batch: int) -> Callable[[], float]:
+    """For `measure.rise`: value and gradient of a loss once; what TensorFlow sets up at first does not count."""
+    of = loss_runner(name)
+    for _ in range(2):
+        of(8)()
+    return seconds(of(batch))
 
 
-def anonymous() -> int:
-    """Anonymous memory of this process, bytes (Linux)."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) * 1024
+def semi_hard(batch: int, small: bool) -> list[Pair]:
+    """Semi-hard, value and gradient: by sorted rows against tf-slim's tiled B^2 x B matrices; memory and time."""
+    batch = 64 if small else batch
+    name = f"semi-hard, value and gradient, batch {batch}: sorted rows against tf-slim's tiled matrices"
+    repeats = 2 if small else REPEATS
+    sides = [(prepare_loss, loss, batch) for loss in ("semi_hard tiled (tf-slim)", "semi_hard")]
+    memory, tiled, ours = memory_pair(f"{name}: memory", *sides, repeats)
+    times = [[run.seconds for run in side] for side in (tiled, ours)]
+    return [memory, Pair(f"{name}: time", "s", *times, note=memory.note or "the first call of this size in a process")]
 
 
-def available() -> int:
-    """Memory that the machine can still give, bytes (Linux)."""
-    with open("/proc/meminfo") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) * 1024
-
-
-def in_child(loss: str, batch: int, width: int, repeats: int) -> dict[str, Any]:
-    """`child` in a process of its own, allowed 70 percent of what is free."""
-    limit = int(0.7 * available())
-    request = {"loss": loss, "batch": batch, "width": width, "repeats": repeats, "limit": limit}
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(request)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{loss}, batch {batch}: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def shown(found: dict[str, Any], matrix: int) -> str:
-    """Memory, also in B x B float32 matrices, and time."""
-    if "over" in found:
-        return f"given up after {found['over'] / 2**30:.1f} GiB, which is 70 % of the memory that was free"
-    rise = found["rise"]
-    return f"{rise / 2**20:,.1f} MiB ({rise / matrix:,.1f} B x B matrices), {text(found['seconds'])}"
-
-
-def semi_hard(steps: int, repeats: int, small: bool) -> None:
-    """Semi-hard, value and gradient: by sorted rows against tf-slim's tiled B^2 x B matrices."""
-    for batch in (64,) if small else (256, 1024):
-        times = {}
-        for name in ("semi_hard tiled (tf-slim)", "semi_hard"):
-            found = times[name] = in_child(
-                name, batch, 256, min(repeats, 3) if batch > 256 and "slim" in name else repeats
-            )
-            print(f"{name}, batch {batch}, dimension 256: {shown(found, 4 * batch * batch)}", flush=True)
-        slow, fast = times.values()
-        if "seconds" in slow:
-            ratio = statistics.median(slow["seconds"]) / statistics.median(fast["seconds"])
-            print(f"  {ratio:.1f} times faster, {slow['rise'] / max(fast['rise'], 1):.0f} times less memory")
-
-
-def memory(steps: int, repeats: int, small: bool) -> None:
+def loss_memory(small: bool) -> list[Measure]:
     """Every loss of ours, value and gradient, at batch 1024 and dimension 256."""
     batch = 128 if small else 1024
-    print(f"batch {batch}, dimension 256; one B x B matrix is {4 * batch * batch / 2**20:g} MiB")
-    for name in LOSSES:
-        if "slim" not in name and "row" not in name:
-            print(f"  {name}: {shown(in_child(name, batch, 256, repeats), 4 * batch * batch)}", flush=True)
+    matrix = 4 * batch * batch
+    chosen = [name for name in LOSSES if "slim" not in name and "row" not in name]
+    found: dict[str, Rise] = {name: rise(prepare_loss, name, batch) for name in (chosen[:1] if small else chosen)}
+    return [
+        Measure(
+            f"{name}, value and gradient, batch {batch}: memory", "MiB", [run.bytes / 2**20],
+            note=f"{run.bytes / matrix:.1f} matrices of batch x batch float32",
+        )
+        for name, run in found.items()
+    ]  # fmt: skip
 
 
-def main() -> None:
-    """Runs the named parts, all without a name."""
-    parts = {"overhead": overhead, "hard": hard, "semi_hard": semi_hard, "memory": memory}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
-    parser.add_argument("--steps", type=int, default=30, help="of each mode, for overhead")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--small", action="store_true", help="seconds, for tests")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        child(json.loads(args.child))
-        return
-    if unknown := set(args.parts) - parts.keys():
-        parser.error(f"unknown part {sorted(unknown)}: choose {', '.join(parts)}")
-    print(f"tensorflow {tf.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
-    for name in args.parts or parts:
-        parts[name](args.steps, args.repeats, args.small)
-
-
-if __name__ == "__main__":
-    main()
+PAIRS: dict[str, Callable[[bool], list[Pair]]] = {
+    "overhead": overhead,
+    "batch-hard": batch_hard,
+    "semi-hard 256": lambda small: semi_hard(256, small),
+    "semi-hard 1024": lambda small: semi_hard(1024, small),
+}
+MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"loss memory": loss_memory}

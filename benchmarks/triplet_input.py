@@ -1,30 +1,27 @@
-"""Triplet: does the input keep up? Images/s of the input alone against the images/s that the ResNet-50 step consumes.
+"""Triplet: does the input keep up with the ResNet-50 step, and our loop against bare session.run.
 
-Frames of 224, batch 32, style `img`, on JPEG files of real size (500 x 375 and larger) that this writes itself: real
-digits, enlarged and tiled over a smooth background, so that decoding costs what a photograph's does.
-
-    python benchmarks/triplet_input.py
+Both on JPEG files of real size (500 x 375 and larger) that this writes itself: real digits, enlarged and tiled over a
+smooth background, so that decoding costs what a photograph's does.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import sys
+import contextlib
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import numpy as np
 
-import numpy as np  # noqa: E402 - after the path above
-
-import datasets  # noqa: E402
-from datasets import lists  # noqa: E402
+import datasets
+from benchmarks.measure import REPEATS, NotSupported, Pair, devices, interleave, rate
+from datasets import lists
+from reproduction import tf_runtime
+from reproduction.runs import UserError
 
 SIZES = ((375, 500), (400, 600), (682, 1024))  # as the photographs of the five sets
-BAR = 3.0
 
 
 def write_jpegs(root: Path, count: int, num_classes: int = 16) -> Path:
@@ -52,79 +49,114 @@ def write_jpegs(root: Path, count: int, num_classes: int = 16) -> Path:
     return root
 
 
-def config_of(root: Path, mode: str) -> dict[str, Any]:
+def config_of(root: Path, net: str, frame: int, steps: int, device: str) -> dict[str, Any]:
+    """Resolved flags of a run in mode hard at batch 32 on the files below `root`."""
     from triplet_tf.config.base_config import parse, training_parser
 
-    words = ["--db_name", "csv:photos", "--data-dir", str(root), "--net", "resnet50", "--train_mode", mode,
-             "--aug_style", "img", "--batch_size", "32", "--init", "random"]  # fmt: skip
-    return parse(training_parser("triplet_input.py"), words)
+    words = ["--db_name", "csv:photos", "--data-dir", str(root), "--net", net, "--train_mode", "hard",
+             "--aug_style", "img", "--frame_size", str(frame), "--batch_size", "32", "--init", "random",
+             "--train_iters", str(steps), "--learning_rate", "0.001", "--device", device]  # fmt: skip
+    return parse(training_parser("benchmark"), words)
 
 
-def input_rates(root: Path, batches: int, repeats: int, threads: int) -> list[float]:
-    """Images/s of the training pipeline alone, at each repeat."""
-    from reproduction import tf_runtime
+@contextlib.contextmanager
+def photographs(count: int) -> Iterator[Path]:
+    """A folder of `count` files that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield write_jpegs(Path(folder), count)
+
+
+def started(device: str) -> Any:
+    """Session configuration.
+
+    Raises:
+      NotSupported: TensorFlow sees no such device.
+    """
+    try:
+        return tf_runtime.start(0, device)
+    except UserError as error:
+        raise NotSupported(str(error)) from None
+
+
+def input_keeps_up(small: bool) -> Pair:
+    """Images/s that the training step of ResNet-50 at 224 takes, and images/s that the input alone delivers."""
+    from triplet_tf import model
     from triplet_tf.data_sampling.augment import tf1
     from triplet_tf.data_sampling.image_lists import open_lists
     from triplet_tf.data_sampling.loader import TrainBatches
 
-    config = config_of(root, "hard")
-    session_config = tf_runtime.start(0, "cpu")
-    session_config.inter_op_parallelism_threads = session_config.intra_op_parallelism_threads = threads
-    rates = []
-    with tf1.Graph().as_default(), tf1.Session(config=session_config) as session:
-        pipeline = TrainBatches(config, open_lists(config))
-        pipeline.start(session, 0)
-        for _ in range(4):  # what is prefetched does not count
-            session.run(pipeline.labels)
-        for _ in range(repeats):
-            start = time.perf_counter()
-            for _ in range(batches):
-                session.run([pipeline.images.op, pipeline.labels])
-            rates.append(batches * config["batch_size"] / (time.perf_counter() - start))
-    return rates
-
-
-def step_rates(root: Path, steps: int) -> list[float]:
-    """Images/s of single training steps of ResNet-50 in mode hard, fed by the same pipeline, after one warm-up."""
-    from reproduction import tf_runtime
-    from triplet_tf import model
-    from triplet_tf.data_sampling.augment import tf1
-    from triplet_tf.data_sampling.image_lists import open_lists
-
-    config = config_of(root, "hard")
-    session_config = tf_runtime.start(0, "cpu")
-    with tf1.Graph().as_default():
+    net, frame, batches = ("mobile", 64, 1) if small else ("resnet50", 224, 6)
+    session_config = started("cpu")
+    with photographs(48 if small else 192) as root, tf1.Graph().as_default():
+        config = config_of(root, net, frame, 1000, "cpu")
         tf1.set_random_seed(0)
         graph = model.build(config, open_lists(config))
         with tf_runtime.session(session_config) as session:
             graph.batches.start(session, 0)
-            rates = []
-            for step in range(steps + 1):
-                start = time.perf_counter()
-                session.run([graph.loss, graph.train])
-                if step:
-                    rates.append(config["batch_size"] / (time.perf_counter() - start))
-    return rates
+            step = rate(32, lambda: session.run([graph.loss, graph.train]))
+            step()
+            taken = [step() for _ in range(REPEATS)]
+    with photographs(48 if small else 192) as root, tf1.Graph().as_default():
+        config = config_of(root, net, frame, 1000, "cpu")
+        pipeline = TrainBatches(config, open_lists(config))
+        with tf1.Session(config=session_config) as session:
+            pipeline.start(session, 0)
+            deliver = rate(32, lambda: session.run([pipeline.images.op, pipeline.labels]), batches)
+            deliver()  # what is prefetched does not count
+            given = [deliver() for _ in range(REPEATS)]
+    name = f"input at {frame}, batch 32: what it delivers alone against what the step of {net} takes"
+    return Pair(name, "images/s", taken, given, bar=3, note="one after the other: both at once share the cores")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--images", type=int, default=192, help="files to write (default 192)")
-    parser.add_argument("--batches", type=int, default=6, help="batches of a repeat (default 6)")
-    parser.add_argument("--repeats", type=int, default=3, help="repeats of the input (default 3)")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of ResNet-50 (default 3)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of the input (default 2)")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        root = write_jpegs(Path(folder), args.images)
-        given = input_rates(root, args.batches, args.repeats, args.threads)
-        taken = step_rates(root, args.steps)
-    rate, need = statistics.median(given), statistics.median(taken)
-    print("| what | images/s (smallest to largest) | n |\n|---|---|---|")
-    print(f"| input alone, {args.threads} threads | {rate:.1f} ({min(given):.1f} to {max(given):.1f}) | {len(given)} |")
-    print(f"| ResNet-50 step, mode hard | {need:.2f} ({min(taken):.2f} to {max(taken):.2f}) | {len(taken)} |")
-    print(f"\nthe input delivers {rate / need:.1f} times what the step takes (bar: {BAR:g})")
+def loop(net: str, frame: int, steps: int, device: str, small: bool) -> Pair:
+    """Images/s of a run in mode hard: a bare loop of session.run, and our loop with all it does besides."""
+    net, frame, steps = ("mobile", 64, 2) if small else (net, frame, steps)
+    session_config = started(device)
+    from reproduction.runs import open_run, read_metrics
+    from triplet_tf import loop as ours_loop
+    from triplet_tf import model
+    from triplet_tf.data_sampling.augment import tf1
+    from triplet_tf.data_sampling.image_lists import open_lists
+
+    with photographs(48) as root, tf1.Graph().as_default():
+        config = config_of(root, net, frame, steps, device)
+        found = open_lists(config)
+        tested = lists.ImageLists(  # one test image: the test at the end of the loop costs next to nothing
+            found.name, found.images, found.train, found.test.take(np.arange(1)), found.class_names, found.digests, True
+        )
+        tf1.set_random_seed(0)
+        graph = model.build(config, tested)
+        with tf_runtime.session(session_config) as session:
+            reset = tf1.global_variables_initializer()
+
+            def bare() -> float:
+                session.run(reset)
+                graph.batches.start(session, 0)
+                began = time.perf_counter()
+                for _ in range(steps):
+                    session.run(graph.train)
+                return steps * 32 / (time.perf_counter() - began)
+
+            def ours() -> float:
+                session.run(reset)
+                with tempfile.TemporaryDirectory() as folder, open_run(Path(folder) / "run", config) as run:
+                    ours_loop.train(session, graph, run, tested)
+                    lines = [line for line in read_metrics(run.folder) if "test/seconds" in line]
+                return steps * 32 / lines[-1]["test/seconds"]
+
+            name = f"training, {net} at {frame}, mode hard, batch 32, {device}: our loop against bare session.run"
+            return interleave(name, "images/s", bare, ours)
 
 
-if __name__ == "__main__":
-    main()
+def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
+    where = "" if device == "cpu" else f" on {device}"
+    long = 1 if device == "cpu" else 30
+    return {
+        f"loop resnet50{where}": lambda small: loop("resnet50", 224, 2 * long, device, small),
+        f"loop mobile{where}": lambda small: loop("mobile", 64, 10 * long, device, small),
+    }
+
+
+PAIRS: dict[str, Callable[[bool], Pair]] = {"input": input_keeps_up}
+for _device in devices():
+    PAIRS |= _loops(_device)

@@ -87,7 +87,7 @@ def commands() -> list[str]:
     return sorted(set(found))
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if "benchmarks/" not in line])
+@pytest.mark.parametrize("line", commands())
 def test_readme_commands_parse(line):
     words = shlex.split(line)[1:]
     extra = [] if "--print-config" in words else ["--print-config"]

@@ -19,14 +19,3 @@ def test_row_by_row_mining_is_the_same_loss():
         (a, slope), (b, ours) = session.run([(loss, tf1.gradients(loss, x)[0]) for loss in losses])
     assert a == pytest.approx(b, rel=1e-12)
     np.testing.assert_allclose(slope, ours, atol=1e-12)
-
-
-def test_interval_of_a_median_covers_it():
-    rng = np.random.default_rng(1)
-    assert triplet.median_interval([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
-    inside = 0
-    for _ in range(400):
-        middle, low, high = triplet.median_interval(rng.exponential(size=30))
-        assert low <= middle <= high
-        inside += low <= np.log(2) <= high
-    assert 0.92 <= inside / 400 <= 0.99

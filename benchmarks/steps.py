@@ -1,0 +1,104 @@
+"""A training step of each torch paper's network with each fast path: bf16, channels-last, both, torch.compile."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.measure import NotSupported, Pair, devices, interleave, rate
+from reproduction import torch_runtime as runtime
+
+LAST = torch.channels_last
+
+
+def flushed() -> None:
+    """First call of every torch benchmark: denormals, threads and seeds as a run has them."""
+    runtime.start(0)
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for a GPU; a clock would otherwise measure how fast work is handed over."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def network_of(paper: str, small: bool) -> tuple[str, torch.nn.Module, torch.Tensor, int]:
+    """Name of a paper's network, the network, a batch for it and its outputs; cut down where `small`."""
+    torch.manual_seed(0)
+    if paper == "subclass":
+        from subclass_torch import models
+
+        name = "vgg_small" if small else "vgg16"
+        return name, models.build(name, "cifar10", 10), torch.randn(8 if small else 128, 3, 32, 32), 10
+    if paper == "finegrained":
+        from finegrained_torch import networks
+
+        name = "small" if small else "resnet18"
+        return name, networks.build(name, 10), torch.randn(8 if small else 50, 3, 32, 32), 10
+    from hierarchy_cnn_torch.models import PRESETS, Network
+
+    name = "mini" if small else "paper32"
+    return f"alexnet32 {name}", Network(PRESETS[name], 3, 100), torch.randn(8 if small else 128, 3, 32, 32), 100
+
+
+def step_of(
+    model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, amp: bool, compiled: bool
+) -> Callable[[], None]:
+    """One update with SGD and softmax cross-entropy."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.001, 0.9, weight_decay=5e-4)
+    net = torch.compile(model) if compiled else model
+
+    def step() -> None:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
+            found = net(images)
+        logits = found[0] if isinstance(found, tuple) else found
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+        synchronize(images.device)
+
+    return step
+
+
+def fast_path(paper: str, options: tuple[str, ...], device: str, small: bool) -> Pair:
+    """Images/s of float32 in the usual layout, and of the same step with the options."""
+    flushed()
+    compiled = "compile" in options
+    if compiled and not any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++")):
+        raise NotSupported("torch.compile needs a C++ compiler, and there is none")
+    where = torch.device(device)
+    name, model, images, outputs = network_of(paper, small)
+    model, images = model.to(where), images.to(where)
+    labels = torch.randint(outputs, (len(images),)).to(where)
+    other, inputs = copy.deepcopy(model), images
+    if "channels-last" in options:
+        other, inputs = other.to(memory_format=LAST), images.to(memory_format=LAST)
+    fast = step_of(other, inputs, labels, "bf16" in options, compiled)
+    if compiled:
+        try:
+            fast()
+        except Exception as error:  # noqa: BLE001 - whatever the compiler's chain raises, eager still works
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise NotSupported(f"torch.compile: {reason[:120]}") from None
+    plain = step_of(model, images, labels, False, False)
+    inner = 1 if device == "cpu" else 30
+    title = f"training step, {name}, batch {len(images)}, {device}: {' + '.join(options)} against float32"
+    return interleave(title, "images/s", rate(len(images), plain, inner), rate(len(images), fast, inner))
+
+
+OPTIONS = (("channels-last",), ("bf16",), ("bf16", "channels-last"), ("compile",))
+PAIRS: dict[str, Callable[[bool], Any]] = {
+    f"{paper} {' '.join(options)}{'' if device == 'cpu' else f' on {device}'}": functools.partial(
+        fast_path, paper, options, device
+    )
+    for device in devices()
+    for paper in ("subclass", "finegrained", "hierarchy")
+    for options in OPTIONS
+}

@@ -1,0 +1,171 @@
+"""The benchmarks: their statistics, the runner's files and exit codes, and that the cheap ones compare equal things.
+
+Nothing here asserts a time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as runner
+from benchmarks import measure, page
+from benchmarks.measure import Curve, Measure, Pair
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def bench(*words: str, timeout: float = 300) -> subprocess.CompletedProcess:
+    """`python -m benchmarks`, as the README has it."""
+    command = [sys.executable, "-m", "benchmarks", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+def test_ratio_is_how_many_times_better_ours_is():
+    faster = Pair("a", "s", [4.0, 6.0, 9.0], [2.0, 2.0, 3.0]).summary()
+    assert (faster["ratio"], faster["ratio_min"], faster["ratio_max"], faster["n"]) == (3.0, 2.0, 3.0, 3)
+    assert (faster["baseline"], faster["ours"]) == (6.0, 2.0)
+    assert Pair("a", "images/s", [10.0], [5.0]).summary()["ratio"] == 0.5
+    assert Pair("a", "MiB", [10.0], [5.0]).summary()["ratio"] == 2.0
+
+
+def test_a_measure_stands_against_its_budget():
+    kept = Measure("memory", "MiB", [512.0], 1024).summary()
+    assert (kept["baseline"], kept["ours"], kept["ratio"], kept["n"]) == (1024, 512.0, 2.0, 1)
+    free = Measure("time", "s", [3.0, 5.0, 4.0]).summary()
+    assert (free["baseline"], free["ours"], free["ratio"], free["n"]) == (None, 4.0, None, 3)
+    absent = Measure("compile", "", [], note="not supported: no compiler").summary()
+    assert absent["ours"] is None and absent["n"] == 0 and "not supported" in page.line({"paper": "x", **absent})
+
+
+def test_interval_of_a_median_covers_it():
+    rng = np.random.default_rng(1)
+    assert measure.median_interval([3.0, 1.0, 2.0]) == (2.0, 1.0, 3.0)
+    inside = 0
+    for _ in range(400):
+        middle, low, high = measure.median_interval(rng.exponential(size=30))
+        assert low <= middle <= high
+        inside += low <= math.log(2) <= high
+    assert 0.92 <= inside / 400 <= 0.99
+
+
+def test_exponent_is_found_and_its_interval_covers_it():
+    sizes = measure.sizes_between(10, 1000, 5)
+    assert sizes == [10, 32, 100, 316, 1000]
+    slope, low, high = measure.exponent(sizes, [3e-6 * size**2 for size in sizes])
+    assert slope == pytest.approx(2) and low == pytest.approx(2) and high == pytest.approx(2)
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(400):
+        noise = np.exp(0.1 * rng.normal(size=5))
+        slope, low, high = measure.exponent(sizes, np.array(sizes) ** 1.5 * noise)
+        inside += low <= 1.5 <= high
+    assert 0.92 <= inside / 400 <= 0.98
+    with pytest.raises(ValueError, match="needs 3"):
+        measure.exponent([1, 2], [1, 2])
+
+
+def hold(count: int):
+    """For `measure.rise`: a call that holds `count` bytes for a moment."""
+    import time
+
+    def work() -> int:
+        block = np.ones(count, np.uint8)
+        time.sleep(0.4)
+        return int(block[-1])
+
+    return work
+
+
+@pytest.mark.parametrize("family", [False, True])
+def test_rise_sees_what_a_call_holds(family):
+    found = measure.rise(hold, 200 * 2**20, family=family)
+    assert 195 * 2**20 < found.bytes < 230 * 2**20
+    assert found.returned == 1 and not found.gave_up
+
+
+def test_rise_gives_up_before_memory_runs_out(monkeypatch, capsys):
+    code = (
+        "import benchmarks.measure as m; m.GIVE_UP = 0; from tests.test_benchmarks import hold;"
+        "m._child('tests.test_benchmarks', 'hold', [2**28], False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and json.loads(done.stdout)[3] is True
+
+
+def test_a_child_that_fails_says_why():
+    with pytest.raises(RuntimeError, match="negative dimensions"):
+        measure.rise(hold, -1)
+
+
+CHEAP = [
+    ("repository", "load mnist5k"),
+    ("repository", "records"),
+    ("repository", "cpu profiles"),
+    ("subclass", "neglection"),
+    ("subclass", "loop vgg_small"),
+    ("hierarchy", "seriation"),
+    ("scaling", "seriation"),
+    ("hours", "hierarchy"),
+]
+KEYS = {"name", "baseline", "ours", "unit", "ratio", "n", "paper"}
+
+
+@pytest.mark.parametrize("module", sorted({module for module, _ in CHEAP}))
+def test_small_benchmarks_write_the_list_and_the_page(module, tmp_path):
+    names = [name for other, name in CHEAP if other == module]
+    done = bench(module, *names, "--small", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    entries = json.loads((tmp_path / "bench.json").read_text())
+    assert len(entries) >= len(names)
+    text = (tmp_path / "benchmarks.md").read_text()
+    for entry in entries:
+        assert entry.keys() >= KEYS and entry["paper"] == module
+        assert entry["n"] == 0 or entry["ours"] > 0
+        assert entry["ratio"] is None or (entry["baseline"] > 0 and entry["ratio_min"] <= entry["ratio"])
+        assert page.line(entry) in done.stdout
+        assert (entry.get("part") or entry["name"]) in text
+    assert (tmp_path / "scaling.png").exists() == (module == "scaling")
+    assert f"[{len(names)}/{len(names)}] {module}" in done.stderr and "s in all" in done.stderr
+
+
+def test_a_failure_is_named_and_does_not_stop_the_others(tmp_path):
+    done = bench("subclass", "no such", "neglection", "--small", "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert "failed: subclass 'no such': " in done.stderr and "subclass has 'neglection'" in done.stderr
+    entries = json.loads((tmp_path / "bench.json").read_text())
+    assert entries and all("neglection degree" in entry["name"] for entry in entries)
+    assert "no such" in (tmp_path / "benchmarks.md").read_text()
+
+
+def test_a_part_is_only_printed():
+    before = [(path, path.stat().st_mtime_ns) for path in (ROOT / "docs").glob("benchmarks.md")]
+    done = bench("hours", "hierarchy", "--small")
+    assert done.returncode == 0 and "| hours | hierarchy, cifar100 |" in done.stdout
+    assert before == [(path, path.stat().st_mtime_ns) for path in (ROOT / "docs").glob("benchmarks.md")]
+
+
+def test_every_module_holds_benchmarks():
+    for module in runner.modules():
+        text = (ROOT / "benchmarks" / f"{module}.py").read_text()
+        assert any(f"\n{kind}" in text for kind in ("PAIRS", "MEASURES", "CURVES")), module
+
+
+def test_estimates_count_multiply_adds():
+    import torch
+
+    from benchmarks import hours
+
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(8 * 16, 5))
+    assert hours.torch_multiply_adds(net, (3, 4, 4)) == 8 * 16 * 27 + 8 * 16 * 5
+
+
+def test_curve_becomes_an_entry():
+    entry = Curve("part", "batch", [1, 2, 4], [1.0, 2.0, 4.0], "B").summary()
+    assert entry["ours"] == pytest.approx(1) and entry["unit"] == "exponent" and entry["n"] == 3
