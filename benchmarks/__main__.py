@@ -7,10 +7,12 @@ python -m benchmarks MODULE [NAME ...] [--small]  some of them, printed only
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
 import pkgutil
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +26,7 @@ from benchmarks.measure import Found, Measure, NotSupported
 from reproduction.runs import REPO_ROOT, RUNS_ROOT, UserError, shown, write_json
 
 NO_BENCHMARKS = {"__main__", "measure", "page"}
-LIMIT_S = 900  # of one process
+LIMIT_S = 420  # of one process
 Benchmark = Callable[[bool], "Found | list[Found]"]
 
 
@@ -59,13 +61,19 @@ def in_a_process(*words: str) -> Any:
       RuntimeError: it failed or took too long; the message is the last line it wrote to stderr.
     """
     command = [sys.executable, "-m", "benchmarks", *words]
-    try:
-        done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, timeout=LIMIT_S)
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"stopped after {LIMIT_S} s") from None
-    if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
-    return json.loads(done.stdout.splitlines()[-1])
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a session of its own, so that what it has started ends with it
+    with subprocess.Popen(command, cwd=REPO_ROOT, start_new_session=True, **pipes) as child:
+        try:
+            out, error = child.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"stopped after {LIMIT_S} s") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+    if child.returncode:
+        raise RuntimeError((error.strip().splitlines() or [f"exit code {child.returncode}"])[-1])
+    return json.loads(out.splitlines()[-1])
 
 
 def parsed(argv: list[str] | None) -> argparse.Namespace:
@@ -94,6 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.list:
         print("\n".join(f"{module} {name!r}" for module, name in todo))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is running ends, too
     load, start = os.getloadavg()[0], time.monotonic()
     entries: list[dict[str, Any]] = []
     failed = []

@@ -122,7 +122,7 @@ def loop(model: str, steps: int, device: str, small: bool) -> Pair:
 def xla(model: str, inner: int, device: str, small: bool) -> Pair:
     """Images/s of a training step of stage 1 with and without XLA, in two sessions on one graph."""
     os.environ["TF_XLA_FLAGS"] = "--tf_xla_cpu_global_jit"  # allows it; each session says whether it wants it
-    batch, inner = (20, 1) if small else (BATCH, inner)
+    batch, inner = (20, 1) if small else (BATCH if model == "lenet" else 50, inner)
     config, data, session_config = stage1_of(model, 50 * inner, batch, device)
     from class2str_tf import stage1
     from class2str_tf.layers import tf, tf1
@@ -155,7 +155,7 @@ def xla(model: str, inner: int, device: str, small: bool) -> Pair:
 def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:
     where = "" if device == "cpu" else f" on {device}"
     return {
-        f"loop lenet{where}": lambda small: loop("lenet", 400, device, small),
+        f"loop lenet{where}": lambda small: loop("lenet", 200, device, small),
         f"loop vgg16{where}": lambda small: loop("vgg16", 2 if device == "cpu" else 100, device, small),
         f"xla lenet{where}": lambda small: xla("lenet", 60, device, small),
         f"xla vgg16{where}": lambda small: xla("vgg16", 1 if device == "cpu" else 50, device, small),

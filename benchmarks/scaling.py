@@ -118,7 +118,7 @@ PARTS: dict[str, tuple[str, str, int, int, str, Callable[[int], Work]]] = {
     "semi-hard": ("semi-hard loss", "batch", 64, 2048, "B^2 (d + log B)", lambda n: ranking_loss("semi_hard", n)),
     "seriation": ("seriation", "classes", 64, 1024, "K^3", seriation),
     "uncertainty": ("uncertainty", "images", 32, 1024, "N", uncertainty),
-    "k-means": ("k-means split", "images", 500, 8000, "N k D x iterations", partition),
+    "k-means": ("k-means split", "images", 500, 4000, "N k D x iterations", partition),
     "clustering": ("UMAP and HDBSCAN", "images", 400, 1600, "N log N", clustering),
     "decode images": ("string decode", "images", 500, 20000, "N C L", lambda n: decode(n, 100)),
     "decode classes": ("string decode", "classes", 32, 2048, "N C L", lambda n: decode(1000, n)),

@@ -151,6 +151,12 @@ def test_a_part_is_only_printed():
     assert before == [(path, path.stat().st_mtime_ns) for path in (ROOT / "docs").glob("benchmarks.md")]
 
 
+def test_what_takes_too_long_is_stopped(monkeypatch):
+    monkeypatch.setattr(runner, "LIMIT_S", 0.1)
+    with pytest.raises(RuntimeError, match="stopped after 0.1 s"):
+        runner.in_a_process("repository", "--names")
+
+
 def test_every_module_holds_benchmarks():
     for module in runner.modules():
         text = (ROOT / "benchmarks" / f"{module}.py").read_text()
