@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triplet_tf.ranking.distances import NO_NEGATIVE, numeric_margin, pair_masks, squared_distances, tf
+from triplet_tf.ranking.distances import NO_NEGATIVE, numeric_margin, pair_masks, squared_distances, tf, weighted_rows
 
 
 def adaptive_weight_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float) -> tf.Tensor:
@@ -24,15 +24,15 @@ def adaptive_weight_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float
     """
     margin = numeric_margin(margin, "adaptive-weight")
     # DEVIATION STL-D04: the released --train_mode hard_awtl stops with NotImplementedError
-    distances = squared_distances(embeddings)
+    distances = squared_distances(tf.stop_gradient(embeddings))
     positive, negative = pair_masks(labels)
-    far = tf.reduce_sum(_weights(distances, positive) * distances, axis=1)
-    near = tf.reduce_sum(_weights(-distances, negative) * distances, axis=1)
+    weights = _weights(distances, positive) - _weights(-distances, negative)
     alone = tf.cast(tf.logical_not(tf.reduce_any(negative, axis=1)), distances.dtype)
-    return tf.reduce_mean(tf.maximum(margin + far - near - NO_NEGATIVE * alone, 0.0))
+    difference = weighted_rows(weights, distances, embeddings) - NO_NEGATIVE * alone
+    return tf.reduce_mean(tf.maximum(margin + difference, 0.0))
 
 
 def _weights(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Softmax over the masked entries of each row, constants for the gradient; an empty row is all 0. [B, B]."""
-    scores = tf.stop_gradient(tf.where(mask, scores, tf.fill(tf.shape(scores), scores.dtype.as_numpy_dtype(-1e5))))
+    """Softmax over the masked entries of each row; an empty row is all 0. [B, B]."""
+    scores = tf.where(mask, scores, tf.constant(-NO_NEGATIVE, scores.dtype))
     return tf.nn.softmax(scores) * tf.cast(mask, scores.dtype)

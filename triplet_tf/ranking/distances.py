@@ -29,6 +29,25 @@ def squared_distances(embeddings: tf.Tensor) -> tf.Tensor:
     return tf.linalg.set_diag(distances, tf.zeros_like(norms))
 
 
+def weighted_rows(weights: tf.Tensor, distances: tf.Tensor, embeddings: tf.Tensor) -> tf.Tensor:
+    """Sum over j of w[a,j] D[a,j], for losses that are piecewise linear in the distances.
+
+    The gradient treats the weights as constants. It is taken through the closed form
+    sum_j w[a,j] (|e_a|^2 + |e_j|^2 - 2 e_a.e_j), so it keeps the weights and builds no other B x B matrix.
+
+    Args:
+      weights: [B, B]. distances: `squared_distances(embeddings)`. embeddings: [B, d]. All of one float type.
+    Returns:
+      Same type [B].
+    """
+    weights, distances = tf.stop_gradient(weights), tf.stop_gradient(distances)
+    norms = tf.reduce_sum(tf.square(embeddings), axis=1)
+    closed = tf.reduce_sum(weights, axis=1) * norms + tf.linalg.matvec(weights, norms)
+    closed -= 2.0 * tf.reduce_sum(embeddings * tf.matmul(weights, embeddings), axis=1)
+    value = tf.reduce_sum(weights * distances, axis=1)
+    return value + (closed - tf.stop_gradient(closed))
+
+
 def pair_masks(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Who is a positive and who a negative of each anchor.
 

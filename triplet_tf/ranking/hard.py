@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triplet_tf.ranking.distances import NO_NEGATIVE, numeric_margin, pair_masks, squared_distances, tf
+from triplet_tf.ranking.distances import NO_NEGATIVE, numeric_margin, pair_masks, squared_distances, tf, weighted_rows
 
 
 def batch_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | str) -> tf.Tensor:
@@ -22,11 +22,13 @@ def batch_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | st
       ValueError: another word.
     Source: triplet.md section 1.5.
     """
-    distances = squared_distances(embeddings)
-    positive, negative = (tf.cast(mask, distances.dtype) for mask in pair_masks(labels))
-    farthest_positive = tf.reduce_max(distances * positive, axis=1)
-    nearest_negative = tf.reduce_min(distances + NO_NEGATIVE * (1.0 - negative), axis=1)
-    difference = farthest_positive - nearest_negative
+    distances = squared_distances(tf.stop_gradient(embeddings))
+    positive, negative = pair_masks(labels)
+    farthest = tf.reduce_max(tf.where(positive, distances, tf.zeros([], distances.dtype)), axis=1)
+    nearest = tf.reduce_min(tf.where(negative, distances, tf.constant(NO_NEGATIVE, distances.dtype)), axis=1)
+    weights = _shared(positive, distances, farthest) - _shared(negative, distances, nearest)
+    alone = tf.cast(tf.logical_not(tf.reduce_any(negative, axis=1)), distances.dtype)
+    difference = weighted_rows(weights, distances, embeddings) - NO_NEGATIVE * alone
     word = margin.lower() if isinstance(margin, str) else None
     if word == "soft":
         return tf.reduce_mean(tf.nn.softplus(difference))
@@ -35,3 +37,9 @@ def batch_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | st
     if word is not None:
         raise ValueError(f"margin {margin!r}: the batch-hard loss takes a number, 'soft' or 'none'")
     return tf.reduce_mean(tf.maximum(difference + numeric_margin(margin, "batch-hard"), 0.0))
+
+
+def _shared(mask: tf.Tensor, distances: tf.Tensor, extreme: tf.Tensor) -> tf.Tensor:
+    """Weight 1 for each anchor, shared by the masked images at exactly its extreme distance; 0 without any. [B, B]."""
+    ties = tf.cast(tf.logical_and(mask, tf.equal(distances, extreme[:, None])), distances.dtype)
+    return tf.math.divide_no_nan(ties, tf.reduce_sum(ties, axis=1, keepdims=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triplet_tf.ranking.distances import numeric_margin, pair_masks, slim, squared_distances, tf, tf1
+from triplet_tf.ranking.distances import numeric_margin, pair_masks, slim, squared_distances, tf, tf1, weighted_rows
 
 SLIM_LIMIT = 64  # tf-slim tiles B x B to B^2 x B several times over: 1 MiB each at 64, 4 GiB each at 1024
 
@@ -54,19 +54,18 @@ def sorted_semi_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: floa
     Returns:
       Scalar of the embeddings' type.
     """
-    distances = squared_distances(embeddings)
+    distances = squared_distances(tf.stop_gradient(embeddings))
     positive, negative = pair_masks(labels)
-    fixed = tf.stop_gradient(distances)
-    negatives = sorted_negatives(fixed, negative)
+    negatives = sorted_negatives(distances, negative)
     per_row = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)  # negatives of each anchor [B, 1]
 
     # how many negatives of the anchor lie nearer than each image, and how many not farther
-    nearer = tf.searchsorted(negatives, fixed, side="left")
-    not_farther = tf.searchsorted(negatives, fixed, side="right")
-    farthest = tf.reduce_max(tf.where(negative, fixed, tf.zeros_like(fixed)), axis=1, keepdims=True)
+    nearer = tf.searchsorted(negatives, distances, side="left")
+    not_farther = tf.searchsorted(negatives, distances, side="right")
+    farthest = tf.reduce_max(tf.where(negative, distances, tf.zeros([], distances.dtype)), axis=1, keepdims=True)
     place = tf.where(not_farther < per_row, not_farther, tf.searchsorted(negatives, farthest, side="left"))
     selected = tf.where(not_farther < per_row, tf.gather(negatives, place, batch_dims=1), farthest)
-    active = tf.logical_and(positive, margin + fixed - selected >= 0.0)
+    active = tf.logical_and(positive, margin + distances - selected >= 0.0)
     counted = tf.cast(active, distances.dtype)
 
     # from pairs to negatives: pairs are counted at the first place of the distance they select in the sorted row
@@ -74,13 +73,13 @@ def sorted_semi_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: floa
     rows = tf.range(size)[:, None] * size
     at_place = tf.math.unsorted_segment_sum(tf.reshape(counted, [-1]), tf.reshape(rows + place, [-1]), size * size)
     share = tf.gather(at_place, rows + tf.minimum(nearer, size - 1)) / tf.cast(not_farther - nearer, distances.dtype)
-    coefficients = tf.where(negative, counted - share, counted)
+    weights = tf.where(negative, counted - share, counted)
 
     pairs = tf.reduce_sum(tf.cast(positive, distances.dtype))
-    total = margin * tf.reduce_sum(counted) + tf.reduce_sum(coefficients * distances)
+    total = margin * tf.reduce_sum(counted) + tf.reduce_sum(weighted_rows(weights, distances, embeddings))
     return tf.math.divide_no_nan(total, pairs)
 
 
 def sorted_negatives(distances: tf.Tensor, negative: tf.Tensor) -> tf.Tensor:
     """Distances of each anchor to its negatives in ascending order, the rest of the row infinite. [B, B]."""
-    return tf.sort(tf.where(negative, distances, tf.fill(tf.shape(distances), distances.dtype.as_numpy_dtype("inf"))))
+    return tf.sort(tf.where(negative, distances, tf.constant(float("inf"), distances.dtype)))

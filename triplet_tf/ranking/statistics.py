@@ -25,9 +25,8 @@ def batch_statistics(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | s
     threshold = distances + (0.0 if isinstance(margin, str) else float(margin))
     nearer = tf.searchsorted(sorted_negatives(distances, negative), threshold, side="left")  # negatives below it
     per_row = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)
-    nothing = tf.zeros_like(nearer)
     active, triplets = (
-        tf.reduce_sum(tf.cast(tf.reduce_sum(tf.where(positive, count, nothing), axis=1), tf.float64))
+        tf.reduce_sum(tf.cast(tf.reduce_sum(tf.where(positive, count, 0), axis=1), tf.float64))
         for count in (nearer, per_row)
     )
     share = tf.math.divide_no_nan(active, triplets)
