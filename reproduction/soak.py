@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,15 @@ class Copy:
         """Checkpoint files, the newest last."""
         files = [path for path in (self.root / "runs").rglob("*") if path.name.endswith(CHECKPOINTS)]
         return sorted(files, key=lambda path: path.stat().st_mtime_ns)
+
+    def generations(self) -> int:
+        """Most checkpoints that lie beside each other in the folder of an unfinished stage."""
+        count: Counter[Path] = Counter()
+        for path in self.checkpoints():
+            stage = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+            if not path.name.endswith(".index") and not (stage / "DONE").exists():
+                count[stage] += 1
+        return max(count.values(), default=0)
 
     def clear(self) -> None:
         """Removes all runs."""
@@ -219,7 +229,7 @@ def faults(copy: Copy, calm: dict[str, Any], tally: Tally, length: float) -> Non
         (copy.root / "runs").unlink()
 
     with tally.one("truncated newest checkpoint"):
-        half_way(copy, length)
+        half_way(copy, length, checkpoints=2)  # a lone one has none before it: that is refused, with a line
         for path in copy.checkpoints()[-1:]:
             os.truncate(path, path.stat().st_size // 2)
         copy.finish()
@@ -246,13 +256,13 @@ def faults(copy: Copy, calm: dict[str, Any], tally: Tally, length: float) -> Non
         same(copy, calm)
 
 
-def half_way(copy: Copy, length: float) -> None:
-    """A run killed somewhere after its first checkpoint."""
+def half_way(copy: Copy, length: float, checkpoints: int = 1) -> None:
+    """A run killed in a stage that has this many checkpoints; left to its end where no stage ever has."""
     copy.clear()
     process = copy.start()
     deadline = time.monotonic() + 10 * length
-    while len(copy.checkpoints()) < 2 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
+    while copy.generations() < checkpoints and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
