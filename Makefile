@@ -38,7 +38,7 @@ INSTALL := VENV=$(VENV) GPU=$(GPU) sh .ci/install
 RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" \
 	--data-dir "$(DATA)" --args="$(ARGS)" --jobs "$(JOBS)" $(if $(FORCE),--force)
 
-.PHONY: help setup reproduce plan compare results report verify-data sweep bench soak test lint clean clean-runs clean-data \
+.PHONY: help setup reproduce plan compare results report verify-data sweep bench soak fuzz test lint clean clean-runs clean-data \
 	$(addprefix reproduce-,$(PAPERS)) $(addprefix data-,$(SETS))
 
 help: ## list the targets
@@ -94,6 +94,10 @@ bench: ## speed and memory, ours against the straightforward formulation, as rat
 soak: ## kill, stop and starve every smoke pipeline, compare the figures bit for bit (PAPER="class2str ...")
 	@$(INSTALL) tf torch
 	@$(PY) -m reproduction.soak --papers "$(PAPER)" $(ARGS)
+
+fuzz: ## 100,000 damaged and hostile inputs through every parser (ARGS="--inputs 5000 --targets cifar")
+	@$(INSTALL) tf torch report cluster dev
+	@$(PY) -m tests.fuzz $(ARGS)
 
 sweep: ## cells of the tables x seeds as Ray tasks (PAPER="class2str subclass"; local, or RAY_ADDRESS)
 	@$(INSTALL) tf torch cluster

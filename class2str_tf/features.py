@@ -14,6 +14,7 @@ from class2str_tf import networks, pool5
 from class2str_tf.inputs import IN_MEMORY_BYTES, slices
 from class2str_tf.layers import tf, tf1
 from reproduction import tf_runtime
+from reproduction.arrays import read_npy
 from reproduction.runs import UserError, read_json, shown, write_json
 
 
@@ -86,4 +87,5 @@ def _write(session: Any, output: Any, images: Any, array: np.ndarray, path: Path
 
 def _open(path: Path) -> np.ndarray:
     """A features file: in memory up to IN_MEMORY_BYTES, memory-mapped beyond."""
-    return np.load(path, mmap_mode="r" if path.stat().st_size > IN_MEMORY_BYTES else None, allow_pickle=False)
+    big = path.exists() and path.stat().st_size > IN_MEMORY_BYTES
+    return read_npy(path, "delete features.json beside it, they are computed again", mapped=big)

@@ -172,7 +172,7 @@ def adopt_architecture(config: dict[str, Any], args: argparse.Namespace, folder:
     """
     if not (folder / "config.json").exists():
         return
-    trained = read_json(folder / "config.json")
+    trained = read_json(folder / "config.json", "")
     for key in ARCHITECTURE:
         if key in trained and trained[key] != config[key]:
             if given(args, key):

@@ -90,7 +90,7 @@ def assign_weights(session: tf1.Session, path: Path) -> None:
         if name not in names:
             raise UserError(f"{shown(path)}: holds no array {name}; expected D. Frossard's {WEIGHTS}")
         with reading(path):
-            array = found[name]
+            array = np.asarray(found[name])  # a member that is no array comes as bytes
         if array.shape != tuple(variable.shape.as_list()) or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise UserError(
                 f"{shown(path)}: {name} is {array.dtype} {array.shape}, expected finite floats {variable.shape}; "

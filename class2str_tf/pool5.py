@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from class2str_tf.layers import tf, tf1
+from reproduction.arrays import read_npy
 from reproduction.runs import Run, UserError, read_json, shown, stop_signals, write_json
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _open_partial(
 ) -> tuple[list[np.ndarray], int]:
     """Growing files of a split and how many rows of them are written; ([], count) where all of them are whole."""
     progress = folder / f"{split}.progress"
-    state = read_json(progress) if progress.exists() else {}
+    state = read_json(progress, "") if progress.exists() else {}
     done = int(state["done"]) if state.get("maker") == maker else 0
     partial = [folder / f"{name}.partial" for name in FILES[split]]
     final = [folder / f"{name}.npy" for name in FILES[split]]
@@ -138,10 +139,10 @@ def open_features(folder: Path, data: ImageNet, stage1_command: str) -> tuple[np
         files = [folder / f"{name}.npy" for name in FILES[split]]
         if not progress.exists() or not all(path.exists() for path in files):
             raise UserError(f"{shown(folder)}: no pool5 features of {split}; run first: python {stage1_command}")
-        state = read_json(progress)
+        state = read_json(progress, "done", "maker")
         list_name = f"imagenet-{split}.json"
         if state["done"] != count or state["maker"].get(list_name) != data.digests[list_name]:
             raise UserError(f"{shown(folder)}: pool5 features of other images; run again: python {stage1_command}")
-        found += [np.load(path, mmap_mode="r", allow_pickle=False) for path in files]
+        found += [read_npy(path, f"run again: python {stage1_command}", mapped=True) for path in files]
     train, test, logits = found
     return train, test, logits

@@ -32,9 +32,9 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 def predict(run: Path, image: Path) -> None:
     """Prints the string that the LH classifier gives an image, the class that owns it, and the likeliest classes."""
-    config, table = read_json(run / "config.json"), None
+    config, table = read_json(run / "config.json", ""), None
     for candidate in run.glob("*_strings.json"):
-        table = read_json(candidate)
+        table = read_json(candidate, "image_shape", "strings", "class_names")
     if table is None:
         raise UserError(f"--run {run}: no *_strings.json; give the rnn/ folder of a stage-2 run")
 

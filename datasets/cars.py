@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import lists
+from datasets import lists, matfile
 from datasets.core import DatasetError
 from datasets.verify import reading
 
@@ -23,19 +23,16 @@ def derive(home: Path) -> lists.Derived:
     Raises:
       DatasetError: damaged file, or one without the expected fields.
     """
-    from scipy.io import loadmat  # a struct array; datasets.matfile reads plain numbers only
-
     path = home / "cars_annos.mat"
     with reading(path):
-        found = loadmat(path, squeeze_me=True, variable_names=("annotations", "class_names"))
-        annotations = np.atleast_1d(found["annotations"])
-        missing = [name for name in FIELDS if name not in (annotations.dtype.names or ())]
+        annotations, named = matfile.table(path, "annotations"), matfile.table(path, "class_names")
+        missing = [name for name in FIELDS if not isinstance(annotations, dict) or name not in annotations]
         if missing:
             raise DatasetError(f"{path}: annotations have no field {', '.join(missing)}")
         files = tuple(str(name) for name in annotations["relative_im_path"])
-        labels = annotations["class"].astype(np.int64)
-        test = annotations["test"].astype(np.int64).astype(bool)
-        class_names = [str(name) for name in np.atleast_1d(found["class_names"])]
+        labels = np.array([int(value.item()) for value in annotations["class"]], np.int64)
+        test = np.array([bool(value.item()) for value in annotations["test"]], bool)
+        class_names = [str(name) for name in named]
     if not labels.size or labels.min() < 1 or labels.max() > len(class_names):
         raise DatasetError(f"{path}: a class is not in 1..{len(class_names)}")
     whole = lists.Rows(labels, files)

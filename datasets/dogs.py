@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import lists
+from datasets import lists, matfile
 from datasets.core import DatasetError
 from datasets.verify import reading
 
@@ -23,14 +23,11 @@ def read_list(home: Path, name: str) -> lists.Rows:
     Raises:
       DatasetError: damaged, or without the expected arrays.
     """
-    from scipy.io import loadmat  # a cell array; datasets.matfile reads plain numbers only
-
     path = home / name if (home / name).is_file() else home / OFFICIAL / name
     with reading(path):
-        found = loadmat(path, squeeze_me=True, variable_names=("file_list", "labels"))
-        files = tuple(str(file) for file in np.atleast_1d(found["file_list"]))
-        labels = np.atleast_1d(found["labels"]).astype(np.int64)
-    if len(files) != len(labels) or labels.min() < 1:
+        files = tuple(str(file) for file in matfile.table(path, "file_list"))
+        labels = np.asarray(matfile.table(path, "labels")).astype(np.int64)
+    if not len(files) or len(files) != len(labels) or labels.min() < 1:
         raise DatasetError(f"{path}: {len(files)} files and {len(labels)} labels, or a label below 1")
     return lists.Rows(labels - 1, files)
 

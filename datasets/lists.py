@@ -8,6 +8,7 @@ Architectures Through a Ranking Regularizer"; triplet.md 2.5.
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
 import os
@@ -33,6 +34,7 @@ FILES = {
     "test": "test_all_sub_list.csv",
 }
 MOST_LIST_BYTES = 1 << 28
+MOST_DIGITS = 18  # of a label; more may not fit 64 bits
 MOST_ARCHIVE_BYTES = 64 << 30  # what an archive of images may unpack to
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 VAL_SHARE, SPLIT_SEED = 0.2, 0  # where a set has no official validation split
@@ -122,12 +124,14 @@ def read_csv(path: Path) -> Rows:
         parts = PurePosixPath(name).parts
         if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
             raise DatasetError(f"{path}: line {number}: {name!r} leaves the folder of images")
+        if len(label) > MOST_DIGITS:
+            raise DatasetError(f"{path}: line {number}: no label has more than {MOST_DIGITS} digits: {label[:80]!r}")
         labels.append(int(label))
         names.append(name)
     if not names:
         raise DatasetError(f"{path}: holds no rows")
     if len(set(names)) != len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        twice = collections.Counter(names).most_common(1)[0][0]
         raise DatasetError(f"{path}: {twice} stands twice")
     return Rows(np.array(labels, np.int64), tuple(names))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasets.core import DatasetError
@@ -88,15 +88,26 @@ def _digest(table: dict[str, Any], where: str) -> Digest:
 
 
 def _file(table: dict[str, Any], mirrors: list[str]) -> File:
-    name = table["name"]
+    name, size = table["name"], table.get("bytes")
     urls = table.get("urls", [mirror + name for mirror in mirrors])
-    return File(name, table.get("bytes"), _digest(table["digest"], name), tuple(urls))
+    if name in ("", "..") or PurePosixPath(name).name != name or "\\" in name or not isinstance(size, int | None):
+        raise DatasetError(f"{PATH.name}: {name!r}: not the name of a file, or its size is no whole number: {size!r}")
+    return File(name, size, _digest(table["digest"], name), tuple(urls))
 
 
 @functools.lru_cache
 def _read(path: Path) -> dict[str, Entry]:
+    try:
+        return _entries(tomllib.loads(path.read_text(encoding="utf-8")))
+    except DatasetError:
+        raise
+    except Exception as error:  # whatever a damaged table raises; datasets.verify.reading imports this module
+        raise DatasetError(f"{path}: damaged ({type(error).__name__}: {str(error)[:200]})") from error
+
+
+def _entries(tables: dict[str, Any]) -> dict[str, Entry]:
     entries = {}
-    for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+    for name, table in tables.items():
         texts = {k: str(table[k]) for k in ("title", "homepage", "licence", "citation", "by_hand")}
         entries[name] = Entry(
             name=name,

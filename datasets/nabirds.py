@@ -43,14 +43,22 @@ def derive(home: Path) -> lists.Derived:
       DatasetError: damaged files, an image without class or split.
     """
     images, labels, split, classes = (table(home / name) for name in FILES)
+    if not images:
+        raise DatasetError(f"{home / FILES[0]}: empty")
     for key in images:
-        if not labels.get(key, "").isdecimal() or split.get(key) not in ("0", "1"):
+        if (
+            len(labels.get(key, "")) > lists.MOST_DIGITS
+            or not labels.get(key, "").isdecimal()
+            or split.get(key) not in ("0", "1")
+        ):
             raise DatasetError(f"{home}: image {key} of images.txt has no class number, or no split of 0 or 1")
     whole = lists.Rows(np.array([int(labels[key]) for key in images], np.int64), tuple(images.values()))
     train = np.array([split[key] == "1" for key in images])
     rows = {"train_all": whole.take(np.flatnonzero(train)), "test": whole.take(np.flatnonzero(~train))}
     rows["train"], rows["val"] = lists.held_out(rows["train_all"])
-    return lists.Derived(rows, {int(key): name for key, name in classes.items() if key.isdecimal()})
+    return lists.Derived(
+        rows, {int(key): name for key, name in classes.items() if key.isdecimal() and len(key) <= lists.MOST_DIGITS}
+    )
 
 
 SOURCE = lists.Source(

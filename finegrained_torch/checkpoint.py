@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,23 +39,31 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> tuple[Module, 
     lacking = [name for name in _NEEDED if not isinstance(content, dict) or name not in content]
     if lacking:
         raise UserError(f"{shown(path)}: lacks {', '.join(lacking[:3])}; only a best.ckpt of this package can be read")
+    try:
+        module = _built(content)
+        module.load_state_dict(content["state_dict"])
+    except Exception as error:  # any entry may be of any kind; a foreign file is all that is meant
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise UserError(f"{shown(path)}: weights do not fit ({reason})") from None
+    return module.to(device).eval(), content
+
+
+def _built(content: Mapping[str, Any]) -> Module:
+    """A network as the checkpoint describes it, with weights of its own."""
+    held = sum(value.numel() for value in content["state_dict"].values())
+    if max(content["classes"], content.get("num_sub") or 0) > held:  # before a network of that size is made
+        raise ValueError(f"{content['classes']} classes")
     options = {"network": content["network"], "mean": content["mean"], "std": content["std"]}
-    module: Module
     if content["stage"] == "multi-head":
-        module = MultiHead(
+        return MultiHead(
             num_classes=content["num_sub"], num_superclasses=content["classes"], alpha=content["alpha"], **options
         )
-    else:
-        fine_tuned = content["stage"] == "fine-tune"
-        mode = "sub" if content["stage"] == "sub" else "sup"
-        module = LitResnet(num_classes=content["num_sub"] if fine_tuned else content["classes"], mode=mode, **options)
-        if fine_tuned:
-            module.fine_tuning(content["classes"], dim_sub=content["num_sub"], variant=content["head"])
-    try:
-        module.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
-        raise UserError(f"{shown(path)}: weights do not fit ({str(error).splitlines()[0]})") from None
-    return module.to(device).eval(), content
+    fine_tuned = content["stage"] == "fine-tune"
+    mode = "sub" if content["stage"] == "sub" else "sup"
+    module = LitResnet(num_classes=content["num_sub"] if fine_tuned else content["classes"], mode=mode, **options)
+    if fine_tuned:
+        module.fine_tuning(content["classes"], dim_sub=content["num_sub"], variant=content["head"])
+    return module
 
 
 def print_evaluation(setting: Setting) -> None:

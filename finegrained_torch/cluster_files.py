@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from finegrained_torch.clustering import Clustering
+from reproduction.arrays import read_npz
 from reproduction.record import versions_of
 from reproduction.runs import MetricsLog, UserError, shown, write_bytes, write_json
 
@@ -46,7 +47,7 @@ def read_column(path: Path) -> np.ndarray:
         return np.array([int(line) for line in path.read_text().split()], np.int64)
     except OSError as error:
         raise UserError(f"{shown(path)}: {error.strerror or error}; --stage cluster writes it") from None
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UserError(f"{shown(path)}: not one whole number per line; --stage cluster writes it anew") from None
 
 
@@ -100,15 +101,7 @@ def load_clustering(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: missing or damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            return {name: held[name] for name in ARRAYS}
-    except FileNotFoundError:
-        raise UserError(f"{shown(path)}: no such file; --stage cluster writes it") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{shown(path)}: not a clustering ({error}); --stage cluster --overwrite makes it anew"
-        ) from None
+    return read_npz(path, ARRAYS, "--stage cluster --overwrite makes it anew")
 
 
 def _projector(

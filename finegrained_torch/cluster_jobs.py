@@ -25,6 +25,7 @@ import numpy as np
 
 from finegrained_torch import membership
 from finegrained_torch.membership import Settings
+from reproduction.arrays import read_npz
 from reproduction.runs import UserError, write_bytes
 
 # Largest resident size of one process (measured: 1.6 GB at 27,000 x 512): what the libraries take, and each point.
@@ -147,9 +148,10 @@ def _kept(path: Path | None, key: str) -> Found | None:
     """The result of an earlier, killed run of the same class; None where there is none that fits."""
     if path is None or not path.exists():
         return None
-    with contextlib.suppress(OSError, ValueError, KeyError), np.load(path, allow_pickle=False) as held:
-        if str(held["key"]) == key:
-            return {name: held[name] for name in held.files if name != "key"}
+    with contextlib.suppress(UserError):
+        held = read_npz(path)
+        if str(held.pop("key", "")) == key:
+            return held
     return None
 
 

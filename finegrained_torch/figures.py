@@ -12,6 +12,7 @@ import numpy as np
 from finegrained_torch import gather, maps, pictures, scores, tables
 from finegrained_torch.cluster_files import load_clustering
 from finegrained_torch.gather import SeedFolder
+from reproduction.arrays import read_npz
 from reproduction.runs import UserError, shown
 
 
@@ -120,8 +121,9 @@ def cluster_pictures(
 
 def _uncertainty(run: SeedFolder, data: Images) -> list[Figure]:
     folder = run.folder / "figures"
-    with np.load(run.labels / "uncertainty.npz", allow_pickle=False) as held:
-        values, mean, certain = held["uncertainty"], held["mean_prediction"], held["certain"]
+    names = ("uncertainty", "mean_prediction", "certain")
+    held = read_npz(run.labels / "uncertainty.npz", names, "run --stage uncertainty --overwrite")
+    values, mean, certain = (held[name] for name in names)
     names = data.coarse_names
     pictures.certainty_examples(folder / "certainty.png", data.images, values, data.coarse, mean, names)
     pictures.uncertainty_histogram(folder / "uncertainty.png", values, data.coarse, certain, names)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from finegrained_torch import tables
+from reproduction.arrays import read_npz
 from reproduction.collect import Collection, Entry, join
 from reproduction.record import Record, load_record
 from reproduction.runs import UserError, read_json, read_metrics, shown
@@ -111,7 +112,7 @@ def read_folder(folder: Path) -> SeedFolder:
             out.rows[key] = below
         if not out.config or key == tables.BASE:
             kept = below / "config.json"
-            out.config = read_json(kept) if kept.exists() else dict(record.config)
+            out.config = read_json(kept, "") if kept.exists() else dict(record.config)
     if not out.records:
         raise UserError(f"{shown(folder)}: no finished stage to report on; --stage coarse is the first")
     return out
@@ -161,18 +162,16 @@ def as_collection(runs: list[SeedFolder]) -> Collection:
     return Collection(rows, problems)
 
 
+PREDICTIONS = ("labels", "predicted", "log_probabilities")
+
+
 def predictions(folder: Path) -> dict[str, np.ndarray]:
     """labels, predicted int64 [n] and log_probabilities float32 [n, C] of a row's test set.
 
     Raises:
       UserError: missing or damaged.
     """
-    path = folder / "predictions.npz"
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{shown(path)}: cannot be read ({error}); run its stage again with --overwrite") from None
+    return read_npz(folder / "predictions.npz", PREDICTIONS, "run its stage again with --overwrite")
 
 
 def curve(folder: Path) -> list[dict[str, float]]:

@@ -15,6 +15,7 @@ import numpy as np
 from finegrained_torch import membership
 from finegrained_torch.cluster_jobs import on_disk
 from finegrained_torch.membership import Settings
+from reproduction.arrays import read_npz
 from reproduction.runs import UserError, shown, write_bytes
 
 JOINT = -1  # the map of all classes
@@ -57,9 +58,10 @@ def make_maps(
     digest.update(coarse.tobytes() + np.ascontiguousarray(features, np.float32).tobytes())
     key = digest.hexdigest()
     if file.exists():
-        with contextlib.suppress(OSError, ValueError, KeyError), np.load(file, allow_pickle=False) as held:
-            if str(held["key"]) == key:
-                return {int(name): held[name] for name in held.files if name != "key"}
+        with contextlib.suppress(UserError):
+            held = read_npz(file)
+            if str(held.pop("key", "")) == key:
+                return {int(name): points for name, points in held.items()}
     rows = {JOINT: joint_rows(len(coarse))} | {c: np.flatnonzero(coarse == c) for c in np.unique(coarse).tolist()}
     with on_disk(features) as path:
         if pool is None:
@@ -79,8 +81,8 @@ def read_maps(file: Path) -> dict[int, np.ndarray]:
     """The maps that the cluster stage made; empty where there are none."""
     if not file.exists():
         return {}
+    held = read_npz(file, hint="run --stage cluster --overwrite")
     try:
-        with np.load(file, allow_pickle=False) as held:
-            return {int(name): held[name] for name in held.files if name != "key"}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{shown(file)}: cannot be read ({error}); run --stage cluster --overwrite") from None
+        return {int(name): points for name, points in held.items() if name != "key"}
+    except ValueError:
+        raise UserError(f"{shown(file)}: not the maps of a clustering; run --stage cluster --overwrite") from None

@@ -17,6 +17,7 @@ from finegrained_torch.classifier import Module, Optimization
 from finegrained_torch.data import Data, Items
 from finegrained_torch.training import Task, Trained, start_stage, train
 from reproduction import torch_runtime as runtime
+from reproduction.arrays import read_npz
 from reproduction.runs import Run, UserError, open_run, shown
 
 # Names of the release's checkpoint folders.
@@ -135,8 +136,7 @@ class Setting:
         path = self.tables / "uncertainty.npz"
         if not path.exists():
             raise UserError(f"{shown(path)}: not there; run pipeline.py --stage uncertainty first")
-        with np.load(path, allow_pickle=False) as kept:
-            return kept["certain"]
+        return read_npz(path, ("certain",), "run pipeline.py --stage uncertainty --overwrite")["certain"]
 
     def positions(self, stage: str, fine: np.ndarray | None = None, keep: np.ndarray | None = None) -> Positions:
         """Which images a training sees.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from reproduction.arrays import read_npz
 from reproduction.runs import UserError, shown, write_bytes
 from reproduction.torch_runtime import derive
 
@@ -64,11 +64,8 @@ def stored_split(path: Path, count: int, seed: int, overwrite: bool = False) -> 
         np.savez_compressed(buffer, train=train, val=val)
         write_bytes(path, buffer.getvalue())
         return train, val
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            same = np.array_equal(kept["train"], train) and np.array_equal(kept["val"], val)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{shown(path)}: not a readable split ({error}); choose another --out_dir") from None
+    kept = read_npz(path, ("train", "val"), "not a readable split; choose another --out_dir")
+    same = np.array_equal(kept["train"], train) and np.array_equal(kept["val"], val)
     if not same and overwrite:
         path.unlink()
         return stored_split(path, count, seed)

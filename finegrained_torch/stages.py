@@ -149,7 +149,7 @@ def cluster(setting: Setting) -> None:
         if not (setting.folder(stage) / "DONE").exists():
             raise UserError(f"{shown(setting.folder(stage))}: has not finished; run pipeline.py --stage {stage} first")
     path = setting.tables / "activations.npy"
-    manifest = read_json(setting.folder("uncertainty") / "manifest.json")
+    manifest = read_json(setting.folder("uncertainty") / "manifest.json", "settings")
     if manifest["settings"]["threshold"] != config["threshold"]:
         raise UserError(f"--threshold {config['threshold']}: stage uncertainty ran with "
                         f"{manifest['settings']['threshold']:g}; run it again with --overwrite")  # fmt: skip

@@ -99,7 +99,7 @@ def find_rate(task: Task, config: Mapping[str, Any], batches: Batches) -> tuple[
         )
         curve = {"lr": found.rates, "loss": found.losses, "suggestion": found.rate, "source": found.source}
         write_json(kept, curve)
-    curve = read_json(kept)
+    curve = read_json(kept, "lr", "suggestion", "source")
     print(f"{task.stage}: learning rate {curve['suggestion']:.4g} ({curve['source']}, {len(curve['lr'])} steps)")
     return float(curve["suggestion"]), str(curve["source"])
 
@@ -109,8 +109,8 @@ def newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     for path in reversed(states(folder)):
         try:
             content = runtime.read_checkpoint(path)
-            return path, content["callbacks"]["Keeper"]
-        except (UserError, KeyError, TypeError) as error:
+            return path, dict(content["callbacks"]["Keeper"])
+        except (UserError, KeyError, TypeError, ValueError, IndexError) as error:
             print(f"{error}; going on from the one before", file=sys.stderr, flush=True)
             path.unlink(missing_ok=True)
     return None

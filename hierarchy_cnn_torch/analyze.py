@@ -65,7 +65,7 @@ def flat_config(seed_folder: Path) -> dict[str, Any]:
             f"{shown(folder)}: no finished stage 1; run: python hierarchy_cnn_torch/train.py --stage flat "
             f"--out {shown(folder)}"
         )
-    return dict(read_json(folder / "config.json"))
+    return dict(read_json(folder / "config.json", ""))
 
 
 def analyze_seed(config: dict[str, Any]) -> None:
@@ -88,14 +88,16 @@ def analyze_seed(config: dict[str, Any]) -> None:
     config["folds"] = len(list(seed_folder.glob("fold*/DONE")))
     # results of other arms or other weights are other results
     config["inputs"] = {
-        path.parent.name: read_json(path)["date"]
+        path.parent.name: read_json(path, "date")["date"]
         for path in sorted(seed_folder.glob("*/DONE"))
         if path.parent.name != "analysis"
     }
     folder = seed_folder / "analysis"
     stamp = folder / "DONE"
     # arms that ran again with other flags make the old analysis void, not a conflict
-    same = stamp.exists() and read_json(stamp).get("flags") == flags_hash(json.loads(json.dumps(config, default=str)))
+    same = stamp.exists() and read_json(stamp, "").get("flags") == flags_hash(
+        json.loads(json.dumps(config, default=str))
+    )
     with open_run(folder, config, overwrite=config["overwrite"] or not same) as run:
         if run.done:
             run.say_done()

@@ -119,7 +119,7 @@ def run(
     if config["channels_last"]:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     p = new_progress()
-    state = runtime.load_state(folder / "checkpoints", device)
+    state = runtime.load_state(folder / "checkpoints", device, ("model", "optimizer", "progress"))
     if state:
         network.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

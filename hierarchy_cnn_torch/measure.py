@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,8 @@ import torch
 from datasets.split import stratified
 from hierarchy_cnn_torch import analysis, metrics, probes, quality, responses, selectivity, similarity, trees
 from hierarchy_cnn_torch.images import Data, named_tree
-from reproduction.runs import UserError, read_json, shown
+from reproduction.arrays import read_npz
+from reproduction.runs import UserError, read_json, read_metrics, shown
 from reproduction.torch_runtime import generator
 
 CONTROLS = 2  # random groupings of equal sizes per level, for the probes
@@ -26,11 +26,7 @@ def npz(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: missing or unreadable.
     """
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {key: data[key] for key in data.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{shown(path)}: not readable ({error}); run that arm again with --overwrite") from None
+    return read_npz(path, hint="run that arm again with --overwrite")
 
 
 def study_tree(seed_folder: Path, flat: Mapping[str, Any], names: list[str]) -> tuple[trees.Node, str]:
@@ -148,9 +144,8 @@ def arm_curves(seed_folder: Path, arms: list[str], data: Data) -> dict[str, Any]
     """F8: accuracy and gradient norms per epoch of each arm, and the figures of T3."""
     out = {}
     for arm in arms:
-        lines = (seed_folder / arm / "metrics.jsonl").read_text().splitlines()
-        rows = [json.loads(line) for line in lines]
-        record = read_json(seed_folder / arm / "record.json")
+        rows = read_metrics(seed_folder / arm)
+        record = read_json(seed_folder / arm / "record.json", "metrics", "details")
         out[arm] = {
             "test": [row["test/accuracy"] for row in rows],
             "val": [row["val/accuracy"] for row in rows],
@@ -298,7 +293,7 @@ def label_quality(seed_folder: Path, data: Data) -> dict[str, Any]:
     """C8, T4: planted flips and the split class, found from out-of-fold predictions."""
     parts = [npz(path) for path in sorted(seed_folder.glob("fold*/fold.npz"))]
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    config = read_json(sorted(seed_folder.glob("fold*/config.json"))[0])
+    config = read_json(sorted(seed_folder.glob("fold*/config.json"))[0], "")
     twin = config["split_class"]
     names = [*data.names, "second label"] if twin >= 0 else list(data.names)
     tree = trees.load_tree(sorted(seed_folder.glob("fold*/noise_tree.json"))[0], _names_of(seed_folder, names))

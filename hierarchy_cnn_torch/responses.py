@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.runs import write_json
+from reproduction.runs import UserError, read_json, shown, write_json
 
 AGGREGATES = ("mean", "max", "q95")
 SCALE_IMAGES = 1000
@@ -142,10 +141,16 @@ def open_responses(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
       (memory map float16 [N, M] in units of the scale, float32 [M] scale). Ranks need no scale.
+    Raises:
+      UserError: missing, or damaged.
     """
-    settings = json.loads(path.with_suffix(".json").read_text())
-    data = np.memmap(path.with_suffix(".f16"), np.float16, "r", shape=tuple(settings["shape"]))
-    return data, np.array(settings["scale"], np.float32)
+    settings = read_json(path.with_suffix(".json"), "shape", "scale")
+    try:
+        rows, channels = settings["shape"]
+        data = np.memmap(path.with_suffix(".f16"), np.float16, "r", shape=(rows, channels))
+        return data, np.array(settings["scale"], np.float32).reshape(channels)
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{shown(path)}: not the responses of a run ({error}); run analyze.py again") from None
 
 
 class TopImages:

@@ -13,8 +13,8 @@ from reproduction.runs import UserError, read_json, shown
 
 def origin_of(folders: list[Path]) -> str:
     """Where a table comes from: seeds, commits, data checksums, preset, epochs."""
-    records = [read_json(folder / "analysis" / "record.json") for folder in folders]
-    first = read_json(folders[0] / "A0" / "record.json")
+    records = [read_json(folder / "analysis" / "record.json", "commit", "dirty", "seed") for folder in folders]
+    first = read_json(folders[0] / "A0" / "record.json", "data", "config")
     commits = sorted({r["commit"][:10] + ("+" if r["dirty"] else "") for r in records})
     checksums = ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(first["data"].items())[:4])
     seeds = ", ".join(str(r["seed"]) for r in records)
@@ -34,7 +34,7 @@ def summarise(row: Path, _config: Mapping[str, Any]) -> None:
     folders = sorted(path.parent.parent for path in row.glob("seed*/analysis/DONE"))
     if not folders:
         raise UserError(f"{shown(row)}: no analysed seed; run analyze.py --run {shown(row)}/seed0 first")
-    seeds = [read_json(folder / "analysis" / "analysis.json") for folder in folders]
+    seeds = [read_json(folder / "analysis" / "analysis.json", "seed") for folder in folders]
     out = row / "summary"
     out.mkdir(exist_ok=True)
     tables.write_all(seeds, origin_of(folders), out)

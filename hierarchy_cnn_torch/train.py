@@ -129,14 +129,14 @@ def evaluate(config: dict[str, Any], world: World) -> None:
 
     data = images.load(config)
     state = read_checkpoint(Path(config["eval"]))
-    state = state.get("model", state)
     trunk = trunk_of(config["trunk"], config["preset"])
-    heads = {name.split(".")[1]: len(value) for name, value in state.items() if name.endswith(".5.bias")}
-    network = Network(trunk, data.images.shape[3], len(data.names), heads, config["bn"])
     try:
+        state = state.get("model", state)
+        heads = {name.split(".")[1]: len(value) for name, value in state.items() if name.endswith(".5.bias")}
+        network = Network(trunk, data.images.shape[3], len(data.names), heads, config["bn"])
         network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+    except (RuntimeError, AttributeError, TypeError, IndexError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"--eval {config['eval']}: does not fit --trunk, --preset or --dataset ({reason})") from None
     scores, _ = loop.scores_of(network.to(world.device), data.test_images, data, config, world)
     accuracy = float((scores.argmax(1).numpy() == data.test_labels).mean())

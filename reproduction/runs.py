@@ -55,18 +55,24 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(Path(path), (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file.
+def read_json(path: Path, *keys: str) -> Any:
+    """Reads a JSON file; with keys (or "" for none in particular) it must be an object that has them.
 
     Raises:
-      UserError: if it is missing or no JSON, naming the file.
+      UserError: if it is missing, no JSON, or another thing than what is asked for, naming the file.
     """
     try:
-        return json.loads(Path(path).read_text())
+        value = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
+    if keys and not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__}, not an object; it is damaged or another file")
+    lacking = [key for key in keys if key and key not in value]
+    if lacking:
+        raise UserError(f"{path}: lacks {', '.join(lacking)}; it is damaged or another file")
+    return value
 
 
 def flags_hash(config: Mapping[str, Any]) -> str:
@@ -102,8 +108,8 @@ class Run:
 
     def say_done(self) -> None:
         """One line for a run that has nothing left to do."""
-        stamp = read_json(self.folder / "DONE")
-        commit = (stamp.get("commit") or "unknown")[:10]
+        stamp = read_json(self.folder / "DONE", "")
+        commit = str(stamp.get("commit") or "unknown")[:10]
         print(
             f"{shown(self.folder)}: finished before (commit {commit}, {stamp.get('date')}); --overwrite runs it again",
             flush=True,
@@ -115,7 +121,7 @@ def already_done(folder: Path, config: Mapping[str, Any]) -> bool:
     done = folder / "DONE"
     if config.get("overwrite") or config.get("eval") or not done.exists():
         return False
-    same = read_json(done).get("flags") == flags_hash(json.loads(json.dumps(config, default=str)))
+    same = read_json(done, "").get("flags") == flags_hash(json.loads(json.dumps(config, default=str)))
     if same:
         Run(folder, dict(config), True).say_done()
     return same
@@ -173,7 +179,7 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
             _clear(folder)
         kept = folder / "config.json"
         if kept.exists():
-            old = read_json(kept)
+            old = read_json(kept, "")
             if flags_hash(old) != flags_hash(settings):
                 raise UserError(
                     f"{shown(folder)}: holds a run with other flags ({_differences(old, settings)}); "
@@ -182,7 +188,7 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
         else:
             write_json(kept, settings)
         done = folder / "DONE"
-        finished = done.exists() and read_json(done).get("flags") == flags_hash(settings)
+        finished = done.exists() and read_json(done, "").get("flags") == flags_hash(settings)
         yield Run(folder, settings, finished)
     finally:
         lock.release()
@@ -294,6 +300,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = Path(folder) / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
+        found = [json.loads(line) for line in lines]
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{shown(path)}: not JSON lines ({error}); --overwrite starts anew") from None
+    if not all(isinstance(line, dict) and type(line.get("step")) is int for line in found):
+        raise UserError(f"{shown(path)}: a line without its step; --overwrite starts anew")
+    return found

@@ -280,7 +280,7 @@ def parse_paper(text: str, name: str) -> Paper:
     try:
         data: dict[str, Any] = tomllib.loads(text)
         paper = Paper.model_validate(data)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{name}: not TOML: {error}") from None
     except pydantic.ValidationError as error:
         first = error.errors()[0]

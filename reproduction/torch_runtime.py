@@ -11,7 +11,7 @@ import os
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from reproduction.arrays import checked
 from reproduction.lanes import cores
 from reproduction.runs import UserError, shown
 
@@ -125,10 +126,8 @@ def check_finite(first_bad: torch.Tensor, stage: str, batch: int, folder: Path) 
       first_bad: int64 scalar, global step of the first non-finite loss or -1; on the device, looked at now and then.
       stage: for the message. batch: the batch size. folder: where the checkpoints lie.
     """
-    step = int(first_bad)
-    if step >= 0:
-        last = _states(folder)[-1:]
-        kept = f"last checkpoint {shown(last[0])}" if last else "no checkpoint yet"
+    if (step := int(first_bad)) >= 0:
+        kept = f"last checkpoint {shown(last[-1])}" if (last := _states(folder)) else "no checkpoint yet"
         raise UserError(f"{stage}: non-finite loss at step {step} (batch of {batch}); {kept}; lower the learning rate")
 
 
@@ -148,15 +147,16 @@ def write_checkpoint(path: Path, content: Any) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> Any:
-    """torch.load with weights_only=True; UserError names a missing, truncated or foreign file."""
+def read_checkpoint(path: Path, device: torch.device | str = "cpu", needs: Iterable[str] = ()) -> Any:
+    """torch.load with weights_only=True; UserError names a missing, damaged or foreign file, or one without `needs`."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(checked(path), map_location=device, weights_only=True)
+        if needs and not content.keys() >= set(needs):
+            raise ValueError("not the full state of a run")
+        return content
     except FileNotFoundError:
         raise UserError(f"{shown(path)}: no such checkpoint") from None
-    except (
-        Exception
-    ) as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ValueError, KeyError, OSError ...
+    except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ValueError, KeyError, OSError
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
         raise UserError(f"{shown(path)}: not a readable checkpoint ({reason})") from None
 
@@ -172,11 +172,11 @@ def save_state(folder: Path, step: int, state: dict[str, Any], keep: int = 2) ->
         old.unlink(missing_ok=True)
 
 
-def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-    """The newest readable full state, or None. An unreadable one is passed over with a line."""
+def load_state(folder: Path, device: torch.device | str = "cpu", needs: Iterable[str] = ()) -> dict[str, Any] | None:
+    """The newest readable full state that has what it `needs`, or None. Others are passed over with a line."""
     for path in reversed(_states(folder)):
         try:
-            return read_checkpoint(path, device)
+            return read_checkpoint(path, device, needs)
         except UserError as error:
             print(f"{error}; going on from the one before", file=sys.stderr, flush=True)
             path.unlink(missing_ok=True)

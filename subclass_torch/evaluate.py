@@ -134,14 +134,18 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str,
         )
     if missing := _KEYS - content.keys():
         raise UserError(f"{shown(path)}: lacks {', '.join(sorted(missing))}")
-    config = content["args"]
-    model = models.build(config["model"], config["dataset"], len(content["subclass2class"]), len(content["mean"]))
     try:
-        model.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
-        raise UserError(f"{shown(path)}: weights do not fit {config['model']} ({str(error).splitlines()[0]})") from None
+        config, weights = content["args"], content["state_dict"]
+        if len(content["subclass2class"]) > sum(value.numel() for value in weights.values()):
+            raise ValueError(f"{len(content['subclass2class'])} subclasses")  # before a network of that size is made
+        model = models.build(config["model"], config["dataset"], len(content["subclass2class"]), len(content["mean"]))
+        model.load_state_dict(weights)
+        channels_last = config["channels_last"]
+    except Exception as error:  # any entry may be of any kind; a foreign file is all that is meant
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise UserError(f"{shown(path)}: weights do not fit ({reason})") from None
     content["path"] = path
     model = model.to(device)
-    if config["channels_last"]:
+    if channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model.eval(), content

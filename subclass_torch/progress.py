@@ -80,7 +80,7 @@ def resume(progress: Progress, model: nn.Module, optimizer: torch.optim.Optimize
     Returns:
       False where there is none.
     """
-    state = runtime.load_state(folder / "checkpoints", world.device)
+    state = runtime.load_state(folder / "checkpoints", world.device, (*_PLAIN, "sums", "totals", "model", "optimizer"))
     if state is None:
         return False
     model.load_state_dict(state["model"])

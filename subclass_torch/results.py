@@ -204,7 +204,7 @@ def _before_and_after(
         what = "with subclasses" if config["subclass"] else "without subclasses"
         pictures.confusions(folder / "confusion.png", [(what, outcome.last)], neglected, data.class_names)
         return [{"kind": "image", "path": "confusion.png", "title": f"Confusion {what}, last epoch"}]
-    other = read_json(Path(config["beside"]) / "evaluation.json")
+    other = read_json(Path(config["beside"]) / "evaluation.json", "")
     before = np.array(other.get("confusion_last", []))
     if before.shape != outcome.last.shape:
         raise UserError(

@@ -95,7 +95,7 @@ def run_id(folder: Path, config: dict[str, Any]) -> str:
     if not path.exists():
         name = config["dataset"].rpartition("/")[2].replace("folder:", "")
         write_json(path, {"id": f"{name}_{config['model']}_{time.strftime('%Y%m%d_%H%M%S')}"})
-    return str(read_json(path)["id"])
+    return str(read_json(path, "id")["id"])
 
 
 def identify(setting: Setting) -> None:

@@ -83,7 +83,7 @@ def train_stage(
         "seconds": 0.0,
         "videos": 0,
     }
-    saved = runtime.load_state(folder / "checkpoints", device)
+    saved = runtime.load_state(folder / "checkpoints", device, (*state, "model", "optimizer", "totals"))
     if saved is not None:
         model.load_state_dict(saved.pop("model"))
         optimizer.load_state_dict(saved.pop("optimizer"))
@@ -243,7 +243,7 @@ def _create(config: dict[str, Any], folder: Path) -> None:
             f"{shown(folder)}: stage 1 has not finished there; run: "
             "python subclass_torch/notebook_yt8m.py --stage identify"
         )
-    neglected = read_json(source)["ranking"][: config["num_neglected"]]
+    neglected = read_json(source, "ranking")["ranking"][: config["num_neglected"]]
     paths = yt8m_data.shards(config["plain_data_pattern_glob"], "plain-data-pattern-glob")
     count = yt8m_create.create(paths, neglected, config)
     print(f"create: {count:,} records with {len(neglected)} classes in two subclasses each", flush=True)
@@ -287,8 +287,11 @@ def _score_checkpoint(config: dict[str, Any], world: World) -> None:
     content = runtime.read_checkpoint(Path(config["eval"]), world.device)
     if not isinstance(content, dict) or not {"subclass2class", "scores", "num_classes"} <= content.keys():
         raise UserError(f"{shown(config['eval'])}: has no subclass map (subclass2class)")
-    model = VideoNetwork(len(content["subclass2class"])).to(world.device)
-    model.load_state_dict(content["state_dict"])
+    try:
+        model = VideoNetwork(len(content["subclass2class"])).to(world.device)
+        model.load_state_dict(content["state_dict"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{shown(config['eval'])}: weights do not fit ({str(error).splitlines()[0][:160]})") from None
     checks = yt8m_data.shards(config["eval_data_pattern_glob"], "eval_data_pattern_glob")
     scores = score(model, checks, content["subclass2class"], {**config, "num_classes": content["num_classes"]}, world)
     _print_scores(scores)

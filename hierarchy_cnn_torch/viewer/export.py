@@ -15,6 +15,7 @@ import argparse
 
 import numpy as np
 
+from reproduction.arrays import read_npy, read_npz
 from reproduction.flags import Parser, flag, run_main
 from reproduction.runs import UserError, shown
 
@@ -40,25 +41,21 @@ def parser() -> Parser:
 
 
 def _array(path: str, what: str) -> np.ndarray:
+    if not path.endswith(".csv"):
+        return read_npy(path, f"{what} takes an array, .npy or .csv")
     try:
-        if path.endswith(".csv"):
-            return np.loadtxt(path, delimiter=",", ndmin=2)
-        return np.load(path, allow_pickle=False)
+        return np.loadtxt(path, delimiter=",", ndmin=2)
     except FileNotFoundError:
         raise UserError(f"{what}: {path}: no such file") from None
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{what}: {path}: not a readable array ({str(error).splitlines()[0]})") from None
 
 
-def _archive(path: str, what: str) -> dict[str, np.ndarray]:
-    data = _array(path, what)
-    if not isinstance(data, np.lib.npyio.NpzFile):
-        raise UserError(f"{what}: {path}: an .npz file is needed")
-    try:
-        with data:
-            return {key: data[key] for key in data.files}
-    except ValueError as error:
-        raise UserError(f"{what}: {path}: not readable ({str(error).splitlines()[0]})") from None
+def _stack(values: np.ndarray, what: str) -> np.ndarray:
+    """One table as one epoch, several as they are."""
+    if values.ndim == 3 and not len(values):
+        raise UserError(f"{what}: shape {values.shape} holds no epoch")
+    return values if values.ndim == 3 else values[None]
 
 
 def probabilities_of(scores: np.ndarray) -> np.ndarray:
@@ -101,7 +98,7 @@ def from_files(args: argparse.Namespace) -> object:
         names = [line.strip() for line in Path(args.names).read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--names: {args.names}: not readable ({error})") from None
-    scores = _archive(args.scores, "--scores") if args.scores else None
+    scores = read_npz(args.scores, hint="--scores takes an .npz file") if args.scores else None
     probabilities = labels = None
     if scores is not None:
         if not {"scores", "labels"} <= scores.keys():
@@ -117,8 +114,7 @@ def from_files(args: argparse.Namespace) -> object:
             raise UserError(f"--scores: {args.scores}: scores that are not finite")
         probabilities = probabilities_of(scores["scores"])
     if args.confusion:
-        given = _array(args.confusion, "--confusion")
-        stack = given if given.ndim == 3 else given[None]
+        stack = _stack(_array(args.confusion, "--confusion"), "--confusion")
     else:
         stack = similarity.confusion_matrix(labels, probabilities.argmax(1), len(names))[None]
     stack = [similarity.check_confusion(counts, names) for counts in stack]
@@ -137,13 +133,14 @@ def from_files(args: argparse.Namespace) -> object:
     label = lambda at, count: f"epoch {at + 1}" if count > 1 else "last"  # noqa: E731
     runs = [(Path(args.confusion or args.scores).stem, [(label(i, len(stack)), c) for i, c in enumerate(stack)])]
     if args.compare:
-        other = _array(args.compare, "--compare")
-        other = other if other.ndim == 3 else other[None]
+        other = _stack(_array(args.compare, "--compare"), "--compare")
         pairs = [(label(i, len(other)), similarity.check_confusion(c, names)) for i, c in enumerate(other)]
         runs.append((Path(args.compare).stem, pairs))
     layers = []
-    for name, values in (_archive(args.responses, "--responses") if args.responses else {}).items():
-        stack_r = values if values.ndim == 3 else values[None]
+    for name, values in (
+        read_npz(args.responses, hint="--responses takes an .npz file") if args.responses else {}
+    ).items():
+        stack_r = _stack(values, "--responses")
         if stack_r.ndim != 3 or stack_r.shape[1] != len(names):
             raise UserError(f"--responses: {name} is {values.shape}, expected ({len(names)}, channels)")
         epochs = [(label(i, len(stack_r)), r, class_correlation(r), float("nan")) for i, r in enumerate(stack_r)]

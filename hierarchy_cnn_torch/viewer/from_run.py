@@ -63,7 +63,7 @@ def view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: st
 def _names(seed_folder: Path, flat: Mapping[str, Any]) -> list[str]:
     analysed = seed_folder / "analysis" / "analysis.json"
     if analysed.exists():
-        return list(read_json(analysed)["names"])
+        return list(read_json(analysed, "names")["names"])
     found: dict[int, str] = {}
 
     def walk(node: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ def _layers(seed_folder: Path, levels: list[np.ndarray], npz: Any) -> tuple[list
     if not path.exists() or not analysed.exists():
         return [], []
     arrays = {key.replace("__", "/"): value for key, value in npz(path).items()}
-    found = read_json(analysed)
+    found = read_json(analysed, "mantel", "selectivity")
     layers, keep = [], set()
     for name, per_epoch in found["mantel"].items():
         epochs = []

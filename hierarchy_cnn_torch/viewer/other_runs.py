@@ -9,6 +9,7 @@ import numpy as np
 import datasets
 from hierarchy_cnn_torch import similarity, trees
 from hierarchy_cnn_torch.viewer.view import View, samples_of
+from reproduction.arrays import read_npy
 from reproduction.runs import UserError, read_json, shown
 
 
@@ -22,11 +23,11 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, sizes: list[in
     Raises:
       UserError: neither is there; or the data set of the scores cannot be loaded.
     """
-    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    config = read_json(folder / "config.json", "") if (folder / "config.json").exists() else {}
     name = title or shown(folder)
     logits_file, evaluation = folder / "fc-logits-test.npy", folder / "evaluation.json"
     if logits_file.exists():
-        logits = np.load(logits_file, allow_pickle=False).astype(np.float64)
+        logits = read_npy(logits_file)
         place = data_dir or config.get("data_dir")
         try:
             data = datasets.load(str(config.get("dataset")), place, bool(config.get("accept_unverified")))
@@ -36,6 +37,7 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, sizes: list[in
             raise UserError(
                 f"{shown(logits_file)}: {logits.shape} scores, {len(data.test_labels)} test images; other data?"
             )
+        logits = logits.astype(np.float64)
         e = np.exp(logits - logits.max(1, keepdims=True))
         probabilities = e / e.sum(1, keepdims=True)
         labels = np.asarray(data.test_labels)
@@ -47,13 +49,19 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, sizes: list[in
         return View(
             name, names, _tree(distance, names, sizes), distance, [("FC head", [("last", counts)])], [], samples
         )
-    if evaluation.exists() and "confusion_last" in (found := read_json(evaluation)):
-        names = [str(n) for n in found["class_names"]]
-        epochs = [
-            (label, similarity.check_confusion(np.array(found[key]), names))
-            for label, key in (("best epoch", "confusion_best"), ("last", "confusion_last"))
-            if found.get(key)
-        ]
+    if evaluation.exists() and "confusion_last" in (found := read_json(evaluation, "")):
+        try:
+            names = [str(n) for n in found["class_names"]]
+            tables = [
+                (label, np.array(found[key]))
+                for label, key in (("best epoch", "confusion_best"), ("last", "confusion_last"))
+                if found.get(key)
+            ]
+        except (KeyError, TypeError, ValueError):
+            tables = []
+        if not tables:
+            raise UserError(f"{shown(evaluation)}: holds no confusions of named classes; it is damaged or another file")
+        epochs = [(label, similarity.check_confusion(counts, names)) for label, counts in tables]
         distance = similarity.profile_distance(epochs[-1][1])
         return View(name, names, _tree(distance, names, sizes), distance, [("run", epochs)])
     raise UserError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import html
+import io
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,15 +79,18 @@ def read_page(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     Raises:
       UserError: not a page of this viewer.
     """
-    text = Path(path).read_text()
-    found = re.search(r'<script type="application/json" id="meta">(.*?)</script>', text, re.S)
-    if not found:
-        raise UserError(f"{path}: not a page of this viewer")
-    meta = json.loads(found.group(1))
-    blobs = dict(re.findall(r'<script type="text/plain" id="d-([\w.-]+)">([^<]*)</script>', text))
-    arrays = {}
-    for key, info in meta["arrays"].items():
-        raw = base64.b64decode(blobs[key])
-        raw = gzip.decompress(raw) if info["gzip"] else raw
-        arrays[key] = np.frombuffer(raw, np.dtype("<" + info["dtype"])).reshape(info["shape"])
-    return meta, arrays
+    try:
+        text = Path(path).read_text()
+        meta = json.loads(re.search(r'<script type="application/json" id="meta">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
+        blobs = dict(re.findall(r'<script type="text/plain" id="d-([\w.-]+)">([^<]*)</script>', text))
+        return meta, {key: _unpacked(blobs[key], info) for key, info in meta["arrays"].items()}
+    except Exception as error:  # any value of the page may be of any kind
+        raise UserError(f"{path}: not a page of this viewer ({type(error).__name__})") from None
+
+
+def _unpacked(text: str, info: Mapping[str, Any]) -> np.ndarray:
+    kind, raw = np.dtype("<" + info["dtype"]), base64.b64decode(text)
+    if info["gzip"]:  # no more than the shape says is inflated
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
+            raw = stream.read(math.prod(info["shape"]) * kind.itemsize + 1)
+    return np.frombuffer(raw, kind).reshape(info["shape"])

@@ -172,7 +172,7 @@ def adopt_trained(config: dict[str, Any], args: argparse.Namespace) -> None:
     """Takes what belongs to the trained network from the config.json beside a checkpoint, where there is one."""
     folder = Path(args.eval).parent
     if (folder / "config.json").exists():
-        trained = read_json(folder / "config.json")
+        trained = read_json(folder / "config.json", "")
         stands = {key for key in TRAINED if given(args, key) or (key == "flip" and given(args, "no_flip"))}
         config.update({key: trained[key] for key in TRAINED if key in trained and key not in stands})
         config["name"] = folder.name

@@ -43,7 +43,7 @@ def load(name: str, root: Path, train: str = "train_all", test: str = "test") ->
     folder = home(name, root)
     if not (folder / MADE).is_file():
         write(name, root)
-    made = read_json(folder / MADE)
+    made = read_json(folder / MADE, "classes", "digest", "digests", "verified")
     names = dict(enumerate(made["classes"]))
     found = lists.load(f"csv:{name}", folder / "lists", folder / "images", train, test, names)
     if digest(folder) != made["digest"]:

@@ -1,0 +1,77 @@
+"""Arrays that a run left on disk, read so that a damaged or foreign file ends in one line and never runs code."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reproduction.runs import UserError, shown
+
+MOST_BYTES = 2 << 30  # more than any run writes into one npz; a small archive may claim to unpack to terabytes
+
+
+def _unreadable(path: Path, error: Exception, hint: str) -> UserError:
+    if isinstance(error, FileNotFoundError):
+        reason = "no such file"
+    else:
+        # the first sentence; NumPy's second one advises to read pickles all the same
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+        reason = f"not a readable array ({said[:160]})"
+    return UserError(f"{shown(path)}: {reason}{hint and '; '}{hint}")
+
+
+def checked(path: Path) -> Path:
+    """The path; raises ValueError where the file is a zip and a member's checksum does not match.
+
+    torch.load itself reads past the checksums that torch.save writes.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as packed:
+            if damaged := packed.testzip():
+                raise ValueError(f"the checksum of {damaged} does not match")
+    return path
+
+
+def read_npz(path: Path | str, names: Sequence[str] = (), hint: str = "") -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, none of them pickled.
+
+    Args:
+      path: the file.
+      names: those that must be there, and the only ones read; none reads all.
+      hint: what to run, for the message.
+    Raises:
+      UserError: missing, damaged, holds pickled objects, lacks a name, or unpacks to more than MOST_BYTES.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as packed:
+            size = sum(info.file_size for info in packed.infolist())
+        if size > MOST_BYTES:
+            raise ValueError(f"unpacks to {size:,} bytes, more than {MOST_BYTES:,}")
+        with np.load(path, allow_pickle=False) as held:
+            return {name: _array(held[name]) for name in names or held.files}
+    except Exception as error:  # zip, zlib and NumPy's header raise nearly anything
+        raise _unreadable(path, error, hint) from None
+
+
+def _array(value: Any) -> np.ndarray:
+    if not isinstance(value, np.ndarray):  # a member that is no .npy comes as its bytes
+        raise ValueError("a member that is no array")
+    return value
+
+
+def read_npy(path: Path | str, hint: str = "", mapped: bool = False) -> np.ndarray:
+    """The array of an .npy file, not pickled; a read-only memory map where `mapped`.
+
+    Raises:
+      UserError: missing, damaged, or holds pickled objects.
+    """
+    path = Path(path)
+    try:
+        return _array(np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
+    except Exception as error:
+        raise _unreadable(path, error, hint) from None

@@ -1,0 +1,123 @@
+"""`python -m tests.fuzz --inputs 100000`: damaged and hostile inputs through every parser; counts and faults of each.
+
+Each framework's targets run in a child process with bounded memory; a child that dies is a fault of the input that it
+was at, and the next child goes on behind it. Deterministic by --seed. Exit code 1 where there is a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from reproduction.runs import RUNS_ROOT, write_json
+from tests.fuzz import engine
+from tests.fuzz.targets import table
+
+
+def share_out(inputs: int, names: list[str]) -> dict[str, int]:
+    """Inputs of each target, in proportion to its share; `inputs` or a few more in all."""
+    whole = sum(table()[name].share for name in names)
+    return {name: max(1, -int(-inputs * table()[name].share // whole)) for name in names}
+
+
+def child(work: dict[str, int], seed: int, begin: tuple[str, int], folder: Path) -> None:
+    """Runs targets one after another; a line of JSON on stdout for each."""
+    engine.watch()
+    warnings.simplefilter("ignore")
+    names = list(work)
+    for name in names[names.index(begin[0]) if begin[0] else 0 :]:
+        target, place = table()[name], folder / "scratch"
+        place.mkdir(exist_ok=True)
+        start = begin[1] if name == begin[0] else 0
+        engine.warm_up(target, place)
+        engine.limit_memory()
+        began = time.monotonic()
+        found = engine.run(target, work[name], seed, place, start, folder / "note")
+        faults = [{"input": f.number, "what": f.what, "hex": f.data[:2000].hex()} for f in found]
+        count = work[name] + len(target.seeds()) + len(target.hostile()) - start
+        print(
+            json.dumps(
+                {"name": name, "inputs": count, "seconds": round(time.monotonic() - began, 1), "faults": faults}
+            ),
+            flush=True,
+        )
+
+
+def parent(work: dict[str, int], seed: int, module: str = "tests.fuzz") -> list[dict[str, Any]]:
+    """All targets of one framework, in as many children (of `module`) as it takes; one result per target."""
+    results: dict[str, dict[str, Any]] = {}
+    begin = ("", 0)
+    while True:
+        with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+            words = ["--child", json.dumps([work, begin, folder]), "--seed", str(seed)]
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            out, error = process.communicate()
+            for line in out.splitlines():
+                new = json.loads(line)
+                old = results.get(new["name"], {"inputs": 0, "seconds": 0, "faults": []})
+                results[new["name"]] = {**new, **{key: old[key] + new[key] for key in ("inputs", "seconds", "faults")}}
+                print(f"{new['name']:20} {results[new['name']]['inputs']:7,} inputs {new['seconds']:7.1f} s, "
+                      f"{len(results[new['name']]['faults'])} faults", flush=True)  # fmt: skip
+            if process.returncode == 0:
+                return list(results.values())
+            note = Path(folder) / "note"
+            if not note.exists():
+                raise SystemExit(f"fuzz: the child could not begin\n{error[-2000:]}")
+            name, _, position = note.read_text().rpartition(" ")
+            fault = {
+                "input": f"position {position}",
+                "what": f"the process died ({process.returncode}): {error[-300:]}",
+                "hex": "",
+            }
+            old = results.setdefault(name, {"name": name, "inputs": 0, "seconds": 0, "faults": []})
+            old["inputs"] += int(position) + 1 - (begin[1] if begin[0] == name else 0)
+            old["faults"] = [*old["faults"], fault]
+            begin = (name, int(position) + 1)
+
+
+def main() -> int:
+    """Command line."""
+    p = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__, allow_abbrev=False)
+    p.add_argument("--inputs", type=int, default=100_000, help="in all (default 100000)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--targets", default="", help="comma-separated names; default: all")
+    p.add_argument(
+        "--frameworks", default=",torch,tf", help="which groups: '' (no framework), torch, tf (default: all three)"
+    )
+    p.add_argument("--out", type=Path, default=RUNS_ROOT / "soak" / "fuzz.json")
+    p.add_argument("--child", help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.child:
+        work, begin, folder = json.loads(args.child)
+        child(work, args.seed, tuple(begin), Path(folder))
+        return 0
+    asked = args.targets.split(",") if args.targets else list(table())
+    if unknown := [name for name in asked if name not in table()]:
+        p.error(f"--targets {unknown[0]}: choose from {', '.join(table())}")
+    kinds = args.frameworks.split(",")
+    work = share_out(args.inputs, [name for name in asked if table()[name].framework in kinds])
+    results = []
+    for kind in kinds:
+        group = {name: count for name, count in work.items() if table()[name].framework == kind}
+        results += parent(group, args.seed) if group else []
+    faults = [(r["name"], fault) for r in results for fault in r["faults"]]
+    for name, fault in faults:
+        print(f"FAULT {name} input {fault['input']}: {fault['what']}")
+    whole = sum(r["inputs"] for r in results)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.out, {"seed": args.seed, "inputs": whole, "faults": len(faults), "targets": results})
+    print(f"{whole:,} inputs, {len(results)} targets, {len(faults)} faults; {args.out}")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""What the fuzzing found, one small input each; `seeds` and the targets plant the rest of them in every run."""
+
+from __future__ import annotations
+
+import resource
+
+import numpy as np
+import pytest
+import torch
+
+from datasets import cars, lists, manifest, matfile
+from datasets.core import DatasetError
+from reproduction import arrays, runs, torch_runtime
+from reproduction.runs import UserError
+from tests.fuzz import data_targets, mutate, run_targets, seeds
+
+
+def refused(error, read, *arguments):
+    with pytest.raises(error) as raised:
+        read(*arguments)
+    assert "\n" not in str(raised.value)
+
+
+def test_cells_that_are_not_there_do_not_end_the_process(tmp_path):
+    """scipy.io.loadmat crashed on cell and struct arrays of 2^30 elements in a file of 200 bytes."""
+    for body in seeds.evil_mat():
+        (tmp_path / "cars_annos.mat").write_bytes(body)
+        refused(DatasetError, cars.derive, tmp_path)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_nested_tables_are_read_as_scipy_reads_them(tmp_path, compressed):
+    from scipy.io import loadmat
+
+    path = tmp_path / "t.mat"
+    struct = np.array([("é.jpg", 3, 1), ("b c.jpg", 250, 0)], [("name", "O"), ("class", "O"), ("test", "O")])
+    cells = np.array(["one", "", "two words"], object)
+    path.write_bytes(seeds.mat({"s": struct, "c": cells, "n": np.array([[1.5], [2.5]]), "e": np.empty(0)}, compressed))
+    expected = loadmat(path, squeeze_me=True)
+    found = matfile.table(path, "s")
+    assert found["name"] == [str(name) for name in expected["s"]["name"]]
+    assert [int(value.item()) for value in found["class"]] == expected["s"]["class"].tolist()
+    assert [text if isinstance(text, str) else "" for text in matfile.table(path, "c")] == ["one", "", "two words"]
+    assert matfile.table(path, "n").tolist() == [1.5, 2.5] and matfile.table(path, "e").size == 0
+
+
+@pytest.mark.parametrize("label", ["9" * 19, "9" * 25, "9" * 5000, "-" + "9" * 19])
+def test_labels_that_fit_no_integer(tmp_path, label):
+    path = tmp_path / "a.csv"
+    path.write_text(f",label,file_name\n0,{label},a.jpg\n")
+    refused(DatasetError, lists.read_csv, path)
+
+
+@pytest.mark.parametrize("name", ["../up", "/etc/x", "a/b", "..", "", "a\\\\b"])
+def test_the_manifest_names_no_file_elsewhere(tmp_path, name):
+    path = tmp_path / "manifest.toml"
+    path.write_bytes(data_targets.ENTRY.replace(b"a.gz", name.encode()))
+    refused(DatasetError, manifest._read, path)
+
+
+@pytest.mark.parametrize("body", ["[]", "7", "null", "[" * 100_000, "{", '"a"'])
+def test_stamps_and_configurations_of_another_kind(tmp_path, body):
+    for name in ("config.json", "DONE"):
+        (tmp_path / "config.json").unlink(missing_ok=True)
+        (tmp_path / name).write_text(body)
+        with pytest.raises(UserError), runs.open_run(tmp_path, {"lr": 1}):
+            pass
+
+
+@pytest.mark.parametrize("line", ["7", "{}", '{"step": "a"}', '{"step": null}', "[" * 100_000])
+def test_metrics_without_their_step(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + line + "\n")
+    refused(UserError, runs.read_metrics, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"text", b"PK\x03\x04", seeds.npz({"a": np.arange(9)})[:-9], mutate.zipped([("a.npy", b"")])]
+)
+def test_archives_that_are_none(tmp_path, body):
+    path = tmp_path / "a.npz"
+    path.write_bytes(body)
+    refused(UserError, arrays.read_npz, path, ("a",))
+    refused(UserError, arrays.read_npz, tmp_path / "none.npz")
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    path.write_bytes(mutate.zipped([("a.npy", seeds.header("(200000000,)", "'|u1'") + bytes(200_000_000))], 8))
+    monkeypatch.setattr(arrays, "MOST_BYTES", 100_000_000)
+    assert path.stat().st_size < 1 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(UserError, arrays.read_npz, path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
+
+
+def test_a_page_that_inflates_beyond_its_arrays(tmp_path):
+    from hierarchy_cnn_torch.viewer import pack
+
+    path = tmp_path / "v.html"
+    path.write_bytes(run_targets.EVIL_PAGE[-1])  # 128 MB of zeros in an array of one byte
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(UserError, pack.read_page, path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000
+
+
+def test_a_weight_that_changed_on_the_disk_is_seen(tmp_path):
+    """torch.load reads past the checksums in its own files; a flipped bit in a weight came back as another weight."""
+    path = tmp_path / "c.pt"
+    torch_runtime.write_checkpoint(path, {"w": torch.arange(64.0)})
+    whole = path.read_bytes()
+    at = whole.index(torch.arange(64.0).numpy().tobytes())
+    for place in range(at, at + 256, 17):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        refused(UserError, torch_runtime.read_checkpoint, path)
+    path.write_bytes(whole)
+    assert torch.equal(torch_runtime.read_checkpoint(path)["w"], torch.arange(64.0))
+
+
+@pytest.mark.parametrize("content", [[1], {"model": {}}, "text", torch.ones(2)])
+def test_a_newest_state_of_another_kind_falls_back_to_the_one_before(tmp_path, content):
+    good = {"model": {}, "step": 1}
+    torch_runtime.save_state(tmp_path, 1, good)
+    torch_runtime.write_checkpoint(tmp_path / "state-0000000002.pt", content)
+    assert torch_runtime.load_state(tmp_path, needs=("model", "step")) == good
