@@ -107,6 +107,64 @@ def test_accumulated_gradient_is_the_mean_of_all_mini_batches(size):
     assert (step, passes) == (9 // size, 9)
 
 
+def normalised(ranked: bool = False) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Variable]]:
+    """A small network with batch norm: images, labels, loss (hard triplets where `ranked`), trainable variables."""
+    from triplet_tf.nets.layers import slim
+
+    tf1.set_random_seed(3)
+    x, labels = tf1.placeholder(tf.float32, [None, 6]), tf1.placeholder(tf.int64, [None])
+    hidden = slim.fully_connected(x, 5, normalizer_fn=slim.batch_norm, normalizer_params={"is_training": True})
+    outputs = slim.fully_connected(hidden, 3, activation_fn=None)
+    if ranked:
+        return x, labels, model.LOSSES["hard"](labels, tf.math.l2_normalize(outputs, 1), 0.2), tf1.trainable_variables()
+    entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=outputs)
+    return x, labels, tf.reduce_mean(entropy), tf1.trainable_variables()
+
+
+def one_update(images: np.ndarray, classes: np.ndarray, ranked: bool = False) -> tuple[list[np.ndarray], list, list]:
+    """Variables before and after one update of accumulated mini-batches, and each mini-batch's own gradients."""
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        step = tf1.train.get_or_create_global_step()
+        x, labels, loss, variables = normalised(ranked)
+        passes = tf1.get_variable("passes", [], tf.int64, tf1.zeros_initializer(), trainable=False)
+        config = {"caffe_iter_size": len(images)}
+        start, accumulate, train = model._update(config, loss, tf.constant(0.1), step, passes, [])
+        own = tf1.gradients(loss, variables)
+        session.run([tf1.global_variables_initializer(), tf1.local_variables_initializer()])
+        before = session.run(variables)
+        feeds = [{x: part, labels: known} for part, known in zip(images, classes, strict=True)]
+        gradients = [session.run(own, feed) for feed in feeds]  # batch norm sees one mini-batch at a time
+        session.run(start)
+        for feed in feeds[:-1]:
+            session.run(accumulate, feed)
+        if len(images) > 1:
+            assert all(np.array_equal(a, b) for a, b in zip(before, session.run(variables), strict=True))
+        session.run(train, feeds[-1])
+        return before, session.run(variables), gradients
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_with_batch_norm_an_update_is_one_step_on_the_mean_of_the_mini_batches_gradients(count, ranked):
+    rng = np.random.default_rng(count)
+    images, classes = rng.normal(size=(count, 8, 6)).astype(np.float32), np.tile(np.arange(8) % 3, (count, 1))
+    before, after, gradients = one_update(images, classes, ranked)
+    for old, new, *parts in zip(before, after, *gradients, strict=True):
+        mean = np.mean(np.array(parts, np.float64), axis=0)
+        assert np.abs(mean).max() > 1e-4 or old.ndim == 1
+        np.testing.assert_allclose(new, old - 0.1 * mean, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ranked", [False, True])
+def test_two_mini_batches_are_not_one_large_batch_where_a_batch_norm_or_mining_looks_at_the_batch(ranked):
+    """So it is by definition; docs/papers/triplet.md says so."""
+    rng = np.random.default_rng(0)
+    images, classes = rng.normal(size=(2, 8, 6)).astype(np.float32), np.tile(np.arange(8) % 3, (2, 1))
+    _, halves, _ = one_update(images, classes, ranked)
+    _, whole, _ = one_update(images.reshape(1, 16, 6), classes.reshape(1, 16), ranked)
+    assert max(np.abs(a - b).max() for a, b in zip(halves, whole, strict=True)) > 1e-4
+
+
 def test_whole_graph_of_a_two_head_run_with_weight_decay(tiny):
     """STL-D02: the switch adds the backbone's terms and never W's; without it test_runs sees none of them."""
     from triplet_tf import nets
