@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -13,6 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# One process of the suite may load both frameworks. TensorFlow first and then triton, which comes with torch's CUDA
+# build, is a segmentation fault; triton first is not.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 
