@@ -81,7 +81,9 @@ def analyze_seed(config: dict[str, Any]) -> None:
 
     seed_folder = Path(config["run"])
     flat = flat_config(seed_folder)
-    flat |= {"data_dir": config["data_dir"], "accept_unverified": config["accept_unverified"]}
+    # data that stage 1 was allowed to take unverified are the data to analyse
+    accepted = config["accept_unverified"] or flat.get("accept_unverified", False)
+    flat |= {"data_dir": config["data_dir"], "accept_unverified": accepted}
     config = {**config, "dataset": flat["dataset"], "seed": flat["seed"]}
     asked = dict(config)  # what the record holds: the same for every seed of a row
     config["arms"] = sorted(path.parent.name for path in seed_folder.glob("A?/DONE"))
