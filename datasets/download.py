@@ -95,7 +95,7 @@ class RangeDownloader:
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             known_url, validator = str(note["url"]), note["validator"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             known_url, validator = "", None
         same = known_url == url
         if have == 0 or (self.size is not None and have > self.size) or not (same or self.interchangeable):

@@ -6,6 +6,7 @@ The JSON form is the one that the Class2Str authors read: {"paths": [...], "labe
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def read(path: Path, base: Path, num_classes: int = 1000) -> Listing:
         if ".." in image.parts or not image.is_relative_to(root) or "\0" in text:
             raise DatasetError(f"{path}: path {text!r} at position {i} leaves {base}")
         images.append(image)
-    if not images[0].is_file():
+    if not os.path.isfile(images[0]):  # Path.is_file raises where a name is too long
         raise DatasetError(f"{path}: its first image {images[0]} does not exist; is {base} the right folder?")
     return Listing(tuple(images), array, ())
 

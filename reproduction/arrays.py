@@ -61,6 +61,8 @@ def read_npz(path: Path | str, names: Sequence[str] = (), hint: str = "") -> dic
 def _array(value: Any) -> np.ndarray:
     if not isinstance(value, np.ndarray):  # a member that is no .npy comes as its bytes
         raise ValueError("a member that is no array")
+    if value.dtype.kind == "U" and (np.frombuffer(value.tobytes(), value.dtype.byteorder + "u4") > 0x10FFFF).any():
+        raise ValueError("a text with characters that do not exist")  # Python itself fails on them with SystemError
     return value
 
 

@@ -102,7 +102,8 @@ def chart(name: str, series: Mapping[int, Series]) -> str:
     else:
         y0, y1 = y0 - 0.04 * (y1 - y0), y1 + 0.04 * (y1 - y0)
     if x1 <= x0:
-        x0, x1 = x0 - 0.5, x1 + 0.5
+        pad = max(0.5, 1e-9 * abs(x0))  # 0.5 beside 1e18 is nothing
+        x0, x1 = x0 - pad, x1 + pad
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)

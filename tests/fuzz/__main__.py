@@ -57,19 +57,20 @@ def parent(work: dict[str, int], seed: int, module: str = "tests.fuzz") -> list[
     while True:
         with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
             words = ["--child", json.dumps([work, begin, folder]), "--seed", str(seed)]
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-            out, error = process.communicate()
-            for line in out.splitlines():
+            said = Path(folder) / "errors"
+            with open(said, "w") as errors:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", module, *words], stdout=subprocess.PIPE, stderr=errors, text=True
+                )
+            for line in process.stdout or ():
                 new = json.loads(line)
                 old = results.get(new["name"], {"inputs": 0, "seconds": 0, "faults": []})
                 results[new["name"]] = {**new, **{key: old[key] + new[key] for key in ("inputs", "seconds", "faults")}}
                 print(f"{new['name']:20} {results[new['name']]['inputs']:7,} inputs {new['seconds']:7.1f} s, "
                       f"{len(results[new['name']]['faults'])} faults", flush=True)  # fmt: skip
-            if process.returncode == 0:
+            if process.wait() == 0:
                 return list(results.values())
-            note = Path(folder) / "note"
+            note, error = Path(folder) / "note", said.read_text(errors="replace")
             if not note.exists():
                 raise SystemExit(f"fuzz: the child could not begin\n{error[-2000:]}")
             name, _, position = note.read_text().rpartition(" ")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import cars, lists, manifest, matfile
+from datasets import cars, download, imagenet, lists, manifest, matfile
 from datasets.core import DatasetError
-from reproduction import arrays, runs, torch_runtime
+from reproduction import arrays, curves, runs, torch_runtime
 from reproduction.runs import UserError
 from tests.fuzz import data_targets, mutate, run_targets, seeds
 
@@ -81,6 +81,33 @@ def test_archives_that_are_none(tmp_path, body):
     path.write_bytes(body)
     refused(UserError, arrays.read_npz, path, ("a",))
     refused(UserError, arrays.read_npz, tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_text_of_characters_that_do_not_exist(tmp_path, order):
+    path = tmp_path / "a.npz"
+    text = np.array("key", f"{order}U3")
+    path.write_bytes(seeds.npz({"key": text}))
+    assert arrays.read_npz(path)["key"] == "key"
+    path.write_bytes(seeds.npz({"key": np.frombuffer(b"\xff" * 12, f"{order}U3")}))
+    refused(UserError, arrays.read_npz, path)
+
+
+def test_an_image_of_an_impossible_name(tmp_path):
+    path = tmp_path / "l.json"
+    path.write_bytes(seeds.dumped({"paths": ["9" * 5000], "labels": [0]}))
+    refused(DatasetError, imagenet.read, path, tmp_path)
+
+
+def test_a_download_note_of_brackets_is_no_note(tmp_path):
+    (tmp_path / "a").write_bytes(b"half")
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    assert "Range" not in download.RangeDownloader(tmp_path / "a", 100, False)._headers("http://x/a")
+
+
+@pytest.mark.parametrize("step", [0.0, 1e18, 9223372036854775808.0, 1e299])
+def test_a_curve_of_one_enormous_step(step):
+    assert "nan" not in curves.chart("loss", {0: [(step, 1.0), (step, 2.0)]})
 
 
 def test_an_archive_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, monkeypatch):
