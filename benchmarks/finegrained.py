@@ -44,7 +44,7 @@ def uncertainty_pair(small: bool) -> Pair:
       AssertionError: the two differ by more than 1e-5.
     """
     flushed()
-    name, count = ("small", 6) if small else ("resnet18", 24)
+    name, count = ("small", 6) if small else ("resnet18", 96)
     net = networks.build(name, 2).eval()
     images = torch.randn(count, 3, 32, 32)
     labels = torch.arange(count) % 2
