@@ -143,6 +143,10 @@ def write_checkpoint(path: Path, content: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # a write failed, and torch's writer raises again as it closes
+            raise error.__context__ from None
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

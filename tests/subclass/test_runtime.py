@@ -1,5 +1,8 @@
 """reproduction/torch_runtime.py: seeds, checkpoints, stops."""
 
+import errno
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +109,18 @@ def test_denormals_are_flushed_and_torchvision_imports():
 
 def test_at_most_200_lines():
     assert len((ROOT / "reproduction" / "torch_runtime.py").read_text().splitlines()) <= 200
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path):
+    """Torch's writer hides the failed write behind an error of its own; the scripts' one line needs the first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        with pytest.raises(OSError) as caught:
+            runtime.write_checkpoint(tmp_path / "state.pt", {"weights": torch.zeros(60_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert caught.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
