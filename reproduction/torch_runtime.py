@@ -107,10 +107,8 @@ def reduce_sum(world: World, *tensors: torch.Tensor) -> None:
 
 def agreed(world: World, answer: bool) -> bool:
     """Whether the answer is yes on any process."""
-    if world.size == 1:
-        return answer
-    flag = torch.tensor(int(answer), device=world.device)
-    dist.all_reduce(flag, dist.ReduceOp.MAX)
+    flag = torch.tensor(int(answer), device=world.device if world.size > 1 else "cpu")
+    reduce_sum(world, flag)
     return bool(flag)
 
 
@@ -143,10 +141,8 @@ def write_checkpoint(path: Path, content: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # a write failed, and torch's writer raises again as it closes
-            raise error.__context__ from None
-        raise
+    except RuntimeError as error:  # after a failed write torch's writer raises once more as it closes
+        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
     finally:
         partial.unlink(missing_ok=True)
 
