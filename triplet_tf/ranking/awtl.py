@@ -26,13 +26,13 @@ def adaptive_weight_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float
     # DEVIATION STL-D04: the released --train_mode hard_awtl stops with NotImplementedError
     distances = squared_distances(tf.stop_gradient(embeddings))
     positive, negative = pair_masks(labels)
-    weights = _weights(distances, positive) - _weights(-distances, negative)
+    far, near = _softmax(distances, positive), _softmax(-distances, negative)
+    weights = tf.where(positive, far, tf.where(negative, -near, tf.zeros([], distances.dtype)))
     alone = tf.cast(tf.logical_not(tf.reduce_any(negative, axis=1)), distances.dtype)
     difference = weighted_rows(weights, distances, embeddings) - NO_NEGATIVE * alone
     return tf.reduce_mean(tf.maximum(margin + difference, 0.0))
 
 
-def _weights(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Softmax over the masked entries of each row; an empty row is all 0. [B, B]."""
-    scores = tf.where(mask, scores, tf.constant(-NO_NEGATIVE, scores.dtype))
-    return tf.nn.softmax(scores) * tf.cast(mask, scores.dtype)
+def _softmax(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Softmax over the masked entries of each row; what stands in an empty row means nothing. [B, B]."""
+    return tf.nn.softmax(tf.where(mask, scores, tf.constant(-NO_NEGATIVE, scores.dtype)))

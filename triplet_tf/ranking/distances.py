@@ -60,6 +60,11 @@ def pair_masks(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.linalg.set_diag(same, tf.zeros_like(labels, tf.bool)), tf.logical_not(same)
 
 
+def row_counts(mask: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """How many entries of each row are set; [B, B] bool to [B] of a float type."""
+    return tf.reduce_sum(tf.cast(mask, dtype), axis=1)
+
+
 def numeric_margin(margin: Any, loss: str) -> float:
     """The margin as a number.
 

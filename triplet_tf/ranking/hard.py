@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from triplet_tf.ranking.distances import NO_NEGATIVE, numeric_margin, pair_masks, squared_distances, tf, weighted_rows
+from triplet_tf.ranking.distances import (
+    NO_NEGATIVE,
+    numeric_margin,
+    pair_masks,
+    row_counts,
+    squared_distances,
+    tf,
+    weighted_rows,
+)
 
 
 def batch_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | str) -> tf.Tensor:
@@ -26,7 +34,7 @@ def batch_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | st
     positive, negative = pair_masks(labels)
     farthest = tf.reduce_max(tf.where(positive, distances, tf.zeros([], distances.dtype)), axis=1)
     nearest = tf.reduce_min(tf.where(negative, distances, tf.constant(NO_NEGATIVE, distances.dtype)), axis=1)
-    weights = _shared(positive, distances, farthest) - _shared(negative, distances, nearest)
+    weights = _shared(positive, distances, farthest, 1.0) + _shared(negative, distances, nearest, -1.0)
     alone = tf.cast(tf.logical_not(tf.reduce_any(negative, axis=1)), distances.dtype)
     difference = weighted_rows(weights, distances, embeddings) - NO_NEGATIVE * alone
     word = margin.lower() if isinstance(margin, str) else None
@@ -39,7 +47,8 @@ def batch_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | st
     return tf.reduce_mean(tf.maximum(difference + numeric_margin(margin, "batch-hard"), 0.0))
 
 
-def _shared(mask: tf.Tensor, distances: tf.Tensor, extreme: tf.Tensor) -> tf.Tensor:
-    """Weight 1 for each anchor, shared by the masked images at exactly its extreme distance; 0 without any. [B, B]."""
-    ties = tf.cast(tf.logical_and(mask, tf.equal(distances, extreme[:, None])), distances.dtype)
-    return tf.math.divide_no_nan(ties, tf.reduce_sum(ties, axis=1, keepdims=True))
+def _shared(mask: tf.Tensor, distances: tf.Tensor, extreme: tf.Tensor, weight: float) -> tf.Tensor:
+    """`weight` for each anchor, shared by the masked images at exactly its extreme distance; 0 without any. [B, B]."""
+    ties = tf.logical_and(mask, tf.equal(distances, extreme[:, None]))
+    share = tf.math.divide_no_nan(tf.constant(weight, distances.dtype), row_counts(ties, distances.dtype))
+    return tf.where(ties, share[:, None], tf.zeros([], distances.dtype))
