@@ -26,7 +26,7 @@ from benchmarks.measure import Found, Measure, NotSupported
 from reproduction.runs import REPO_ROOT, RUNS_ROOT, UserError, shown, write_json
 
 NO_BENCHMARKS = {"__main__", "measure", "page"}
-LIMIT_S = 420  # of one process
+LIMIT_S = 900  # of one process
 Benchmark = Callable[[bool], "Found | list[Found]"]
 
 
