@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from reproduction.runs import RUNS_ROOT, write_json
+from reproduction import reliability
 from tests.fuzz import engine
 from tests.fuzz.targets import table
 
@@ -94,7 +94,7 @@ def main() -> int:
     p.add_argument(
         "--frameworks", default=",torch,tf", help="which groups: '' (no framework), torch, tf (default: all three)"
     )
-    p.add_argument("--out", type=Path, default=RUNS_ROOT / "soak" / "fuzz.json")
+    p.add_argument("--out", type=Path, default=reliability.FOLDER / "fuzz.json")
     p.add_argument("--child", help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.child:
@@ -106,7 +106,8 @@ def main() -> int:
         p.error(f"--targets {unknown[0]}: choose from {', '.join(table())}")
     kinds = args.frameworks.split(",")
     work = share_out(args.inputs, [name for name in asked if table()[name].framework in kinds])
-    results = []
+    results: list[dict[str, Any]] = []
+    begin, origin = time.monotonic(), reliability.origin()
     for kind in kinds:
         group = {name: count for name, count in work.items() if table()[name].framework == kind}
         results += parent(group, args.seed) if group else []
@@ -114,8 +115,9 @@ def main() -> int:
     for name, fault in faults:
         print(f"FAULT {name} input {fault['input']}: {fault['what']}")
     whole = sum(r["inputs"] for r in results)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.out, {"seed": args.seed, "inputs": whole, "faults": len(faults), "targets": results})
+    seconds = round(time.monotonic() - begin, 1)
+    kept = {"seed": args.seed, "inputs": whole, "faults": len(faults), "seconds": seconds, "targets": results}
+    reliability.keep(args.out, reliability.Fuzz.model_validate({**kept, "origin": origin}))
     print(f"{whole:,} inputs, {len(results)} targets, {len(faults)} faults; {args.out}")
     return 1 if faults else 0
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from reproduction import soak
-from reproduction.runs import REPO_ROOT
+from reproduction import smoke_copy, soak
+from reproduction.runs import REPO_ROOT, UserError
 
-# A pipeline of 12 steps with checkpoints; FLAW makes it lose something
+# A pipeline of 12 steps with states to go on from; FLAW makes it lose something
 PROGRAM = """
 import fcntl, json, os, pathlib, signal, sys, time
 FLAW = {flaw!r}
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1) if FLAW != "deaf" else None)
 folder = pathlib.Path("runs/fake/seed0")
 try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -20,13 +27,12 @@ except OSError as problem:
     sys.exit(f"error: {{folder}}: {{problem}}")
 lock = open(folder / ".lock", "w")
 try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if FLAW != "open":
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 except OSError:
     sys.exit("error: another process is running in this folder")
-stop = []
-signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
 step, total = 0, 0
-states = sorted(folder.glob("*.ckpt"), key=lambda p: int(p.stem))
+states = sorted(folder.glob("state-*.ckpt"))
 for path in reversed(states):
     try:
         step, total = json.loads(path.read_text().strip("#"))
@@ -38,18 +44,20 @@ if FLAW == "restart" and states:
     total = 0
 if not (folder / "record.json").exists():
     while step < 12:
-        step, total = step + 1, (total * 31 + step) % 1009
+        step, total = step + 1, (total * 31 + step + 1) % 1009
         time.sleep(0.03)
         try:
             new = folder / f"{{step}}.part"
             new.write_text("#" * 300_000 + json.dumps([step, total]))
-            os.replace(new, folder / f"{{step}}.ckpt")
+            os.replace(new, folder / f"state-{{step:04}}.ckpt")
         except OSError as problem:
             new.unlink(missing_ok=True)
             if FLAW == "traceback":
                 raise
             sys.exit(f"error: {{problem}}")
         (folder / "metrics.jsonl").open("a").write("")
+        while step == 2 and pathlib.Path("hang").exists():
+            time.sleep(0.05)
         if stop:
             sys.exit("stopped; the same command goes on" if FLAW != "silent" else "")
     (folder / "metrics.jsonl").write_text(json.dumps(dict(step=step, seconds=time.time())) + "\\n")
@@ -59,19 +67,24 @@ if not (folder / "record.json").exists():
 """
 
 
-def run(tmp_path: Path, flaw: str, kills: int = 2) -> soak.Tally:
+def copy_of(root: Path, flaw: str) -> smoke_copy.Copy:
+    package = root / "fake"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "reproduce.py").write_text(PROGRAM.format(flaw=flaw))
+    return smoke_copy.Copy(root, "fake")
+
+
+def run(tmp_path: Path, flaw: str, kills: int) -> soak.Tally:
     for part in ("calm", "disturbed"):
-        package = tmp_path / part / "fake"
-        package.mkdir(parents=True)
-        (package / "__init__.py").write_text("")
-        (package / "reproduce.py").write_text(PROGRAM.format(flaw=flaw))
-    return soak.soak("fake", tmp_path, number=kills, terms=1, seed=3, say=lambda text: None)
+        copy_of(tmp_path / part, flaw)
+    return soak.soak("fake", tmp_path, number=kills, terms=1, seed=3, say=lambda text: None)[0]
 
 
 def test_a_sound_run_survives_everything(tmp_path):
     tally = run(tmp_path, "", kills=4)
     assert tally.faults == []
-    assert tally.counts.pop("chains of SIGKILL")[0] >= 1
+    assert tally.counts.pop("chains of SIGKILL")[0] >= 1 and sum(tally.moments.values()) == 4
     assert tally.counts == {
         "SIGKILL": [4, 4], "SIGTERM": [1, 1], "full disk": [1, 1], "file where the runs should lie": [1, 1],
         "truncated newest checkpoint": [1, 1], "two runs of one folder": [1, 1], "clock set back by a day": [1, 1],
@@ -83,13 +96,91 @@ def test_a_sound_run_survives_everything(tmp_path):
     [
         ("restart", "chains of SIGKILL"),
         ("silent", "SIGTERM"),
+        ("deaf", "SIGTERM"),
         ("traceback", "full disk"),
         ("truncated", "truncated newest"),
+        ("open", "two runs"),
     ],
 )
-def test_what_is_lost_is_seen(tmp_path, flaw, fault):
-    tally = run(tmp_path, flaw, kills=6)  # some come before the first checkpoint, where nothing can be lost
+def test_what_is_lost_is_seen(tmp_path, flaw, fault, monkeypatch):
+    monkeypatch.setattr(soak, "ATTEMPTS", 3)
+    monkeypatch.setattr(soak, "hit", hit_at_a_state if flaw == "restart" else smoke_copy.hit)
+    tally = run(tmp_path, flaw, kills=2)
     assert any(line.startswith(fault) for line in tally.faults), tally
+
+
+def hit_at_a_state(copy: smoke_copy.Copy, number: signal.Signals, wait: float) -> tuple[bool, int, str]:
+    """The kill comes once there is something to lose, however busy the machine is."""
+    if number != signal.SIGKILL:
+        return smoke_copy.hit(copy, number, wait)
+    (copy.root / "hang").touch()
+    process = copy.start()
+    while len(copy.states()) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    (copy.root / "hang").unlink()
+    os.killpg(process.pid, number)
+    code, text = smoke_copy.end(process)
+    return code == -number, code, text
+
+
+class Script:
+    """Stands for a copy and for `hit`: its runs end as `story` says, a letter for each start.
+
+    k: killed; e: ended by itself; f: failed by itself; in `figures`, one value for each chain.
+    """
+
+    def __init__(self, story: str, figures: Sequence[int]):
+        self.story, self.values, self.waits = list(story), list(figures), []
+
+    def hit(self, copy, number, wait):
+        self.waits.append(wait)
+        what = self.story.pop(0)
+        return what == "k", {"k": -9, "e": 0, "f": 1}[what], "error: lost"
+
+    def clear(self): ...
+    def finish(self): ...
+    def finished(self):
+        return 1
+
+    def figures(self):
+        return {"a": self.values.pop(0)}
+
+
+@pytest.mark.parametrize(
+    ("story", "figures", "kills", "chains", "faults"),
+    [
+        ("kkekk", [1, 1], [4, 4], [2, 2], 0),
+        ("kkekkek", [7, 1, 1], [5, 3], [3, 2], 1),  # an old fault says nothing of later chains
+        ("kkekkek", [1, 7, 1], [5, 3], [3, 2], 1),
+        ("kkfkkk", [1], [5, 3], [2, 1], 1),  # a start that failed by itself, whatever the next start does
+        ("eeekk", [1], [2, 2], [1, 1], 0),  # runs that end before their kill are no chains
+        ("f", [], [0, 0], [1, 0], 1),
+    ],
+)
+def test_kills_are_counted_with_their_own_chain(story, figures, kills, chains, faults, monkeypatch):
+    script, tally = Script(story, figures), soak.Tally()
+    monkeypatch.setattr(soak, "hit", script.hit)
+    soak.kills(script, {"a": 1}, tally, max(kills[0], 1), 60.0, random.Random(0))
+    assert (tally.counts["SIGKILL"], tally.counts["chains of SIGKILL"]) == (kills, chains)
+    assert len(tally.faults) == faults and not script.story and sum(tally.moments.values()) == kills[0]
+    if story == "eeekk":
+        assert script.waits[3] < 60 * 0.5 / 8  # they come earlier and earlier
+
+
+def test_a_stage_without_two_states_is_not_called_tested(tmp_path):
+    copy = copy_of(tmp_path, "")
+    with pytest.raises(smoke_copy.Broken, match="ever had 99 states"):
+        soak.half_way(copy, states=99)
+    assert soak.half_way(copy, states=2)[-1].suffix == ".ckpt" and not list(tmp_path.rglob("DONE"))
+
+
+def test_an_undisturbed_run_that_fails_is_one_line(tmp_path):
+    for part in ("calm", "disturbed"):
+        copy_of(tmp_path / part, "").clear()
+        (tmp_path / part / "runs").write_text("")
+    with pytest.raises(UserError, match="the undisturbed run failed: exit code 1: error: runs"):
+        soak.soak("fake", tmp_path, 1, 1, 0, lambda text: None)
 
 
 def test_times_are_not_figures():
@@ -100,10 +191,10 @@ def test_times_are_not_figures():
         "details": {"time_change": 3, "strings": ["0"]},
         "l": [{"time": 1}],
     }
-    assert soak.timeless(line) == {"step": 3, "loss": 2.0, "details": {"strings": ["0"]}, "l": [{}]}
+    assert smoke_copy.timeless(line) == {"step": 3, "loss": 2.0, "details": {"strings": ["0"]}, "l": [{}]}
 
 
 def test_the_copy_holds_the_tracked_files_and_no_runs(tmp_path):
-    copy = soak.checkout(tmp_path / "a b")
+    copy = smoke_copy.checkout(tmp_path / "a b")
     assert (copy / "Makefile").read_bytes() == (REPO_ROOT / "Makefile").read_bytes()
     assert not (copy / "runs").exists() and not (copy / ".git").exists()

@@ -1,0 +1,87 @@
+"""docs/reliability.md from kept results: what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from reproduction import reliability
+from reproduction.reliability import Fuzz, Soak, keep, origin, page
+from reproduction.runs import UserError
+
+PAPERS = ["class2str", "triplet"]
+
+
+def soak(paper: str, **other) -> Soak:
+    given = {
+        "seed": 3, "counts": {"SIGKILL": (20, 20), "full disk": (1, 1)}, "faults": [], "undisturbed_seconds": 19.4,
+        "seconds": 600, "kills_after_stages": {"10": 2, "2": 18}, "origin": origin(),
+    }  # fmt: skip
+    return Soak(paper=paper, **{**given, **other})
+
+
+def fuzz(faults: list[dict] | None = None) -> Fuzz:
+    targets = [{"name": "a | b", "inputs": 1200, "seconds": 3.2, "faults": faults or []}]
+    return Fuzz(seed=0, inputs=1200, faults=len(faults or []), seconds=60, targets=targets, origin=origin())
+
+
+def test_the_page_says_what_was_measured(tmp_path):
+    keep(tmp_path / "class2str.json", soak("class2str"))
+    keep(
+        tmp_path / "triplet.json", soak("triplet", counts={"SIGKILL": (20, 13)}, faults=["SIGKILL: lost"], flags="--x")
+    )
+    keep(tmp_path / "fuzz.json", fuzz())
+    text = page(tmp_path, PAPERS)
+    assert "| SIGKILL | 20 of 20 | 13 of 20 | 33 of 40 |" in text and "| full disk | 1 of 1 | - | 1 of 1 |" in text
+    assert "| class2str | - | 18 after 2, 2 after 10 | 19 | 10 | 3 |" in text and "| triplet | `--x` |" in text
+    assert "* triplet: SIGKILL: lost" in text
+    assert "1,200 inputs, 1 readers, 0 faults" in text and "| a \\| b | 1,200 | 0 | 3 |" in text
+    assert origin().commit[:10] in text and "Not run" not in text
+
+
+def test_what_is_missing_is_named(tmp_path):
+    with pytest.raises(UserError, match="no results"):
+        page(tmp_path, PAPERS)
+    keep(tmp_path / "triplet.json", soak("triplet"))
+    text = page(tmp_path, PAPERS)
+    assert "Not run: class2str." in text and "## Hostile input\n\nNot run." in text
+    keep(tmp_path / "fuzz.json", fuzz([{"input": 7, "what": "crash", "hex": ""}]))
+    assert "* a | b, input 7: crash" in page(tmp_path, PAPERS)
+
+
+def test_papers_do_not_overwrite_each_other(tmp_path):
+    for paper in PAPERS:
+        keep(tmp_path / f"{paper}.json", soak(paper))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["class2str.json", "triplet.json"]
+    assert reliability.read(tmp_path / "triplet.json", Soak).paper == "triplet"
+
+
+@pytest.mark.parametrize("body", ["", "[", "7", "{}", '{"paper": "class2str"}', '{"class2str": {"counts": {}}}'])
+def test_another_file_is_refused_in_one_line(tmp_path, body):
+    (tmp_path / "class2str.json").write_text(body)
+    with pytest.raises(UserError, match="class2str.json: not a soak result") as error:
+        page(tmp_path, PAPERS)
+    assert "\n" not in str(error.value)
+
+
+def test_the_page_is_written_on_request_only(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reliability, "PAGE", tmp_path / "reliability.md")
+    keep(tmp_path / "triplet.json", soak("triplet"))
+    reliability.main(["--results", str(tmp_path)])
+    assert not reliability.PAGE.exists() and capsys.readouterr().out.startswith("# Reliability")
+    reliability.main(["--results", str(tmp_path), "--write-docs"])
+    assert reliability.PAGE.read_text() == page(
+        tmp_path, ["class2str", "subclass", "finegrained", "triplet", "hierarchy"]
+    )
+    monkeypatch.setattr(reliability, "PAGE", tmp_path / "nowhere" / "reliability.md")
+    with pytest.raises(SystemExit):
+        reliability.main(["--results", str(tmp_path), "--write-docs"])
+
+
+def test_a_kept_result_holds_no_path_or_host(tmp_path):
+    keep(tmp_path / "x.json", soak("triplet"))
+    text = (tmp_path / "x.json").read_text()
+    assert str(reliability.REPO_ROOT) not in text and set(json.loads(text)["origin"]) == {
+        "commit", "dirty", "date", "machine", "versions"
+    }  # fmt: skip
