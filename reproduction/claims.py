@@ -172,7 +172,9 @@ def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Resul
     few = len(seeds) < MIN_SEEDS
     p: float | None = None
     if claim.test == "every seed":
-        word, few = ("supported" if all(inside(claim, value) for value in values) else "not supported"), False
+        word = "supported" if all(inside(claim, value) for value in values) else "not supported"
+        # one seed refutes it for good; an exact count comes out the same in every seed and needs no more of them
+        few = few and word == "supported" and (len(values) < 2 or len(set(values)) > 1)
     elif claim.test == "permutation":
         p_values = _p_values(claim, left)
         p = fisher(p_values) if p_values else None
@@ -221,5 +223,6 @@ def check_claims(paper: Paper, found: Collection) -> list[Result]:
 
 def _empty(paper: str, claim: Claim) -> Result:
     word = "not testable here" if claim.not_testable else "not run"
-    verdict = f"{word}: {claim.not_testable}" if claim.not_testable else word
+    reason = claim.not_testable or claim.needs
+    verdict = f"{word}: {reason}" if reason else word
     return Result(paper, claim, "", "-", (), (), (), None, None, None, None, word, verdict)

@@ -59,7 +59,7 @@ class Line:
     command: str
     source: str
     beside_last: float | None  # mean of `last`, where another selection is the figure
-    key: bool  # stands in the overview
+    key: bool  # a main figure of its row
 
 
 def t_quantile(n: int) -> float:
@@ -253,10 +253,43 @@ class Comparison:
     lines: list[Line]
     claims: list[Result]
 
+    def overview(self) -> list[Line]:
+        """The main figures of the rows that `overview` marks in the toml: the method and its baseline.
+
+        A row that was not run is there for its published number. Where none of the marked rows was run but others were,
+        such as a user's own data set, those stand first.
+        """
+        marked = {row.row for row in self.paper.row if row.overview}
+        keys = [line for line in self.lines if line.key and (line.source or line.number is not None)]
+        chosen = [line for line in keys if line.row in marked]
+        return chosen if any(line.source for line in chosen) else [line for line in keys if line.source] + chosen
+
+    def only_run(self) -> Comparison:
+        """The same without rows and claims that no run stands behind."""
+        lines = [line for line in self.lines if line.source]
+        return Comparison(self.paper, lines, [result for result in self.claims if result.word != "not run"])
+
 
 def compare(papers: Sequence[Paper], found: Collection) -> list[Comparison]:
     """Compares every paper with what was found."""
     return [Comparison(paper, lines_of(paper, found), check_claims(paper, found)) for paper in papers]
+
+
+def given(papers: Sequence[Paper], runs: Sequence[Path]) -> tuple[list[Comparison], Collection]:
+    """The comparison with what was found; of runs made elsewhere without all that these runs do not hold.
+
+    Raises:
+      UserError: `runs` hold no record of these papers.
+    """
+    found = collect(runs)
+    here = [paper for paper in papers if not runs or found.of(paper.paper.id)]
+    if not here:
+        asked = ", ".join(paper.paper.id for paper in papers)
+        other = ", ".join(sorted({name for name, _ in found.rows}))
+        why = f"papers there: {other}" if other else found.problems[0] if found.problems else "no record at all"
+        raise UserError(f"--runs: no record of {asked}; {why}")
+    comparisons = compare(here, found)
+    return ([comparison.only_run() for comparison in comparisons] if runs else comparisons), found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -276,12 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
-        found = collect(args.runs)
-        comparisons = compare(papers, found)
-        if args.runs and not any(found.of(paper.paper.id) for paper in papers):
-            other = ", ".join(sorted({name for name, _ in found.rows})) or "none that can be read"
-            asked = ", ".join(paper.paper.id for paper in papers)
-            print(f"no record of {asked} under --runs; papers there: {other}", file=sys.stderr)
+        comparisons, found = given(papers, args.runs)
         export.print_terminal(comparisons, found.problems)
         for name, text in (("markdown", export.markdown), ("csv", export.csv_text), ("latex", export.latex)):
             path: Path | None = getattr(args, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,6 +125,24 @@ def claim_cells(result: Result) -> tuple[str, ...]:
         seeds_text(result),
         result.verdict,
     )
+
+
+def claim_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """The cells of claims in order; a claim tested on several rows is named once, on the first of its lines."""
+    rows: list[tuple[str, ...]] = []
+    named = None
+    for result in results:
+        first, *rest = claim_cells(result)
+        rows.append(("" if result.claim.id == named else first, *rest))
+        named = result.claim.id
+    return rows
+
+
+def verdict_counts(results: Sequence[Result]) -> str:
+    """What came of the claims, counted over the rows they were tested on: `28 supported, 14 not supported, ...`."""
+    order = ("supported", "not supported", "inconclusive", "not run", "not testable here")
+    counts = Counter(result.word for result in results)
+    return ", ".join(f"{counts[word]} {word}" for word in order if counts[word])
 
 
 def has_recalled(lines: Sequence[Line]) -> bool:
@@ -250,14 +269,10 @@ def _print_claims(console: Console, comparison: Comparison) -> None:
     table = Table(title="claims", title_justify="left")
     for name in CLAIM_HEAD:
         table.add_column(name, overflow="fold")
-    claim = None
-    for result in comparison.claims:
-        cells = [escape(cell) for cell in claim_cells(result)]
-        if result.claim.id == claim:
-            cells[0] = ""
-        elif claim is not None:
+    for result, texts in zip(comparison.claims, claim_rows(comparison.claims), strict=True):
+        cells = [escape(text) for text in texts]
+        if cells[0]:
             table.add_section()
-        claim = result.claim.id
         cells[4] = f"[{_colour(result.word)}]{cells[4]}[/]"
         table.add_row(*cells)
     console.print(table)
@@ -282,7 +297,7 @@ def markdown_lines(lines: Sequence[Line]) -> str:
 
 def markdown_claims(results: Sequence[Result]) -> str:
     """One Markdown table of claims."""
-    return "\n".join(markdown_table(CLAIM_HEAD, [claim_cells(result) for result in results]))
+    return "\n".join(markdown_table(CLAIM_HEAD, claim_rows(results)))
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
@@ -297,7 +312,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
 
 
 def csv_text(comparisons: Sequence[Comparison]) -> str:
-    """Everything as CSV, one line per line of the tables and per claim; full precision, values joined by spaces."""
+    """Everything as CSV, one line per line of the tables and per claim; twelve digits, values joined by spaces."""
     head = ("kind", "paper", "row", "quantity", "unit", "selection", "published", "evidence", "seeds", "values", "mean",
             "sd", "h", "gap", "low", "high", "p", "verdict", "command")  # fmt: skip
     out = io.StringIO()
@@ -305,7 +320,7 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
     writer.writerow(head)
 
     def plain(value: float | None) -> str:
-        return "" if value is None else repr(value)
+        return "" if value is None else f"{value:.12g}"  # 94.2, not the 94.19999999999999 that 100 * 0.942 is
 
     for comparison in comparisons:
         for line in comparison.lines:
@@ -313,14 +328,14 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
             writer.writerow([
                 "number", line.paper, line.row, line.quantity, line.unit, line.selection, published,
                 "" if line.number is None else line.number.evidence, " ".join(map(str, line.seeds)),
-                " ".join(map(repr, line.values)), plain(line.mean), plain(line.sd), plain(line.h), plain(line.gap),
+                " ".join(map(plain, line.values)), plain(line.mean), plain(line.sd), plain(line.h), plain(line.gap),
                 "", "", "", line.verdict.text, line.command,
             ])  # fmt: skip
         for result in comparison.claims:
             selection = result.claim.a.selection if result.claim.a is not None else ""
             writer.writerow([
                 "claim", result.paper, result.row, result.claim.id, result.claim.unit, selection, "", "",
-                " ".join(map(str, result.seeds)), " ".join(map(repr, result.values)), plain(result.effect), "", "", "",
+                " ".join(map(str, result.seeds)), " ".join(map(plain, result.values)), plain(result.effect), "", "", "",
                 plain(result.low), plain(result.high), plain(result.p_value), result.verdict, "",
             ])  # fmt: skip
     return out.getvalue()
@@ -340,7 +355,7 @@ def latex(comparisons: Sequence[Comparison]) -> str:
         rows = [line_cells(line)[:-1] for line in comparison.lines]
         parts.append(_tabular(f"{about.short} ({about.venue} {about.year})", LINE_HEAD[:-1], "llrrrl", rows))
         if comparison.claims:
-            cells = [claim_cells(result) for result in comparison.claims]
+            cells = claim_rows(comparison.claims)
             parts.append(_tabular(f"{about.short}: claims", CLAIM_HEAD, r"p{0.4\linewidth}lllp{0.2\linewidth}", cells))
         if has_recalled(comparison.lines):
             parts.append(_tex(RECALLED_NOTE))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from reproduction import export
 from reproduction.collect import RESULTS, collect
-from reproduction.compare import Comparison, Line, compare
+from reproduction.compare import Comparison, compare
 from reproduction.runs import REPO_ROOT, UserError, shown
 from reproduction.tables import load_tables
 
@@ -26,31 +26,28 @@ FOLDERS = ("", "docs", "docs/papers", "docs/deviations")
 
 
 def overview(comparisons: Sequence[Comparison]) -> str:
-    """One line per key figure: paper | row | paper's number | ours | verdict | command.
+    """A screenful: paper | row | quantity | paper's number | ours | verdict | command.
 
-    All rows that were run, then of each paper its first row at the paper's own settings, so that the published number
-    is seen; the rest is counted below the table, and stands in full on the papers' pages.
+    Of each paper the method and its baseline; every other row stands on the paper's page, and is counted below.
     """
-    names = {comparison.paper.paper.id: comparison.paper.paper.short for comparison in comparisons}
-    shown_lines, left_out = [], set()
-    for comparison in comparisons:
-        keys = [line for line in comparison.lines if line.key]
-        own = next((line.row for line in keys if line.row.endswith("-paper")), None)
-        shown_lines += [line for line in keys if line.source or line.row == own]
-        left_out |= {(line.paper, line.row) for line in keys if not line.source and line.row != own}
-    shown_lines.sort(key=lambda line: not line.source)  # stable
-
-    def cells(line: Line) -> list[str]:
+    chosen = [(comparison.paper.paper, line) for comparison in comparisons for line in comparison.overview()]
+    rows = []
+    for about, line in chosen:
         row, quantity, number, ours, _, verdict, command = export.line_cells(line)
-        return [names[line.paper], row, quantity, number, ours, verdict, f"`{command}`" if command else ""]
-
+        page = f"[{about.short}](docs/papers/{about.id}.md)"
+        rows.append([page, row, quantity, number, ours, verdict, f"`{command}`" if command else ""])
     head = ("paper", "row", "quantity", "paper's number", "ours", "verdict", "command")
-    text = "\n".join(export.markdown_table(head, [cells(line) for line in shown_lines]))
-    if left_out:
-        text += (
-            f"\n\n{len(left_out)} more rows have not been run; the pages in docs/papers/ and `make compare` list them."
-        )
-    return text + (f"\n\n{export.RECALLED_NOTE}" if export.has_recalled(shown_lines) else "")
+    lines = [line for comparison in comparisons for line in comparison.lines]
+    ran, known = ({(line.paper, line.row) for line in lines if line.source or not only} for only in (True, False))
+    counts = export.verdict_counts([result for comparison in comparisons for result in comparison.claims])
+    parts = [
+        "\n".join(export.markdown_table(head, rows)),
+        f"These are the main rows; all of them ({len(ran)} run, {len(known - ran)} not, with the reason) stand on the "
+        "papers' pages.",
+        f"[The papers' claims](docs/results.md#claims-of-all-papers), tested on these records: {counts}.",
+    ]
+    note = [export.RECALLED_NOTE] if export.has_recalled([line for _, line in chosen]) else []
+    return "\n\n".join(parts + note)
 
 
 def claims(comparisons: Sequence[Comparison]) -> str:

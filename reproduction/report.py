@@ -17,8 +17,8 @@ from pathlib import Path
 
 from reproduction import export
 from reproduction.claims import Result
-from reproduction.collect import Collection, Entry, RowRuns, collect
-from reproduction.compare import Comparison, Line, compare
+from reproduction.collect import Collection, Entry, RowRuns
+from reproduction.compare import Comparison, Line, given
 from reproduction.curves import row_charts
 from reproduction.gallery import Budget, gallery, without_folders
 from reproduction.record import commit_and_dirty
@@ -299,8 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
-        found = collect(args.runs)
-        comparisons = compare(papers, found)
+        comparisons, found = given(papers, args.runs)
         page = build(comparisons, found, args.out)
         if len(page.encode()) > MAX_BYTES:
             print(f"note: the page has {len(page.encode()) / 1e6:.1f} MB; --paper makes a smaller one", file=sys.stderr)

@@ -56,7 +56,7 @@ class Column(Strict):
     metric: str | None = None
     selection: Selection = "last"
     judge: Literal["proportion", "exact", "none"] = "none"  # how our figures are held against it
-    key: bool = False  # stands in the overview
+    key: bool = False  # a row's main figure: stands in the overview where its row does
     note: str = ""
 
 
@@ -102,6 +102,7 @@ class OurRow(Strict):
     beside: tuple[str, ...] = ()  # published cells "row/column" it stands beside; * allowed
     needs: str = ""  # why it has not been run here: hardware, hours, data
     short: str = ""  # what of the paper's schedule was cut; the verdict is then never more than indicative
+    overview: bool = False  # its key figures stand in the overview of README and report
     note: str = ""
 
 
@@ -112,7 +113,7 @@ class Shown(Strict):
     title: str
     unit: Unit
     selection: Selection = "last"
-    key: bool = False  # stands in the overview, for rows beside which no published number stands
+    key: bool = False  # a main figure of rows beside which no published number stands
 
 
 class Side(Strict):
@@ -143,6 +144,7 @@ class Claim(Strict):
     rows: tuple[str, ...] = ("*",)
     profiles: tuple[str, ...] = ("paper", "cpu")
     not_testable: str = ""  # why nothing here can test it
+    needs: str = ""  # what a run that tests it takes, printed as long as there is none
     note: str = ""
 
     @pydantic.model_validator(mode="after")

@@ -107,12 +107,23 @@ def test_counts_need_every_seed(make, tmp_path):
     assert results(tmp_path)["C2S-C4", "mnist5k-cpu"].verdict == "not supported"
 
 
-def test_ratio_of_parameters(make, tmp_path):
-    metrics = {"lh_parameters": make.metric(112000), "fc_parameters": make.metric(266610)}
-    make.put(tmp_path, make.record(metrics, row="mnist5k-cpu"))
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        ([112000], "supported, indicative"),  # seen once
+        ([112000, 112000], "supported"),  # a count comes out the same
+        ([112000, 112001, 112000], "supported, indicative"),
+        ([112000] * 4 + [112001], "supported"),
+        ([200000], "not supported"),  # one seed refutes "every seed"
+    ],
+)
+def test_ratio_of_parameters(make, tmp_path, counts, verdict):
+    for seed, count in enumerate(counts):
+        metrics = {"lh_parameters": make.metric(count), "fc_parameters": make.metric(266610)}
+        make.put(tmp_path, make.record(metrics, row="mnist5k-cpu", seed=seed))
     result = results(tmp_path)["C2S-C2", "mnist5k-cpu"]
-    assert result.verdict == "supported"
-    assert result.effect == pytest.approx(112000 / 266610)
+    assert result.verdict == verdict
+    assert result.effect == pytest.approx(sum(counts) / len(counts) / 266610)
 
 
 @pytest.mark.parametrize(

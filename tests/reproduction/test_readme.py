@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from reproduction import readme
+from reproduction.collect import collect
+from reproduction.compare import compare
 from reproduction.runs import UserError
+from reproduction.tables import load_tables
 
 
 def test_this_checkout_is_current(capsys):
@@ -33,9 +36,31 @@ def test_blocks_are_filled_from_records_and_the_rest_stays(checkout):
         "<!-- end -->\n\nrest\n"
     )
     first = text.splitlines()[5]
-    assert first.startswith("| Class2Str | mnist-paper | FC % | 99.38 | 99.38 ± 0.00 (3) | consistent; +0.00 |")
+    page = "[Class2Str](docs/papers/class2str.md)"
+    assert first.startswith(f"| {page} | mnist-paper | FC % | 99.38 | 99.38 ± 0.00 (3) | consistent; +0.00 |")
+    assert "all of them (1 run, " in text and ", tested on these records: 1 supported, " in text
     path.write_text(text)
     assert readme.changed(checkout, checkout / "results") == {}
+
+
+def test_the_overview_is_a_screenful_and_names_every_paper():
+    """What the first screen is for: the method and its baseline of each paper, beside what the paper says."""
+    comparisons = compare(list(load_tables().values()), collect(committed_only=True))
+    for comparison in comparisons:
+        lines = comparison.overview()
+        assert 2 <= len(lines) <= 6, comparison.paper.paper.id
+        assert any(line.source for line in lines)
+        assert all(line.command and (line.source or line.number) for line in lines)
+    assert sum(len(comparison.overview()) for comparison in comparisons) <= 24
+
+
+def test_all_claims_stand_in_one_table_each_named_once():
+    comparisons = compare(list(load_tables().values()), collect(committed_only=True))
+    table = readme.claims(comparisons)
+    for comparison in comparisons:
+        for claim in comparison.paper.claim:
+            assert table.count(f"| {claim.id}: ") == 1
+    assert len(table.splitlines()) == 2 + sum(len(comparison.claims) for comparison in comparisons)
 
 
 def test_a_changed_record_is_a_difference(checkout, make):

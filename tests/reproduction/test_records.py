@@ -146,9 +146,34 @@ def test_command_on_runs_made_elsewhere(make, tmp_path):
     header, *rows = (out / "csv").read_text().splitlines()
     assert header.startswith("kind,paper,row,quantity")
     assert any(
-        row.startswith("number,class2str,mnist-paper,FC,percent,last,99.38,verified,0 1 2,99.0 99.1") for row in rows
+        row.startswith("number,class2str,mnist-paper,FC,percent,last,99.38,verified,0 1 2,99 99.1 99.2,99.1,0.1,")
+        for row in rows
     )
     assert r"99.10 $\pm$ 0.10 (3)" in (out / "latex").read_text()
+    for kind in ("markdown", "csv", "latex"):  # what these runs do not hold is not listed
+        assert "cifar10-paper" not in (out / kind).read_text() and "not run" not in (out / kind).read_text()
+
+
+def test_command_finds_the_papers_of_runs_made_elsewhere(make, tmp_path):
+    make.put(tmp_path / "runs", make.record({"fc_accuracy": make.metric(0.99)}))
+    answer = command("--runs", str(tmp_path / "runs"))
+    assert answer.returncode == 0 and "Class2Str" in answer.stdout and "Ranking regularizer" not in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no json", "record.json: not a record of this repository"),
+        (None, "--runs: no record of triplet; papers there: class2str"),
+    ],
+)
+def test_runs_without_a_record_of_the_paper_are_one_line(make, tmp_path, text, message):
+    path = make.put(tmp_path / "runs", make.record({"fc_accuracy": make.metric(0.99)}))
+    if text is not None:
+        path.write_text(text)
+    answer = command("--paper", "triplet", "--runs", str(tmp_path / "runs"))
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert message in answer.stderr and len(answer.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
