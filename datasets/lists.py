@@ -111,9 +111,9 @@ def read_csv(path: Path) -> Rows:
       DatasetError: missing, not in the format, no rows, a name twice, or a name that would leave the image folder.
     """
     with reading(path):
-        lines = read_bounded(path, MOST_LIST_BYTES).decode("utf-8").splitlines()
+        lines = read_bounded(path, MOST_LIST_BYTES).decode("utf-8-sig").splitlines()  # -sig: Excel's mark
     if not lines or lines[0].strip() != HEADER:
-        raise DatasetError(f"{path}: first line is not {HEADER!r}")
+        raise DatasetError(f"{path}: first line is {''.join(lines[:1])[:60]!r}, not {HEADER!r}")
     labels, names = [], []
     for number, line in enumerate(lines[1:], 2):
         _, comma, rest = line.partition(",")

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from datasets.lists import ImageLists
@@ -20,7 +19,7 @@ from triplet_tf import initial_weights, measures, model, nets, results
 from triplet_tf.config.base_config import run_folder
 from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import open_lists
-from triplet_tf.data_sampling.loader import file_paths, unreadable
+from triplet_tf.data_sampling.loader import explained
 from triplet_tf.run_files import LogFile, link_checkpoint
 
 PROJECT_AFTER = 20  # steps until the projected time is said
@@ -42,8 +41,8 @@ def run_training(config: dict[str, Any]) -> None:
                 try:
                     history, tested = train(session, graph, run, lists)
                     results.finish(session, graph, run, lists, history, tested)
-                except (tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as error:
-                    raise unreadable(error, files_due(session, graph, config, lists)) from None
+                except tf.errors.OpError as error:
+                    raise explained(error, files_due(session, graph, config)) from None
 
 
 def train(
@@ -161,8 +160,11 @@ def describe(values: Mapping[str, float]) -> str:
     return " ".join(f"{names[key]} {value:.4f}" for key, value in values.items() if key in names)
 
 
-def files_due(session: tf1.Session, graph: model.Graph, config: Mapping[str, Any], lists: ImageLists) -> list[str]:
-    """Files that the pipelines were about to read when one of them failed."""
+def files_due(session: tf1.Session, graph: model.Graph, config: Mapping[str, Any]) -> list[str]:
+    """Files that the pipelines were about to read when one of them failed: those of an update, and those of the test.
+
+    A pipeline reads ahead and fails in order, so the file is of the update that is not done yet.
+    """
+    per_update = config["caffe_iter_size"]
     done = int(session.run(tf1.train.get_global_step()))
-    tests = [str(path) for path in np.asarray(file_paths(lists.images, lists.test.names))]
-    return graph.batches.upcoming(done * config["caffe_iter_size"]) + tests
+    return [*graph.batches.upcoming(done * per_update, per_update), *graph.evaluation.batches.files()]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 QUERIES = 10
 TILE, GAP, FRAME = 96, 6, 4  # pixels
@@ -45,18 +49,28 @@ def neighbours(
             colour = BLACK if column == 0 else GREEN if labels[item] == labels[query] else RED
             box = (left, top, left + TILE + 2 * FRAME - 1, top + TILE + 2 * FRAME - 1)
             draw.rectangle(box, fill=colour)
-            with Image.open(files[item]) as image:
-                tile = image.convert("RGB")
-                tile.thumbnail((TILE, TILE))
-                if max(tile.size) < TILE:
-                    scale = TILE / max(tile.size)
-                    tile = tile.resize(
-                        (round(tile.width * scale), round(tile.height * scale)), Image.Resampling.NEAREST
-                    )
+            tile = _tile(files[item])
             shift = ((TILE - tile.width) // 2 + FRAME, (TILE - tile.height) // 2 + FRAME)
             sheet.paste(tile, (left + shift[0], top + shift[1]))
             draw.text((left, top - 11), names[labels[item]][:16], fill=colour)
     sheet.save(path, "PNG")
+
+
+def _tile(file: Path) -> Image.Image:
+    """An image with its longer side TILE; grey where Pillow refuses what TensorFlow read."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            tile = image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return Image.new("RGB", (TILE, TILE), "lightgrey")
+    tile.thumbnail((TILE, TILE))
+    if max(tile.size) < TILE:
+        scale = TILE / max(tile.size)
+        size = (max(1, round(tile.width * scale)), max(1, round(tile.height * scale)))
+        tile = tile.resize(size, Image.Resampling.NEAREST)
+    return tile
 
 
 def confusion(path: Path, matrix: np.ndarray, names: Sequence[str], accuracy: float) -> None:

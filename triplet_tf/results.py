@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from triplet_tf import deviations, initial_weights, measures, model, pictures
 from triplet_tf.config.base_config import describe, frame_side
 from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import open_lists
-from triplet_tf.data_sampling.loader import file_paths, unreadable
+from triplet_tf.data_sampling.loader import explained, file_paths
 
 SHOWN = 8  # neighbours of a query in the picture
 
@@ -174,6 +175,9 @@ def evaluate_checkpoint(config: dict[str, Any]) -> None:
     prefix = prefix.with_suffix("") if prefix.suffix == ".index" else prefix
     if not prefix.with_name(f"{prefix.name}.index").exists():
         raise UserError(f"{shown(prefix)}: no such checkpoint (expected {prefix.name}.index beside its data file)")
+    folder = prefix.with_name(f"eval-{prefix.name}")
+    if not os.access(prefix.parent, os.W_OK):
+        raise UserError(f"{shown(prefix.parent)}: cannot be written; copy the checkpoint and its config.json elsewhere")
     lists = open_lists(config, final=True)
     shape = head_shape(prefix)
     if config["train_mode"] != "vanilla" and shape == []:
@@ -187,9 +191,8 @@ def evaluate_checkpoint(config: dict[str, Any]) -> None:
             tf_runtime.restore_for_evaluation(session, prefix, describe(config))
             try:
                 tested = measures.over_list(session, evaluation)
-            except tf.errors.InvalidArgumentError as error:
-                raise unreadable(error, [str(p) for p in file_paths(lists.images, lists.test.names)]) from None
-    folder = prefix.with_name(f"eval-{prefix.name}")
+            except tf.errors.OpError as error:
+                raise explained(error, evaluation.batches.files()) from None
     folder.mkdir(exist_ok=True)
     values = write_files(folder, config, lists, tested, prefix.name)
     say(config, values, f"{shown(prefix)}, {len(tested.labels)} test images")

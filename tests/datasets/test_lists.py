@@ -47,6 +47,11 @@ def test_the_authors_format(tmp_path):
     assert (tmp_path / "a.csv").read_bytes() == b",label,file_name\n0,0,1025794.jpg\n1,92,2123466.jpg\n"
 
 
+def test_a_list_that_excel_wrote(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf,label,file_name\r\n0,3,a.jpg\r\n")
+    assert lists.read_csv(tmp_path / "a.csv").names == ("a.jpg",)
+
+
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.dictionaries(NAMES, st.integers(-5, 999), min_size=1, max_size=9))
 def test_lists_come_back_as_written(tmp_path_factory, pairs):
@@ -73,7 +78,7 @@ def test_any_bytes_read_or_raise_one_line(tmp_path_factory, raw):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("label,file_name\n0,a.jpg\n", "first line is not ',label,file_name'"),
+        ("label,file_name\n0,a.jpg\n", "first line is 'label,file_name', not ',label,file_name'"),
         (",label,file_name\n", "holds no rows"),
         (",label,file_name\n0,1\n", "line 2 is not `number,label,file name`"),
         (",label,file_name\n0,one,a.jpg\n", "line 2 is not"),

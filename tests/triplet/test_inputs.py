@@ -181,11 +181,22 @@ def test_png_and_grey_files_are_read(tmp_path):
 
 def test_the_unreadable_file_is_found(tmp_path):
     Image.new("RGB", (9, 9)).save(tmp_path / "good.jpg")
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "cut.jpg")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    noise.save(tmp_path / "cut.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:900])
+    noise.save(tmp_path / "film.jpg", "GIF", save_all=True, append_images=[noise.rotate(90)])
+    noise.save(tmp_path / "tiff.png", "TIFF")
     (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.jpg").mkdir()
     error = ValueError("first line\nsecond")
-    for name in ("cut.jpg", "text.jpg", "absent.jpg"):
-        found = loader.unreadable(error, [str(tmp_path / "good.jpg"), str(tmp_path / name)])
-        assert f"{name}: not a readable JPEG or PNG image" in str(found)
-    assert loader.unreadable(error, [str(tmp_path / "good.jpg")]) is error
+    for name in ("cut.jpg", "film.jpg", "tiff.png", "text.jpg", "empty.jpg", "folder.jpg", "absent.jpg"):
+        found = str(loader.explained(error, [str(tmp_path / "good.jpg"), str(tmp_path / name)]))
+        assert f"{name}: not a readable JPEG or PNG image (" in found and "\n" not in found
+        assert "Graph execution" not in found and "File " not in found
+    assert "Invalid JPEG data" in str(loader.explained(error, [str(tmp_path / "cut.jpg")]))
+    assert loader.explained(error, [str(tmp_path / "good.jpg")]) is error
+    full = tf.errors.ResourceExhaustedError(
+        None, None, "Graph execution error:\n\nOOM when allocating\n\t [[{{node x}}]]"
+    )
+    assert str(loader.explained(full, [])) == "out of memory (OOM when allocating); choose a smaller --batch_size"

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets import lists
 from reproduction.runs import UserError
 from tests.triplet.conftest import CLASSES, TEST, write_set
 from triplet_tf import eval as eval_script
 from triplet_tf import fast_fgvr_semi_train, loop
 from triplet_tf.config.base_config import parse, training_parser
+from triplet_tf.data_sampling import sampler
 
 TRAIN = "triplet_tf/fast_fgvr_semi_train.py"
 NET = ("--net", "mobile", "--aug_style", "img", "--frame_size", "32", "--resize_sides", "34,40", "--init", "random",
@@ -209,6 +211,22 @@ def test_bytes_that_are_no_image_are_named(tmp_path):
     with pytest.raises(UserError, match=r"test_3_1\.jpg: not a readable JPEG or PNG image"):
         run_here(*flags_of(tmp_path, tmp_path / "r", "vanilla", "--train_iters", "1", "--learning_rate", "1e-3"))
     assert not list((tmp_path / "r").rglob("DONE"))
+
+
+@pytest.mark.parametrize("where", ["late in an update", "only in the test list"])
+def test_wherever_the_unreadable_image_is_met_it_is_named(tmp_path, where):
+    home = write_set(tmp_path)
+    flags = flags_of(tmp_path, tmp_path / "r", "vanilla", "--train_iters", "1")
+    if where == "late in an update":
+        flags += ["--caffe_iter_size", "11"]  # 44 of the 45 training images are read before the first update is done
+        rows = lists.read_csv(home / "lists" / "train_all_sub_list.csv")
+        name = rows.names[sampler.shuffled(len(rows.names), 4, 0)(10)[0]]
+    else:
+        flags += ["--eval_split", "val"]
+        name = "test_3_1.jpg"
+    (home / "images" / name).write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{name}: not a readable JPEG or PNG image"):
+        run_here(*flags)
 
 
 def test_non_finite_loss_stops_with_its_step(tiny, tmp_path):

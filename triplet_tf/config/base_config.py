@@ -20,6 +20,7 @@ PAPER = "triplet"
 SETS = ("flowers", "aircrafts", "cars", "dogs", "birds")  # the first two as released; the others: STL-D04
 MODES = ("vanilla", "semi_hard", "hard", "hard_awtl", "cntr")
 TRIPLET_MODES = ("semi_hard", "hard", "hard_awtl")
+MOST_SEED = 2**32 - 1
 BATCH_SIDE, BATCH_FRAME = 256, 224  # aug_style batch: images on load, and the only frame it knows
 # What belongs to a trained network; --eval takes it from the run folder unless it stands on the command line.
 TRAINED = (
@@ -49,6 +50,20 @@ def db_name(text: str) -> str:
     if colon and kind == "csv" and name and name == Path(name).name and name not in (".", ".."):
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(SETS)}, csv:NAME or folder:PATH")
+
+
+def file_stem(text: str) -> str:
+    """Type of --log_filename: the beginning of a file name in the run folder."""
+    if not text or text != Path(text).name or text in (".", ".."):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file name; the file lies in the run folder")
+    return text
+
+
+def checkpoint_stem(text: str) -> str:
+    """Type of --checkpoint_filename: as `file_stem`, and not the name of our own checkpoints, model-STEP."""
+    if text.startswith("model-"):
+        raise argparse.ArgumentTypeError(f"{text!r}: names that begin with 'model-' are those of single steps")
+    return file_stem(text)
 
 
 def sides(text: str) -> list[int]:
@@ -92,10 +107,11 @@ def training_parser(prog: str = "fast_fgvr_semi_train.py") -> Parser:
     add("--margin", type=margin, default=0.2, help="number; in mode hard also soft or none (default 0.2); STL-D10")
     add("--Triplet_K", type=whole(1), default=4, help="images of each class in a batch, but vanilla (default 4)")
     add("--checkpoint_suffix", default="base_config", help="tail of the composed name (default base_config)")
-    add("--checkpoint_filename", default="model.ckpt", help="name of the last checkpoint (default model.ckpt)")
+    add("--checkpoint_filename", type=checkpoint_stem, default="model.ckpt",
+        help="name of the last checkpoint (default model.ckpt)")  # fmt: skip
     add("--learning_rate", type=number(0, above=True), default=0.01, help="at the first step (default 0.01)")
     add("--end_learning_rate", type=number(0), default=0, help="at the last step (default 0)")
-    add("--log_filename", default="logger", help="stem of the log file (default logger)")
+    add("--log_filename", type=file_stem, default="logger", help="stem of the log file (default logger)")
     add("--frame_size", type=whole(1), default=224, help="side of the crop under --aug_style img (default 224)")
     _add_ours(parser)
     add_common(parser, PAPER)
@@ -200,6 +216,8 @@ def check(config: Mapping[str, Any]) -> None:
             f"--frame_size {config['frame_size']} is larger than the shorter side that an image may get, "
             f"{config['resize_sides'][0]} (--resize_sides)"
         )
+    if config["seed"] > MOST_SEED:
+        raise UserError(f"--seed {config['seed']} is larger than {MOST_SEED}, which NumPy's generators take")
     smallest = TABLE[config["net"]].smallest
     if frame_side(config) < smallest:
         raise UserError(f"--frame_size {frame_side(config)}: --net {config['net']} needs at least {smallest}")

@@ -27,7 +27,8 @@ def batch_plan(config: Mapping[str, Any], labels: np.ndarray) -> Callable[[int],
 
 def decode(path: tf.Tensor) -> tf.Tensor:
     """JPEG or PNG file -> uint8 [H, W, 3]; grey becomes RGB."""
-    return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)  # the op reads PNG as well
+    image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)  # the op reads PNG as well
+    return tf.ensure_shape(image, [None, None, 3])  # it would read a film as well, with one axis more
 
 
 def plain(function: Callable) -> Callable:
@@ -81,8 +82,8 @@ class TrainBatches:
         """Makes batch `number` the next one that a run fetches."""
         session.run(self._iterator.initializer, {**self._feed, self._first: number})
 
-    def upcoming(self, number: int, count: int = 2 * PREFETCH + 4) -> list[str]:
-        """Files of the batches from `number` on, for messages."""
+    def upcoming(self, number: int, count: int) -> list[str]:
+        """Files of `count` batches from `number` on, for messages."""
         return [str(self.paths[i]) for n in range(number, number + count) for i in self.plan(n)]
 
 
@@ -112,9 +113,12 @@ class TestBatches:
 
     def start(self, session: tf1.Session) -> None:
         """Goes to the head of the list."""
-        rows = self.lists.test
-        feed = {self._table: file_paths(self.lists.images, rows.names), self._labels: rows.labels}
+        feed = {self._table: self.files(), self._labels: self.lists.test.labels}
         session.run(self._iterator.initializer, feed)
+
+    def files(self) -> np.ndarray:
+        """Paths of the list in order, as `file_paths`."""
+        return file_paths(self.lists.images, self.lists.test.names)
 
 
 def file_paths(folder: Path, names: Sequence[str]) -> np.ndarray:
@@ -122,21 +126,28 @@ def file_paths(folder: Path, names: Sequence[str]) -> np.ndarray:
     return np.array([str(folder / name) for name in names], object)
 
 
-def unreadable(error: Exception, files: Sequence[str]) -> Exception:
-    """What to raise where TensorFlow could not decode an image: the error does not say which, so this looks for it.
+def explained(error: tf.errors.OpError, files: Sequence[str]) -> Exception:
+    """What to raise where a session failed: TensorFlow does not say which image it cannot read, so this looks for it.
 
     Args:
       error: what the session raised.
       files: paths of the images that were being read.
     Returns:
-      UserError with the file's name; the error itself where every file can be read, so that it is about something else.
+      UserError with the first file that TensorFlow cannot read, or one about the memory; else the error itself.
     """
-    from PIL import Image
-
-    for path in dict.fromkeys(files):
-        try:
-            with Image.open(path, formats=("JPEG", "PNG")) as image:
-                image.load()
-        except Exception as reason:  # noqa: BLE001 - whatever a damaged file raises
-            return UserError(f"{shown(path)}: not a readable JPEG or PNG image ({type(reason).__name__})")
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        path = tf1.placeholder(tf.string, [])
+        image = decode(path)
+        for name in dict.fromkeys(files):
+            try:
+                session.run(image, {path: name})
+            except tf.errors.OpError as reason:
+                return UserError(f"{shown(name)}: not a readable JPEG or PNG image ({_said(reason)})")
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        return UserError(f"out of memory ({_said(error)}); choose a smaller --batch_size")
     return error
+
+
+def _said(error: tf.errors.OpError) -> str:
+    """The line of TensorFlow's message that says what is wrong: the one before the node that says it."""
+    return (error.message.partition("\n\t [[")[0].splitlines() or [type(error).__name__])[-1].strip()[:160]
