@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from datasets.lists import ImageLists
 from reproduction import tf_runtime
-from reproduction.runs import MetricsLog, Run, open_run, read_metrics, stop_signals, write_json
+from reproduction.runs import MetricsLog, Run, UserError, open_run, read_metrics, shown, stop_signals, write_json
 from triplet_tf import initial_weights, measures, model, nets, results
 from triplet_tf.config.base_config import run_folder
 from triplet_tf.data_sampling.augment import tf, tf1
@@ -65,6 +65,8 @@ def train(
             write_json(folder / initial_weights.FILE, initial_weights.digests(weights))
     log = MetricsLog(folder, resume_step=first if first else -1, subfolder="logs")
     history = [line for line in read_metrics(folder) if ACCURACY in line]
+    if first == total and not history:
+        raise UserError(f"{shown(folder / 'metrics.jsonl')}: the tests of this run are lost; --overwrite starts anew")
     text = LogFile(folder / f"{config['log_filename']}.txt")
     announce(text, config, lists, total, first)
     tested = None

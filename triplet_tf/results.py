@@ -21,6 +21,7 @@ from triplet_tf.config.base_config import describe, frame_side
 from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import open_lists
 from triplet_tf.data_sampling.loader import explained, file_paths
+from triplet_tf.nets import TABLE
 
 SHOWN = 8  # neighbours of a query in the picture
 
@@ -179,14 +180,14 @@ def evaluate_checkpoint(config: dict[str, Any]) -> None:
     if not os.access(prefix.parent, os.W_OK):
         raise UserError(f"{shown(prefix.parent)}: cannot be written; copy the checkpoint and its config.json elsewhere")
     lists = open_lists(config, final=True)
-    shape = head_shape(prefix)
-    if config["train_mode"] != "vanilla" and shape == []:
+    shapes = shapes_in(prefix)
+    if config["train_mode"] != "vanilla" and shapes and "W" not in shapes:
         raise UserError(f"{shown(prefix)}: has no embedding head (W); give --train_mode vanilla")
     session_config = tf_runtime.start(config["seed"], config["device"])
     with tf1.Graph().as_default():
         tf1.set_random_seed(config["seed"])
         evaluation = model.evaluation(config, lists, reuse=False)
-        check_frame(prefix, config, shape)
+        check_frame(prefix, config, shapes)
         with tf_runtime.session(session_config) as session:
             tf_runtime.restore_for_evaluation(session, prefix, describe(config))
             try:
@@ -199,22 +200,24 @@ def evaluate_checkpoint(config: dict[str, Any]) -> None:
     print(f"written to {shown(folder)}: metrics.json, confusion.csv, embeddings.npz, neighbours.png, confusion.png")
 
 
-def head_shape(prefix: Path) -> list[int] | None:
-    """Shape of W in a checkpoint; [] without one, None for a file that cannot be read (restoring says why)."""
+def shapes_in(prefix: Path) -> dict[str, list[int]]:
+    """Shapes of a checkpoint's variables by name; nothing for a file that cannot be read (restoring says why)."""
     try:
-        return list(tf1.train.load_checkpoint(str(prefix)).get_variable_to_shape_map().get("W", []))
+        return tf1.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
     except Exception:  # noqa: BLE001 - whatever a damaged file raises
-        return None
+        return {}
 
 
-def check_frame(prefix: Path, config: Mapping[str, Any], there: list[int] | None) -> None:
-    """Says which frame size a two-head checkpoint was trained at, where it is another one.
+def check_frame(prefix: Path, config: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> None:
+    """Says which frame size a two-head checkpoint was trained at, where it is another one of the same network.
 
     Raises:
       UserError: W has another number of rows in the current graph.
     """
     here = {v.op.name: v.shape.as_list() for v in tf1.global_variables()}.get("W")
-    if here and there and there[0] != here[0]:
+    there = shapes.get("W")
+    same_net = any(name.startswith(f"{TABLE[config['net']].scope}/") for name in shapes)
+    if same_net and here and there and there[0] != here[0]:
         raise UserError(
             f"--frame_size {frame_side(config)}: the embedding head W is {there} in {shown(prefix)} and {here} here; "
             "a two-head checkpoint restores only at the frame size that it was trained with"

@@ -43,3 +43,4 @@ def link_checkpoint(prefix: Path, name: Path) -> None:
         except OSError:  # a file system without hard links
             shutil.copyfile(path, partial)
         os.replace(partial, target)
+        partial.unlink(missing_ok=True)  # renaming one name of a file to another of the same file does nothing

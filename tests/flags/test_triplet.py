@@ -164,3 +164,19 @@ def test_eval_takes_the_network_from_the_run_folder(tmp_path):
     assert (config["data_dir"], config["name"]) == ("/their/data", tmp_path.name)
     config = resolved("--eval", str(tmp_path / "model.ckpt"), "--frame_size=96", "--datasets_dir", "here")
     assert (config["frame_size"], config["data_dir"]) == (96, "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("{}", "lacks net"), ("cut", "not readable as JSON"), ('{"net": "x"}', "lacks train_mode")]
+)
+def test_eval_beside_a_damaged_config_is_one_line(tmp_path, capsys, text, says):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(SystemExit) as error:
+        resolved("--checkpoint", str(tmp_path / "model.ckpt"))
+    message = capsys.readouterr().err
+    assert error.value.code == 2 and says in message and message.count("\n") == 1
+
+
+def test_eval_without_a_config_says_so(tmp_path, capsys):
+    assert resolved("--checkpoint", str(tmp_path / "model.ckpt"), "--net", "mobile")["net"] == "mobile"
+    assert "no config.json; the network is that of the flags given here" in capsys.readouterr().err

@@ -59,3 +59,12 @@ def tf1_graph() -> Iterator[None]:
         tf1.set_random_seed(0)
         tf1.train.get_or_create_global_step()
         yield
+
+
+def moving_decays(graph) -> list[float]:  # noqa: ANN001 - a tf1.Graph
+    """The decay in each update of a moving statistic: x -= (x - batch) * (1 - decay)."""
+    from reproduction.tf_import import frameworks
+
+    tf1, _ = frameworks()
+    rates = [t.op for update in graph.get_collection("update_ops") for t in update.inputs[1].op.inputs]
+    return [float(tf1.get_static_value(rate.inputs[1])) for rate in rates if rate.inputs[0].op.type == "Const"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from reproduction.runs import UserError
+from tests.triplet.conftest import moving_decays
 from triplet_tf import nets
 from triplet_tf.nets.layers import dropout, name_seed, slim, tf, tf1
 
@@ -127,6 +128,35 @@ def test_moving_statistics_decay_and_epsilon(built):
     assert len(normalised) == expected and all(op.get_attr("is_training") for op in normalised)
     epsilon = 1e-5 if built.net.startswith("resnet") else 1e-3
     assert {op.get_attr("epsilon") for op in normalised} == {np.float32(epsilon)}
+    decay = 0.997 if built.net.startswith("resnet") else 0.9997
+    decays = moving_decays(built.graph)
+    assert len(decays) == 2 * expected and set(decays) == {float(np.float32(decay))}
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "head"),
+    [
+        ("resnet50", [10, 10, 2048], 52_428_800),
+        ("resnet50_v1", [10, 10, 2048], 52_428_800),
+        ("inc4", [17, 17, 1024], 75_759_616),
+        ("densenet161", [9, 9, 2208], 45_785_088),
+        ("mobile", [10, 10, 1024], 26_214_400),
+    ],
+)
+def test_maps_at_299(net, shape, head):
+    with tf1.Graph().as_default() as graph:
+        assert build(net, 299, training=False).map.shape.as_list() == [None, *shape]
+        assert 256 * np.prod(shape) == head
+        if net == "inc4":
+            assert sum(v.shape.num_elements() for v in tf1.trainable_variables()) == 43_931_400
+            last = graph.get_tensor_by_name("InceptionV4/Mixed_7d/concat:0").shape.as_list()
+            assert last == [None, 8, 8, 1536] and 256 * np.prod(last[1:]) == 25_165_824
+
+
+@pytest.mark.parametrize("built", ["inc4"], indirect=True)
+def test_last_map_of_inception_v4_at_224(built):
+    last = built.graph.get_tensor_by_name("InceptionV4/Mixed_7d/concat:0").shape.as_list()
+    assert last == [None, 5, 5, 1536] and 256 * np.prod(last[1:]) == 9_830_400
 
 
 @pytest.mark.parametrize("built", ["resnet50"], indirect=True)

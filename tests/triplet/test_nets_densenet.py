@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.triplet.conftest import moving_decays
 from triplet_tf import nets
 from triplet_tf.nets.layers import name_seed, slim, tf, tf1
 
@@ -46,6 +47,10 @@ def test_sizes_names_and_counts(built):
     }
     assert len(tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)) == 2 * 161
     assert len(nets.weight_decay_terms("densenet161")) == 161
+    decays = moving_decays(built.graph)
+    assert len(decays) == 2 * 161 and set(decays) == {float(np.float32(0.999))}
+    epsilons = {op.get_attr("epsilon") for op in built.graph.get_operations() if op.type == "FusedBatchNormV3"}
+    assert epsilons == {np.float32(1e-5)}
     for op in built.graph.get_operations():
         if op.type in ("TruncatedNormal", "RandomUniform"):
             assert op.get_attr("seed2") == name_seed(op.name.partition("/Initializer/")[0])

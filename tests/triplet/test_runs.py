@@ -92,6 +92,12 @@ def test_files_of_a_run_agree(runs):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert matrix.sum() == CLASSES * TEST == metrics["images"]
     assert metrics["metrics"]["accuracy"] == np.trace(matrix) / matrix.sum()
+    shares = {row[0]: matrix[i, i] / matrix[i].sum() for i, row in enumerate(rows[1:])}
+    assert metrics["class_accuracy"] == pytest.approx(shares) and set(shares) == {"1", "2", "3", "4", "5"}
+    for pair in metrics["largest_confusions"]:
+        true, predicted = (rows[0][1:].index(pair[key]) for key in ("true", "predicted"))
+        assert true != predicted and matrix[true, predicted] == pair["images"] > 0
+    assert metrics["embedding"].startswith("embedding head, 8-d") and metrics["versions"]["scikit-learn"]
     assert metrics["metrics"] == {name: v["last"] for name, v in record_of(folder)["metrics"].items()}
     tests = [line for line in curve(folder) if "test/Split_Val_Accuracy" in line]
     assert [line["step"] for line in tests] == [2, 4, 6]
@@ -106,6 +112,7 @@ def test_files_of_a_run_agree(runs):
     for name in ("model.ckpt", "model.ckptbest"):
         assert (folder / f"{name}.index").exists() and list(folder.glob(f"{name}.data-*"))
     assert (folder / "model.ckpt.index").read_bytes() == (folder / "model-6.index").read_bytes()
+    assert not list(folder.rglob("*.partial"))
 
 
 def test_validation_split_never_selects_on_the_test_list(runs):
@@ -144,6 +151,8 @@ def test_checkpoint_of_another_frame_size_is_one_clear_line(runs):
         )
     message = str(error.value)
     assert "--frame_size 34: the embedding head W is [1024, 8]" in message and "[4096, 8] here" in message
+    with pytest.raises(UserError, match="does not fit resnet50 with a 8-d embedding"):  # and not: another frame size
+        evaluate_here("--checkpoint", str(runs / "hard" / "model.ckpt"), "--net", "resnet50")
     with pytest.raises(UserError, match="no such checkpoint"):
         evaluate_here("--checkpoint", str(runs / "hard" / "model-99"))
     with pytest.raises(UserError, match="has no embedding head"):

@@ -187,13 +187,17 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
 def adopt_trained(config: dict[str, Any], args: argparse.Namespace) -> None:
     """Takes what belongs to the trained network from the config.json beside a checkpoint, where there is one."""
     folder = Path(args.eval).parent
-    if (folder / "config.json").exists():
-        trained = read_json(folder / "config.json", "")
-        stands = {key for key in TRAINED if given(args, key) or (key == "flip" and given(args, "no_flip"))}
-        config.update({key: trained[key] for key in TRAINED if key in trained and key not in stands})
-        config["name"] = folder.name
-        if not any(given(args, name) for name in ("data_dir", "datasets_dir")):
-            config["data_dir"] = trained["data_dir"]
+    if not (folder / "config.json").exists():
+        print(f"{shown(folder)}: no config.json; the network is that of the flags given here", file=sys.stderr)
+        return
+    trained = read_json(folder / "config.json", "net", "train_mode", "db_name", "data_dir")
+    if trained["net"] not in TABLE:
+        raise UserError(f"{shown(folder / 'config.json')}: net {trained['net']!r} is not one of {', '.join(NETS)}")
+    stands = {key for key in TRAINED if given(args, key) or (key == "flip" and given(args, "no_flip"))}
+    config.update({key: trained[key] for key in TRAINED if key in trained and key not in stands})
+    config["name"] = folder.name
+    if not any(given(args, name) for name in ("data_dir", "datasets_dir")):
+        config["data_dir"] = trained["data_dir"]
 
 
 def check(config: Mapping[str, Any]) -> None:

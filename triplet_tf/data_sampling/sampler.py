@@ -75,11 +75,3 @@ def grouped(labels: np.ndarray, batch_size: int, per_class: int, seed: int) -> C
         return np.concatenate(chosen).astype(np.int64)
 
     return batch
-
-
-def steps_per_epoch(labels: np.ndarray, batch_size: int, per_class: int, vanilla: bool) -> float:
-    """Batches of one pass: over the images in mode vanilla, over the classes in the others."""
-    if vanilla:
-        return len(labels) / batch_size
-    per_batch, num_classes = batch_size // per_class, int(labels.max()) + 1
-    return num_classes * -(-per_batch // num_classes) // per_batch
