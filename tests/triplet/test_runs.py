@@ -189,6 +189,15 @@ def test_killed_and_stopped_run_ends_bit_identical(killed_when, runs, tiny, tmp_
     assert (folder / "model.ckpt.index").read_bytes() == (runs / "hard" / "model.ckpt.index").read_bytes()
 
 
+def test_a_finished_run_without_its_metrics_is_one_line(runs, tiny, tmp_path):
+    shutil.copytree(runs / "cntr", tmp_path / "cntr")
+    for name in ("DONE", "metrics.jsonl"):
+        (tmp_path / "cntr" / name).unlink()
+    steps = ("--train_iters", "2", "--logging_threshold", "1", "--test_interval", "9", "--caffe_iter_size", "2")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: the tests of this run are lost; --overwrite starts anew"):
+        run_here(*flags_of(tiny, tmp_path, "cntr", *steps, "--checkpoint_dir", "cntr"))
+
+
 def test_imagenet_weights_are_restored_and_named_in_the_record(runs, tiny, tmp_path):
     """A checkpoint of another run stands for the public one: same names; a step of rate 1e-9 leaves it as it was."""
     import hashlib
