@@ -209,13 +209,13 @@ def _line(
 
 
 def _columns(paper: Paper) -> list[tuple[str, str, str | None, Selection, bool]]:
-    """What a row that stands beside no published number is asked for: the metrics of the headline columns, once."""
-    return [
-        (column.name, column.unit, column.metric, column.selection, column.key)
-        for table in paper.table
-        if table.headline
-        for column in table.columns
-    ]
+    """What a row that stands beside no published number is asked for: the metrics of the headline columns.
+
+    Where several columns share a metric (one for each network), their names do not fit a run that no table names.
+    """
+    columns = [column for table in paper.table if table.headline for column in table.columns]
+    metrics = [column.metric for column in columns]
+    return [(c.name, c.unit, c.metric, c.selection, c.key) for c in columns if metrics.count(c.metric) == 1]
 
 
 def lines_of(paper: Paper, found: Collection) -> list[Line]:

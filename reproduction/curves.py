@@ -114,7 +114,10 @@ def chart(name: str, series: Mapping[int, Series]) -> str:
         y = place(x0, tick)[1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{short(tick)}</text>')
+    whole = all(float(x).is_integer() for points in series.values() for x, _ in points)
     for tick in ticks(x0, x1):
+        if whole and not float(round(tick, 9)).is_integer():
+            continue  # there is no step 1.25
         x = place(tick, y0)[0]
         anchor = "end" if x > WIDTH - 30 else "middle"
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{short(tick)}</text>')
@@ -122,8 +125,10 @@ def chart(name: str, series: Mapping[int, Series]) -> str:
         where = [place(x, y) for x, y in points]
         if not where:
             continue
-        if len(where) == 1:
-            where.append((where[0][0] + 2, where[0][1]))
+        if len(where) == 1:  # a stage of one epoch
+            x, y = where[0]
+            parts.append(f'<circle class="k{number % MAX_SEEDS}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+            continue
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in where)
         parts.append(f'<polyline class="k{number % MAX_SEEDS}" points="{path}"/>')
     return "".join(parts) + "</svg>"

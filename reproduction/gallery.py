@@ -7,17 +7,21 @@ import io
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from reproduction.collect import RowRuns
+from reproduction.collect import Entry, RowRuns, SeedRun
 from reproduction.curves import inside
+from reproduction.maps import embedding_map
 from reproduction.record import Artefact
 from reproduction.runs import shown
+from reproduction.tables import Picture
 
 IMAGE_BYTES = 700_000  # larger pictures are scaled down
 IMAGE_WIDTH = 1400
+BROAD = 1.8  # width over height
 TEXT_CHARACTERS = 20_000
 SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -28,9 +32,10 @@ SIGNATURES = {
 
 @dataclass
 class Budget:
-    """Bytes of the page that may still be spent on pictures, curves and texts."""
+    """Bytes of the page that may still be spent on pictures, curves and texts, and the files that are on it."""
 
     left: int
+    seen: set[Path] = field(default_factory=set)
 
     def take(self, size: int) -> bool:
         """Spends `size` bytes if there are as many."""
@@ -66,6 +71,27 @@ def shrink(data: bytes) -> bytes | None:
     return out.getvalue()
 
 
+def figure(body: str, title: str, ratio: float) -> str:
+    """A figure of the grid; one that is much wider than high takes the whole width, or nothing on it can be read.
+
+    Args:
+      body: img or svg. title: caption. ratio: width over height.
+    """
+    kind = ' class="broad"' if ratio > BROAD else ""
+    return f"<figure{kind}>{body}<figcaption>{escape(title)}</figcaption></figure>"
+
+
+def width_over_height(data: bytes) -> float:
+    """Of a picture's bytes, from its head alone; 1 where Pillow does not know it."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.width / max(image.height, 1)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 1.0
+
+
 def picture(path: Path, title: str, budget: Budget) -> str:
     """A figure with the picture inside the page, or a line that says where it lies and why it is not here."""
     try:
@@ -82,11 +108,8 @@ def picture(path: Path, title: str, budget: Budget) -> str:
     if not budget.take(len(data) * 4 // 3 + 300):
         return _line(title, f"{shown(path)}: left out, the page would grow too large")
     code = base64.b64encode(data).decode()
-    caption = f"{escape(title)}"
-    return (
-        f'<figure><img alt="{escape(title)}" src="data:{kind};base64,{code}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    body = f'<img alt="{escape(title)}" src="data:{kind};base64,{code}">'
+    return figure(body, title, width_over_height(data))
 
 
 def text_fold(path: Path, title: str, kind: str, budget: Budget) -> str:
@@ -144,7 +167,22 @@ def artefact(folder: Path, item: Artefact, page: Path, budget: Budget) -> tuple[
     return _line(item.title, shown(path)), False
 
 
-def gallery(group: RowRuns, page: Path, budget: Budget) -> str:
+def seed_pictures(run: SeedRun, wanted: Sequence[Picture], budget: Budget) -> list[str]:
+    """Pictures that lie in the folder of the seed and in no record, once on the page.
+
+    The folder is the nearest one above a record that holds such a file: several rows may share it.
+    """
+    found = []
+    for item in wanted:
+        folders = [folder for entry in run.entries if entry.source == "runs" for folder in entry.path.parents[:5]]
+        path = next((path for folder in folders if (path := inside(folder, item.path)) is not None), None)
+        if path is not None and path not in budget.seen:
+            budget.seen.add(path)
+            found.append(picture(path, item.title, budget))
+    return found
+
+
+def gallery(group: RowRuns, page: Path, budget: Budget, wanted: Sequence[Picture] = ()) -> str:
     """What the first seed of a row left behind: pictures in a grid, then the rest. Empty string if nothing."""
     run = group.runs[0]
     pictures: list[str] = []
@@ -155,8 +193,21 @@ def gallery(group: RowRuns, page: Path, budget: Budget) -> str:
         for item in entry.record.artefacts:
             html, is_picture = artefact(entry.path.parent, item, page, budget)
             (pictures if is_picture else rest).append(html)
+            if item.kind == "npz" and (drawn := _map(entry, item, budget)):
+                pictures.append(drawn)
+    for html in seed_pictures(run, wanted, budget):
+        (pictures if html.startswith("<figure") else rest).append(html)
     if not pictures and not rest:
         return ""
     head = f"<h4>What seed {run.seed} left behind</h4>"
     grid = f'<div class="pictures">{"".join(pictures)}</div>' if pictures else ""
     return head + grid + "".join(rest)
+
+
+def _map(entry: Entry, item: Artefact, budget: Budget) -> str:
+    """The map of an artefact that is an embedding with labels; "" where it is none."""
+    path = inside(entry.path.parent, item.path)
+    listed = entry.record.details.get("class_names")
+    names = [str(name) for name in listed] if isinstance(listed, list) else []
+    made = embedding_map(path, names) if path is not None else None
+    return figure(*made, 1.0) if made is not None and budget.take(len(made[0])) else ""

@@ -10,120 +10,43 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from reproduction import export
-from reproduction.claims import Result
 from reproduction.collect import Collection, Entry, RowRuns
-from reproduction.compare import Comparison, Line, given
+from reproduction.compare import Comparison, given
 from reproduction.curves import row_charts
 from reproduction.gallery import Budget, gallery, without_folders
+from reproduction.htmltables import claims_table, lines_table, not_run, published, seeds_table, table
 from reproduction.record import commit_and_dirty
 from reproduction.runs import RUNS_ROOT, UserError, shown
-from reproduction.tables import load_tables, paper_of
+from reproduction.tables import About, load_tables, paper_of
 
 PAGE = Path(__file__).resolve().parent / "page"
 MAX_BYTES = 10_000_000
 MEDIA_BYTES = 6_500_000  # pictures, curves and folded texts; the rest is for the tables
-CLASSES = {
-    "consistent": "good", "supported": "good", "above paper": "cyan", "below paper": "bad", "not supported": "bad",
-    "inconclusive": "open", "indicative": "open",
-}  # fmt: skip
-NUMERIC = ("paper's number", "ours", "h", "value", "seeds")
-OVERVIEW_HEAD = ("paper", *export.LINE_HEAD)
-MAX_SEEDS_LISTED = 20
+HOW_TO_READ = """The method and its baseline of each paper; every row stands in its paper's section. Ours: mean ± \
+standard deviation (seeds). h: half-width for one further run, max(t(0.975, n-1) sd sqrt(1 + 1/n), binomial error of \
+the test split), in points. A cpu profile is a smaller network on fewer images: its numbers stand beside the paper's, \
+and only the claims are tested on it."""
 HASH_HEAD = ("file", "sha256", "checked", "used by")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], verdicts: Sequence[str] = ()) -> str:
-    """A sortable table; cells are plain text, commands and hashes are set as code.
-
-    Args:
-      head: column names.
-      rows: texts, as many as columns.
-      verdicts: the verdict's word of each row, which colours its cell.
-    """
-    numeric = [name in NUMERIC for name in head]
-    out = ['<div class="wide"><table class="sortable cards"><thead><tr>']
-    for name, right in zip(head, numeric, strict=True):
-        out.append(f'<th{" class=num" if right else ""} scope="col"><button>{escape(name)}</button></th>')
-    out.append("</tr></thead><tbody>")
-    for index, cells in enumerate(rows):
-        out.append("<tr>")
-        for name, right, cell in zip(head, numeric, cells, strict=True):
-            kind = "num long" if right and len(cell) > 22 else "num" if right else ""
-            if name == "command" and index and rows[index - 1][-1] == cells[-1]:
-                kind = "again"  # a phone shows a command once
-            text = escape(cell)
-            if name in ("command", "sha256", "row") and cell:
-                text = f"<code>{text}</code>"
-            elif name == "verdict" and verdicts:
-                text = f'<span class="{CLASSES.get(verdicts[index], "dim")}">{text}</span>' if cell else ""
-            attribute = f' class="{kind}"' if kind else ""
-            out.append(f'<td{attribute} data-label="{escape(name)}">{text}</td>')
-        out.append("</tr>")
-    out.append("</tbody></table></div>")
-    return "".join(out)
-
-
-def lines_table(lines: Sequence[Line], with_paper: Callable[[Line], str] | None = None) -> str:
-    """A table of comparison lines, with the paper's name in front where asked for."""
-    rows = [(*((with_paper(line),) if with_paper else ()), *export.line_cells(line)) for line in lines]
-    head = OVERVIEW_HEAD if with_paper else export.LINE_HEAD
-    note = f'<p class="soft">{escape(export.RECALLED_NOTE)}</p>' if export.has_recalled(lines) else ""
-    return table(head, rows, [line.verdict.word for line in lines]) + note
-
-
-def claims_table(results: Sequence[Result]) -> str:
-    rows = [export.claim_cells(result) for result in results]
-    return table(export.CLAIM_HEAD, rows, [result.word for result in results])
-
-
-def seeds_table(lines: Sequence[Line]) -> str:
-    """Every seed by itself, folded away: a mean hides what one seed did."""
-    rows = []
-    for line in lines:
-        values = [export.number_text(value, line.unit) for value in line.values[:MAX_SEEDS_LISTED]]
-        each = ", ".join(f"{seed}: {value}" for seed, value in zip(line.seeds, values, strict=False))
-        more = len(line.values) - len(values)
-        rows.append((line.row, export.quantity_text(line), each + (f" and {more} more (CSV)" if more else "")))
-    rows = [row for row in rows if row[2]]
-    if not rows:
-        return ""
-    return f"<details><summary>Every seed</summary>{table(('row', 'quantity', 'seed: value'), rows)}</details>"
-
-
-def published(comparison: Comparison) -> str:
-    """Every published number we have of a paper, folded away."""
-    parts = []
-    for item in comparison.paper.table:
-        numbers = [number for number in comparison.paper.numbers() if number.table == item.id]
-        rows = [
-            (n.row, n.column, n.printed + ("" if n.evidence == "verified" else export.RECALLED_MARK), n.unit, n.split,
-             n.selected, n.evidence, n.note)
-            for n in numbers
-        ]  # fmt: skip
-        head = ("of", "quantity", "value", "unit", "split", "epoch chosen", "evidence", "note")
-        parts.append(f'<h4>{escape(item.title)}</h4><p class="soft">{escape(item.where)}</p>{table(head, rows)}')
-    count = len(comparison.paper.numbers())
-    return f"<details><summary>Every published number we have ({count})</summary>{''.join(parts)}</details>"
-
-
-def row_section(group: RowRuns, title: str, wanted: Sequence[str], page: Path, budget: Budget) -> str:
+def row_section(group: RowRuns, title: str, about: About, page: Path, budget: Budget) -> str:
     """Curves and pictures of one row; empty if it has neither."""
-    charts, seeds = row_charts(group, wanted)
+    charts, seeds = row_charts(group, about.curves)
     drawn = [
         f"<figure>{svg}<figcaption>{escape(name)}</figcaption></figure>"
         for name, svg in charts
         if budget.take(len(svg) + 100)
     ]
-    pictures = gallery(group, page, budget)
+    pictures = gallery(group, page, budget, about.pictures)
     if not drawn and not pictures:
         return ""
-    parts = [f"<h3>{escape(title or group.row)} <code class='soft'>{escape(group.row)}</code></h3>"]
+    code = f"<code class='soft'>{escape(group.row)}</code>"
+    parts = [f"<h3>{escape(title)} {code}</h3>" if title else f"<h3><code>{escape(group.row)}</code></h3>"]
     if group.blemish:
         parts.append(f'<p class="open">{escape(group.blemish)}</p>')
     if drawn:
@@ -138,16 +61,6 @@ def row_section(group: RowRuns, title: str, wanted: Sequence[str], page: Path, b
         parts.append(f'<div class="legend">{keys}{rest}{left_out}<span>across: steps</span></div>')
         parts.append(f'<div class="charts">{"".join(drawn)}</div>')
     return "".join([*parts, pictures])
-
-
-def not_run(comparison: Comparison, have: set[str]) -> str:
-    """Rows that could be run and were not, with the reason."""
-    rows = [
-        (row.row, row.title, f"needs {row.needs}" if row.needs else "not started here", row.command)
-        for row in comparison.paper.row
-        if row.row not in have
-    ]
-    return f"<h3>Not run, and why</h3>{table(('row', 'what', 'why', 'command'), rows)}" if rows else ""
 
 
 def paper_section(comparison: Comparison, found: Collection, page: Path, budget: Budget) -> str:
@@ -168,7 +81,7 @@ def paper_section(comparison: Comparison, found: Collection, page: Path, budget:
         seeds_table(ran),
         "<h3>Claims</h3>" + claims_table(comparison.claims) if comparison.claims else "",
     ]
-    sections = [row_section(groups[name], titles.get(name, ""), about.curves, page, budget) for name in order]
+    sections = [row_section(groups[name], titles.get(name, ""), about, page, budget) for name in order]
     parts += sections
     if ran and not any(sections):
         parts.append('<p class="soft">Curves and pictures lie in the run folders, not with the committed records.</p>')
@@ -227,11 +140,8 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
     wanted = [group for comparison in comparisons for group in found.of(comparison.paper.paper.id)]
     entries = [entry for group in wanted for run in group.runs for entry in run.entries]
     have = {(group.paper, group.row) for group in wanted}
-    key_lines = [line for comparison in comparisons for line in comparison.lines if line.key]
-    key_lines.sort(key=lambda line: (line.paper, line.row) not in have)  # stable: what was run comes first
     claims = [result for comparison in comparisons for result in comparison.claims]
-    overview = [line for line in key_lines if (line.paper, line.row) in have]
-    rest = [line for line in key_lines if (line.paper, line.row) not in have]
+    overview = [line for comparison in comparisons for line in comparison.overview()]
     links = [("overview", "Overview"), ("claims", "Claims"), *names.items()]
     links += [("machines", "Machines")] if entries else []
     links += [("left-out", "Left out")] if found.problems else []
@@ -246,8 +156,6 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
     commit, dirty = commit_and_dirty()
     changes = " with changes" if dirty and commit != "unknown" else ""
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    words = Counter(line.verdict.word for line in overview if line.verdict.word) + Counter(r.word for r in claims)
-    summary = ", ".join(f"{count} {word}" for word, count in words.most_common())
     problems = "".join(f"<li>{escape(without_folders(problem))}</li>" for problem in found.problems[:200])
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
@@ -255,17 +163,16 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
         "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; "
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
         f"<title>{title}</title><style>{(PAGE / 'style.css').read_text()}</style></head><body>",
-        f'<header class="top"><h1>{title}</h1><p>{len(entries)} records in {len(have)} rows. {escape(summary)}.</p>'
+        f'<header class="top"><h1>{title}</h1><p>{len(entries)} records in {len(have)} rows. Claims: '
+        f"{escape(export.verdict_counts(claims))}.</p>"
         f'<p class="soft">Made {made} at commit {escape(commit[:10])}{changes}. Every figure is '
         "computed from a record; how verdicts are reached is in docs/results.md.</p></header>",
         "<nav><div>" + "".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in links),
         '<button class="theme" type="button">colours: auto</button></div></nav><main>',
         '<h2 id="overview">Overview</h2>',
-        lines_table(overview, lambda line: names[line.paper]) if overview else "<p>Nothing has been run yet.</p>",
-        f"<details{'' if overview else ' open'}><summary>Rows that were not run ({len(rest)} figures)</summary>"
-        f"{lines_table(rest, lambda line: names[line.paper])}</details>" if rest else "",
-        '<p class="soft">h: half-width for one further run, max(t(0.975, n-1) sd sqrt(1 + 1/n), binomial error of the '
-        "test split), in points. Numbers of a cpu profile stand beside the paper's and are not comparable.</p>",
+        "" if entries else "<p>Nothing has been run yet.</p>",
+        lines_table(overview, lambda line: names[line.paper]),
+        f'<p class="soft">{HOW_TO_READ}</p>',
         '<h2 id="claims">Claims</h2>',
         claims_table(claims),
         *shares,

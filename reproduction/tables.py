@@ -32,6 +32,13 @@ class Strict(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
+class Picture(Strict):
+    """A picture that a script draws into the folder of a seed after the stages have written their records."""
+
+    path: str
+    title: str
+
+
 class About(Strict):
     """The paper itself and how this repository came by its numbers."""
 
@@ -46,6 +53,7 @@ class About(Strict):
     method: str
     sources: str
     curves: tuple[str, ...] = ()  # scalars of metrics.jsonl that the report draws; empty: the first eight
+    pictures: tuple[Picture, ...] = ()  # pictures of a seed that no record lists
 
 
 class Column(Strict):

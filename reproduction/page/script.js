@@ -1,16 +1,19 @@
 "use strict";
 // Sortable tables: a click on a column's head sorts by it, a second click turns the order round.
-function key(row, column) {
-  const cell = row.cells[column];
+// A table with several bodies (a claim and the rows it was tested on) sorts them whole, by their first row.
+function key(part, column) {
+  const cell = (part.rows ? part.rows[0] : part).cells[column];
   const text = (cell.dataset.sort || cell.textContent).trim();
   const number = text === "" || text === "-" ? NaN : parseFloat(text);
   return { text, number };
 }
 
-function order(a, b) {
-  if (!Number.isNaN(a.number) && !Number.isNaN(b.number)) return a.number - b.number;
+// What has no number stands last either way.
+function order(a, b, up) {
   if (Number.isNaN(a.number) !== Number.isNaN(b.number)) return Number.isNaN(a.number) ? 1 : -1;
-  return a.text.localeCompare(b.text, undefined, { numeric: true });
+  const numbers = !Number.isNaN(a.number);
+  const way = numbers ? a.number - b.number : a.text.localeCompare(b.text, undefined, { numeric: true });
+  return up ? way : -way;
 }
 
 function sort(table, column) {
@@ -18,9 +21,10 @@ function sort(table, column) {
   const up = heads[column].getAttribute("aria-sort") !== "ascending";
   for (const head of heads) head.removeAttribute("aria-sort");
   heads[column].setAttribute("aria-sort", up ? "ascending" : "descending");
-  const rows = Array.from(table.tBodies[0].rows, (row) => ({ row, key: key(row, column) }));
-  rows.sort((a, b) => (up ? order(a.key, b.key) : order(b.key, a.key)));
-  table.tBodies[0].append(...rows.map((item) => item.row));
+  const whole = table.tBodies.length > 1;
+  const parts = Array.from(whole ? table.tBodies : table.tBodies[0].rows, (part) => ({ part, key: key(part, column) }));
+  parts.sort((a, b) => order(a.key, b.key, up));
+  (whole ? table : table.tBodies[0]).append(...parts.map((item) => item.part));
 }
 
 for (const table of document.querySelectorAll("table.sortable")) {

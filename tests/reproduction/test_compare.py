@@ -256,6 +256,27 @@ def test_rows_that_no_table_names_are_shown(make, tmp_path):
     assert {(line.number, line.verdict.text) for line in here} == {(None, "no published number")}
 
 
+def test_a_row_that_no_table_names_has_no_name_of_another_network(make, tmp_path):
+    """Columns of one metric for four networks: a user's own run is none of them."""
+    metrics = {"ccr": make.metric(0.9, best_on_test=0.91), "neglected_accuracy": make.metric(0.8)}
+    make.put(tmp_path / "runs", make.record(metrics, paper="subclass", row="folder:birds-cpu"))
+    table, _ = lines(tmp_path, "subclass")
+    mine = [quantity for row, quantity in table if row == "folder:birds-cpu"]
+    assert mine == ["CCR, best test epoch", "accuracy of the neglected classes, last epoch"]
+
+
+def test_a_users_own_rows_come_first_in_an_overview_without_the_marked_ones(make, tmp_path):
+    put_seeds(make, tmp_path, [0.9], row="folder:birds-cpu")
+    found = collect(runs=tmp_path / "runs", results=tmp_path / "results")
+    [comparison] = c.compare([paper_of("class2str")], found)
+    rows = [line.row for line in comparison.overview()]
+    assert rows[:2] == ["folder:birds-cpu"] * 2 and "cifar10-cpu" in rows[2:]
+    assert {line.row for line in comparison.only_run().overview()} == {"folder:birds-cpu"}
+    put_seeds(make, tmp_path, [0.9], row="cifar10-cpu")
+    [comparison] = c.compare([paper_of("class2str")], collect(runs=tmp_path / "runs", results=tmp_path / "results"))
+    assert "folder:birds-cpu" not in {line.row for line in comparison.overview()}
+
+
 def test_not_run_says_what_it_needs(tmp_path):
     line = lines(tmp_path)[0]["cifar10-paper", "FC"]
     assert line.verdict.text.startswith("not run: needs a CUDA GPU")

@@ -11,10 +11,12 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from reproduction import curves, gallery, report
+from reproduction import curves, gallery, htmltables, maps, report
+from reproduction.claims import check_claims
 from reproduction.collect import collect
 from reproduction.compare import compare
 from reproduction.tables import load_tables, paper_of
@@ -23,7 +25,7 @@ from reproduction.tables import load_tables, paper_of
 class Page(html.parser.HTMLParser):
     """Collects what a page would load, its ids and text; fails on tags that do not close."""
 
-    VOID = {"meta", "img", "line", "polyline", "br", "hr", "link", "input"}
+    VOID = {"meta", "img", "line", "polyline", "circle", "path", "br", "hr", "link", "input"}
 
     def __init__(self, text: str):
         super().__init__()
@@ -233,6 +235,122 @@ def test_colours_follow_the_seed_even_where_one_has_no_curve():
     assert re.findall(r'polyline class="(k\d)"', svg) == ["k0", "k2"]
 
 
+def test_a_single_point_is_a_dot_and_epochs_are_whole():
+    assert '<circle class="k0"' in curves.chart("x", {0: [(1.0, 2.0)]})
+    whole = curves.chart("x", {0: [(1.0, 1.0), (3.0, 2.0)]})
+    assert {label for label in re.findall(r'y="202" [^>]*>([^<]+)<', whole)} == {"1", "2", "3"}
+    assert ">1.5<" in curves.chart("x", {0: [(1.0, 1.0), (1.5, 1.0), (3.0, 2.0)]})
+
+
+def test_wide_pictures_take_the_whole_width(make, tmp_path):
+    items = [{"kind": "image", "path": f"{name}.png", "title": name} for name in ("wide", "square")]
+    folder = run_folder(make, tmp_path, artefacts=items)
+    (folder / "wide.png").write_bytes(png(90, 30))
+    (folder / "square.png").write_bytes(png(60, 60))
+    text = build(tmp_path, tmp_path / "report.html", "class2str")
+    assert re.findall(r'<figure( class="broad")?><img alt="(\w+)"', text) == [
+        (' class="broad"', "wide"),
+        ("", "square"),
+    ]
+
+
+def test_pictures_of_a_seed_that_no_record_lists_stand_on_the_page_once(make, tmp_path):
+    """Two rows share the seed's folder, as the fine-grained rows do; a link out of it is not followed."""
+    (tmp_path / "secret.png").write_bytes(png(31, 31))
+    wanted = paper_of("finegrained").paper.pictures
+    assert [item.path for item in wanted][:1] == ["figures/uncertainty.png"] and len(wanted) == 3
+    seed = tmp_path / "runs" / "finegrained" / "mnist5k-cpu" / "seed42"
+    for row, stage in (("mnist5k-cpu", "classifier/mnist5k"), ("mnist5k-cpu-ft", "fine-tuning/mnist5k/pseudo/plain")):
+        made = make.record({"accuracy": make.metric(0.9)}, paper="finegrained", row=row, seed=42, stage=stage[:4])
+        (seed / stage).mkdir(parents=True)
+        (seed / stage / "record.json").write_text(made.model_dump_json())
+    (seed / "figures").mkdir()
+    (seed / "figures" / "uncertainty.png").write_bytes(png())
+    (seed / "figures" / "certainty.png").symlink_to(tmp_path / "secret.png")
+    text = build(tmp_path / "runs", tmp_path / "report.html", "finegrained")
+    assert text.count("<img ") == text.count(wanted[0].title) // 2 == 1
+
+
+def save_embedding(path, classes=3, each=40, width=8, seed=0):
+    """Classes 20 apart on the first axes, noise of one around them."""
+    draw = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(classes), each)
+    means = np.zeros((classes, width))
+    means[np.arange(classes), np.arange(classes)] = 20
+    np.savez(path, emb=(means[labels] + draw.normal(size=(len(labels), width))).astype(np.float32), label=labels)
+    return labels
+
+
+def test_class_plane_keeps_far_classes_apart_and_never_stretches(tmp_path):
+    labels = save_embedding(tmp_path / "e.npz")
+    features = np.load(tmp_path / "e.npz")["emb"]
+    flat, share = maps.class_plane(features, labels)
+    apart = np.linalg.norm(features[:, None] - features[None], axis=2)
+    shown = np.linalg.norm(flat[:, None] - flat[None], axis=2)
+    assert (shown <= apart + 1e-3).all() and 0.5 < share < 1
+    other = labels[:, None] != labels[None]
+    assert shown[other].min() > shown[~other].max()
+    two, _ = maps.class_plane(features[:80], labels[:80])  # these means span a line; across it there is spread too
+    assert np.abs(two[labels[:80] == 0].mean(axis=0) - two[labels[:80] == 1].mean(axis=0))[1] < 1e-6 < np.ptp(two[:, 1])
+    assert np.allclose(maps.class_plane(features, labels)[0], flat)
+
+
+def test_embeddings_are_drawn_as_a_map(make, tmp_path):
+    item = {"kind": "npz", "path": "e.npz", "title": "Embeddings"}
+    folder = run_folder(make, tmp_path, artefacts=[item], details={"class_names": ["<a>", "b", "c"]})
+    save_embedding(folder / "e.npz")
+    text = build(tmp_path, tmp_path / "report.html", "class2str")
+    [drawn] = re.findall(r'<svg class="map".*?</svg>', text)
+    assert drawn.count("<path") == 3 and drawn.count("h0") == 120 and "&lt;a&gt;" in drawn
+    assert "Map of the embedding" in Page(text).text
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"emb": np.zeros((4, 2), np.float32)},
+        {"emb": np.zeros((4, 2), np.float32), "label": np.zeros(4, np.int64)},
+        {"emb": np.zeros((4, 1), np.float32), "label": np.arange(4)},
+        {"emb": np.full((4, 2), np.nan, np.float32), "label": np.arange(4)},
+        {"emb": np.zeros((4, 2), np.float32), "label": np.arange(3)},
+        {"emb": np.zeros((4, 2), np.float32), "label": np.array(list("abcd"))},
+    ],
+)
+def test_other_arrays_are_no_map(tmp_path, arrays):
+    np.savez(tmp_path / "e.npz", **arrays)
+    assert maps.embedding_map(tmp_path / "e.npz") is None
+    (tmp_path / "e.npz").write_bytes(b"PK")
+    assert maps.embedding_map(tmp_path / "e.npz") is None
+
+
+def test_features_that_are_all_equal_draw_without_a_warning(tmp_path, recwarn):
+    np.savez(tmp_path / "e.npz", emb=np.ones((6, 3), np.float32), label=np.arange(6) % 2)
+    svg, caption = maps.embedding_map(tmp_path / "e.npz")
+    assert svg.count("h0") == 6 and "(0% of" in caption and not list(recwarn)
+
+
+def test_a_claim_stands_once_above_the_rows_it_was_tested_on(make, tmp_path):
+    for row in ("mnist5k-cpu", "cifar10-cpu"):
+        for seed in range(3):
+            metrics = {"fc_accuracy": make.metric(0.9), "lh_accuracy": make.metric(0.895)}
+            make.put(tmp_path, make.record(metrics, row=row, seed=seed))
+    found = collect(runs=tmp_path, results=tmp_path / "none")
+    text = htmltables.claims_table(check_claims(paper_of("class2str"), found))
+    group = next(part for part in text.split("<tbody>") if "C2S-C1:" in part)
+    assert group.count("<tr>") == 2 and 'rowspan="2"' in group and group.count("C2S-C1:") == 1
+    assert "string-match accuracy, as the poster; the margin is ours" in group
+    assert "mnist5k-cpu" in group and "cifar10-cpu" in group
+
+
+def test_rows_of_one_command_that_were_not_run_stand_together(tmp_path):
+    found = collect(runs=tmp_path, results=tmp_path / "none")
+    [comparison] = compare([paper_of("class2str")], found)
+    text = htmltables.not_run(comparison, {"mnist5k-cpu"})
+    assert "cifar10-paper, cifar10-paper-budget, cifar10-paper-stop, cifar10-paper-finetune" in text
+    assert all(row.row in text for row in comparison.paper.row if row.row != "mnist5k-cpu")
+    assert "<code>mnist5k-cpu<" not in text
+
+
 def test_command_writes_page_and_markdown(make, tmp_path, capsys):
     run_folder(make, tmp_path / "runs")
     assert report.main(["--out", str(tmp_path / "a b" / "r.html"), "--runs", str(tmp_path / "runs")]) == 0
@@ -256,7 +374,12 @@ def test_in_a_real_browser(make, tmp_path):
       const values = () => [...table.tBodies[0].rows].map((r) => parseFloat(r.cells[column].textContent));
       head[column].querySelector("button").click(); const up = values();
       head[column].querySelector("button").click(); const down = values();
-      document.body.dataset.probe = JSON.stringify({up, down, wide: document.documentElement.scrollWidth > innerWidth,
+      const claims = [...document.querySelectorAll("table.sortable")].find((t) => t.tBodies.length > 1);
+      const first = () => [...claims.tBodies].map((b) => b.rows[0].cells[0].textContent.split(":")[0]);
+      const given = first(); claims.tHead.rows[0].cells[0].querySelector("button").click();
+      claims.tHead.rows[0].cells[0].querySelector("button").click(); const turned = first();
+      document.body.dataset.probe = JSON.stringify({up, down, given, turned,
+        wide: document.documentElement.scrollWidth > innerWidth,
         sort: head[column].getAttribute("aria-sort")});
     });</script></body>"""
     (tmp_path / "r.html").write_text(text.replace("</body>", probe))
@@ -268,5 +391,9 @@ def test_in_a_real_browser(make, tmp_path):
     match = re.search(r'data-probe="([^"]*)"', answer.stdout)
     assert match, answer.stderr[-2000:]
     probe_values = json.loads(match.group(1).replace("&quot;", '"'))
-    assert probe_values["up"] == sorted(probe_values["up"]) == probe_values["down"][::-1]
+    up, down = ([value for value in probe_values[way] if value is not None] for way in ("up", "down"))
+    assert len(up) == 2 and up == sorted(up) == down[::-1]
+    assert up == probe_values["up"][:2] and down == probe_values["down"][:2]  # what has no number stands last
+    assert sorted(probe_values["given"]) == sorted(probe_values["turned"]) and len(probe_values["given"]) > 40
+    assert probe_values["turned"][0].startswith("STL-") and probe_values["turned"][-1].startswith("C2S-")
     assert probe_values["sort"] == "descending" and probe_values["wide"] is False

@@ -1,0 +1,90 @@
+"""A map of an embedding as one small SVG: which classes a run's features keep apart, without a clustering library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from reproduction.arrays import read_npz
+from reproduction.runs import UserError
+
+SIDE, MARGIN = 360, 14
+MAX_POINTS = 2000
+MAX_NAMES = 40  # beyond it names hide the points
+
+
+def class_plane(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float]:
+    """Projects on the plane in which the classes' means differ most.
+
+    A linear map: distances shrink and never grow, so classes that lie apart here lie apart.
+
+    Args:
+      features: float [N, D], finite, D at least 2.
+      labels: int [N], at least two classes.
+    Returns:
+      (float64 [N, 2], share of the features' variance that lies in the plane, 0 to 1).
+    Source: ours; principal components of the class means.
+    """
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    means = np.stack([centred[labels == label].mean(axis=0) for label in np.unique(labels)])
+    means -= means.mean(axis=0)
+    first = _direction(means)
+    rest = means - np.outer(means @ first, first)
+    if np.abs(rest).max() <= 1e-9 * np.abs(means).max():  # two classes span a line: across it, what is left of all
+        rest = centred - np.outer(centred @ first, first)
+    axes = np.stack([first, _direction(rest)])
+    flat = centred @ axes.T
+    total = float((centred**2).sum())
+    share = float((flat**2).sum()) / total if total else 0.0
+    return flat, share
+
+
+def _direction(rows: np.ndarray) -> np.ndarray:
+    """The first right singular vector [D], its largest entry positive: either sign is right, take the same one."""
+    axis = np.linalg.svd(rows, full_matrices=False)[2][0]
+    return axis if axis[np.abs(axis).argmax()] >= 0 else -axis
+
+
+def draw(points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> str:
+    """The SVG: a dot for each image, coloured by class, and each class's name at its median.
+
+    Args:
+      points: float [N, 2]. labels: int [N]. names: of the classes by label; a label without one shows its number.
+    """
+    low, high = points.min(axis=0), points.max(axis=0)
+    scale = (SIDE - 2 * MARGIN) / max(float((high - low).max()), 1e-12)
+    where = MARGIN + (points - low) * scale
+    where[:, 1] = SIDE - where[:, 1]
+    height = round(float(where[:, 1].max() + MARGIN))
+    top = max(0, round(float(where[:, 1].min() - MARGIN)))
+    parts = [f'<svg class="map" viewBox="0 {top} {SIDE} {height - top}" role="img" aria-label="map of the embedding">']
+    classes = np.unique(labels)
+    for place, label in enumerate(classes):
+        dots = "".join(f"M{x:.0f} {y:.0f}h0" for x, y in where[labels == label])
+        parts.append(f'<path stroke="hsl({360 * place // len(classes)} 62% 52%)" d="{dots}"/>')
+    if len(classes) <= MAX_NAMES:
+        for label in classes:
+            x, y = np.median(where[labels == label], axis=0)
+            name = names[label] if 0 <= label < len(names) else str(label)
+            parts.append(f'<text x="{x:.0f}" y="{y + 4:.0f}" text-anchor="middle">{escape(name[:14])}</text>')
+    return "".join(parts) + "</svg>"
+
+
+def embedding_map(path: Path, names: Sequence[str] = ()) -> tuple[str, str] | None:
+    """Map and caption of an embeddings.npz (`emb` [N, D], `label` [N]); None where the file holds no such thing."""
+    try:
+        held = read_npz(path, ("emb", "label"))
+    except UserError:
+        return None
+    features, labels = held["emb"], held["label"]
+    if features.dtype.kind + labels.dtype.kind != "fi" or features.ndim != 2 or labels.shape != features.shape[:1]:
+        return None
+    if features.shape[1] < 2 or len(np.unique(labels)) < 2 or not np.isfinite(features).all():
+        return None
+    points, share = class_plane(features, labels)
+    few = np.linspace(0, len(points) - 1, min(len(points), MAX_POINTS)).astype(int)  # evenly over the list
+    caption = f"Map of the embedding: the plane in which the class means differ most ({share:.0%} of the variance)"
+    return draw(points[few], labels[few], names), caption
