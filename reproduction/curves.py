@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -49,13 +50,18 @@ def _number(value: object) -> bool:
 
 
 def logs_of(run: SeedRun) -> dict[str, Series]:
-    """All scalars of all stages of a run; of one name in two stages the later one."""
-    found: dict[str, Series] = {}
+    """All scalars of all stages of a run; one that several stages log is called `<stage>: <scalar>`."""
+    logs: dict[str, dict[str, Series]] = {}
     for entry in run.entries:
         path = inside(entry.path.parent, entry.record.curve) if entry.record.curve and entry.source == "runs" else None
         if path is not None:
-            found |= read_log(path)
-    return found
+            logs.setdefault(entry.record.stage, {}).update(read_log(path))
+    times = Counter(name for log in logs.values() for name in log)
+    return {
+        name if times[name] == 1 else f"{stage}: {name}": series
+        for stage, log in logs.items()
+        for name, series in log.items()
+    }
 
 
 def thinned(series: Series, points: int = MAX_POINTS) -> Series:
@@ -146,14 +152,16 @@ def row_charts(group: RowRuns, wanted: Sequence[str]) -> tuple[list[tuple[str, s
 
     Args:
       group: the row's runs.
-      wanted: scalars to draw, in this order; empty, or none of them there: the first eight.
+      wanted: scalars to draw, in this order, of every stage or as `<stage>: <scalar>` of one; empty, or none of them
+        there: the first eight.
     Returns:
       ([(scalar, svg)], seeds in the order of their colours).
     """
     runs = group.runs[:MAX_SEEDS]
     logs = {run.seed: logs_of(run) for run in runs}
     names = list(dict.fromkeys(name for log in logs.values() for name in log))
-    chosen = [name for name in wanted if name in names] or names[:MAX_CURVES]
+    matching = [name for scalar in wanted for name in names if name == scalar or name.endswith(f": {scalar}")]
+    chosen = list(dict.fromkeys(matching)) or names[:MAX_CURVES]
     charts = []
     for name in chosen:
         series = {seed: log.get(name, []) for seed, log in logs.items()}

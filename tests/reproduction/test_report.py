@@ -242,6 +242,19 @@ def test_a_single_point_is_a_dot_and_epochs_are_whole():
     assert ">1.5<" in curves.chart("x", {0: [(1.0, 1.0), (1.5, 1.0), (3.0, 2.0)]})
 
 
+def test_two_stages_that_log_one_scalar_are_two_charts(make, tmp_path):
+    """Else the arms of the hierarchy study would stand under one name, the last one winning."""
+    for arm in ("A0", "A1"):
+        folder = run_folder(make, tmp_path, paper="hierarchy", row="cifar10-cpu", stage=arm)
+        lines = [{"step": 1, "train/loss": 2.0, f"{arm}/only": 1.0}, {"step": 2, "train/loss": 1.0}]
+        (folder / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    group = collect(runs=tmp_path, results=tmp_path / "none").rows["hierarchy", "cifar10-cpu"]
+    everything = ["A0: train/loss", "A0/only", "A1: train/loss", "A1/only"]
+    assert [name for name, _ in curves.row_charts(group, [])[0]] == everything
+    assert [name for name, _ in curves.row_charts(group, ["train/loss"])[0]] == ["A0: train/loss", "A1: train/loss"]
+    assert [name for name, _ in curves.row_charts(group, ["A1: train/loss", "lr"])[0]] == ["A1: train/loss"]
+
+
 def test_wide_pictures_take_the_whole_width(make, tmp_path):
     items = [{"kind": "image", "path": f"{name}.png", "title": name} for name in ("wide", "square")]
     folder = run_folder(make, tmp_path, artefacts=items)
