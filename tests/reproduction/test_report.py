@@ -378,8 +378,10 @@ CHROMIUM = shutil.which("chromium")
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 def test_in_a_real_browser(make, tmp_path):
     """Chromium renders the page without an error, and sorting works."""
+    long = {"kind": "csv", "path": f"{'log_' * 20}.csv", "title": "A log with a name that is wider than a phone"}
     for seed in range(3):
-        run_folder(make, tmp_path / "runs", seed)
+        folder = run_folder(make, tmp_path / "runs", seed, [long])
+        (folder / long["path"]).write_text("epoch\n")
     text = build(tmp_path / "runs", tmp_path / "r.html")
     probe = """<script>addEventListener("load", () => {
       const table = document.querySelector("table.sortable"), head = [...table.tHead.rows[0].cells];
