@@ -138,14 +138,22 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _clear(folder: Path) -> None:
-    """Empties a run folder, but leaves its lock and the runs that lie in folders below it (stage 2 under stage 1)."""
-    for entry in folder.iterdir():
-        if entry.name == ".lock":
-            continue
-        if not entry.is_dir() or entry.is_symlink():
-            entry.unlink()
-        elif not (entry / "config.json").exists():
+    """Empties a run folder, but leaves its lock and the runs that lie in folders below it (stage 2 under stage 1).
+
+    Raises:
+      UserError: it holds something and is no run folder, as after `--name ..`; nothing is removed.
+    """
+    entries = [entry for entry in folder.iterdir() if entry.name != ".lock" and not (entry / "config.json").exists()]
+    if entries and not (folder / "config.json").exists():
+        raise UserError(
+            f"{shown(folder)}: --overwrite removes runs only; this holds {min(entry.name for entry in entries)} and no "
+            "config.json, so it is no run folder; choose another --name, or remove it by hand"
+        )
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 @contextlib.contextmanager
@@ -159,7 +167,8 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
     Yields:
       The run; `run.done` is True where the same flags have finished already.
     Raises:
-      UserError: folder cannot be made or written, another process runs in it, or it holds other flags.
+      UserError: folder cannot be made or written, another process runs in it, it holds other flags, or `overwrite`
+        finds files that are no run.
     """
     folder = Path(folder)
     settings: dict[str, Any] = json.loads(json.dumps(config, default=str))  # what config.json will hold
@@ -179,7 +188,10 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
             _clear(folder)
         kept = folder / "config.json"
         if kept.exists():
-            old = read_json(kept, "")
+            try:
+                old = read_json(kept, "")
+            except UserError as error:
+                raise UserError(f"{error}; --overwrite starts anew") from None
             if flags_hash(old) != flags_hash(settings):
                 raise UserError(
                     f"{shown(folder)}: holds a run with other flags ({_differences(old, settings)}); "

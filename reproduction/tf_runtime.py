@@ -172,7 +172,9 @@ def stop_if_not_finite(loss: float, step: int, folder: Path) -> None:
     if not math.isfinite(loss):
         present = checkpoints(folder)
         last = f"last checkpoint {shown(present[0][1])}" if present else "no checkpoint yet"
-        raise UserError(f"loss is {loss} at step {step} (batch {step} of the run's order); {last}; try a smaller --lr")
+        raise UserError(
+            f"loss is {loss} at step {step} (batch {step} of the run's order); {last}; try a lower learning rate"
+        )
 
 
 @contextlib.contextmanager

@@ -41,6 +41,24 @@ def test_same_flags_go_on_other_flags_are_refused_overwrite_starts_anew(tmp_path
         assert not run.done and not (folder / "model").exists() and (folder / "rnn" / "config.json").exists()
 
 
+def test_overwrite_removes_nothing_but_runs(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("")
+    with pytest.raises(UserError, match="holds thesis and no config.json"), open_run(tmp_path, CONFIG, overwrite=True):
+        pass
+    assert (tmp_path / "thesis" / "chapter1.tex").exists()
+    with open_run(tmp_path / "new", CONFIG, overwrite=True) as run:
+        assert not run.done
+
+
+def test_a_damaged_configuration_says_how_to_go_on(tmp_path):
+    (tmp_path / "config.json").write_text('{"lr": 0.')
+    with pytest.raises(UserError, match="config.json.*--overwrite starts anew"), open_run(tmp_path, CONFIG):
+        pass
+    with open_run(tmp_path, CONFIG, overwrite=True) as run:
+        assert run.config == CONFIG
+
+
 def test_a_second_run_in_the_folder_is_refused(tmp_path):
     with open_run(tmp_path, CONFIG), pytest.raises(UserError, match="another process"), open_run(tmp_path, CONFIG):
         pass

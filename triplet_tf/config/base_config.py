@@ -109,7 +109,7 @@ def training_parser(prog: str = "fast_fgvr_semi_train.py") -> Parser:
     add("--checkpoint_suffix", default="base_config", help="tail of the composed name (default base_config)")
     add("--checkpoint_filename", type=checkpoint_stem, default="model.ckpt",
         help="name of the last checkpoint (default model.ckpt)")  # fmt: skip
-    add("--learning_rate", type=number(0, above=True), default=0.01, help="at the first step (default 0.01)")
+    add("--learning_rate", type=number(0), default=0.01, help="at the first step (default 0.01)")
     add("--end_learning_rate", type=number(0), default=0, help="at the last step (default 0)")
     add("--log_filename", type=file_stem, default="logger", help="stem of the log file (default logger)")
     add("--frame_size", type=whole(1), default=224, help="side of the crop under --aug_style img (default 224)")
