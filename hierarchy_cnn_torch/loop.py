@@ -81,6 +81,13 @@ def share_gradients(network: torch.nn.Module, world: World) -> None:
         g.copy_(part.view_as(g))
 
 
+def share_statistics(network: torch.nn.Module, world: World) -> None:
+    """Gives all processes the running statistics of process 0, those of the checkpoint, to evaluate with (--bn)."""
+    if world.size > 1:
+        for value in network.buffers():
+            torch.distributed.broadcast(value, 0)
+
+
 def new_progress() -> dict[str, Any]:
     """Position and history of a run, as it stands in the checkpoint."""
     return {"epoch": 0, "step": 0, "history": [], "gradients": [], "curve": [], "sums": [0.0, 0.0, 0.0], "seconds": 0.0}
@@ -214,6 +221,7 @@ def close_epoch(
     config: Mapping[str, Any], network: Network, data: Data, p: dict[str, Any], began: float, world: World
 ) -> None:
     """Evaluates after an epoch and appends to the history."""
+    share_statistics(network, world)
     seconds = time.monotonic() - began
     loss, right, seen = p["sums"]
     watched = data.val if config["folds"] else data.val[: config["curve_images"] or len(data.val)]

@@ -28,8 +28,8 @@ def torchrun(*argv, timeout=200):
     return done
 
 
-def reference():
-    """One process; forward passes of the two halves apart, sums of gradients and counts over both before the norms."""
+def reference(parts=2):
+    """One process; forward passes of the parts apart, sums of gradients and counts over all before the norms."""
     task, model, config = worker.make_task(torch.device("cpu")), worker.make_model(), worker.CONFIG
     optimizer = optimizer_of(model, task.lr_at(0))
     model.train()
@@ -43,7 +43,7 @@ def reference():
             batch = order[at : at + 16]
             optimizer.zero_grad()
             seen, logits = [], []
-            for half in (batch[0::2], batch[1::2]):
+            for half in (batch[rank::parts] for rank in range(parts)):
                 x = augment.training_batch(
                     task.images[half], draws.of(half), *task.constants, True, True, config["length"]
                 )
@@ -55,7 +55,7 @@ def reference():
                 seen.append(features.detach())
                 logits.append(z.detach())
             optimizer.step()
-            labels = torch.cat([task.labels[batch[0::2]], task.labels[batch[1::2]]])
+            labels = torch.cat([task.labels[batch[rank::parts]] for rank in range(parts)])
             own, others, count = neglect.gradient_parts(
                 torch.cat(seen).double(), torch.sigmoid(torch.cat(logits).double()), labels
             )
@@ -77,6 +77,8 @@ def test_two_processes_equal_one_with_half_batches(tmp_path):
     assert any((value.detach() - moved[name]).abs().max() > 1e-2 for name, value in weights.items())
     np.testing.assert_allclose(found["degrees"], degrees, rtol=1e-3)
     np.testing.assert_allclose([row["loss"] for row in found["history"]], losses, rtol=1e-5)
+    whole, _, _ = reference(parts=1)  # so that this is not an equality that any training would pass
+    assert max((found["weights"][name] - value).abs().max() for name, value in whole.items()) > 1e-3
 
 
 def test_the_script_under_torchrun(tmp_path):

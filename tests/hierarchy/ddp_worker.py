@@ -1,0 +1,56 @@
+"""Trains one small arm through the real loop; started alone or by torchrun. argv: output file, folder."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from hierarchy_cnn_torch import loop, models  # noqa: E402
+from hierarchy_cnn_torch.images import Data  # noqa: E402
+from hierarchy_cnn_torch.losses import Branches  # noqa: E402
+from reproduction import torch_runtime as runtime  # noqa: E402
+from reproduction.runs import stop_signals  # noqa: E402
+
+CONFIG = {
+    "arm": "A1", "seed": 3, "batch": 16, "lr": 0.02, "epochs": 2, "max_steps": 0, "channels_last": False,
+    "compile": False, "amp": None, "keep_epochs": "none", "schedule": "joint", "lambda": 0.3, "bt_switch": "",
+    "augment": "crop_flip", "image_size": 32, "checkpoint_steps": 0, "folds": 0, "curve_images": 0,
+}  # fmt: skip
+BRANCHES = Branches(("conv2", "conv3"), (np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2])))
+TRAIN = np.arange(57)  # batches of 16, 16, 16 and 9, so that the halves of the last are unequal
+
+
+def make_data():
+    """57 training, 30 held-out and 20 test images of 4 classes."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (107, 32, 32, 3)).astype(np.uint8)
+    labels = rng.integers(0, 4, 107)
+    return Data(
+        images=images[:87], labels=labels[:87], train=TRAIN, val=np.arange(57, 87), test_images=images[87:],
+        test_labels=labels[87:], curve=np.arange(20), names=list("abcd"), kind=np.zeros(87, np.int8),
+        true_labels=labels[:87], mean=torch.full((3,), 0.5), sd=torch.full((3,), 0.25), digests={}, verified=True,
+    )  # fmt: skip
+
+
+def make_network():
+    """The mini trunk with batch norms, dropout and two branches."""
+    return models.Network(models.PRESETS["mini"], 3, 4, BRANCHES.outputs(), bn=True, seed=1, hidden=16)
+
+
+if __name__ == "__main__":
+    loop.EVAL_BATCH = 7  # so that both processes evaluate
+    runtime.start(0, threads=1)
+    with runtime.open_world("cpu") as world, stop_signals() as stop:
+        folder = Path(sys.argv[2])
+        folder.mkdir(parents=True, exist_ok=True)
+        network = make_network()
+        p = loop.run(CONFIG, network, make_data(), BRANCHES, world, stop, folder)
+        data = make_data()
+        scores, _ = loop.scores_of(network, data.test_images, data, CONFIG, world)
+        if world.rank == 0:
+            rows = [{k: float(row[k]) for k in ("train/loss", "val/accuracy")} for row in p["history"]]
+            torch.save({"weights": network.state_dict(), "history": rows, "scores": scores}, sys.argv[1])
