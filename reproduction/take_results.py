@@ -10,8 +10,10 @@ is never taken. Afterwards the generated tables are rewritten; look at them, the
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,44 +21,56 @@ from typing import Any
 from reproduction import readme
 from reproduction.collect import RESULTS
 from reproduction.flags import Parser, flag, run_main
+from reproduction.record import Record, load_record
 from reproduction.runs import REPO_ROOT, UserError, shown, write_json
 from reproduction.sweep import FOLDERS
 
 WORKTREE = REPO_ROOT / ".worktree"
+PLAIN_NAME = re.compile(r"[\w+:][\w.+:-]*")  # of a file or folder: no separator, no leading dot
 
 
 def take(runs: Path, results: Path = RESULTS) -> list[Path]:
     """Copies the records below a runs folder to results/<paper>/<row>/seed<k>[-<stage>].json, in place of older ones.
 
-    Smoke runs stay where they are; a seed with one stage has no stage in its name.
+    Smoke runs stay where they are; a seed with one stage has no stage in its name; of two records of one row, seed and
+    stage the newer is taken.
 
     Returns:
       The files written.
     Raises:
-      UserError: no record is there, or one was made with uncommitted changes or outside git; then none is taken.
+      UserError: no record is there, or one is broken or was made with uncommitted changes or outside git; then none is
+        taken.
     """
-    records = [json.loads(path.read_text()) for path in sorted(runs.rglob("record.json"))]
-    records = [record for record in records if record["profile"] in ("cpu", "paper")]
-    if not records:
-        raise UserError(f"{shown(runs)}: no record of a cpu or paper run")
-    for record in records:
-        if record["dirty"] or record["commit"] == "unknown":
+    newest: dict[tuple[str, str, int, str], tuple[Record, Any]] = {}
+    for path in sorted(runs.rglob("record.json")):
+        record = load_record(path)
+        if record.profile not in ("cpu", "paper"):
+            continue
+        key = (record.paper, record.row, record.seed, record.stage)
+        if not all(PLAIN_NAME.fullmatch(name) for name in (record.paper, record.row, record.stage)):
+            raise UserError(f"{shown(path)}: paper, row or stage is no plain name and cannot name a file")
+        if record.dirty or record.commit == "unknown":
             raise UserError(
-                f"{record['paper']} {record['row']} seed {record['seed']}: made with uncommitted changes or outside "
-                "git; such a run cannot be a committed result"
+                f"{record.paper} {record.row} seed {record.seed}: made with uncommitted changes or outside git; such a "
+                "run cannot be a committed result"
             )
-    for record in records:  # what an earlier run of the same seed and stage left
-        folder = results / record["paper"] / record["row"]
-        for old in [folder / f"seed{record['seed']}.json", *folder.glob(f"seed{record['seed']}-*.json")]:
-            if old.exists() and json.loads(old.read_text()).get("stage") == record["stage"]:
+        if key not in newest or newest[key][0].date <= record.date:
+            newest[key] = record, json.loads(path.read_text())
+    if not newest:
+        raise UserError(f"{shown(runs)}: no record of a cpu or paper run")
+    for paper, row, seed, stage in newest:  # what an earlier run of the same seed and stage left
+        folder = results / paper / row
+        for old in [folder / f"seed{seed}.json", *folder.glob(f"seed{seed}-*.json")]:
+            if old.exists() and json.loads(old.read_text()).get("stage") == stage:
                 old.unlink()
+    stages = Counter(key[:3] for key in newest)
     written = []
-    for record in records:
-        one = [r for r in records if all(r[key] == record[key] for key in ("paper", "row", "seed"))]
-        name = f"seed{record['seed']}" + (f"-{record['stage']}" if len(one) > 1 else "") + ".json"
-        path = results / record["paper"] / record["row"] / name
+    for (paper, row, seed, stage), (_, text) in newest.items():
+        path = results / paper / row / f"seed{seed}.json"
+        if stages[paper, row, seed] > 1 or path.exists():  # there it holds another stage
+            path = path.with_name(f"seed{seed}-{stage}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
+        write_json(path, text)
         written.append(path)
     return written
 

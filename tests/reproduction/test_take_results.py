@@ -11,26 +11,18 @@ from reproduction.runs import UserError
 from reproduction.take_results import take
 
 
-def put(runs: Path, where: str, **fields) -> None:
-    record = {
-        "paper": "p",
-        "row": "r-cpu",
-        "seed": 0,
-        "stage": "one",
-        "profile": "cpu",
-        "dirty": False,
-        "commit": "abc",
-    }
+def put(make, runs: Path, where: str, row: str = "r-cpu", seed: int = 0, **fields) -> None:
+    fields = {"paper": "p", "stage": "one"} | fields
     (runs / where).mkdir(parents=True)
-    (runs / where / "record.json").write_text(json.dumps({**record, **fields}))
+    (runs / where / "record.json").write_text(make.record({}, row, seed, **fields).model_dump_json())
 
 
-def test_names(tmp_path):
+def test_names(make, tmp_path):
     runs, results = tmp_path / "runs", tmp_path / "results"
-    put(runs, "a")
-    put(runs, "b", seed=1)
-    put(runs, "c", seed=1, stage="two")
-    put(runs, "d", row="x-smoke", profile="smoke")
+    put(make, runs, "a")
+    put(make, runs, "b", seed=1)
+    put(make, runs, "c", seed=1, stage="two")
+    put(make, runs, "d", row="x-smoke", profile="smoke")
     (results / "p" / "r-cpu").mkdir(parents=True)
     for old, stage in (("seed1.json", "one"), ("seed10.json", "one"), ("seed0-three.json", "three")):
         (results / "p" / "r-cpu" / old).write_text(json.dumps({"stage": stage}))
@@ -42,12 +34,46 @@ def test_names(tmp_path):
 
 
 @pytest.mark.parametrize("fields", [{"dirty": True}, {"commit": "unknown"}])
-def test_a_run_that_nobody_can_repeat_is_refused_and_nothing_is_taken(tmp_path, fields):
-    put(tmp_path / "runs", "a")
-    put(tmp_path / "runs", "b", seed=1, **fields)
+def test_a_run_that_nobody_can_repeat_is_refused_and_nothing_is_taken(make, tmp_path, fields):
+    put(make, tmp_path / "runs", "a")
+    put(make, tmp_path / "runs", "b", seed=1, **fields)
     with pytest.raises(UserError, match="p r-cpu seed 1"):
         take(tmp_path / "runs", tmp_path / "results")
     assert not (tmp_path / "results").exists()
+
+
+def test_a_stage_that_comes_later_leaves_the_other_in_place(make, tmp_path):
+    put(make, tmp_path / "first", "a")
+    put(make, tmp_path / "then", "b", stage="two")
+    taken = [take(tmp_path / runs, tmp_path / "results")[0] for runs in ("first", "then")]
+    assert [path.name for path in taken] == ["seed0.json", "seed0-two.json"]
+    assert [json.loads(path.read_text())["stage"] for path in taken] == ["one", "two"]
+
+
+def test_the_newer_of_two_records_is_taken(make, tmp_path):
+    put(make, tmp_path / "runs", "a", date="2026-11-22 05:00 UTC", seconds=2.0)
+    put(make, tmp_path / "runs", "b", date="2026-11-22 04:00 UTC", seconds=1.0)
+    [path] = take(tmp_path / "runs", tmp_path / "results")
+    assert path.name == "seed0.json" and json.loads(path.read_text())["seconds"] == 2.0
+
+
+@pytest.mark.parametrize("name", [{"row": "../../x-cpu"}, {"paper": "/tmp"}, {"stage": "../x"}, {"paper": ".."}])
+def test_names_that_lead_elsewhere_are_refused(make, tmp_path, name):
+    put(make, tmp_path / "runs", "a")
+    put(make, tmp_path / "runs", "b", **{"profile": "cpu"} | name)
+    with pytest.raises(UserError, match="no plain name"):
+        take(tmp_path / "runs", tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("text", ["", "no json", '{"profile": "cpu"}', "[1]"])
+def test_a_broken_record_is_one_line_and_nothing_is_taken(make, tmp_path, text):
+    put(make, tmp_path / "runs", "a")
+    put(make, tmp_path / "runs", "b", seed=1)
+    (tmp_path / "runs" / "b" / "record.json").write_text(text)
+    with pytest.raises(UserError, match="record.json: not a record of this repository") as error:
+        take(tmp_path / "runs", tmp_path / "results")
+    assert "\n" not in str(error.value) and not (tmp_path / "results").exists()
 
 
 def test_nothing_to_take(tmp_path):
