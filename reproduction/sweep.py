@@ -37,6 +37,7 @@ FOLDERS = {
     "hierarchy": "hierarchy_cnn_torch",
 }
 LOCK_SECONDS = 120  # a script whose task was killed is still writing its last checkpoint
+STARTS = 3  # Ray gives its own processes 30 seconds each, which a busy machine may miss
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,25 @@ def sweep(cells: Sequence[Cell], cpus: float, gpus: float, retries: int) -> Iter
                 yield cell, cause if isinstance(cause, Exception) else error
 
 
+def connect(ray: Any) -> None:
+    """Joins the cluster of RAY_ADDRESS, or starts one on this machine; a busy machine gets several attempts.
+
+    Raises:
+      UserError: neither came about.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    local: dict[str, Any] = {} if address else {"num_cpus": cores(), "include_dashboard": False}
+    for _ in range(1 if address else STARTS):
+        try:
+            ray.init(log_to_driver=True, logging_level="warning", **local)
+            return
+        except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions, RuntimeErrors, ConnectionErrors
+            problem = f"{error}".strip().partition("\n")[0] or type(error).__name__
+            ray.shutdown()
+    where = f"RAY_ADDRESS={address} is a running cluster" if address else "memory and /tmp have room"
+    raise UserError(f"Ray did not start: {problem} Is it sure that {where}? The same command tries again")
+
+
 def parser() -> Parser:
     """The flags of this program."""
     p = Parser("python -m reproduction.sweep", "Runs cells of the papers' tables times seeds as Ray tasks.")
@@ -139,7 +159,7 @@ def parser() -> Parser:
     flag(group, "--device", default="auto")
     flag(group, "--data-dir", default="")
     flag(group, "--args", default="", help="flags passed through to the scripts")
-    flag(group, "--force", action="store_true", help="run finished stages again")
+    flag(group, "--force", action="store_true", help="run finished stages again, those of a retried task too")
     flag(group, "--cpus-per-task", type=float, default=1.0)
     flag(group, "--gpus-per-task", type=float, default=-1.0, help="default: 1 with --profile paper, else 0")
     flag(group, "--retries", type=whole(0), default=3, help="of a task whose worker or script was killed")
@@ -173,8 +193,7 @@ def _main(args: Any) -> None:
         ray: Any = importlib.import_module("ray")
     except ImportError:
         raise UserError("the sweep needs Ray: make sweep installs it (extra `cluster`)") from None
-    local: dict[str, Any] = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": cores(), "include_dashboard": False}
-    ray.init(log_to_driver=True, logging_level="warning", **local)
+    connect(ray)
     found = ray.cluster_resources().get("CPU", 0)
     print(f"{len(cells)} cells of {', '.join(papers)}, profile {profile}, on {found:g} cores")
     failed = 0

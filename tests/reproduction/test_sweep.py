@@ -8,6 +8,7 @@ import pytest
 
 from reproduction import sweep
 from reproduction.lanes import Command
+from reproduction.runs import UserError
 from reproduction.sweep import Cell, cells_of
 
 ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
@@ -89,6 +90,38 @@ def test_a_script_that_is_not_on_the_node_is_named():
     cell = Cell("p row a", (Command("row", "x", "/nowhere/s.py", (), Path("/nowhere"), lane="a"),), 0)
     [(_, outcome)] = sweep.sweep([cell], 1, 0, 0)
     assert isinstance(outcome, Exception) and "same path" in str(outcome)
+
+
+class Starting:
+    """A Ray whose first starts fail."""
+
+    def __init__(self, failures: int):
+        self.failures, self.given = failures, []
+
+    def init(self, **given):
+        self.given.append(given)
+        if len(self.given) <= self.failures:
+            raise Exception("The node timed out.\nMore.")
+
+    def shutdown(self): ...
+
+
+def test_a_busy_machine_gets_several_starts_and_then_one_line(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    busy, down = Starting(sweep.STARTS - 1), Starting(sweep.STARTS)
+    sweep.connect(busy)
+    assert len(busy.given) == sweep.STARTS and busy.given[0]["include_dashboard"] is False
+    with pytest.raises(UserError, match=r"Ray did not start: The node timed out\. Is it sure") as error:
+        sweep.connect(down)
+    assert "\n" not in str(error.value)
+
+
+def test_a_cluster_that_is_not_there_is_one_line(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:9")
+    away = Starting(1)
+    with pytest.raises(UserError, match="RAY_ADDRESS=10.0.0.1:9"):
+        sweep.connect(away)
+    assert away.given == [{"log_to_driver": True, "logging_level": "warning"}]
 
 
 def test_unknown_paper_is_one_line(capsys):
