@@ -135,8 +135,7 @@ def _verdict(number: Number | None, group: RowRuns | None, row: OurRow | None, v
         needs = f": needs {row.needs}" if row is not None and row.needs else ""
         return Verdict("not run", f"not run{needs}")
     if number is None or number.value is None:
-        unlisted = "" if row is not None else "no published number"
-        return Verdict("", f"not judged ({group.blemish})" if group.blemish else unlisted)
+        return Verdict("", f"not judged ({group.blemish})" if group.blemish else "no published number")
     if not values:
         return Verdict("no figure", f"no figure ({number.metric}, {number.selection}, not in the records)")
     if group.blemish:
