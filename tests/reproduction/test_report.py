@@ -11,11 +11,10 @@ import re
 import shutil
 import subprocess
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from reproduction import curves, gallery, htmltables, maps, report
+from reproduction import curves, gallery, htmltables, report
 from reproduction.claims import check_claims
 from reproduction.collect import collect
 from reproduction.compare import compare
@@ -282,64 +281,6 @@ def test_pictures_of_a_seed_that_no_record_lists_stand_on_the_page_once(make, tm
     (seed / "figures" / "certainty.png").symlink_to(tmp_path / "secret.png")
     text = build(tmp_path / "runs", tmp_path / "report.html", "finegrained")
     assert text.count("<img ") == text.count(wanted[0].title) // 2 == 1
-
-
-def save_embedding(path, classes=3, each=40, width=8, seed=0):
-    """Classes 20 apart on the first axes, noise of one around them."""
-    draw = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(classes), each)
-    means = np.zeros((classes, width))
-    means[np.arange(classes), np.arange(classes)] = 20
-    np.savez(path, emb=(means[labels] + draw.normal(size=(len(labels), width))).astype(np.float32), label=labels)
-    return labels
-
-
-def test_class_plane_keeps_far_classes_apart_and_never_stretches(tmp_path):
-    labels = save_embedding(tmp_path / "e.npz")
-    features = np.load(tmp_path / "e.npz")["emb"]
-    flat, share = maps.class_plane(features, labels)
-    apart = np.linalg.norm(features[:, None] - features[None], axis=2)
-    shown = np.linalg.norm(flat[:, None] - flat[None], axis=2)
-    assert (shown <= apart + 1e-3).all() and 0.5 < share < 1
-    other = labels[:, None] != labels[None]
-    assert shown[other].min() > shown[~other].max()
-    two, _ = maps.class_plane(features[:80], labels[:80])  # these means span a line; across it there is spread too
-    assert np.abs(two[labels[:80] == 0].mean(axis=0) - two[labels[:80] == 1].mean(axis=0))[1] < 1e-6 < np.ptp(two[:, 1])
-    assert np.allclose(maps.class_plane(features, labels)[0], flat)
-
-
-def test_embeddings_are_drawn_as_a_map(make, tmp_path):
-    item = {"kind": "npz", "path": "e.npz", "title": "Embeddings"}
-    folder = run_folder(make, tmp_path, artefacts=[item], details={"class_names": ["<a>", "b", "c"]})
-    save_embedding(folder / "e.npz")
-    text = build(tmp_path, tmp_path / "report.html", "class2str")
-    [drawn] = re.findall(r'<svg class="map".*?</svg>', text)
-    assert drawn.count("<path") == 3 and drawn.count("h0") == 120 and "&lt;a&gt;" in drawn
-    assert "Map of the embedding" in Page(text).text
-
-
-@pytest.mark.parametrize(
-    "arrays",
-    [
-        {"emb": np.zeros((4, 2), np.float32)},
-        {"emb": np.zeros((4, 2), np.float32), "label": np.zeros(4, np.int64)},
-        {"emb": np.zeros((4, 1), np.float32), "label": np.arange(4)},
-        {"emb": np.full((4, 2), np.nan, np.float32), "label": np.arange(4)},
-        {"emb": np.zeros((4, 2), np.float32), "label": np.arange(3)},
-        {"emb": np.zeros((4, 2), np.float32), "label": np.array(list("abcd"))},
-    ],
-)
-def test_other_arrays_are_no_map(tmp_path, arrays):
-    np.savez(tmp_path / "e.npz", **arrays)
-    assert maps.embedding_map(tmp_path / "e.npz") is None
-    (tmp_path / "e.npz").write_bytes(b"PK")
-    assert maps.embedding_map(tmp_path / "e.npz") is None
-
-
-def test_features_that_are_all_equal_draw_without_a_warning(tmp_path, recwarn):
-    np.savez(tmp_path / "e.npz", emb=np.ones((6, 3), np.float32), label=np.arange(6) % 2)
-    svg, caption = maps.embedding_map(tmp_path / "e.npz")
-    assert svg.count("h0") == 6 and "(0% of" in caption and not list(recwarn)
 
 
 def test_a_claim_stands_once_above_the_rows_it_was_tested_on(make, tmp_path):
