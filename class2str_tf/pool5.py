@@ -83,7 +83,8 @@ def _open_partial(
     """Growing files of a split and how many rows of them are written; ([], count) where all of them are whole."""
     progress = folder / f"{split}.progress"
     state = read_json(progress, "") if progress.exists() else {}
-    done = int(state["done"]) if state.get("maker") == maker else 0
+    noted = state.get("done") if state.get("maker") == maker else 0
+    done = noted if isinstance(noted, int) and 0 <= noted <= count else 0
     partial = [folder / f"{name}.partial" for name in FILES[split]]
     final = [folder / f"{name}.npy" for name in FILES[split]]
     if done == count:
@@ -96,7 +97,10 @@ def _open_partial(
     if not all(path.exists() for path in partial):
         done = 0
     if done:
-        return [np.lib.format.open_memmap(path, "r+") for path in partial], done
+        tables = [_growing(path, (count, width)) for path, width in zip(partial, widths, strict=True)]
+        whole = [table for table in tables if table is not None]
+        if len(whole) == len(partial):
+            return whole, done
     progress.unlink(missing_ok=True)
     for path in final:
         path.unlink(missing_ok=True)
@@ -104,6 +108,15 @@ def _open_partial(
     return [
         np.lib.format.open_memmap(path, "w+", np.float32, shape) for path, shape in zip(partial, shapes, strict=True)
     ], 0
+
+
+def _growing(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """The table of a killed run to go on with; None where the file is damaged, and is to be made anew."""
+    try:
+        table = read_npy(path, mapped=True)  # before it is opened for writing, which would stretch it to what it claims
+    except UserError:
+        return None
+    return np.lib.format.open_memmap(path, "r+") if (table.shape, table.dtype) == (shape, np.float32) else None
 
 
 def _check_room(folder: Path, counts: Mapping[str, int], outputs: Sequence[tf.Tensor]) -> None:
@@ -141,8 +154,11 @@ def open_features(folder: Path, data: ImageNet, stage1_command: str) -> tuple[np
             raise UserError(f"{shown(folder)}: no pool5 features of {split}; run first: python {stage1_command}")
         state = read_json(progress, "done", "maker")
         list_name = f"imagenet-{split}.json"
-        if state["done"] != count or state["maker"].get(list_name) != data.digests[list_name]:
+        maker = state["maker"] if isinstance(state["maker"], dict) else {}
+        if state["done"] != count or maker.get(list_name) != data.digests[list_name]:
             raise UserError(f"{shown(folder)}: pool5 features of other images; run again: python {stage1_command}")
         found += [read_npy(path, f"run again: python {stage1_command}", mapped=True) for path in files]
+        if any(len(table) != count or table.ndim != 2 or table.dtype != np.float32 for table in found[-len(files) :]):
+            raise UserError(f"{shown(folder)}: damaged pool5 features; run again: python {stage1_command}")
     train, test, logits = found
     return train, test, logits

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hierarchy_cnn_torch import figures, tables
-from reproduction.runs import UserError, read_json, shown
+from reproduction.runs import UserError, read_json, shown, together
 
 
 def origin_of(folders: list[Path]) -> str:
@@ -29,8 +29,13 @@ def summarise(row: Path, _config: Mapping[str, Any]) -> None:
     """Writes <row>/summary, and the same tables and figures into the first seed's analysis folder.
 
     Raises:
-      UserError: no seed of the row has been analysed.
+      UserError: no seed of the row has been analysed, or the files of one are damaged.
     """
+    with together(row, "analyze.py --run FOLDER --overwrite writes them anew"):
+        _summarise(row)
+
+
+def _summarise(row: Path) -> None:
     folders = sorted(path.parent.parent for path in row.glob("seed*/analysis/DONE"))
     if not folders:
         raise UserError(f"{shown(row)}: no analysed seed; run analyze.py --run {shown(row)}/seed0 first")

@@ -135,7 +135,7 @@ def evaluate(config: dict[str, Any], world: World) -> None:
         heads = {name.split(".")[1]: len(value) for name, value in state.items() if name.endswith(".5.bias")}
         network = Network(trunk, data.images.shape[3], len(data.names), heads, config["bn"])
         network.load_state_dict(state)
-    except (RuntimeError, AttributeError, TypeError, IndexError) as error:
+    except (RuntimeError, AttributeError, TypeError, LookupError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"--eval {config['eval']}: does not fit --trunk, --preset or --dataset ({reason})") from None
     scores, _ = loop.scores_of(network.to(world.device), data.test_images, data, config, world)

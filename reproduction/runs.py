@@ -75,6 +75,23 @@ def read_json(path: Path, *keys: str) -> Any:
     return value
 
 
+@contextlib.contextmanager
+def together(where: Path, hint: str = "") -> Iterator[None]:
+    """For code that uses several files of a run with each other: one line where they do not fit.
+
+    Args:
+      where: the run folder. hint: what to run, for the message.
+    Raises:
+      UserError: an entry is missing, of another kind or out of range: a damaged run, or one of another version.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        said = (str(error).strip() or "no detail").splitlines()[0][:160]
+        reason = f"its files are damaged or do not fit each other ({type(error).__name__}: {said})"
+        raise UserError(f"{shown(where)}: {reason}{hint and '; '}{hint}") from error
+
+
 def flags_hash(config: Mapping[str, Any]) -> str:
     """Hash of what a run computes: sha256 (first 16 hex digits) of its resolved flags without the places."""
     relevant = {key: value for key, value in config.items() if key not in PLACES}

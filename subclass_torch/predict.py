@@ -5,38 +5,35 @@ python subclass_torch/predict.py --checkpoint runs/subclass/<name> --image pictu
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from reproduction.flags import Parser, run_main, whole  # noqa: E402
-from reproduction.runs import UserError, shown  # noqa: E402
+from reproduction.runs import UserError, shown, together  # noqa: E402
 
 
 def read_image(path: Path, channels: int):
-    """Reads a picture as uint8 [1, 32, 32, channels]: shorter side to 32, centre crop, grey or colour as needed.
+    """Reads a picture as uint8 [1, 32, 32, channels]: its centre square at 32, or at 28 in a border.
 
     Raises:
-      UserError: missing or not a picture.
+      UserError: missing, not JPEG or PNG, or too large.
     """
     import numpy as np
     from PIL import Image
 
+    from datasets import DatasetError, folder
+    from datasets.verify import read_bounded
     from subclass_torch.images import SIZE
 
     try:
-        with Image.open(path) as picture:
-            picture = picture.convert("L" if channels == 1 else "RGB")
-            if picture.size == (28, 28) and channels == 1:  # MNIST: a black border, as in training
-                pixels = np.pad(np.asarray(picture), 2)
-                return pixels[None, :, :, None]
-            scale = SIZE / min(picture.size)
-            width, height = (max(SIZE, round(side * scale)) for side in picture.size)
-            picture = picture.resize((width, height))
-            left, top = (width - SIZE) // 2, (height - SIZE) // 2
-            pixels = np.asarray(picture.crop((left, top, left + SIZE, top + SIZE)))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raw = read_bounded(path, folder.MOST_FILE_BYTES)
+        if channels == 3:
+            return folder.decode(raw, SIZE, shown(path))[None]
+        grey = Image.fromarray(folder.decode(raw, SIZE - 4, shown(path))).convert("L")
+    except (OSError, DatasetError) as error:
         raise UserError(f"{shown(path)}: not a readable picture ({error})") from None
-    return pixels.reshape(1, SIZE, SIZE, channels).copy()
+    return np.pad(np.asarray(grey), 2)[None, :, :, None]  # digits have a black border, as in training
 
 
 def predict(checkpoint: Path, image: Path, top: int = 5) -> list[tuple[str, float, int]]:
@@ -46,13 +43,24 @@ def predict(checkpoint: Path, image: Path, top: int = 5) -> list[tuple[str, floa
       checkpoint: file or run folder. image: picture file. top: how many classes.
     Returns:
       (class name, score in [0, 1], winning subclass) in descending order.
+    Raises:
+      UserError: a damaged checkpoint or picture.
     """
+    import torch
+
+    from subclass_torch import evaluate
+
+    model, content = evaluate.load_network(checkpoint, torch.device("cpu"))
+    pixels = torch.from_numpy(read_image(image, len(content["mean"])))
+    with together(checkpoint):
+        return _best(model, content, pixels, top)
+
+
+def _best(model: Any, content: dict[str, Any], pixels: Any, top: int) -> list[tuple[str, float, int]]:
     import torch
 
     from subclass_torch import augment, evaluate, models
 
-    model, content = evaluate.load_network(checkpoint, torch.device("cpu"))
-    pixels = torch.from_numpy(read_image(image, len(content["mean"])))
     inputs = augment.normalize(pixels, torch.tensor(content["mean"]), torch.tensor(content["std"])).contiguous()
     mapping, names = content["subclass2class"], content["class_names"]
     scores = torch.sigmoid(models.scores(model, inputs))[0]

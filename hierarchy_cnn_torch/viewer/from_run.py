@@ -11,7 +11,7 @@ import numpy as np
 from hierarchy_cnn_torch import similarity, trees
 from hierarchy_cnn_torch.responses import class_correlation
 from hierarchy_cnn_torch.viewer.view import Layer, View, samples_of
-from reproduction.runs import UserError, read_json, shown
+from reproduction.runs import UserError, read_json, shown, together
 
 
 def view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: str | None) -> View:
@@ -21,8 +21,13 @@ def view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: st
       seed_folder: holds A0 and, where it was analysed, analysis/.
       compare: second arm, such as A1; None or a missing arm shows A0 alone.
     Raises:
-      UserError: no finished stage 1, with the command to run; or its images cannot be loaded.
+      UserError: no finished stage 1, with the command to run; its images cannot be loaded; its files are damaged.
     """
+    with together(seed_folder, "analyze.py --run FOLDER --overwrite and train.py --overwrite write them anew"):
+        return _view_of_run(seed_folder, compare, title, data_dir)
+
+
+def _view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: str | None) -> View:
     from hierarchy_cnn_torch.analyze import flat_config
     from hierarchy_cnn_torch.measure import npz, study_tree
 

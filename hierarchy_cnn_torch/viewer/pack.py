@@ -42,7 +42,7 @@ def page(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], sprites: Map
       arrays: key -> array of uint8/16/32, int32 or float32/64.
       sprites: key -> JPEG bytes to embed.
     Raises:
-      UserError: larger than 60 MB; says what to leave out.
+      UserError: larger than 60 MB; says what to leave out. Or a setting is no finite number.
     """
     infos, blobs = {}, []
     for key, values in arrays.items():
@@ -50,11 +50,14 @@ def page(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], sprites: Map
         blobs.append(f'<script type="text/plain" id="d-{key}">{text}</script>')
     for key, data in sprites.items():
         blobs.append(f'<script type="text/plain" id="d-{key}">{base64.b64encode(data).decode()}</script>')
-    settings = json.dumps({**meta, "arrays": infos}, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    try:
+        settings = json.dumps({**meta, "arrays": infos}, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        raise UserError("viewer: a statistic of the run is not a finite number; its analysis is damaged") from None
     parts = {
         "TITLE": html.escape(str(meta["title"])),
         "STYLE": (HERE / "style.css").read_text(),
-        "META": settings,
+        "META": settings.replace("<", "\\u003c"),
         "BLOBS": "\n".join(blobs),
         "SCRIPT": "\n".join((HERE / "js" / f"{name}.js").read_text() for name in SCRIPTS),
     }

@@ -264,3 +264,20 @@ def test_what_is_missing_is_named(config, tmp_path):
         imagenet.load({**config, "finetune": "all"}, SIZE)
     with pytest.raises(UserError, match="run first: python class2str_tf/train_fc_classifer_imagenet.py"):
         imagenet_features(tmp_path, imagenet.load(config, SIZE))
+
+
+@pytest.mark.parametrize("claimed", [(3, 2), (3, 9), (10**12, 2)])
+def test_a_damaged_half_of_the_features_is_made_anew_and_not_stretched(tmp_path, claimed):
+    maker = {"weights": "1"}
+    tables, done = pool5._open_partial(tmp_path, "train", maker, 3, [2])
+    assert done == 0
+    tables[0][:] = 7
+    tables[0].flush()
+    path = tmp_path / "features-train.partial"
+    whole = path.read_bytes()
+    (tmp_path / "train.progress").write_text(json.dumps({"maker": maker, "done": 2}))
+    text = whole[10:128].decode().replace("(3, 2)", str(claimed)).rstrip()
+    path.write_bytes(whole[:10] + text.ljust(117).encode() + b"\n" + whole[128:])
+    [table], done = pool5._open_partial(tmp_path, "train", maker, 3, [2])
+    assert table.shape == (3, 2) and path.stat().st_size == len(whole)
+    assert done == (2 if claimed == (3, 2) else 0) and bool((table == 7).all()) == (claimed == (3, 2))

@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import textwrap
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -51,11 +52,18 @@ def test_no_parser_breaks_the_property(tmp_path, framework, inputs):
     assert found["inputs"] >= inputs and found["faults"] == 0
 
 
+@cache
+def warm(name, folder):
+    """Imports and first calls come before the watch."""
+    engine.watch()
+    engine.warm_up(table()[name], folder)
+
+
 @settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=300))
 @pytest.mark.parametrize("name", PLAIN)
 def test_any_bytes(tmp_path, name, data):
-    engine.watch()
+    warm(name, tmp_path)
     assert not engine.judge(table()[name], data, tmp_path)
 
 
@@ -63,7 +71,7 @@ def test_any_bytes(tmp_path, name, data):
 @given(value=JSON)
 @pytest.mark.parametrize("name", [name for name in PLAIN if mutate.json_value in table()[name].inside])
 def test_any_json(tmp_path, name, value):
-    engine.watch()
+    warm(name, tmp_path)
     assert not engine.judge(table()[name], json.dumps(value).encode() + b"\n", tmp_path)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import resource
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datasets import cars, download, imagenet, lists, manifest, matfile
 from datasets.core import DatasetError
 from reproduction import arrays, curves, runs, torch_runtime
 from reproduction.runs import UserError
-from tests.fuzz import data_targets, mutate, run_targets, seeds
+from tests.fuzz import data_targets, end_targets, framework_targets, mutate, run_targets, seeds
 
 
 def refused(error, read, *arguments):
@@ -149,3 +151,46 @@ def test_a_newest_state_of_another_kind_falls_back_to_the_one_before(tmp_path, c
     torch_runtime.save_state(tmp_path, 1, good)
     torch_runtime.write_checkpoint(tmp_path / "state-0000000002.pt", content)
     assert torch_runtime.load_state(tmp_path, needs=("model", "step")) == good
+
+
+@pytest.mark.parametrize("damage", ["analysis/analysis.json", "A0/tree.json", "A0/curves.npz", "A0/config.json"])
+def test_a_run_whose_files_do_not_fit_each_other_is_one_line_in_the_viewer(tmp_path, damage):
+    files = {
+        "analysis/analysis.json": {**end_targets.ANALYSIS, "mantel": {"fc9": {"x": 7}}},
+        "A0/tree.json": {"name": "all"},
+        "A0/config.json": {"dataset": "x"},
+    }
+    body = seeds.dumped(files[damage]) if damage in files else seeds.npz({"curve": np.full((1, 9), 99)})
+    (tmp_path / "in").write_bytes(body)
+    refused(UserError, end_targets.viewer_of(damage), tmp_path / "in")
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_a_statistic_without_end_is_one_line_in_the_viewer(tmp_path, value):
+    mantel = {"conv1": {"1": {"rho": value}}}
+    (tmp_path / "in").write_bytes(seeds.dumped({**end_targets.ANALYSIS, "mantel": mantel}))
+    refused(UserError, end_targets.viewer_of("analysis/analysis.json"), tmp_path / "in")
+
+
+def test_a_summary_of_a_damaged_analysis_is_one_line(tmp_path):
+    (tmp_path / "in").write_bytes(seeds.dumped({"seed": 0, "T1": {"A0": 7}}))
+    refused(UserError, end_targets.summary_of("analysis/analysis.json"), tmp_path / "in")
+
+
+def test_a_line_of_pixels_is_not_made_as_long_as_it_is_wide(tmp_path):
+    """predict.py brought the shorter side to 32 pixels first: one pixel by 60 million became 6 gigabytes."""
+    Image.new("L", (1 << 20, 1)).save(tmp_path / "a.png")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    end_targets.picture(tmp_path / "a.png")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
+
+
+def test_a_branch_where_there_is_no_layer_is_one_line(tmp_path):
+    torch.save({"heads.conv9.5.bias": torch.ones(2)}, tmp_path / "n.pt")
+    refused(UserError, end_targets.evaluated, tmp_path / "n.pt")
+
+
+def test_a_checkpoint_whose_classes_have_no_names_is_one_line(tmp_path):
+    content = torch.load(io.BytesIO(framework_targets._subclass()[0]), weights_only=True)
+    torch.save({**content, "class_names": ["a"]}, tmp_path / "n.pt")
+    refused(UserError, end_targets.predicted, tmp_path / "n.pt")
