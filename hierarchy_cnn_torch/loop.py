@@ -147,7 +147,7 @@ def run(
     if not state and 0 in kept:
         keep_weights(folder, network, 0, world)
     given = flags.parse_numbers("--bt-switch", config["bt_switch"])
-    while p["epoch"] * steps + p["step"] < limit:
+    while p["step"] or p["epoch"] * steps < limit:  # a state of the last step may be from before the end of its epoch
         epoch = p["epoch"]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch)
@@ -202,9 +202,9 @@ def run(
             keep_weights(folder, network, p["epoch"], world)
         if log is not None:
             log.write(p["epoch"], {k: v for k, v in p["history"][-1].items() if isinstance(v, float)})
-            save(folder, network, optimizer, p, p["epoch"] * steps)
-            if p["history"][-1].get("best"):
+            if p["history"][-1].get("best"):  # before the state: after a kill in between the epoch is run again
                 keep_best(folder, network)
+            save(folder, network, optimizer, p, p["epoch"] * steps)
         if runtime.agreed(world, stop.requested) and p["epoch"] * steps < limit:
             stop.leave(folder)
     if log is not None:

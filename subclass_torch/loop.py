@@ -86,7 +86,7 @@ def run_stage(
         print(f"{task.stage}: going on at epoch {p.epoch + 1}, step {p.step + 1} of {steps}", flush=True)
     log = MetricsLog(folder, resume_step=p.epoch if resumed else -1) if world.rank == 0 else None
     saved_at = time.monotonic()
-    while p.epoch * steps + p.step < limit:
+    while p.step or p.epoch * steps < limit:  # a state of the last step may be from before the end of its epoch
         for group in optimizer.param_groups:
             group["lr"] = task.lr_at(p.epoch)
         order = torch.randperm(count, generator=runtime.generator(seed, task.stage, "order", p.epoch))

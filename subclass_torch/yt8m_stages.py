@@ -147,12 +147,12 @@ def train_stage(
                     )
                 if state["step"] % LOG_EVERY == 0 or last:
                     log.write(state["step"], {"loss": state["loss"], "lr": rate_at(step, config)})
-                if stop.requested or last or state["step"] % config["checkpoint_steps"] == 0:
+                if last:
+                    break  # saved below, with its epoch closed: a state from before that would never close it
+                if stop.requested or state["step"] % config["checkpoint_steps"] == 0:
                     save()
                 if stop.requested:
                     stop.leave(folder)
-                if last:
-                    break
         stream.close()  # type: ignore[attr-defined]
         if observe:
             state["degrees"].append(neglect.close_epoch(totals)[0])

@@ -1,0 +1,47 @@
+"""An arm that is cut off at the end of an epoch goes on to the figures and the best weights of an undisturbed one."""
+
+import pytest
+import torch
+
+from hierarchy_cnn_torch import loop
+from reproduction.runs import Stop, read_metrics
+from reproduction.torch_runtime import World
+
+from . import ddp_worker as worker
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+class Killed(Exception):
+    """Stands for a SIGKILL: nothing of the loop runs after it."""
+
+
+def arm(folder, max_steps):
+    """History, metrics.jsonl, last and best weights of one start of the arm."""
+    folder.mkdir(exist_ok=True)
+    network, config = worker.make_network(), {**worker.CONFIG, "checkpoint_steps": 1, "max_steps": max_steps}
+    p = loop.run(config, network, worker.make_data(), worker.BRANCHES, ALONE, Stop(), folder)
+    best = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
+    return p["history"], read_metrics(folder), network.state_dict(), best
+
+
+@pytest.mark.parametrize("max_steps", [0, 6])
+@pytest.mark.parametrize("name", ["close_epoch", "keep_best", "save"])
+def test_a_kill_around_the_end_of_an_epoch(tmp_path, monkeypatch, name, max_steps):
+    calm = arm(tmp_path / "calm", max_steps)
+    ends, whole = [0], getattr(loop, name)
+
+    def killed_once(*args):
+        ends[0] += 1
+        # of the last epoch's end; of the first best weights; of the state that closes an epoch
+        if ends[0] == {"close_epoch": 2, "keep_best": 1, "save": 4}[name]:
+            raise Killed
+        return whole(*args)
+
+    monkeypatch.setattr(loop, name, killed_once)
+    with pytest.raises(Killed):
+        arm(tmp_path / "killed", max_steps)
+    history, lines, weights, best = arm(tmp_path / "killed", max_steps)
+    assert history == calm[0] and lines == calm[1] and len(history) == 2
+    for mine, undisturbed in ((weights, calm[2]), (best, calm[3])):
+        assert all(torch.equal(value, undisturbed[key]) for key, value in mine.items())
