@@ -91,28 +91,37 @@ def test_a_sound_run_survives_everything(tmp_path):
     }  # fmt: skip
 
 
+PARTS = {
+    "kills": lambda copy, calm, tally, length: soak.kills(copy, calm, tally, 2, length, random.Random(3)),
+    "stops": lambda copy, calm, tally, length: soak.stops(copy, calm, tally, 1, length, random.Random(3)),
+    "faults": lambda copy, calm, tally, length: soak.faults(copy, calm, tally),
+}
+
+
 @pytest.mark.parametrize(
-    ("flaw", "fault"),
+    ("flaw", "part", "fault"),
     [
-        ("restart", "chains of SIGKILL"),
-        ("silent", "SIGTERM"),
-        ("deaf", "SIGTERM"),
-        ("traceback", "full disk"),
-        ("truncated", "truncated newest"),
-        ("open", "two runs"),
+        ("restart", "kills", "chains of SIGKILL"),
+        ("silent", "stops", "SIGTERM"),
+        ("deaf", "stops", "SIGTERM"),
+        ("traceback", "faults", "full disk"),
+        ("truncated", "faults", "truncated newest"),
+        ("open", "faults", "two runs"),
     ],
 )
-def test_what_is_lost_is_seen(tmp_path, flaw, fault, monkeypatch):
+def test_what_is_lost_is_seen(tmp_path, flaw, part, fault, monkeypatch):
     monkeypatch.setattr(soak, "ATTEMPTS", 3)
     monkeypatch.setattr(soak, "hit", hit_at_a_state if flaw == "restart" else smoke_copy.hit)
-    tally = run(tmp_path, flaw, kills=2)
-    assert any(line.startswith(fault) for line in tally.faults), tally
+    calm, disturbed = (copy_of(tmp_path / name, flaw) for name in ("calm", "disturbed"))
+    begin = time.monotonic()
+    calm.finish()
+    tally = soak.Tally()
+    PARTS[part](disturbed, calm.figures(), tally, time.monotonic() - begin)
+    assert [line for line in tally.faults if line.startswith(fault)], tally
 
 
 def hit_at_a_state(copy: smoke_copy.Copy, number: signal.Signals, wait: float) -> tuple[bool, int, str]:
     """The kill comes once there is something to lose, however busy the machine is."""
-    if number != signal.SIGKILL:
-        return smoke_copy.hit(copy, number, wait)
     (copy.root / "hang").touch()
     process = copy.start()
     while len(copy.states()) < 2:
