@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import re
 import shlex
 import shutil
@@ -224,7 +225,7 @@ def _run(
     compare = [sys.executable, "-m", "reproduction.compare", "--paper", paper]
     code = subprocess.run(compare, cwd=REPO_ROOT).returncode
     if request.profile == "cpu" and not gpu_listed():
-        hours = sum(command.gpu_hours for command in commands_of(_paper_request(dataset_of, default_seeds)))
+        hours = math.fsum(command.gpu_hours for command in commands_of(_paper_request(dataset_of, default_seeds)))
         print(
             f"\nthe paper's own settings: make reproduce-{paper} PROFILE=paper   "
             f"(about {hours:.0f} GPU hours, {paper_gigabytes:.1f} GB to download)"
@@ -240,8 +241,9 @@ def _paper_request(dataset_of: Mapping[str, str], default_seeds: Mapping[str, Se
 
 def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float) -> None:
     download = f"{paper_gigabytes:.1f} GB to download" if request.profile == "paper" else "no download beyond DATASET's"
-    gpu = sum(command.gpu_hours for command in commands)
-    cpu = sum(command.cpu_minutes for command in commands)
+    # sum() rounds otherwise from Python 3.12 on: 10.35 hours were shown as 10.4 or 10.3
+    gpu = math.fsum(command.gpu_hours for command in commands)
+    cpu = math.fsum(command.cpu_minutes for command in commands)
     estimate = f"about {gpu:.1f} GPU hours" if request.profile == "paper" else f"about {cpu:.0f} min on two cores"
     print(f"{paper}: PROFILE={request.profile} DATASET={request.dataset}: {len(commands)} commands")
     print(f"  {estimate} (estimate), {download}")

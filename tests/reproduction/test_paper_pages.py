@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import shlex
 
@@ -37,7 +38,7 @@ def test_hours_of_a_page_are_those_of_the_plan(name):
     for paper, dataset, hours in rows:
         commands = module.commands_of(Request("paper", dataset, (0, 1, 2), "cpu", (), False, None))
         assert paper == name
-        assert hours == f"{sum(command.gpu_hours for command in commands):.1f}", f"{name} {dataset}"
+        assert hours == f"{math.fsum(command.gpu_hours for command in commands):.1f}", f"{name} {dataset}"
 
 
 # Rows that a command of another row's name writes as well: several heads, both alphas.

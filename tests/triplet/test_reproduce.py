@@ -52,6 +52,7 @@ def test_rows_are_those_of_the_table():
     known = {row.row for row in paper_of("triplet").row}
     made = {c.row for p in ("paper", "cpu") for c in reproduce.commands_of(request(p))}
     made |= {c.row for db in ("cars", "flowers", "dogs", "birds") for c in reproduce.commands_of(request("paper", db))}
+    made |= {c.row for c in reproduce.commands_of(request("cpu", "cifar10"))}
     assert made == known
 
 
