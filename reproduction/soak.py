@@ -32,6 +32,7 @@ from reproduction.sweep import FOLDERS
 # so that every stage has several states to go on from, in smoke runs of seconds
 FLAGS = {"subclass": "--epochs_class 3 --epochs 3 --checkpoint-steps 2", "hierarchy": "--checkpoint-steps 5"}
 ATTEMPTS = 8  # to catch a moment that may pass unseen on a busy machine
+CHAIN = 4  # kills in a row: where each start takes long to reach new steps, a longer chain stays at one place
 FILE_LIMIT = 200_000  # bytes a file may have on the "full" disk: logs fit, checkpoints do not
 
 
@@ -67,13 +68,15 @@ class Tally:
 def chain(copy: Copy, most: int, length: float, draw: random.Random, moments: Counter[str]) -> tuple[int, str]:
     """Kills one run again and again, until it ends before its kill or `most` kills are done.
 
+    The first kill may come nearly anywhere in the run.
+
     Returns:
       The kills, and what went wrong with an end that came by itself, or "".
     """
     copy.clear()
     done = 0
     while done < most:
-        struck, code, text = hit(copy, signal.SIGKILL, draw.uniform(0.1, 0.5) * length)
+        struck, code, text = hit(copy, signal.SIGKILL, draw.uniform(0.1, 0.5 if done else 0.9) * length)
         if not struck:
             return done, f"after {done} kills exit code {code}: {last(text)}" if code else ""
         done += 1
@@ -84,11 +87,11 @@ def chain(copy: Copy, most: int, length: float, draw: random.Random, moments: Co
 def kills(copy: Copy, calm: dict[str, Any], tally: Tally, number: int, length: float, draw: random.Random) -> None:
     """Kills the pipeline at random moments, chained: each start goes on where the one before was killed.
 
-    Where a run ends before its kill comes it is compared, and a new one is begun, until `number` kills are done. All
-    kills of a chain count as survived or none does.
+    Where a run ends before its kill comes, or after CHAIN kills, it is compared and a new one is begun, until `number`
+    kills are done. All kills of a chain count as survived or none does.
     """
     while number:
-        done, wrong = chain(copy, number, length, draw, tally.moments)
+        done, wrong = chain(copy, min(number, CHAIN), length, draw, tally.moments)
         if not done and not wrong:  # this machine has become faster than it was for the undisturbed run
             length /= 2
             continue
