@@ -32,7 +32,14 @@ PLACES = frozenset({"data_dir", "runs_dir", "cnn_dir", "name", "row", "overwrite
 
 
 class UserError(Exception):
-    """Something the user can mend; the message is one line that says what is wrong and what to run."""
+    """Something the user can mend; the message is one line that says what is wrong and what to run.
+
+    It stays one line and can be printed whatever it quotes: characters that no terminal prints are shown as escapes.
+    """
+
+    def __init__(self, message: object):
+        text = str(message)
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

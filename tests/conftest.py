@@ -13,7 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The suite shows the same each time it is run; looking for new inputs is what `make fuzz` is for.
+hypothesis.settings.register_profile("suite", derandomize=True)
+hypothesis.settings.load_profile("suite")
 
 # One process of the suite may load both frameworks. TensorFlow first and then triton, which comes with torch's CUDA
 # build, is a segmentation fault; triton first is not.

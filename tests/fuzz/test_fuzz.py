@@ -94,8 +94,13 @@ def _wrong(path):
     raise KeyError("x")
 
 
+class TwoLines(UserError):
+    def __str__(self):
+        return "one\ntwo"
+
+
 def _lines(path):
-    raise UserError("one\ntwo")
+    raise TwoLines("")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import resource
 
 import numpy as np
@@ -67,6 +68,14 @@ def test_stamps_and_configurations_of_another_kind(tmp_path, body):
         (tmp_path / name).write_text(body)
         with pytest.raises(UserError), runs.open_run(tmp_path, {"lr": 1}):
             pass
+
+
+@pytest.mark.parametrize("name", ["\n", "a\r\nb", "\x1b[2J", "\u2028", "\ud800"])
+def test_a_setting_whose_name_no_terminal_prints_is_one_line(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps({name: False}))
+    with pytest.raises(UserError, match="other flags") as raised, runs.open_run(tmp_path, {}):
+        pass
+    assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize("line", ["7", "{}", '{"step": "a"}', '{"step": null}', "[" * 100_000])
