@@ -1,5 +1,5 @@
 # One place to run everything. `make` lists the targets; the README shows what each prints.
-# Variables: PROFILE=auto|paper|cpu|smoke DATASET= SEEDS="0 1 2" DEVICE=auto|cpu|cuda DATA=folder ARGS="flags" FORCE=1 GPU=1 JOBS=n
+# Variables: PROFILE=auto|paper|cpu|smoke DATASET= SEEDS="0 1 2" DEVICE=auto|cpu|cuda DATA=folder COPY=name ARGS="flags" FORCE=1 GPU=1 JOBS=n
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -11,6 +11,7 @@ DATASET ?=
 SEEDS ?=
 DEVICE ?= auto
 DATA ?=
+COPY ?=
 ARGS ?=
 FORCE ?=
 JOBS ?= 0
@@ -36,13 +37,13 @@ VENV := $(if $(GPU),.venv-tf,.venv)
 PY := $(VENV)/bin/python
 INSTALL := VENV=$(VENV) GPU=$(GPU) sh .ci/install
 RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" \
-	--data-dir "$(DATA)" --args="$(ARGS)" --jobs "$(JOBS)" $(if $(FORCE),--force)
+	--data-dir "$(DATA)" --copy "$(COPY)" --args="$(ARGS)" --jobs "$(JOBS)" $(if $(FORCE),--force)
 
 .PHONY: help setup reproduce plan compare results report verify-data sweep bench soak fuzz test lint clean clean-runs clean-data \
 	$(addprefix reproduce-,$(PAPERS)) $(addprefix data-,$(SETS))
 
 help: ## list the targets
-	@echo 'usage: make TARGET [PROFILE=auto|paper|cpu|smoke] [DATASET=name] [SEEDS="0 1 2"] [DEVICE=auto|cpu|cuda] [DATA=folder] [ARGS="flags"] [FORCE=1] [JOBS=n]'
+	@echo 'usage: make TARGET [PROFILE=auto|paper|cpu|smoke] [DATASET=name] [SEEDS="0 1 2"] [DEVICE=auto|cpu|cuda] [DATA=folder] [COPY=name] [ARGS="flags"] [FORCE=1] [JOBS=n]'
 	@echo
 	@sed -n 's/^\([a-z<>-]*\):.*## \(.*\)/  \1|\2/p; s/^# help: \(.*\)/  \1/p' Makefile | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
 
@@ -73,7 +74,7 @@ compare: ## print our figures beside the papers' (PAPER=name, RUNS=folder for ru
 results: ## run in a worktree at HEAD and take the records into reproduction/results (PAPER, PROFILE=cpu or paper, SEEDS)
 	@$(INSTALL) tf torch
 	@$(PY) -m reproduction.take_results --papers "$(or $(PAPER),class2str)" --profile "$(if $(filter auto,$(PROFILE)),cpu,$(PROFILE))" \
-	  --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" --data-dir "$(DATA)" --args="$(ARGS)"
+	  --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --args="$(ARGS)"
 
 report: ## write runs/report.html, one self-contained page
 	@$(INSTALL) report
@@ -102,7 +103,7 @@ fuzz: ## 100,000 damaged and hostile inputs through every parser (ARGS="--inputs
 sweep: ## cells of the tables x seeds as Ray tasks (PAPER="class2str subclass"; local, or RAY_ADDRESS)
 	@$(INSTALL) tf torch cluster
 	@$(PY) -m reproduction.sweep --papers "$(PAPER)" --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" \
-	  --device "$(DEVICE)" --data-dir "$(DATA)" --args="$(ARGS)" $(if $(FORCE),--force)
+	  --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --args="$(ARGS)" $(if $(FORCE),--force)
 
 # files are dealt to as many processes as there are cores, four at most (each may load a framework)
 test: ## the whole test suite: no network, no GPU

@@ -24,12 +24,16 @@ from reproduction.flags import Parser, flag, whole
 from reproduction.lanes import Command, jobs_of, run_all
 from reproduction.runs import REPO_ROOT, RUNS_ROOT, UserError, shown
 
+COPY_HELP = "name of a copy of the data with other checksums: it is accepted, and rows carry the name (e.g. q90)"
 DEFAULT_SEEDS = {"paper": (0, 1, 2), "cpu": (0, 1, 2), "smoke": (0,)}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked of `make reproduce-<paper>`; `profile` is resolved, never `auto`."""
+    """What the user asked of `make reproduce-<paper>`; `profile` is resolved, never `auto`.
+
+    `copy` names a copy of the data set that is not the published one, byte for byte: its rows carry the name.
+    """
 
     profile: str
     dataset: str
@@ -38,13 +42,14 @@ class Request:
     extra: tuple[str, ...]
     force: bool
     data_dir: str | None
+    copy: str = ""
 
     def row(self, variant: str = "") -> str:
-        """`<dataset>-<profile>[-variant]`; flags passed through ARGS make a variant of their own."""
+        """`<dataset>[-copy]-<profile>[-variant]`; flags passed through ARGS make a variant of their own."""
         words = [word.lstrip("-").replace("=", "-") for word in self.extra]
         slug = re.sub(r"[^\w.+-]+", "_", "-".join(words)).strip("-")
         dataset = re.sub(r"[^\w.+]+", "_", Path(self.dataset).name if ":" in self.dataset else self.dataset)
-        return "-".join(part for part in (dataset, self.profile, variant, slug) if part)
+        return "-".join(part for part in (dataset, self.copy, self.profile, variant, slug) if part)
 
     def base_row(self) -> str:
         """The row without variant and passed-through flags: where stage 1 of all of them lies."""
@@ -55,6 +60,8 @@ class Request:
         flags = ["--row", row, "--device", self.device]
         if self.data_dir:
             flags += ["--data-dir", self.data_dir]
+        if self.copy:
+            flags.append("--accept-unverified")
         if self.force:
             flags.append("--overwrite")
         return tuple(flags)
@@ -95,6 +102,7 @@ def _parse(
     flag(group, "--seeds", default="", help='for example "0 1 2"; default: the profile\'s own')
     flag(group, "--device", default="auto")
     flag(group, "--data-dir", default="")
+    flag(group, "--copy", default="", help=COPY_HELP)
     flag(
         group, "--args", default="", help="flags passed through to the scripts of stage 2; they make a row of their own"
     )
@@ -123,7 +131,7 @@ def request_of(
     """The request of parsed flags, with the profile resolved.
 
     Raises:
-      UserError: seeds that are none, or a data set that `check` refuses.
+      UserError: seeds that are none, a copy's name that is none, or a data set that `check` refuses.
     """
     profile = args.profile
     if profile == "auto":
@@ -138,8 +146,10 @@ def request_of(
         dataset = check(args.dataset or dataset_of[profile])
     except (ValueError, UserError) as error:
         raise UserError(f"argument --dataset: {error}") from None
+    if not re.fullmatch(r"[\w.]*", args.copy):
+        raise UserError(f"argument --copy: {args.copy!r} is not a name of letters, digits, dots and underscores")
     extra = tuple(shlex.split(args.args))
-    return Request(profile, dataset, seeds, args.device, extra, args.force, args.data_dir or None)
+    return Request(profile, dataset, seeds, args.device, extra, args.force, args.data_dir or None, args.copy)
 
 
 def on_gpu(request: Request) -> bool:

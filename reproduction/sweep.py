@@ -26,7 +26,7 @@ import filelock
 
 from reproduction.flags import Parser, flag, run_main, whole
 from reproduction.lanes import Command, cores, start
-from reproduction.pipeline import one_thread_each, request_of
+from reproduction.pipeline import COPY_HELP, one_thread_each, request_of
 from reproduction.runs import REPO_ROOT, UserError
 
 FOLDERS = {
@@ -158,6 +158,7 @@ def parser() -> Parser:
     flag(group, "--seeds", default="", help='for example "0 1 2 3 4"')
     flag(group, "--device", default="auto")
     flag(group, "--data-dir", default="")
+    flag(group, "--copy", default="", help=COPY_HELP)
     flag(group, "--args", default="", help="flags passed through to the scripts")
     flag(group, "--force", action="store_true", help="run finished stages again, those of a retried task too")
     flag(group, "--cpus-per-task", type=float, default=1.0)

@@ -21,6 +21,7 @@ from typing import Any
 from reproduction import readme
 from reproduction.collect import RESULTS
 from reproduction.flags import Parser, flag, run_main
+from reproduction.pipeline import COPY_HELP
 from reproduction.record import Record, load_record
 from reproduction.runs import REPO_ROOT, UserError, shown, write_json
 from reproduction.sweep import FOLDERS
@@ -112,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flag(p.additions, "--seeds", default="")
     flag(p.additions, "--device", default="auto")
     flag(p.additions, "--data-dir", default="", help="default: data/ of this checkout")
+    flag(p.additions, "--copy", default="", help=COPY_HELP)
     flag(p.additions, "--args", default="", help="flags passed through to the scripts")
     flag(
         p.additions, "--from", dest="source", default="", metavar="DIR", help="take the records below DIR, run nothing"
@@ -128,7 +130,8 @@ def _main(args: Any) -> None:
     if not args.source:
         data = str(Path(args.data_dir or REPO_ROOT / "data").resolve())
         flags = ["--profile", args.profile, "--dataset", args.dataset, "--seeds", args.seeds, "--device", args.device]
-        runs = run_in_worktree(papers, [*flags, "--data-dir", data, f"--args={args.args}"])
+        flags += ["--data-dir", data, "--copy", args.copy, f"--args={args.args}"]
+        runs = run_in_worktree(papers, flags)
     for path in take(runs):
         print(f"took {shown(path)}")
     readme.main(["--write"])

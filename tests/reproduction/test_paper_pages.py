@@ -56,10 +56,12 @@ def test_the_command_of_a_row_runs_that_row(name):
             continue
         assert words[0] == f"reproduce-{name}"
         given = dict(word.split("=", 1) for word in words[1:])
-        assert set(given) <= {"PROFILE", "DATASET", "DEVICE", "SEEDS", "ARGS"}, row.command
+        assert set(given) <= {"PROFILE", "DATASET", "DEVICE", "SEEDS", "ARGS", "COPY"}, row.command
         dataset = given.get("DATASET") or module.DATASETS[given["PROFILE"]]
         extra = tuple(shlex.split(given.get("ARGS", "")))
-        runs = {c.row for c in module.commands_of(Request(given["PROFILE"], dataset, (0,), "cpu", extra, False, None))}
+        copy = given.get("COPY", "")
+        asked = Request(given["PROFILE"], dataset, (0,), "cpu", extra, False, None, copy)
+        runs = {c.row for c in module.commands_of(asked)}
         variant = next((v for v in WRITTEN_TOO if row.row.endswith(f"-{v}")), None)
         also = f"{row.row.removesuffix(variant)}{WRITTEN_TOO[variant]}" if variant else row.row
         assert row.row in runs or also in runs, f"{row.command} runs {sorted(runs)}, not {row.row}"

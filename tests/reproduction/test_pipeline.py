@@ -1,0 +1,50 @@
+"""What `make` asks becomes a request: seeds, data sets, copies of them; every paper's commands follow it."""
+
+from __future__ import annotations
+
+import importlib
+from argparse import Namespace
+
+import pytest
+
+from reproduction.pipeline import Request, request_of
+from reproduction.runs import UserError
+from reproduction.sweep import FOLDERS
+
+ASKED = {"profile": "cpu", "dataset": "cifar100", "seeds": "", "device": "cpu", "args": "", "force": False}
+
+
+def asked(**changed: str) -> Request:
+    return request_of(Namespace(**{**ASKED, "data_dir": "", "copy": "", **changed}), {"cpu": "mnist5k"})
+
+
+@pytest.mark.parametrize("paper", FOLDERS)
+def test_a_named_copy_of_the_data_is_accepted_by_every_training_and_names_its_rows(paper):
+    module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
+    official, copy = (module.commands_of(asked(copy=name)) for name in ("", "q90"))
+    assert not any("--accept-unverified" in command.flags for command in official)
+    assert all("--accept-unverified" in command.flags for command in copy if "--summary" not in command.flags)
+    assert [c.row.replace("cifar100-q90-", "cifar100-") for c in copy] == [c.row for c in official]
+    assert all("cifar100-q90-cpu" in str(c.folder) for c in copy)
+    assert not {c.folder for c in copy} & {c.folder for c in official}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"copy": "a/b"}, "--copy: 'a/b' is not a name"),
+        ({"copy": "my copy"}, "--copy: 'my copy' is not a name"),
+        ({"seeds": "0 0"}, "--seeds: '0 0' is not a list of different"),
+        ({"seeds": "-1"}, "--seeds: '-1' is not a list of different"),
+        ({"seeds": "x"}, "--seeds: 'x' is not a list of different"),
+        ({"dataset": "cifar11"}, "--dataset: .*cifar11"),
+    ],
+)
+def test_what_cannot_be_is_one_line(wrong, said):
+    with pytest.raises(UserError, match=said):
+        asked(**wrong)
+
+
+def test_seeds_and_places():
+    assert asked(seeds="3, 1").seeds == (3, 1) and asked().seeds == (0, 1, 2)
+    assert asked(data_dir="there").shared_flags("r")[-2:] == ("--data-dir", "there")
