@@ -150,7 +150,7 @@ def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
     long = 1 if device == "cpu" else 60
     return {
         f"loop resnet18{where}": lambda small: loop("resnet18", 50, 3 * long, device, small),
-        f"loop small{where}": lambda small: loop("small", 200, 10 * long, device, small),
+        f"loop small{where}": lambda small: loop("small", 200, 30 * long, device, small),
     }
 
 

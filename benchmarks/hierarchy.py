@@ -187,7 +187,7 @@ def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
     long = 1 if device == "cpu" else 30
     return {
         f"loop paper32{where}": lambda small: loop("paper32", 4 * long, device, small),
-        f"loop mini{where}": lambda small: loop("mini", 16 * long, device, small),
+        f"loop mini{where}": lambda small: loop("mini", 30 * long, device, small),
     }
 
 

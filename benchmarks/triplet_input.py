@@ -153,7 +153,7 @@ def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
     long = 1 if device == "cpu" else 30
     return {
         f"loop resnet50{where}": lambda small: loop("resnet50", 224, 2 * long, device, small),
-        f"loop mobile{where}": lambda small: loop("mobile", 64, 10 * long, device, small),
+        f"loop mobile{where}": lambda small: loop("mobile", 64, 25 * long, device, small),
     }
 
 
