@@ -35,6 +35,19 @@ def test_ratio_is_how_many_times_better_ours_is():
     assert Pair("a", "MiB", [10.0], [5.0]).summary()["ratio"] == 2.0
 
 
+def test_a_pair_writes_its_own_fields_beside_the_others():
+    entry = Pair("a", "s", [1.0], [1.02], fields={"overhead_percent": 2.0}).summary()
+    assert entry["overhead_percent"] == 2.0 and entry["ours"] == 1.02 and "fields" not in entry
+
+
+def test_overhead_is_a_percentage_with_its_interval():
+    from benchmarks.triplet import overhead_of
+
+    found = overhead_of([1.01, 1.02, 1.04])
+    expected = {"overhead_percent": 2.0, "overhead_low": 1.0, "overhead_high": 4.0}
+    assert found == pytest.approx(expected)
+
+
 def test_a_measure_stands_against_its_budget():
     kept = Measure("memory", "MiB", [512.0], 1024).summary()
     assert (kept["baseline"], kept["ours"], kept["ratio"], kept["n"]) == (1024, 512.0, 2.0, 1)
