@@ -24,9 +24,9 @@ from typing import Any
 
 import filelock
 
-from reproduction.flags import Parser, flag, run_main, whole
+from reproduction.flags import Parser, flag, number, run_main, whole
 from reproduction.lanes import Command, cores, start
-from reproduction.pipeline import COPY_HELP, one_thread_each, request_of
+from reproduction.pipeline import COPY_HELP, on_gpu, one_thread_each, request_of
 from reproduction.runs import REPO_ROOT, UserError
 
 FOLDERS = {
@@ -60,8 +60,8 @@ def cells_of(paper: str, commands: Sequence[Command]) -> list[Cell]:
     cells = []
     for phase, (alone, group) in enumerate(groupby(commands, key=lambda command: command.lane is None)):
         lanes: dict[str, list[Command]] = {}
-        for number, command in enumerate(group):
-            lanes.setdefault(f"{number}" if alone else str(command.lane), []).append(command)
+        for at, command in enumerate(group):
+            lanes.setdefault(f"{at}" if alone else str(command.lane), []).append(command)
         for lane, own in lanes.items():
             label = own[0].stage if alone else lane
             cells.append(Cell(f"{paper} {own[0].row} {label}", tuple(own), phase))
@@ -148,6 +148,25 @@ def connect(ray: Any) -> None:
     raise UserError(f"Ray did not start: {problem} Is it sure that {where}? The same command tries again")
 
 
+def check_room(nodes: Sequence[dict[str, float]], cpus: float, gpus: float) -> None:
+    """A task that fits on no machine would wait for ever.
+
+    Args:
+      nodes: what each machine of the cluster has, as Ray names it ("CPU", "GPU").
+      cpus, gpus: what one task asks.
+    Raises:
+      UserError: no machine has as much, or Ray hands out no such number of GPUs.
+    """
+    if gpus > 1 and gpus % 1:
+        raise UserError(f"--gpus-per-task {gpus:g}: above 1 only whole numbers")
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        has = ", ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes) or "nothing"
+        raise UserError(
+            f"a task asks {cpus:g} CPU and {gpus:g} GPU, and no machine of the cluster has as much (they have: {has}); "
+            'DEVICE=cpu runs without a GPU, TASK="--cpus-per-task 1 --gpus-per-task 0.5" asks for less'
+        )
+
+
 def parser() -> Parser:
     """The flags of this program."""
     p = Parser("python -m reproduction.sweep", "Runs cells of the papers' tables times seeds as Ray tasks.")
@@ -161,8 +180,11 @@ def parser() -> Parser:
     flag(group, "--copy", default="", help=COPY_HELP)
     flag(group, "--args", default="", help="flags passed through to the scripts")
     flag(group, "--force", action="store_true", help="run finished stages again, those of a retried task too")
-    flag(group, "--cpus-per-task", type=float, default=1.0)
-    flag(group, "--gpus-per-task", type=float, default=-1.0, help="default: 1 with --profile paper, else 0")
+    flag(group, "--cpus-per-task", type=number(0), default=1.0)
+    flag(
+        group, "--gpus-per-task", type=number(0), default=None,
+        help="default: 1 with --profile paper, unless --device cpu; else 0",
+    )  # fmt: skip
     flag(group, "--retries", type=whole(0), default=3, help="of a task whose worker or script was killed")
     return p
 
@@ -179,15 +201,15 @@ def _main(args: Any) -> None:
     unknown = [paper for paper in papers if paper not in here]
     if unknown:
         raise UserError(f"--papers {' '.join(unknown)}: of {', '.join(here)}")
-    cells, profile = [], args.profile
+    cells, profile, gpus = [], args.profile, 0.0
     for paper in papers:
         module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
         own = {"check": "checked", "default_seeds": "SEEDS"}  # where a paper has data sets or seeds of its own
         options = {option: getattr(module, name) for option, name in own.items() if hasattr(module, name)}
         request = request_of(args, module.DATASETS, **options)
-        profile = request.profile
+        profile, gpus = request.profile, float(on_gpu(request))
         cells += cells_of(paper, one_thread_each(request, module.commands_of(request)))
-    gpus = args.gpus_per_task if args.gpus_per_task >= 0 else float(profile == "paper")
+    gpus = gpus if args.gpus_per_task is None else args.gpus_per_task
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:
@@ -195,10 +217,11 @@ def _main(args: Any) -> None:
     except ImportError:
         raise UserError("the sweep needs Ray: make sweep installs it (extra `cluster`)") from None
     connect(ray)
-    found = ray.cluster_resources().get("CPU", 0)
-    print(f"{len(cells)} cells of {', '.join(papers)}, profile {profile}, on {found:g} cores")
     failed = 0
     try:
+        check_room([node["Resources"] for node in ray.nodes() if node["Alive"]], args.cpus_per_task, gpus)
+        found = ray.cluster_resources().get("CPU", 0)
+        print(f"{len(cells)} cells of {', '.join(papers)}, profile {profile}, on {found:g} cores")
         for number, (cell, outcome) in enumerate(sweep(cells, args.cpus_per_task, gpus, args.retries), 1):
             failed += isinstance(outcome, Exception)
             words = str(outcome) if isinstance(outcome, Exception) else f"finished after {outcome / 60:.1f} min"

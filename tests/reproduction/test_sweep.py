@@ -1,14 +1,16 @@
-"""Cells, and their way through Ray: order, phases, failures, a worker killed in the middle."""
+"""Cells, and their way through Ray: order, phases, failures, a killed worker, the records of a plain run."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from reproduction import sweep
-from reproduction.lanes import Command
+from reproduction.lanes import Command, start
 from reproduction.runs import UserError
+from reproduction.smoke_copy import timeless
 from reproduction.sweep import Cell, cells_of
 
 ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
@@ -92,6 +94,26 @@ def test_a_script_that_is_not_on_the_node_is_named():
     assert isinstance(outcome, Exception) and "same path" in str(outcome)
 
 
+def test_records_are_those_of_a_plain_run(tmp_path):
+    flags = "--dataset mnist5k --model vgg_small --subset 60 --epochs 1 --name tiny --device cpu".split()
+
+    def command(where: str) -> Command:
+        words = (*flags, "--runs-dir", str(tmp_path / where))
+        return Command("row", where, "subclass_torch/notebook.py", words, tmp_path / where, lane="a", threads=1)
+
+    def written(where: str) -> list:
+        record = json.loads((tmp_path / where / "tiny" / "record.json").read_text())
+        for when in ("date", "commit", "dirty", "peak_memory_bytes", "artefacts"):  # a log is named after its moment
+            record.pop(when)
+        curve = (tmp_path / where / "tiny" / "metrics.jsonl").read_text().splitlines()
+        return [timeless(part) for part in (record, [json.loads(line) for line in curve])]
+
+    assert start(command("plain")).wait() == 0
+    [(_, outcome)] = sweep.sweep(cells_of("p", [command("swept")]), 1, 0, 0)
+    assert isinstance(outcome, float)
+    assert written("swept") == written("plain")
+
+
 class Starting:
     """A Ray whose first starts fail."""
 
@@ -122,6 +144,49 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch):
     with pytest.raises(UserError, match="RAY_ADDRESS=10.0.0.1:9"):
         sweep.connect(away)
     assert away.given == [{"log_to_driver": True, "logging_level": "warning"}]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "wrong"),
+    [
+        (1, 0, ""), (4, 0.5, ""), (8, 0, ""),
+        (16, 0, "16 CPU and 0 GPU, and no machine"), (8, 1, "8 CPU and 1 GPU, and no machine"),
+        (1, 2, "4 CPU and 1 GPU, 8 CPU and 0 GPU.*DEVICE=cpu"), (1, 1.5, "--gpus-per-task 1.5: above 1"),
+    ],
+)  # fmt: skip
+def test_what_no_machine_has_is_one_line_and_no_waiting(cpus, gpus, wrong):
+    nodes = [{"CPU": 4.0, "GPU": 1.0, "memory": 7.0}, {"CPU": 8.0}]
+    if not wrong:
+        return sweep.check_room(nodes, cpus, gpus)
+    with pytest.raises(UserError, match=wrong) as error:
+        sweep.check_room(nodes, cpus, gpus)
+    assert "\n" not in str(error.value)
+
+
+class Asked(Exception):
+    """Instead of a cluster: what one task would ask."""
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked"),
+    [
+        ("--profile paper --device cpu", (1, 0)),
+        ("--profile paper", (1, 1)),
+        ("--profile cpu", (1, 0)),
+        ("--profile paper --gpus-per-task 0.5 --cpus-per-task 4", (4, 0.5)),
+        ("--profile paper --gpus-per-task 0", (1, 0)),
+    ],
+)
+def test_a_task_asks_a_gpu_where_its_scripts_use_one(flags, asked, monkeypatch):
+    def room(nodes, *resources):
+        raise Asked(*resources)
+
+    monkeypatch.setattr(sweep, "connect", lambda ray: None)
+    monkeypatch.setattr(sweep, "check_room", room)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(Asked) as stop:
+        sweep.main(["--papers", "subclass", *flags.split()])
+    assert stop.value.args == asked
 
 
 def test_unknown_paper_is_one_line(capsys):
