@@ -19,7 +19,7 @@ from finegrained_torch.data import Batches, Items, loader
 from finegrained_torch.flags import TRAINING_CHILD
 from finegrained_torch.ready import Callback, Trainer, quiet, seed_everything
 from reproduction import torch_runtime as runtime
-from reproduction.runs import UserError, read_json, stop_signals, write_json
+from reproduction.runs import Damaged, UserError, newest_whole, read_json, shown, stop_signals, write_json
 
 
 @dataclass(frozen=True)
@@ -105,15 +105,16 @@ def find_rate(task: Task, config: Mapping[str, Any], batches: Batches) -> tuple[
 
 
 def newest_state(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest readable full state and what the Keeper put into it; an unreadable one is passed over."""
-    for path in reversed(states(folder)):
-        try:
-            content = runtime.read_checkpoint(path)
-            return path, dict(content["callbacks"]["Keeper"])
-        except (UserError, KeyError, TypeError, ValueError, IndexError) as error:
-            print(f"{error}; going on from the one before", file=sys.stderr, flush=True)
-            path.unlink(missing_ok=True)
-    return None
+    """The newest whole full state and what the Keeper put into it, or None where there is none; see `newest_whole`."""
+    return newest_whole(states(folder), _kept_in)
+
+
+def _kept_in(path: Path) -> tuple[Path, dict[str, Any]]:
+    content = runtime.read_checkpoint(path)
+    try:
+        return path, dict(content["callbacks"]["Keeper"])
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise Damaged(f"{shown(path)}: not the full state of a training") from None
 
 
 def train(task: Task, config: Mapping[str, Any]) -> Trained:

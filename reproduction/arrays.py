@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,13 @@ def checked(path: Path) -> Path:
             if damaged := packed.testzip():
                 raise ValueError(f"the checksum of {damaged} does not match")
     return path
+
+
+def spares_the_file(error: Exception) -> bool:
+    """Whether the disk or the memory (torch: a RuntimeError) let a read fail, so that the file may be whole."""
+    if isinstance(error, OSError):
+        return error.errno not in (None, errno.EINVAL)  # EINVAL: an offset inside the file is wrong
+    return isinstance(error, MemoryError) or any(word in str(error) for word in ("allocate memory", "out of memory"))
 
 
 def read_npz(path: Path | str, names: Sequence[str] = (), hint: str = "") -> dict[str, np.ndarray]:

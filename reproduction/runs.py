@@ -15,11 +15,11 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 
@@ -29,6 +29,8 @@ RUNS_ROOT = REPO_ROOT / "runs"
 
 # Flags that say where things lie or what to do with them; they do not change what a run computes.
 PLACES = frozenset({"data_dir", "runs_dir", "cnn_dir", "name", "row", "overwrite", "print_config", "eval", "argv"})
+
+Found = TypeVar("Found")
 
 
 class UserError(Exception):
@@ -40,6 +42,10 @@ class UserError(Exception):
     def __init__(self, message: object):
         text = str(message)
         super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+
+
+class Damaged(UserError):
+    """A checkpoint whose own content is at fault; one that the disk or the memory did not let us read is no such."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -97,6 +103,28 @@ def together(where: Path, hint: str = "") -> Iterator[None]:
         said = (str(error).strip() or "no detail").splitlines()[0][:160]
         reason = f"its files are damaged or do not fit each other ({type(error).__name__}: {said})"
         raise UserError(f"{shown(where)}: {reason}{hint and '; '}{hint}") from error
+
+
+def newest_whole(paths: Iterable[Path], read: Callable[[Path], Found]) -> Found | None:
+    """What `read` makes of the last of these checkpoints that is whole, or None where there are none.
+
+    Damaged ones are passed over with a line and stay where they are.
+
+    Args:
+      paths: checkpoints whose names sort by age.
+      read: raises `Damaged` where a file's content is at fault.
+    Raises:
+      UserError: checkpoints are there but all are damaged, or one cannot be read for another reason.
+    """
+    left = sorted(paths)
+    while left:
+        try:
+            return read(left.pop())
+        except Damaged as error:
+            if not left:
+                raise UserError(f"{error}; no checkpoint can be restored; --overwrite starts anew") from None
+            print(f"{error}; going on from the one before", file=sys.stderr, flush=True)
+    return None
 
 
 def flags_hash(config: Mapping[str, Any]) -> str:
@@ -173,7 +201,8 @@ def _clear(folder: Path) -> None:
             f"{shown(folder)}: --overwrite removes runs only; this holds {min(entry.name for entry in entries)} and no "
             "config.json, so it is no run folder; choose another --name, or remove it by hand"
         )
-    for entry in entries:
+    # killed midway, the folder must not look finished, and keeps saying whose checkpoints are left in it
+    for entry in sorted(entries, key=lambda entry: (entry.name != "DONE", entry.name == "config.json")):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:

@@ -145,7 +145,7 @@ def save_checkpoint(session: Any, saver: Any, prefix: Path, keep: Iterable[int],
     Args:
       keep: global steps that stay (the best one).
     Raises:
-      OSError: ENOSPC and the like, with the files of the failed attempt removed.
+      UserError: no space and the like; the files of the failed attempt are removed.
     """
     try:
         saver.save(session, str(prefix), write_meta_graph=with_graph, latest_filename="checkpoint")

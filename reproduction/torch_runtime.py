@@ -19,9 +19,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from reproduction.arrays import checked
+from reproduction.arrays import checked, spares_the_file
 from reproduction.lanes import cores
-from reproduction.runs import UserError, shown
+from reproduction.runs import Damaged, UserError, newest_whole, shown
 
 _kept: list[Any] = []  # operator names declared for torchvision live as long as the process
 
@@ -148,7 +148,10 @@ def write_checkpoint(path: Path, content: Any) -> None:
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu", needs: Iterable[str] = ()) -> Any:
-    """torch.load with weights_only=True; UserError names a missing, damaged or foreign file, or one without `needs`."""
+    """torch.load with weights_only=True; UserError names a file that is missing or cannot be read.
+
+    Its kind `Damaged`: the file is damaged or foreign, or lacks what it `needs`.
+    """
     try:
         content = torch.load(checked(path), map_location=device, weights_only=True)
         if needs and not content.keys() >= set(needs):
@@ -158,7 +161,9 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", needs: Itera
         raise UserError(f"{shown(path)}: no such checkpoint") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ValueError, KeyError, OSError
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
-        raise UserError(f"{shown(path)}: not a readable checkpoint ({reason})") from None
+        if spares_the_file(error):
+            raise UserError(f"{shown(path)}: cannot be read ({getattr(error, 'strerror', reason)})") from None
+        raise Damaged(f"{shown(path)}: not a readable checkpoint ({reason})") from None
 
 
 def _states(folder: Path) -> list[Path]:
@@ -166,21 +171,16 @@ def _states(folder: Path) -> list[Path]:
 
 
 def save_state(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> None:
-    """Writes the full state of a run at global step `step` and keeps the newest `keep` such files."""
-    write_checkpoint(folder / f"state-{step:010d}.pt", state)
-    for old in _states(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+    """Writes the full state of a run at global step `step` and keeps the newest `keep` up to it, no others."""
+    write_checkpoint(written := folder / f"state-{step:010d}.pt", state)
+    kept = [path for path in _states(folder) if path <= written][-keep:]
+    for other in set(_states(folder)) - set(kept):  # a later one is damaged: the run went on without it
+        other.unlink(missing_ok=True)
 
 
 def load_state(folder: Path, device: torch.device | str = "cpu", needs: Iterable[str] = ()) -> dict[str, Any] | None:
-    """The newest readable full state that has what it `needs`, or None. Others are passed over with a line."""
-    for path in reversed(_states(folder)):
-        try:
-            return read_checkpoint(path, device, needs)
-        except UserError as error:
-            print(f"{error}; going on from the one before", file=sys.stderr, flush=True)
-            path.unlink(missing_ok=True)
-    return None
+    """The newest whole full state that has what it `needs`, or None where there is none; see `newest_whole`."""
+    return newest_whole(_states(folder), lambda path: read_checkpoint(path, device, needs))
 
 
 def torchvision_ready() -> str:

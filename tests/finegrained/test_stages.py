@@ -246,6 +246,15 @@ def test_a_damaged_state_is_passed_over(whole, tmp_path):
     same_training(out / "classifier/mnist5k", folder)
 
 
+def test_a_lone_damaged_state_is_refused_and_stays(tmp_path):
+    state = tmp_path / "state-0001.ckpt"
+    for content in ({"callbacks": {}}, {"callbacks": {"Keeper": 3}}, [1]):
+        torch.save(content, state)
+        with pytest.raises(UserError, match=r"state-0001.ckpt: not the full state.*no checkpoint can be restored"):
+            training.newest_state(tmp_path)
+        assert state.exists()
+
+
 def kill_when(seen, *flags):
     """Starts the script and kills it with SIGKILL as soon as `seen` exists."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -51,6 +51,38 @@ def test_overwrite_removes_nothing_but_runs(tmp_path):
         assert not run.done
 
 
+def test_a_folder_whose_clearing_was_killed_is_not_finished_and_keeps_its_flags(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        """Stands for a SIGKILL."""
+
+    def killed_after(count):
+        def real(path, *_, _unlink=os.unlink):
+            nonlocal count
+            if count == 0:
+                raise Killed
+            count -= 1
+            _unlink(path)
+
+        return real
+
+    names = ["DONE", "config.json", "metrics.jsonl", "model-2.index", "record.json"]
+    for count in range(1, len(names)):
+        folder = tmp_path / str(count)
+        with open_run(folder, CONFIG) as run:
+            run.finish({"commit": "c", "date": "today"})
+        for name in names:
+            (folder / name).touch()
+        with monkeypatch.context() as patch:
+            patch.setattr(runs.Path, "unlink", killed_after(count))
+            with pytest.raises(Killed), open_run(folder, {**CONFIG, "lr": 1}, overwrite=True):
+                pass
+        assert not (folder / "DONE").exists() and (folder / "config.json").exists()
+        with pytest.raises(UserError, match="other flags"), open_run(folder, {**CONFIG, "lr": 1}):
+            pass
+        with open_run(folder, {**CONFIG, "lr": 1}, overwrite=True) as run:
+            assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.json"] and not run.done
+
+
 def test_a_damaged_configuration_says_how_to_go_on(tmp_path):
     (tmp_path / "config.json").write_text('{"lr": 0.')
     with pytest.raises(UserError, match="config.json.*--overwrite starts anew"), open_run(tmp_path, CONFIG):

@@ -41,7 +41,43 @@ def test_states_newest_two_and_fallback(tmp_path, capsys):
     assert state["step"] == 5 and state["w"].tolist() == [5.0, 5.0, 5.0]
     said = capsys.readouterr().err
     assert "state-0000000012.pt: not a readable checkpoint" in said and "going on from the one before" in said
-    assert len(said.strip().splitlines()) == 1
+    assert len(said.strip().splitlines()) == 1 and newest.exists()
+    runtime.save_state(tmp_path, 8, {"step": 8})  # what the run went on without is no newest state
+    assert [path.name for path in sorted(tmp_path.glob("*"))] == ["state-0000000005.pt", "state-0000000008.pt"]
+    assert runtime.load_state(tmp_path) == {"step": 8}
+
+
+def test_where_no_state_is_whole_nothing_starts_anew_and_nothing_is_removed(tmp_path):
+    runtime.save_state(tmp_path, 5, {"step": 5})
+    path = tmp_path / "state-0000000005.pt"
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(UserError, match="0005.pt: not a readable.*no checkpoint can be restored; --overwrite starts"):
+        runtime.load_state(tmp_path)
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_a_state_that_the_machine_cannot_read_is_no_damaged_one(tmp_path, monkeypatch, error):
+    for step in (1, 2):
+        runtime.save_state(tmp_path, step, {"step": step})
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    with pytest.raises(UserError, match="state-0000000002.pt: cannot be read") as refused:
+        runtime.load_state(tmp_path)
+    assert said[:60] in str(refused.value) and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
