@@ -348,7 +348,8 @@ def _unpacked(source: Source, root: Path | None, accept_unverified: bool, offlin
         check_file(path, file, accept_unverified)
         with locked(home):
             if target is not None:
-                archive.extract(path, home / target, MOST_ARCHIVE_BYTES, functools.partial(_inside, target))
+                if not (home / target).is_dir():  # another process may have unpacked it while we waited, and reads it
+                    archive.extract(path, home / target, MOST_ARCHIVE_BYTES, functools.partial(_inside, target))
             elif path.parent != home:
                 shutil.copyfile(path, home / path.name)
     found_home = source.home(root)

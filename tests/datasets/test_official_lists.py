@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 
@@ -85,6 +86,28 @@ def test_aircraft_from_its_archive(synthetic, tmp_path):
     assert both.names == tuple(f"{i}.jpg" for i, _ in AIRCRAFT["train"] + AIRCRAFT["val"])
     assert lists.read_csv(home / "test_all_sub_list.csv").labels.tolist() == [3, 5]
     assert aircraft.SOURCE.present(tmp_path) == str(tmp_path / "aircraft")
+
+
+def test_images_that_another_process_unpacked_meanwhile_stay(synthetic, tmp_path, monkeypatch):
+    pairs = {"train": [("0000001", "a")], "val": [("0000002", "a")], "test": [("0000003", "a")]}
+    name, raw = "fgvc-aircraft-2013b.tar.gz", aircraft_archive(**pairs)
+    source = synthetic(aircraft, **{name: raw})
+    (tmp_path / "aircraft").mkdir()
+    (tmp_path / "aircraft" / name).write_bytes(raw)
+    locked, images = lists.locked, tmp_path / "aircraft" / source.images
+    before = []
+
+    @contextlib.contextmanager
+    def locked_late(folder):  # as if the other one had held the lock until now
+        monkeypatch.setattr(lists, "locked", locked)
+        lists.prepare(source, tmp_path)
+        before.append(images.stat().st_ino)
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(lists, "locked", locked_late)
+    lists.prepare(source, tmp_path)
+    assert before == [images.stat().st_ino]
 
 
 def test_fingerprint_is_that_of_the_papers_file():
