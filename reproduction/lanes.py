@@ -104,12 +104,15 @@ def _in_order(part: list[tuple[str, Command]]) -> tuple[Command, int] | None:
 
 
 def _wait(child: subprocess.Popen[str]) -> int:
-    with _sigterm_to(lambda: [child]):
+    """Exit code of a script; 128 + signal where it ended well although this process was asked to stop."""
+    with _sigterm_to(lambda: [child]) as asked:
         while True:
             try:
-                return child.wait()
+                code = child.wait()
+                break
             except KeyboardInterrupt:  # the terminal has sent it to the script as well
-                continue
+                asked.append(signal.SIGINT)
+    return code or (128 + asked[0] if asked else 0)
 
 
 def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, int] | None:
@@ -139,7 +142,7 @@ def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, 
         stopping.set()
         return list(children)
 
-    with ThreadPoolExecutor(jobs) as pool, _sigterm_to(stop):
+    with ThreadPoolExecutor(jobs) as pool, _sigterm_to(stop) as asked:
         pending: dict[Future[int], list[tuple[str, Command]]] = {}
         for lane in lanes.values():
             pending[pool.submit(execute, *lane[0])] = lane
@@ -147,6 +150,7 @@ def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, 
             try:
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
             except KeyboardInterrupt:  # the terminal has sent it to the scripts as well
+                asked.append(signal.SIGINT)
                 stopping.set()
                 continue
             for future in done:
@@ -157,9 +161,7 @@ def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, 
                         child.terminate()
                 elif rest and not stopping.is_set():
                     pending[pool.submit(execute, *rest[0])] = rest
-    if stopping.is_set() and failure is None:
-        return part[-1][1], 128 + signal.SIGINT
-    return failure
+    return (part[-1][1], 128 + asked[0]) if asked and failure is None else failure
 
 
 def _announce(number: str, command: Command) -> None:
@@ -189,15 +191,17 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_to(children: Callable[[], list[subprocess.Popen[str]]]) -> Iterator[None]:
-    """Hands SIGTERM on to the scripts that run at that moment."""
+def _sigterm_to(children: Callable[[], list[subprocess.Popen[str]]]) -> Iterator[list[int]]:
+    """Hands SIGTERM on to the scripts that run at that moment; yields the signals that have come, which may grow."""
+    asked: list[int] = []
 
     def hand_on(number: int, _frame: object) -> None:
+        asked.append(number)
         for child in children():
             child.send_signal(number)
 
     before = signal.signal(signal.SIGTERM, hand_on)
     try:
-        yield
+        yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
