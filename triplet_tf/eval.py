@@ -1,6 +1,5 @@
 """Evaluates any checkpoint of a run: `python triplet_tf/eval.py --checkpoint runs/triplet/<name>/model.ckptbest`."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -17,8 +16,7 @@ def main() -> None:
     config = base_config.parse(parser)
     if not config["eval"]:
         raise UserError("--checkpoint is missing: the prefix of a checkpoint, such as RUN/model.ckptbest")
-    if config["device"] == "auto":
-        os.environ["CUDA_VISIBLE_DEVICES"] = config["gpu"]
+    base_config.choose_gpu(config)
     base_config.say_frame(config)
     from triplet_tf.results import evaluate_checkpoint
 

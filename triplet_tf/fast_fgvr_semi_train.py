@@ -1,6 +1,5 @@
 """Trains a classifier, alone (vanilla) or with an embedding head and a ranking loss, and tests it at intervals."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = base_config.parse(base_config.training_parser(), None if argv is None else list(argv))
     if already_done(base_config.run_folder(config), config):
         return
-    if config["device"] == "auto":
-        os.environ["CUDA_VISIBLE_DEVICES"] = config["gpu"]
+    base_config.choose_gpu(config, argv)
     base_config.say_frame(config)
     if config["eval"]:
         from triplet_tf.results import evaluate_checkpoint

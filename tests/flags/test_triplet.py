@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 
 from reproduction.runs import REPO_ROOT
 from triplet_tf import main as original
-from triplet_tf.config.base_config import composed_name, parse, training_parser
+from triplet_tf.config.base_config import choose_gpu, composed_name, parse, training_parser
 
 GOLDEN = {
     "emb_dim": 256, "batch_size": 32, "gpu": "0", "checkpoint_dir": None, "db_name": "flowers", "net": "resnet50",
@@ -164,6 +165,37 @@ def test_eval_takes_the_network_from_the_run_folder(tmp_path):
     assert (config["data_dir"], config["name"]) == ("/their/data", tmp_path.name)
     config = resolved("--eval", str(tmp_path / "model.ckpt"), "--frame_size=96", "--datasets_dir", "here")
     assert (config["frame_size"], config["data_dir"]) == (96, "here")
+
+
+def test_eval_takes_a_network_whose_batches_fit_its_own_triplet_k_alone(tmp_path):
+    trained = resolved("--train_mode", "hard", "--batch_size", "30", "--Triplet_K", "5")
+    (tmp_path / "config.json").write_text(json.dumps(trained))
+    config = resolved("--checkpoint", str(tmp_path / "model.ckpt"))
+    assert (config["batch_size"], config["Triplet_K"]) == (30, 5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "present", "expected"),
+    [
+        ("", None, "0"),
+        ("", "3", "3"),
+        ("", "", ""),
+        ("--gpu 1", "3", "1"),
+        ("--gpu=1", None, "1"),
+        ("--gpu 1 --device cuda:2", "3", "3"),
+        ("--device cpu", None, None),
+    ],
+)
+@pytest.mark.parametrize("own", [True, False])
+def test_gpu_overrides_the_environment_only_where_it_is_given(monkeypatch, argv, present, expected, own):
+    if present is None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "x")  # so that it is taken back afterwards
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", present)
+    monkeypatch.setattr(sys, "argv", ["eval.py", *argv.split()])
+    choose_gpu(resolved(*argv.split()), None if own else argv.split())
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
 
 
 @pytest.mark.parametrize(

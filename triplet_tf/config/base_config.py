@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ BATCH_SIDE, BATCH_FRAME = 256, 224  # aug_style batch: images on load, and the o
 # What belongs to a trained network; --eval takes it from the run folder unless it stands on the command line.
 TRAINED = (
     "net", "emb_dim", "frame_size", "aug_style", "resize_sides", "train_mode", "db_name", "tap", "bn_decay",
-    "eval_split", "batch_size", "seed", "flip",
+    "eval_split", "batch_size", "Triplet_K", "seed", "flip",
 )  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def training_parser(prog: str = "fast_fgvr_semi_train.py") -> Parser:
     add = group.add_argument
     add("--emb_dim", type=whole(1), default=256, help="size of the embedding (default 256)")
     add("--batch_size", type=whole(1), default=32, help="images per step, also in tests (default 32)")
-    add("--gpu", default="0", help="value of CUDA_VISIBLE_DEVICES, unless --device says otherwise (default 0)")
+    add("--gpu", default="0", help="CUDA_VISIBLE_DEVICES, unless --device says otherwise (default: as it is, or 0)")
     add("--checkpoint_dir", metavar="NAME", help="run folder below --models_dir (default: composed of the flags)")
     names = f"{', '.join(SETS)}, csv:NAME, folder:PATH"
     add("--db_name", type=db_name, default="flowers", help=f"{names} (default flowers); STL-D04")
@@ -230,6 +231,21 @@ def check(config: Mapping[str, Any]) -> None:
 def parse(parser: Parser, argv: list[str] | None = None) -> dict[str, Any]:
     """Configuration of a script; answers --print-config without importing TensorFlow."""
     return finish_parsing(parser, resolve, argv)
+
+
+def choose_gpu(config: Mapping[str, Any], argv: Sequence[str] | None = None) -> None:
+    """Sets CUDA_VISIBLE_DEVICES from --gpu, unless --device says otherwise; call before TensorFlow is imported.
+
+    The default of --gpu gives way to what the environment says: the user, or Ray, which has shared the GPUs out.
+
+    Args: config: resolved flags. argv: those on the command line; None takes the process's own.
+    """
+    if config["device"] != "auto":
+        return
+    if given(argparse.Namespace(argv=sys.argv[1:] if argv is None else argv), "gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = config["gpu"]
+    else:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", config["gpu"])
 
 
 def say_frame(config: Mapping[str, Any]) -> None:
