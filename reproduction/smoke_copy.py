@@ -19,7 +19,8 @@ from typing import Any
 from reproduction.runs import REPO_ROOT, UserError
 
 TIMES = ("second", "time", "images_per_s", "elapsed")  # what may differ between two runs of the same figures
-STATE = re.compile(r"state-\d+\.(pt|ckpt)|model-\d+\.data-.*")  # what a stage goes on from
+STATE = re.compile(r"state-\d+\.(pt|ckpt)|model-\d+\.index")  # what a stage goes on from; an index is written last
+DATA = ".data-00000-of-00001"  # in place of .index: the values
 TIMEOUT = 1200  # seconds; a smoke pipeline takes about one minute
 
 
@@ -41,8 +42,13 @@ class Copy:
     folder: str
     flags: str = ""
 
-    def start(self, limit: int | None = None) -> subprocess.Popen[str]:
-        """Starts the pipeline in a process group of its own; `limit`: largest file it may write, bytes."""
+    def start(self, limit: int | None = None, swept: bool = False) -> subprocess.Popen[str]:
+        """Starts the pipeline in a process group of its own.
+
+        Args:
+          limit: largest file it may write, bytes.
+          swept: as `make sweep` does, on a Ray of its own.
+        """
 
         def before() -> None:
             if limit:
@@ -50,21 +56,25 @@ class Copy:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
         words = ["--profile", "smoke", "--device", "cpu", "--seeds", "0", f"--args={self.flags}"]
-        command = [sys.executable, "-m", f"{self.folder}.reproduce", *words]
+        paper = self.folder.partition("_")[0]
+        program = ["reproduction.sweep", "--papers", paper] if swept else [f"{self.folder}.reproduce"]
         return subprocess.Popen(
-            command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            [sys.executable, "-m", *program, *words], cwd=self.root, text=True, errors="replace",
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True, preexec_fn=before, stdin=subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
         )  # fmt: skip
 
-    def finish(self) -> None:
-        """Runs the pipeline to its end.
+    def finish(self) -> str:
+        """Runs the pipeline to its end; returns everything printed.
 
         Raises:
           Broken: it ended with an error.
         """
         code, text = end(self.start())
         if code:
-            raise Broken(f"exit code {code}: {' / '.join(text.strip().splitlines()[-3:])}")
+            raise Broken(f"exit code {code}: {last(text)}")
+        return text
 
     def figures(self) -> dict[str, Any]:
         """Every figure of the run but times: metrics and details of the records, and the curves."""
@@ -85,7 +95,7 @@ class Copy:
             for path in (self.root / "runs").rglob("*"):
                 stage = path.parent.parent if path.parent.name == "checkpoints" else path.parent
                 if STATE.fullmatch(path.name) and not (stage / "DONE").exists():
-                    by_stage.setdefault(stage, []).append(path)
+                    by_stage.setdefault(stage, []).append(path.with_suffix(DATA) if path.suffix == ".index" else path)
             most = max(by_stage.values(), key=len, default=[])
             return sorted(most, key=lambda path: path.stat().st_mtime_ns)
         return []
@@ -152,6 +162,28 @@ def hit(copy: Copy, number: signal.Signals, wait: float) -> tuple[bool, int, str
             process.send_signal(number)
         code, text = end(process)
         return number != signal.SIGKILL or code == -number, code, text
+
+
+def worker_of(copy: Copy, ancestor: int) -> int | None:
+    """The process that started the script which runs in a copy, or None (Linux).
+
+    Args:
+      ancestor: process below which it must be, so that nobody else's is named.
+    """
+    here, parents, scripts = f"{copy.root.resolve() / copy.folder}{os.sep}", {}, []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if len(words) > 1 and words[1].startswith(here):
+                scripts.append(int(entry.name))
+    for script in scripts:
+        above = [parents[script]]
+        while above[-1] in parents:
+            above.append(parents[above[-1]])
+        if ancestor in above[1:] and above[0] not in scripts:  # a script's own helpers have its command line
+            return above[0]
+    return None
 
 
 def checkout(target: Path, source: Path = REPO_ROOT) -> Path:

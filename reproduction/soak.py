@@ -2,17 +2,21 @@
 
 Both runs take place in copies of this checkout, so that nothing here is touched: one is left alone, the other is
 killed, stopped, starved of disk and given broken files. Whatever happened to it, the same command must bring it to the
-same figures, bit for bit. Counts are printed and kept in runs/soak/<paper>.json, of which `python -m
-reproduction.reliability --write-docs` makes docs/reliability.md.
+same figures, bit for bit. Counts are printed and kept in runs/soak/<paper>.json (with --only in a file beside it), of
+which `python -m reproduction.reliability --write-docs` makes docs/reliability.md.
 
     python -m reproduction.soak --papers class2str --kills 20
+    python -m reproduction.soak --papers "class2str subclass" --only Ray
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -26,7 +30,7 @@ from typing import Any
 from reproduction import reliability
 from reproduction.flags import Parser, flag, run_main, whole
 from reproduction.runs import REPO_ROOT, UserError
-from reproduction.smoke_copy import Broken, Copy, checkout, end, hit, last, same
+from reproduction.smoke_copy import Broken, Copy, checkout, end, hit, last, same, worker_of
 from reproduction.sweep import FOLDERS
 
 # so that every stage has several states to go on from, in smoke runs of seconds
@@ -132,39 +136,40 @@ def refused(copy: Copy, name: str, limit: int | None = None) -> None:
         raise Broken(f"{name}: {last(text)}")
 
 
-def faults(copy: Copy, calm: dict[str, Any], tally: Tally) -> None:
-    """Full disk, a file in place of the runs, a truncated checkpoint, two runs at once, a clock set back."""
-    copy.clear()
-    with tally.one("full disk"):
-        refused(copy, "full disk", limit=FILE_LIMIT)
-        copy.finish()
-        same(copy, calm)
+def full_disk(copy: Copy) -> None:
+    """No file may grow beyond FILE_LIMIT, then all may."""
+    refused(copy, "full disk", limit=FILE_LIMIT)
+    copy.finish()
 
-    copy.clear()
-    with tally.one("file where the runs should lie"):
-        (copy.root / "runs").write_text("")
-        refused(copy, "file in the way")
-        (copy.root / "runs").unlink()
-        copy.finish()
-        same(copy, calm)
 
-    with tally.one("truncated newest checkpoint"):
-        newest = half_way(copy, states=2)[-1]  # a lone one has none before it: that is refused, with a line
-        os.truncate(newest, newest.stat().st_size // 2)
-        copy.finish()
-        same(copy, calm)
+def file_in_the_way(copy: Copy) -> None:
+    """A file in place of the folder of runs."""
+    (copy.root / "runs").write_text("")
+    refused(copy, "file in the way")
+    (copy.root / "runs").unlink()
+    copy.finish()
 
-    with tally.one("two runs of one folder"):
-        two_at_once(copy)
-        copy.finish()
-        same(copy, calm)
 
-    with tally.one("clock set back by a day"):
-        half_way(copy, states=1)
-        for path in (copy.root / "runs").rglob("*"):
-            os.utime(path, times=(time.time() + 86_400, time.time() + 86_400))
-        copy.finish()
-        same(copy, calm)
+def truncated(copy: Copy) -> None:
+    """The newest checkpoint loses its second half: the run must say that it goes on from the one before.
+
+    A start from zero would end with the same figures, so these alone would not show it.
+    """
+    newest = half_way(copy, states=2)[-1]  # a lone one has none before it: that is refused, with a line
+    os.truncate(newest, newest.stat().st_size // 2)
+    if not fell_back(text := copy.finish(), newest):
+        raise Broken(f"no word of the checkpoint before {newest.name}: {last(text)}")
+
+
+def fell_back(text: str, damaged: Path) -> bool:
+    """Whether a run says that it passes over this checkpoint and goes on from another.
+
+    torch's scripts say so in words, TensorFlow's by the number of steps to go.
+    """
+    name = re.escape(damaged.name.partition(".data-")[0])
+    passed_over = re.search(rf"{name}: (not a readable checkpoint|cannot be restored)", text)
+    steps = re.findall(r"(\d+) of (\d+) steps of", text)
+    return bool(passed_over and (re.search("going on (at|after) ", text) or any(left != all_ for left, all_ in steps)))
 
 
 def two_at_once(copy: Copy) -> None:
@@ -179,8 +184,73 @@ def two_at_once(copy: Copy) -> None:
         if len(errors) == 2 or any("Traceback" in text or "another process" not in text for text in errors):
             raise Broken(f"{len(errors)} of two ended with an error: {last(errors[0])}")
         if errors:
+            copy.finish()
             return
     raise Broken("none of two was refused")
+
+
+def dated(copy: Copy, days: int) -> None:
+    """Dates every file of a killed run `days` ahead of now, or back: what a run sees of a clock that was set.
+
+    The clock itself stays as it is, during a run too: to set it takes root, or a preloaded library such as libfaketime
+    that this repository does not bring.
+    """
+    half_way(copy, states=1)
+    moment = time.time() + days * 86_400
+    for path in (copy.root / "runs").rglob("*"):
+        os.utime(path, times=(moment, moment))
+    copy.finish()
+
+
+def worker_killed(copy: Copy) -> None:
+    """Runs the pipeline as a sweep and kills the Ray worker of a cell whose script has a state to go on from.
+
+    The sweep itself must bring the cell to its end.
+    """
+    for _ in range(ATTEMPTS):
+        copy.clear()
+        process, worker = copy.start(swept=True), None
+        while worker is None and process.poll() is None:
+            time.sleep(0.02)
+            worker = worker_of(copy, process.pid) if copy.states() else None
+        if worker is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+        code, text = end(process)
+        if code:
+            raise Broken(f"exit code {code}: {last(text)}")
+        if worker is not None:
+            return
+    raise Broken("no cell was ever seen with a state to go on from")
+
+
+SWEPT = "Ray worker killed in mid-cell"
+# each disturbs the pipeline and brings it to its end
+FAULTS: dict[str, Callable[[Copy], None]] = {
+    "full disk": full_disk,
+    "file where the runs should lie": file_in_the_way,
+    "truncated newest checkpoint": truncated,
+    "two runs of one folder": two_at_once,
+    "files dated a day ahead": functools.partial(dated, days=1),
+    "files dated a day back": functools.partial(dated, days=-1),
+    SWEPT: worker_killed,
+}
+NAMES = ("SIGKILL", "SIGTERM", *FAULTS)
+
+
+def faults(
+    copy: Copy, calm: dict[str, Any], tally: Tally, names: Sequence[str], say: Callable[[str], None] = print
+) -> None:
+    """Those of FAULTS that are named, each followed by the comparison."""
+    for name in (name for name in FAULTS if name in names):
+        if name == SWEPT and not (importlib.util.find_spec("ray") and Path("/proc/self/stat").exists()):
+            say(f"{name}: skipped: needs Ray (extra `cluster`) and Linux")
+            continue
+        copy.clear()
+        with tally.one(name):
+            FAULTS[name](copy)
+            same(copy, calm)
+        say(f"{name}: done")
 
 
 def half_way(copy: Copy, states: int) -> list[Path]:
@@ -203,9 +273,10 @@ def half_way(copy: Copy, states: int) -> list[Path]:
 
 
 def soak(
-    folder: str, work: Path, number: int, terms: int, seed: int, say: Callable[[str], None], flags: str = ""
-) -> tuple[Tally, float]:
-    """Everything, for one paper.
+    folder: str, work: Path, number: int, terms: int, seed: int, say: Callable[[str], None], flags: str = "",
+    names: Sequence[str] = NAMES,
+) -> tuple[Tally, float]:  # fmt: skip
+    """Everything that is named, for one paper.
 
     Args:
       folder: the paper's package.
@@ -215,6 +286,7 @@ def soak(
       seed: of the random moments.
       say: told what is going on.
       flags: passed through to the scripts.
+      names: of NAMES.
     Returns:
       The counts, and the seconds that the undisturbed run took.
     Raises:
@@ -231,11 +303,13 @@ def soak(
     figures = calm.figures()
     say(f"undisturbed: {length:.0f} s, {len(figures)} files of figures")
     disturbed = Copy(work / "disturbed", folder, flags)
-    kills(disturbed, figures, tally, number, length, draw)
-    say(f"{number} kills done")
-    stops(disturbed, figures, tally, terms, length, draw)
-    say(f"{terms} stops done")
-    faults(disturbed, figures, tally)
+    if "SIGKILL" in names:
+        kills(disturbed, figures, tally, number, length, draw)
+        say(f"{number} kills done")
+    if "SIGTERM" in names:
+        stops(disturbed, figures, tally, terms, length, draw)
+        say(f"{terms} stops done")
+    faults(disturbed, figures, tally, names, say)
     return tally, length
 
 
@@ -246,6 +320,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flag(p.additions, "--kills", type=whole(0), default=20, help="SIGKILLs for each paper")
     flag(p.additions, "--terms", type=whole(0), default=3, help="SIGTERMs for each paper")
     flag(p.additions, "--seed", type=whole(0), default=0, help="of the random moments")
+    flag(p.additions, "--only", default="", help=f"faults with this in their name; of {', '.join(NAMES)}")
     args = p.parse_args(argv)
     run_main(lambda: _main(args))
 
@@ -255,6 +330,9 @@ def _main(args: Any) -> None:
     papers = args.papers.split() or here
     if unknown := [paper for paper in papers if paper not in here]:
         raise UserError(f"--papers {' '.join(unknown)}: of {', '.join(here)}")
+    names = [name for name in NAMES if args.only in name]
+    if not names:
+        raise UserError(f"--only {args.only}: in none of {', '.join(NAMES)}")
     failed = False
     for paper in papers:
         begin, origin, flags = time.monotonic(), reliability.origin(), FLAGS.get(paper, "")
@@ -263,14 +341,15 @@ def _main(args: Any) -> None:
                 checkout(Path(name) / part)
             tally, length = soak(
                 FOLDERS[paper], Path(name), args.kills, args.terms, args.seed,
-                lambda text, paper=paper: print(f"{paper}: {text}", flush=True), flags,  # type: ignore[misc]
+                lambda text, paper=paper: print(f"{paper}: {text}", flush=True), flags, names,  # type: ignore[misc]
             )  # fmt: skip
         result = reliability.Soak(
             paper=paper, flags=flags, seed=args.seed, counts={k: (n, m) for k, (n, m) in tally.counts.items()},
             kills_after_stages=dict(tally.moments), faults=tally.faults, undisturbed_seconds=round(length, 1),
             seconds=round(time.monotonic() - begin, 1), origin=origin,
         )  # fmt: skip
-        reliability.keep(reliability.FOLDER / f"{paper}.json", result)
+        if tally.counts:  # else all was skipped
+            reliability.keep(reliability.kept_at(paper, args.only), result)
         for fault, (done, survived) in tally.counts.items():
             print(f"{paper}: {fault}: {survived} of {done} survived")
         for line in tally.faults:

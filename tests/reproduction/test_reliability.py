@@ -34,9 +34,9 @@ def test_the_page_says_what_was_measured(tmp_path):
     keep(tmp_path / "fuzz.json", fuzz())
     text = page(tmp_path, PAPERS)
     assert "| SIGKILL | 20 of 20 | 13 of 20 | 33 of 40 |" in text and "| full disk | 1 of 1 | - | 1 of 1 |" in text
-    assert "| class2str | - | 18 after 2, 2 after 10 | 19 | 10 | 3 |" in text and "| triplet | `--x` |" in text
+    assert "| class2str | - | 2 | 18 after 2, 2 after 10 | 19 | 10 | 3 |" in text and "| triplet | `--x` |" in text
     assert "* triplet: SIGKILL: lost" in text
-    assert "1,200 inputs, 1 readers, 0 faults" in text and "| a \\| b | 1,200 | 0 | 3 |" in text
+    assert "1,200 inputs" in text and "1 readers, 0 faults" in text and "| a \\| b | 1,200 |" in text
     assert origin().commit[:10] in text and "Not run" not in text
 
 
@@ -48,6 +48,23 @@ def test_what_is_missing_is_named(tmp_path):
     assert "Not run: class2str." in text and "## Hostile input\n\nNot run." in text
     keep(tmp_path / "fuzz.json", fuzz([{"input": 7, "what": "crash", "hex": ""}]))
     assert "* a | b, input 7: crash" in page(tmp_path, PAPERS)
+
+
+def test_a_fault_tried_again_replaces_its_counts_only(tmp_path, monkeypatch):
+    """`--only` lies in a file beside the whole; of each fault the later counts are shown, and what went wrong then."""
+    monkeypatch.setattr(reliability, "FOLDER", tmp_path)
+    now = origin()
+    old, new = (now.model_copy(update={"date": f"2026-11-2{day} 10:00 UTC"}) for day in (5, 6))
+    counts = {"SIGKILL": (20, 20), "full disk": (1, 0), "clock set back by a day": (1, 1)}  # as 4d9a3db named it
+    keep(reliability.kept_at("triplet"), soak("triplet", counts=counts, faults=["full disk: lost"], origin=old))
+    assert "* triplet: full disk: lost" in page(tmp_path, PAPERS)
+    again = soak("triplet", counts={"full disk": (1, 1), "Ray": (1, 0)}, faults=["Ray: x"], origin=new)
+    keep(reliability.kept_at("triplet", "full disk|Ray"), again)
+    text = page(tmp_path, PAPERS)
+    assert (tmp_path / "triplet-full-disk-Ray.json").exists() and "full disk: lost" not in text
+    assert "| full disk | - | 1 of 1 | 1 of 1 |" in text and "| SIGKILL | - | 20 of 20 | 20 of 20 |" in text
+    assert "| files dated a day ahead | - | 1 of 1 | 1 of 1 |" in text and "clock set back" not in text
+    assert "* triplet: Ray: x" in text and text.count("| triplet | - |") == 2
 
 
 def test_papers_do_not_overwrite_each_other(tmp_path):

@@ -40,8 +40,13 @@ for path in reversed(states):
     except ValueError:
         if FLAW == "truncated":
             raise
+        print(f"{{path}}: not a readable checkpoint; going on from the one before")
+        if FLAW == "zero":
+            break
 if FLAW == "restart" and states:
     total = 0
+if step:
+    print("going on at step", step)
 if not (folder / "record.json").exists():
     while step < 12:
         step, total = step + 1, (total * 31 + step + 1) % 1009
@@ -66,35 +71,56 @@ if not (folder / "record.json").exists():
     os.replace(folder / "record.part", folder / "record.json")
 """
 
+# Stands for a sweep: a worker that starts the pipeline's script, and another where that one is killed
+SWEEP = """
+import subprocess, sys
+WORKER = '''
+import ctypes, subprocess, sys
+end_with_parent = lambda: ctypes.CDLL(None).prctl(1, 15)
+sys.exit(subprocess.run([sys.executable, "{root}/fake/reproduce.py"], preexec_fn=end_with_parent).returncode)
+'''
+while subprocess.run([sys.executable, "-c", WORKER]).returncode and {flaw!r} != "forgotten":
+    pass
+"""
+
 
 def copy_of(root: Path, flaw: str) -> smoke_copy.Copy:
     package = root / "fake"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "reproduce.py").write_text(PROGRAM.format(flaw=flaw))
+    (root / "reproduction").mkdir()
+    (root / "reproduction" / "sweep.py").write_text(SWEEP.format(flaw=flaw, root=root))
     return smoke_copy.Copy(root, "fake")
 
 
 def run(tmp_path: Path, flaw: str, kills: int) -> soak.Tally:
     for part in ("calm", "disturbed"):
         copy_of(tmp_path / part, flaw)
-    return soak.soak("fake", tmp_path, number=kills, terms=1, seed=3, say=lambda text: None)[0]
+    return soak.soak("fake", tmp_path, number=kills, terms=1, seed=3, say=print)[0]
 
 
-def test_a_sound_run_survives_everything(tmp_path):
+def with_ray(monkeypatch, there: bool = True) -> None:
+    """Ray itself is not needed here: SWEEP stands for it."""
+    monkeypatch.setattr(soak.importlib.util, "find_spec", lambda name: there and name == "ray")
+
+
+def test_a_sound_run_survives_everything(tmp_path, monkeypatch):
+    with_ray(monkeypatch)
     tally = run(tmp_path, "", kills=4)
     assert tally.faults == []
     assert tally.counts.pop("chains of SIGKILL")[0] >= 1 and sum(tally.moments.values()) == 4
     assert tally.counts == {
         "SIGKILL": [4, 4], "SIGTERM": [1, 1], "full disk": [1, 1], "file where the runs should lie": [1, 1],
-        "truncated newest checkpoint": [1, 1], "two runs of one folder": [1, 1], "clock set back by a day": [1, 1],
+        "truncated newest checkpoint": [1, 1], "two runs of one folder": [1, 1],
+        "files dated a day ahead": [1, 1], "files dated a day back": [1, 1], "Ray worker killed in mid-cell": [1, 1],
     }  # fmt: skip
 
 
 PARTS = {
-    "kills": lambda copy, calm, tally, length: soak.kills(copy, calm, tally, 2, length, random.Random(3)),
-    "stops": lambda copy, calm, tally, length: soak.stops(copy, calm, tally, 1, length, random.Random(3)),
-    "faults": lambda copy, calm, tally, length: soak.faults(copy, calm, tally),
+    "kills": lambda copy, calm, tally, length, _: soak.kills(copy, calm, tally, 2, length, random.Random(3)),
+    "stops": lambda copy, calm, tally, length, _: soak.stops(copy, calm, tally, 1, length, random.Random(3)),
+    "faults": lambda copy, calm, tally, length, fault: soak.faults(copy, calm, tally, [fault.partition(":")[0]]),
 }
 
 
@@ -105,18 +131,21 @@ PARTS = {
         ("silent", "stops", "SIGTERM"),
         ("deaf", "stops", "SIGTERM"),
         ("traceback", "faults", "full disk"),
-        ("truncated", "faults", "truncated newest"),
-        ("open", "faults", "two runs"),
+        ("truncated", "faults", "truncated newest checkpoint: exit code 1"),
+        ("zero", "faults", "truncated newest checkpoint: no word of the checkpoint before state-"),
+        ("open", "faults", "two runs of one folder"),
+        ("forgotten", "faults", "Ray worker killed in mid-cell: figures differ"),
     ],
 )
 def test_what_is_lost_is_seen(tmp_path, flaw, part, fault, monkeypatch):
+    with_ray(monkeypatch)
     monkeypatch.setattr(soak, "ATTEMPTS", 3)
     monkeypatch.setattr(soak, "hit", hit_at_a_state if flaw == "restart" else smoke_copy.hit)
     calm, disturbed = (copy_of(tmp_path / name, flaw) for name in ("calm", "disturbed"))
     begin = time.monotonic()
     calm.finish()
     tally = soak.Tally()
-    PARTS[part](disturbed, calm.figures(), tally, time.monotonic() - begin)
+    PARTS[part](disturbed, calm.figures(), tally, time.monotonic() - begin, fault)
     assert [line for line in tally.faults if line.startswith(fault)], tally
 
 
@@ -183,6 +212,62 @@ def test_a_stage_without_two_states_is_not_called_tested(tmp_path):
     with pytest.raises(smoke_copy.Broken, match="ever had 99 states"):
         soak.half_way(copy, states=99)
     assert soak.half_way(copy, states=2)[-1].suffix == ".ckpt" and not list(tmp_path.rglob("DONE"))
+
+
+@pytest.mark.parametrize(
+    ("text", "fell_back"),
+    [
+        ("a/state-04.pt: not a readable checkpoint (x); going on from the one before\ngoing on at epoch 2", True),
+        ("a/state-04.pt: not a readable checkpoint (x); going on from the one before\nepoch 1", False),
+        ("going on at epoch 2", False),
+    ],
+)
+def test_a_start_from_zero_is_no_fall_back(text, fell_back):
+    assert soak.fell_back(text, Path("state-04.pt")) == fell_back
+
+
+@pytest.mark.parametrize(("left", "fell_back"), [(20, True), (30, False)])
+def test_tensorflow_says_it_by_the_steps_to_go(left, fell_back):
+    text = f"runs/a/model-20: cannot be restored (x); trying the one before\ncpu: {left} of 30 steps of 8 images to go"
+    assert soak.fell_back(text, Path("runs/a/model-20.data-00000-of-00001")) == fell_back
+
+
+@pytest.mark.parametrize("days", [1, -1])
+def test_files_are_dated(tmp_path, days, monkeypatch):
+    copy = copy_of(tmp_path, "")
+    monkeypatch.setattr(copy, "finish", lambda: "")
+    soak.dated(copy, days)
+    for path in (tmp_path / "runs").rglob("*"):
+        assert abs(path.stat().st_mtime - time.time() - days * 86_400) < 3600, path
+
+
+def test_only_what_is_named_is_tried_and_without_ray_its_fault_is_skipped(tmp_path, monkeypatch, capsys):
+    with_ray(monkeypatch, there=False)
+    for part in ("calm", "disturbed"):
+        copy_of(tmp_path / part, "")
+    tally, _ = soak.soak("fake", tmp_path, 1, 1, 0, print, names=["full disk", soak.SWEPT])
+    assert tally.counts == {"full disk": [1, 1]} and f"{soak.SWEPT}: skipped: needs Ray" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        soak.main(["--only", "nothing"])
+    assert stop.value.code == 2 and "--only nothing: in none of SIGKILL, SIGTERM, full disk" in capsys.readouterr().err
+
+
+def test_the_name_of_a_paper_stands_in_its_folder():
+    """As smoke_copy takes it for the sweep."""
+    assert {folder.partition("_")[0]: folder for folder in soak.FOLDERS.values()} == soak.FOLDERS
+
+
+def test_states_are_whole_checkpoints_of_the_unfinished_stage(tmp_path):
+    """A file that TensorFlow's Saver had only begun is none: to truncate it disturbs nothing."""
+    runs = tmp_path / "runs" / "p"
+    for name in ("a/model-1", "a/model-2", "a/model-3", "b/model-9"):
+        for end in (".index", ".data-00000-of-00001"):
+            (runs / name).parent.mkdir(parents=True, exist_ok=True)
+            (runs / f"{name}{end}").touch()
+    for name in ("a/model-4.data-00000-of-00001.tempstate17", "a/model-4.data-00000-of-00001", "b/DONE"):
+        (runs / name).touch()
+    found = smoke_copy.Copy(tmp_path, "fake").states()
+    assert [path.name for path in found] == [f"model-{k}.data-00000-of-00001" for k in (1, 2, 3)]
 
 
 def test_an_undisturbed_run_that_fails_is_one_line(tmp_path):
