@@ -1,5 +1,6 @@
 # One place to run everything. `make` lists the targets; the README shows what each prints.
 # Variables: PROFILE=auto|paper|cpu|smoke DATASET= SEEDS="0 1 2" DEVICE=auto|cpu|cuda DATA=folder COPY=name ARGS="flags" FORCE=1 GPU=1 JOBS=n
+# TASK="what one task of a sweep asks, and how often it is tried again"
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -18,6 +19,7 @@ JOBS ?= 0
 PAPER ?=
 RUNS ?=
 GPU ?=
+TASK ?=
 export PYTHONUTF8 := 1
 
 PAPERS := class2str subclass finegrained triplet hierarchy
@@ -33,9 +35,17 @@ EXTRA_triplet := tf
 EXTRA_hierarchy := torch
 SETS := mnist5k mnist fashion_mnist cifar10 cifar100 svhn pathmnist aircraft flowers102 cars dogs nabirds
 
-VENV := $(if $(GPU),.venv-tf,.venv)
-PY := $(VENV)/bin/python
-INSTALL := VENV=$(VENV) GPU=$(GPU) sh .ci/install
+# Everything runs in .venv. GPU=1 is for TensorFlow: with CUDA it lies in .venv-tf, apart from torch and torch's CUDA, and
+# only its two papers run there. Programs that need both frameworks do without, or refuse GPU=1 where that would
+# silently leave TensorFlow on the CPU.
+TF_VENV := $(if $(GPU),.venv-tf,.venv)
+VENV = .venv
+PY = $(VENV)/bin/python
+INSTALL = VENV=$(VENV) sh .ci/install
+# extras of the papers that PAPER names, or of all
+EXTRAS = $(sort $(foreach paper,$(or $(PAPER),$(PAPERS)),$(EXTRA_$(paper))))
+ONE_FRAMEWORK = @test -z "$(and $(GPU),$(word 2,$(EXTRAS)))" || { echo "make $@: GPU=1 keeps TensorFlow with CUDA apart from \
+	torch and this needs both: name papers of one framework in PAPER, or give GPU= (only torch then has CUDA)" >&2; exit 2; }
 RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" \
 	--data-dir "$(DATA)" --copy "$(COPY)" --args="$(ARGS)" --jobs "$(JOBS)" $(if $(FORCE),--force)
 
@@ -50,9 +60,11 @@ help: ## list the targets
 # help: reproduce-<paper>|both stages and the comparison; <paper>: class2str subclass finegrained triplet hierarchy
 # help: data-<set>|fetch, verify and decode one data set; <set>: mnist5k mnist fashion_mnist cifar10 cifar100 svhn pathmnist aircraft flowers102 cars dogs nabirds
 
-setup: ## install everything (both frameworks, report, tests) into .venv; GPU=1: CUDA TensorFlow into .venv-tf
-	@$(INSTALL) $(if $(GPU),tf report cluster dev,tf torch report cluster dev)
+setup: ## install everything (both frameworks, report, tests) into .venv; GPU=1: TensorFlow with CUDA into .venv-tf too
+	@$(INSTALL) tf torch report cluster dev
+	@$(if $(GPU),VENV=$(TF_VENV) sh .ci/install tf cluster)
 
+reproduce-class2str reproduce-triplet: VENV = $(TF_VENV)
 $(addprefix reproduce-,$(PAPERS)): reproduce-%:
 	@test -f "$(FOLDER_$*)/reproduce.py" || { echo "reproduce-$*: this paper is not in the repository yet" >&2; exit 1; }
 	@$(INSTALL) $(EXTRA_$*)
@@ -71,9 +83,12 @@ compare: ## print our figures beside the papers' (PAPER=name, RUNS=folder for ru
 	@$(INSTALL) base
 	@$(PY) -m reproduction.compare $(if $(PAPER),--paper "$(PAPER)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
 
+results: PAPER := $(or $(PAPER),class2str)
+results sweep: VENV = $(if $(filter torch,$(EXTRAS)),.venv,$(TF_VENV))
 results: ## run in a worktree at HEAD and take the records into reproduction/results (PAPER, PROFILE=cpu or paper, SEEDS)
-	@$(INSTALL) tf torch
-	@$(PY) -m reproduction.take_results --papers "$(or $(PAPER),class2str)" --profile "$(if $(filter auto,$(PROFILE)),cpu,$(PROFILE))" \
+	$(ONE_FRAMEWORK)
+	@$(INSTALL) base $(EXTRAS)
+	@$(PY) -m reproduction.take_results --papers "$(PAPER)" --profile "$(if $(filter auto,$(PROFILE)),cpu,$(PROFILE))" \
 	  --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --args="$(ARGS)"
 
 report: ## write runs/report.html, one self-contained page
@@ -88,22 +103,25 @@ verify-data: ## check every data file that is present
 	@$(INSTALL) base
 	@$(PY) -m datasets --verify $(if $(DATA),--root "$(DATA)")
 
+bench: EXTRAS := tf torch
 bench: ## speed and memory, ours against the straightforward formulation, as ratios
+	$(ONE_FRAMEWORK)
 	@$(INSTALL) tf torch report dev
 	@$(PY) -m benchmarks
 
-soak: ## kill, stop and starve every smoke pipeline, compare the figures bit for bit (PAPER="class2str ...")
-	@$(INSTALL) tf torch
+soak: ## kill, stop and starve every smoke pipeline, compare the figures bit for bit (PAPER="class2str ..." ARGS="--only Ray")
+	@$(INSTALL) tf torch cluster
 	@$(PY) -m reproduction.soak --papers "$(PAPER)" $(ARGS)
 
 fuzz: ## 100,000 damaged and hostile inputs through every parser (ARGS="--inputs 5000 --targets cifar")
 	@$(INSTALL) tf torch report cluster dev
 	@$(PY) -m tests.fuzz $(ARGS)
 
-sweep: ## cells of the tables x seeds as Ray tasks (PAPER="class2str subclass"; local, or RAY_ADDRESS)
-	@$(INSTALL) tf torch cluster
+sweep: ## cells of the tables x seeds as Ray tasks, here or on RAY_ADDRESS (PAPER="..." TASK="--gpus-per-task 0.5 --retries 5")
+	$(ONE_FRAMEWORK)
+	@$(INSTALL) $(EXTRAS) cluster
 	@$(PY) -m reproduction.sweep --papers "$(PAPER)" --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" \
-	  --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --args="$(ARGS)" $(if $(FORCE),--force)
+	  --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --args="$(ARGS)" $(if $(FORCE),--force) $(TASK)
 
 # files are dealt to as many processes as there are cores, four at most (each may load a framework)
 test: ## the whole test suite: no network, no GPU

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,8 +36,6 @@ with open(folder / "order", "a") as file:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster(loopback):
-    import os
-
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
     yield
@@ -193,3 +195,41 @@ def test_unknown_paper_is_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
         sweep.main(["--papers", "nothing"])
     assert stop.value.code == 2 and "--papers nothing: of class2str" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "venv"),
+    [
+        ("sweep", ".venv"),
+        ("sweep PAPER=triplet", ".venv"),
+        ("sweep PAPER=triplet GPU=1", ".venv-tf"),
+        ("sweep PAPER=subclass GPU=1", ".venv"),
+        ("results GPU=1", ".venv-tf"),  # its paper is class2str
+        ("reproduce-class2str GPU=1", ".venv-tf"),
+        ("reproduce-subclass GPU=1", ".venv"),
+        ("soak GPU=1", ".venv"),
+        ("test GPU=1", ".venv"),
+    ],
+)
+def test_tensorflow_with_cuda_stays_apart_from_torch(words, venv):
+    """What make would run; torch is never installed into .venv-tf."""
+    said = made("-n", *words.split()).stdout
+    assert f"\n{venv}/bin/python -m " in said and f"VENV={venv} sh .ci/install" in said
+    assert not re.search(r"VENV=\.venv-tf sh \.ci/install.* torch", said)
+
+
+@pytest.mark.parametrize("words", ["sweep GPU=1", "bench GPU=1", 'results GPU=1 PAPER="class2str subclass"'])
+def test_what_needs_both_frameworks_refuses_gpu_in_one_line(words):
+    done = made(*shlex.split(words))
+    assert done.returncode and not done.stdout
+    assert len(done.stderr.splitlines()) == 2 and "GPU=1 keeps TensorFlow with CUDA apart" in done.stderr  # and make's
+
+
+def test_make_hands_a_tasks_resources_on():
+    said = made("-n", "sweep", "TASK=--gpus-per-task 0.5 --retries 5").stdout
+    assert re.search(r"reproduction\.sweep .*--gpus-per-task 0\.5 --retries 5", said, re.DOTALL)
+
+
+def made(*words: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "GPU", "PAPER"))}
+    return subprocess.run(["make", *words], cwd=sweep.REPO_ROOT, capture_output=True, text=True, env=environment)
