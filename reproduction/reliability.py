@@ -178,7 +178,7 @@ def soak_part(soaks: Sequence[Soak], papers: Sequence[str]) -> str:
             [soak.paper, f"`{soak.flags}`" if soak.flags else "-", len(soak.counts), moments or "-",
              f"{soak.undisturbed_seconds:.0f}", f"{soak.seconds / 60:.0f}", soak.seed, *when(soak)]
         )  # fmt: skip
-    heads = ["paper", "added flags", "kinds of fault", "kills after so many finished stages", "undisturbed, s", "all, min"]
+    heads = ["paper", "added flags", "faults", "kills after so many finished stages", "undisturbed, s", "all, min"]
     parts = [SOAK, table(["survived", *papers, "all"], rows), table([*heads, "seed", "commit", "date"], runs)]
     if missing := [paper for paper in papers if paper not in newest]:
         parts.append(f"Not run: {', '.join(missing)}.")
