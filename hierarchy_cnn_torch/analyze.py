@@ -16,8 +16,9 @@ import json
 import time
 from typing import Any
 
+from datasets import DatasetError
 from reproduction.flags import Parser, add_common, finish_parsing, flag, run_main, whole
-from reproduction.runs import UserError, flags_hash, open_run, read_json, shown
+from reproduction.runs import UserError, flags_hash, open_run, read_json, shown, together
 
 PARTS = ("confusion", "arms", "responses", "probes", "quality")
 
@@ -65,11 +66,15 @@ def flat_config(seed_folder: Path) -> dict[str, Any]:
             f"{shown(folder)}: no finished stage 1; run: python hierarchy_cnn_torch/train.py --stage flat "
             f"--out {shown(folder)}"
         )
-    return dict(read_json(folder / "config.json", ""))
+    return dict(read_json(folder / "config.json", "dataset", "seed"))
 
 
 def analyze_seed(config: dict[str, Any]) -> None:
-    """One seed: analysis.json, arrays, view.html and the record that the claims are tested on."""
+    """One seed: analysis.json, arrays, view.html and the record that the claims are tested on.
+
+    Raises:
+      UserError: stage 1 or the data set is missing, or files of the run are damaged.
+    """
     import sys as system
 
     from hierarchy_cnn_torch import deviations, figures, images, measure, tables
@@ -107,11 +112,15 @@ def analyze_seed(config: dict[str, Any]) -> None:
         began = time.monotonic()
         runtime.start(flat["seed"], config["threads"])
         device = runtime.pick_device(config["device"])
-        data = images.load(flat)
-        found = measure.everything(seed_folder, flat, config, data, device, run.folder)
-        write_json(run.folder / "analysis.json", found)
-        artefacts = figures.draw_seed(found, seed_folder, data, run.folder)
-        artefacts += tables.write_all([found], f"Seed {flat['seed']} alone; {shown(seed_folder)}", run.folder)
+        with together(seed_folder, "train.py --overwrite writes an arm anew"):
+            try:
+                data = images.load(flat)
+            except DatasetError as error:  # of the data, not of the run
+                raise UserError(error) from None
+            found = measure.everything(seed_folder, flat, config, data, device, run.folder)
+            write_json(run.folder / "analysis.json", found)
+            artefacts = figures.draw_seed(found, seed_folder, data, run.folder)
+            artefacts += tables.write_all([found], f"Seed {flat['seed']} alone; {shown(seed_folder)}", run.folder)
         view = view_of_run(seed_folder, config["compare"], "", config["data_dir"])
         write(view, run.folder / "view.html", config["thumbs"])
         record = make_record(

@@ -63,7 +63,8 @@ def train_parser() -> Parser:
     flag(g, "--dataset", default="fashion_mnist", metavar="NAME", help=f"{', '.join(datasets.NAMES)}, folder:PATH")
     flag(g, "--trunk", choices=TRUNKS, default="alexnet32")
     flag(g, "--preset", choices=PRESETS, help="widths of alexnet32 (default: mini on a CPU, else paper32)")
-    flag(g, "--image-size", type=whole(24), default=0, help="side the network sees (default: the trunk's own)")
+    flag(g, "--image-size", type=whole(24), default=0,
+         help="smaller images get a frame up to this side, larger keep theirs (default: the trunk's)")  # fmt: skip
     flag(g, "--stage", choices=("flat", "aware"), default="flat")
     flag(g, "--arm", choices=ARMS, help="A0 flat; A1 to A5 belong to stage aware (default A0 or A1)")
     flag(g, "--tree", default="", metavar="TREE", help="official, derived, random or a JSON file")

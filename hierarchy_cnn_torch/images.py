@@ -52,7 +52,11 @@ class Data:
 
 
 def load(config: Mapping[str, Any]) -> Data:
-    """Loads and splits as the flags say; the same split for every seed and arm of a row."""
+    """Loads and splits as the flags say; the same split for every seed and arm of a row.
+
+    Raises:
+      UserError: nothing to train on or to keep back, a class or tree that the set does not have.
+    """
     try:
         full = datasets.load(
             config["dataset"], config["data_dir"], config["accept_unverified"], size=config["image_size"] or 32
@@ -81,8 +85,13 @@ def load(config: Mapping[str, Any]) -> Data:
         parts = np.random.RandomState(SUBSET_SEED).permutation(len(labels)) % config["folds"]
         train, val = np.flatnonzero(parts != config["fold"]), np.flatnonzero(parts == config["fold"])
     else:
-        held = config["held_out"] or min(5000, len(labels) // 5)
+        held = min(config["held_out"] or min(5000, len(labels) // 5), len(labels))
         val, train = (np.sort(part) for part in stratified(labels, held, SUBSET_SEED + 1))
+    if not len(train) or not len(val):
+        raise UserError(
+            f"{len(train)} images to train on, {len(val)} kept back of {len(labels)}: both need some; change --subset, "
+            "--held-out or --folds"
+        )
     count = config["curve_images"] or len(full.test_labels)
     curve = np.sort(stratified(full.test_labels, min(count, len(full.test_labels)), SUBSET_SEED)[0])
     pixels = torch.from_numpy(np.array(full.train_images[train[:20000]])).float() / 255
@@ -111,7 +120,10 @@ def named_tree(tree: str, dataset: str, names: list[str]) -> trees.Node:
 
 
 def prepared(images: Tensor, mean: Tensor, sd: Tensor, size: int) -> Tensor:
-    """uint8 [B, H, W, C] -> float32 [B, C, size, size], normalised; smaller images get a black frame first."""
+    """uint8 [B, H, W, C] -> float32 [B, C, H', W'], normalised.
+
+    A side below `size` gets a black frame up to it; a larger one stays as it is: H' = max(H, size).
+    """
     x = images.permute(0, 3, 1, 2)
     gap = size - x.shape[-1], size - x.shape[-2]
     if gap[0] > 0 or gap[1] > 0:

@@ -131,7 +131,7 @@ def request_of(
     """The request of parsed flags, with the profile resolved.
 
     Raises:
-      UserError: seeds that are none, a copy's name that is none, or a data set that `check` refuses.
+      UserError: seeds that are none, a copy's name that is none, a data set that `check` refuses, or an open quote.
     """
     profile = args.profile
     if profile == "auto":
@@ -148,7 +148,10 @@ def request_of(
         raise UserError(f"argument --dataset: {error}") from None
     if not re.fullmatch(r"[\w.]*", args.copy):
         raise UserError(f"argument --copy: {args.copy!r} is not a name of letters, digits, dots and underscores")
-    extra = tuple(shlex.split(args.args))
+    try:
+        extra = tuple(shlex.split(args.args))
+    except ValueError as error:
+        raise UserError(f"argument --args: {args.args!r} cannot be split into flags ({error})") from None
     return Request(profile, dataset, seeds, args.device, extra, args.force, args.data_dir or None, args.copy)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.runs import UserError, write_bytes
+from reproduction.export import write_text
+from reproduction.runs import UserError
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = ("data", "state", "draw", "icicle", "layers", "samples", "interact", "main")
@@ -71,9 +72,8 @@ def page(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], sprites: Map
 
 
 def write_page(path: Path, text: str) -> None:
-    """Writes the page atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, text.encode())
+    """Writes the page atomically; UserError where it cannot be written."""
+    write_text(path, text)
 
 
 def read_page(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

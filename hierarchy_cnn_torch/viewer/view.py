@@ -14,7 +14,7 @@ import numpy as np
 from hierarchy_cnn_torch import seriation, trees
 from hierarchy_cnn_torch.trees import Node
 from hierarchy_cnn_torch.viewer import pack
-from reproduction.runs import UserError, write_bytes
+from reproduction.runs import UserError, shown, write_bytes
 
 PER_SPRITE, ACROSS = 1000, 40
 NO_THUMB = 0xFFFFFFFF
@@ -255,7 +255,7 @@ def write(view: View, out: Path, thumbs: str | None = None) -> Mapping[str, Any]
     Returns:
       The page's settings.
     Raises:
-      UserError: thumbnails asked for but no images given; or too large.
+      UserError: thumbnails asked for but no images given; too large; or it cannot be written.
     """
     meta, arrays = build(view)
     images = None if view.samples is None else view.samples.images
@@ -275,9 +275,12 @@ def write(view: View, out: Path, thumbs: str | None = None) -> Mapping[str, Any]
             text_size = 4 / 3 * sum(map(len, sprites.values())) + sum(len(pack.packed(a)[1]) for a in arrays.values())
             if thumbs == "folder" or (thumbs is None and text_size > pack.FOLDER_FROM_BYTES):
                 folder = out.parent / f"{out.stem}_thumbs"
-                folder.mkdir(parents=True, exist_ok=True)
-                for key, data in sprites.items():
-                    write_bytes(folder / f"{key}.jpg", data)
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    for key, data in sprites.items():
+                        write_bytes(folder / f"{key}.jpg", data)
+                except OSError as error:
+                    raise UserError(f"{shown(folder)}: cannot be written ({error.strerror or error})") from None
                 meta["samples"]["sprites"] = [{"file": f"{folder.name}/{key}.jpg"} for key in sprites]
                 sprites = {}
             else:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import time
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch import flags
+from hierarchy_cnn_torch import analyze, flags, images
 from hierarchy_cnn_torch.viewer import pack
-from reproduction.runs import REPO_ROOT
+from hierarchy_cnn_torch.viewer.from_run import view_of_run
+from hierarchy_cnn_torch.viewer.view import write
+from reproduction.flags import finish_parsing
+from reproduction.runs import REPO_ROOT, UserError
 
 TRAIN = REPO_ROOT / "hierarchy_cnn_torch" / "train.py"
 ANALYZE = REPO_ROOT / "hierarchy_cnn_torch" / "analyze.py"
@@ -121,8 +125,9 @@ def test_kill_9_and_the_same_command_end_bit_for_bit_the_same(pictures, flat, aw
     command = words(pictures, tmp_path / "run", *more)
     child = subprocess.Popen(command, cwd=REPO_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while time.time() < deadline and not list((tmp_path / "run" / "checkpoints").glob("state-*.pt")):
-        time.sleep(0.01)
+    while not list((tmp_path / "run" / "checkpoints").glob("state-*.pt")):
+        assert child.poll() is None and time.time() < deadline
+        time.sleep(0.002)
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert not (tmp_path / "run" / "DONE").exists()
@@ -136,16 +141,17 @@ def test_a_term_signal_stops_cleanly_and_a_truncated_checkpoint_falls_back(pictu
     command = words(pictures, tmp_path / "run", "--stage", "flat", "--checkpoint-steps", 1)
     child = subprocess.Popen(command, cwd=REPO_ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 120
-    while time.time() < deadline and len(list((tmp_path / "run" / "checkpoints").glob("state-*.pt"))) < 2:
-        time.sleep(0.01)
+    while len(list((tmp_path / "run" / "checkpoints").glob("state-*.pt"))) < 2:
+        assert child.poll() is None and time.time() < deadline
+        time.sleep(0.002)
     child.send_signal(signal.SIGTERM)
     _, message = child.communicate()
-    if child.returncode != 0:
-        assert child.returncode == 143 and "the same command goes on" in message
-        newest = sorted((tmp_path / "run" / "checkpoints").glob("state-*.pt"))[-1]
-        newest.write_bytes(newest.read_bytes()[:1000])
+    assert child.returncode == 143 and "the same command goes on" in message
+    newest = sorted((tmp_path / "run" / "checkpoints").glob("state-*.pt"))[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
     answer = run(command)
     assert answer.returncode == 0, answer.stderr
+    assert f"{newest.name}: not a readable checkpoint" in answer.stderr
     same(outcome(tmp_path / "run"), outcome(flat))
 
 
@@ -225,9 +231,44 @@ def test_analysis_without_stage_1_names_the_command(tmp_path):
     assert answer.returncode == 2 and "train.py --stage flat" in answer.stderr
 
 
-def test_missing_images_are_named_by_the_viewer(flat, pictures, tmp_path):
-    import shutil
+@pytest.mark.parametrize(
+    ("part", "content"),
+    [
+        ("A0/predictions.npz", None),
+        ("A0/record.json", b"{}"),
+        ("A0/config.json", b"{}"),
+        ("A0/config.json", b'{"dataset": "mnist5k", "seed": 0}'),
+    ],
+)
+def test_analysis_of_damaged_files_is_one_line(flat, tmp_path, monkeypatch, part, content):
+    shutil.copytree(flat, tmp_path / "seed0" / "A0", ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    if content is None:
+        np.savez(tmp_path / "seed0" / part, test_labels=np.arange(3))
+    else:
+        (tmp_path / "seed0" / part).write_bytes(content)
+    monkeypatch.setattr("reproduction.torch_runtime.start", lambda *_: None)  # it sets up the whole process
+    small = "--what confusion,arms --permutations 99 --bootstrap 20 --device cpu".split()
+    config = finish_parsing(analyze.parser(), analyze.resolve, ["--run", str(tmp_path / "seed0"), *small])
+    with pytest.raises(UserError, match="seed0.*damaged"):
+        analyze.analyze_seed(config)
 
+
+@pytest.mark.parametrize("more", [["--held-out", "80"], ["--held-out", "500"], ["--subset", "4"]])
+def test_nothing_to_train_on_or_to_keep_back_is_one_line(pictures, more):
+    argv = ["--dataset", f"folder:{pictures}", *SMALL, *more]
+    config = finish_parsing(flags.train_parser(), flags.resolve_train, argv)
+    with pytest.raises(UserError, match=r"\d+ images to train on, \d+ kept back of \d+: both need some"):
+        images.load(config)
+
+
+def test_a_page_that_cannot_be_written_is_one_line(flat, tmp_path):
+    (tmp_path / "file").write_text("")
+    for thumbs in ("none", "folder"):
+        with pytest.raises(UserError, match="file/v.*: cannot be written"):
+            write(view_of_run(flat.parent, None, "", None), tmp_path / "file" / "v.html", thumbs)
+
+
+def test_missing_images_are_named_by_the_viewer(flat, pictures, tmp_path):
     copy = tmp_path / "seed0"
     shutil.copytree(flat.parent, copy, ignore=shutil.ignore_patterns("fold*", "analysis", "weights", "tensorboard"))
     config = json.loads((copy / "A0" / "config.json").read_text())

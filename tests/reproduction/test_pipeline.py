@@ -37,6 +37,7 @@ def test_a_named_copy_of_the_data_is_accepted_by_every_training_and_names_its_ro
         ({"seeds": "0 0"}, "--seeds: '0 0' is not a list of different"),
         ({"seeds": "-1"}, "--seeds: '-1' is not a list of different"),
         ({"seeds": "x"}, "--seeds: 'x' is not a list of different"),
+        ({"args": "--margin '0.3"}, "--args: .* cannot be split into flags .No closing quotation"),
         ({"dataset": "cifar11"}, "--dataset: .*cifar11"),
     ],
 )
