@@ -24,6 +24,11 @@ TINY = (
 ).split()
 
 
+def reached(checkpoints: Path, step: int) -> bool:
+    """Whether a run has written a full state of this step or a later one: two of them stay, each for a moment only."""
+    return any(int(path.stem.removeprefix("state-")) >= step for path in checkpoints.glob("state-*.pt"))
+
+
 def command(script: str, *flags: str) -> list[str]:
     """Command line of a script of the paper, with this interpreter."""
     return [sys.executable, str(ROOT / "subclass_torch" / script), *map(str, flags)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from .conftest import ROOT, TINY, command, run
+from .conftest import ROOT, TINY, command, reached, run
 
 VARYING = {"seconds", "test_seconds"}
 
@@ -119,14 +119,14 @@ def test_seeds_differ_and_repeat(whole, tmp_path):
     assert metrics(tmp_path / "other") != metrics(runs / "base")
 
 
-def kill_in(folder, pattern, *flags):
-    """Starts the script and kills it with SIGKILL as soon as `pattern` exists in the folder."""
+def kill_in(checkpoints, step, *flags):
+    """Starts the script and kills it with SIGKILL as soon as the folder holds a state of this step or a later one."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
         command("notebook.py", *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=env
     )
     deadline = time.monotonic() + 120
-    while not list(folder.glob(pattern)):
+    while not reached(checkpoints, step):
         assert child.poll() is None, child.stdout.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -139,19 +139,17 @@ def test_kill_and_resume_in_both_stages(whole, tmp_path):
     runs, _ = whole
     flags = [*TINY, "--subclass", "--cutout", "--runs-dir", tmp_path, "--name", "sub", "--checkpoint-steps", "3"]
     folder = tmp_path / "sub"
-    kill_in(folder, "stage1/checkpoints/state-0000000003.pt", *flags)
+    kill_in(folder / "stage1" / "checkpoints", 3, *flags)
     assert not (folder / "stage1" / "DONE").exists()
-    kill_in(folder, "stage1/checkpoints/state-0000000009.pt", *flags)
-    kill_in(folder, "checkpoints/state-0000000003.pt", *flags)
+    kill_in(folder / "stage1" / "checkpoints", 9, *flags)
+    kill_in(folder / "checkpoints", 3, *flags)
     assert (folder / "stage1" / "DONE").exists() and not (folder / "DONE").exists()
     newest = sorted((folder / "checkpoints").glob("state-*.pt"))[-1]
-    newest.with_name("state-0000000005.pt").write_bytes(newest.read_bytes()[:2000])  # cut off by a full disk, say
+    later = newest.with_name(f"state-{int(newest.stem[-10:]) + 1:010d}.pt")
+    later.write_bytes(newest.read_bytes()[:2000])  # cut off by a full disk, say
     said = run("notebook.py", *flags)
-    assert (
-        "state-0000000005.pt: not a readable checkpoint" in said.stderr
-        and "going on from the one before" in said.stderr
-    )
-    assert "stage2: going on at epoch 1, step " in said.stdout
+    assert f"{later.name}: not a readable checkpoint" in said.stderr
+    assert "going on from the one before" in said.stderr and "stage2: going on at epoch " in said.stdout
     same_run(runs / "sub", folder)
     assert len(list((folder / "checkpoints").glob("state-*.pt"))) <= 2
 

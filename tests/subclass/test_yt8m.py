@@ -14,7 +14,7 @@ from subclass_torch.yt8m_metrics import Metrics
 from subclass_torch.yt8m_model import unit_vectors
 from subclass_torch.yt8m_stages import rate_at
 
-from .conftest import ROOT, command, run
+from .conftest import ROOT, command, reached, run
 
 
 def slow_ap(pairs, positives):
@@ -215,7 +215,7 @@ def test_kill_and_resume(videos, tmp_path):
     argv = command("notebook_yt8m.py", *flags, "--name", "killed")
     for step in (1, 6):  # in the first epoch and in the second
         child = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while not list((folder / "checkpoints").glob(f"state-{step:010d}.pt")):
+        while not reached(folder / "checkpoints", step):
             assert child.poll() is None, child.stderr.read()
             time.sleep(0.002)
         child.kill()
