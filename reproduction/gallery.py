@@ -66,7 +66,7 @@ def shrink(data: bytes) -> bytes | None:
             out = io.BytesIO()
             reduced = image.convert("RGB").quantize(128) if len(data) > IMAGE_BYTES else image.convert("RGB")
             reduced.save(out, "PNG", optimize=True)
-    except (OSError, ValueError, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return out.getvalue()
 
