@@ -17,8 +17,7 @@ import numpy as np
 from class2str_tf.codes import strings
 
 PERMUTATIONS = 1000
-# CIFAR-10 has no superclasses in its files; ours, in the order of its classes (airplane, automobile, bird, ... truck)
-CIFAR10_SUPERCLASS_NAMES = ("animals", "vehicles")
+# CIFAR-10 has no superclasses in its files; ours, animals 0 and vehicles 1, in the order of its classes (airplane, ...)
 CIFAR10_SUPERCLASSES = (1, 1, 0, 0, 0, 0, 0, 0, 1, 1)
 
 
@@ -168,18 +167,6 @@ def prefix_groups(
 def _common(texts: Sequence[str]) -> int:
     first, last = min(texts), max(texts)  # in lexical order these two differ earliest
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=True)) if a != b), len(first))
-
-
-def groups_table(groups: Sequence[dict[str, Any]]) -> str:
-    """Markdown table of `prefix_groups`."""
-    purity = any("purity" in group for group in groups)
-    lines = ["| prefix | length | classes |" + (" purity |" if purity else "")]
-    lines.append("|---|---|---|" + ("---|" if purity else ""))
-    for group in groups:
-        classes = ", ".join(f"{n} {s}" for n, s in zip(group["classes"], group["strings"], strict=True))
-        end = f" {group['purity']:.2f} |" if "purity" in group else (" - |" if purity else "")
-        lines.append(f"| {group['prefix'] or '(root)'} | {group['length']} | {classes} |{end}")
-    return "\n".join(lines) + "\n"
 
 
 def superclass_scores(

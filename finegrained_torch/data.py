@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +240,3 @@ class Batches(Sampler[Tensor]):
 def loader(items: Items, batches: Batches, workers: int = 0) -> DataLoader:
     """A loader whose sampler gives whole batches (batch_size None: nothing is collated)."""
     return DataLoader(items, batch_size=None, sampler=batches, num_workers=workers, persistent_workers=workers > 0)
-
-
-def labelled(data: Data, fine: np.ndarray) -> Data:
-    """The data set with other fine labels of its training images (pseudo-labels, -1 for none)."""
-    return replace(data, train=replace(data.train, fine=fine))

@@ -11,8 +11,6 @@ from scipy.spatial.distance import squareform
 from hierarchy_cnn_torch.trees import check_levels
 from reproduction.runs import UserError
 
-KINDS = ("confusion", "profile", "logits", "weights", "responses")
-
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts of (actual, predicted).

@@ -24,8 +24,6 @@ import pydantic
 
 from reproduction.runs import REPO_ROOT, UserError
 
-PROFILES = ("paper", "cpu", "smoke", "custom")
-
 
 class Metric(pydantic.BaseModel):
     """One figure, always with how its epoch was chosen; None where that choice does not exist for the run."""

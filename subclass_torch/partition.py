@@ -34,10 +34,6 @@ class Partition:
     partner: np.ndarray
     mixed_labels: np.ndarray
 
-    def subclasses_of(self, label: int) -> list[int]:
-        """The outputs that stand for a class."""
-        return np.flatnonzero(self.subclass2class == label).tolist()
-
 
 def mix(first: np.ndarray, second: np.ndarray, wrap: bool = False) -> np.ndarray:
     """Average of two images or batches, truncated to uint8 (SamplePairing).
