@@ -2,8 +2,9 @@
 
 A claim is an effect (a metric, or the difference or ratio of two) and a margin. Its 95 percent interval over seeds
 wholly inside the margin is `supported`, wholly outside `not supported`, else `inconclusive`; fewer than five seeds
-add `indicative`. Two other tests exist: `every seed` for exact counts, which have no spread, and `permutation` for
-an effect whose chance level was found by shuffling. Source: ours.
+add `indicative`. Several effects of one seed (one for each neglected class) are averaged first: they share a network
+and are no independent draws. Two other tests exist: `every seed` for exact counts, which have no spread, and
+`permutation` for an effect whose chance level was found by shuffling. Source: ours.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from reproduction.collect import Collection, RowRuns, SeedRun
 from reproduction.tables import Claim, Paper, Side
 
 MIN_SEEDS = 5
+MIN_FOR_INTERVAL = 3  # two equal values would make an interval of no width
 SIGNIFICANCE = 0.05
 
 
@@ -56,18 +58,6 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
     mean = statistics.fmean(values)
     return mean - half, mean + half
-
-
-def fisher(p_values: Sequence[float]) -> float:
-    """One p from independent ones (Fisher's method).
-
-    Args:
-      p_values: in (0, 1]; 0 counts as the smallest positive number.
-    """
-    from scipy.special import chdtrc
-
-    statistic = -2.0 * math.fsum(math.log(max(p, math.ulp(0.0))) for p in p_values)
-    return float(chdtrc(2 * len(p_values), statistic))
 
 
 def inside(claim: Claim, value: float) -> bool:
@@ -133,13 +123,15 @@ def effects(claim: Claim, left: RowRuns, right: RowRuns | None) -> tuple[list[in
       left: row of the claim's side a.
       right: row of side b; None for a claim about one value.
     Returns:
-      (seeds that gave at least one, label of each effect, effects in the claim's unit).
+      (seed, label, effect in the claim's unit) of each, as three lists; seeds whose runs break `agree` are left out.
     """
     assert claim.a is not None
     ours, theirs = _by_seed(left), _by_seed(right)
     paired = ours.keys() & theirs.keys() if claim.b is not None else ours.keys()
     seeds, labels, values = [], [], []
     for seed in sorted(paired):
+        if not ours[seed].agrees(claim.agree) or (seed in theirs and not theirs[seed].agrees(claim.agree)):
+            continue
         for suffix, label in _units(claim, ours[seed]):
             a = ours[seed].figure(claim.a.metric + suffix, claim.a.selection)
             b = theirs[seed].figure(claim.b.metric + suffix, claim.b.selection) if claim.b is not None else None
@@ -147,7 +139,7 @@ def effects(claim: Claim, left: RowRuns, right: RowRuns | None) -> tuple[list[in
             if value is not None:
                 labels.append(label)
                 values.append(value)
-                seeds += [seed] if seed not in seeds else []
+                seeds.append(seed)
     return seeds, labels, values
 
 
@@ -165,10 +157,12 @@ def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Resul
     right = _group(found, paper, base, claim.b) if claim.b is not None else None
     if left is None or left.profile not in claim.profiles:
         return None
-    seeds, labels, values = effects(claim, left, right)
+    of, labels, values = effects(claim, left, right)
     if not values:
         return None
-    bounds = interval(values)
+    seeds = sorted(set(of))
+    means = [statistics.fmean(v for seed, v in zip(of, values, strict=True) if seed == one) for one in seeds]
+    bounds = interval(means)
     few = len(seeds) < MIN_SEEDS
     p: float | None = None
     if claim.test == "every seed":
@@ -177,11 +171,11 @@ def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Resul
         few = few and word == "supported" and (len(values) < 2 or len(set(values)) > 1)
     elif claim.test == "permutation":
         p_values = _p_values(claim, left)
-        p = fisher(p_values) if p_values else None
-        significant = p is not None and p < SIGNIFICANCE and inside(claim, statistics.fmean(values))
+        p = max(p_values, default=None)  # chance is ruled out in every seed; seeds share test images, so no pooling
+        significant = p is not None and p < SIGNIFICANCE and inside(claim, statistics.fmean(means))
         word = "inconclusive" if p is None else "supported" if significant else "not supported"
     else:
-        word = "inconclusive" if bounds is None else decide(claim, *bounds)
+        word = decide(claim, *bounds) if bounds and len(means) >= MIN_FOR_INTERVAL else "inconclusive"
     reasons = [group.blemish for group in (left, right) if group is not None and group.blemish]
     blemish = ", ".join(dict.fromkeys(reasons))
     return Result(
@@ -192,7 +186,7 @@ def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Resul
         seeds=tuple(seeds),
         labels=tuple(labels),
         values=tuple(values),
-        effect=statistics.fmean(values),
+        effect=statistics.fmean(means),
         low=bounds[0] if bounds else None,
         high=bounds[1] if bounds else None,
         p_value=p,

@@ -44,7 +44,14 @@ class SeedRun:
     entries: list[Entry] = field(default_factory=list)
 
     def figure(self, metric: str, selection: str) -> float | None:
-        """A metric of the run, the latest stage first; None where it is absent or not finite."""
+        """A metric of the run, the latest stage first; None where it is absent or not finite.
+
+        `name[k]` is entry k of a list in the records' details.
+        """
+        if place := re.fullmatch(r"(\w+)\[(\d+)\]", metric):
+            listed = self.detail(place[1])
+            value = listed[int(place[2])] if isinstance(listed, list) and int(place[2]) < len(listed) else None
+            return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
         for entry in reversed(self.entries):
             found: Metric | None = entry.record.metrics.get(metric)
             value = None if found is None else getattr(found, selection)
@@ -58,6 +65,13 @@ class SeedRun:
             if name in entry.record.details:
                 return entry.record.details[name]
         return None
+
+    def agrees(self, pair: tuple[str, str] | None) -> bool:
+        """Whether two of the run's metrics are the same number; True for no pair, or where one is absent."""
+        if pair is None:
+            return True
+        a, b = (self.figure(metric, "last") for metric in pair)
+        return a is None or b is None or a == b
 
     @property
     def still_rising(self) -> bool | None:

@@ -147,6 +147,9 @@ def _verdict(number: Number | None, group: RowRuns | None, row: OurRow | None, v
         return Verdict("not judged", "not judged (recalled number)")
     if number.judge == "none":
         return Verdict("shown only", "shown only")
+    unlike = sum(not run.agrees(number.agree) for run in group.runs)
+    if unlike:
+        return Verdict("not judged", f"not judged ({number.unlike} in {unlike} of {len(group.runs)} seeds)")
     if number.judge == "exact":
         return judge_exact(values, number)
     still = [run.still_rising for run in group.runs]
@@ -227,7 +230,18 @@ def lines_of(paper: Paper, found: Collection) -> list[Line]:
         group = by_row.get(name)
         numbers = [number for number in (paper.beside(row) if row is not None else []) if number.unit != "text"]
         here = [
-            _line(paper, name, row, group, n, n.column, n.unit, n.metric, n.selection, n.key)
+            _line(
+                paper,
+                name,
+                row,
+                group,
+                n,
+                (row.quantity if row else "") or n.column,
+                n.unit,
+                n.metric,
+                n.selection,
+                n.key,
+            )
             for n in numbers
             if (n.headline and (n.key or group is not None)) or _figures(group, n.metric, n.selection, n.unit)
         ]

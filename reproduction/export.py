@@ -139,10 +139,19 @@ def claim_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 def verdict_counts(results: Sequence[Result]) -> str:
-    """What came of the claims, counted over the rows they were tested on: `28 supported, 14 not supported, ...`."""
+    """What came of the claims, counted over the rows they were tested on: `28 supported, 14 not supported, ...`.
+
+    The papers' own claims, then what this repository adds to them.
+    """
     order = ("supported", "not supported", "inconclusive", "not run", "not testable here")
-    counts = Counter(result.word for result in results)
-    return ", ".join(f"{counts[word]} {word}" for word in order if counts[word])
+    parts = []
+    for ours, whose in ((False, "claims of the papers"), (True, "controls, expectations and bars of ours")):
+        here = [result for result in results if result.claim.ours is ours]
+        counts = Counter(result.word for result in here)
+        lines = ", ".join(f"{counts[word]} {word}" for word in order if counts[word])
+        claims = len({(result.paper, result.claim.id) for result in here})
+        parts += [f"{claims} {whose} (one line for each row: {lines})"] if here else []
+    return "; ".join(parts)
 
 
 def has_recalled(lines: Sequence[Line]) -> bool:
@@ -289,10 +298,34 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
 
 
 def markdown_lines(lines: Sequence[Line]) -> str:
-    """One Markdown table of lines, commands as code."""
-    rows = [[*line_cells(line)[:-1], f"`{line.command}`" if line.command else ""] for line in lines]
-    text = "\n".join(markdown_table(LINE_HEAD, rows))
-    return text + (f"\n\n{RECALLED_NOTE}" if has_recalled(lines) else "")
+    """A Markdown table of what was run, and one of what was not, grouped by the reason.
+
+    A row's name, verdict and command stand on the first of its lines only.
+    """
+    rows: list[list[str]] = []
+    before: tuple[str, ...] = ("",) * len(LINE_HEAD)
+    for line in (line for line in lines if line.source):
+        cells = line_cells(line)
+        same = line.row == before[0]
+        verdict = "" if same and line.verdict.text == before[5] else line.verdict.text
+        command = "" if same or not line.command else f"`{line.command}`"
+        rows.append(["" if same else line.row, *cells[1:5], verdict, command])
+        before = cells
+    parts = ["\n".join(markdown_table(LINE_HEAD, rows))] if rows else []
+    waiting: dict[tuple[str, str], list[Line]] = {}
+    for line in (line for line in lines if not line.source):
+        waiting.setdefault((line.verdict.text, line.command), []).append(line)
+    if waiting:
+        head = ("not run", "papers' numbers", "needs", "command")
+        groups = []
+        for (verdict, command), group in waiting.items():
+            names = list(dict.fromkeys(line.row for line in group))
+            numbers = [f"{line.quantity} {paper_text(line)}" for line in group if line.number is not None]
+            needs = verdict.removeprefix("not run").removeprefix(": needs ") or "nothing but time"
+            groups.append([", ".join(names), ", ".join(dict.fromkeys(numbers)), needs, f"`{command}`"])
+        parts.append("\n".join(markdown_table(head, groups)))
+    parts += [RECALLED_NOTE] if has_recalled(lines) else []
+    return "\n\n".join(parts)
 
 
 def markdown_claims(results: Sequence[Result]) -> str:

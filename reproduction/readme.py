@@ -23,6 +23,10 @@ from reproduction.tables import load_tables
 BLOCK = re.compile(r"(^<!-- generated: ([^\n]*?) -->\n)(.*?)(^<!-- end -->$)", re.DOTALL | re.MULTILINE)
 OPENING = re.compile(r"^<!-- generated: [^\n]*? -->$", re.MULTILINE)
 FOLDERS = ("", "docs", "docs/papers", "docs/deviations")
+LEGEND = (
+    "Ours: mean ± standard deviation over (so many) seeds; `last` is the last epoch where the figure is that of the best one. "
+    "Rows named `cpu` run a small network on few images: they test what a paper claims, not its number."
+)
 
 
 def overview(comparisons: Sequence[Comparison]) -> str:
@@ -42,9 +46,10 @@ def overview(comparisons: Sequence[Comparison]) -> str:
     counts = export.verdict_counts([result for comparison in comparisons for result in comparison.claims])
     parts = [
         "\n".join(export.markdown_table(head, rows)),
+        LEGEND,
         f"These are the main rows; all of them ({len(ran)} run, {len(known - ran)} not, with the reason) stand on the "
         "papers' pages.",
-        f"[The papers' claims](docs/results.md#claims-of-all-papers), tested on these records: {counts}.",
+        f"[Claims](docs/results.md#claims-of-all-papers), tested on these records: {counts}.",
     ]
     note = [export.RECALLED_NOTE] if export.has_recalled([line for _, line in chosen]) else []
     return "\n\n".join(parts + note)

@@ -65,6 +65,8 @@ class Column(Strict):
     selection: Selection = "last"
     judge: Literal["proportion", "exact", "none"] = "none"  # how our figures are held against it
     key: bool = False  # a row's main figure: stands in the overview where its row does
+    agree: tuple[str, str] | None = None  # judged only where these two metrics of a run are equal, else `unlike`
+    unlike: str = ""
     note: str = ""
 
 
@@ -110,6 +112,7 @@ class OurRow(Strict):
     beside: tuple[str, ...] = ()  # published cells "row/column" it stands beside; * allowed
     needs: str = ""  # why it has not been run here: hardware, hours, data
     short: str = ""  # what of the paper's schedule was cut; the verdict is then never more than indicative
+    quantity: str = ""  # what its figure is called where the published column names another network
     overview: bool = False  # its key figures stand in the overview of README and report
     note: str = ""
 
@@ -149,11 +152,17 @@ class Claim(Strict):
     test: Literal["interval", "every seed", "permutation"] = "interval"
     p_value: str | None = None  # metric that holds the permutation p, for test = "permutation"
     per: str | None = None  # entry of the record's details that lists units (class ids) paired within each seed
+    agree: tuple[str, str] | None = None  # seeds in which these two metrics differ are left out
     rows: tuple[str, ...] = ("*",)
     profiles: tuple[str, ...] = ("paper", "cpu")
     not_testable: str = ""  # why nothing here can test it
     needs: str = ""  # what a run that tests it takes, printed as long as there is none
     note: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """Whether the paper does not say it: a control, an expectation or a bar of this repository."""
+        return self.source.startswith("ours")
 
     @pydantic.model_validator(mode="after")
     def _complete(self) -> Claim:
@@ -190,6 +199,8 @@ class Number(Strict):
     judge: Literal["proportion", "exact", "none"]
     headline: bool
     key: bool
+    agree: tuple[str, str] | None
+    unlike: str
     note: str
 
     @property
@@ -277,6 +288,8 @@ def _numbers_of(table: PublishedTable) -> Iterator[Number]:
                 judge=column.judge,
                 headline=table.headline,
                 key=column.key,
+                agree=column.agree,
+                unlike=column.unlike,
                 note=" ".join(part for part in (column.note, row.note) if part),
             )
 

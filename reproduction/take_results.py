@@ -134,7 +134,8 @@ def _main(args: Any) -> None:
         runs = run_in_worktree(papers, flags)
     for path in take(runs):
         print(f"took {shown(path)}")
-    readme.main(["--write"])
+    if code := readme.main(["--write"]):
+        raise SystemExit(code)  # the worktree stays, its records are not lost
     if not args.source:
         subprocess.run(["git", "worktree", "remove", "--force", str(WORKTREE)], cwd=REPO_ROOT, check=False)
 

@@ -337,3 +337,15 @@ def test_still_rising_needs_a_difference_beyond_the_noise():
     assert still_rising(flat[::-1][:30] + [0.95] * 4 + [0.96] * 4) is True
     assert still_rising([0.9, 0.8] * 20) is False
     assert still_rising([0.1] * 9) is None
+
+
+def test_a_string_match_is_not_judged_where_two_classes_share_a_string(make, tmp_path):
+    for seed, strings in enumerate([10, 10, 9]):
+        figures = {"lh_accuracy": 0.99, "fc_accuracy": 0.99, "distinct_codes": strings, "classes": 10}
+        metrics = {name: make.metric(value) for name, value in figures.items()}
+        make.put(tmp_path, make.record(metrics, row="mnist-paper", seed=seed, profile="paper"))
+    lines = {
+        line.quantity: line for line in c.lines_of(paper_of("class2str"), collect(runs=tmp_path, results=tmp_path))
+    }
+    assert lines["LH"].verdict.text == "not judged (two classes share a string in 1 of 3 seeds)" and not lines["LH"].gap
+    assert lines["FC"].verdict.word in c.JUDGED
