@@ -158,7 +158,7 @@ def open_features(folder: Path, data: ImageNet, stage1_command: str) -> tuple[np
         if state["done"] != count or maker.get(list_name) != data.digests[list_name]:
             raise UserError(f"{shown(folder)}: pool5 features of other images; run again: python {stage1_command}")
         found += [read_npy(path, f"run again: python {stage1_command}", mapped=True) for path in files]
-        if any(len(table) != count or table.ndim != 2 or table.dtype != np.float32 for table in found[-len(files) :]):
+        if any(table.ndim != 2 or len(table) != count or table.dtype != np.float32 for table in found[-len(files) :]):
             raise UserError(f"{shown(folder)}: damaged pool5 features; run again: python {stage1_command}")
     train, test, logits = found
     return train, test, logits

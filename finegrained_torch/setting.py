@@ -189,8 +189,9 @@ def read_labels(path: Path, coarse: np.ndarray) -> np.ndarray:
       UserError: another number of images, gaps in the numbering, or a label in two coarse classes.
     """
     try:
-        labels = np.loadtxt(path, dtype=np.int64, ndmin=1)
-    except ValueError as error:
+        # not np.loadtxt: a character such as U+10FFFF where it expects a digit ends the process
+        labels = np.array([int(line) for line in path.read_text().splitlines() if line.strip()], np.int64)
+    except (ValueError, OverflowError) as error:
         raise UserError(f"{shown(path)}: not a column of whole numbers ({error})") from None
     if len(labels) != len(coarse):
         raise UserError(f"{shown(path)}: {len(labels)} labels for {len(coarse)} training images; run --stage cluster")

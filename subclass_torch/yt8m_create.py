@@ -202,5 +202,5 @@ def read_map(path: Path, classes: int, outputs: int, trust_pickle: bool = False)
         hint = "; --trust-pickle reads the authors' form" if "pickle" in str(error).lower() else ""
         raise UserError(f"{shown(path)}: not a subclass map ({str(error)[:100]}){hint}") from None
     if mapping.shape != (outputs,) or mapping.min() < 0 or mapping.max() >= classes:
-        raise UserError(f"{shown(path)}: maps {mapping.shape[0]} subclasses, --num_subclasses is {outputs}")
+        raise UserError(f"{shown(path)}: maps {mapping.size} subclasses, --num_subclasses is {outputs}")
     return mapping

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import resource
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 from datasets import cars, download, imagenet, lists, manifest, matfile
 from datasets.core import DatasetError
+from finegrained_torch import setting
 from reproduction import arrays, curves, runs, torch_runtime
 from reproduction.runs import UserError
 from tests.fuzz import data_targets, end_targets, framework_targets, mutate, run_targets, seeds
@@ -203,3 +205,30 @@ def test_a_checkpoint_whose_classes_have_no_names_is_one_line(tmp_path):
     content = torch.load(io.BytesIO(framework_targets._subclass()[0]), weights_only=True)
     torch.save({**content, "class_names": ["a"]}, tmp_path / "n.pt")
     refused(UserError, end_targets.predicted, tmp_path / "n.pt")
+
+
+@pytest.mark.parametrize("character", ["\U0010f0c6", "\U0010ffff", "\u2028", "\u0660"])
+def test_pseudo_labels_of_any_characters_do_not_end_the_process(tmp_path, character):
+    """np.loadtxt looks whole numbers' digits up in a table that ends before the last characters do."""
+    path = tmp_path / "pseudo.csv"
+    path.write_text(f"0\n-1\n1{character}\n1\n\n")
+    with suppress(UserError):
+        assert len(setting.read_labels(path, np.array([0, 0, 1, 1]))) == 4
+
+
+def test_a_subclass_map_that_is_one_number_is_one_line(tmp_path):
+    """It has no length."""
+    (tmp_path / "m.npz").write_bytes(seeds.npz({"subclass2class": np.array(True)}))
+    refused(UserError, framework_targets._map, tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize("change", [{"labels": np.array(0)}, {"scores": np.array(0)}, {"scores": np.full((5, 4), "a")}])
+def test_scores_of_another_kind_are_one_line_in_the_viewer(tmp_path, change):
+    (tmp_path / "s.npz").write_bytes(seeds.npz({**run_targets.SCORES, **change}))
+    refused(UserError, run_targets.runs.viewer("--scores", "FILE", "--names", "HERE/names.txt"), tmp_path / "s.npz")
+
+
+@pytest.mark.parametrize("name", list(end_targets.PROFILES))
+def test_profiles_that_are_text_are_one_line_in_the_viewer(tmp_path, name):
+    (tmp_path / "in").write_bytes(seeds.npz({**end_targets.PROFILES, name: np.full((1, 3), "")}))
+    refused(UserError, end_targets.viewer_of("analysis/profiles.npz"), tmp_path / "in")
