@@ -85,21 +85,23 @@ class Soak(pydantic.BaseModel):
 
 
 class Target(pydantic.BaseModel):
-    """One reader and what was put through it; `faults`: {input, what, hex} of each."""
+    """One reader and what was put through it, some of it drawn by hypothesis; `faults`: {input, what, hex} of each."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
     name: str
     inputs: int
+    hypothesis: int = 0
     seconds: float
     faults: list[dict[str, Any]]
 
 
 class Fuzz(pydantic.BaseModel):
-    """One run of the fuzzing; `inputs` and `faults` in all."""
+    """One run of the fuzzing; `inputs`, those of them that hypothesis drew, and `faults` in all."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
     seed: int
     inputs: int
+    hypothesis: int = 0
     faults: int
     seconds: float
     targets: list[Target]
@@ -192,13 +194,13 @@ def soak_part(soaks: Sequence[Soak], papers: Sequence[str]) -> str:
 
 def fuzz_part(fuzz: Fuzz) -> str:
     """Every target with its counts."""
-    rows = [[t.name, f"{t.inputs:,}", len(t.faults), f"{t.seconds:.0f}"] for t in fuzz.targets]
+    rows = [[t.name, f"{t.inputs:,}", f"{t.hypothesis:,}", len(t.faults), f"{t.seconds:.0f}"] for t in fuzz.targets]
     commit, date = when(fuzz)
     line = (
-        f"{fuzz.inputs:,} inputs, {len(fuzz.targets)} readers, {fuzz.faults} faults; {fuzz.seconds / 60:.0f} minutes, "
-        f"seed {fuzz.seed}, commit {commit}, {date}."
+        f"{fuzz.inputs:,} inputs, {fuzz.hypothesis:,} of them drawn by hypothesis, {len(fuzz.targets)} readers, "
+        f"{fuzz.faults} faults; {fuzz.seconds / 60:.0f} minutes, seed {fuzz.seed}, commit {commit}, {date}."
     )
-    parts = [FUZZ, line, table(["reader", "inputs", "faults", "seconds"], rows)]
+    parts = [FUZZ, line, table(["reader", "inputs", "by hypothesis", "faults", "seconds"], rows)]
     if faults := [
         f"* {t.name}, input {fault.get('input')}: {fault.get('what')}" for t in fuzz.targets for fault in t.faults
     ]:

@@ -210,7 +210,8 @@ def targets() -> list[Target]:
     ]
     tensorflow = [
         t("pool5 note", "val.progress", lambda: [NOTE], pool5, WRONG, lambda: [*kinds, b"{}"], json_in),
-        t("pool5 features", "features-train.npy", lambda: [POOL5["features-train.npy"]], pool5, WRONG, seeds.evil_npy),
+        t("pool5 features", "features-train.npy", lambda: [POOL5["features-train.npy"]], pool5, WRONG,
+          lambda: [*seeds.evil_npy(), seeds.npy(np.array(True))]),
         t("pool5 half note", "train.progress", lambda: [seeds.dumped({"maker": MAKER, "done": 2})], growing, WRONG,
           seeds.deep_json, json_in),
         t("pool5 half features", "features-train.partial", lambda: [_HALF], growing, WRONG),

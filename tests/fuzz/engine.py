@@ -8,6 +8,7 @@ take longer than LIMIT_S. Input k of a target is a function of (seed, target, k)
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import random
 import resource
@@ -165,8 +166,12 @@ def judge(target: Target, data: bytes, folder: Path, must: str = "") -> str:
 
 
 def make(target: Target, valid: Sequence[bytes], planted: Sequence[bytes], seed: int, number: int) -> bytes:
-    """Input `number` of a target: a valid or planted one, damaged."""
-    rng = random.Random(f"{seed}/{target.name}/{number}")
+    """Input `number` of a target."""
+    return damaged(target, valid, planted, random.Random(f"{seed}/{target.name}/{number}"))
+
+
+def damaged(target: Target, valid: Sequence[bytes], planted: Sequence[bytes], rng: random.Random) -> bytes:
+    """A valid or planted input, damaged as `rng` chooses."""
     known = [*valid, *planted]
     base = rng.choice(valid) if rng.random() < 0.8 or not planted else rng.choice(planted)
     action = rng.random()
@@ -179,10 +184,10 @@ def make(target: Target, valid: Sequence[bytes], planted: Sequence[bytes], seed:
 
 @dataclass(frozen=True)
 class Fault:
-    """One input that broke the property."""
+    """One input that broke the property; `number` says which, as `inputs` counts them or among hypothesis' own."""
 
     target: str
-    number: int
+    number: int | str
     what: str
     data: bytes
 
@@ -207,24 +212,47 @@ def watch() -> None:
     sys.addaudithook(guard.hook)
 
 
-def run(target: Target, count: int, seed: int, folder: Path, start: int = 0, note: Path | None = None) -> list[Fault]:
+class Note:
+    """A file that says which input of which target is read, so that it is known after the process died of it."""
+
+    def __init__(self, path: Path, target: str, start: int):
+        self.path, self.target, self.position, self.drawn = path, target, start - 1, 0
+
+    def next(self, drawn: bool) -> None:
+        """Another input; `drawn` by hypothesis or not."""
+        self.position += 1
+        self.drawn += drawn
+        self.path.write_text(json.dumps([self.target, self.position, self.drawn]))
+
+
+def noted(target: Target, data: bytes, folder: Path, must: str, note: Note | None, drawn: bool = False) -> str:
+    """`judge`, after the note; native code, which hears no alarm, ends with the process."""
+    if note is not None:
+        note.next(drawn)
+    faulthandler.dump_traceback_later(6 * LIMIT_S, exit=True)
+    try:
+        return judge(target, data, folder, must)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def kind(what: str) -> str:
+    """What two findings of the same fault have in common: the place where it was raised, or how its message begins."""
+    said, at, place = what.rpartition(" at ")
+    return place + said[:20] if at else what[:60]
+
+
+def run(target: Target, count: int, seed: int, folder: Path, start: int = 0, note: Note | None = None) -> list[Fault]:
     """All inputs of a target.
 
     Args:
       count, seed: see `inputs`. folder: an existing scratch folder.
-      start: position among the inputs to begin at (after a crash of the process). note: file that says how far it is.
+      start: position among the inputs to begin at (after a crash of the process). note: told of every input before.
     Returns:
       The faults, one for each kind.
     """
     found: dict[str, Fault] = {}
     for position, (number, data, must) in enumerate(inputs(target, count, seed)):
-        if position < start:
-            continue
-        if note is not None:
-            note.write_text(f"{target.name} {position}")
-        faulthandler.dump_traceback_later(6 * LIMIT_S, exit=True)  # native code hears no alarm
-        what = judge(target, data, folder, must)
-        if what:
-            found.setdefault(what.rpartition(" at ")[2] + what[:20], Fault(target.name, number, what, data))
-    faulthandler.cancel_dump_traceback_later()
+        if position >= start and (what := noted(target, data, folder, must, note)):
+            found.setdefault(kind(what), Fault(target.name, number, what, data))
     return list(found.values())

@@ -148,12 +148,12 @@ def dumped(value: Any) -> bytes:
 
 
 def mat(variables: Mapping[str, Any], compressed: bool = True) -> bytes:
-    """A MATLAB 5 file as SciPy writes it."""
+    """A MATLAB 5 file as SciPy writes it, but for the date in its head."""
     from scipy.io import savemat
 
     out = io.BytesIO()
     savemat(out, dict(variables), do_compression=compressed)
-    return out.getvalue()
+    return b"MATLAB 5.0 MAT-file".ljust(116) + out.getvalue()[116:]
 
 
 def evil_mat() -> list[bytes]:
