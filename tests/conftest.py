@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import ipaddress
 import os
 import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -26,6 +28,60 @@ with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# ---- no network: a test that asks for it fails, whatever the code under test makes of the refusal -------------------
+
+_asked: list[str] = []
+
+
+def _stays_here(host: Any) -> bool:
+    """Whether a host name or address is this machine's own loopback; no name is looked up for that."""
+    name = host.decode(errors="replace") if isinstance(host, bytes) else host
+    if name in (None, "", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        host = arguments[0]
+    elif event in ("socket.connect", "socket.sendto"):
+        peer, address = arguments
+        # A connected datagram socket has sent nothing yet: that is how one asks for this machine's own address.
+        if not isinstance(address, tuple) or (event == "socket.connect" and peer.type == socket.SOCK_DGRAM):
+            return
+        host = address[0]
+    else:
+        return
+    if not _stays_here(host):
+        _asked.append(f"{event} {host}")
+        raise OSError(f"the test suite has no network: {_asked[-1]}")
+
+
+sys.addaudithook(_refuse_network)  # of this process; what a test starts as a program is not watched
+
+
+def _fail_where_network_was_asked() -> Iterator[None]:
+    _asked.clear()
+    try:
+        return (yield)
+    finally:
+        if _asked:
+            pytest.fail(f"asked for network: {', '.join(dict.fromkeys(_asked))}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    return (yield from _fail_where_network_was_asked())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    return (yield from _fail_where_network_was_asked())
 
 
 def _loopback_is_up() -> bool:

@@ -137,6 +137,31 @@ def test_importing_everything_asks_no_network(package):
     assert int(done.stdout.split()[-1]) >= 8
 
 
+def test_a_test_that_asks_for_network_fails(tmp_path):
+    """Whatever is caught on the way; this machine's own servers can be reached."""
+    code = """
+        import socket
+        from contextlib import suppress
+
+        def test_own():
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                socket.create_connection(("localhost", server.getsockname()[1])).close()
+
+        def test_name():
+            socket.getaddrinfo("host.invalid", 80)
+
+        def test_swallowed():
+            with suppress(OSError), socket.socket() as other:
+                other.connect(("192.0.2.1", 9))
+    """
+    (tmp_path / "test_network.py").write_text(textwrap.dedent(code))
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", f"--rootdir={tmp_path}", str(tmp_path)]
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout
+    assert "2 failed, 1 passed" in said, said
+    assert "asked for network: socket.getaddrinfo host.invalid" in said
+    assert "asked for network: socket.connect 192.0.2.1" in said
+
+
 def _write() -> None:
     path = ROOT / "THIRD_PARTY.md"
     head, mark, rest = path.read_text().partition("<!-- dependencies -->")
