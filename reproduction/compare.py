@@ -229,19 +229,9 @@ def lines_of(paper: Paper, found: Collection) -> list[Line]:
     for name, row in rows:
         group = by_row.get(name)
         numbers = [number for number in (paper.beside(row) if row is not None else []) if number.unit != "text"]
+        called = row.quantity if row is not None else ""
         here = [
-            _line(
-                paper,
-                name,
-                row,
-                group,
-                n,
-                (row.quantity if row else "") or n.column,
-                n.unit,
-                n.metric,
-                n.selection,
-                n.key,
-            )
+            _line(paper, name, row, group, n, called or n.column, n.unit, n.metric, n.selection, n.key)
             for n in numbers
             if (n.headline and (n.key or group is not None)) or _figures(group, n.metric, n.selection, n.unit)
         ]

@@ -24,7 +24,7 @@ BLOCK = re.compile(r"(^<!-- generated: ([^\n]*?) -->\n)(.*?)(^<!-- end -->$)", r
 OPENING = re.compile(r"^<!-- generated: [^\n]*? -->$", re.MULTILINE)
 FOLDERS = ("", "docs", "docs/papers", "docs/deviations")
 LEGEND = (
-    "Ours: mean ± standard deviation over (so many) seeds; `last` is the last epoch where the figure is that of the best one. "
+    "Ours: mean ± standard deviation over (so many) seeds; `last` is the last epoch where the figure is of the best. "
     "Rows named `cpu` run a small network on few images: they test what a paper claims, not its number."
 )
 
