@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import datasets
-from benchmarks.measure import NotSupported, Pair, devices, interleave, rate
+from benchmarks.measure import NotSupported, Pair, devices, interleave, loops, rate
 
 BATCH = 200
 
@@ -105,49 +105,68 @@ def loop(model: str, steps: int, device: str, small: bool) -> Pair:
             start = time.perf_counter()
             for _ in range(steps):
                 session.run(graph.train)
+            stage1.accuracy(session, graph, data.test_images, data.test_labels, batch)  # ours is timed up to its test
             return steps * batch / (time.perf_counter() - start)
 
         def ours() -> float:
             session.run(reset)
             with tempfile.TemporaryDirectory() as folder, open_run(Path(folder) / "run", config) as run:
                 stage1.train(session, graph, run, data)
-                # first step to the check after the last: what is saved and recorded then happens once, not per step
+                # first step to the test after the last: what is saved and recorded then happens once, not per step
                 seconds = [line["test/seconds"] for line in read_metrics(run.folder) if "test/seconds" in line]
                 return steps * batch / seconds[-1]
 
         name = f"training of stage 1, {model}, batch {batch}, {device}: our loop against bare session.run"
-        return interleave(name, "images/s", bare, ours)
+        return loops(name, batch, steps, bare, ours)
+
+
+def allow_xla() -> None:
+    """Allows XLA on the CPU, where each session says whether it wants it; before TensorFlow looks for devices."""
+    os.environ["TF_XLA_FLAGS"] = "--tf_xla_cpu_global_jit"
+
+
+def xla_rates(session_config: Any, batch: int, inner: int, train: Any, start: Any) -> list[Callable[[], float]]:
+    """Images/s of an op of the current graph without XLA, and with it: two sessions.
+
+    Args:
+      inner: steps of a measurement. start: gets each session after its variables.
+    Raises:
+      NotSupported: XLA cannot compile it.
+    """
+    from class2str_tf.layers import tf, tf1
+
+    rates, ready = [], tf1.global_variables_initializer()
+    for level in (tf1.OptimizerOptions.OFF, tf1.OptimizerOptions.ON_2):
+        own = tf1.ConfigProto()
+        own.CopyFrom(session_config)
+        own.graph_options.optimizer_options.global_jit_level = level
+        session = tf1.Session(config=own)
+        session.run(ready)
+        start(session)
+
+        def step(session: Any = session) -> None:
+            session.run(train)
+
+        try:
+            step()
+        except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError) as error:
+            raise NotSupported(str(error).splitlines()[0]) from None
+        rates.append(rate(batch, step, inner))
+    return rates
 
 
 def xla(model: str, inner: int, device: str, small: bool) -> Pair:
     """Images/s of a training step of stage 1 with and without XLA, in two sessions on one graph."""
-    os.environ["TF_XLA_FLAGS"] = "--tf_xla_cpu_global_jit"  # allows it; each session says whether it wants it
+    allow_xla()
     batch, inner = (20, 1) if small else (BATCH if model == "lenet" else 50, inner)
     config, data, session_config = stage1_of(model, 50 * inner, batch, device)
     from class2str_tf import stage1
-    from class2str_tf.layers import tf, tf1
+    from class2str_tf.layers import tf1
 
-    rates = []
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
         graph = stage1.build(config, data)
-        ready = tf1.global_variables_initializer()
-        for level in (tf1.OptimizerOptions.OFF, tf1.OptimizerOptions.ON_2):
-            own = tf1.ConfigProto()
-            own.CopyFrom(session_config)
-            own.graph_options.optimizer_options.global_jit_level = level
-            session = tf1.Session(config=own)
-            session.run(ready)
-            graph.batches.start(session, 0)
-
-            def step(session: Any = session) -> None:
-                session.run(graph.train)
-
-            try:
-                step()
-            except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError) as error:
-                raise NotSupported(str(error).splitlines()[0]) from None
-            rates.append(rate(batch, step, inner))
+        rates = xla_rates(session_config, batch, inner, graph.train, lambda session: graph.batches.start(session, 0))
         name = f"training step, {model}, batch {batch}, {device}: XLA against none"
         return interleave(name, "images/s", *rates)
 
@@ -155,7 +174,7 @@ def xla(model: str, inner: int, device: str, small: bool) -> Pair:
 def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:
     where = "" if device == "cpu" else f" on {device}"
     return {
-        f"loop lenet{where}": lambda small: loop("lenet", 200, device, small),
+        f"loop lenet{where}": lambda small: loop("lenet", 120, device, small),
         f"loop vgg16{where}": lambda small: loop("vgg16", 2 if device == "cpu" else 100, device, small),
         f"xla lenet{where}": lambda small: xla("lenet", 60, device, small),
         f"xla vgg16{where}": lambda small: xla("vgg16", 1 if device == "cpu" else 50, device, small),

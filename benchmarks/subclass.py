@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import Measure, Pair, devices, interleave, rate, rise, seconds
+from benchmarks.measure import Measure, Pair, devices, interleave, loops, rate, rise, seconds
 from benchmarks.steps import flushed, synchronize
 from reproduction.runs import Stop
 from reproduction.torch_runtime import World, torchvision_ready
@@ -138,7 +138,9 @@ def augmentation(small: bool) -> Pair:
             cutout_one,
         ]
     )
-    loader = torch.utils.data.DataLoader(_Pictures(images.numpy(), transform), BATCH, shuffle=True, num_workers=2)
+    loader = torch.utils.data.DataLoader(  # the warm-up starts its workers
+        _Pictures(images.numpy(), transform), BATCH, shuffle=True, num_workers=2, persistent_workers=True
+    )
 
     def pil() -> None:
         for _ in loader:
@@ -200,7 +202,8 @@ def loop(network: str, steps: int, device: str, small: bool) -> Pair:
         return count / p.history[-1]["seconds"]
 
     name = f"training, {network}, batch {batch}, {device}: our loop against a bare loop on the same batches"
-    return interleave(name, "images/s", bare, ours)
+    why = "loss and both accuracies of every step, the seed of its dropout"
+    return loops(name, batch, steps, bare, ours, why)
 
 
 def prepare_partition(count: int, share: float) -> Callable[[], int]:

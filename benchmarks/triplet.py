@@ -1,4 +1,4 @@
-"""Triplet: what the second head costs, and the ranking losses against straightforward formulations, time and memory."""
+"""Triplet: what the second head costs, XLA, and the ranking losses against straightforward formulations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import REPEATS, Measure, Pair, Rise, interleave, median_interval, memory_pair, rise, seconds
+from benchmarks.class2str import allow_xla, xla_rates
+from benchmarks.measure import (
+    REPEATS,
+    Measure,
+    Pair,
+    Rise,
+    devices,
+    interleave,
+    median_interval,
+    memory_pair,
+    rise,
+    seconds,
+)
+from benchmarks.triplet_input import started
 from reproduction import tf_runtime
 from triplet_tf import nets, ranking
 from triplet_tf.nets.layers import tf, tf1
@@ -61,14 +74,14 @@ def overhead_of(ratios: Sequence[float]) -> dict[str, float]:
     return {key: 100 * (value - 1) for key, value in zip(keys, median_interval(ratios), strict=True)}
 
 
-def overhead(small: bool) -> list[Pair]:
+def overhead(device: str, small: bool) -> list[Pair]:
     """Seconds of a training step with and without the second head, in turn, and the ratios step by step.
 
     Raises:
       RuntimeError: a loss that is not finite; its times mean nothing.
     """
     net, frame, batch, steps = ("mobile", 64, 32, 6) if small else ("resnet50", 224, 32, STEPS)
-    config = tf_runtime.start(0, "auto")  # as a run has it: deterministic kernels, the first GPU where there is one
+    config, where = started(device), "" if device == "cpu" else f", {device}"
     taken: dict[str, list[float]] = {mode: [] for mode in MODES}
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
@@ -86,11 +99,25 @@ def overhead(small: bool) -> list[Pair]:
     bars = {("cntr", "vanilla"): 3, ("semi_hard", "vanilla"): 3, ("hard", "vanilla"): 3, ("hard", "semi_hard"): 1}
     for (a, b), bar in bars.items():
         over = overhead_of([x / y for x, y in zip(taken[a], taken[b], strict=True)])
-        name = f"training step, {net} at {frame}, batch {batch}: {a} against {'softmax alone' if b == 'vanilla' else b}"
+        other = "softmax alone" if b == "vanilla" else b
+        name = f"training step, {net} at {frame}, batch {batch}{where}: {a} against {other}"
         middle, low, high = over.values()
         note = f"overhead {middle:+.2f} % (95 % interval of the median {low:+.2f} to {high:+.2f}), bar {bar} %"
         found.append(Pair(name, "s", taken[b], taken[a], bar=1 / (1 + bar / 100), note=note, fields=over))
     return found
+
+
+def xla(device: str, small: bool) -> Pair:
+    """Images/s of a training step of mode hard with and without XLA."""
+    net, frame, batch = "mobile", 64, 8 if small else 32
+    allow_xla()
+    config = started(device)
+    with tf1.Graph().as_default():
+        tf1.set_random_seed(0)
+        train = train_ops(net, frame, batch)["hard"]
+        rates = xla_rates(config, batch, 1 if device == "cpu" else 30, train, lambda session: None)
+        name = f"training step, {net} at {frame}, mode hard, batch {batch}, {device}: XLA against none"
+        return interleave(name, "images/s", *rates)
 
 
 def row_by_row_hard(labels: tf.Tensor, embeddings: tf.Tensor, margin: float) -> tf.Tensor:
@@ -119,13 +146,15 @@ LOSSES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
 }
 
 
-def loss_runner(name: str) -> Callable[[int], Callable[[], None]]:
+def loss_runner(name: str, device: str = "cpu") -> Callable[[int], Callable[[], None]]:
     """batch -> a call that computes value and gradient of a loss on random unit vectors, 4 images a class."""
+    config = tf1.ConfigProto(device_count={"GPU": int(device != "cpu")})
+    config.gpu_options.allow_growth = True
     with tf1.Graph().as_default():
         labels, e = tf1.placeholder(tf.int64, [None]), tf1.placeholder(tf.float32, [None, None])
         loss = LOSSES[name](labels, e)
         wanted = [loss] if name == "statistics" else [loss, tf1.gradients(loss, e)[0]]
-        session = tf1.Session()
+        session = tf1.Session(config=config)
 
     def of(batch: int) -> Callable[[], None]:
         x = np.random.default_rng(batch).normal(size=(batch, WIDTH)).astype(np.float32)
@@ -135,12 +164,13 @@ def loss_runner(name: str) -> Callable[[int], Callable[[], None]]:
     return of
 
 
-def batch_hard(small: bool) -> list[Pair]:
+def batch_hard(device: str, small: bool) -> list[Pair]:
     """Batch-hard, value and gradient: vectorised against row by row."""
-    slow, fast = loss_runner("hard row by row"), loss_runner("hard")
+    slow, fast = loss_runner("hard row by row", device), loss_runner("hard", device)
+    where = "" if device == "cpu" else f", {device}"
     return [
         interleave(
-            f"batch-hard, value and gradient, batch {batch}: against a row-by-row map",
+            f"batch-hard, value and gradient, batch {batch}{where}: against a row-by-row map",
             "s", seconds(slow(batch)), seconds(fast(batch), 5),
         )
         for batch in ((32,) if small else (32, 256))
@@ -181,10 +211,19 @@ def loss_memory(small: bool) -> list[Measure]:
     ]  # fmt: skip
 
 
-PAIRS: dict[str, Callable[[bool], list[Pair]]] = {
-    "overhead": overhead,
-    "batch-hard": batch_hard,
+def _pairs(device: str) -> dict[str, Callable[[bool], Pair | list[Pair]]]:
+    where = "" if device == "cpu" else f" on {device}"
+    return {
+        f"overhead{where}": lambda small: overhead(device, small),
+        f"xla mobile{where}": lambda small: xla(device, small),
+        f"batch-hard{where}": lambda small: batch_hard(device, small),
+    }
+
+
+PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {
     "semi-hard 256": lambda small: semi_hard(256, small),
     "semi-hard 1024": lambda small: semi_hard(1024, small),
 }
+for _device in devices():
+    PAIRS |= _pairs(_device)
 MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"loss memory": loss_memory}

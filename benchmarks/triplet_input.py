@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import datasets
-from benchmarks.measure import REPEATS, NotSupported, Pair, devices, interleave, rate
+from benchmarks.measure import REPEATS, NotSupported, Pair, devices, loops, rate
 from datasets import lists
 from reproduction import tf_runtime
 from reproduction.runs import UserError
@@ -49,12 +49,12 @@ def write_jpegs(root: Path, count: int, num_classes: int = 16) -> Path:
     return root
 
 
-def config_of(root: Path, net: str, frame: int, steps: int, device: str) -> dict[str, Any]:
-    """Resolved flags of a run in mode hard at batch 32 on the files below `root`."""
+def config_of(root: Path, net: str, frame: int, steps: int, device: str, batch: int = 32) -> dict[str, Any]:
+    """Resolved flags of a run in mode hard on the files below `root`."""
     from triplet_tf.config.base_config import parse, training_parser
 
     words = ["--db_name", "csv:photos", "--data-dir", str(root), "--net", net, "--train_mode", "hard",
-             "--aug_style", "img", "--frame_size", str(frame), "--batch_size", "32", "--init", "random",
+             "--aug_style", "img", "--frame_size", str(frame), "--batch_size", str(batch), "--init", "random",
              "--train_iters", str(steps), "--learning_rate", "0.001", "--device", device]  # fmt: skip
     return parse(training_parser("benchmark"), words)
 
@@ -78,7 +78,7 @@ def started(device: str) -> Any:
         raise NotSupported(str(error)) from None
 
 
-def input_keeps_up(small: bool) -> Pair:
+def input_keeps_up(device: str, small: bool) -> Pair:
     """Images/s that the training step of ResNet-50 at 224 takes, and images/s that the input alone delivers."""
     from triplet_tf import model
     from triplet_tf.data_sampling.augment import tf1
@@ -86,40 +86,41 @@ def input_keeps_up(small: bool) -> Pair:
     from triplet_tf.data_sampling.loader import TrainBatches
 
     net, frame, batches = ("mobile", 64, 1) if small else ("resnet50", 224, 6)
-    session_config = started("cpu")
+    session_config = started(device)
     with photographs(48 if small else 192) as root, tf1.Graph().as_default():
-        config = config_of(root, net, frame, 1000, "cpu")
+        config = config_of(root, net, frame, 1000, device)
         tf1.set_random_seed(0)
         graph = model.build(config, open_lists(config))
         with tf_runtime.session(session_config) as session:
             graph.batches.start(session, 0)
-            step = rate(32, lambda: session.run([graph.loss, graph.train]))
+            step = rate(32, lambda: session.run([graph.loss, graph.train]), 1 if device == "cpu" else 30)
             step()
             taken = [step() for _ in range(REPEATS)]
     with photographs(48 if small else 192) as root, tf1.Graph().as_default():
-        config = config_of(root, net, frame, 1000, "cpu")
+        config = config_of(root, net, frame, 1000, device)
         pipeline = TrainBatches(config, open_lists(config))
         with tf1.Session(config=session_config) as session:
             pipeline.start(session, 0)
             deliver = rate(32, lambda: session.run([pipeline.images.op, pipeline.labels]), batches)
             deliver()  # what is prefetched does not count
             given = [deliver() for _ in range(REPEATS)]
-    name = f"input at {frame}, batch 32: what it delivers alone against what the step of {net} takes"
+    where = "" if device == "cpu" else f" on {device}"
+    name = f"input at {frame}, batch 32: what it delivers alone against what the step of {net}{where} takes"
     return Pair(name, "images/s", taken, given, bar=3, note="one after the other: both at once share the cores")
 
 
-def loop(net: str, frame: int, steps: int, device: str, small: bool) -> Pair:
+def loop(net: str, frame: int, batch: int, steps: int, device: str, small: bool) -> Pair:
     """Images/s of a run in mode hard: a bare loop of session.run, and our loop with all it does besides."""
     net, frame, steps = ("mobile", 64, 2) if small else (net, frame, steps)
     session_config = started(device)
     from reproduction.runs import open_run, read_metrics
     from triplet_tf import loop as ours_loop
-    from triplet_tf import model
+    from triplet_tf import measures, model
     from triplet_tf.data_sampling.augment import tf1
     from triplet_tf.data_sampling.image_lists import open_lists
 
     with photographs(48) as root, tf1.Graph().as_default():
-        config = config_of(root, net, frame, steps, device)
+        config = config_of(root, net, frame, steps, device, batch)
         found = open_lists(config)
         tested = lists.ImageLists(  # one test image: the test at the end of the loop costs next to nothing
             found.name, found.images, found.train, found.test.take(np.arange(1)), found.class_names, found.digests, True
@@ -135,28 +136,32 @@ def loop(net: str, frame: int, steps: int, device: str, small: bool) -> Pair:
                 began = time.perf_counter()
                 for _ in range(steps):
                     session.run(graph.train)
-                return steps * 32 / (time.perf_counter() - began)
+                measures.over_list(session, graph.evaluation)  # ours is timed up to its test
+                return steps * batch / (time.perf_counter() - began)
 
             def ours() -> float:
                 session.run(reset)
                 with tempfile.TemporaryDirectory() as folder, open_run(Path(folder) / "run", config) as run:
                     ours_loop.train(session, graph, run, tested)
                     lines = [line for line in read_metrics(run.folder) if "test/seconds" in line]
-                return steps * 32 / lines[-1]["test/seconds"]
+                return steps * batch / lines[-1]["test/seconds"]
 
-            name = f"training, {net} at {frame}, mode hard, batch 32, {device}: our loop against bare session.run"
-            return interleave(name, "images/s", bare, ours)
+            name = f"training, {net} at {frame}, mode hard, batch {batch}, {device}: our loop against bare session.run"
+            return loops(name, batch, steps, bare, ours, "the statistics of the first step, the log")
 
 
-def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
+def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:
     where = "" if device == "cpu" else f" on {device}"
     long = 1 if device == "cpu" else 30
     return {
-        f"loop resnet50{where}": lambda small: loop("resnet50", 224, 2 * long, device, small),
-        f"loop mobile{where}": lambda small: loop("mobile", 64, 25 * long, device, small),
+        f"input{where}": lambda small: input_keeps_up(device, small),
+        f"loop resnet50{where}": lambda small: loop(
+            "resnet50", 224, 16 if device == "cpu" else 32, 5 * long, device, small
+        ),
+        f"loop mobile{where}": lambda small: loop("mobile", 64, 32, 15 * long, device, small),
     }
 
 
-PAIRS: dict[str, Callable[[bool], Pair]] = {"input": input_keeps_up}
+PAIRS: dict[str, Callable[[bool], Pair]] = {}
 for _device in devices():
-    PAIRS |= _loops(_device)
+    PAIRS |= _pairs(_device)
