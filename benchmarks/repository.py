@@ -1,11 +1,12 @@
-"""What all papers share: loading a data set, 1,000 records, start-up of every script, wall time of the cpu profiles."""
+"""What all papers share: loading a data set, 1,000 records, start-up of every script, time of the cpu profiles."""
 
 from __future__ import annotations
 
+import datetime
+import importlib
 import io
 import json
 import pickle
-import re
 import statistics
 import subprocess
 import sys
@@ -19,12 +20,16 @@ import numpy as np
 import datasets
 from benchmarks.measure import REPEATS, Measure, Pair, interleave, seconds
 from reproduction import collect, report
-from reproduction.record import load_record, make_record
+from reproduction.pipeline import Request
+from reproduction.record import Record, load_record, make_record
 from reproduction.runs import REPO_ROOT, write_json
 
-FOLDERS = ("class2str_tf", "subclass_torch", "finegrained_torch", "triplet_tf", "hierarchy_cnn_torch")
+FOLDERS = {
+    "class2str": "class2str_tf", "subclass": "subclass_torch", "finegrained": "finegrained_torch",
+    "triplet": "triplet_tf", "hierarchy": "hierarchy_cnn_torch",
+}  # fmt: skip
 START_UP_S = 2.0
-MINUTES = {"class2str": 5, "subclass": 8, "finegrained": 15, "triplet": 12, "hierarchy": 15}  # cpu profile, 3 seeds
+ONE_RUN_S = 2 * 3600  # records of a longer span come from several runs
 NEEDS = {  # what a script cannot do without, so that --print-config has something to resolve
     "hierarchy_cnn_torch/analyze.py": ["--run", "runs/hierarchy/example/seed0"],
     "triplet_tf/eval.py": ["--checkpoint", "runs/triplet/example/model.ckptbest"],
@@ -123,13 +128,13 @@ def records(small: bool) -> list[Pair | Measure]:
 
 def scripts() -> list[str]:
     """Every script of the papers, without the `make reproduce-*` modules."""
-    found = (path for folder in FOLDERS for path in sorted((REPO_ROOT / folder).glob("*.py")))
+    found = (path for folder in FOLDERS.values() for path in sorted((REPO_ROOT / folder).glob("*.py")))
     runs = [path for path in found if '__name__ == "__main__"' in path.read_text() and path.stem != "reproduce"]
     return [str(path.relative_to(REPO_ROOT)) for path in runs]
 
 
 def start_up(small: bool) -> list[Measure]:
-    """Seconds of --help and of --print-config of every script; budget 2 s each.
+    """Seconds of --help and of --print-config of every script, the slower of both; budget 2 s each.
 
     Raises:
       RuntimeError: a script fails on --help.
@@ -145,33 +150,49 @@ def start_up(small: bool) -> list[Measure]:
                 times[option] = [timed() for _ in range(2 if small else REPEATS)]
             elif option == "--help":
                 raise RuntimeError(f"{script} --help: {done.stderr.strip().splitlines()[-1]}")
-        slower = max(times, key=lambda option: statistics.median(times[option]))
-        note = f"{slower}, the slower of both" if len(times) == 2 else f"{slower} alone: it has no --print-config"
+        medians = {option: statistics.median(values) for option, values in times.items()}
+        note = ", ".join(f"{option} {value:.3f} s" for option, value in medians.items())
+        note += "" if len(times) == 2 else "; it has no --print-config"
+        slower = max(medians, key=medians.__getitem__)
         found.append(Measure(f"start-up of {script}", "s", times[slower], START_UP_S, note))
     return found
 
 
+def default_rows(paper: str, dataset: str, copy: str) -> set[str]:
+    """Rows that `make reproduce-<paper> PROFILE=cpu DATASET=dataset [COPY=copy]` makes without ARGS."""
+    module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
+    request = Request("cpu", dataset, (0,), "cpu", (), False, None, copy)
+    return {command.row for command in module.commands_of(request)}
+
+
+def ended_at(record: Record) -> float:
+    """When a record was written, seconds since 1970; known to the minute."""
+    return datetime.datetime.strptime(record.date, "%Y-%m-%d %H:%M %Z").replace(tzinfo=datetime.UTC).timestamp()
+
+
 def cpu_profiles(small: bool) -> list[Measure]:
-    """Wall time of the cpu profile of every paper, read from the newest records; one value for each seed."""
-    found = collect.collect()
-    measures = []
-    for paper, minutes in MINUTES.items():
-        groups: dict[str, dict[int, float]] = {}
-        dates: dict[str, str] = {}
+    """Seconds of the cpu profile of every paper in the newest records of its default rows, one value for each seed."""
+    found, measures = collect.collect(), []
+    for paper in FOLDERS:
+        of_set: dict[str, list[tuple[int, Record]]] = {}
         for group in found.of(paper):
-            if group.profile != "cpu":
-                continue
-            dataset = re.match(r"[\w.+]+", group.row).group()  # type: ignore[union-attr]
-            for run in group.runs:
-                seeds = groups.setdefault(dataset, {})
-                seeds[run.seed] = seeds.get(run.seed, 0.0) + sum(entry.record.seconds for entry in run.entries)
-                dates[dataset] = max(dates.get(dataset, ""), *(entry.record.date for entry in run.entries))
-        for dataset, seeds in groups.items():
-            total = sum(seeds.values()) / 60
-            note = f"{total:.1f} min for all seeds one after another, newest record {dates[dataset]}"
-            note += f"; allowed for 3 seeds: {minutes} min" if len(groups) == 1 else ""
-            measures.append(Measure(f"cpu profile of {paper}, {dataset}: a seed", "s", list(seeds.values()), note=note))
-        if not groups:
+            name = group.row.partition("-cpu")[0]  # the data set, and the name of a copy of it
+            dataset, _, copy = name.partition("-")
+            if group.profile == "cpu" and dataset in datasets.NAMES and group.row in default_rows(paper, dataset, copy):
+                entries = [(run.seed, entry.record) for run in group.runs for entry in run.entries]
+                of_set.setdefault(name, []).extend(entries)
+        for name, made in of_set.items():
+            seeds: dict[int, float] = {}
+            for seed, record in made:
+                seeds[seed] = seeds.get(seed, 0.0) + record.seconds
+            span = max(ended_at(record) for _, record in made) - min(ended_at(r) - r.seconds for _, r in made)
+            wall = f"{span / 60:.0f} min from the first one's start to the last one's end"
+            wall = wall if span < ONE_RUN_S else "not made in one run, so the wall time is unknown"
+            note = f"sum over all records {sum(seeds.values()) / 60:.1f} min, also where they ran side by side; {wall}"
+            note += f"; newest {max(record.date for _, record in made)}"
+            title = f"cpu profile of {paper}, {name}: seconds in the records of a seed"
+            measures.append(Measure(title, "s", list(seeds.values()), note=note))
+        if not of_set:
             measures.append(Measure(f"cpu profile of {paper}", "s", [], note="no record yet"))
     return measures
 
