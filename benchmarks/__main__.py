@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(f"{module} {name!r}" for module, name in todo))
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is running ends, too
-    load, start = os.getloadavg()[0], time.monotonic()
+    measured_on, start = page.circumstances(os.getloadavg()[0]), time.monotonic()
     entries: list[dict[str, Any]] = []
     failed = []
     print(page.HEAD, flush=True)
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         documents = args.out or REPO_ROOT / "docs"
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "bench.json", entries)
-        page.write(documents, entries, failed, load, time.monotonic() - start)
+        page.write(documents, entries, failed, measured_on, time.monotonic() - start)
         print(f"wrote {shown(out / 'bench.json')} and {shown(documents / 'benchmarks.md')}", file=sys.stderr)
     for failure in failed:
         print(f"failed: {failure}", file=sys.stderr)

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks.measure import LOOP_BAR, gpu_name
 from reproduction.record import commit_and_dirty, machine, versions_of
 from reproduction.runs import write_bytes
 
@@ -15,28 +18,55 @@ HEAD = (
     "|---|---|---|---|---|---|---|---|"
 )
 CURVES_HEAD = (
-    "| part | against | sizes | seconds | operations | exponent (95 % interval) | n |\n|---|---|---|---|---|---|---|"
+    "| part | against | sizes | seconds | operations | exponent (95 % interval) | sizes (n) |\n"
+    "|---|---|---|---|---|---|---|"
 )
-TOP = """# Benchmarks
+TOP = f"""# Benchmarks
 
-Written by `make bench`. Every line is measured in a process of its own, ours and the straightforward formulation in
-turn after a warm-up; figures are medians, the spread is the smallest and the largest ratio of the n repeats. A ratio
-above 1 means that ours is better, or that the budget is kept. Memory is the rise of anonymous memory over the value
-before the call, in a child process for each call.
+Written by `make bench`. Every benchmark has a process of its own and writes one line or several. Figures are medians of
+n repeats, the spread is the smallest and the largest ratio of one repeat. A ratio above 1 means that ours is better, or
+that the budget is kept.
+
+* **Straightforward**: the other formulation, in the same process. It and ours take turns after a warm-up of each; a
+  note says where they do not. Lines of memory have no warm-up and a child process for each call: the rise of anonymous
+  memory over the value before the call.
+* **Budget**: stands in the same column where a figure is held against what is allowed and not against another program;
+  the ratio is budget / ours. A dash: there is neither.
+* **Bar**: the ratio that was wanted at least; a line below it says "missed". Our training loops may not be slower
+  than a bare one; their bar of {LOOP_BAR} leaves room for the noise of five short repeats on two cores and is ours. Both
+  sides run the same steps: what ends an epoch (checkpoint, record) is outside the time, a test is inside on both sides
+  or on neither.
+* Rows of a CUDA GPU stand beside those of the CPU where the driver lists one.
+"""
+SCALING = """## Scaling
+
+Seconds of the method parts at growing sizes on the CPU, and the exponent k of seconds ~ size^k by least squares in
+log-log over n sizes, each the median of up to nine calls. "Operations" is the order of the count of operations; times
+follow it only roughly. At small sizes fixed costs (start of a call, of threads) lower the exponent; where the data
+grow out of the caches it rises, also above the order. UMAP compares all pairs below 4,096 points and searches
+approximately above, where this curve does not reach; its time for 50,000 points stands in the table.
+
+![seconds against size](scaling.png)
 """
 
 
-def number(value: float | None) -> str:
-    """Four digits, or a dash."""
-    return "-" if value is None else f"{value:,.4g}"
+def number(value: float | None, digits: int = 4) -> str:
+    """So many digits without an exponent, or a dash."""
+    if value is None:
+        return "-"
+    rounded = float(f"{value:.{digits}g}")
+    if abs(rounded) >= 1000:
+        return f"{rounded:,.0f}"
+    return np.format_float_positional(rounded, trim="-")
 
 
 def line(entry: Entry) -> str:
     """One row of the table."""
-    ratio = "-"
+    ratio, missed = "-", ""
     if entry["ratio"] is not None:
-        ratio = f"{entry['ratio']:.3g} ({entry['ratio_min']:.3g} to {entry['ratio_max']:.3g})"
-    notes = [entry.get("note") or "", f"bar: ratio {entry['bar']:.3g}" if entry.get("bar") else ""]
+        ratio = "{} ({} to {})".format(*(number(entry[key], 3) for key in ("ratio", "ratio_min", "ratio_max")))
+        missed = ", missed" if entry["bar"] and entry["ratio"] < entry["bar"] else ""
+    notes = [entry.get("note") or "", f"bar: ratio {entry['bar']:.3g}{missed}" if entry.get("bar") else ""]
     if entry["unit"] == "exponent":
         notes = [f"95 % interval {entry['low']:.2f} to {entry['high']:.2f}"]
     return (
@@ -54,42 +84,47 @@ def curve_line(entry: Entry) -> str:
     )
 
 
-def write(folder: Path, entries: Sequence[Entry], failed: Sequence[str], load: float, seconds: float) -> None:
+def circumstances(load: float) -> str:
+    """Machine, versions and commit as they are now: to be taken before the first benchmark.
+
+    Args:
+      load: of the machine, processes.
+    """
+    commit, dirty = commit_and_dirty()
+    here = machine(gpu_name())
+    found = versions_of("tensorflow", "torch", "lightning", "numpy", "scipy")
+    versions = ", ".join(f"{name} {version}" for name, version in found.items())
+    changes = " with uncommitted changes" if dirty else ""
+    return (
+        f"Machine: {here.cpu}, {here.cores} cores, {here.gpu or 'no CUDA GPU'}, {here.system}, load {load:.1f} before "
+        f"the first; {versions}; commit {commit[:10]}{changes} at the start"
+    )
+
+
+def write(folder: Path, entries: Sequence[Entry], failed: Sequence[str], measured_on: str, seconds: float) -> None:
     """Writes benchmarks.md, and scaling.png where there are curves, with the machine they were measured on.
 
     Args:
-      load: of the machine before the first benchmark. seconds: of the whole run.
+      measured_on: from `circumstances`. seconds: of the whole run.
     """
     curves = [entry for entry in entries if entry["unit"] == "exponent"]
     hours = [entry for entry in entries if entry["paper"] == "hours"]
     others = [entry for entry in entries if entry["unit"] != "exponent" and entry["paper"] != "hours"]
-    commit, dirty = commit_and_dirty()
-    here = machine()
-    versions = ", ".join(
-        f"{k} {v}" for k, v in versions_of("tensorflow", "torch", "lightning", "numpy", "scipy").items()
-    )
     parts = [TOP, "\n".join([HEAD, *map(line, others)])]
     if curves:
         picture(folder / "scaling.png", curves)
-        parts.append(
-            "## Scaling\n\nSeconds of the method parts at growing sizes; the exponent k of seconds ~ size^k by least\n"
-            "squares in log-log. At small sizes a fixed cost lowers it.\n\n![seconds against size](scaling.png)\n\n"
-            + "\n".join([CURVES_HEAD, *map(curve_line, curves)])
-        )
+        parts += [SCALING, "\n".join([CURVES_HEAD, *map(curve_line, curves)])]
     if hours:
-        from benchmarks.hours import EXPLAINED
+        from benchmarks.hours import explained
 
-        rows = [f"| {e['name']} | {number(e['ours'])} | {e['note']} |" for e in hours]
+        rows = [f"| {e['name']} | {number(e['ours'], 2)} | {e['note']} |" for e in hours]
         parts.append(
-            f"## Hours of the full tables: an estimate\n\n{EXPLAINED}\n\n| table | hours | made of |\n|---|---|---|\n"
+            f"## Hours of the full tables: an estimate\n\n{explained()}\n\n| table | hours | made of |\n|---|---|---|\n"
             + "\n".join(rows)
         )
     if failed:
         parts.append("## Failed\n\n" + "\n".join(f"* {failure}" for failure in failed))
-    parts.append(
-        f"Machine: {here.cpu}, {here.cores} cores, {here.system}, load {load:.1f} before the first; {versions}; commit "
-        f"{commit[:10]}{' with uncommitted changes' if dirty else ''}; {seconds / 60:.0f} minutes in all.\n"
-    )
+    parts.append(f"{measured_on}; {seconds / 60:.0f} minutes in all.\n")
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "benchmarks.md", "\n\n".join(part.strip() for part in parts).encode() + b"\n")
 
@@ -99,7 +134,6 @@ def picture(path: Path, curves: Sequence[Entry]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    import numpy as np
     from matplotlib import pyplot, ticker
 
     columns = min(4, len(curves))

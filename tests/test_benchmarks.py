@@ -160,7 +160,7 @@ def test_a_failure_is_named_and_does_not_stop_the_others(tmp_path):
 def test_a_part_is_only_printed():
     before = [(path, path.stat().st_mtime_ns) for path in (ROOT / "docs").glob("benchmarks.md")]
     done = bench("hours", "hierarchy", "--small")
-    assert done.returncode == 0 and "| hours | hierarchy, cifar100 |" in done.stdout
+    assert done.returncode == 0 and "| hours | hierarchy, cifar10 |" in done.stdout
     assert before == [(path, path.stat().st_mtime_ns) for path in (ROOT / "docs").glob("benchmarks.md")]
 
 
@@ -174,6 +174,65 @@ def test_every_module_holds_benchmarks():
     for module in runner.modules():
         text = (ROOT / "benchmarks" / f"{module}.py").read_text()
         assert any(f"\n{kind}" in text for kind in ("PAIRS", "MEASURES", "CURVES")), module
+
+
+def test_every_row_of_a_paper_is_estimated_or_named_as_left_out():
+    from benchmarks import hours
+    from reproduction.tables import load_tables
+
+    text = hours.explained()
+    for name, paper in load_tables().items():
+        counted, left_out = hours.cells(name)
+        wanted = {row.row for row in paper.row if "-paper" in row.row}
+        assert wanted == {row for rows in counted.values() for row in rows} | set(left_out)
+        assert all(f"`{row}` of {name}" in text for row in left_out)
+
+
+def test_a_command_that_does_not_resolve_is_named():
+    from benchmarks import hours
+
+    with pytest.raises(RuntimeError, match="hierarchy_cnn_torch/train.py.*--no-such"):
+        hours.configurations("hierarchy_cnn_torch", "make reproduce-hierarchy PROFILE=paper ARGS='--no-such 1'")
+
+
+def test_only_rows_of_the_default_pipeline_count_as_its_time():
+    from benchmarks import repository
+
+    assert repository.default_rows("class2str", "mnist5k", "") == {"mnist5k-cpu", "mnist5k-cpu-released"}
+    assert "cifar100-q90-cpu-ft" in repository.default_rows("finegrained", "cifar100", "q90")
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [(26017.3, 4, "26,020"), (0.00014494, 4, "0.0001449"), (104.7, 2, "100"), (0.04376, 2, "0.044"), (27.0, 2, "27"),
+     (1.0, 3, "1"), (None, 4, "-")],
+)  # fmt: skip
+def test_numbers_have_no_exponents(value, digits, shown):
+    assert page.number(value, digits) == shown
+
+
+def test_a_line_below_its_bar_says_so():
+    slow = Pair("a", "images/s", [100.0], [90.0], bar=0.97).summary()
+    assert "bar: ratio 0.97, missed" in page.line({"paper": "x", **slow})
+    kept = Pair("a", "images/s", [100.0], [98.0], bar=0.97).summary()
+    assert "missed" not in page.line({"paper": "x", **kept})
+
+
+def test_loops_say_what_a_step_takes_more():
+    pair = measure.loops("a", 32, 5, lambda: 320.0, lambda: 160.0, "the log")
+    assert pair.note == "5 steps a repeat; a step of ours takes +100.0 ms: the log" and pair.bar == measure.LOOP_BAR
+
+
+def give_up(count: int):
+    """For `measure.memory_pair`: as `hold`, and the child, whose main module `measure` is, ends as if memory ran out."""
+    sys.modules["__main__"].GIVE_UP = 0
+    return hold(count)
+
+
+def test_what_gave_up_is_not_run_again():
+    pair, slow, ours = measure.memory_pair("a", (give_up, 2**27), (hold, 2**20), repeats=2)
+    assert slow[0] is slow[1] and slow[0].gave_up and ours[0] is not ours[1]
+    assert "at least" in pair.note and len(pair.ratios) == 2
 
 
 def test_estimates_count_multiply_adds():
