@@ -14,13 +14,16 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from reproduction.collect import Collection, RowRuns, SeedRun
+from reproduction.runs import REPO_ROOT, read_json
 from reproduction.tables import Claim, Paper, Side
 
 MIN_SEEDS = 5
 MIN_FOR_INTERVAL = 3  # two equal values would make an interval of no width
 SIGNIFICANCE = 0.05
+BENCHMARKS = REPO_ROOT / "docs" / "benchmarks.json"
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,18 @@ def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Resul
     )
 
 
+def check_benchmark(paper: str, claim: Claim, path: Path = BENCHMARKS) -> Result:
+    """Tests a claim about time on what `make bench` measured last: median and 95 percent interval of the overhead."""
+    entries = read_json(path) if path.is_file() else []
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and entry.get("name") == claim.bench:
+            effect, low, high = (entry.get(f"overhead_{which}") for which in ("percent", "low", "high"))
+            if all(isinstance(value, (int, float)) for value in (effect, low, high)):
+                word = decide(claim, low, high)
+                return Result(paper, claim, "", "make bench", (), (), (effect,), effect, low, high, None, word, word)
+    return _empty(paper, claim)
+
+
 def _bases(claim: Claim, paper: Paper, found: Collection) -> list[str]:
     """Base rows a claim may be tested on, in the order of the paper's rows: those whose side a was run."""
     variant = f"-{claim.a.variant}" if claim.a is not None and claim.a.variant else ""
@@ -209,6 +224,9 @@ def check_claims(paper: Paper, found: Collection) -> list[Result]:
     """Tests every claim of a paper on every row that can; a claim with no such row is there once, saying so."""
     results: list[Result] = []
     for claim in paper.claim:
+        if claim.bench:
+            results.append(check_benchmark(paper.paper.id, claim))
+            continue
         bases = [] if claim.not_testable else _bases(claim, paper, found)
         here = [check_claim(claim, paper.paper.id, base, found) for base in bases]
         results += [result for result in here if result is not None] or [_empty(paper.paper.id, claim)]

@@ -151,6 +151,7 @@ class Claim(Strict):
     most: float | None = None  # effect <= most
     test: Literal["interval", "every seed", "permutation"] = "interval"
     p_value: str | None = None  # metric that holds the permutation p, for test = "permutation"
+    bench: str = ""  # name of the benchmark whose overhead in percent is the effect, instead of `a`
     per: str | None = None  # entry of the record's details that lists units (class ids) paired within each seed
     agree: tuple[str, str] | None = None  # seeds in which these two metrics differ are left out
     rows: tuple[str, ...] = ("*",)
@@ -168,8 +169,8 @@ class Claim(Strict):
     def _complete(self) -> Claim:
         if self.not_testable:
             return self
-        if self.a is None:
-            raise ValueError(f"{self.id}: a claim needs `a`, or `not_testable` with the reason")
+        if (self.a is None) == (not self.bench):
+            raise ValueError(f"{self.id}: a claim needs `a`, or `bench`, or `not_testable` with the reason")
         if (self.combine == "value") != (self.b is None):
             raise ValueError(f"{self.id}: `b` goes with combine difference or ratio, and only with these")
         if (self.test == "permutation") != (self.p_value is not None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -243,3 +244,28 @@ def test_a_blemish_of_either_side_is_named(make, tmp_path):
         )
         make.put(tmp_path, plain)
     assert results(tmp_path, "subclass")["SDN-C2", "mnist5k-cpu"].on == "mnist5k-cpu (uncommitted changes)"
+
+
+@pytest.mark.parametrize(
+    ("entry", "word"),
+    [
+        ({"overhead_percent": 1.5, "overhead_low": 0.6, "overhead_high": 2.9}, "supported"),
+        ({"overhead_percent": 1.5, "overhead_low": 0.6, "overhead_high": 3.3}, "inconclusive"),
+        ({"overhead_percent": 13.0, "overhead_low": 12.0, "overhead_high": 14.0}, "not supported"),
+        ({"overhead_percent": 1.5}, "not run"),
+        ({}, "not run"),
+    ],
+)
+def test_a_claim_about_time_is_held_against_the_benchmark(tmp_path, entry, word):
+    path = tmp_path / "benchmarks.json"
+    path.write_text(json.dumps([{"name": "another"}, 7, {"name": "step: hard", **entry}]))
+    result = c.check_benchmark("triplet", claim(a=None, bench="step: hard", unit="percent", most=3.0), path)
+    assert result.word == word and result.effect == (entry["overhead_percent"] if word != "not run" else None)
+    assert c.check_benchmark("triplet", result.claim, tmp_path / "none").word == "not run"
+
+
+def test_the_benchmarks_that_claims_name_exist():
+    names = {one.bench for one in paper_of("triplet").claim if one.bench}
+    assert names == {
+        f"training step, resnet50 at 224, batch 32: {m} against softmax alone" for m in ("cntr", "semi_hard", "hard")
+    }
