@@ -26,6 +26,7 @@ import numpy as np
 from finegrained_torch import membership
 from finegrained_torch.membership import Settings
 from reproduction.arrays import read_npz
+from reproduction.lanes import cores
 from reproduction.runs import UserError, write_bytes
 
 # Largest resident size of one process (measured: 1.6 GB at 27,000 x 512): what the libraries take, and each point.
@@ -211,8 +212,7 @@ def open_pool(counts: Sequence[int], dims: int, workers: int | None = None) -> I
       workers: processes at once, >= 1; None as many as cores and memory allow.
     """
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = worker_count(counts, dims, cores, available_bytes())
+        workers = worker_count(counts, dims, cores(), available_bytes())
     # spawn: a fork would inherit the threads of torch and of OpenMP in an unknown state
     size = max(1, min(workers, len(counts)))
     with ProcessPoolExecutor(size, get_context("spawn"), initializer=_begin) as pool:

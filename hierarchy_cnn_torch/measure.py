@@ -296,7 +296,9 @@ def label_quality(seed_folder: Path, data: Data) -> dict[str, Any]:
     config = read_json(sorted(seed_folder.glob("fold*/config.json"))[0], "")
     twin = config["split_class"]
     names = [*data.names, "second label"] if twin >= 0 else list(data.names)
-    tree = trees.load_tree(sorted(seed_folder.glob("fold*/noise_tree.json"))[0], _names_of(seed_folder, names))
+    kept = sorted(seed_folder.glob("fold*/noise_tree.json"))[0]
+    spelled = trees.leaf_names(kept)
+    tree = trees.load_tree(kept, [spelled.get(i, name) for i, name in enumerate(names)])
     levels = trees.levels_of(tree)
     scores = quality.label_scores(joined["probabilities"], joined["labels"], levels)
     use = joined["true_labels"] != twin  # the split class is a question of its own
@@ -321,18 +323,3 @@ def label_quality(seed_folder: Path, data: Data) -> dict[str, Any]:
     out["duplicates"] = [[int(first[a]), int(first[b]), d] for a, b, d in found[:30]]
     out["duplicate_pairs"] = len(found)
     return out
-
-
-def _names_of(seed_folder: Path, fallback: list[str]) -> list[str]:
-    """Class names as the folds' tree spells them."""
-    tree = read_json(sorted(seed_folder.glob("fold*/noise_tree.json"))[0])
-    names: dict[int, str] = {}
-
-    def walk(node: dict[str, Any]) -> None:
-        if not node["children"]:
-            names[node["classes"][0]] = node["name"]
-        for child in node["children"]:
-            walk(child)
-
-    walk(tree)
-    return [names.get(i, name) for i, name in enumerate(fallback)]

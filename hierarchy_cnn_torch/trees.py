@@ -220,6 +220,14 @@ def load_tree(path: Path | str, names: Sequence[str]) -> Node:
         raise UserError(f"{path}: {error}") from None
 
 
+def leaf_names(path: Path) -> dict[int, str]:
+    """Class id -> name, as a tree file that we wrote spells it; nothing is checked."""
+    nodes = [read_json(path)]
+    for node in nodes:  # grows on the way
+        nodes += node["children"]
+    return {node["classes"][0]: node["name"] for node in nodes if not node["children"]}
+
+
 def official_tree(dataset: str, names: Sequence[str]) -> Node:
     """The tree that comes with a data set (CIFAR-10, CIFAR-100; for Fashion-MNIST the expected one, ours).
 

@@ -7,6 +7,7 @@ them, and lets the scripts themselves say what is finished (their DONE stamps), 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import re
@@ -15,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,61 +192,53 @@ def run(
       closing: last line to print after a finished run, for example what to open.
       check: returns the name of a data set or raises ValueError or UserError that says what is allowed.
     """
+    with _one_line(folder):
+        request, args = _parse(folder, argv, dataset_of, check, default_seeds)
+        commands = one_thread_each(request, commands_of(request))
+        if args.plan:
+            _print_plan(paper, request, commands, paper_gigabytes)
+            return
+        if on_gpu(request) and not _framework_sees_gpu(framework):
+            raise UserError(
+                f"PROFILE=paper needs a CUDA GPU and {framework} sees none; PROFILE=cpu runs the same stages in "
+                "minutes, DEVICE=cpu runs the paper's own settings here, for days"
+            )
+        seeds = " ".join(map(str, request.seeds))
+        print(f"{paper}: profile {request.profile}, data set {request.dataset}, seeds {seeds}")
+        print("each line below can be pasted by itself, after: . .venv/bin/activate\n", flush=True)
+        start = time.monotonic()
+        failure = run_all(commands, jobs_of(commands, args.jobs, on_gpu(request)))
+        if failure:
+            command, code = failure
+            raise SystemExit(
+                f"{folder}.reproduce: stopped: {command.stage} ended with exit code {code}; "
+                f"the same make command goes on from here ({shown(command.folder)})"
+            )
+        print(
+            f"\nall stages finished after {(time.monotonic() - start) / 60:.1f} min; records under "
+            f"{shown(RUNS_ROOT / paper)}\n",
+            flush=True,
+        )
+        compare = [sys.executable, "-m", "reproduction.compare", "--paper", paper]
+        code = subprocess.run(compare, cwd=REPO_ROOT).returncode
+        if request.profile == "cpu" and not gpu_listed():
+            hours = math.fsum(command.gpu_hours for command in commands_of(_paper_request(dataset_of, default_seeds)))
+            print(
+                f"\nthe paper's own settings: make reproduce-{paper} PROFILE=paper   "
+                f"(about {hours:.0f} GPU hours, {paper_gigabytes:.1f} GB to download)"
+            )
+        if closing:
+            print(f"\n{closing(request)}")
+        raise SystemExit(code)
+
+
+@contextlib.contextmanager
+def _one_line(folder: str) -> Iterator[None]:
     try:
-        _run(paper, folder, framework, commands_of, dataset_of, paper_gigabytes, argv, check, closing, default_seeds)
+        yield
     except UserError as error:
         print(f"{folder}.reproduce: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def _run(
-    paper: str,
-    folder: str,
-    framework: str,
-    commands_of: Callable[[Request], list[Command]],
-    dataset_of: Mapping[str, str],
-    paper_gigabytes: float,
-    argv: Sequence[str] | None,
-    check: Callable[[str], str],
-    closing: Callable[[Request], str] | None,
-    default_seeds: Mapping[str, Sequence[int]],
-) -> None:
-    request, args = _parse(folder, argv, dataset_of, check, default_seeds)
-    commands = one_thread_each(request, commands_of(request))
-    if args.plan:
-        _print_plan(paper, request, commands, paper_gigabytes)
-        return
-    if on_gpu(request) and not _framework_sees_gpu(framework):
-        raise UserError(
-            f"PROFILE=paper needs a CUDA GPU and {framework} sees none; PROFILE=cpu runs the same stages in minutes, "
-            "DEVICE=cpu runs the paper's own settings here, for days"
-        )
-    print(f"{paper}: profile {request.profile}, data set {request.dataset}, seeds {' '.join(map(str, request.seeds))}")
-    print("each line below can be pasted by itself, after: . .venv/bin/activate\n", flush=True)
-    start = time.monotonic()
-    failure = run_all(commands, jobs_of(commands, args.jobs, on_gpu(request)))
-    if failure:
-        command, code = failure
-        raise SystemExit(
-            f"{folder}.reproduce: stopped: {command.stage} ended with exit code {code}; "
-            f"the same make command goes on from here ({shown(command.folder)})"
-        )
-    print(
-        f"\nall stages finished after {(time.monotonic() - start) / 60:.1f} min; records under "
-        f"{shown(RUNS_ROOT / paper)}\n",
-        flush=True,
-    )
-    compare = [sys.executable, "-m", "reproduction.compare", "--paper", paper]
-    code = subprocess.run(compare, cwd=REPO_ROOT).returncode
-    if request.profile == "cpu" and not gpu_listed():
-        hours = math.fsum(command.gpu_hours for command in commands_of(_paper_request(dataset_of, default_seeds)))
-        print(
-            f"\nthe paper's own settings: make reproduce-{paper} PROFILE=paper   "
-            f"(about {hours:.0f} GPU hours, {paper_gigabytes:.1f} GB to download)"
-        )
-    if closing:
-        print(f"\n{closing(request)}")
-    raise SystemExit(code)
 
 
 def _paper_request(dataset_of: Mapping[str, str], default_seeds: Mapping[str, Sequence[int]]) -> Request:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from reproduction.lanes import cores
 from reproduction.runs import REPO_ROOT, UserError
 
 
@@ -127,8 +128,7 @@ def machine(gpu: str | None = None) -> Machine:
                 break
     except OSError:
         pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(cpu=cpu, cores=cores, gpu=gpu, system=f"{platform.system()} {platform.machine()}")
+    return Machine(cpu=cpu, cores=cores(), gpu=gpu, system=f"{platform.system()} {platform.machine()}")
 
 
 def versions_of(*packages: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ import argparse
 
 import numpy as np
 
+from hierarchy_cnn_torch.flags import parse_numbers
 from reproduction.arrays import read_npy, read_npz
 from reproduction.flags import Parser, flag, run_main
 from reproduction.runs import UserError, shown
@@ -60,11 +61,12 @@ def _stack(values: np.ndarray, what: str) -> np.ndarray:
 
 def probabilities_of(scores: np.ndarray) -> np.ndarray:
     """Scores as probabilities: taken as they are where rows are non-negative and sum to 1, else softmax."""
+    from hierarchy_cnn_torch.viewer.view import softmax
+
     scores = np.asarray(scores, np.float64)
     if (scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-3):
         return scores
-    e = np.exp(scores - scores.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
+    return softmax(scores)
 
 
 def default_sizes(num_classes: int) -> list[int]:
@@ -74,14 +76,6 @@ def default_sizes(num_classes: int) -> list[int]:
     if num_classes <= 20:
         return sorted({2, max(3, num_classes // 2 - 1)})
     return sorted({2, round(2 * (num_classes / 10) ** 0.5), round(num_classes / 5)})
-
-
-def parse_sizes(text: str) -> list[int]:
-    """The value of --levels."""
-    try:
-        return [int(word) for word in text.split(",") if word.strip()]
-    except ValueError:
-        raise UserError(f"--levels: {text!r} is not a list of whole numbers such as 2,9,20") from None
 
 
 def from_files(args: argparse.Namespace) -> object:
@@ -126,7 +120,7 @@ def from_files(args: argparse.Namespace) -> object:
     if args.tree:
         tree = trees.load_tree(args.tree, names)
     else:
-        sizes = parse_sizes(args.levels) or default_sizes(len(names))
+        sizes = parse_numbers("--levels", args.levels) or default_sizes(len(names))
         levels = similarity.cut(similarity.dendrogram(distance), sizes) if sizes else []
         tree = trees.tree_of(levels, names)
     label = lambda at, count: f"epoch {at + 1}" if count > 1 else "last"  # noqa: E731
@@ -169,7 +163,7 @@ def main() -> None:
         elif args.run:
             from hierarchy_cnn_torch.viewer.other_runs import view_of_other
 
-            sizes = parse_sizes(args.levels) or [2, 4]
+            sizes = parse_numbers("--levels", args.levels) or [2, 4]
             view = view_of_other(Path(args.run), args.title, args.data_dir or None, sizes)
         else:
             view = from_files(args)

@@ -10,7 +10,7 @@ import numpy as np
 
 from hierarchy_cnn_torch import similarity, trees
 from hierarchy_cnn_torch.responses import class_correlation
-from hierarchy_cnn_torch.viewer.view import Layer, View, samples_of
+from hierarchy_cnn_torch.viewer.view import Layer, View, samples_of, softmax
 from reproduction.runs import UserError, read_json, shown, together
 
 
@@ -33,7 +33,7 @@ def _view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: s
 
     flat = flat_config(seed_folder)
     saved = npz(seed_folder / "A0" / "predictions.npz")
-    names = _names(seed_folder, flat)
+    names = _names(seed_folder)
     tree, kind = study_tree(seed_folder, flat, names)
     distance = similarity.score_distance(saved["val_logits"])
     runs = [("A0", _epochs(seed_folder / "A0", saved, len(names), npz))]
@@ -41,9 +41,7 @@ def _view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: s
         other = npz(seed_folder / compare / "predictions.npz")
         runs.append((compare, _epochs(seed_folder / compare, other, len(names), npz)))
     layers, keep = _layers(seed_folder, trees.levels_of(tree), npz)
-    logits = saved["test_logits"].astype(np.float64)
-    e = np.exp(logits - logits.max(1, keepdims=True))
-    probabilities = e / e.sum(1, keepdims=True)
+    probabilities = softmax(saved["test_logits"])
     images = _test_images(flat, data_dir)
     if images is not None and len(images) != len(probabilities):
         raise UserError(
@@ -65,19 +63,11 @@ def _view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: s
     return View(title or f"{flat['dataset']}, seed {flat['seed']}", names, tree, distance, runs, layers, samples, about)
 
 
-def _names(seed_folder: Path, flat: Mapping[str, Any]) -> list[str]:
+def _names(seed_folder: Path) -> list[str]:
     analysed = seed_folder / "analysis" / "analysis.json"
     if analysed.exists():
         return list(read_json(analysed, "names")["names"])
-    found: dict[int, str] = {}
-
-    def walk(node: dict[str, Any]) -> None:
-        if not node["children"]:
-            found[node["classes"][0]] = node["name"]
-        for child in node["children"]:
-            walk(child)
-
-    walk(read_json(seed_folder / "A0" / "tree.json"))
+    found = trees.leaf_names(seed_folder / "A0" / "tree.json")
     return [found[i] for i in range(len(found))]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 import datasets
 from hierarchy_cnn_torch import similarity, trees
-from hierarchy_cnn_torch.viewer.view import View, samples_of
+from hierarchy_cnn_torch.viewer.view import View, samples_of, softmax
 from reproduction.arrays import read_npy
 from reproduction.runs import UserError, read_json, shown
 
@@ -37,9 +37,7 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, sizes: list[in
             raise UserError(
                 f"{shown(logits_file)}: {logits.shape} scores, {len(data.test_labels)} test images; other data?"
             )
-        logits = logits.astype(np.float64)
-        e = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities = e / e.sum(1, keepdims=True)
+        probabilities = softmax(logits)
         labels = np.asarray(data.test_labels)
         counts = similarity.confusion_matrix(labels, logits.argmax(1), data.num_classes)
         # scores of the test set: good enough to look at, never to test a claim on

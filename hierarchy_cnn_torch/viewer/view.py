@@ -108,6 +108,13 @@ def colour_tables() -> dict[str, np.ndarray]:
     }
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of scores, float64 [N, K]."""
+    logits = np.asarray(logits, np.float64)
+    e = np.exp(logits - logits.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
 def sprite_of(images: np.ndarray, tile: int) -> bytes:
     """Up to 1,000 images as one JPEG sheet, 40 across."""
     from PIL import Image
