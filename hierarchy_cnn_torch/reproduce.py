@@ -45,9 +45,10 @@ def commands_of(request: Request) -> list[Command]:
     row, labels_row = request.row(), request.row("labels")
     top = RUNS_ROOT / "hierarchy" / row
     hours, folds = HOURS.get(request.profile, 0.0), FOLDS[request.profile]
-    minutes = {"cpu": 0.4, "smoke": 0.1}.get(request.profile, 60.0)
+    minutes = {"cpu": 0.6, "smoke": 0.1}.get(request.profile, 60.0)
     # flags of ARGS go to all arms: they must differ in nothing but the hierarchy
     colour = COLOUR.get(request.profile, []) if request.dataset.startswith("cifar") else []
+    minutes *= 3 if colour else 1  # epochs
     common = ["--dataset", request.dataset, *TRAIN[request.profile].split(), *colour, *request.extra]
     commands = []
 

@@ -203,8 +203,10 @@ def check_benchmark(paper: str, claim: Claim, path: Path = BENCHMARKS) -> Result
     entries = read_json(path) if path.is_file() else []
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict) and entry.get("name") == claim.bench:
-            effect, low, high = (entry.get(f"overhead_{which}") for which in ("percent", "low", "high"))
-            if all(isinstance(value, (int, float)) for value in (effect, low, high)):
+            found = [entry.get(f"overhead_{which}") for which in ("percent", "low", "high")]
+            figures = [float(value) for value in found if isinstance(value, (int, float))]
+            if len(figures) == 3:
+                effect, low, high = figures
                 word = decide(claim, low, high)
                 return Result(paper, claim, "", "make bench", (), (), (effect,), effect, low, high, None, word, word)
     return _empty(paper, claim)

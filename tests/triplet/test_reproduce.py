@@ -112,3 +112,10 @@ def test_half_written_digits_are_written_again(small, tmp_path):
     assert len(list((home / "images").iterdir())) == 50 and set(lists.FILES.values()) == {
         path.name for path in (home / "lists").glob("*.csv")
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"), [("aircraft", "aircrafts"), ("flowers102", "flowers"), ("nabirds", "birds")]
+)
+def test_a_set_may_be_called_what_make_data_calls_it(given, taken):
+    assert reproduce.checked(given) == taken == reproduce.checked(taken)
