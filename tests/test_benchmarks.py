@@ -224,7 +224,7 @@ def test_loops_say_what_a_step_takes_more():
 
 
 def give_up(count: int):
-    """For `measure.memory_pair`: as `hold`, and the child, whose main module `measure` is, ends as if memory ran out."""
+    """For `measure.memory_pair`: as `hold`, and the child, whose main module is `measure`, ends as on full memory."""
     sys.modules["__main__"].GIVE_UP = 0
     return hold(count)
 
