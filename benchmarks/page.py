@@ -34,8 +34,8 @@ that the budget is kept.
   the ratio is budget / ours. A dash: there is neither.
 * **Bar**: the ratio that was wanted at least; a line below it says "missed". Our training loops may not be slower
   than a bare one; their bar of {LOOP_BAR} leaves room for the noise of five short repeats on two cores and is ours.
-  Both sides run the same steps: what ends an epoch (checkpoint, record) is outside the time, a test is inside on both sides
-  or on neither.
+  Both sides run the same steps: what ends an epoch (checkpoint, record) is outside the time, a test is inside on both
+  sides or on neither.
 * Rows of a CUDA GPU stand beside those of the CPU where the driver lists one.
 """
 SCALING = """## Scaling
