@@ -199,12 +199,15 @@ def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Resul
 
 
 def check_benchmark(paper: str, claim: Claim, path: Path = BENCHMARKS) -> Result:
-    """Tests a claim about time on what `make bench` measured last: median and 95 percent interval of the overhead."""
+    """Tests a claim about time on what `make bench` measured last.
+
+    The effect is the overhead in percent, 100 (1 / ratio - 1): its median and the 95 percent interval of the median.
+    """
     entries = read_json(path) if path.is_file() else []
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict) and entry.get("name") == claim.bench:
-            found = [entry.get(f"overhead_{which}") for which in ("percent", "low", "high")]
-            figures = [float(value) for value in found if isinstance(value, (int, float))]
+            found = [entry.get(key) for key in ("ratio", "ratio_high", "ratio_low")]
+            figures = [100 * (1 / value - 1) for value in found if isinstance(value, (int, float)) and value > 0]
             if len(figures) == 3:
                 effect, low, high = figures
                 word = decide(claim, low, high)

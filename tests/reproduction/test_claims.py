@@ -249,10 +249,11 @@ def test_a_blemish_of_either_side_is_named(make, tmp_path):
 @pytest.mark.parametrize(
     ("entry", "word"),
     [
-        ({"overhead_percent": 1.5, "overhead_low": 0.6, "overhead_high": 2.9}, "supported"),
-        ({"overhead_percent": 1.5, "overhead_low": 0.6, "overhead_high": 3.3}, "inconclusive"),
-        ({"overhead_percent": 13.0, "overhead_low": 12.0, "overhead_high": 14.0}, "not supported"),
-        ({"overhead_percent": 1.5}, "not run"),
+        ({"ratio": 1 / 1.015, "ratio_low": 1 / 1.029, "ratio_high": 1 / 1.006}, "supported"),
+        ({"ratio": 1 / 1.015, "ratio_low": 1 / 1.033, "ratio_high": 1 / 1.006}, "inconclusive"),
+        ({"ratio": 1 / 1.13, "ratio_low": 1 / 1.14, "ratio_high": 1 / 1.12}, "not supported"),
+        ({"ratio": 0, "ratio_low": 0, "ratio_high": 1}, "not run"),
+        ({"ratio": 1.0}, "not run"),
         ({}, "not run"),
     ],
 )
@@ -260,7 +261,11 @@ def test_a_claim_about_time_is_held_against_the_benchmark(tmp_path, entry, word)
     path = tmp_path / "benchmarks.json"
     path.write_text(json.dumps([{"name": "another"}, 7, {"name": "step: hard", **entry}]))
     result = c.check_benchmark("triplet", claim(a=None, bench="step: hard", unit="percent", most=3.0), path)
-    assert result.word == word and result.effect == (entry["overhead_percent"] if word != "not run" else None)
+    assert result.word == word
+    if word != "not run":
+        assert (
+            result.effect == pytest.approx(100 * (1 / entry["ratio"] - 1)) and result.low < result.effect < result.high
+        )
     assert c.check_benchmark("triplet", result.claim, tmp_path / "none").word == "not run"
 
 
