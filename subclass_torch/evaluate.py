@@ -138,6 +138,8 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str,
         config, weights = content["args"], content["state_dict"]
         if len(content["subclass2class"]) > sum(value.numel() for value in weights.values()):
             raise ValueError(f"{len(content['subclass2class'])} subclasses")  # before a network of that size is made
+        if not all(isinstance(name, str) for name in content["class_names"]):
+            raise ValueError("a class name that is no text")
         model = models.build(config["model"], config["dataset"], len(content["subclass2class"]), len(content["mean"]))
         model.load_state_dict(weights)
         channels_last = config["channels_last"]

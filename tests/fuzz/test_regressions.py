@@ -201,9 +201,10 @@ def test_a_branch_where_there_is_no_layer_is_one_line(tmp_path):
     refused(UserError, end_targets.evaluated, tmp_path / "n.pt")
 
 
-def test_a_checkpoint_whose_classes_have_no_names_is_one_line(tmp_path):
+@pytest.mark.parametrize("names", [["a"], [None] * 10, 7])
+def test_a_checkpoint_whose_classes_have_no_names_is_one_line(tmp_path, names):
     content = torch.load(io.BytesIO(framework_targets._subclass()[0]), weights_only=True)
-    torch.save({**content, "class_names": ["a"]}, tmp_path / "n.pt")
+    torch.save({**content, "class_names": names}, tmp_path / "n.pt")
     refused(UserError, end_targets.predicted, tmp_path / "n.pt")
 
 
