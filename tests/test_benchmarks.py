@@ -137,6 +137,7 @@ def test_small_benchmarks_write_the_list_and_the_page(module, tmp_path):
     assert done.returncode == 0, done.stderr
     entries = json.loads((tmp_path / "bench.json").read_text())
     assert len(entries) >= len(names)
+    assert json.loads((tmp_path / "benchmarks.json").read_text()) == entries
     text = (tmp_path / "benchmarks.md").read_text()
     for entry in entries:
         assert entry.keys() >= KEYS and entry["paper"] == module
