@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark in a process of its own; prints one table, writes bench.json, docs/benchmarks.md and docs/benchmarks.json.
+"""`make bench`: every benchmark in its own process; prints one table, writes bench.json and docs/benchmarks.{md,json}.
 
 python -m benchmarks                              all, into runs/bench and docs
 python -m benchmarks MODULE [NAME ...] [--small]  some of them, printed only
