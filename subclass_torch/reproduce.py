@@ -14,6 +14,7 @@ CLASSES_TO_SPLIT = {"cifar100": 10}
 CUTOUT = {"cifar10": 16, "cifar100": 8, "svhn": 20}
 # Of one seed on one current GPU, and of one seed on two cores: estimates for `make plan`.
 GPU_HOURS = {"cifar10": (1.6, 1.8), "cifar100": (1.6, 1.7), "svhn": (16.0, 22.0)}
+WIDE = 1.7  # times as long with the wide residual network
 CPU_MINUTES = (0.8, 1.1)
 
 
@@ -44,6 +45,7 @@ def commands_of(request: Request) -> list[Command]:
     shared = [*flags_of(request.profile, request.dataset), *request.extra]
     row = request.row().replace("-model-", "-")  # ARGS="--model wideresnet" is the row <dataset>-paper-wideresnet
     hours = GPU_HOURS.get(request.dataset, (1.6, 1.8)) if request.profile == "paper" else (0.0, 0.0)
+    wide = WIDE if "wideresnet" in request.extra else 1.0
     commands = []
     for seed in request.seeds:
         for stage, method in (("baseline", False), ("identify", True), ("train", True)):
@@ -63,7 +65,7 @@ def commands_of(request: Request) -> list[Command]:
                     script=SCRIPT,
                     flags=tuple(flags),
                     folder=RUNS_ROOT / "subclass" / name,
-                    gpu_hours=0.05 if stage == "identify" and hours[0] else hours[int(method)],
+                    gpu_hours=wide * (0.05 if stage == "identify" and hours[0] else hours[int(method)]),
                     cpu_minutes=share * CPU_MINUTES[int(method)],
                     lane=f"seed{seed}",
                 )
