@@ -198,11 +198,12 @@ def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Resul
     )
 
 
-def check_benchmark(paper: str, claim: Claim, path: Path = BENCHMARKS) -> Result:
+def check_benchmark(paper: str, claim: Claim, path: Path | None = None) -> Result:
     """Tests a claim about time on what `make bench` measured last.
 
     The effect is the overhead in percent, 100 (1 / ratio - 1): its median and the 95 percent interval of the median.
     """
+    path = path or BENCHMARKS
     entries = read_json(path) if path.is_file() else []
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict) and entry.get("name") == claim.bench:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reproduction import readme
+from reproduction import claims, readme
 from reproduction.collect import collect
 from reproduction.compare import compare
 from reproduction.runs import UserError
@@ -16,8 +16,9 @@ def test_this_checkout_is_current(capsys):
 
 
 @pytest.fixture
-def checkout(make, tmp_path):
-    """A small repository: two Markdown files and three committed records."""
+def checkout(make, tmp_path, monkeypatch):
+    """A small repository: two Markdown files and three committed records, no benchmarks."""
+    monkeypatch.setattr(claims, "BENCHMARKS", tmp_path / "none")
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text("# Title\n\n<!-- generated: overview -->\nold\n<!-- end -->\n\nrest\n")
     (tmp_path / "docs" / "a.md").write_text("no block; `<!-- generated: overview -->` in a line is text\n")
