@@ -297,7 +297,7 @@ def given(papers: Sequence[Paper], runs: Sequence[Path]) -> tuple[list[Compariso
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `make compare`; returns the exit code."""
-    from reproduction import export
+    from reproduction import export, terminal
 
     parser = argparse.ArgumentParser(
         prog="python -m reproduction.compare",
@@ -313,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
         comparisons, found = given(papers, args.runs)
-        export.print_terminal(comparisons, found.problems)
+        terminal.print_comparisons(comparisons, found.problems)
         for name, text in (("markdown", export.markdown), ("csv", export.csv_text), ("latex", export.latex)):
             path: Path | None = getattr(args, name)
             if path is not None:

@@ -1,23 +1,17 @@
-"""The comparison as text: terminal, Markdown, CSV, LaTeX. One way of writing each figure, used by the page too."""
+"""The comparison as Markdown, CSV, LaTeX (`terminal.py` prints): one way of writing a figure, used by the page too."""
 
 from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from reproduction.claims import Result
 from reproduction.compare import Comparison, Line
 from reproduction.runs import UserError, shown, write_bytes
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-WIDE = 130  # columns from which a table has room for the commands
 RECALLED_MARK = "\N{DAGGER}"
 RECALLED_NOTE = f"{RECALLED_MARK} recalled: nobody here could open the source; never judged against"
 LINE_HEAD = ("row", "quantity", "paper's number", "ours", "h", "verdict", "command")
@@ -156,135 +150,6 @@ def verdict_counts(results: Sequence[Result]) -> str:
 
 def has_recalled(lines: Sequence[Line]) -> bool:
     return any(line.number is not None and line.number.evidence == "recalled" for line in lines)
-
-
-def print_terminal(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
-    """Prints what was run beside the papers' numbers, every seed, the claims, and what was not run or left out."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=False)
-    for comparison in comparisons:
-        ran = [line for line in comparison.lines if line.source]
-        about = comparison.paper.paper
-        console.print(f"\n{about.short} ({about.venue} {about.year})", style="bold", markup=False)
-        if ran:
-            _print_lines(console, ran)
-            _print_seeds(console, ran)
-        _print_claims(console, comparison)
-        _print_not_run(console, [line for line in comparison.lines if not line.source])
-    if any(has_recalled(comparison.lines) for comparison in comparisons):
-        console.print(RECALLED_NOTE, markup=False)
-    console.print("h: half-width for one run, max(t(0.975, n-1) sd sqrt(1 + 1/n), binomial error of the test split)")
-    if problems:
-        console.print(f"\nleft out ({len(problems)}):")
-        for problem in problems[:20]:
-            console.print(f"  {problem}", markup=False)
-        if len(problems) > 20:
-            console.print(f"  and {len(problems) - 20} more")
-
-
-def _colour(word: str) -> str:
-    return {
-        "consistent": "green",
-        "supported": "green",
-        "above paper": "cyan",
-        "below paper": "red",
-        "not supported": "red",
-        "inconclusive": "yellow",
-        "indicative": "yellow",
-    }.get(word, "dim")
-
-
-def _print_lines(console: Console, lines: Sequence[Line]) -> None:
-    """Figures of what was run; a narrow terminal gets the commands below the table instead of in it."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    wide = console.width >= WIDE
-    table = Table()
-    for name in LINE_HEAD if wide else LINE_HEAD[:-1]:
-        table.add_column(name, overflow="fold", justify="right" if name in LINE_HEAD[2:5] else "left")
-    row = verdict = None
-    for line in lines:
-        cells = [escape(cell) for cell in line_cells(line)]
-        if line.row == row:
-            cells[0] = cells[-1] = ""
-            if line.verdict.text and line.verdict.text == verdict:
-                cells[5] = '"'
-        elif row is not None:
-            table.add_section()
-        row, verdict = line.row, line.verdict.text
-        cells[5] = f"[{_colour(line.verdict.word)}]{cells[5]}[/]"
-        table.add_row(*(cells if wide else cells[:-1]))
-    console.print(table)
-    if not wide:
-        for name, command in {line.row: line.command for line in lines if line.command}.items():
-            console.print(f"  {name}: {command}", markup=False)
-
-
-def _print_not_run(console: Console, lines: Sequence[Line]) -> None:
-    """One entry per row that was not run: the paper's key numbers, what it needs, the command."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    rows: dict[str, list[Line]] = {}
-    for line in lines:
-        rows.setdefault(line.row, []).append(line)
-    if not rows:
-        return
-    wide = console.width >= WIDE
-    table = Table(title="not run", title_justify="left")
-    for name in ("row", "paper's numbers", "why") + (("command",) if wide else ()):
-        table.add_column(name, overflow="fold")
-    for name, here in rows.items():
-        numbers = ", ".join(f"{line.quantity} {paper_text(line)}" for line in here if line.number is not None)
-        cells = [name, numbers, here[0].verdict.text.removeprefix("not run").removeprefix(": ")]
-        table.add_row(*(escape(cell) for cell in [*cells, *([here[0].command] if wide else [])]))
-    console.print(table)
-
-
-def _print_seeds(console: Console, lines: Sequence[Line]) -> None:
-    """Every seed by itself: a mean hides what one seed did."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    several = [line for line in lines if line.values]
-    if not several:
-        return
-    seeds = sorted({seed for line in several for seed in line.seeds})
-    if len(seeds) > 10:
-        console.print(f"{len(seeds)} seeds: too many to list each; --csv FILE holds them all")
-        return
-    table = Table(title="every seed", title_justify="left")
-    table.add_column("row", overflow="fold")
-    table.add_column("quantity", overflow="fold")
-    for seed in seeds:
-        table.add_column(f"seed {seed}", justify="right")
-    row = None
-    for line in several:
-        by_seed = dict(zip(line.seeds, line.values, strict=True))
-        texts = [number_text(by_seed[seed], line.unit) if seed in by_seed else "" for seed in seeds]
-        table.add_row("" if line.row == row else escape(line.row), escape(quantity_text(line)), *texts)
-        row = line.row
-    console.print(table)
-
-
-def _print_claims(console: Console, comparison: Comparison) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    if not comparison.claims:
-        return
-    table = Table(title="claims", title_justify="left")
-    for name in CLAIM_HEAD:
-        table.add_column(name, overflow="fold")
-    for result, texts in zip(comparison.claims, claim_rows(comparison.claims), strict=True):
-        cells = [escape(text) for text in texts]
-        if cells[0]:
-            table.add_section()
-        cells[4] = f"[{_colour(result.word)}]{cells[4]}[/]"
-        table.add_row(*cells)
-    console.print(table)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
