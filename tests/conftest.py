@@ -101,6 +101,14 @@ def _loopback_is_up() -> bool:
         return False
 
 
+@pytest.fixture(autouse=True)
+def _subnormal_numbers() -> Iterator[None]:
+    """Training flushes them to zero for the whole process, which later tests (and hypothesis) would trip over."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def loopback() -> None:
     """For tests in which processes of this machine talk to each other; nothing leaves the machine."""
