@@ -1,0 +1,44 @@
+"""What the real scripts refuse with one line: a stage before its time, a rate too high, labels that do not fit."""
+
+import numpy as np
+import pytest
+
+from finegrained_torch.setting import read_labels
+from reproduction.runs import UserError
+
+from .conftest import TINY, run
+
+
+def test_stages_without_what_they_need(tmp_path):
+    out = tmp_path / "out"
+    for stage, said in (
+        ("features", "classifier/mnist5k: has not finished; run pipeline.py --stage coarse first"),
+        ("cluster", "stages/features: has not finished; run pipeline.py --stage features first"),
+        ("sub", "sub_mnist5k/pseudo.csv: no finished clustering; run pipeline.py --stage cluster first"),
+        ("fine-tune", "classifier_sub/mnist5k/pseudo: has not finished; run pipeline.py --stage sub first"),
+    ):
+        assert said in run("pipeline.py", *TINY, "--out_dir", out, "--stage", stage, code=2).stderr
+    said = run("pipeline.py", *TINY, "--out_dir", out, "--stage", "sub", "--sub_labels", "kmeans", code=2).stderr
+    assert "run pipeline.py --stage cluster --controls kmeans first" in said
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_a_diverging_training_ends_in_one_line(tmp_path):
+    said = run("pipeline.py", *TINY, "--out_dir", tmp_path, "--lr", "1e30", "--stage", "coarse", code=2).stderr
+    assert "coarse: non-finite loss at step " in said and "no checkpoint yet; choose a lower --lr" in said
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("0\n1\n", "2 labels for 4 training images"),
+    ("0\n2\n2\n0\n", "without gaps"),
+    ("-1\n-1\n-1\n-1\n", "without gaps"),
+    ("0\n0\n1\n1\n", "a label occurs in two coarse classes"),
+    ("0\nx\n1\n1\n", "not a column of whole numbers"),
+])  # fmt: skip
+def test_pseudo_labels_that_do_not_fit(tmp_path, text, said):
+    path = tmp_path / "pseudo.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        read_labels(path, np.array([0, 1, 0, 1]))
+    path.write_text("0\n1\n-1\n1\n")
+    assert read_labels(path, np.array([0, 1, 0, 1])).tolist() == [0, 1, -1, 1]
