@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,6 @@ class Pair:
       unit: of the values; "images/s" and the like are better when larger, "s" and "MiB" when smaller.
       baseline, ours: one value for each repeat.
       bar: the ratio that is wanted at least. note: stands beside the figures.
-      fields: further figures for bench.json, each with its unit in its name.
     """
 
     name: str
@@ -49,7 +48,6 @@ class Pair:
     ours: list[float]
     bar: float | None = None
     note: str = ""
-    fields: dict[str, float] = field(default_factory=dict)
 
     @property
     def ratios(self) -> list[float]:
@@ -60,8 +58,7 @@ class Pair:
     def summary(self) -> dict[str, Any]:
         """One entry of runs/bench/bench.json."""
         found = {"baseline": statistics.median(self.baseline), "ours": statistics.median(self.ours)}
-        entry = asdict(self)
-        return entry | entry.pop("fields") | found | _spread(self.ratios)
+        return asdict(self) | found | _spread(self.ratios)
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,9 @@ def train_ops(net: str, frame: int, batch: int, num_classes: int = 100) -> dict[
     return ops
 
 
-def overhead_of(ratios: Sequence[float]) -> dict[str, float]:
-    """Median of time ratios as a percentage above 1, and its 95 percent interval, as fields of bench.json."""
-    keys = ("overhead_percent", "overhead_low", "overhead_high")
-    return {key: 100 * (value - 1) for key, value in zip(keys, median_interval(ratios), strict=True)}
+def overhead_of(ratios: Sequence[float]) -> tuple[float, ...]:
+    """Median of time ratios as a percentage above 1, and the ends of its 95 percent interval."""
+    return tuple(100 * (value - 1) for value in median_interval(ratios))
 
 
 def overhead(device: str, small: bool) -> list[Pair]:
@@ -98,12 +97,11 @@ def overhead(device: str, small: bool) -> list[Pair]:
     found = []
     bars = {("cntr", "vanilla"): 3, ("semi_hard", "vanilla"): 3, ("hard", "vanilla"): 3, ("hard", "semi_hard"): 1}
     for (a, b), bar in bars.items():
-        over = overhead_of([x / y for x, y in zip(taken[a], taken[b], strict=True)])
+        middle, low, high = overhead_of([x / y for x, y in zip(taken[a], taken[b], strict=True)])
         other = "softmax alone" if b == "vanilla" else b
         name = f"training step, {net} at {frame}, batch {batch}{where}: {a} against {other}"
-        middle, low, high = over.values()
         note = f"overhead {middle:+.2f} % (95 % interval of the median {low:+.2f} to {high:+.2f}), bar {bar} %"
-        found.append(Pair(name, "s", taken[b], taken[a], bar=1 / (1 + bar / 100), note=note, fields=over))
+        found.append(Pair(name, "s", taken[b], taken[a], bar=1 / (1 + bar / 100), note=note))
     return found
 
 
