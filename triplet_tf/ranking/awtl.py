@@ -23,7 +23,7 @@ def adaptive_weight_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float
     Source: deviation STL-D04 (triplet.md section 6, D4); ours, after Ristani and Tomasi 2018.
     """
     margin = numeric_margin(margin, "adaptive-weight")
-    # DEVIATION STL-D04: the released --train_mode hard_awtl stops with NotImplementedError
+    # DEVIATION STL-D04: the released code names this mode and has no loss for it; this one is ours
     distances = squared_distances(tf.stop_gradient(embeddings))
     positive, negative = pair_masks(labels)
     far, near = _softmax(distances, positive), _softmax(-distances, negative)
