@@ -87,7 +87,7 @@ def stage1_of(model: str, steps: int, batch: int, device: str = "cpu") -> tuple[
 
 def loop(model: str, steps: int, device: str, small: bool) -> Pair:
     """Images/s of stage 1: a bare loop of session.run, and our loop with all it does besides."""
-    batch, steps = (20, min(steps, 6)) if small else (BATCH, steps)
+    batch, steps = (20, min(steps, 6)) if small else (BATCH if model == "lenet" else 50, steps)
     config, data, session_config = stage1_of(model, steps, batch, device)
     from class2str_tf import stage1
     from class2str_tf.layers import tf1
@@ -175,7 +175,7 @@ def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:
     where = "" if device == "cpu" else f" on {device}"
     return {
         f"loop lenet{where}": lambda small: loop("lenet", 120, device, small),
-        f"loop vgg16{where}": lambda small: loop("vgg16", 2 if device == "cpu" else 100, device, small),
+        f"loop vgg16{where}": lambda small: loop("vgg16", 4 if device == "cpu" else 400, device, small),
         f"xla lenet{where}": lambda small: xla("lenet", 60, device, small),
         f"xla vgg16{where}": lambda small: xla("vgg16", 1 if device == "cpu" else 50, device, small),
     }

@@ -23,7 +23,8 @@ from reproduction.pipeline import gpu_listed
 from reproduction.runs import REPO_ROOT
 
 REPEATS = 5
-LOOP_BAR = 0.97  # our loop may not be slower than a bare one; the rest is noise of five repeats: ours
+LOOP_REPEATS, LOOP_SECONDS = 15, 25  # of a loop, while they fit into so many seconds: short ones are noisy
+LOOP_BAR = 0.97  # our loop may not be slower than a bare one; the rest is noise of short repeats: ours
 GIVE_UP = 0.7  # share of the free memory at which a child process gives up
 
 
@@ -143,12 +144,28 @@ def exponent(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, flo
 
 
 def interleave(
-    name: str, unit: str, baseline: Callable[[], float], ours: Callable[[], float], repeats: int = REPEATS, **more: Any
+    name: str,
+    unit: str,
+    baseline: Callable[[], float],
+    ours: Callable[[], float],
+    repeats: int = REPEATS,
+    most: int = 0,
+    **more: Any,
 ) -> Pair:
-    """Measures both in turn after one warm-up each; the callables return a value in `unit`."""
+    """Measures both in turn after one warm-up each; who goes first alternates, so that a drift favours neither.
+
+    Args:
+      baseline, ours: return a value in `unit`.
+      repeats: of both. most: go on up to so many while LOOP_SECONDS are not over. more: further fields of the pair.
+    """
     baseline(), ours()
-    values = [(baseline(), ours()) for _ in range(repeats)]
-    return Pair(name, unit, [b for b, _ in values], [o for _, o in values], **more)
+    taken: dict[Callable[[], float], list[float]] = {baseline: [], ours: []}
+    order, began = [baseline, ours], time.monotonic()
+    while len(taken[ours]) < repeats or (len(taken[ours]) < most and time.monotonic() - began < LOOP_SECONDS):
+        for one in order:
+            taken[one].append(one())
+        order.reverse()
+    return Pair(name, unit, taken[baseline], taken[ours], **more)
 
 
 def loops(
@@ -159,7 +176,7 @@ def loops(
     Args:
       batch, steps: images of a step, steps of a repeat. why: what ours does in that time.
     """
-    pair = interleave(name, "images/s", bare, ours, bar=LOOP_BAR)
+    pair = interleave(name, "images/s", bare, ours, most=LOOP_REPEATS, bar=LOOP_BAR)
     more = 1000 * batch * (1 / statistics.median(pair.ours) - 1 / statistics.median(pair.baseline))
     note = f"{steps} steps a repeat; a step of ours takes {more:+.1f} ms{': ' * bool(why)}{why}"
     return replace(pair, note=note)

@@ -27,13 +27,13 @@ Written by `make bench`. Every benchmark has a process of its own and writes one
 n repeats, the spread is the smallest and the largest ratio of one repeat. A ratio above 1 means that ours is better, or
 that the budget is kept.
 
-* **Straightforward**: the other formulation, in the same process. It and ours take turns after a warm-up of each; a
-  note says where they do not. Lines of memory have no warm-up and a child process for each call: the rise of anonymous
-  memory over the value before the call.
+* **Straightforward**: the other formulation, in the same process. It and ours take turns after a warm-up of each, and
+  who goes first alternates; a note says where they do not. Lines of memory have no warm-up and a child process for each
+  call: the rise of anonymous memory over the value before the call.
 * **Budget**: stands in the same column where a figure is held against what is allowed and not against another program;
   the ratio is budget / ours. A dash: there is neither.
 * **Bar**: the ratio that was wanted at least; a line below it says "missed". Our training loops may not be slower
-  than a bare one; their bar of {LOOP_BAR} leaves room for the noise of five short repeats on two cores and is ours.
+  than a bare one; their bar of {LOOP_BAR} leaves room for the noise of short repeats on two cores and is ours.
   Both sides run the same steps: what ends an epoch (checkpoint, record) is outside the time, a test is inside on both
   sides or on neither.
 * Rows of a CUDA GPU stand beside those of the CPU where the driver lists one.

@@ -45,6 +45,16 @@ def test_overhead_is_a_percentage_with_its_interval_and_claims_read_the_same_fro
     assert read == pytest.approx(overhead_of(taken))
 
 
+def test_both_take_turns_at_going_first_and_loops_go_on_while_there_is_time(monkeypatch):
+    seen: list[str] = []
+    one, other = lambda: seen.append("b") or 2.0, lambda: seen.append("o") or 1.0
+    pair = measure.interleave("a", "s", one, other)
+    assert "".join(seen) == "bo" + "boobboobbo" and len(pair.ratios) == measure.REPEATS and set(pair.ratios) == {2.0}
+    assert len(measure.interleave("a", "s", one, other, most=measure.LOOP_REPEATS).ratios) == measure.LOOP_REPEATS
+    monkeypatch.setattr(measure, "LOOP_SECONDS", 0.0)
+    assert len(measure.interleave("a", "s", one, other, most=measure.LOOP_REPEATS).ratios) == measure.REPEATS
+
+
 def test_a_measure_stands_against_its_budget():
     kept = Measure("memory", "MiB", [512.0], 1024).summary()
     assert (kept["baseline"], kept["ours"], kept["ratio"], kept["n"]) == (1024, 512.0, 2.0, 1)
