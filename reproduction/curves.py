@@ -90,12 +90,13 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def chart(name: str, series: Mapping[int, Series]) -> str:
+def chart(name: str, series: Mapping[int, Series], unit: str = "steps") -> str:
     """One SVG chart: a line per seed.
 
     Args:
       name: the scalar's name, for screen readers.
       series: seed -> [(step, value)], finite, at least one point in all.
+      unit: of the horizontal axis, for screen readers.
     """
     lines = [thinned(points) for points in series.values()]  # the place in the list is the colour
     xs = [x for points in lines for x, _ in points]
@@ -115,7 +116,7 @@ def chart(name: str, series: Mapping[int, Series]) -> str:
         across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
         return across, HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)} over steps">']
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)} over {unit}">']
     for tick in ticks(y0, y1):
         y = place(x0, tick)[1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -147,13 +148,14 @@ def short(value: float) -> str:
     return f"{round(value, 10):.4g}"
 
 
-def row_charts(group: RowRuns, wanted: Sequence[str]) -> tuple[list[tuple[str, str]], list[int]]:
+def row_charts(group: RowRuns, wanted: Sequence[str], unit: str = "steps") -> tuple[list[tuple[str, str]], list[int]]:
     """The charts of one row.
 
     Args:
       group: the row's runs.
       wanted: scalars to draw, in this order, of every stage or as `<stage>: <scalar>` of one; empty, or none of them
         there: the first eight.
+      unit: of the horizontal axis.
     Returns:
       ([(scalar, svg)], seeds in the order of their colours).
     """
@@ -166,5 +168,5 @@ def row_charts(group: RowRuns, wanted: Sequence[str]) -> tuple[list[tuple[str, s
     for name in chosen:
         series = {seed: log.get(name, []) for seed, log in logs.items()}
         if any(series.values()):
-            charts.append((name, chart(name, series)))
+            charts.append((name, chart(name, series, unit)))
     return charts, list(logs)

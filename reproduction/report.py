@@ -36,7 +36,7 @@ HASH_HEAD = ("file", "sha256", "checked", "used by")
 
 def row_section(group: RowRuns, title: str, about: About, page: Path, budget: Budget) -> str:
     """Curves and pictures of one row; empty if it has neither."""
-    charts, seeds = row_charts(group, about.curves)
+    charts, seeds = row_charts(group, about.curves, about.across)
     drawn = [
         f"<figure>{svg}<figcaption>{escape(name)}</figcaption></figure>"
         for name, svg in charts
@@ -58,7 +58,7 @@ def row_section(group: RowRuns, title: str, about: About, page: Path, budget: Bu
         rest = f"<span>of {len(group.runs)} seeds</span>" if len(group.runs) > len(seeds) else ""
         left_out = f"<span>{len(charts) - len(drawn)} left out, the page would grow too large</span>"
         left_out = left_out if len(charts) > len(drawn) else ""
-        parts.append(f'<div class="legend">{keys}{rest}{left_out}<span>across: steps</span></div>')
+        parts.append(f'<div class="legend">{keys}{rest}{left_out}<span>across: {about.across}</span></div>')
         parts.append(f'<div class="charts">{"".join(drawn)}</div>')
     return "".join([*parts, pictures])
 
@@ -67,7 +67,7 @@ def paper_section(comparison: Comparison, found: Collection, page: Path, budget:
     """All of one paper."""
     about = comparison.paper.paper
     groups = {group.row: group for group in found.of(about.id)}
-    titles = {row.row: row.title for row in comparison.paper.row}
+    titles = comparison.paper.full_titles()
     order = [name for name in titles if name in groups] + sorted(name for name in groups if name not in titles)
     ran = [line for line in comparison.lines if line.row in groups]
     parts = [

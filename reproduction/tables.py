@@ -53,6 +53,7 @@ class About(Strict):
     method: str
     sources: str
     curves: tuple[str, ...] = ()  # scalars of metrics.jsonl that the report draws; empty: the first eight
+    across: Literal["steps", "epochs"] = "steps"  # what they are logged at
     pictures: tuple[Picture, ...] = ()  # pictures of a seed that no record lists
 
 
@@ -242,6 +243,14 @@ class Paper(Strict):
     def numbers(self) -> tuple[Number, ...]:
         """Every published number of the paper, in the order of the file."""
         return self._all_numbers
+
+    def full_titles(self) -> dict[str, str]:
+        """Row -> title that stands alone: "same without subclasses" behind the title it refers to."""
+        titles, whole = {}, ""
+        for row in self.row:
+            whole = whole if row.title.startswith("same") else row.title
+            titles[row.row] = row.title if row.title == whole or not whole else f"{whole}: {row.title}"
+        return titles
 
     def beside(self, row: OurRow) -> list[Number]:
         """The published numbers that one of our rows stands beside."""

@@ -246,6 +246,7 @@ def test_colours_follow_the_seed_even_where_one_has_no_curve():
 
 def test_a_single_point_is_a_dot_and_epochs_are_whole():
     assert '<circle class="k0"' in curves.chart("x", {0: [(1.0, 2.0)]})
+    assert 'aria-label="x over epochs"' in curves.chart("x", {0: [(1.0, 2.0)]}, "epochs")
     whole = curves.chart("x", {0: [(1.0, 1.0), (3.0, 2.0)]})
     assert {label for label in re.findall(r'y="202" [^>]*>([^<]+)<', whole)} == {"1", "2", "3"}
     assert ">1.5<" in curves.chart("x", {0: [(1.0, 1.0), (1.5, 1.0), (3.0, 2.0)]})

@@ -33,6 +33,13 @@ def cells(paper: str, table: str) -> dict[str, str]:
     return {n.cell: n.printed for n in PAPERS[paper].numbers() if n.table == table}
 
 
+@pytest.mark.parametrize("paper", PAPERS.values(), ids=list(PAPERS))
+def test_a_row_s_title_can_stand_alone(paper: Paper):
+    titles = paper.full_titles()
+    assert list(titles) == [row.row for row in paper.row] and not any(t.startswith("same") for t in titles.values())
+    assert all(titles[row.row].endswith(row.title) for row in paper.row)
+
+
 def test_class2str_main_table():
     """The 28 numbers of the poster's result table, typed a second time from the paper's file."""
     main = cells("class2str", "main")
