@@ -1,9 +1,10 @@
-"""What `make soak` and `make fuzz` found, kept as JSON under runs/soak/, and docs/reliability.md made from it.
+"""What `make soak` and `make fuzz` found, kept as JSON under runs/soak/, and docs/reliability.{json,md} made from it.
 
-    python -m reproduction.reliability --write-docs      from runs/soak/<paper>.json and runs/soak/fuzz.json
+    python -m reproduction.reliability --write-docs      takes runs/soak/<paper>.json and runs/soak/fuzz.json over
 
-One file for each paper: papers can be soaked one at a time, on several days, by several processes. Each carries the
-commit and the date of its beginning.
+One file for each paper: papers can be soaked one at a time, on several days and machines, by several processes. Each
+carries the commit and the date of its beginning. docs/reliability.json holds what the page is made from; newer results
+replace what they tried again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from reproduction.runs import REPO_ROOT, RUNS_ROOT, UserError, shown, write_byte
 
 FOLDER = RUNS_ROOT / "soak"
 PAGE = REPO_ROOT / "docs" / "reliability.md"
+KEPT = REPO_ROOT / "docs" / "reliability.json"
 TOP = """# Reliability
 
 Written by `python -m reproduction.reliability --write-docs` from what `make soak` and `make fuzz` measured.
@@ -108,7 +110,15 @@ class Fuzz(pydantic.BaseModel):
     origin: Origin
 
 
-Model = TypeVar("Model", Soak, Fuzz)
+class Results(pydantic.BaseModel):
+    """docs/reliability.json."""
+
+    model_config = pydantic.ConfigDict(extra="forbid")
+    soaks: list[Soak] = []
+    fuzz: Fuzz | None = None
+
+
+Model = TypeVar("Model", Soak, Fuzz, Results)
 
 
 def origin() -> Origin:
@@ -160,12 +170,17 @@ def when(result: Soak | Fuzz) -> tuple[str, str]:
     return result.origin.commit[:10] + (" with changes" if result.origin.dirty else ""), result.origin.date
 
 
-def soak_part(soaks: Sequence[Soak], papers: Sequence[str]) -> str:
-    """Faults times papers, and what was measured on what."""
-    newest: dict[str, dict[str, Soak]] = {}  # paper -> fault -> where its counts are taken from
+def newest_of(soaks: Sequence[Soak]) -> dict[str, dict[str, Soak]]:
+    """Paper -> fault -> the result its counts are taken from."""
+    newest: dict[str, dict[str, Soak]] = {}
     for soak in sorted(soaks, key=lambda soak: soak.origin.date):
         newest.setdefault(soak.paper, {}).update(dict.fromkeys(soak.counts, soak))
-    rows = []
+    return newest
+
+
+def soak_part(soaks: Sequence[Soak], papers: Sequence[str]) -> str:
+    """Faults times papers, and what was measured on what."""
+    newest, rows = newest_of(soaks), []
     for kind in dict.fromkeys(kind for soak in soaks for kind in soak.counts):
         sources = [newest.get(paper, {}).get(kind) for paper in papers]
         found = [source.counts[kind] if source else None for source in sources]
@@ -208,26 +223,35 @@ def fuzz_part(fuzz: Fuzz) -> str:
     return "\n\n".join(parts)
 
 
-def page(folder: Path, papers: Sequence[str]) -> str:
-    """docs/reliability.md from the results in a folder.
+def results(folder: Path, papers: Sequence[str]) -> Results:
+    """What the committed file and a folder hold, without what was tried again since.
 
     Raises:
       UserError: there is none, or one is damaged.
     """
+    before = read(KEPT, Results) or Results()
     files = (path for paper in papers for path in [folder / f"{paper}.json", *sorted(folder.glob(f"{paper}-*.json"))])
-    kept = (read(path, Soak) for path in files)
-    soaks, fuzz = [soak for soak in kept if soak], read(folder / "fuzz.json", Fuzz)
-    if not soaks and not fuzz:
+    found = [*before.soaks, *(soak for path in files for soak in [read(path, Soak)] if soak)]
+    used = [soak for faults in newest_of(found).values() for soak in faults.values()]
+    soaks = [soak for at, soak in enumerate(found) if soak in used and soak not in found[:at]]
+    soaks.sort(key=lambda soak: (papers.index(soak.paper), soak.origin.date))
+    fuzzes = [fuzz for fuzz in (before.fuzz, read(folder / "fuzz.json", Fuzz)) if fuzz]
+    if not soaks and not fuzzes:
         raise UserError(f"{shown(folder)}: no results; make soak and make fuzz write them")
-    parts = [TOP]
+    return Results(soaks=soaks, fuzz=max(fuzzes, key=lambda fuzz: fuzz.origin.date, default=None))
+
+
+def page(found: Results, papers: Sequence[str]) -> str:
+    """docs/reliability.md."""
+    soaks, fuzz, parts = found.soaks, found.fuzz, [TOP]
     if soaks:
         parts.append(soak_part(soaks, papers))
     parts.append(fuzz_part(fuzz) if fuzz else "## Hostile input\n\nNot run.")
-    results: list[Soak | Fuzz] = [*soaks, *([fuzz] if fuzz else [])]
+    everything: list[Soak | Fuzz] = [*soaks, *([fuzz] if fuzz else [])]
     here = {
         f"{r.origin.machine.cpu}, {r.origin.machine.cores} cores, {r.origin.machine.system}; "
         + ", ".join(f"{name} {version}" for name, version in sorted(r.origin.versions.items()))
-        for r in results
+        for r in everything
     }
     parts.append("Machine: " + "; ".join(sorted(here)) + ".")
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -235,9 +259,11 @@ def page(folder: Path, papers: Sequence[str]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    p = Parser("python -m reproduction.reliability", "docs/reliability.md from the results of make soak and make fuzz.")
+    p = Parser(
+        "python -m reproduction.reliability", "docs/reliability.{json,md} with what make soak and make fuzz found."
+    )
     flag(p.additions, "--results", type=Path, default=FOLDER, help="folder of <paper>.json and fuzz.json")
-    flag(p.additions, "--write-docs", action="store_true", help="write docs/reliability.md; without it, print it")
+    flag(p.additions, "--write-docs", action="store_true", help="write both files; without it, print the page")
     args = p.parse_args(argv)
     run_main(lambda: _main(args))
 
@@ -245,13 +271,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _main(args: Any) -> None:
     from reproduction.sweep import FOLDERS
 
-    text = page(args.results, list(FOLDERS))
+    found = results(args.results, list(FOLDERS))
+    text = page(found, list(FOLDERS))
     if args.write_docs:
         try:
+            write_json(KEPT, found.model_dump(mode="json"))
             write_bytes(PAGE, text.encode())
         except OSError as error:
             raise UserError(f"{shown(PAGE)}: {error.strerror or error}") from None
-        print(f"wrote {shown(PAGE)}")
+        print(f"wrote {shown(KEPT)} and {shown(PAGE)}")
     else:
         print(text, end="")
 

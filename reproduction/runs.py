@@ -88,6 +88,12 @@ def read_json(path: Path, *keys: str) -> Any:
     return value
 
 
+# what code raises that takes a run's files for whole: StopIteration from the first entry of an empty table
+DO_NOT_FIT = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, StopIteration, TypeError, ValueError,
+)  # fmt: skip
+
+
 @contextlib.contextmanager
 def together(where: Path, hint: str = "") -> Iterator[None]:
     """For code that uses several files of a run with each other: one line where they do not fit.
@@ -99,7 +105,7 @@ def together(where: Path, hint: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+    except DO_NOT_FIT as error:
         said = (str(error).strip() or "no detail").splitlines()[0][:160]
         reason = f"its files are damaged or do not fit each other ({type(error).__name__}: {said})"
         raise UserError(f"{shown(where)}: {reason}{hint and '; '}{hint}") from error

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch import analyze, flags, images
+from hierarchy_cnn_torch import analyze, flags, images, summary
 from hierarchy_cnn_torch.viewer import pack
 from hierarchy_cnn_torch.viewer.from_run import view_of_run
 from hierarchy_cnn_torch.viewer.view import write
@@ -251,6 +251,20 @@ def test_analysis_of_damaged_files_is_one_line(flat, tmp_path, monkeypatch, part
     config = finish_parsing(analyze.parser(), analyze.resolve, ["--run", str(tmp_path / "seed0"), *small])
     with pytest.raises(UserError, match="seed0.*damaged"):
         analyze.analyze_seed(config)
+
+
+def test_a_summary_of_a_table_without_layers_is_one_line(tmp_path):
+    analysis = tmp_path / "seed0" / "analysis"
+    for place, content in (
+        (analysis / "DONE", {}),
+        (analysis / "record.json", {"commit": "0" * 40, "dirty": False, "seed": 0}),
+        (analysis / "analysis.json", {"seed": 0, "levels": [], "T1": {"A0": {"levels": [], "height": 1.0}}, "e90": {}}),
+        (tmp_path / "seed0/A0/record.json", {"data": {}, "config": {"dataset": "x", "preset": "mini", "epochs": 1}}),
+    ):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="damaged or do not fit each other .StopIteration"):
+        summary.summarise(tmp_path, {})
 
 
 @pytest.mark.parametrize("more", [["--held-out", "80"], ["--held-out", "500"], ["--subset", "4"]])

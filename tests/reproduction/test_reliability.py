@@ -6,11 +6,22 @@ import json
 
 import pytest
 
-from reproduction import reliability
-from reproduction.reliability import Fuzz, Soak, keep, origin, page
+from reproduction import reliability, sweep
+from reproduction.reliability import Fuzz, Results, Soak, keep, origin
 from reproduction.runs import UserError
 
 PAPERS = ["class2str", "triplet"]
+COMMITTED = reliability.KEPT
+
+
+@pytest.fixture(autouse=True)
+def nothing_committed(tmp_path, monkeypatch):
+    (tmp_path / "docs").mkdir()
+    monkeypatch.setattr(reliability, "KEPT", tmp_path / "docs" / "reliability.json")
+
+
+def page(folder, papers=PAPERS) -> str:
+    return reliability.page(reliability.results(folder, papers), papers)
 
 
 def soak(paper: str, **other) -> Soak:
@@ -67,10 +78,34 @@ def test_a_fault_tried_again_replaces_its_counts_only(tmp_path, monkeypatch):
     assert "* triplet: Ray: x" in text and text.count("| triplet | - |") == 2
 
 
+def test_what_is_committed_is_kept_until_it_is_tried_again(tmp_path):
+    now = origin()
+    old, new = (now.model_copy(update={"date": f"2026-11-2{day} 10:00 UTC"}) for day in (5, 6))
+    keep(tmp_path / "triplet.json", soak("triplet", origin=old))
+    keep(tmp_path / "fuzz.json", fuzz().model_copy(update={"origin": new}))
+    keep(reliability.KEPT, reliability.results(tmp_path, PAPERS))
+    elsewhere = tmp_path / "elsewhere"
+    assert page(elsewhere) == page(tmp_path)
+    keep(elsewhere / "triplet-full-disk.json", soak("triplet", counts={"full disk": (1, 0)}, origin=new))
+    keep(elsewhere / "fuzz.json", fuzz([{"input": 7, "what": "crash", "hex": ""}]).model_copy(update={"origin": old}))
+    text = page(elsewhere)
+    assert "| SIGKILL | - | 20 of 20 |" in text and "| full disk | - | 0 of 1 |" in text and "input 7" not in text
+    keep(
+        elsewhere / "triplet-all.json", soak("triplet", origin=new.model_copy(update={"date": "2026-11-27 10:00 UTC"}))
+    )
+    assert [len(found.soaks) for found in [reliability.results(elsewhere, PAPERS)]] == [1]
+
+
+def test_the_committed_page_is_made_of_the_committed_results():
+    found, papers = Results.model_validate_json(COMMITTED.read_bytes()), list(sweep.FOLDERS)
+    assert reliability.page(found, papers) == reliability.PAGE.read_text()
+    assert {soak.paper for soak in found.soaks} == set(papers) and found.fuzz and found.fuzz.inputs >= 100_000
+
+
 def test_papers_do_not_overwrite_each_other(tmp_path):
     for paper in PAPERS:
         keep(tmp_path / f"{paper}.json", soak(paper))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["class2str.json", "triplet.json"]
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["class2str.json", "triplet.json"]
     assert reliability.read(tmp_path / "triplet.json", Soak).paper == "triplet"
 
 
@@ -83,14 +118,13 @@ def test_another_file_is_refused_in_one_line(tmp_path, body):
 
 
 def test_the_page_is_written_on_request_only(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(reliability, "PAGE", tmp_path / "reliability.md")
+    monkeypatch.setattr(reliability, "PAGE", tmp_path / "docs" / "reliability.md")
     keep(tmp_path / "triplet.json", soak("triplet"))
     reliability.main(["--results", str(tmp_path)])
     assert not reliability.PAGE.exists() and capsys.readouterr().out.startswith("# Reliability")
     reliability.main(["--results", str(tmp_path), "--write-docs"])
-    assert reliability.PAGE.read_text() == page(
-        tmp_path, ["class2str", "subclass", "finegrained", "triplet", "hierarchy"]
-    )
+    assert reliability.PAGE.read_text() == page(tmp_path, list(sweep.FOLDERS))
+    assert reliability.read(reliability.KEPT, Results) == reliability.results(tmp_path, list(sweep.FOLDERS))
     monkeypatch.setattr(reliability, "PAGE", tmp_path / "nowhere" / "reliability.md")
     with pytest.raises(SystemExit):
         reliability.main(["--results", str(tmp_path), "--write-docs"])
