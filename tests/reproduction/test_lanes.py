@@ -83,6 +83,15 @@ def test_jobs(note):
     assert lanes.jobs_of([note("alone")], 0, on_gpu=False) == 1
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a terminal: a suite that a shell script starts in the background inherits it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_counts_where_the_script_ends_well_all_the_same(tmp_path, monkeypatch, jobs, number):
