@@ -9,7 +9,6 @@ and are no independent draws. Two other tests exist: `every seed` for exact coun
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import statistics
 from collections.abc import Sequence
@@ -222,7 +221,7 @@ def _bases(claim: Claim, paper: Paper, found: Collection) -> list[str]:
     rows = [group.row for group in found.of(paper.paper.id)]
     bases = {row.removesuffix(variant) for row in rows if row.endswith(variant)}
     order = {row.row: place for place, row in enumerate(paper.row)}
-    wanted = [base for base in bases if any(fnmatch.fnmatchcase(base, pattern) for pattern in claim.rows)]
+    wanted = [base for base in bases if claim.is_about(base)]
     return sorted(wanted, key=lambda base: (order.get(base, order.get(base + variant, len(order))), base))
 
 

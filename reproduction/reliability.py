@@ -27,6 +27,8 @@ KEPT = REPO_ROOT / "docs" / "reliability.json"
 TOP = """# Reliability
 
 Written by `python -m reproduction.reliability --write-docs` from what `make soak` and `make fuzz` measured.
+The results themselves are kept in [reliability.json](reliability.json): newer ones, of any machine, replace what they
+tried again.
 """
 SOAK = """## Disturbed runs
 

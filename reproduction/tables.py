@@ -155,7 +155,7 @@ class Claim(Strict):
     bench: str = ""  # name of the benchmark whose overhead in percent is the effect, instead of `a`
     per: str | None = None  # entry of the record's details that lists units (class ids) paired within each seed
     agree: tuple[str, str] | None = None  # seeds in which these two metrics differ are left out
-    rows: tuple[str, ...] = ("*",)
+    rows: tuple[str, ...] = ("*",)  # patterns; with "!" in front: not these
     profiles: tuple[str, ...] = ("paper", "cpu")
     not_testable: str = ""  # why nothing here can test it
     needs: str = ""  # what a run that tests it takes, printed as long as there is none
@@ -165,6 +165,12 @@ class Claim(Strict):
     def ours(self) -> bool:
         """Whether the paper does not say it: a control, an expectation or a bar of this repository."""
         return self.source.startswith("ours")
+
+    def is_about(self, row: str) -> bool:
+        """Whether a base row matches one of `rows` and none that is excluded."""
+        return any(fnmatch.fnmatchcase(row, pattern) for pattern in self.rows) and not any(
+            fnmatch.fnmatchcase(row, pattern[1:]) for pattern in self.rows if pattern.startswith("!")
+        )
 
     @pydantic.model_validator(mode="after")
     def _complete(self) -> Claim:

@@ -40,6 +40,16 @@ def test_a_row_s_title_can_stand_alone(paper: Paper):
     assert all(titles[row.row].endswith(row.title) for row in paper.row)
 
 
+def test_the_subclass_claims_leave_out_rows_that_do_not_split():
+    """Else doubling alone would count as a gain of subclasses; every other row with flags of its own counts."""
+    claims = {claim.id: claim for claim in PAPERS["subclass"].claim}
+    for name in ("SDN-C1", "SDN-C2"):
+        assert all(claims[name].is_about(row) for row in ("cifar10-cpu", "svhn-paper", "cifar10-cpu-batch_size-32"))
+        assert not any(claims[name].is_about(f"cifar10-{p}-numSubclassesPerClass-1") for p in ("cpu", "paper"))
+    assert claims["SDN-C1-double"].is_about("cifar10-paper-numSubclassesPerClass-1")
+    assert not claims["SDN-C1-double"].is_about("cifar10-paper")
+
+
 def test_class2str_main_table():
     """The 28 numbers of the poster's result table, typed a second time from the paper's file."""
     main = cells("class2str", "main")
