@@ -161,8 +161,8 @@ def run(
             total=count, initial=p["step"] * size, desc=f"{config['arm']} {epoch + 1}/{config['epochs']}", unit="img",
             leave=False, disable=None if world.rank == 0 else True,
         )  # fmt: skip
+        network.train()
         while p["step"] < last:
-            network.train()
             batch = order[p["step"] * size : (p["step"] + 1) * size]
             mine = batch[world.rank :: world.size]
             here = mine.to(device)
