@@ -55,16 +55,18 @@ def rows_of(profile: str, dataset: str) -> list[Row]:
     known = not dataset.startswith("folder:") and dataset not in NO_SUBCLASSES
     tune = ("--stage", "sub", "fine-tune")
     rows: list[Row] = []
-    if profile != "paper":
+    if profile == "smoke":
         rows.append(("ft", "fine-tuning from pseudo-labels", tune, 2))
+    else:
+        heads = ("--head", "plain", "deep_layer", "keep_sub_head")
+        rows.append(("ft", "fine-tuning from pseudo-labels, three heads", (*tune, *heads), 4))
+    if profile != "paper":
         rows.append(("mh09", "multi-head, alpha 0.9", ("--stage", "multi-head", "--alpha", "0.9"), 1))
         if profile == "cpu" and known:
             rows.append(("ft-true", "fine-tuning from true subclasses", (*tune, "--no-use_pseudo"), 2))
         if profile == "cpu":
             rows.append(("ft-random", "fine-tuning from random sub-labels", (*tune, "--sub_labels", "random"), 2))
         return rows
-    heads = ("--head", "plain", "deep_layer", "keep_sub_head")
-    rows.append(("ft", "fine-tuning, three heads", (*tune, *heads), 4))
     rows.append(("mh01", "multi-head, alpha 0.1 and 0.9", ("--stage", "multi-head"), 2))
     if known:
         true = ("--stage", "sub", "fine-tune", "multi-head", "--no-use_pseudo")

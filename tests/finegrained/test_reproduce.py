@@ -59,7 +59,7 @@ def test_paper_profile_is_the_whole_table(dataset, capsys):
 def test_cpu_profile_is_what_was_measured(capsys):
     commands = reproduce.commands_of(request("cpu", "mnist5k", (42, 43, 44)))
     configs = [resolved(command, capsys) for command in commands]
-    assert set().union(*map(made, configs)) == {"", "ft", "mh09", "ft-true", "ft-random"}
+    assert set().union(*map(made, configs)) == {"", "ft", "ft-deep", "ft-keep", "mh09", "ft-true", "ft-random"}
     for config in configs:
         assert (config["network"], config["schedule"], config["lr"], config["batch_size"]) == (
             "small",
