@@ -94,6 +94,13 @@ def run_all(commands: Sequence[Command], jobs: int) -> tuple[Command, int] | Non
     return None
 
 
+def ending(code: int) -> str:
+    """How a script ended, in words: by a signal (-15, or 143 where it handled it), or with an exit code of its own."""
+    with contextlib.suppress(ValueError):
+        return f"was stopped by {signal.Signals(-code if code < 0 else code - 128).name}"
+    return f"ended with exit code {code}"
+
+
 def _in_order(part: list[tuple[str, Command]]) -> tuple[Command, int] | None:
     for number, command in part:
         _announce(number, command)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from datasets import check_name
 from reproduction.flags import Parser, flag, whole
-from reproduction.lanes import Command, jobs_of, run_all
+from reproduction.lanes import Command, ending, jobs_of, run_all
 from reproduction.runs import REPO_ROOT, RUNS_ROOT, UserError, shown
 
 COPY_HELP = "name of a copy of the data with other checksums: it is accepted, and rows carry the name (e.g. q90)"
@@ -211,7 +211,7 @@ def run(
         if failure:
             command, code = failure
             raise SystemExit(
-                f"{folder}.reproduce: stopped: {command.stage} ended with exit code {code}; "
+                f"{folder}.reproduce: stopped: {command.stage} {ending(code)}; "
                 f"the same make command goes on from here ({shown(command.folder)})"
             )
         print(

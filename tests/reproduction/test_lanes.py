@@ -138,3 +138,19 @@ sys.exit(9 if failed else 0)
 def _alive(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (-15, "was stopped by SIGTERM"),
+        (143, "was stopped by SIGTERM"),
+        (130, "was stopped by SIGINT"),
+        (-9, "was stopped by SIGKILL"),
+        (2, "ended with exit code 2"),
+        (128, "ended with exit code 128"),
+        (255, "ended with exit code 255"),
+    ],
+)
+def test_the_last_line_names_the_signal_that_ended_a_script(code, words):
+    assert lanes.ending(code) == words
