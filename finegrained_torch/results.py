@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,14 +38,15 @@ def say(
     setting: Setting, stage: str, run: Run, inputs: Mapping[str, str],
     metrics: Mapping[str, Mapping[str, float | None]], details: Mapping[str, Any],
     artefacts: Sequence[Mapping[str, str]] = (), *, variant: str = tables.BASE,
-    more: Mapping[str, Any] | None = None, seconds: float = 0.0, images_per_s: float | None = None,
+    more: Mapping[str, Any] | None = None, seconds: float | None = None, images_per_s: float | None = None,
 ) -> None:  # fmt: skip
     """Writes manifest.json, record.json and the DONE stamp of a stage.
 
     Args:
       inputs: name -> hash of what the stage read. metrics, details, artefacts: of the record.
       variant: suffix of the row. more: further entries of the manifest; the inputs are in it, but not in the record's
-        configuration, which is equal for all seeds. seconds, images_per_s: of a training.
+        configuration, which is equal for all seeds. seconds: of a training's epochs; None: since this process
+        opened the run. images_per_s: of a training.
     """
     config = setting.config
     manifest = {
@@ -61,7 +63,7 @@ def say(
         argv=config["argv"],
         config={**flags.of_stage(config, stage), **(more or {}).get("choice", {})},
         metrics=metrics,
-        seconds=seconds,
+        seconds=time.monotonic() - run.opened if seconds is None else seconds,
         data=setting.data.digests,
         data_verified=setting.data.verified,
         deviations=active(config),

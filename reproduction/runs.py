@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -155,6 +155,7 @@ class Run:
     folder: Path
     config: dict[str, Any]
     done: bool
+    opened: float = field(default_factory=time.monotonic)
 
     def finish(self, record: Any) -> None:
         """Writes record.json (a `record.Record` or a dict), then the DONE stamp."""

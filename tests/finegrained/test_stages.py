@@ -100,6 +100,12 @@ def test_folders_and_rows(whole):
     assert (out / "report.md").exists()
 
 
+def test_every_record_says_how_long_its_stage_took(whole):
+    out, _ = whole
+    records = {str(path.relative_to(out)): json.loads(path.read_text()) for path in out.rglob("record.json")}
+    assert len(records) >= 13 and all(record["seconds"] > 0 for record in records.values())
+
+
 def test_what_each_training_saw_and_wrote(whole):
     out, said = whole
     with np.load(out / "split.npz") as kept:
