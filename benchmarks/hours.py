@@ -75,7 +75,7 @@ def configurations(folder: str, line: str) -> tuple[str, list[tuple[Command, dic
       RuntimeError: a command does not resolve.
     """
     module = importlib.import_module(f"{folder}.reproduce")
-    seeds = getattr(module, "default_seeds", DEFAULT_SEEDS)["paper"]
+    seeds = getattr(module, "SEEDS", DEFAULT_SEEDS)["paper"]
     words = dict(word.split("=", 1) for word in shlex.split(line) if word.isupper() or word.partition("=")[0].isupper())
     dataset, extra = words.get("DATASET", module.DATASETS["paper"]), tuple(shlex.split(words.get("ARGS", "")))
     request = Request("paper", dataset, tuple(seeds), "cpu", extra, False, None)

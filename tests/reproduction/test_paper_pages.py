@@ -9,7 +9,8 @@ import shlex
 
 import pytest
 
-from reproduction.pipeline import Request
+from reproduction.collect import RESULTS
+from reproduction.pipeline import DEFAULT_SEEDS, Request
 from reproduction.runs import REPO_ROOT
 from reproduction.tables import load_tables
 
@@ -65,3 +66,7 @@ def test_the_command_of_a_row_runs_that_row(name):
         variant = next((v for v in WRITTEN_TOO if row.row.endswith(f"-{v}")), None)
         also = f"{row.row.removesuffix(variant)}{WRITTEN_TOO[variant]}" if variant else row.row
         assert row.row in runs or also in runs, f"{row.command} runs {sorted(runs)}, not {row.row}"
+        seeds = given.get("SEEDS", "").split() or getattr(module, "SEEDS", DEFAULT_SEEDS)[given["PROFILE"]]
+        files = (RESULTS / name / row.row).glob("seed*.json")
+        recorded = {re.fullmatch(r"seed(\d+)(-.*)?\.json", file.name)[1] for file in files}
+        assert recorded <= set(map(str, seeds)), f"{row.command} runs seeds {seeds}, the records are of {recorded}"

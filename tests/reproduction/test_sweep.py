@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,23 @@ def test_a_task_asks_a_gpu_where_its_scripts_use_one(flags, asked, monkeypatch):
     with pytest.raises(Asked) as stop:
         sweep.main(["--papers", "subclass", *flags.split()])
     assert stop.value.args == asked
+
+
+@pytest.mark.parametrize("paper", sweep.FOLDERS)
+def test_a_sweep_runs_the_seeds_of_a_plain_run(paper, monkeypatch):
+    flags = ["--profile", "cpu", "--device", "cpu"]
+    plan = [sys.executable, "-m", f"{sweep.FOLDERS[paper]}.reproduce", "--plan", *flags]
+    planned = re.findall(r"--seed (\d+)", subprocess.check_output(plan, cwd=sweep.REPO_ROOT, text=True))
+    swept: list[str] = []
+
+    def cells(_, commands):
+        swept.extend(re.findall(r"--seed (\d+)", "\n".join(command.line() for command in commands)))
+        raise Asked
+
+    monkeypatch.setattr(sweep, "cells_of", cells)
+    with pytest.raises(Asked):
+        sweep.main(["--papers", paper, *flags])
+    assert planned and swept == planned
 
 
 def test_unknown_paper_is_one_line(capsys):
