@@ -65,6 +65,20 @@ def test_deviation_ids_agree_in_code_table_and_records():
     assert set(active) <= set(listed) and "HCN-D05" in active and "HCN-D04" not in active
 
 
+@pytest.mark.parametrize(
+    ("words", "framed"),
+    [
+        ("--dataset fashion_mnist --image-size 28", False),
+        ("--dataset folder:pictures --image-size 28", False),
+        ("--dataset fashion_mnist --image-size 32", True),
+        ("--dataset cifar10 --image-size 28", True),
+    ],
+)
+def test_images_that_have_32_pixels_are_no_deviation(words, framed):
+    config = flags.resolve_train(flags.train_parser().parse_args(words.split()))
+    assert ("HCN-D07" not in deviations.active(config)) == framed
+
+
 def test_claims_use_metrics_that_the_analysis_writes():
     table = tomllib.loads((REPO_ROOT / "reproduction" / "tables" / "hierarchy.toml").read_text())
     sources = "".join(
