@@ -222,15 +222,18 @@ def layer_statistics(
     from hierarchy_cnn_torch.results import write_npz
 
     write_npz(out / "profiles.npz", **{key.replace("/", "__"): value for key, value in arrays.items()})
+    coarsest = [rows[0] for rows in chosen.values()]
+    at, p = selectivity.best_layer(coarsest)
+    best = coarsest[at]
+    for rows in chosen.values():
+        for row in rows:
+            del row["null"]  # long, and summed up by its mean and its 95 % point
     found["mantel"], found["selectivity"], found["kept_epochs"] = mantel, chosen, epochs
     last = str(epochs[-1])
     early, late = mantel["conv1"][last]["rho"], mantel["fc7"][last]["rho"]
-    best = max(chosen.values(), key=lambda rows: rows[0]["best"] - rows[0]["null_95"])[0]
-    # the best of all layers at the coarsest level, so its p is corrected for looking at every layer
     found["metrics"] |= {
         "mantel_conv1": early, "mantel_fc7": late, "mantel_fc7_p": mantel["fc7"][last]["p"],
-        "selectivity_best": best["best"], "selectivity_null_95": best["null_95"],
-        "selectivity_p": min(1.0, best["p"] * len(chosen)),
+        "selectivity_best": best["best"], "selectivity_null_95": best["null_95"], "selectivity_p": p,
     }  # fmt: skip
 
 

@@ -45,8 +45,8 @@ def planted_confusion(
     return np.stack([rng.multinomial(per_class, row) for row in rates]).astype(np.int64)
 
 
-def _distinct_splits(level: np.ndarray, most: int) -> Iterator[np.ndarray] | None:
-    """All distinct ways to form groups of the level's sizes, or None where there are `most` or more."""
+def distinct_splits(level: np.ndarray, most: int) -> Iterator[np.ndarray] | None:
+    """All distinct ways to form groups of the level's sizes, int64 [K] each, or None where there are `most` or more."""
     sizes = sorted(np.bincount(level).tolist(), reverse=True)
     count = math.factorial(len(level))
     for size in sizes:
@@ -113,7 +113,7 @@ def block_diagonality(
     i, j = np.nonzero(errors)
     weights = errors[i, j]
     observed = weights[level[i] == level[j]].sum() - 1e-9 * total
-    every = _distinct_splits(level, permutations)
+    every = distinct_splits(level, permutations)
     reached = done = 0
     if every is not None:
         for labels in every:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 from scipy.stats import hypergeom, rankdata
+
+from hierarchy_cnn_torch.metrics import distinct_splits
+
+EXACT_BELOW = 1000  # groupings; 10 classes in two groups of 4 and 6 have 210
 
 
 def class_selectivity(responses: np.ndarray, members: np.ndarray) -> np.ndarray:
@@ -117,19 +124,26 @@ def random_best(num_classes: int, group_size: int, channels: int, quantile: floa
 
 
 def best_with_null(
-    responses: np.ndarray, labels: np.ndarray, level: np.ndarray, permutations: int = 200, seed: int = 0
-) -> dict[str, object]:
-    """Best channel of each group of a level (sample form), beside the same for random groups of equal sizes.
+    responses: np.ndarray,
+    labels: np.ndarray,
+    level: np.ndarray,
+    permutations: int = 200,
+    seed: int = 0,
+    exact_below: int = EXACT_BELOW,
+) -> dict[str, Any]:
+    """Best channel of each group of a level (sample form), beside the same for other groups of equal sizes.
 
-    The permutation moves whole classes between groups, so channels keep their correlations and classes their images.
+    A grouping moves whole classes between groups, so channels keep their correlations and classes their images. Where
+    fewer than `exact_below` groupings exist all are tried, the level's own among them, else `permutations` random ones.
 
     Args:
       responses: float [N, M] or memory map.
       labels: int [N] classes.
       level: int [K] group labels.
     Returns:
-      best: mean over groups of the best channel's S_img; groups, channels: of each group; null_mean, null_95: of the
-      same mean over permutations; p.
+      best: mean over groups of the best channel's S_img; groups, channels: of each group; null: float64 [P] of the same
+      mean for each grouping, in an order that depends on level and seed alone; null_mean, null_95: of these; exact: all
+      groupings; p: see `chance`.
     """
     level = np.unique(level, return_inverse=True)[1]
     num_classes, groups = len(level), int(level.max()) + 1
@@ -145,14 +159,50 @@ def best_with_null(
         return best, which
 
     best, which = best_of(level)
-    rng = np.random.default_rng([seed, 0x5E1])
-    null = np.array([best_of(rng.permutation(level))[0].mean() for _ in range(permutations)])
+    every = distinct_splits(level, exact_below)
+    if every is None:
+        rng = np.random.default_rng([seed, 0x5E1])
+        groupings = (rng.permutation(level) for _ in range(permutations))
+    else:
+        by_size = np.argsort(np.bincount(level), kind="stable")
+        groupings = (_renamed(split, by_size) for split in every)
+    null = np.array([best_of(grouping)[0].mean() for grouping in groupings])
     observed = float(best.mean())
     return {
         "best": observed,
         "groups": best.tolist(),
         "channels": which.tolist(),
+        "null": null,
         "null_mean": float(null.mean()),
         "null_95": float(np.quantile(null, 0.95)),
-        "p": float((1 + (null >= observed - 1e-12).sum()) / (1 + permutations)),
+        "exact": every is not None,
+        "p": chance(observed, null, every is not None),
     }
+
+
+def _renamed(split: np.ndarray, by_size: np.ndarray) -> np.ndarray:
+    """A grouping whose groups carry the labels of equally large groups of the level."""
+    names = np.empty(len(by_size), np.int64)
+    names[np.argsort(np.bincount(split), kind="stable")] = by_size
+    return names[split]
+
+
+def chance(observed: float, null: np.ndarray, exact: bool) -> float:
+    """p of a value: #>= / P over all groupings, the level's own among them, or (1 + #>=) / (1 + P) over random ones."""
+    reached = int((null >= observed - 1e-12).sum())
+    return max(1, reached) / len(null) if exact else (1 + reached) / (1 + len(null))
+
+
+def best_layer(rows: Sequence[Mapping[str, Any]]) -> tuple[int, float]:
+    """The layer that exceeds its own 95 % null point most, and the p of that excess.
+
+    Each grouping is given its best layer too, so p needs no correction for the number of layers looked at.
+
+    Args:
+      rows: what `best_with_null` returned for each layer, with one level and seed.
+    Returns:
+      (place of the layer, p).
+    """
+    excess = [row["best"] - row["null_95"] for row in rows]
+    null = np.max([row["null"] - row["null_95"] for row in rows], axis=0)
+    return int(np.argmax(excess)), chance(max(excess), null, rows[0]["exact"])

@@ -37,11 +37,11 @@ def test_fixture_planted_blocks_on_10_classes_cannot_beat_one_in_210():
 
 
 @pytest.mark.parametrize("sizes", [(4, 6), (5, 5), (2, 2, 3), (1, 1, 2, 3), (2, 2, 2, 2)])
-def test_distinct_splits_are_every_grouping_once(sizes):
+def testdistinct_splits_are_every_grouping_once(sizes):
     level = np.repeat(np.arange(len(sizes)), sizes)
     found = {
         frozenset(frozenset(np.flatnonzero(s == g).tolist()) for g in set(s.tolist()))
-        for s in metrics._distinct_splits(level, 10**6)
+        for s in metrics.distinct_splits(level, 10**6)
     }
     every = (
         {
@@ -56,9 +56,9 @@ def test_distinct_splits_are_every_grouping_once(sizes):
         count //= math.factorial(size)
     for size in set(sizes):
         count //= math.factorial(sizes.count(size))
-    assert len(found) == count == len(list(metrics._distinct_splits(level, 10**6)))
+    assert len(found) == count == len(list(metrics.distinct_splits(level, 10**6)))
     assert every is None or found == every
-    assert metrics._distinct_splits(level, count) is None
+    assert metrics.distinct_splits(level, count) is None
 
 
 def test_block_statistics_equal_slow_loops():

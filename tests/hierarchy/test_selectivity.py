@@ -59,6 +59,36 @@ def test_top_class_counts_and_best_with_null():
     assert nothing["p"] > 0.02 and nothing["best"] == pytest.approx(nothing["null_mean"], abs=0.03)
 
 
+def test_few_groupings_are_all_tried_and_the_true_one_is_among_them():
+    rng = np.random.default_rng(4)
+    labels = np.repeat(np.arange(10), 20)
+    level = np.array([1, 0, 1, 1, 0, 0, 1, 0, 1, 1])
+    responses = rng.normal(size=(200, 30)).astype(np.float32)
+    responses[:, 7] += 5 * (level[labels] == 0)
+    out = selectivity.best_with_null(responses, labels, level)
+    assert out["exact"] and len(out["null"]) == 210 and out["p"] == 1 / 210
+    assert np.isclose(out["null"], out["best"]).sum() == 1 and out["null"].max() == out["best"]
+    drawn = selectivity.best_with_null(responses, labels, level, 99, exact_below=210)
+    assert not drawn["exact"] and len(drawn["null"]) == 99 and drawn["best"] == out["best"]
+
+
+def test_the_best_of_many_layers_is_no_news_where_nothing_is_there():
+    """Whichever grouping is the true one: at most a share a of them may have p <= a."""
+    nulls = np.random.default_rng(5).normal(size=(7, 210)) * np.arange(1, 8)[:, None]
+
+    def rows(true):
+        return [
+            {"best": null[true], "null": null, "null_95": float(np.quantile(null, 0.95)), "exact": True}
+            for null in nulls
+        ]
+
+    p = np.array([selectivity.best_layer(rows(true))[1] for true in range(210)])
+    assert p.min() == 1 / 210 and all((p <= a).mean() <= a + 1e-12 for a in (0.01, 0.05, 0.1, 0.5))
+    planted = rows(0)
+    planted[2] = planted[2] | {"best": 99.0, "null": np.append(nulls[2][1:], 99.0)}
+    assert selectivity.best_layer(planted) == (2, 1 / 210)
+
+
 def test_auroc_is_scikit_learns():
     from sklearn.metrics import roc_auc_score
 
