@@ -165,6 +165,7 @@ def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Resul
     seeds = sorted(set(of))
     means = [statistics.fmean(v for seed, v in zip(of, values, strict=True) if seed == one) for one in seeds]
     bounds = interval(means)
+    by_interval = decide(claim, *bounds) if bounds and len(means) >= MIN_FOR_INTERVAL else "inconclusive"
     few = len(seeds) < MIN_SEEDS
     p: float | None = None
     if claim.test == "every seed":
@@ -175,9 +176,10 @@ def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Resul
         p_values = _p_values(claim, left)
         p = max(p_values, default=None)  # chance is ruled out in every seed; seeds share test images, so no pooling
         significant = p is not None and p < SIGNIFICANCE and inside(claim, statistics.fmean(means))
-        word = "inconclusive" if p is None else "supported" if significant else "not supported"
+        # a large p is no evidence against an effect: only an interval outside the margin is
+        word = "supported" if significant else "not supported" if by_interval == "not supported" else "inconclusive"
     else:
-        word = decide(claim, *bounds) if bounds and len(means) >= MIN_FOR_INTERVAL else "inconclusive"
+        word = by_interval
     reasons = [group.blemish for group in (left, right) if group is not None and group.blemish]
     blemish = ", ".join(dict.fromkeys(reasons))
     return Result(

@@ -237,7 +237,10 @@ def lines_of(paper: Paper, found: Collection) -> list[Line]:
         ]
         taken = {(line.number.metric, line.selection) for line in here if line.number is not None}
         more = [] if row is not None else _columns(paper)
-        more += [(show.title, show.unit, show.metric, show.selection, show.key) for show in paper.shown]
+        more += [
+            (called if called and show.key else show.title, show.unit, show.metric, show.selection, show.key)
+            for show in paper.shown
+        ]
         for title, unit, metric, selection, key in more:
             if (metric, selection) not in taken and _figures(group, metric, selection, unit):
                 here.append(_line(paper, name, row, group, None, title, unit, metric, selection, key))

@@ -125,9 +125,10 @@ def published(comparison: Comparison) -> str:
 def not_run(comparison: Comparison, have: set[str]) -> str:
     """Rows that could be run and were not, with the reason; rows that one command runs stand together."""
     missing = [row for row in comparison.paper.row if row.row not in have]
+    what = comparison.paper.full_titles()
     rows = []
     for (needs, command), group in groupby(missing, key=lambda row: (row.needs, row.command)):
         together = list(group)
-        names, titles = ", ".join(row.row for row in together), "; ".join(row.title for row in together)
+        names, titles = ", ".join(row.row for row in together), "; ".join(what[row.row] for row in together)
         rows.append((names, titles, f"needs {needs}" if needs else "not started here", command))
     return f"<h3>Not run, and why</h3>{table(('row', 'what', 'why', 'command'), rows)}" if rows else ""

@@ -59,6 +59,7 @@ def row_section(group: RowRuns, title: str, about: About, page: Path, budget: Bu
         left_out = f"<span>{len(charts) - len(drawn)} left out, the page would grow too large</span>"
         left_out = left_out if len(charts) > len(drawn) else ""
         parts.append(f'<div class="legend">{keys}{rest}{left_out}<span>across: {about.across}</span></div>')
+        parts.append(f'<p class="soft">{escape(about.curves_note)}</p>' if about.curves_note else "")
         parts.append(f'<div class="charts">{"".join(drawn)}</div>')
     return "".join([*parts, pictures])
 
@@ -111,10 +112,7 @@ def machines(entries: Sequence[Entry]) -> str:
             files.setdefault((name, digest, "verified" if record.data_verified else "NOT verified"), set()).add(where)
 
     def rows(found: dict[tuple[str, ...], set[str]]) -> list[tuple[str, ...]]:
-        return [(*key, some(sorted(where))) for key, where in sorted(found.items())][:200]
-
-    def some(names: list[str]) -> str:
-        return ", ".join(names[:6]) + (f" and {len(names) - 6} more rows" if len(names) > 6 else "")
+        return [(*key, "; ".join(sorted(where))) for key, where in sorted(found.items())][:200]
 
     return (
         '<h2 id="machines">Machines, versions, data</h2><h3>Machines</h3>'

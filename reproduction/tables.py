@@ -54,6 +54,7 @@ class About(Strict):
     sources: str
     curves: tuple[str, ...] = ()  # scalars of metrics.jsonl that the report draws; empty: the first eight
     across: Literal["steps", "epochs"] = "steps"  # what they are logged at
+    curves_note: str = ""  # what a reader of the curves has to know
     pictures: tuple[Picture, ...] = ()  # pictures of a seed that no record lists
 
 
@@ -113,7 +114,7 @@ class OurRow(Strict):
     beside: tuple[str, ...] = ()  # published cells "row/column" it stands beside; * allowed
     needs: str = ""  # why it has not been run here: hardware, hours, data
     short: str = ""  # what of the paper's schedule was cut; the verdict is then never more than indicative
-    quantity: str = ""  # what its figure is called where the published column names another network
+    quantity: str = ""  # what its main figure is called where the column alone does not say of which network
     overview: bool = False  # its key figures stand in the overview of README and report
     note: str = ""
 

@@ -2,10 +2,9 @@
 // Sortable tables: a click on a column's head sorts by it, a second click turns the order round.
 // A table with several bodies (a claim and the rows it was tested on) sorts them whole, by their first row.
 function key(part, column) {
-  const cell = (part.rows ? part.rows[0] : part).cells[column];
-  const text = (cell.dataset.sort || cell.textContent).trim();
-  const number = text === "" || text === "-" ? NaN : parseFloat(text);
-  return { text, number };
+  const text = (part.rows ? part.rows[0] : part).cells[column].textContent.trim();
+  const [, digits, unit] = text.match(/^([+-]?\d*\.?\d+)\s*([KM]\b)?/) || [];
+  return { text, number: parseFloat(digits) * ({ K: 1e3, M: 1e6 }[unit] || 1) };
 }
 
 // What has no number stands last either way.

@@ -39,7 +39,7 @@ def test_blocks_are_filled_from_records_and_the_rest_stays(checkout):
     first = text.splitlines()[5]
     page = "[Class2Str](docs/papers/class2str.md)"
     assert first.startswith(f"| {page} | mnist-paper | FC % | 99.38 | 99.38 ± 0.00 (3) | consistent; +0.00 |")
-    assert "all of them (1 run, " in text and "claims of the papers (one line for each row: 1 supported, " in text
+    assert "all of them (1 run, " in text and " lines, one for each row: 1 not supported, " in text
     path.write_text(text)
     assert readme.changed(checkout, checkout / "results") == {}
 

@@ -120,7 +120,7 @@ GOOD = (TABLES / "class2str.toml").read_text()
         ("headline = true", "headlines = true", "headlines"),
         ('beside = ["MNIST/*"]', 'beside = ["MINST/*"]', "MINST"),
         ('test = "permutation"', 'test = "interval"', "p_value"),
-        ("least = -1.5", "", "no margin"),
+        ("least = -0.5", "", "no margin"),
         ('row = "cifar10-paper"', 'row = "mnist-paper"', "stands twice"),
         ("[[table]]", "[[table]", "not TOML"),
     ],
