@@ -88,7 +88,7 @@ def _command(request: Request, seed: int, mode: str, base: str, extra: tuple[str
     stage = "stage 1, softmax" if mode == "vanilla" else f"stage 2, two heads ({mode})"
     return Command(
         row, f"{stage}, seed {seed}", SCRIPT, tuple(flags), folder,
-        gpu_hours=HOURS, cpu_minutes=CPU_MINUTES[request.profile] * (3 if colour else 1), lane=f"seed{seed}-{mode}",
+        gpu_hours=HOURS, cpu_minutes=CPU_MINUTES[request.profile] * (7 if colour else 1), lane=f"seed{seed}-{mode}",
     )  # fmt: skip
 
 
