@@ -59,7 +59,8 @@ def test_paper_profile_is_the_whole_table(dataset, capsys):
 def test_cpu_profile_is_what_was_measured(capsys):
     commands = reproduce.commands_of(request("cpu", "mnist5k", (42, 43, 44)))
     configs = [resolved(command, capsys) for command in commands]
-    assert set().union(*map(made, configs)) == {"", "ft", "ft-deep", "ft-keep", "mh09", "ft-true", "ft-random"}
+    assert set().union(*map(made, configs)) == {
+        "", "ft", "ft-deep", "ft-keep", "mh09", "ft-true", "base-budget", "base-certain", "ft-random"}  # fmt: skip
     for config in configs:
         assert (config["network"], config["schedule"], config["lr"], config["batch_size"]) == (
             "small",
@@ -113,7 +114,7 @@ def test_args_make_a_row_of_their_own_and_force_starts_anew():
 
 def test_seeds_are_lanes_and_the_report_waits_for_all():
     commands = reproduce.commands_of(request("cpu", "mnist5k", (42, 43)))
-    assert [command.lane for command in commands] == ["seed42"] * 5 + ["seed43"] * 5 + [None]
+    assert [command.lane for command in commands] == ["seed42"] * 7 + ["seed43"] * 7 + [None]
     assert reproduce.report_of(request("cpu", "mnist5k", (42, 43))).endswith("mnist5k-cpu/seed42/report.md")
 
 
@@ -121,7 +122,7 @@ def test_plan_lists_every_command():
     argv = [sys.executable, "-m", "finegrained_torch.reproduce", "--profile", "cpu", "--seeds", "", "--args=", "--plan"]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
     lines = [line for line in done.stdout.splitlines() if "finegrained_torch/pipeline.py" in line]
-    assert done.returncode == 0 and len(lines) == 3 * 5 + 1
+    assert done.returncode == 0 and len(lines) == 3 * 7 + 1
     for line in lines:
         words = shlex.split(line)
         assert words[words.index("--seed") + 1] in ("42", "43", "44")
