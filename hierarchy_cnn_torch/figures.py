@@ -138,7 +138,7 @@ def f5_selectivity(seeds: Seeds, path: Path) -> None:
                 for key in ("best", "null_mean", "null_95")}  # fmt: skip
         x = np.arange(len(layers))
         ax.fill_between(
-            x, rows["null_mean"].mean(0), rows["null_95"].mean(0), color="0.8", label="random groups, mean to 95 %"
+            x, rows["null_mean"].mean(0), rows["null_95"].mean(0), color="0.8", label="other groups, mean to 95 %"
         )
         ax.errorbar(x, rows["best"].mean(0), rows["best"].std(0), marker="o", color="#D55E00", label="best channel")
         ax.set_xticks(x, layers, rotation=45)

@@ -147,25 +147,24 @@ def best_with_null(
     """
     level = np.unique(level, return_inverse=True)[1]
     num_classes, groups = len(level), int(level.max()) + 1
-    sizes = np.bincount(level[labels], minlength=groups)
-    tops = {k: top_class_counts(responses, labels, num_classes, k) for k in sorted(set(sizes.tolist())) if k}
+    tops: dict[int, np.ndarray] = {}  # images -> strongest images by class; classes of unequal size make many
 
     def best_of(assigned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         best, which = np.zeros(groups), np.zeros(groups, np.int64)
+        sizes = np.bincount(assigned[labels], minlength=groups)  # of this grouping: k is always the group's own size
         for g in np.flatnonzero(sizes):
-            share = tops[int(sizes[g])][assigned == g].sum(0)
+            k = int(sizes[g])
+            if k not in tops:
+                tops[k] = top_class_counts(responses, labels, num_classes, k)
+            share = tops[k][assigned == g].sum(0)
             which[g] = int(share.argmax())
-            best[g] = share[which[g]] / sizes[g]
+            best[g] = share[which[g]] / k
         return best, which
 
     best, which = best_of(level)
     every = distinct_splits(level, exact_below)
-    if every is None:
-        rng = np.random.default_rng([seed, 0x5E1])
-        groupings = (rng.permutation(level) for _ in range(permutations))
-    else:
-        by_size = np.argsort(np.bincount(level), kind="stable")
-        groupings = (_renamed(split, by_size) for split in every)
+    rng = np.random.default_rng([seed, 0x5E1])
+    groupings = (rng.permutation(level) for _ in range(permutations)) if every is None else every
     null = np.array([best_of(grouping)[0].mean() for grouping in groupings])
     observed = float(best.mean())
     return {
@@ -178,13 +177,6 @@ def best_with_null(
         "exact": every is not None,
         "p": chance(observed, null, every is not None),
     }
-
-
-def _renamed(split: np.ndarray, by_size: np.ndarray) -> np.ndarray:
-    """A grouping whose groups carry the labels of equally large groups of the level."""
-    names = np.empty(len(by_size), np.int64)
-    names[np.argsort(np.bincount(split), kind="stable")] = by_size
-    return names[split]
 
 
 def chance(observed: float, null: np.ndarray, exact: bool) -> float:
@@ -203,6 +195,10 @@ def best_layer(rows: Sequence[Mapping[str, Any]]) -> tuple[int, float]:
     Returns:
       (place of the layer, p).
     """
-    excess = [row["best"] - row["null_95"] for row in rows]
-    null = np.max([row["null"] - row["null_95"] for row in rows], axis=0)
-    return int(np.argmax(excess)), chance(max(excess), null, rows[0]["exact"])
+    exact = rows[0]["exact"]
+    # where the level's own grouping is not among the others it has to shape the threshold as they do
+    nulls = [row["null"] if exact else np.append(row["null"], row["best"]) for row in rows]
+    thresholds = [np.quantile(null, 0.95) for null in nulls]
+    excess = [row["best"] - threshold for row, threshold in zip(rows, thresholds, strict=True)]
+    others = np.max([row["null"] - threshold for row, threshold in zip(rows, thresholds, strict=True)], axis=0)
+    return int(np.argmax(excess)), chance(max(excess), others, exact)

@@ -145,11 +145,13 @@ def effects(claim: Claim, left: RowRuns, right: RowRuns | None) -> tuple[list[in
     return seeds, labels, values
 
 
-def _p_values(claim: Claim, group: RowRuns) -> list[float]:
-    if claim.p_value is None or claim.a is None:
-        return []
-    found = [run.figure(claim.p_value, claim.a.selection) for run in group.runs]
-    return [p for p in found if p is not None and 0.0 <= p <= 1.0]
+def _largest_p(claim: Claim, group: RowRuns, seeds: Sequence[int]) -> float | None:
+    """The largest permutation p of these seeds: chance has to be ruled out in every one. None where one has none."""
+    assert claim.a is not None and claim.p_value is not None
+    runs = _by_seed(group)
+    found = [runs[seed].figure(claim.p_value, claim.a.selection) for seed in seeds]
+    known = [p for p in found if p is not None and 0.0 <= p <= 1.0]
+    return max(known) if len(known) == len(found) else None
 
 
 def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Result | None:
@@ -173,9 +175,9 @@ def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Resul
         # one seed refutes it for good; an exact count comes out the same in every seed and needs no more of them
         few = few and word == "supported" and (len(values) < 2 or len(set(values)) > 1)
     elif claim.test == "permutation":
-        p_values = _p_values(claim, left)
-        p = max(p_values, default=None)  # chance is ruled out in every seed; seeds share test images, so no pooling
-        significant = p is not None and p < SIGNIFICANCE and inside(claim, statistics.fmean(means))
+        p = _largest_p(claim, left, seeds)  # seeds share test images, so their p are not pooled
+        enough = len(means) >= MIN_FOR_INTERVAL
+        significant = enough and p is not None and p < SIGNIFICANCE and inside(claim, statistics.fmean(means))
         # a large p is no evidence against an effect: only an interval outside the margin is
         word = "supported" if significant else "not supported" if by_interval == "not supported" else "inconclusive"
     else:

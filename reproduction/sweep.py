@@ -25,7 +25,7 @@ from typing import Any
 import filelock
 
 from reproduction.flags import Parser, flag, number, run_main, whole
-from reproduction.lanes import Command, cores, start
+from reproduction.lanes import Command, cores, ending, start
 from reproduction.pipeline import COPY_HELP, on_gpu, one_thread_each, request_of
 from reproduction.runs import REPO_ROOT, UserError
 
@@ -95,10 +95,11 @@ def run_cell(cell: Cell) -> float:
             print(f"{cell.name} | {line}", end="", flush=True)
             tail = [*tail[-2:], line.strip()]
         code = child.wait()
-        if code < 0:
-            raise RuntimeError(f"{cell.name}: {command.stage} was killed by signal {-code}")
         if code:
-            raise CellFailed(f"{cell.name}: {command.stage} ended with exit code {code}: {' / '.join(tail)}")
+            killed = code < 0  # Ray tries again
+            raise (RuntimeError if killed else CellFailed)(
+                f"{cell.name}: {command.stage} {ending(code)}" + ("" if killed else f": {' / '.join(tail)}")
+            )
     return time.monotonic() - begin
 
 

@@ -237,7 +237,10 @@ class Paper(Strict):
             if twice:
                 raise ValueError(f"{kind} {twice[0]} stands twice")
         cells = [number.cell for number in self.numbers()]
+        main_figures = sum(show.key for show in self.shown)
         for row in self.row:
+            if row.quantity and main_figures > 1:
+                raise ValueError(f"row {row.row}: quantity names one main figure, and {main_figures} of shown are key")
             for pattern in row.beside:
                 if not fnmatch.filter(cells, pattern):
                     raise ValueError(f"row {row.row}: beside {pattern!r} matches no published cell")

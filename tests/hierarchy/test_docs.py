@@ -88,9 +88,7 @@ def test_claims_use_metrics_that_the_analysis_writes():
         for side in ("a", "b"):
             metric = claim.get(side, {}).get("metric", "").split("/")
             for part in metric:
-                known = (
-                    part in ("", "A0", "A1", "A2", "A3") or part in sources or part.removeprefix("quality_") in sources
-                )
+                known = part in ("", *flags.ARMS) or part in sources or part.removeprefix("quality_") in sources
                 assert known or part.startswith("quality_auroc_"), metric
     assert all(t["evidence"] == "recalled" for t in table["table"])
 

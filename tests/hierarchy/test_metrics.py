@@ -37,7 +37,7 @@ def test_fixture_planted_blocks_on_10_classes_cannot_beat_one_in_210():
 
 
 @pytest.mark.parametrize("sizes", [(4, 6), (5, 5), (2, 2, 3), (1, 1, 2, 3), (2, 2, 2, 2)])
-def testdistinct_splits_are_every_grouping_once(sizes):
+def test_distinct_splits_are_every_grouping_once(sizes):
     level = np.repeat(np.arange(len(sizes)), sizes)
     found = {
         frozenset(frozenset(np.flatnonzero(s == g).tolist()) for g in set(s.tolist()))

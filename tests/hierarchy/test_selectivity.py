@@ -72,6 +72,31 @@ def test_few_groupings_are_all_tried_and_the_true_one_is_among_them():
     assert not drawn["exact"] and len(drawn["null"]) == 99 and drawn["best"] == out["best"]
 
 
+@pytest.mark.parametrize("counts", [[20] * 8, [5, 40, 9, 17, 30, 6, 22, 11]])
+def test_every_grouping_is_measured_as_if_it_were_the_level(counts):
+    """What makes p valid: the null is the same whichever grouping is the true one, and holds its own value."""
+    rng = np.random.default_rng(6)
+    labels = np.repeat(np.arange(8), counts)
+    responses = rng.normal(size=(len(labels), 12)).astype(np.float32)
+    levels = [rng.permutation([0, 0, 0, 1, 1, 1, 1, 1]) for _ in range(5)]
+    found = [selectivity.best_with_null(responses, labels, level) for level in levels]
+    for out in found:
+        assert len(out["null"]) == 56 and np.allclose(np.sort(out["null"]), np.sort(found[0]["null"]))
+        assert np.isclose(out["null"], out["best"]).any()
+
+
+@pytest.mark.parametrize("exact_below", [1, 1000])
+def test_all_layers_see_the_same_groupings_in_the_same_order(exact_below):
+    rng = np.random.default_rng(7)
+    labels, level = np.repeat(np.arange(10), 15), np.arange(10) // 5
+    responses = rng.normal(size=(150, 9)).astype(np.float32)
+    one, other = (
+        selectivity.best_with_null(layer, labels, level, 50, exact_below=exact_below)
+        for layer in (responses, responses[:, ::-1])
+    )
+    assert one["exact"] == (exact_below > 1) and np.array_equal(one["null"], other["null"])
+
+
 def test_the_best_of_many_layers_is_no_news_where_nothing_is_there():
     """Whichever grouping is the true one: at most a share a of them may have p <= a."""
     nulls = np.random.default_rng(5).normal(size=(7, 210)) * np.arange(1, 8)[:, None]

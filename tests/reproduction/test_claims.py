@@ -149,15 +149,19 @@ def test_ratio_of_parameters(make, tmp_path, counts, verdict):
         ([(0.05, 0.4), (-0.1, 0.8), (0.02, 0.5)], "inconclusive, indicative"),  # a large p is no evidence against
         ([(-0.3, 0.01), (-0.2, 0.04), (-0.25, 0.02)], "not supported, indicative"),  # the interval lies outside
         ([(0.3, 0.4)], "inconclusive, indicative"),
+        ([(0.3, 0.01), (0.2, 0.01)], "inconclusive, indicative"),  # too few seeds, whatever their p
+        ([(0.3, 0.01), (0.2, 0.01), (0.25, None)], "inconclusive, indicative"),  # one seed has none
     ],
 )
 def test_permutation(make, tmp_path, pairs, verdict):
     for seed, (rho, p) in enumerate(pairs):
-        metrics = {"spearman_features": make.metric(rho), "spearman_features_p": make.metric(p)}
+        metrics = {"spearman_features": make.metric(rho)}
+        metrics |= {} if p is None else {"spearman_features_p": make.metric(p)}
         make.put(tmp_path, make.record(metrics, row="mnist5k-cpu", seed=seed))
     result = results(tmp_path)["C2S-C3", "mnist5k-cpu"]
     assert result.verdict == verdict
-    assert result.p_value == max(p for _, p in pairs)
+    every = [p for _, p in pairs]
+    assert result.p_value == (None if None in every else max(every))
 
 
 def put_subclass(make, tmp_path, seed, gains):

@@ -131,3 +131,10 @@ def test_mistakes_in_a_file_are_one_clear_line(old, new, names):
         parse_paper(GOOD.replace(old, new, 1), "tables/class2str.toml")
     assert str(error.value).startswith("tables/class2str.toml: ")
     assert names in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_name_for_two_main_figures_is_refused():
+    text = (TABLES / "hierarchy.toml").read_text()
+    named = text.replace('row = "cifar10-cpu"\n', 'row = "cifar10-cpu"\nquantity = "accuracy"\n', 1)
+    with pytest.raises(UserError, match="row cifar10-cpu: quantity names one main figure, and 2 of shown are key"):
+        parse_paper(named, "tables/hierarchy.toml")
