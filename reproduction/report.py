@@ -12,6 +12,7 @@ import datetime
 import sys
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 from pathlib import Path
 
 from reproduction import export
@@ -31,6 +32,7 @@ HOW_TO_READ = """The method and its baseline of each paper; every row stands in 
 standard deviation (seeds). h: half-width for one further run, max(t(0.975, n-1) sd sqrt(1 + 1/n), binomial error of \
 the test split), in points. A cpu profile is a smaller network on fewer images: its numbers stand beside the paper's, \
 and only the claims are tested on it."""
+Users = dict[tuple[str, ...], set[tuple[str, str]]]  # a line of a table -> paper and row of the records behind it
 HASH_HEAD = ("file", "sha256", "checked", "used by")
 
 
@@ -90,29 +92,36 @@ def paper_section(comparison: Comparison, found: Collection, page: Path, budget:
     return "".join(parts)
 
 
+def used_by(where: set[tuple[str, str]]) -> str:
+    """`class2str: row, row; subclass: row` of pairs of paper and row."""
+    papers = groupby(sorted(where), key=lambda pair: pair[0])
+    return "; ".join(f"{paper}: {', '.join(row for _, row in pairs)}" for paper, pairs in papers)
+
+
 def machines(entries: Sequence[Entry]) -> str:
     """Machines, versions, commits and data files of all runs shown."""
     if not entries:
         return ""
-    hardware: dict[tuple[str, ...], set[str]] = {}
-    software: dict[tuple[str, ...], set[str]] = {}
-    files: dict[tuple[str, ...], set[str]] = {}
-    deviations: dict[tuple[str, ...], set[str]] = {}
+    hardware: Users = {}
+    software: Users = {}
+    files: Users = {}
+    deviations: Users = {}
     for entry in entries:
         record, m = entry.record, entry.record.machine
-        where = f"{record.paper} {record.row}"
+        where = record.paper, record.row
         hardware.setdefault((m.cpu, str(m.cores), m.gpu or "none", m.system), set()).add(where)
         versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
         commit = record.commit[:10] + (" with changes" if record.dirty and record.commit != "unknown" else "")
         exact = "deterministic" if record.deterministic else "not deterministic"
         software.setdefault((commit, record.lock_hash, f"{record.precision}, {exact}", versions), set()).add(where)
         if record.deviations:
-            deviations.setdefault((", ".join(record.deviations),), set()).add(f"{where}, {record.stage}")
+            stage = record.paper, f"{record.row} ({record.stage})"
+            deviations.setdefault((", ".join(record.deviations),), set()).add(stage)
         for name, digest in record.data.items():
             files.setdefault((name, digest, "verified" if record.data_verified else "NOT verified"), set()).add(where)
 
-    def rows(found: dict[tuple[str, ...], set[str]]) -> list[tuple[str, ...]]:
-        return [(*key, "; ".join(sorted(where))) for key, where in sorted(found.items())][:200]
+    def rows(found: Users) -> list[tuple[str, ...]]:
+        return [(*key, used_by(where)) for key, where in sorted(found.items())][:200]
 
     return (
         '<h2 id="machines">Machines, versions, data</h2><h3>Machines</h3>'

@@ -95,11 +95,10 @@ def run_cell(cell: Cell) -> float:
             print(f"{cell.name} | {line}", end="", flush=True)
             tail = [*tail[-2:], line.strip()]
         code = child.wait()
+        if code < 0:  # not a CellFailed: Ray tries again
+            raise RuntimeError(f"{cell.name}: {command.stage} {ending(code)}")
         if code:
-            killed = code < 0  # Ray tries again
-            raise (RuntimeError if killed else CellFailed)(
-                f"{cell.name}: {command.stage} {ending(code)}" + ("" if killed else f": {' / '.join(tail)}")
-            )
+            raise CellFailed(f"{cell.name}: {command.stage} {ending(code)}: {' / '.join(tail)}")
     return time.monotonic() - begin
 
 

@@ -71,6 +71,12 @@ def build(root, page, paper=None) -> str:
     return report.build(compare(papers, found), found, page)
 
 
+def test_every_row_behind_a_machine_or_a_file_is_named_once_under_its_paper():
+    rows = {("subclass", "a"), *(("class2str", f"row{k}") for k in range(9))}
+    named = ", ".join(f"row{k}" for k in range(9))
+    assert report.used_by(rows) == f"class2str: {named}; subclass: a"
+
+
 def test_page_of_nothing(tmp_path):
     page = Page(build(tmp_path, tmp_path / "report.html"))
     assert "Nothing has been run yet" in page.text
