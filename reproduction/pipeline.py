@@ -167,6 +167,14 @@ def one_thread_each(request: Request, commands: Sequence[Command]) -> list[Comma
     return [dataclasses.replace(command, threads=threads) for command in commands]
 
 
+def compare_runs(paper: str) -> int:
+    """Prints the runs of a paper made here beside its numbers, without the committed rows; returns the exit code."""
+    compare = [sys.executable, "-m", "reproduction.compare", "--paper", paper, "--runs", str(RUNS_ROOT / paper)]
+    code = subprocess.run(compare, cwd=REPO_ROOT).returncode
+    print(f"\nthese are your runs; the committed rows, and what was not run: make compare PAPER={paper}", flush=True)
+    return code
+
+
 def run(
     paper: str,
     folder: str,
@@ -219,8 +227,7 @@ def run(
             f"{shown(RUNS_ROOT / paper)}\n",
             flush=True,
         )
-        compare = [sys.executable, "-m", "reproduction.compare", "--paper", paper]
-        code = subprocess.run(compare, cwd=REPO_ROOT).returncode
+        code = compare_runs(paper)
         if request.profile == "cpu" and not gpu_listed():
             hours = math.fsum(command.gpu_hours for command in commands_of(_paper_request(dataset_of, default_seeds)))
             print(

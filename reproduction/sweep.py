@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ import filelock
 
 from reproduction.flags import Parser, flag, number, run_main, whole
 from reproduction.lanes import Command, cores, ending, start
-from reproduction.pipeline import COPY_HELP, on_gpu, one_thread_each, request_of
+from reproduction.pipeline import COPY_HELP, compare_runs, on_gpu, one_thread_each, request_of
 from reproduction.runs import REPO_ROOT, UserError
 
 FOLDERS = {
@@ -229,7 +227,7 @@ def _main(args: Any) -> None:
     finally:
         ray.shutdown()
     for paper in papers:
-        subprocess.run([sys.executable, "-m", "reproduction.compare", "--paper", paper], cwd=REPO_ROOT, check=False)
+        compare_runs(paper)
     if failed:
         raise SystemExit(f"{failed} of {len(cells)} cells failed; the same command runs them again")
 
