@@ -7,6 +7,7 @@ from argparse import Namespace
 
 import pytest
 
+from reproduction import pipeline
 from reproduction.pipeline import Request, request_of
 from reproduction.runs import UserError
 from reproduction.sweep import FOLDERS
@@ -49,3 +50,13 @@ def test_what_cannot_be_is_one_line(wrong, said):
 def test_seeds_and_places():
     assert asked(seeds="3, 1").seeds == (3, 1) and asked().seeds == (0, 1, 2)
     assert asked(data_dir="there").shared_flags("r")[-2:] == ("--data-dir", "there")
+
+
+def test_after_a_run_its_own_rows_are_shown_and_the_way_to_the_others(make, tmp_path, monkeypatch, capfd):
+    metrics = {"fc_accuracy": make.metric(0.96), "lh_accuracy": make.metric(0.95)}
+    make.put(tmp_path / "class2str", make.record(metrics, row="mnist5k-cpu"))
+    monkeypatch.setattr(pipeline, "RUNS_ROOT", tmp_path)
+    assert pipeline.compare_runs("class2str") == 0
+    said = capfd.readouterr().out
+    assert "96.00 (1)" in said and "make compare PAPER=class2str" in said
+    assert "cifar10-cpu" not in said and "mnist-paper" not in said  # committed rows, and rows that were not run
