@@ -48,6 +48,21 @@ def test_imports_go_one_way_and_files_stay_short(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_git_ignores_no_source_file_and_a_linked_environment():
+    def ignored(*arguments: str) -> set[str]:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return set(subprocess.run(command, capture_output=True, text=True).stdout.splitlines())
+
+    packages = (*PAPERS, "datasets", "reproduction", "benchmarks", "tests")
+    rooms = [f"{package}/{room}/x.py" for package in packages for room in ("data", "runs", "build", "dist")]
+    assert not ignored("check-ignore", "--no-index", *rooms)
+    assert not ignored("ls-files", "--others", "--ignored", "--exclude-standard", "--", "*.py") & {
+        str(path.relative_to(ROOT)) for path in SOURCES
+    }
+    assert ignored("check-ignore", "--no-index", "data/x.py", "runs/x", ".venv") == {"data/x.py", "runs/x", ".venv"}
+
+
 def test_datasets_is_ours_in_a_script():
     code = "import sys; sys.path.insert(0, sys.argv[1]); import datasets; print(datasets.__file__)"
     done = subprocess.run([sys.executable, "-c", code, str(ROOT)], cwd="/", capture_output=True, text=True, check=True)
