@@ -93,7 +93,7 @@ results: ## run in a worktree at HEAD and take the records into reproduction/res
 
 report: ## write runs/report.html, one self-contained page
 	@$(INSTALL) report
-	@$(PY) -m reproduction.report --out runs/report.html
+	@$(PY) -m reproduction.page.report --out runs/report.html
 
 $(addprefix data-,$(SETS)): data-%:
 	@$(INSTALL) base
@@ -111,7 +111,7 @@ bench: ## speed and memory, ours against the straightforward formulation, as rat
 
 soak: ## kill, stop and starve every smoke pipeline, compare the figures bit for bit (PAPER="class2str ..." ARGS="--only Ray")
 	@$(INSTALL) tf torch cluster
-	@$(PY) -m reproduction.soak --papers "$(PAPER)" $(ARGS)
+	@$(PY) -m tests.soak --papers "$(PAPER)" $(ARGS)
 
 fuzz: ## 100,000 damaged and hostile inputs through every parser (ARGS="--inputs 5000 --targets cifar")
 	@$(INSTALL) tf torch report cluster dev
@@ -120,7 +120,7 @@ fuzz: ## 100,000 damaged and hostile inputs through every parser (ARGS="--inputs
 sweep: ## cells of the tables x seeds as Ray tasks, here or on RAY_ADDRESS (PAPER="..." TASK="--gpus-per-task 0.5 --retries 5")
 	$(ONE_FRAMEWORK)
 	@$(INSTALL) $(EXTRAS) cluster
-	@$(PY) -m reproduction.sweep --papers "$(PAPER)" --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" \
+	@$(PY) -m reproduction.launch.sweep --papers "$(PAPER)" --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" \
 	  --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --args="$(ARGS)" $(if $(FORCE),--force) $(TASK)
 
 # files are dealt to as many processes as there are cores, four at most (each may load a framework)

@@ -23,7 +23,7 @@ from typing import Any
 import benchmarks
 from benchmarks import page
 from benchmarks.measure import Found, Measure, NotSupported
-from reproduction.runs import REPO_ROOT, RUNS_ROOT, UserError, shown, write_json
+from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, shown, write_json
 
 NO_BENCHMARKS = {"__main__", "measure", "page"}
 LIMIT_S = 900  # of one process

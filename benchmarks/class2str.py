@@ -31,7 +31,7 @@ def cached_features(small: bool) -> Pair:
     """Images/s of stage 2 on VGG16 (512 features) at batch 200: features once, or the CNN at every step."""
     from class2str_tf import stage2
     from class2str_tf.layers import tf1
-    from reproduction import tf_runtime
+    from reproduction.runtime import tf_runtime
 
     batch = 20 if small else BATCH
     config = _config(B=batch, w_c=4.0, w_i=100.0, w_l2=0.1, name="bench")
@@ -63,8 +63,8 @@ def cached_features(small: bool) -> Pair:
 def stage1_of(model: str, steps: int, batch: int, device: str = "cpu") -> tuple[Any, Any, Any]:
     """Configuration, data (one long epoch, no test inside the timed steps) and session configuration of stage 1."""
     from class2str_tf.flags import fc_parser, resolve_fc
-    from reproduction import tf_runtime
-    from reproduction.runs import UserError
+    from reproduction.runtime import tf_runtime
+    from reproduction.runtime.run_folder import UserError
 
     lenet = model == "lenet"
     words = ["--dataset", "mnist5k" if lenet else "cifar10", "--model", model, "--max-steps", str(steps)]
@@ -92,7 +92,7 @@ def loop(model: str, steps: int, device: str, small: bool) -> Pair:
     config, data, session_config = stage1_of(model, steps, batch, device)
     from class2str_tf import stage1
     from class2str_tf.layers import tf1
-    from reproduction.runs import open_run, read_metrics
+    from reproduction.runtime.run_folder import open_run, read_metrics
 
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)

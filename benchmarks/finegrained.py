@@ -16,7 +16,7 @@ from finegrained_torch import augment, clustering, flags, networks, training
 from finegrained_torch.classifier import LitResnet, Optimization
 from finegrained_torch.data import Items, normalize
 from finegrained_torch.uncertainty import draw_views, formula, uncertainty
-from reproduction.torch_runtime import set_threads
+from reproduction.runtime.torch_runtime import set_threads
 
 N_AUG = 5
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

@@ -47,8 +47,8 @@ def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
     from hierarchy_cnn_torch import flags, images, losses
     from hierarchy_cnn_torch import loop as ours_loop
     from hierarchy_cnn_torch.models import PRESETS, Network
-    from reproduction.runs import Stop
-    from reproduction.torch_runtime import World
+    from reproduction.runtime.run_folder import Stop
+    from reproduction.runtime.torch_runtime import World
 
     flushed()
     where = torch.device(device)

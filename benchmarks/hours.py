@@ -16,10 +16,10 @@ from typing import Any
 from benchmarks.measure import Measure
 from benchmarks.page import number
 from datasets import manifest
-from reproduction.lanes import Command
-from reproduction.pipeline import DEFAULT_SEEDS, Request
-from reproduction.runs import REPO_ROOT
-from reproduction.tables import paper_of
+from reproduction.compare.tables import paper_of
+from reproduction.launch.jobs import Command
+from reproduction.launch.pipeline import DEFAULT_SEEDS, Request
+from reproduction.runtime.run_folder import REPO_ROOT
 
 GPU, FLOAT32, TF32, SHARE = "NVIDIA A100", 19.5e12, 156e12, 0.30  # operations/s by its data sheet
 TRAINING = 3  # a training step costs about three forward passes: forward, and two products of its size backward

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from reproduction.pipeline import gpu_listed
-from reproduction.runs import REPO_ROOT
+from reproduction.launch.pipeline import gpu_listed
+from reproduction.runtime.run_folder import REPO_ROOT
 
 REPEATS = 5
 LOOP_REPEATS, LOOP_SECONDS = 15, 25  # of a loop, while they fit into so many seconds: short ones are noisy

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import LOOP_BAR, gpu_name
-from reproduction.record import commit_and_dirty, machine, versions_of
-from reproduction.runs import write_bytes
+from reproduction.runtime.record import commit_and_dirty, machine, versions_of
+from reproduction.runtime.run_folder import write_bytes
 
 Entry = dict[str, Any]
 HEAD = (

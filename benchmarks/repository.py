@@ -19,10 +19,11 @@ import numpy as np
 
 import datasets
 from benchmarks.measure import REPEATS, Measure, Pair, interleave, seconds
-from reproduction import collect, report
-from reproduction.pipeline import Request
-from reproduction.record import Record, load_record, make_record
-from reproduction.runs import REPO_ROOT, write_json
+from reproduction.compare import collect
+from reproduction.launch.pipeline import Request
+from reproduction.page import report
+from reproduction.runtime.record import Record, load_record, make_record
+from reproduction.runtime.run_folder import REPO_ROOT, write_json
 
 FOLDERS = {
     "class2str": "class2str_tf", "subclass": "subclass_torch", "finegrained": "finegrained_torch",

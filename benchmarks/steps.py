@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.measure import NotSupported, Pair, devices, interleave, rate
-from reproduction import torch_runtime as runtime
+from reproduction.runtime import torch_runtime as runtime
 
 LAST = torch.channels_last
 

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.measure import Measure, Pair, devices, interleave, loops, rate, rise, seconds
 from benchmarks.steps import flushed, synchronize
-from reproduction.runs import Stop
-from reproduction.torch_runtime import World, torchvision_ready
+from reproduction.runtime.run_folder import Stop
+from reproduction.runtime.torch_runtime import World, torchvision_ready
 from subclass_torch import augment, flags, losses, models, neglect, partition
 from subclass_torch import loop as ours_loop
 

@@ -21,7 +21,7 @@ from benchmarks.measure import (
     seconds,
 )
 from benchmarks.triplet_input import started
-from reproduction import tf_runtime
+from reproduction.runtime import tf_runtime
 from triplet_tf import nets, ranking
 from triplet_tf.nets.layers import tf, tf1
 from triplet_tf.ranking.distances import NO_NEGATIVE, pair_masks, slim, squared_distances

@@ -18,8 +18,8 @@ import numpy as np
 import datasets
 from benchmarks.measure import REPEATS, NotSupported, Pair, devices, loops, rate
 from datasets import lists
-from reproduction import tf_runtime
-from reproduction.runs import UserError
+from reproduction.runtime import tf_runtime
+from reproduction.runtime.run_folder import UserError
 
 SIZES = ((375, 500), (400, 600), (682, 1024))  # as the photographs of the five sets
 
@@ -113,7 +113,7 @@ def loop(net: str, frame: int, batch: int, steps: int, device: str, small: bool)
     """Images/s of a run in mode hard: a bare loop of session.run, and our loop with all it does besides."""
     net, frame, steps = ("mobile", 64, 2) if small else (net, frame, steps)
     session_config = started(device)
-    from reproduction.runs import open_run, read_metrics
+    from reproduction.runtime.run_folder import open_run, read_metrics
     from triplet_tf import loop as ours_loop
     from triplet_tf import measures, model
     from triplet_tf.data_sampling.augment import tf1

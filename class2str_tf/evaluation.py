@@ -17,9 +17,9 @@ from class2str_tf.layers import count_parameters, tf, tf1
 from class2str_tf.reduced import train_reduced
 from class2str_tf.stage1 import active_deviations
 from class2str_tf.timing import forward_times
-from reproduction import tf_runtime
-from reproduction.record import make_record, still_rising, versions_of
-from reproduction.runs import Run, UserError, shown, write_bytes, write_json
+from reproduction.runtime import tf_runtime
+from reproduction.runtime.record import make_record, still_rising, versions_of
+from reproduction.runtime.run_folder import Run, UserError, shown, write_bytes, write_json
 
 
 def accuracies(results: Mapping[str, Any], fc_logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -13,9 +13,9 @@ import datasets
 from class2str_tf import networks, pool5
 from class2str_tf.inputs import IN_MEMORY_BYTES, slices
 from class2str_tf.layers import tf, tf1
-from reproduction import tf_runtime
-from reproduction.arrays import read_npy
-from reproduction.runs import UserError, read_json, shown, write_json
+from reproduction.runtime import tf_runtime
+from reproduction.runtime.arrays import read_npy
+from reproduction.runtime.run_folder import UserError, read_json, shown, write_json
 
 
 class Features(NamedTuple):

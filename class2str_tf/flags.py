@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from reproduction.flags import Parser, add_common, dataset_name, finish_parsing, flag, given, number, whole
-from reproduction.runs import UserError, read_json, shown
-from reproduction.tf_runtime import newest_name
+from reproduction.runtime.flags import Parser, add_common, dataset_name, finish_parsing, flag, given, number, whole
+from reproduction.runtime.run_folder import UserError, read_json, shown
+from reproduction.runtime.tf_runtime import newest_name
 
 # num_bits L, LSTM units as released and as the poster's budget needs, hidden width H of Class2Str and Str2Class,
 # decay mu, and the folder that the released stage 2 reads (class2str.md 2, 3.4, D04, D08)

@@ -25,9 +25,9 @@ from class2str_tf.layers import conv, count_parameters, linear, pool, tf, tf1
 from datasets import imagenet as listing
 from datasets import weights
 from datasets.verify import reading
-from reproduction import tf_runtime
-from reproduction.record import make_record, versions_of
-from reproduction.runs import Run, UserError, open_run, shown
+from reproduction.runtime import tf_runtime
+from reproduction.runtime.record import make_record, versions_of
+from reproduction.runtime.run_folder import Run, UserError, open_run, shown
 
 MEAN = (123.68, 116.779, 103.939)  # RGB, subtracted inside the graph as released
 SIZE = 224

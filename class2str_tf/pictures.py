@@ -246,7 +246,7 @@ def _line(axes: Axes, values: np.ndarray, colour: str, label: str, marker: str, 
 
 def poster_curve(dataset: str) -> list[float]:
     """The poster's accuracy after each bit, in [0, 1], from the paper's table; empty where it shows none."""
-    from reproduction.tables import paper_of
+    from reproduction.compare.tables import paper_of
 
     name = POSTER_ROWS.get(dataset)
     numbers = [n for n in paper_of("class2str").numbers() if n.table == "bits" and n.row == name]

@@ -11,8 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from class2str_tf.layers import tf, tf1
-from reproduction.arrays import read_npy
-from reproduction.runs import Run, UserError, read_json, shown, stop_signals, write_json
+from reproduction.runtime.arrays import read_npy
+from reproduction.runtime.run_folder import Run, UserError, read_json, shown, stop_signals, write_json
 
 if TYPE_CHECKING:
     from class2str_tf.imagenet import ImageNet, Stream

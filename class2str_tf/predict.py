@@ -9,8 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from reproduction.flags import Parser, flag, run_main
-from reproduction.runs import UserError, read_json
+from reproduction.runtime.flags import Parser, flag, run_main
+from reproduction.runtime.run_folder import UserError, read_json
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -40,7 +40,7 @@ def predict(run: Path, image: Path) -> None:
 
     from class2str_tf import codes, model, networks
     from class2str_tf.layers import tf, tf1
-    from reproduction import tf_runtime
+    from reproduction.runtime import tf_runtime
 
     shape = tuple(table["image_shape"])
     session_config = tf_runtime.start(config["seed"], "cpu")
@@ -69,7 +69,7 @@ def predict(run: Path, image: Path) -> None:
 
 
 def _newest(folder: Path) -> Path:
-    from reproduction import tf_runtime
+    from reproduction.runtime import tf_runtime
 
     present = tf_runtime.checkpoints(folder)
     if not present:

@@ -14,7 +14,7 @@ from tqdm import trange
 from class2str_tf import features, networks
 from class2str_tf.inputs import Batches, slices
 from class2str_tf.layers import count_parameters, tf, tf1
-from reproduction import tf_runtime
+from reproduction.runtime import tf_runtime
 
 
 def train_reduced(

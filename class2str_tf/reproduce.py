@@ -9,8 +9,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from class2str_tf.flags import SETTINGS, settings_of
-from reproduction.pipeline import Command, Request, run
-from reproduction.runs import RUNS_ROOT, shown
+from reproduction.launch.pipeline import Command, Request, run
+from reproduction.runtime.run_folder import RUNS_ROOT, shown
 
 DATASETS = {"paper": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
 PAPER_GIGABYTES = 0.17  # CIFAR-10

@@ -19,9 +19,9 @@ from class2str_tf import networks
 from class2str_tf.flags import load_data, run_folder
 from class2str_tf.inputs import Batches, slices, steps_per_epoch
 from class2str_tf.layers import count_parameters, tf, tf1
-from reproduction import tf_runtime
-from reproduction.record import make_record, still_rising, versions_of
-from reproduction.runs import MetricsLog, Run, open_run, read_metrics, shown, stop_signals
+from reproduction.runtime import tf_runtime
+from reproduction.runtime.record import make_record, still_rising, versions_of
+from reproduction.runtime.run_folder import MetricsLog, Run, open_run, read_metrics, shown, stop_signals
 
 SCALARS_EVERY = 10  # steps between two lines of the training scalars, as released
 WARM_UP = 5  # first steps, slower than the rest

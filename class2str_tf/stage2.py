@@ -28,8 +28,8 @@ from class2str_tf.stage1 import (
     checkpoint_name,
     say_projection,
 )
-from reproduction import tf_runtime
-from reproduction.runs import (
+from reproduction.runtime import tf_runtime
+from reproduction.runtime.run_folder import (
     MetricsLog,
     Run,
     open_run,

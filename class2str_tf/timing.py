@@ -11,7 +11,7 @@ import numpy as np
 import datasets
 from class2str_tf import model, networks
 from class2str_tf.layers import tf, tf1
-from reproduction import tf_runtime
+from reproduction.runtime import tf_runtime
 
 REPEATS = 30
 SECONDS = 4.0  # enough repeats within this time; at least 5

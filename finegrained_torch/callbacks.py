@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from finegrained_torch.ready import Callback, Checkpoint, EarlyStopping, LightningModule, Trainer
-from reproduction.runs import MetricsLog, Stop, UserError, shown
-from reproduction.torch_runtime import write_checkpoint
+from reproduction.runtime.run_folder import MetricsLog, Stop, UserError, shown
+from reproduction.runtime.torch_runtime import write_checkpoint
 
 LOOK_EVERY = 50  # steps between looks at the loss on a GPU, which each wait for it
 

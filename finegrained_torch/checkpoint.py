@@ -11,8 +11,8 @@ import torch
 
 from finegrained_torch import evaluate
 from finegrained_torch.classifier import LitResnet, Module, MultiHead
-from reproduction.runs import UserError, shown
-from reproduction.torch_runtime import read_checkpoint
+from reproduction.runtime.run_folder import UserError, shown
+from reproduction.runtime.torch_runtime import read_checkpoint
 
 if TYPE_CHECKING:
     from finegrained_torch.setting import Setting

@@ -14,7 +14,7 @@ from finegrained_torch import head, networks
 from finegrained_torch.data import Batch, normalize
 from finegrained_torch.ready import LightningModule
 from finegrained_torch.uncertainty import Uncertainty, uncertainty
-from reproduction.torch_runtime import derive
+from reproduction.runtime.torch_runtime import derive
 
 PERIOD, LOWEST_RATE = 10, 1e-6  # epochs between warm restarts; eta_min
 

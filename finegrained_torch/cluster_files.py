@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from finegrained_torch.clustering import Clustering
-from reproduction.arrays import read_npz
-from reproduction.record import versions_of
-from reproduction.runs import MetricsLog, UserError, shown, write_bytes, write_json
+from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.record import versions_of
+from reproduction.runtime.run_folder import MetricsLog, UserError, shown, write_bytes, write_json
 
 ARRAYS = ("pseudo", "raw", "hard", "strength", "embedding", "parent")
 

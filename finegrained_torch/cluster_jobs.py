@@ -25,9 +25,9 @@ import numpy as np
 
 from finegrained_torch import membership
 from finegrained_torch.membership import Settings
-from reproduction.arrays import read_npz
-from reproduction.lanes import cores
-from reproduction.runs import UserError, write_bytes
+from reproduction.launch.jobs import cores
+from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.run_folder import UserError, write_bytes
 
 # Largest resident size of one process (measured: 1.6 GB at 27,000 x 512): what the libraries take, and each point.
 _PROCESS_BYTES = 500 << 20

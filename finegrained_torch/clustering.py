@@ -13,7 +13,7 @@ import numpy as np
 
 from finegrained_torch.cluster_jobs import Found, Job, on_disk, run
 from finegrained_torch.membership import Settings
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 
 @dataclass

@@ -20,7 +20,7 @@ from finegrained_torch.cluster_jobs import open_pool
 from finegrained_torch.clustering import Clustering, cluster_classes, compact, visiting_order
 from finegrained_torch.figures import Images, cluster_pictures
 from finegrained_torch.membership import Settings
-from reproduction.runs import UserError, write_bytes, write_json
+from reproduction.runtime.run_folder import UserError, write_bytes, write_json
 
 NAMES = ("random", "kmeans", "pixels", "nofilter", "noumap")
 TITLES = {

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 import datasets
 from datasets import pathmnist
-from reproduction import torch_runtime as runtime
-from reproduction.runs import UserError
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import UserError
 
 CIFAR10_COARSE = (0, 0, 1, 1, 1, 1, 1, 1, 0, 0)  # authors' dataloader_simple.py
 CIFAR10_COARSE_NAMES = ("vehicles", "animals")

@@ -11,7 +11,7 @@ import torch
 
 from finegrained_torch.classifier import LitResnet, Module, MultiHead
 from finegrained_torch.data import Items
-from reproduction.runs import write_bytes
+from reproduction.runtime.run_folder import write_bytes
 
 AUROC_BATCH = 400  # the notebook's evaluation batch
 

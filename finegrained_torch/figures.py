@@ -12,8 +12,8 @@ import numpy as np
 from finegrained_torch import gather, maps, pictures, scores, tables
 from finegrained_torch.cluster_files import load_clustering
 from finegrained_torch.gather import SeedFolder
-from reproduction.arrays import read_npz
-from reproduction.runs import UserError, shown
+from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.run_folder import UserError, shown
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 from datasets import DatasetError, check_name
 from finegrained_torch.tables import HEADS, SUB_LABELS
-from reproduction.flags import Parser, add_common, finish_parsing, flag, given, number, whole
-from reproduction.runs import DATA_ROOT, UserError
+from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, given, number, whole
+from reproduction.runtime.run_folder import DATA_ROOT, UserError
 
 STAGES = ("coarse", "features", "uncertainty", "cluster", "sub", "fine-tune", "multi-head", "report")
 STRATEGIES = {"fine-tuning": ("fine-tune",), "multi-head": ("multi-head",), "all": ("fine-tune", "multi-head")}

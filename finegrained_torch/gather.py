@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from finegrained_torch import tables
-from reproduction.arrays import read_npz
-from reproduction.collect import Collection, Entry, join
-from reproduction.record import Record, load_record
-from reproduction.runs import UserError, read_json, read_metrics, shown
+from reproduction.compare.collect import Collection, Entry, join
+from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.record import Record, load_record
+from reproduction.runtime.run_folder import UserError, read_json, read_metrics, shown
 
 
 @dataclass
@@ -148,7 +148,7 @@ def base_row(run: SeedFolder) -> str:
 
 
 def as_collection(runs: list[SeedFolder]) -> Collection:
-    """The records as `reproduction.claims` reads them; a run by hand counts as one of the profile it resembles."""
+    """The records as the comparison reads them; a run by hand counts as one of the profile it resembles."""
     base = base_row(runs[0])
     entries = []
     for run in runs:

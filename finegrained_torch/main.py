@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from finegrained_torch import flags  # noqa: E402
-from reproduction.flags import run_main  # noqa: E402
+from reproduction.runtime.flags import run_main  # noqa: E402
 
 if __name__ == "__mp_main__" and flags.TRAINING_CHILD in os.environ:  # a process that Lightning spawned
     from finegrained_torch import ready  # noqa: E402, F401

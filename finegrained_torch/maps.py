@@ -15,8 +15,8 @@ import numpy as np
 from finegrained_torch import membership
 from finegrained_torch.cluster_jobs import on_disk
 from finegrained_torch.membership import Settings
-from reproduction.arrays import read_npz
-from reproduction.runs import UserError, shown, write_bytes
+from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
 JOINT = -1  # the map of all classes
 JOINT_IMAGES = 20_000  # more would take as much memory as the clustering of all classes, and show no more

@@ -18,8 +18,8 @@ from torch.utils.mkldnn import to_mkldnn
 
 import datasets
 from datasets import weights as weight_files
-from reproduction.runs import UserError, shown
-from reproduction.torch_runtime import read_checkpoint
+from reproduction.runtime.run_folder import UserError, shown
+from reproduction.runtime.torch_runtime import read_checkpoint
 
 NETWORKS = ("resnet18", "small", "legacy")
 PRETRAINED_FILE = "resnet18-f37072fd.pth"  # torchvision's ImageNet-1k weights

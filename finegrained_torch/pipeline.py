@@ -15,7 +15,7 @@ from collections.abc import Sequence  # noqa: E402
 from typing import Any  # noqa: E402
 
 from finegrained_torch import flags  # noqa: E402
-from reproduction.flags import run_main  # noqa: E402
+from reproduction.runtime.flags import run_main  # noqa: E402
 
 if __name__ == "__mp_main__" and flags.TRAINING_CHILD in os.environ:  # a process that Lightning spawned
     from finegrained_torch import ready  # noqa: E402, F401
@@ -57,7 +57,7 @@ class Pipeline:
     def _run(self, stage: str, **changes: Any) -> None:
         from finegrained_torch import stages
         from finegrained_torch.setting import Setting
-        from reproduction import torch_runtime
+        from reproduction.runtime import torch_runtime
 
         if self._setting is None:
             torch_runtime.start(self.config["seed"], self.config["threads"])

@@ -8,7 +8,7 @@ import os
 import warnings
 
 from finegrained_torch.flags import TRAINING_CHILD
-from reproduction.torch_runtime import torchvision_ready
+from reproduction.runtime.torch_runtime import torchvision_ready
 
 if TRAINING_CHILD in os.environ:
     import torch

@@ -13,10 +13,10 @@ from finegrained_torch import figures, gather, quality, tables
 from finegrained_torch.figures import Figure
 from finegrained_torch.gather import SeedFolder
 from finegrained_torch.tables import BASE
-from reproduction.claims import Result, check_claims
-from reproduction.record import commit_and_dirty, machine, versions_of
-from reproduction.runs import DATA_ROOT, UserError, shown, write_bytes, write_json
-from reproduction.tables import Paper, paper_of
+from reproduction.compare.claims import Result, check_claims
+from reproduction.compare.tables import Paper, paper_of
+from reproduction.runtime.record import commit_and_dirty, machine, versions_of
+from reproduction.runtime.run_folder import DATA_ROOT, UserError, shown, write_bytes, write_json
 
 # pairs compared image by image besides every row with base
 _PAIRS = (("ft-deep", "ft"), ("ft-true", "ft"), ("ft", "ft-random"), ("mh09", "mh01"), ("mh09", "ft"))

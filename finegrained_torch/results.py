@@ -13,9 +13,9 @@ from finegrained_torch import evaluate, flags, networks, tables
 from finegrained_torch.classifier import Module
 from finegrained_torch.data import Items
 from finegrained_torch.deviations import active
-from reproduction import torch_runtime as runtime
-from reproduction.record import make_record, versions_of
-from reproduction.runs import Run, write_json
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.record import make_record, versions_of
+from reproduction.runtime.run_folder import Run, write_json
 
 if TYPE_CHECKING:
     from finegrained_torch.setting import Positions, Setting

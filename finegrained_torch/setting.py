@@ -16,9 +16,9 @@ from finegrained_torch import flags, networks, splits
 from finegrained_torch.classifier import Module, Optimization
 from finegrained_torch.data import Data, Items
 from finegrained_torch.training import Task, Trained, start_stage, train
-from reproduction import torch_runtime as runtime
-from reproduction.arrays import read_npz
-from reproduction.runs import Run, UserError, open_run, shown
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.run_folder import Run, UserError, open_run, shown
 
 # Names of the release's checkpoint folders.
 FOLDERS = {"coarse": "classifier", "sub": "classifier_sub", "fine-tune": "fine-tuning", "multi-head": "multihead"}

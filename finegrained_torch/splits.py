@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reproduction.arrays import read_npz
-from reproduction.runs import UserError, shown, write_bytes
-from reproduction.torch_runtime import derive
+from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.run_folder import UserError, shown, write_bytes
+from reproduction.runtime.torch_runtime import derive
 
 VALIDATION_SHARE = 10  # one tenth
 

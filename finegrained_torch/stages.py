@@ -18,8 +18,8 @@ from finegrained_torch.filter import certain_mask
 from finegrained_torch.results import close_stage, say
 from finegrained_torch.setting import FOLDERS, Setting, best_weights, file_hash
 from finegrained_torch.training import start_stage
-from reproduction import torch_runtime as runtime
-from reproduction.runs import UserError, read_json, shown, write_bytes
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import UserError, read_json, shown, write_bytes
 
 
 def load_base(setting: Setting) -> tuple[LitResnet, str]:

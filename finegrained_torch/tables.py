@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.claims import interval
+from reproduction.compare.claims import interval
 
 BASE = ""
 # variant -> title, in the order of section 7.1 of the specification, then the controls of 7.3

@@ -18,8 +18,8 @@ from finegrained_torch.classifier import Module
 from finegrained_torch.data import Batches, Items, loader
 from finegrained_torch.flags import TRAINING_CHILD
 from finegrained_torch.ready import Callback, Trainer, quiet, seed_everything
-from reproduction import torch_runtime as runtime
-from reproduction.runs import Damaged, UserError, newest_whole, read_json, shown, stop_signals, write_json
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import Damaged, UserError, newest_whole, read_json, shown, stop_signals, write_json
 
 
 @dataclass(frozen=True)

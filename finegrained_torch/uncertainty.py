@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from finegrained_torch import augment
 from finegrained_torch.networks import inference_copy
-from reproduction.torch_runtime import generator
+from reproduction.runtime.torch_runtime import generator
 
 IN_CACHE = 32  # network inputs whose activations a CPU's cache holds: ResNet-18 is 15 percent slower with 200
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from hierarchy_cnn_torch import images, responses
 from hierarchy_cnn_torch.images import Data
 from hierarchy_cnn_torch.models import Network, trunk_of
-from reproduction.runs import UserError, shown
-from reproduction.torch_runtime import read_checkpoint
+from reproduction.runtime.run_folder import UserError, shown
+from reproduction.runtime.torch_runtime import read_checkpoint
 
 BATCH = 250
 PROBE_TAPS = ("conv2", "conv3", "conv5", "fc7")

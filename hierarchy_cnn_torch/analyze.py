@@ -17,8 +17,8 @@ import time
 from typing import Any
 
 from datasets import DatasetError
-from reproduction.flags import Parser, add_common, finish_parsing, flag, run_main, whole
-from reproduction.runs import UserError, flags_hash, open_run, read_json, shown, together
+from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, run_main, whole
+from reproduction.runtime.run_folder import UserError, flags_hash, open_run, read_json, shown, together
 
 PARTS = ("confusion", "arms", "responses", "probes", "quality")
 
@@ -80,9 +80,9 @@ def analyze_seed(config: dict[str, Any]) -> None:
     from hierarchy_cnn_torch import deviations, figures, images, measure, tables
     from hierarchy_cnn_torch.viewer.from_run import view_of_run
     from hierarchy_cnn_torch.viewer.view import write
-    from reproduction import torch_runtime as runtime
-    from reproduction.record import make_record, versions_of
-    from reproduction.runs import write_json
+    from reproduction.runtime import torch_runtime as runtime
+    from reproduction.runtime.record import make_record, versions_of
+    from reproduction.runtime.run_folder import write_json
 
     seed_folder = Path(config["run"])
     flat = flat_config(seed_folder)

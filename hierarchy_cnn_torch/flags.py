@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from reproduction.flags import Parser, add_common, flag, number, whole
-from reproduction.runs import UserError
+from reproduction.runtime.flags import Parser, add_common, flag, number, whole
+from reproduction.runtime.run_folder import UserError
 
 ARMS = ("A0", "A1", "A2", "A3", "A4", "A5")
 ARM_NAMES = {
@@ -136,7 +136,7 @@ def resolve_train(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _gpu() -> bool:
-    from reproduction.pipeline import gpu_listed
+    from reproduction.launch.pipeline import gpu_listed
 
     return "CUDA_VISIBLE_DEVICES" not in os.environ and gpu_listed() or bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
 

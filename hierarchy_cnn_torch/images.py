@@ -13,8 +13,8 @@ from torch import Tensor
 import datasets
 from datasets.split import stratified
 from hierarchy_cnn_torch import quality, trees
-from reproduction.runs import UserError
-from reproduction.torch_runtime import generator
+from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.torch_runtime import generator
 
 SUBSET_SEED = 0  # the fixed subset and the held-out part are the same for every seed of a row
 

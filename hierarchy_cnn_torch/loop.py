@@ -17,9 +17,9 @@ from hierarchy_cnn_torch import flags, images, losses
 from hierarchy_cnn_torch.images import Data
 from hierarchy_cnn_torch.losses import Branches
 from hierarchy_cnn_torch.models import Network
-from reproduction import torch_runtime as runtime
-from reproduction.runs import MetricsLog, Stop, shown
-from reproduction.torch_runtime import World
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import MetricsLog, Stop, shown
+from reproduction.runtime.torch_runtime import World
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 EVAL_BATCH = 500

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hierarchy_cnn_torch.trees import random_levels
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 DEFAULT_TAPS = ("conv2", "conv3", "conv4")
 # B-CNN's loss weights for three outputs (its "BT" strategy), and where they change as shares of 60 epochs

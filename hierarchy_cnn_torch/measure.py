@@ -13,9 +13,9 @@ import torch
 from datasets.split import stratified
 from hierarchy_cnn_torch import analysis, metrics, probes, quality, responses, selectivity, similarity, trees
 from hierarchy_cnn_torch.images import Data, named_tree
-from reproduction.arrays import read_npz
-from reproduction.runs import UserError, read_json, read_metrics, shown
-from reproduction.torch_runtime import generator
+from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.run_folder import UserError, read_json, read_metrics, shown
+from reproduction.runtime.torch_runtime import generator
 
 CONTROLS = 2  # random groupings of equal sizes per level, for the probes
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from reproduction.torch_runtime import generator
+from reproduction.runtime.torch_runtime import generator
 
 TAPS = ("conv1", "conv2", "conv3", "conv4", "conv5")
 LAYERS = (*TAPS, "fc6", "fc7")

@@ -8,8 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hierarchy_cnn_torch.flags import ARMS
-from reproduction.pipeline import Command, Request, run
-from reproduction.runs import RUNS_ROOT, shown
+from reproduction.launch.pipeline import Command, Request, run
+from reproduction.runtime.run_folder import RUNS_ROOT, shown
 
 DATASETS = {"paper": "cifar100", "cpu": "fashion_mnist", "smoke": "mnist5k"}
 PAPER_GIGABYTES = 0.17  # CIFAR-100

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.runs import UserError, read_json, shown, write_json
+from reproduction.runtime.run_folder import UserError, read_json, shown, write_json
 
 AGGREGATES = ("mean", "max", "q95")
 SCALE_IMAGES = 1000

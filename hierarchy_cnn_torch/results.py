@@ -14,10 +14,10 @@ from hierarchy_cnn_torch import deviations, loop, losses, metrics, similarity, t
 from hierarchy_cnn_torch.images import Data
 from hierarchy_cnn_torch.losses import Branches
 from hierarchy_cnn_torch.models import Network, parameters_of
-from reproduction import torch_runtime as runtime
-from reproduction.record import make_record, versions_of
-from reproduction.runs import Run, shown
-from reproduction.torch_runtime import World
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.record import make_record, versions_of
+from reproduction.runtime.run_folder import Run, shown
+from reproduction.runtime.torch_runtime import World
 
 TRAIN_SAMPLE = 5000  # training images on which the train-test gap is measured, at most
 

@@ -9,7 +9,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from hierarchy_cnn_torch.trees import check_levels
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:

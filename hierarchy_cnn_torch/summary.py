@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hierarchy_cnn_torch import figures, tables
-from reproduction.runs import UserError, read_json, shown, together
+from reproduction.runtime.run_folder import UserError, read_json, shown, together
 
 
 def origin_of(folders: list[Path]) -> str:

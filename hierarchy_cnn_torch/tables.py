@@ -13,7 +13,7 @@ import numpy as np
 
 from hierarchy_cnn_torch.flags import ARM_NAMES
 from hierarchy_cnn_torch.metrics import paired_interval
-from reproduction.runs import write_bytes
+from reproduction.runtime.run_folder import write_bytes
 
 Seeds = Sequence[Mapping[str, Any]]
 # The paper's ImageNet errors as recalled: nobody here could open its table. Never compared with ours.

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hierarchy_cnn_torch import flags, trees
-from reproduction.flags import finish_parsing, run_main
-from reproduction.runs import UserError, open_run, shown, stop_signals
+from reproduction.runtime.flags import finish_parsing, run_main
+from reproduction.runtime.run_folder import UserError, open_run, shown, stop_signals
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hierarchy_cnn_torch.images import Data
     from hierarchy_cnn_torch.losses import Branches
     from hierarchy_cnn_torch.models import Network
-    from reproduction.torch_runtime import World
+    from reproduction.runtime.torch_runtime import World
 
 
 def stage_one(config: dict[str, Any]) -> Path:
@@ -125,7 +125,7 @@ def evaluate(config: dict[str, Any], world: World) -> None:
     """--eval: top-1 accuracy of a checkpoint on the whole test set."""
     from hierarchy_cnn_torch import images, loop
     from hierarchy_cnn_torch.models import Network, trunk_of
-    from reproduction.torch_runtime import read_checkpoint
+    from reproduction.runtime.torch_runtime import read_checkpoint
 
     data = images.load(config)
     state = read_checkpoint(Path(config["eval"]))
@@ -148,7 +148,7 @@ def main() -> None:
     config = finish_parsing(flags.train_parser(), flags.resolve_train)
 
     def go() -> None:
-        from reproduction import torch_runtime as runtime
+        from reproduction.runtime import torch_runtime as runtime
 
         runtime.start(config["seed"], config["threads"], config["deterministic"])
         with runtime.open_world(config["device"]) as world:
@@ -159,7 +159,7 @@ def main() -> None:
                 stage_one(config)
             folder = Path(config["runs_dir"]) / config["name"]
             if world.rank > 0:  # rank 0 holds the folder
-                from reproduction.runs import Run
+                from reproduction.runtime.run_folder import Run
 
                 with stop_signals() as stop:
                     done = (folder / "DONE").exists() and not config["overwrite"]

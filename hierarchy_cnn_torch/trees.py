@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.runs import UserError, read_json, write_json
+from reproduction.runtime.run_folder import UserError, read_json, write_json
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 

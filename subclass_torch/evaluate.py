@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reproduction.runs import UserError, shown
-from reproduction.torch_runtime import World, autocast, read_checkpoint, reduce_sum
+from reproduction.runtime.run_folder import UserError, shown
+from reproduction.runtime.torch_runtime import World, autocast, read_checkpoint, reduce_sum
 from subclass_torch import augment, models
 
 

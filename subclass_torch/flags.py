@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from datasets import DatasetError, check_name
-from reproduction.flags import Parser, add_common, finish_parsing, flag, number, whole
-from reproduction.runs import DATA_ROOT, UserError
+from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, number, whole
+from reproduction.runtime.run_folder import DATA_ROOT, UserError
 
 MODELS = ("wideresnet", "vgg16", "wrn_small", "vgg_small")  # the last two are ours
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "mnist": 10, "mnist5k": 10, "fashion_mnist": 10}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import datasets
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 SIZE = 32
 # Mean and standard deviation on the 0-255 scale [authors' notebook.py]; CIFAR-100 takes CIFAR-10's, as they do.

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from reproduction import torch_runtime as runtime
-from reproduction.runs import MetricsLog, Stop, UserError
-from reproduction.torch_runtime import World
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import MetricsLog, Stop, UserError
+from reproduction.runtime.torch_runtime import World
 from subclass_torch import augment, neglect, progress
 from subclass_torch.progress import Progress
 

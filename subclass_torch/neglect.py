@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from reproduction.torch_runtime import World, reduce_sum
+from reproduction.runtime.torch_runtime import World, reduce_sum
 
 
 @contextlib.contextmanager

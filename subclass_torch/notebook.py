@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.flags import run_main  # noqa: E402
+from reproduction.runtime.flags import run_main  # noqa: E402
 from subclass_torch import flags  # noqa: E402
 
 

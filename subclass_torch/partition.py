@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 _CHUNK = 4096  # images turned to float at a time
 

@@ -9,8 +9,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.flags import Parser, run_main, whole  # noqa: E402
-from reproduction.runs import UserError, shown, together  # noqa: E402
+from reproduction.runtime.flags import Parser, run_main, whole  # noqa: E402
+from reproduction.runtime.run_folder import UserError, shown, together  # noqa: E402
 
 
 def read_image(path: Path, channels: int):
@@ -79,7 +79,7 @@ def main() -> None:
     p.additions.add_argument("--image", required=True, metavar="FILE", help="picture of any size")
     p.additions.add_argument("--top", type=whole(1), default=5, help="how many classes (default 5)")
     args = p.parse_args()
-    from reproduction import torch_runtime
+    from reproduction.runtime import torch_runtime
 
     torch_runtime.start(0)
     for name, score, subclass in predict(Path(args.checkpoint), Path(args.image), args.top):

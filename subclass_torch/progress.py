@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reproduction import torch_runtime as runtime
-from reproduction.runs import write_bytes
-from reproduction.torch_runtime import World
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import write_bytes
+from reproduction.runtime.torch_runtime import World
 from subclass_torch import neglect
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.pipeline import Command, Request, run  # noqa: E402
-from reproduction.runs import RUNS_ROOT  # noqa: E402
+from reproduction.launch.pipeline import Command, Request, run  # noqa: E402
+from reproduction.runtime.run_folder import RUNS_ROOT  # noqa: E402
 
 SCRIPT = "subclass_torch/notebook.py"
 DATASETS = {"paper": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from reproduction import torch_runtime as runtime
-from reproduction.record import Record, make_record, versions_of
-from reproduction.runs import UserError, read_json, shown, write_bytes, write_json
-from reproduction.torch_runtime import World
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.record import Record, make_record, versions_of
+from reproduction.runtime.run_folder import UserError, read_json, shown, write_bytes, write_json
+from reproduction.runtime.torch_runtime import World
 from subclass_torch import evaluate, flags, images, models, neglect, pictures
 from subclass_torch.deviations import IMAGES, active
 from subclass_torch.partition import Partition

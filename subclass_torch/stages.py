@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reproduction import torch_runtime as runtime
-from reproduction.runs import Run, Stop, UserError, open_run, read_json, shown, stop_signals, write_json
-from reproduction.torch_runtime import World
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import Run, Stop, UserError, open_run, read_json, shown, stop_signals, write_json
+from reproduction.runtime.torch_runtime import World
 from subclass_torch import augment, evaluate, flags, images, losses, models, partition, results
 from subclass_torch.loop import Task, learning_rate, run_stage
 from subclass_torch.progress import Progress

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reproduction.runs import UserError, shown
+from reproduction.runtime.run_folder import UserError, shown
 
 MAX_RECORD_BYTES = 1 << 26  # a damaged length must not ask for the whole memory
 _BLOCK = 1024  # bytes that one table look-up step covers

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.runs import UserError, shown, write_bytes
-from reproduction.torch_runtime import derive
+from reproduction.runtime.run_folder import UserError, shown, write_bytes
+from reproduction.runtime.torch_runtime import derive
 from subclass_torch import tfrecord
 from subclass_torch.yt8m_data import RGB, decode
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reproduction.runs import REPO_ROOT, UserError, shown
-from reproduction.torch_runtime import derive
+from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
+from reproduction.runtime.torch_runtime import derive
 from subclass_torch import tfrecord
 
 RGB, AUDIO = 1024, 128

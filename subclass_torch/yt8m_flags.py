@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from reproduction.flags import Parser, add_common, finish_parsing, flag, number, whole
-from reproduction.runs import UserError
+from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, number, whole
+from reproduction.runtime.run_folder import UserError
 
 CLASSES = 3862
 _FOLDER = "data/yt8m/video"

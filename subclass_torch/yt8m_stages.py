@@ -13,10 +13,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from reproduction import torch_runtime as runtime
-from reproduction.record import Record, make_record, versions_of
-from reproduction.runs import MetricsLog, Stop, UserError, open_run, read_json, shown, stop_signals, write_json
-from reproduction.torch_runtime import World
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.record import Record, make_record, versions_of
+from reproduction.runtime.run_folder import (
+    MetricsLog,
+    Stop,
+    UserError,
+    open_run,
+    read_json,
+    shown,
+    stop_signals,
+    write_json,
+)
+from reproduction.runtime.torch_runtime import World
 from subclass_torch import evaluate, losses, models, neglect, yt8m_create, yt8m_data, yt8m_metrics
 from subclass_torch.deviations import VIDEOS, active
 from subclass_torch.yt8m_model import VideoNetwork, network_input

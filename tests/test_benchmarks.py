@@ -186,7 +186,7 @@ def test_every_module_holds_benchmarks():
 
 def test_every_row_of_a_paper_is_estimated_or_named_as_left_out():
     from benchmarks import hours
-    from reproduction.tables import load_tables
+    from reproduction.compare.tables import load_tables
 
     text = hours.explained()
     for name, paper in load_tables().items():

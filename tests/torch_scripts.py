@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from reproduction.flags import run_main
+from reproduction.runtime.flags import run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 

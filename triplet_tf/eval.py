@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.flags import run_main
-from reproduction.runs import UserError
+from reproduction.runtime.flags import run_main
+from reproduction.runtime.run_folder import UserError
 from triplet_tf.config import base_config
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import weights
-from reproduction.runs import UserError, shown
+from reproduction.runtime.run_folder import UserError, shown
 from triplet_tf.nets import TABLE
 
 FILE = "initial_weights.json"  # in the run folder: digests of what a fresh run started from

@@ -13,8 +13,17 @@ from typing import Any
 from tqdm import tqdm
 
 from datasets.lists import ImageLists
-from reproduction import tf_runtime
-from reproduction.runs import MetricsLog, Run, UserError, open_run, read_metrics, shown, stop_signals, write_json
+from reproduction.runtime import tf_runtime
+from reproduction.runtime.run_folder import (
+    MetricsLog,
+    Run,
+    UserError,
+    open_run,
+    read_metrics,
+    shown,
+    stop_signals,
+    write_json,
+)
 from triplet_tf import initial_weights, measures, model, nets, results
 from triplet_tf.config.base_config import run_folder
 from triplet_tf.data_sampling.augment import tf, tf1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.flags import run_main
+from reproduction.runtime.flags import run_main
 from triplet_tf import fast_fgvr_semi_train
 
 NUM_TRIALS = 1

@@ -8,8 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import datasets
-from reproduction.pipeline import Command, Request, run
-from reproduction.runs import RUNS_ROOT, UserError, shown
+from reproduction.launch.pipeline import Command, Request, run
+from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 from triplet_tf.config.base_config import MODES, PAPER, db_name
 
 DATASETS = {"paper": "aircrafts", "cpu": "mnist5k", "smoke": "mnist5k"}

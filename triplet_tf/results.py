@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from datasets.lists import ImageLists
-from reproduction import tf_runtime
-from reproduction.record import make_record, versions_of
-from reproduction.runs import Run, UserError, read_json, shown, write_bytes, write_json
+from reproduction.runtime import tf_runtime
+from reproduction.runtime.record import make_record, versions_of
+from reproduction.runtime.run_folder import Run, UserError, read_json, shown, write_bytes, write_json
 from triplet_tf import deviations, initial_weights, measures, model, pictures
 from triplet_tf.config.base_config import describe, frame_side
 from triplet_tf.data_sampling.augment import tf, tf1

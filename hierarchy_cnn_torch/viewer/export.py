@@ -16,9 +16,9 @@ import argparse
 import numpy as np
 
 from hierarchy_cnn_torch.flags import parse_numbers
-from reproduction.arrays import read_npy, read_npz
-from reproduction.flags import Parser, flag, run_main
-from reproduction.runs import UserError, shown
+from reproduction.runtime.arrays import read_npy, read_npz
+from reproduction.runtime.flags import Parser, flag, run_main
+from reproduction.runtime.run_folder import UserError, shown
 
 
 def parser() -> Parser:

@@ -11,7 +11,7 @@ import numpy as np
 from hierarchy_cnn_torch import similarity, trees
 from hierarchy_cnn_torch.responses import class_correlation
 from hierarchy_cnn_torch.viewer.view import Layer, View, samples_of, softmax
-from reproduction.runs import UserError, read_json, shown, together
+from reproduction.runtime.run_folder import UserError, read_json, shown, together
 
 
 def view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: str | None) -> View:

@@ -9,8 +9,8 @@ import numpy as np
 import datasets
 from hierarchy_cnn_torch import similarity, trees
 from hierarchy_cnn_torch.viewer.view import View, samples_of, softmax
-from reproduction.arrays import read_npy
-from reproduction.runs import UserError, read_json, shown
+from reproduction.runtime.arrays import read_npy
+from reproduction.runtime.run_folder import UserError, read_json, shown
 
 
 def view_of_other(folder: Path, title: str, data_dir: str | None, sizes: list[int]) -> View:

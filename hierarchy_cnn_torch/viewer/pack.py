@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.export import write_text
-from reproduction.runs import UserError
+from reproduction.compare.export import write_text
+from reproduction.runtime.run_folder import UserError
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = ("data", "state", "draw", "icicle", "layers", "samples", "interact", "main")

@@ -14,7 +14,7 @@ import numpy as np
 from hierarchy_cnn_torch import seriation, trees
 from hierarchy_cnn_torch.trees import Node
 from hierarchy_cnn_torch.viewer import pack
-from reproduction.runs import UserError, shown, write_bytes
+from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
 PER_SPRITE, ACROSS = 1000, 40
 NO_THUMB = 0xFFFFFFFF

@@ -14,7 +14,7 @@ from PIL import Image
 from class2str_tf import imagenet, model, pool5
 from class2str_tf.layers import count_parameters, tf, tf1
 from datasets import DatasetError
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 SIZE, WIDTH, CLASSES, BATCH = 32, 2, ("n01", "n02", "n03"), 2
 FEATURES = 8 * WIDTH  # a 32x32 image leaves 1x1 after five pools

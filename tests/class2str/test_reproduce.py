@@ -6,7 +6,7 @@ import pytest
 
 from class2str_tf import reproduce
 from class2str_tf.flags import fc_parser
-from reproduction.pipeline import Request, one_thread_each
+from reproduction.launch.pipeline import Request, one_thread_each
 
 
 def commands(profile: str, args: str = "", dataset: str = "mnist", device: str = "cpu"):

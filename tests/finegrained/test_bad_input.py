@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from finegrained_torch.setting import read_labels
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 from .conftest import TINY, run
 

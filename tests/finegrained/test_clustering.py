@@ -8,7 +8,7 @@ import pytest
 
 from finegrained_torch import cluster_files, cluster_jobs, clustering, membership
 from finegrained_torch.membership import Settings, decide, fit_class
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 
 def blobs(counts, dims=6, seed=0, apart=12.0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finegrained_torch import cluster_files, clustering, controls
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 from .test_clustering import PLAIN, fine_set
 

@@ -11,7 +11,7 @@ import torch
 import datasets
 from datasets import core, manifest, pathmnist
 from finegrained_torch import data, flags
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 
 def config(capsys, *argv):

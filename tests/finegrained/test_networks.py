@@ -6,7 +6,7 @@ from torch import nn
 
 from finegrained_torch import head, networks
 from finegrained_torch.classifier import LitResnet, MultiHead
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 
 def count(name, outputs):

@@ -6,7 +6,7 @@ from PIL import Image
 
 from finegrained_torch import maps, pictures
 from finegrained_torch.membership import Settings
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 
 def readable(path):

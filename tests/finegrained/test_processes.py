@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from finegrained_torch.data import Batches
-from reproduction import torch_runtime as runtime
+from reproduction.runtime import torch_runtime as runtime
 
 from . import ddp_worker as worker
 

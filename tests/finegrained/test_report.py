@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from finegrained_torch import gather, report, tables
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 from . import toy_runs
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from finegrained_torch import flags, reproduce, tables
-from reproduction.pipeline import Request
-from reproduction.tables import paper_of
+from reproduction.compare.tables import paper_of
+from reproduction.launch.pipeline import Request
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

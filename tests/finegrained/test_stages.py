@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from finegrained_torch import pipeline, stages, training
-from reproduction.runs import Stop, UserError
+from reproduction.runtime.run_folder import Stop, UserError
 
 from .conftest import ROOT, TINY, command, run
 

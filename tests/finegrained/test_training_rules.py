@@ -12,7 +12,7 @@ from finegrained_torch import data, learning_rate, splits
 from finegrained_torch.callbacks import EarlyStoppingAfterMinimum
 from finegrained_torch.classifier import LitResnet, MultiHead, Optimization
 from finegrained_torch.ready import EarlyStopping, LightningModule, Trainer, quiet
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 
 def grid():

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from finegrained_torch import cluster_files, clustering, controls, maps, scores, tables
-from reproduction.record import make_record, versions_of
-from reproduction.runs import Run
+from reproduction.runtime.record import make_record, versions_of
+from reproduction.runtime.run_folder import Run
 
 DATASET, IMAGES = "mnist5k", 200
 FOLDERS = {

@@ -139,7 +139,7 @@ def test_scripts_run_from_their_own_folder_and_as_modules(script, tmp_path):
     import subprocess
     import sys
 
-    from reproduction.runs import REPO_ROOT
+    from reproduction.runtime.run_folder import REPO_ROOT
 
     inside = subprocess.run(
         [sys.executable, "train_fc_classifier.py", "--print-config"],

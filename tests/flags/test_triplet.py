@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from reproduction.runs import REPO_ROOT
+from reproduction.runtime.run_folder import REPO_ROOT
 from triplet_tf import main as original
 from triplet_tf.config.base_config import choose_gpu, composed_name, parse, training_parser
 

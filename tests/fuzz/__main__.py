@@ -19,9 +19,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from reproduction import reliability
 from tests.fuzz import drawn, engine
 from tests.fuzz.targets import table
+from tests.soak import reliability
 
 DRAWN = 0.55  # of a target's inputs are drawn by hypothesis
 

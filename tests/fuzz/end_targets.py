@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 from tests.fuzz import framework_targets, mutate, run_targets, seeds
 from tests.fuzz.engine import Target
 
@@ -125,7 +125,7 @@ def evaluated(path: Path) -> None:
     import torch
 
     from hierarchy_cnn_torch import images, train
-    from reproduction.torch_runtime import World
+    from reproduction.runtime.torch_runtime import World
 
     data = SimpleNamespace(
         images=np.zeros((1, 32, 32, 1), np.uint8), names=NAMES, test_images=np.zeros((4, 32, 32, 1), np.uint8),

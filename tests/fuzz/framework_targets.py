@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from datasets.core import DatasetError
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 from tests.fuzz import mutate, seeds
 from tests.fuzz.engine import Target
 
@@ -66,13 +66,13 @@ def _tensors() -> list[bytes]:
 
 
 def _read(path: Path) -> None:
-    from reproduction.torch_runtime import read_checkpoint
+    from reproduction.runtime.torch_runtime import read_checkpoint
 
     read_checkpoint(path)
 
 
 def _state(path: Path) -> None:
-    from reproduction.torch_runtime import load_state
+    from reproduction.runtime.torch_runtime import load_state
 
     state = load_state(path.parent, needs=("model", "step"))
     assert state is None or {"model", "step"} <= state.keys()
@@ -185,7 +185,7 @@ def _videos(path: Path) -> None:
 @cache
 def _tf_files() -> dict[str, bytes]:
     """The files of one small checkpoint: model-5.index, its data, and `checkpoint`."""
-    from reproduction.tf_import import frameworks
+    from reproduction.runtime.tf_import import frameworks
 
     tf1, _ = frameworks()
     with tempfile.TemporaryDirectory() as folder, tf1.Graph().as_default():
@@ -199,8 +199,8 @@ def _tf_files() -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def _graph() -> Iterator[Any]:
-    from reproduction import tf_runtime
-    from reproduction.tf_import import frameworks
+    from reproduction.runtime import tf_runtime
+    from reproduction.runtime.tf_import import frameworks
 
     tf1, _ = frameworks()
     with tf1.Graph().as_default():
@@ -225,8 +225,8 @@ def _beside(path: Path) -> None:
 
 def _tf_read(path: Path) -> None:
     """Names, newest checkpoint, restoring for use and for going on."""
-    from reproduction import tf_runtime
-    from reproduction.tf_import import frameworks
+    from reproduction.runtime import tf_runtime
+    from reproduction.runtime.tf_import import frameworks
 
     _beside(path)
     tf1, _ = frameworks()
@@ -240,7 +240,7 @@ def _tf_read(path: Path) -> None:
 
 
 def _tf_state(path: Path) -> None:
-    from reproduction import tf_runtime
+    from reproduction.runtime import tf_runtime
 
     newest = tf_runtime.newest_name(path.parent)
     assert newest is None or newest.parent == path.parent
@@ -249,8 +249,8 @@ def _tf_state(path: Path) -> None:
 def _tf_weights(path: Path) -> None:
     """vgg16_weights.npz into the variables of a small network."""
     from class2str_tf.imagenet import assign_weights
-    from reproduction import tf_runtime
-    from reproduction.tf_import import frameworks
+    from reproduction.runtime import tf_runtime
+    from reproduction.runtime.tf_import import frameworks
 
     tf1, _ = frameworks()
     with tf1.Graph().as_default():

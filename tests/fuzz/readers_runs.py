@@ -13,7 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from reproduction import arrays, collect, compare, curves, export, gallery, record, runs, tables
+from reproduction.compare import collect, export, tables
+from reproduction.compare import comparison as compare
+from reproduction.page import curves, gallery
+from reproduction.runtime import arrays, record
+from reproduction.runtime import run_folder as runs
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -172,7 +176,7 @@ def any_npy(path: Path) -> None:
 
 def tfrecord(path: Path) -> None:
     """The frames and messages of YouTube-8M, without the loader."""
-    from reproduction.runs import UserError
+    from reproduction.runtime.run_folder import UserError
     from subclass_torch import tfrecord as reader
 
     for _, payload in reader.records(path):
@@ -198,8 +202,8 @@ def _parsers() -> dict[str, Callable[[list[str]], Any]]:
     from finegrained_torch import flags as fgl
     from hierarchy_cnn_torch import analyze
     from hierarchy_cnn_torch import flags as hcn
-    from reproduction.flags import finish_parsing
-    from reproduction.sweep import parser as sweep
+    from reproduction.launch.sweep import parser as sweep
+    from reproduction.runtime.flags import finish_parsing
     from subclass_torch import flags as sdn
     from subclass_torch import yt8m_flags
     from triplet_tf.config import base_config

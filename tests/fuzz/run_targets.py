@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from reproduction.runs import REPO_ROOT, UserError
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from tests.fuzz import mutate, seeds
 from tests.fuzz import readers_runs as runs
 from tests.fuzz.engine import Target

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reproduction.runs import REPO_ROOT, UserError
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from subclass_torch.tfrecord import frame, records
 from tests.fuzz import __main__ as program
 from tests.fuzz import drawn, engine, mutate, seeds

@@ -15,8 +15,10 @@ from PIL import Image
 from datasets import cars, download, imagenet, lists, manifest, matfile
 from datasets.core import DatasetError
 from finegrained_torch import setting
-from reproduction import arrays, curves, runs, torch_runtime
-from reproduction.runs import UserError
+from reproduction.page import curves
+from reproduction.runtime import arrays, torch_runtime
+from reproduction.runtime import run_folder as runs
+from reproduction.runtime.run_folder import UserError
 from tests.fuzz import data_targets, end_targets, framework_targets, mutate, run_targets, seeds
 
 

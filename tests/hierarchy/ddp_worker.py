@@ -12,8 +12,8 @@ import torch  # noqa: E402
 from hierarchy_cnn_torch import loop, models  # noqa: E402
 from hierarchy_cnn_torch.images import Data  # noqa: E402
 from hierarchy_cnn_torch.losses import Branches  # noqa: E402
-from reproduction import torch_runtime as runtime  # noqa: E402
-from reproduction.runs import stop_signals  # noqa: E402
+from reproduction.runtime import torch_runtime as runtime  # noqa: E402
+from reproduction.runtime.run_folder import stop_signals  # noqa: E402
 
 CONFIG = {
     "arm": "A1", "seed": 3, "batch": 16, "lr": 0.02, "epochs": 2, "max_steps": 0, "channels_last": False,

@@ -8,8 +8,8 @@ import pytest
 
 from hierarchy_cnn_torch import analyze, deviations, flags, reproduce
 from hierarchy_cnn_torch.viewer import export
-from reproduction.pipeline import Request
-from reproduction.runs import REPO_ROOT
+from reproduction.launch.pipeline import Request
+from reproduction.runtime.run_folder import REPO_ROOT
 
 README = (REPO_ROOT / "hierarchy_cnn_torch" / "README.md").read_text()
 LEDGER = (REPO_ROOT / "docs" / "deviations" / "hierarchy.md").read_text()

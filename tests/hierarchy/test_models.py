@@ -6,7 +6,7 @@ import torch
 
 from hierarchy_cnn_torch import flags, images, loop, losses, models
 from hierarchy_cnn_torch.models import Network
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 LEVELS = [np.arange(20) // 10, np.arange(20) // 5, np.arange(20) // 2]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hierarchy_cnn_torch import images, loop, losses
-from reproduction import torch_runtime as runtime
-from reproduction.torch_runtime import World
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.torch_runtime import World
 
 from . import ddp_worker as worker
 

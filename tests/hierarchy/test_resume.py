@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hierarchy_cnn_torch import loop
-from reproduction.runs import Stop, read_metrics
-from reproduction.torch_runtime import World
+from reproduction.runtime.run_folder import Stop, read_metrics
+from reproduction.runtime.torch_runtime import World
 
 from . import ddp_worker as worker
 

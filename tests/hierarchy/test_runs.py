@@ -15,8 +15,8 @@ from hierarchy_cnn_torch import analyze, flags, images, summary
 from hierarchy_cnn_torch.viewer import pack
 from hierarchy_cnn_torch.viewer.from_run import view_of_run
 from hierarchy_cnn_torch.viewer.view import write
-from reproduction.flags import finish_parsing
-from reproduction.runs import REPO_ROOT, UserError
+from reproduction.runtime.flags import finish_parsing
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 TRAIN = REPO_ROOT / "hierarchy_cnn_torch" / "train.py"
 ANALYZE = REPO_ROOT / "hierarchy_cnn_torch" / "analyze.py"
@@ -246,7 +246,7 @@ def test_analysis_of_damaged_files_is_one_line(flat, tmp_path, monkeypatch, part
         np.savez(tmp_path / "seed0" / part, test_labels=np.arange(3))
     else:
         (tmp_path / "seed0" / part).write_bytes(content)
-    monkeypatch.setattr("reproduction.torch_runtime.start", lambda *_: None)  # it sets up the whole process
+    monkeypatch.setattr("reproduction.runtime.torch_runtime.start", lambda *_: None)  # it sets up the whole process
     small = "--what confusion,arms --permutations 99 --bootstrap 20 --device cpu".split()
     config = finish_parsing(analyze.parser(), analyze.resolve, ["--run", str(tmp_path / "seed0"), *small])
     with pytest.raises(UserError, match="seed0.*damaged"):

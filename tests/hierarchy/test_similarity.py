@@ -5,7 +5,7 @@ import pytest
 from scipy.cluster.hierarchy import fcluster
 
 from hierarchy_cnn_torch import metrics, similarity
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 L100 = [np.arange(100) // 50, np.arange(100) // 5]
 

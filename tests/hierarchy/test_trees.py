@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hierarchy_cnn_torch import trees
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

@@ -9,7 +9,7 @@ import pytest
 from hierarchy_cnn_torch import seriation, trees
 from hierarchy_cnn_torch.viewer import pack
 from hierarchy_cnn_torch.viewer.view import View, scaled_bytes, triangle_bytes, write
-from reproduction.runs import REPO_ROOT, UserError
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from tests.hierarchy.browser import export_arguments, planted_files
 
 L10 = [np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1]), np.array([0, 0, 1, 2, 3, 3, 3, 4, 5, 5])]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from reproduction.record import Record, make_record, split_row
+from reproduction.runtime.record import Record, make_record, split_row
 
 
 def metric(last: float | None, best_on_test: float | None = None) -> dict[str, float | None]:

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from reproduction import claims as c
-from reproduction.collect import collect
-from reproduction.tables import Claim, paper_of
+from reproduction.compare import claims as c
+from reproduction.compare.collect import collect
+from reproduction.compare.tables import Claim, paper_of
 
 
 def claim(**changes) -> Claim:

@@ -8,10 +8,10 @@ from functools import cache
 
 import pytest
 
-from reproduction import compare as c
-from reproduction.collect import collect
-from reproduction.record import still_rising
-from reproduction.tables import Number, paper_of, parse_paper
+from reproduction.compare import comparison as c
+from reproduction.compare.collect import collect
+from reproduction.compare.tables import Number, paper_of, parse_paper
+from reproduction.runtime.record import still_rising
 
 
 @cache

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from reproduction import lanes
-from reproduction.lanes import Command
+from reproduction.launch import jobs as lanes
+from reproduction.launch.jobs import Command
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOTE = "import sys,time,pathlib; t=pathlib.Path(sys.argv[1]); time.sleep(float(sys.argv[3])); "
@@ -109,7 +109,7 @@ def test_nothing_runs_on_when_the_pipeline_is_stopped(tmp_path, number):
     program = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from reproduction import lanes
+from reproduction.launch import jobs as lanes
 lanes.REPO_ROOT = Path({str(tmp_path)!r})
 commands = [lanes.Command("row", n, "child.py", (n,), lanes.REPO_ROOT, lane=n) for n in "ab"]
 commands.append(lanes.Command("row", "c", "child.py", ("c",), lanes.REPO_ROOT, lane="a"))

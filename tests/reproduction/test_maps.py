@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from reproduction import gallery, maps
-from reproduction.collect import collect
+from reproduction.compare.collect import collect
+from reproduction.page import gallery, maps
 
 
 def save_embedding(path, classes=3, each=40, width=8, seed=0):

@@ -9,10 +9,10 @@ import shlex
 
 import pytest
 
-from reproduction.collect import RESULTS
-from reproduction.pipeline import DEFAULT_SEEDS, Request
-from reproduction.runs import REPO_ROOT
-from reproduction.tables import load_tables
+from reproduction.compare.collect import RESULTS
+from reproduction.compare.tables import load_tables
+from reproduction.launch.pipeline import DEFAULT_SEEDS, Request
+from reproduction.runtime.run_folder import REPO_ROOT
 
 PAPERS = load_tables()
 PAGES = {name: (REPO_ROOT / "docs" / "papers" / f"{name}.md").read_text() for name in PAPERS}

@@ -7,10 +7,10 @@ from argparse import Namespace
 
 import pytest
 
-from reproduction import pipeline
-from reproduction.pipeline import Request, request_of
-from reproduction.runs import UserError
-from reproduction.sweep import FOLDERS
+from reproduction.launch import pipeline
+from reproduction.launch.pipeline import Request, request_of
+from reproduction.launch.sweep import FOLDERS
+from reproduction.runtime.run_folder import UserError
 
 ASKED = {"profile": "cpu", "dataset": "cifar100", "seeds": "", "device": "cpu", "args": "", "force": False}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from reproduction import claims, readme
-from reproduction.collect import collect
-from reproduction.compare import compare
-from reproduction.runs import UserError
-from reproduction.tables import load_tables
+from reproduction.compare import claims, readme
+from reproduction.compare.collect import collect
+from reproduction.compare.comparison import compare
+from reproduction.compare.tables import load_tables
+from reproduction.runtime.run_folder import UserError
 
 
 def test_this_checkout_is_current(capsys):

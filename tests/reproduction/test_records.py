@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reproduction.collect import collect
-from reproduction.compare import compare
-from reproduction.export import csv_text, latex, markdown
-from reproduction.runs import REPO_ROOT, UserError
-from reproduction.tables import load_tables
+from reproduction.compare.collect import collect
+from reproduction.compare.comparison import compare
+from reproduction.compare.export import csv_text, latex, markdown
+from reproduction.compare.tables import load_tables
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
@@ -193,7 +193,7 @@ def test_command_errors_are_one_line(arguments, message):
 
 def test_compare_and_report_import_no_framework():
     code = (
-        "import sys, reproduction.compare, reproduction.report, reproduction.readme\n"
+        "import sys, reproduction.compare.comparison, reproduction.page.report, reproduction.compare.readme\n"
         "bad = {'tensorflow', 'torch', 'keras', 'matplotlib', 'pandas', 'sklearn'} & set(sys.modules)\n"
         "assert not bad, bad"
     )

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from reproduction import reliability, sweep
-from reproduction.reliability import Fuzz, Results, Soak, keep, origin
-from reproduction.runs import UserError
+from reproduction.launch import sweep
+from reproduction.runtime.run_folder import UserError
+from tests.soak import reliability
+from tests.soak.reliability import Fuzz, Results, Soak, keep, origin
 
 PAPERS = ["class2str", "triplet"]
 COMMITTED = reliability.KEPT

@@ -14,11 +14,11 @@ import subprocess
 import pytest
 from PIL import Image
 
-from reproduction import curves, gallery, htmltables, report
-from reproduction.claims import check_claims
-from reproduction.collect import collect
-from reproduction.compare import compare
-from reproduction.tables import load_tables, paper_of
+from reproduction.compare.claims import check_claims
+from reproduction.compare.collect import collect
+from reproduction.compare.comparison import compare
+from reproduction.compare.tables import load_tables, paper_of
+from reproduction.page import curves, gallery, htmltables, report
 
 
 class Page(html.parser.HTMLParser):

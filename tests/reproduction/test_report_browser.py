@@ -2,8 +2,8 @@
 
 import pytest
 
-from reproduction import htmltables
-from reproduction.report import PAGE
+from reproduction.page import htmltables
+from reproduction.page.report import PAGE
 from tests.hierarchy.browser import need_browser, opened
 
 need_browser()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from reproduction import smoke_copy, soak
-from reproduction.runs import REPO_ROOT, UserError
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
+from tests.soak import smoke_copy, soak
 
 # A pipeline of 12 steps with states to go on from; FLAW makes it lose something
 PROGRAM = """
@@ -89,8 +89,8 @@ def copy_of(root: Path, flaw: str) -> smoke_copy.Copy:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "reproduce.py").write_text(PROGRAM.format(flaw=flaw))
-    (root / "reproduction").mkdir()
-    (root / "reproduction" / "sweep.py").write_text(SWEEP.format(flaw=flaw, root=root))
+    (root / "reproduction" / "launch").mkdir(parents=True)
+    (root / "reproduction" / "launch" / "sweep.py").write_text(SWEEP.format(flaw=flaw, root=root))
     return smoke_copy.Copy(root, "fake")
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from reproduction import sweep
-from reproduction.lanes import Command, start
-from reproduction.runs import UserError
-from reproduction.smoke_copy import timeless
-from reproduction.sweep import Cell, cells_of
+from reproduction.launch import sweep
+from reproduction.launch.jobs import Command, start
+from reproduction.launch.sweep import Cell, cells_of
+from reproduction.runtime.run_folder import UserError
+from tests.soak.smoke_copy import timeless
 
 ray = pytest.importorskip("ray", reason="the extra `cluster` is not installed")
 
@@ -248,7 +248,7 @@ def test_what_needs_both_frameworks_refuses_gpu_in_one_line(words):
 
 def test_make_hands_a_tasks_resources_on():
     said = made("-n", "sweep", "TASK=--gpus-per-task 0.5 --retries 5").stdout
-    assert re.search(r"reproduction\.sweep .*--gpus-per-task 0\.5 --retries 5", said, re.DOTALL)
+    assert re.search(r"reproduction\.launch\.sweep .*--gpus-per-task 0\.5 --retries 5", said, re.DOTALL)
 
 
 def made(*words: str) -> subprocess.CompletedProcess:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reproduction.runs import UserError
-from reproduction.tables import TABLES, Paper, load_tables, parse_paper, parse_printed
+from reproduction.compare.tables import TABLES, Paper, load_tables, parse_paper, parse_printed
+from reproduction.runtime.run_folder import UserError
 
 PAPERS = load_tables()
 

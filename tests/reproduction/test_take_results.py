@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reproduction.runs import UserError
-from reproduction.take_results import take
+from reproduction.launch.take_results import take
+from reproduction.runtime.run_folder import UserError
 
 
 def put(make, runs: Path, where: str, row: str = "r-cpu", seed: int = 0, **fields) -> None:

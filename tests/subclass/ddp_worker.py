@@ -8,8 +8,8 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from reproduction import torch_runtime as runtime  # noqa: E402
-from reproduction.runs import stop_signals  # noqa: E402
+from reproduction.runtime import torch_runtime as runtime  # noqa: E402
+from reproduction.runtime.run_folder import stop_signals  # noqa: E402
 from subclass_torch import losses, models  # noqa: E402
 from subclass_torch.loop import Task, run_stage  # noqa: E402
 

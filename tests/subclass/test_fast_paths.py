@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from reproduction.runs import Stop
-from reproduction.torch_runtime import World
+from reproduction.runtime.run_folder import Stop
+from reproduction.runtime.torch_runtime import World
 from subclass_torch.loop import run_stage
 
 from . import ddp_worker as worker

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from reproduction import torch_runtime as runtime
+from reproduction.runtime import torch_runtime as runtime
 from subclass_torch import augment, neglect
 from subclass_torch.loop import optimizer_of
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from reproduction import torch_runtime as runtime
-from reproduction.runs import Stop, read_metrics
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import Stop, read_metrics
 from subclass_torch import progress
 from subclass_torch.loop import run_stage
 

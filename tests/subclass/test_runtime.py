@@ -1,4 +1,4 @@
-"""reproduction/torch_runtime.py: seeds, checkpoints, stops."""
+"""reproduction/runtime/torch_runtime.py: seeds, checkpoints, stops."""
 
 import errno
 import resource
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from reproduction import torch_runtime as runtime
-from reproduction.runs import UserError
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -144,7 +144,7 @@ def test_denormals_are_flushed_and_torchvision_imports():
 
 
 def test_at_most_200_lines():
-    assert len((ROOT / "reproduction" / "torch_runtime.py").read_text().splitlines()) <= 200
+    assert len((ROOT / "reproduction" / "runtime" / "torch_runtime.py").read_text().splitlines()) <= 200
 
 
 def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path):

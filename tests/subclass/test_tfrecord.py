@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 from subclass_torch import tfrecord, yt8m_data
 
 from .conftest import video, write_shard

@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 from subclass_torch import evaluate, tfrecord, yt8m_create, yt8m_data
 from subclass_torch.yt8m_metrics import Metrics
 from subclass_torch.yt8m_model import unit_vectors

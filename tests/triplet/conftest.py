@@ -52,7 +52,7 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture
 def tf1_graph() -> Iterator[None]:
     """A fresh TensorFlow graph with a global step."""
-    from reproduction.tf_import import frameworks
+    from reproduction.runtime.tf_import import frameworks
 
     tf1, _ = frameworks()
     with tf1.Graph().as_default():
@@ -63,7 +63,7 @@ def tf1_graph() -> Iterator[None]:
 
 def moving_decays(graph) -> list[float]:  # noqa: ANN001 - a tf1.Graph
     """The decay in each update of a moving statistic: x -= (x - batch) * (1 - decay)."""
-    from reproduction.tf_import import frameworks
+    from reproduction.runtime.tf_import import frameworks
 
     tf1, _ = frameworks()
     rates = [t.op for update in graph.get_collection("update_ops") for t in update.inputs[1].op.inputs]

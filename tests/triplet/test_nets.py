@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 from tests.triplet.conftest import moving_decays
 from triplet_tf import nets
 from triplet_tf.nets.layers import dropout, name_seed, slim, tf, tf1

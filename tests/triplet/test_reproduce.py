@@ -10,9 +10,9 @@ from PIL import Image
 
 import datasets
 from datasets import lists
-from reproduction.pipeline import Request
-from reproduction.runs import UserError
-from reproduction.tables import paper_of
+from reproduction.compare.tables import paper_of
+from reproduction.launch.pipeline import Request
+from reproduction.runtime.run_folder import UserError
 from triplet_tf import reproduce
 from triplet_tf.config.base_config import parse, training_parser
 from triplet_tf.data_sampling import digits

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 from triplet_tf import nets, ranking
 from triplet_tf.nets.layers import slim, tf, tf1
 

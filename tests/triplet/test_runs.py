@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from datasets import lists
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 from tests.triplet.conftest import CLASSES, TEST, write_set
 from triplet_tf import eval as eval_script
 from triplet_tf import fast_fgvr_semi_train, loop

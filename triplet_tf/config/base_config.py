@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduction.flags import Parser, add_common, finish_parsing, flag, given, number, whole
-from reproduction.runs import DATA_ROOT, RUNS_ROOT, UserError, read_json, shown
+from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, given, number, whole
+from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError, read_json, shown
 from triplet_tf.nets import NETS, TABLE
 
 PAPER = "triplet"

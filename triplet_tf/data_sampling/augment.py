@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reproduction.tf_import import frameworks
+from reproduction.runtime.tf_import import frameworks
 from triplet_tf.config.base_config import BATCH_FRAME, BATCH_SIDE
 
 tf1, _ = frameworks()

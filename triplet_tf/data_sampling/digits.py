@@ -17,8 +17,8 @@ import datasets
 from datasets import lists
 from datasets.fetch import locked
 from datasets.verify import reading, write_json
-from reproduction.flags import Parser, flag, run_main
-from reproduction.runs import DATA_ROOT, read_json, shown
+from reproduction.runtime.flags import Parser, flag, run_main
+from reproduction.runtime.run_folder import DATA_ROOT, read_json, shown
 
 MADE = "source.json"  # what the files were made from, and one digest over all of them
 FOLDER = "_files"  # <data>/<name>_files, so that it never meets the set's own folder

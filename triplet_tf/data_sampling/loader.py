@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from datasets.lists import ImageLists
-from reproduction.runs import UserError, shown
+from reproduction.runtime.run_folder import UserError, shown
 from triplet_tf.config.base_config import frame_side
 from triplet_tf.data_sampling import augment, sampler
 from triplet_tf.data_sampling.augment import tf, tf1

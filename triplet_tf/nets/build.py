@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reproduction.runs import UserError
+from reproduction.runtime.run_folder import UserError
 from triplet_tf.nets.densenet import densenet161
 from triplet_tf.nets.inception_v3 import inception_v3
 from triplet_tf.nets.inception_v4 import inception_v4

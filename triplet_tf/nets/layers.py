@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from reproduction.tf_import import frameworks
+from reproduction.runtime.tf_import import frameworks
 
 tf1, slim = frameworks()
 import tensorflow as tf  # noqa: E402 - after frameworks(), which sets what TensorFlow reads at import

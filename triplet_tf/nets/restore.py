@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reproduction.runs import UserError, shown
+from reproduction.runtime.run_folder import UserError, shown
 from triplet_tf.nets.layers import slim, tf, tf1
 from triplet_tf.nets.table import TABLE
 

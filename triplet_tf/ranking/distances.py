@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reproduction.tf_import import frameworks
+from reproduction.runtime.tf_import import frameworks
 
 tf1, slim = frameworks()
 import tensorflow as tf  # noqa: E402 - after frameworks(), which sets what TensorFlow reads at import

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import check_name
-from reproduction.flags import Parser, flag, whole
-from reproduction.lanes import Command, ending, jobs_of, run_all
-from reproduction.runs import REPO_ROOT, RUNS_ROOT, UserError, shown
+from reproduction.launch.jobs import Command, ending, jobs_of, run_all
+from reproduction.runtime.flags import Parser, flag, whole
+from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, shown
 
 COPY_HELP = "name of a copy of the data with other checksums: it is accepted, and rows carry the name (e.g. q90)"
 DEFAULT_SEEDS = {"paper": (0, 1, 2), "cpu": (0, 1, 2), "smoke": (0,)}
@@ -169,7 +169,15 @@ def one_thread_each(request: Request, commands: Sequence[Command]) -> list[Comma
 
 def compare_runs(paper: str) -> int:
     """Prints the runs of a paper made here beside its numbers, without the committed rows; returns the exit code."""
-    compare = [sys.executable, "-m", "reproduction.compare", "--paper", paper, "--runs", str(RUNS_ROOT / paper)]
+    compare = [
+        sys.executable,
+        "-m",
+        "reproduction.compare",
+        "--paper",
+        paper,
+        "--runs",
+        str(RUNS_ROOT / paper),
+    ]
     code = subprocess.run(compare, cwd=REPO_ROOT).returncode
     print(f"\nthese are your runs; the committed rows, and what was not run: make compare PAPER={paper}", flush=True)
     return code

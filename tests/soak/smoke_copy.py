@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reproduction.runs import REPO_ROOT, UserError
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 TIMES = ("second", "time", "images_per_s", "elapsed")  # what may differ between two runs of the same figures
 STATE = re.compile(r"state-\d+\.(pt|ckpt)|model-\d+\.index")  # what a stage goes on from; an index is written last
@@ -57,7 +57,7 @@ class Copy:
 
         words = ["--profile", "smoke", "--device", "cpu", "--seeds", "0", f"--args={self.flags}"]
         paper = self.folder.partition("_")[0]
-        program = ["reproduction.sweep", "--papers", paper] if swept else [f"{self.folder}.reproduce"]
+        program = ["reproduction.launch.sweep", "--papers", paper] if swept else [f"{self.folder}.reproduce"]
         return subprocess.Popen(
             [sys.executable, "-m", *program, *words], cwd=self.root, text=True, errors="replace",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduction.collect import Collection, RowRuns, SeedRun
-from reproduction.runs import REPO_ROOT, read_json
-from reproduction.tables import Claim, Paper, Side
+from reproduction.compare.collect import Collection, RowRuns, SeedRun
+from reproduction.compare.tables import Claim, Paper, Side
+from reproduction.runtime.run_folder import REPO_ROOT, read_json
 
 MIN_SEEDS = 5
 MIN_FOR_INTERVAL = 3  # two equal values would make an interval of no width

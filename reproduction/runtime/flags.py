@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from datasets import DatasetError, check_name
-from reproduction.runs import DATA_ROOT, RUNS_ROOT, UserError
+from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError
 
 
 class Parser(argparse.ArgumentParser):

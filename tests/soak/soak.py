@@ -5,8 +5,8 @@ killed, stopped, starved of disk and given broken files. Whatever happened to it
 same figures, bit for bit. Counts are printed and kept in runs/soak/<paper>.json (with --only in a file beside it), of
 which `python -m reproduction.reliability --write-docs` makes docs/reliability.md.
 
-    python -m reproduction.soak --papers class2str --kills 20
-    python -m reproduction.soak --papers "class2str subclass" --only Ray
+    python -m tests.soak --papers class2str --kills 20
+    python -m tests.soak --papers "class2str subclass" --only Ray
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reproduction import reliability
-from reproduction.flags import Parser, flag, run_main, whole
-from reproduction.runs import REPO_ROOT, UserError
-from reproduction.smoke_copy import Broken, Copy, checkout, end, hit, last, same, worker_of
-from reproduction.sweep import FOLDERS
+from reproduction.launch.sweep import FOLDERS
+from reproduction.runtime.flags import Parser, flag, run_main, whole
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
+from tests.soak import reliability
+from tests.soak.smoke_copy import Broken, Copy, checkout, end, hit, last, same, worker_of
 
 # so that every stage has several states to go on from, in smoke runs of seconds
 FLAGS = {"subclass": "--epochs_class 3 --epochs 3 --checkpoint-steps 2", "hierarchy": "--checkpoint-steps 5"}
@@ -315,7 +315,7 @@ def soak(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    p = Parser("python -m reproduction.soak", "Kills, stops and starves the smoke pipelines; compares the figures.")
+    p = Parser("python -m tests.soak", "Kills, stops and starves the smoke pipelines; compares the figures.")
     flag(p.additions, "--papers", default="", help=f"of {', '.join(FOLDERS)}; default: all that are here")
     flag(p.additions, "--kills", type=whole(0), default=20, help="SIGKILLs for each paper")
     flag(p.additions, "--terms", type=whole(0), default=3, help="SIGTERMs for each paper")
@@ -357,7 +357,3 @@ def _main(args: Any) -> None:
         failed = failed or bool(tally.faults)
     if failed:
         raise SystemExit("some disturbed runs did not end as the undisturbed one")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,18 +9,16 @@ never judged. Source: ours.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduction.claims import Result, check_claims
-from reproduction.collect import Collection, RowRuns, collect
-from reproduction.runs import UserError, shown
-from reproduction.tables import Number, OurRow, Paper, Selection, load_tables, paper_of
+from reproduction.compare.claims import Result, check_claims
+from reproduction.compare.collect import Collection, RowRuns, collect
+from reproduction.compare.tables import Number, OurRow, Paper, Selection
+from reproduction.runtime.run_folder import UserError
 
 MIN_RUNS = 3
 MAX_HALF_WIDTH = 1.0  # points
@@ -296,37 +294,3 @@ def given(papers: Sequence[Paper], runs: Sequence[Path]) -> tuple[list[Compariso
         raise UserError(f"--runs: no record of {asked}; {why}")
     comparisons = compare(here, found)
     return ([comparison.only_run() for comparison in comparisons] if runs else comparisons), found
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line of `make compare`; returns the exit code."""
-    from reproduction import export, terminal
-
-    parser = argparse.ArgumentParser(
-        prog="python -m reproduction.compare",
-        description="Prints our figures beside the papers', with verdicts, then the papers' claims.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--paper", action="append", default=[], help="one paper (repeatable); default: all")
-    made = "records or run folders made elsewhere; default: runs/ and the committed results"
-    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=made)
-    for name in ("markdown", "csv", "latex"):
-        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the comparison as {name} too")
-    args = parser.parse_args(argv)
-    try:
-        papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
-        comparisons, found = given(papers, args.runs)
-        terminal.print_comparisons(comparisons, found.problems)
-        for name, text in (("markdown", export.markdown), ("csv", export.csv_text), ("latex", export.latex)):
-            path: Path | None = getattr(args, name)
-            if path is not None:
-                export.write_text(path, text(comparisons))
-                print(f"wrote {shown(path)}")
-    except UserError as error:
-        print(f"reproduction.compare: error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

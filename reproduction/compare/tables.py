@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import pydantic
 
-from reproduction.runs import UserError, shown
+from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
 
-TABLES = Path(__file__).resolve().parent / "tables"
+TABLES = REPO_ROOT / "reproduction" / "tables"
 Evidence = Literal["verified", "recalled"]
 Unit = Literal["percent", "points", "parameters", "seconds", "count", "ratio", "degree", "correlation", "text"]
 Selection = Literal["last", "best_on_val", "best_on_test"]

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import filelock
 
-REPO_ROOT = Path(__file__).resolve().parent.parent
+REPO_ROOT = Path(__file__).resolve().parents[2]
 DATA_ROOT = REPO_ROOT / "data"
 RUNS_ROOT = REPO_ROOT / "runs"
 

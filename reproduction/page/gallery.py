@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from reproduction.collect import Entry, RowRuns, SeedRun
-from reproduction.curves import inside
-from reproduction.maps import embedding_map
-from reproduction.record import Artefact
-from reproduction.runs import shown
-from reproduction.tables import Picture
+from reproduction.compare.collect import Entry, RowRuns, SeedRun
+from reproduction.compare.tables import Picture
+from reproduction.page.curves import inside
+from reproduction.page.maps import embedding_map
+from reproduction.runtime.record import Artefact
+from reproduction.runtime.run_folder import shown
 
 IMAGE_BYTES = 700_000  # larger pictures are scaled down
 IMAGE_WIDTH = 1400

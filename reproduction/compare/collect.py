@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reproduction.record import Metric, Record, load_record
-from reproduction.runs import REPO_ROOT, RUNS_ROOT, UserError, flags_hash, shown
+from reproduction.runtime.record import Metric, Record, load_record
+from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, flags_hash, shown
 
 RESULTS = REPO_ROOT / "reproduction" / "results"
 MAX_RECORD_BYTES = 16 * 2**20  # a record is a few kilobytes; anything near this is not one

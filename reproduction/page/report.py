@@ -1,4 +1,4 @@
-"""The page one sends to a colleague: `python -m reproduction.report --out runs/report.html`.
+"""The page one sends to a colleague: `python -m reproduction.page.report --out runs/report.html`.
 
 One self-contained file, no network, under 10 MB: overview, claims, and for each paper its method, table, learning
 curves and pictures, what was not run and why, then machines, versions and data checksums. Everything comes from
@@ -15,17 +15,17 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from reproduction import export
-from reproduction.collect import Collection, Entry, RowRuns
-from reproduction.compare import Comparison, given
-from reproduction.curves import row_charts
-from reproduction.gallery import Budget, gallery, without_folders
-from reproduction.htmltables import claims_table, lines_table, not_run, published, seeds_table, table
-from reproduction.record import commit_and_dirty
-from reproduction.runs import RUNS_ROOT, UserError, shown
-from reproduction.tables import About, load_tables, paper_of
+from reproduction.compare import export
+from reproduction.compare.collect import Collection, Entry, RowRuns
+from reproduction.compare.comparison import Comparison, given
+from reproduction.compare.tables import About, load_tables, paper_of
+from reproduction.page.curves import row_charts
+from reproduction.page.gallery import Budget, gallery, without_folders
+from reproduction.page.htmltables import claims_table, lines_table, not_run, published, seeds_table, table
+from reproduction.runtime.record import commit_and_dirty
+from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
-PAGE = Path(__file__).resolve().parent / "page"
+PAGE = Path(__file__).resolve().parent  # style.css and script.js lie here too
 MAX_BYTES = 10_000_000
 MEDIA_BYTES = 6_500_000  # pictures, curves and folded texts; the rest is for the tables
 HOW_TO_READ = """The method and its baseline of each paper; every row stands in its paper's section. Ours: mean ± \
@@ -202,7 +202,7 @@ def markdown_report(comparisons: Sequence[Comparison], found: Collection) -> str
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `make report`; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m reproduction.report",
+        prog="python -m reproduction.page.report",
         description="Writes one self-contained HTML page, and the same tables as Markdown beside it.",
         allow_abbrev=False,
     )
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         beside = args.out.with_suffix(".md")
         export.write_text(beside, markdown_report(comparisons, found))
     except UserError as error:
-        print(f"reproduction.report: error: {error}", file=sys.stderr)
+        print(f"reproduction.page.report: error: {error}", file=sys.stderr)
         return 2
     size = f"{len(page.encode()) / 1e6:.1f} MB"
     print(f"wrote {shown(args.out)} ({size}; open it in a browser, it needs no network) and {shown(beside)}")

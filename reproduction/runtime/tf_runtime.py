@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.runs import UserError, shown
-from reproduction.tf_import import frameworks, native_stderr_closed
+from reproduction.runtime.run_folder import UserError, shown
+from reproduction.runtime.tf_import import frameworks, native_stderr_closed
 
 
 def start(seed: int, device: str, xla: bool = False) -> Any:

@@ -1,7 +1,7 @@
 """`make sweep`: the cells of the papers' tables times seeds as Ray tasks, on this machine or on a cluster.
 
-    python -m reproduction.sweep --papers "class2str subclass" --profile cpu --seeds "0 1 2 3 4"
-    RAY_ADDRESS=ray://head:10001 python -m reproduction.sweep --profile paper
+    python -m reproduction.launch.sweep --papers "class2str subclass" --profile cpu --seeds "0 1 2 3 4"
+    RAY_ADDRESS=ray://head:10001 python -m reproduction.launch.sweep --profile paper
 
 A task is one lane of a reproduction: the commands of one seed, in order, the very same that `make reproduce-<paper>`
 prints. The scripts resume and know what is finished, so a task that Ray starts again after a crash goes on where the
@@ -22,10 +22,11 @@ from typing import Any
 
 import filelock
 
-from reproduction.flags import Parser, flag, number, run_main, whole
-from reproduction.lanes import Command, cores, ending, start
-from reproduction.pipeline import COPY_HELP, compare_runs, on_gpu, one_thread_each, request_of
-from reproduction.runs import REPO_ROOT, UserError
+from reproduction.launch.jobs import Command, ending, start
+from reproduction.launch.pipeline import COPY_HELP, compare_runs, on_gpu, one_thread_each, request_of
+from reproduction.runtime.cores import cores
+from reproduction.runtime.flags import Parser, flag, number, run_main, whole
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 FOLDERS = {
     "class2str": "class2str_tf",
@@ -167,7 +168,7 @@ def check_room(nodes: Sequence[dict[str, float]], cpus: float, gpus: float) -> N
 
 def parser() -> Parser:
     """The flags of this program."""
-    p = Parser("python -m reproduction.sweep", "Runs cells of the papers' tables times seeds as Ray tasks.")
+    p = Parser("python -m reproduction.launch.sweep", "Runs cells of the papers' tables times seeds as Ray tasks.")
     group = p.additions
     flag(group, "--papers", default="", help=f"of {', '.join(FOLDERS)}; default: all that are here")
     flag(group, "--profile", choices=["auto", "paper", "cpu", "smoke"], default="auto")

@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 import pydantic
 
-from reproduction.lanes import cores
-from reproduction.runs import REPO_ROOT, UserError
+from reproduction.runtime.cores import cores
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 
 class Metric(pydantic.BaseModel):

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduction.claims import Result
-from reproduction.compare import Comparison, Line
-from reproduction.runs import UserError, shown, write_bytes
+from reproduction.compare.claims import Result
+from reproduction.compare.comparison import Comparison, Line
+from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
 RECALLED_MARK = "\N{DAGGER}"
 RECALLED_NOTE = f"{RECALLED_MARK} recalled: nobody here could open the source; never judged against"

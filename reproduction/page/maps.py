@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reproduction.arrays import read_npz
-from reproduction.runs import UserError
+from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.run_folder import UserError
 
 SIDE, MARGIN = 360, 14
 MAX_POINTS = 2000

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from reproduction.collect import RowRuns, SeedRun
+from reproduction.compare.collect import RowRuns, SeedRun
 
 WIDTH, HEIGHT = 380, 210
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 24

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from reproduction.arrays import checked, spares_the_file
-from reproduction.lanes import cores
-from reproduction.runs import Damaged, UserError, newest_whole, shown
+from reproduction.runtime.arrays import checked, spares_the_file
+from reproduction.runtime.cores import cores
+from reproduction.runtime.run_folder import Damaged, UserError, newest_whole, shown
 
 _kept: list[Any] = []  # operator names declared for torchvision live as long as the process
 

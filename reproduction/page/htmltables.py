@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from html import escape
 from itertools import groupby
 
-from reproduction import export
-from reproduction.claims import Result
-from reproduction.compare import Comparison, Line
+from reproduction.compare import export
+from reproduction.compare.claims import Result
+from reproduction.compare.comparison import Comparison, Line
 
 CLASSES = {
     "consistent": "good", "supported": "good", "above paper": "cyan", "below paper": "bad", "not supported": "bad",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.runs import UserError, shown
+from reproduction.runtime.run_folder import UserError, shown
 
 MOST_BYTES = 2 << 30  # more than any run writes into one npz; a small archive may claim to unpack to terabytes
 

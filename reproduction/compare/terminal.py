@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from reproduction.compare import Comparison, Line
-from reproduction.export import (
+from reproduction.compare.comparison import Comparison, Line
+from reproduction.compare.export import (
     CLAIM_HEAD,
     LINE_HEAD,
     RECALLED_NOTE,

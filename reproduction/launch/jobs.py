@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from reproduction.runs import REPO_ROOT
+from reproduction.runtime.cores import cores
+from reproduction.runtime.run_folder import REPO_ROOT
 
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -57,11 +58,6 @@ class Command:
         """The command as it can be pasted in the repository's folder (with its environment active)."""
         threads = f"OMP_NUM_THREADS={self.threads} " if self.threads else ""
         return threads + shlex.join(["python", self.script, *self.flags])
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def jobs_of(commands: Sequence[Command], wanted: int, on_gpu: bool) -> int:

@@ -1,0 +1,1 @@
+"""Published tables, collected records, effects and verdicts, and their output as text."""

@@ -1,0 +1,45 @@
+"""`python -m reproduction.compare`: prints our numbers next to the papers'."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from reproduction.compare import export, terminal
+from reproduction.compare.comparison import given
+from reproduction.compare.tables import load_tables, paper_of
+from reproduction.runtime.run_folder import UserError, shown
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `make compare`; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduction.compare",
+        description="Prints our figures beside the papers', with verdicts, then the papers' claims.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--paper", action="append", default=[], help="one paper (repeatable); default: all")
+    made = "records or run folders made elsewhere; default: runs/ and the committed results"
+    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=made)
+    for name in ("markdown", "csv", "latex"):
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the comparison as {name} too")
+    args = parser.parse_args(argv)
+    try:
+        papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
+        comparisons, found = given(papers, args.runs)
+        terminal.print_comparisons(comparisons, found.problems)
+        for name, text in (("markdown", export.markdown), ("csv", export.csv_text), ("latex", export.latex)):
+            path: Path | None = getattr(args, name)
+            if path is not None:
+                export.write_text(path, text(comparisons))
+                print(f"wrote {shown(path)}")
+    except UserError as error:
+        print(f"reproduction.compare.comparison: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,163 @@
+"""Keeps the generated tables of README and docs current: `python -m reproduction.readme --check | --write`.
+
+A generated block stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `overview` (every
+paper), `claims`, `table PAPER` or `claims PAPER`. The blocks show committed records only, so that two checkouts of one
+commit generate the same text; a machine's own runs are shown by `make compare` and `make report`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from reproduction.compare import export
+from reproduction.compare.collect import RESULTS, collect
+from reproduction.compare.comparison import Comparison, compare
+from reproduction.compare.tables import load_tables
+from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
+
+BLOCK = re.compile(r"(^<!-- generated: ([^\n]*?) -->\n)(.*?)(^<!-- end -->$)", re.DOTALL | re.MULTILINE)
+OPENING = re.compile(r"^<!-- generated: [^\n]*? -->$", re.MULTILINE)
+FOLDERS = ("", "docs", "docs/papers", "docs/deviations")
+LEGEND = (
+    "Ours: mean ± standard deviation over (so many) seeds; `last` is the last epoch where the figure is of the best. "
+    "Rows named `cpu` run a small network on few images: they test what a paper claims, not its number."
+)
+
+
+def overview(comparisons: Sequence[Comparison]) -> str:
+    """A screenful: paper | row | quantity | paper's number | ours | verdict | command.
+
+    Of each paper the method and its baseline; every other row stands on the paper's page, and is counted below.
+    """
+    chosen = [(comparison.paper.paper, line) for comparison in comparisons for line in comparison.overview()]
+    rows = []
+    for about, line in chosen:
+        row, quantity, number, ours, _, verdict, command = export.line_cells(line)
+        page = f"[{about.short}](docs/papers/{about.id}.md)"
+        rows.append([page, row, quantity, number, ours, verdict, f"`{command}`" if command else ""])
+    head = ("paper", "row", "quantity", "paper's number", "ours", "verdict", "command")
+    lines = [line for comparison in comparisons for line in comparison.lines]
+    ran, known = ({(line.paper, line.row) for line in lines if line.source or not only} for only in (True, False))
+    counts = export.verdict_counts([result for comparison in comparisons for result in comparison.claims])
+    parts = [
+        "\n".join(export.markdown_table(head, rows)),
+        LEGEND,
+        f"These are the main rows; all of them ({len(ran)} run, {len(known - ran)} not, with the reason) stand on the "
+        "papers' pages.",
+        f"[Claims](docs/results.md#claims-of-all-papers), tested on these records: {counts}.",
+    ]
+    note = [export.RECALLED_NOTE] if export.has_recalled([line for _, line in chosen]) else []
+    return "\n\n".join(parts + note)
+
+
+def claims(comparisons: Sequence[Comparison]) -> str:
+    return export.markdown_claims([result for comparison in comparisons for result in comparison.claims])
+
+
+def _blocks(comparisons: Sequence[Comparison]) -> dict[str, Callable[[], str]]:
+    made: dict[str, Callable[[], str]] = {
+        "overview": lambda: overview(comparisons),
+        "claims": lambda: claims(comparisons),
+    }
+    for comparison in comparisons:
+        name = comparison.paper.paper.id
+        made[f"table {name}"] = lambda lines=comparison.lines: export.markdown_lines(lines)  # type: ignore[misc]
+        made[f"claims {name}"] = lambda one=comparison: claims([one])  # type: ignore[misc]
+    return made
+
+
+def regenerate(text: str, comparisons: Sequence[Comparison], name: str = "text") -> str:
+    """The text with its generated blocks made anew.
+
+    Args:
+      text: Markdown with marked blocks.
+      comparisons: what to generate from.
+      name: of the file, for the error message.
+    Raises:
+      UserError: a block of an unknown name, or one without its end.
+    """
+    blocks = _blocks(comparisons)
+    if len(OPENING.findall(text)) != len(BLOCK.findall(text)):
+        raise UserError(f"{name}: a generated block has no <!-- end -->")
+
+    def fill(match: re.Match[str]) -> str:
+        wanted = match.group(2).strip()
+        if wanted not in blocks:
+            raise UserError(f"{name}: generated block {wanted!r} is not one of {', '.join(blocks)}")
+        if OPENING.search(match.group(3)):
+            raise UserError(f"{name}: generated block {wanted!r} has no <!-- end --> before the next one")
+        return f"{match.group(1)}{blocks[wanted]()}\n{match.group(4)}"
+
+    return BLOCK.sub(fill, text)
+
+
+def files(root: Path = REPO_ROOT) -> list[Path]:
+    """Markdown files that may hold generated blocks: README, docs, and the README of each package."""
+    found = [path for folder in FOLDERS for path in sorted((root / folder).glob("*.md"))]
+    found += sorted(path for path in root.glob("*/README.md") if not path.parent.name.startswith("."))
+    marked = [path for path in found if path.is_file() and OPENING.search(path.read_text(encoding="utf-8"))]
+    return list(dict.fromkeys(marked))
+
+
+def changed(root: Path = REPO_ROOT, results: Path = RESULTS) -> dict[Path, str]:
+    """Files whose generated blocks are out of date, with what they should hold.
+
+    Raises:
+      UserError: see `regenerate`; or a committed record that cannot be used.
+    """
+    found = collect(results=results, committed_only=True)
+    if found.problems:
+        raise UserError(f"committed record: {found.problems[0]}")
+    for group in found.rows.values():
+        reasons = {reason for run in group.runs for reason in run.blemishes} - {"unverified data"}
+        if reasons:
+            where = shown(results / group.paper / group.row)
+            raise UserError(f"{where}: committed records must be clean, these say {', '.join(sorted(reasons))}")
+    comparisons = compare(list(load_tables().values()), found)
+    stale = {}
+    for path in files(root):
+        old = path.read_text(encoding="utf-8")
+        new = regenerate(old, comparisons, shown(path))
+        if new != old:
+            stale[path] = new
+    return stale
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; exit code 1 where --check finds a difference."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reproduction.readme",
+        description="Checks or rewrites the generated tables of README and docs.",
+        allow_abbrev=False,
+    )
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("--check", action="store_true", help="print differences; exit code 1 if there are any")
+    choice.add_argument("--write", action="store_true", help="rewrite the blocks")
+    args = parser.parse_args(argv)
+    try:
+        stale = changed()
+        for path, text in stale.items():
+            if args.write:
+                export.write_text(path, text)
+                print(f"wrote {shown(path)}")
+            else:
+                old = path.read_text(encoding="utf-8").splitlines()
+                difference = difflib.unified_diff(old, text.splitlines(), shown(path), "generated", lineterm="", n=0)
+                print("\n".join(difference))
+    except UserError as error:
+        print(f"reproduction.compare.readme: error: {error}", file=sys.stderr)
+        return 2
+    if not stale:
+        print("generated tables are current")
+    elif args.check:
+        print("generated tables are out of date: python -m reproduction.readme --write", file=sys.stderr)
+    return 1 if stale and args.check else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

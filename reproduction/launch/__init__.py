@@ -1,0 +1,1 @@
+"""Running the papers' commands: pipelines, parallel jobs, sweeps, taking results."""

@@ -1,0 +1,144 @@
+"""`make results`: runs reproductions in a git worktree at HEAD and takes their records into reproduction/results/.
+
+The worktree is clean by construction, so work can go on in the checkout beside it; a record with uncommitted changes
+is never taken. Afterwards the generated tables are rewritten; look at them, then commit.
+
+    python -m reproduction.take_results --papers subclass --profile cpu --seeds "0 1 2"
+    python -m reproduction.take_results --from /elsewhere/runs      only takes records, of runs made on another machine
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reproduction.compare import readme
+from reproduction.compare.collect import RESULTS
+from reproduction.launch.pipeline import COPY_HELP
+from reproduction.launch.sweep import FOLDERS
+from reproduction.runtime.flags import Parser, flag, run_main
+from reproduction.runtime.record import Record, load_record
+from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown, write_json
+
+WORKTREE = REPO_ROOT / ".worktree"
+PLAIN_NAME = re.compile(r"[\w+:][\w.+:-]*")  # of a file or folder: no separator, no leading dot
+
+
+def take(runs: Path, results: Path = RESULTS) -> list[Path]:
+    """Copies the records below a runs folder to results/<paper>/<row>/seed<k>[-<stage>].json, in place of older ones.
+
+    Smoke runs stay where they are; a seed with one stage has no stage in its name; of two records of one row, seed and
+    stage the newer is taken.
+
+    Returns:
+      The files written.
+    Raises:
+      UserError: no record is there, or one is broken or was made with uncommitted changes or outside git; then none is
+        taken.
+    """
+    newest: dict[tuple[str, str, int, str], tuple[Record, Any]] = {}
+    for path in sorted(runs.rglob("record.json")):
+        record = load_record(path)
+        if record.profile not in ("cpu", "paper"):
+            continue
+        key = (record.paper, record.row, record.seed, record.stage)
+        if not all(PLAIN_NAME.fullmatch(name) for name in (record.paper, record.row, record.stage)):
+            raise UserError(f"{shown(path)}: paper, row or stage is no plain name and cannot name a file")
+        if record.dirty or record.commit == "unknown":
+            raise UserError(
+                f"{record.paper} {record.row} seed {record.seed}: made with uncommitted changes or outside git; such a "
+                "run cannot be a committed result"
+            )
+        if key not in newest or newest[key][0].date <= record.date:
+            newest[key] = record, json.loads(path.read_text())
+    if not newest:
+        raise UserError(f"{shown(runs)}: no record of a cpu or paper run")
+    for paper, row, seed, stage in newest:  # what an earlier run of the same seed and stage left
+        folder = results / paper / row
+        for old in [folder / f"seed{seed}.json", *folder.glob(f"seed{seed}-*.json")]:
+            if old.exists() and json.loads(old.read_text()).get("stage") == stage:
+                old.unlink()
+    stages = Counter(key[:3] for key in newest)
+    written = []
+    for (paper, row, seed, stage), (_, text) in newest.items():
+        path = results / paper / row / f"seed{seed}.json"
+        if stages[paper, row, seed] > 1 or path.exists():  # there it holds another stage
+            path = path.with_name(f"seed{seed}-{stage}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, text)
+        written.append(path)
+    return written
+
+
+def run_in_worktree(papers: Sequence[str], flags: Sequence[str]) -> Path:
+    """Checks HEAD out beside the checkout and runs the reproductions there; runs of an earlier, stopped call go on.
+
+    Returns:
+      The runs folder of the worktree.
+    """
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=REPO_ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"git {' '.join(words)}: {done.stderr.strip() or 'failed'}")
+        return done.stdout.strip()
+
+    head = git("rev-parse", "HEAD")
+    if not WORKTREE.exists():
+        git("worktree", "add", "--detach", str(WORKTREE), head)
+    at = subprocess.run(["git", "rev-parse", "HEAD"], cwd=WORKTREE, capture_output=True, text=True).stdout.strip()
+    if at != head:
+        raise UserError(f"{shown(WORKTREE)} is at {at[:10]}, not HEAD: git worktree remove --force {shown(WORKTREE)}")
+    for paper in papers:
+        command = [sys.executable, "-m", f"{FOLDERS[paper]}.reproduce", *flags]
+        if subprocess.run(command, cwd=WORKTREE).returncode:
+            raise UserError(f"{paper} did not finish; the same command goes on in {shown(WORKTREE)}")
+    return WORKTREE / "runs"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    p = Parser(
+        "python -m reproduction.take_results", "Runs reproductions in a worktree at HEAD and takes their records."
+    )
+    flag(p.additions, "--papers", default="class2str", help=f"of {', '.join(FOLDERS)}")
+    flag(p.additions, "--profile", choices=["cpu", "paper"], default="cpu")
+    flag(p.additions, "--dataset", default="")
+    flag(p.additions, "--seeds", default="")
+    flag(p.additions, "--device", default="auto")
+    flag(p.additions, "--data-dir", default="", help="default: data/ of this checkout")
+    flag(p.additions, "--copy", default="", help=COPY_HELP)
+    flag(p.additions, "--args", default="", help="flags passed through to the scripts")
+    flag(
+        p.additions, "--from", dest="source", default="", metavar="DIR", help="take the records below DIR, run nothing"
+    )
+    args = p.parse_args(argv)
+    run_main(lambda: _main(args))
+
+
+def _main(args: Any) -> None:
+    papers = args.papers.split()
+    if unknown := [paper for paper in papers if paper not in FOLDERS]:
+        raise UserError(f"--papers {' '.join(unknown)}: of {', '.join(FOLDERS)}")
+    runs = Path(args.source)
+    if not args.source:
+        data = str(Path(args.data_dir or REPO_ROOT / "data").resolve())
+        flags = ["--profile", args.profile, "--dataset", args.dataset, "--seeds", args.seeds, "--device", args.device]
+        flags += ["--data-dir", data, "--copy", args.copy, f"--args={args.args}"]
+        runs = run_in_worktree(papers, flags)
+    for path in take(runs):
+        print(f"took {shown(path)}")
+    if code := readme.main(["--write"]):
+        raise SystemExit(code)  # the worktree stays, its records are not lost
+    if not args.source:
+        subprocess.run(["git", "worktree", "remove", "--force", str(WORKTREE)], cwd=REPO_ROOT, check=False)
+
+
+if __name__ == "__main__":
+    main()

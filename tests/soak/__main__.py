@@ -1,0 +1,5 @@
+"""`make soak`: `python -m tests.soak`."""
+
+from tests.soak.soak import main
+
+main()
