@@ -23,6 +23,7 @@ from typing import Any
 import benchmarks
 from benchmarks import page
 from benchmarks.measure import Found, Measure, NotSupported
+from datasets.terminal import any_terminal
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, shown, write_json
 
 NO_BENCHMARKS = {"__main__", "measure", "page"}
@@ -90,6 +91,7 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@any_terminal()
 def main(argv: list[str] | None = None) -> int:
     """Runs what the command line names; returns 1 where something failed."""
     args = parsed(argv)

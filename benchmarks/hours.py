@@ -90,7 +90,7 @@ def configurations(folder: str, line: str) -> tuple[str, list[tuple[Command, dic
         if command.script.rpartition("/")[2] == "analyze.py":  # reads a run, trains nothing
             continue
         asked = [sys.executable, command.script, *command.flags, "--print-config"]
-        done = subprocess.run(asked, cwd=REPO_ROOT, capture_output=True, text=True)
+        done = subprocess.run(asked, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
         if done.returncode:
             raise RuntimeError(f"{command.line()}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
         found.append((command, json.loads(done.stdout)))

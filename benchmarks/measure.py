@@ -210,7 +210,7 @@ def gpu_name() -> str | None:
     if not gpu_listed():
         return None
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    return (subprocess.run(command, capture_output=True, text=True).stdout.splitlines() or [None])[0]
+    return (subprocess.run(command, capture_output=True, text=True, encoding="utf-8").stdout.splitlines() or [None])[0]
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def rise(prepare: Callable[..., Callable[[], Any]], *args: Any, family: bool = F
     """
     request = [prepare.__module__, prepare.__name__, args, family]
     command = [sys.executable, "-m", "benchmarks.measure", json.dumps(request)]
-    done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
     return Rise(*json.loads(done.stdout.splitlines()[-1]))
@@ -265,7 +265,7 @@ def anonymous(family: bool = False) -> int:
         return _anonymous_of("self")
     parents: dict[str, str] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
             parents[name] = file.read().rpartition(")")[2].split()[1]
     ours, before = {str(os.getpid())}, 0
     while len(ours) != before:
@@ -276,14 +276,14 @@ def anonymous(family: bool = False) -> int:
 
 def _anonymous_of(process: str) -> int:
     try:
-        with open(f"/proc/{process}/status") as file:
+        with open(f"/proc/{process}/status", encoding="utf-8", errors="replace") as file:
             return next((int(line.split()[1]) for line in file if line.startswith("RssAnon")), 0) * 1024
     except OSError:  # ended meanwhile
         return 0
 
 
 def _available() -> int:
-    with open("/proc/meminfo") as file:
+    with open("/proc/meminfo", encoding="utf-8") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) * 1024
 
 

@@ -81,7 +81,7 @@ def thousand_records(folder: Path, count: int) -> list[Path]:
         row, seed = f"mnist5k-cpu-{at // 100}", at % 100
         path = folder / "class2str" / row / f"seed{seed}" / "record.json"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(base | {"row": row, "seed": seed, "artefacts": []}, indent=2))
+        path.write_text(json.dumps(base | {"row": row, "seed": seed, "artefacts": []}, indent=2), encoding="utf-8")
         paths.append(path)
     return paths
 
@@ -94,7 +94,7 @@ def records(small: bool) -> list[Pair | Measure]:
         paths = thousand_records(folder, count)
 
         def plain() -> list[Any]:
-            return [json.loads(path.read_text()) for path in paths]
+            return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
         def page() -> None:
             sink, sys.stdout = sys.stdout, io.StringIO()
@@ -130,7 +130,11 @@ def records(small: bool) -> list[Pair | Measure]:
 def scripts() -> list[str]:
     """Every script of the papers, without the `make reproduce-*` modules."""
     found = (path for folder in FOLDERS.values() for path in sorted((REPO_ROOT / folder).glob("*.py")))
-    runs = [path for path in found if '__name__ == "__main__"' in path.read_text() and path.stem != "reproduce"]
+    runs = [
+        path
+        for path in found
+        if '__name__ == "__main__"' in path.read_text(encoding="utf-8") and path.stem != "reproduce"
+    ]
     return [str(path.relative_to(REPO_ROOT)) for path in runs]
 
 
@@ -145,7 +149,7 @@ def start_up(small: bool) -> list[Measure]:
         times: dict[str, list[float]] = {}
         for option in ("--help", "--print-config"):
             command = [sys.executable, script, *(NEEDS.get(script, []) if option != "--help" else []), option]
-            done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True)
+            done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
             if done.returncode == 0:
                 timed = seconds(lambda command=command: subprocess.run(command, cwd=REPO_ROOT, capture_output=True))
                 times[option] = [timed() for _ in range(2 if small else REPEATS)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -133,13 +134,13 @@ class Stream:
 
     def start(self, session: tf1.Session, paths: Sequence[Path]) -> None:
         """Makes `paths` the files that are served, from the first to the last."""
-        session.run(self._iterator.initializer, {self._paths: [str(path) for path in paths]})
+        session.run(self._iterator.initializer, {self._paths: [os.fsencode(path) for path in paths]})
 
     def find_unreadable(self, session: tf1.Session, paths: Sequence[Path]) -> str:
         """What is wrong with which of the files of a batch that failed; one line."""
         for path in paths:
             try:
-                session.run(self._single, {self._path: str(path)})
+                session.run(self._single, {self._path: os.fsencode(path)})
             except tf.errors.OpError as error:
                 return f"{shown(path)}: not a readable image ({str(error.message).splitlines()[0][:120]})"
         return f"{shown(paths[0])} and the files after it: cannot be decoded together"

@@ -14,6 +14,7 @@ from datasets import imagenet, lists, weights
 from datasets.core import DATA_ROOT, DatasetError
 from datasets.fetch import announce, find, places
 from datasets.manifest import Entry, entries, entry
+from datasets.terminal import any_terminal
 from datasets.verify import check_file
 
 
@@ -104,6 +105,7 @@ def _verify_all(root: Path | None, accept: bool) -> int:
     return 1 if failures else 0
 
 
+@any_terminal()
 def main(name: str | None = None, argv: list[str] | None = None) -> int:
     """Runs the command line of one set, or of all with `name` None; returns the exit code."""
     module = f"datasets.{name}" if name else "datasets"

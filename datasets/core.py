@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,18 @@ class DatasetError(ValueError):
     def __init__(self, message: str) -> None:
         """Keeps the message on one line, whatever a file name or a server put into it."""
         super().__init__(" ".join(message.split()))
+
+
+def name_of(path: Path) -> str:
+    """The last part of a path as text: file names are bytes, and a C locale does not read them as UTF-8.
+
+    Raises:
+      DatasetError: the name is not UTF-8, so that no record and no picture could hold it.
+    """
+    try:
+        return os.fsencode(path.name).decode("utf-8")
+    except UnicodeDecodeError:
+        raise DatasetError(f"{ascii(str(path))}: this name is not UTF-8; rename it") from None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from datasets import arrays
-from datasets.core import DATA_ROOT, Dataset, DatasetError
+from datasets.core import DATA_ROOT, Dataset, DatasetError, name_of
 from datasets.split import stratified
 from datasets.verify import read_bounded, reading
 
@@ -122,6 +122,8 @@ def load(path: Path, root: Path | None = None, size: int = 32, seed: int = 0) ->
     classes = _classes(train_folder)
     if len(classes) < 2:
         raise DatasetError(f"{train_folder}: {len(classes)} sub-folders; expected one per class, two classes or more")
+    class_names = tuple(name_of(train_folder / name) for name in classes)
+    set_name = f"folder:{name_of(path)}"
     files, labels = _files(train_folder, classes, classes)
     parts = {"train": (files, labels)}
     if divided:
@@ -133,16 +135,16 @@ def load(path: Path, root: Path | None = None, size: int = 32, seed: int = 0) ->
     for split, (part, _) in parts.items():
         if not part:
             raise DatasetError(f"folder:{path}: no images for the {split} split; more images are needed")
-        digest = digests[f"folder:{path.name}/{split}"] = _digest(part, path)
+        digest = digests[f"{set_name}/{split}"] = _digest(part, path)
         cache = (DATA_ROOT if root is None else root) / "folder" / f"{split}-{digest[:16]}-{size}.npy"
         arrays_[split] = arrays.build(cache, (len(part), size, size, 3), functools.partial(_images, part, size))
     return Dataset(
-        name=f"folder:{path.name}",
+        name=set_name,
         train_images=arrays_["train"],
         train_labels=parts["train"][1],
         test_images=arrays_["test"],
         test_labels=parts["test"][1],
-        class_names=tuple(classes),
+        class_names=class_names,
         digests=digests,
         verified=False,
     )

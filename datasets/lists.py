@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from datasets import archive
-from datasets.core import DatasetError
+from datasets.core import DatasetError, name_of
 from datasets.fetch import fetch, find, locked, places
 from datasets.manifest import entry
 from datasets.split import stratified
@@ -225,10 +225,11 @@ def from_folder(path: Path, seed: int = 0) -> ImageLists:
         train, test = train.take(np.sort(picked)), train.take(np.sort(rest))
     if not len(test.names):
         raise DatasetError(f"folder:{path}: no image is left for the test split; more images are needed")
-    first, second, names = mapped(train, test, f"folder:{path}", dict(enumerate(classes)))
-    digests = {f"folder:{path.name}/{split}": hashlib.sha256("\n".join(rows.names).encode()).hexdigest()
+    set_name, text = f"folder:{name_of(path)}", {i: name_of(path / name) for i, name in enumerate(classes)}
+    first, second, names = mapped(train, test, f"folder:{path}", text)
+    digests = {f"{set_name}/{split}": hashlib.sha256(os.fsencode("\n".join(rows.names))).hexdigest()
                for split, rows in (("train", first), ("test", second))}  # fmt: skip
-    return ImageLists(f"folder:{path.name}", path, first, second, names, digests)
+    return ImageLists(set_name, path, first, second, names, digests)
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -239,6 +240,7 @@ def _scan(root: Path, prefix: str, classes: Sequence[str], known: Sequence[str])
     labels: list[int] = []
     names: list[str] = []
     for name in classes:
+        name_of(root / prefix / name)
         if name not in known:
             raise DatasetError(f"{root / prefix / name}: a class that the training folder lacks")
         files = sorted(p.name for p in (root / prefix / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)

@@ -46,7 +46,7 @@ def decode(table: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [5000, 28, 28, 1] and labels int64 [5000] from lines of 784 pixels and a label."""
     with reading(what), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # an empty table is refused below
-        values = np.loadtxt(io.BytesIO(table), dtype=np.uint8, delimiter=",", ndmin=2)
+        values = np.loadtxt(io.BytesIO(table), dtype=np.uint8, delimiter=",", ndmin=2, encoding="utf-8")
     if values.shape != (5000, 785):
         raise DatasetError(f"{what}: {values.shape} values, expected 5000 rows of 784 pixels and a label")
     return np.ascontiguousarray(values[:, :-1]).reshape(-1, 28, 28, 1), values[:, -1].astype(np.int64)

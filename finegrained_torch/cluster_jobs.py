@@ -46,7 +46,7 @@ def class_bytes(count: int, dims: int) -> int:
 def available_bytes() -> int:
     """Memory that can be taken without swapping, as the kernel says; else half of 8 GiB."""
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return 4 << 30

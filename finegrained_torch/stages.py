@@ -75,8 +75,8 @@ def features(setting: Setting) -> None:
         out = np.load(path, mmap_mode="r")
         if setting.config["csv_features"]:
             partial = path.with_name(".activations.csv.partial")
-            with open(partial, "w") as text:
-                np.savetxt(text, out, fmt="%.8g", delimiter=",")
+            with open(partial, "w", encoding="utf-8") as text:
+                np.savetxt(text, out, fmt="%.8g", delimiter=",", encoding="utf-8")
             os.replace(partial, path.with_suffix(".csv"))
         print(f"features: {len(items):,} x {width} in {shown(path)}", flush=True)
         say(setting, "features", run, inputs, {}, {"shape": list(out.shape), "features_sha256": file_hash(path)})

@@ -140,9 +140,9 @@ def analyze_seed(config: dict[str, Any]) -> None:
 
 def main() -> None:
     """Command line."""
-    config = finish_parsing(parser(), resolve)
 
     def go() -> None:
+        config = finish_parsing(parser(), resolve)
         if config["summary"]:
             from hierarchy_cnn_torch.summary import summarise
 

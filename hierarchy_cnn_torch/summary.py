@@ -56,7 +56,7 @@ def _summarise(row: Path) -> None:
         shutil.copyfile(path, folders[0] / "analysis" / path.name)
     for name in ("T1", "T2", "T3", "T4"):
         if (out / f"{name}.md").exists():
-            print((out / f"{name}.md").read_text())
+            print((out / f"{name}.md").read_text(encoding="utf-8"))
     view = folders[0] / "analysis" / "view.html"
     print(f"figures and tables of {len(seeds)} seed(s): {shown(out)}")
     print(f"open {shown(view)} in a browser: the viewer, on seed {seeds[0]['seed']}", flush=True)

@@ -145,9 +145,9 @@ def evaluate(config: dict[str, Any], world: World) -> None:
 
 def main() -> None:
     """Command line."""
-    config = finish_parsing(flags.train_parser(), flags.resolve_train)
 
     def go() -> None:
+        config = finish_parsing(flags.train_parser(), flags.resolve_train)
         from reproduction.runtime import torch_runtime as runtime
 
         runtime.start(config["seed"], config["threads"], config["deterministic"])

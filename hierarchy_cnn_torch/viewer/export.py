@@ -45,7 +45,7 @@ def _array(path: str, what: str) -> np.ndarray:
     if not path.endswith(".csv"):
         return read_npy(path, f"{what} takes an array, .npy or .csv")
     try:
-        return np.loadtxt(path, delimiter=",", ndmin=2)
+        return np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{what}: {path}: no such file") from None
     except (OSError, ValueError, EOFError) as error:
@@ -89,7 +89,7 @@ def from_files(args: argparse.Namespace) -> object:
     if not args.names:
         raise UserError("--names is missing: a text file with one class name a line")
     try:
-        names = [line.strip() for line in Path(args.names).read_text().splitlines() if line.strip()]
+        names = [line.strip() for line in Path(args.names).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--names: {args.names}: not readable ({error})") from None
     scores = read_npz(args.scores, hint="--scores takes an .npz file") if args.scores else None
@@ -151,9 +151,9 @@ def from_files(args: argparse.Namespace) -> object:
 
 def main() -> None:
     """Command line."""
-    args = parser().parse_args()
 
     def go() -> None:
+        args = parser().parse_args()
         from hierarchy_cnn_torch.viewer.view import write
 
         if args.run and (Path(args.run) / "A0").exists():

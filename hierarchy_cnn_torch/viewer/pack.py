@@ -57,12 +57,14 @@ def page(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], sprites: Map
         raise UserError("viewer: a statistic of the run is not a finite number; its analysis is damaged") from None
     parts = {
         "TITLE": html.escape(str(meta["title"])),
-        "STYLE": (HERE / "style.css").read_text(),
+        "STYLE": (HERE / "style.css").read_text(encoding="utf-8"),
         "META": settings.replace("<", "\\u003c"),
         "BLOBS": "\n".join(blobs),
-        "SCRIPT": "\n".join((HERE / "js" / f"{name}.js").read_text() for name in SCRIPTS),
+        "SCRIPT": "\n".join((HERE / "js" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS),
     }
-    text = re.sub(r"@([A-Z]+)@", lambda match: parts[match.group(1)], (HERE / "template.html").read_text())
+    text = re.sub(
+        r"@([A-Z]+)@", lambda match: parts[match.group(1)], (HERE / "template.html").read_text(encoding="utf-8")
+    )
     if len(text) > LARGEST_BYTES:
         raise UserError(
             f"viewer: the file would be {len(text) / 1e6:.0f} MB, at most {LARGEST_BYTES / 1e6:.0f} MB are allowed; "
@@ -83,7 +85,7 @@ def read_page(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
       UserError: not a page of this viewer.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
         meta = json.loads(re.search(r'<script type="application/json" id="meta">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
         blobs = dict(re.findall(r'<script type="text/plain" id="d-([\w.-]+)">([^<]*)</script>', text))
         return meta, {key: _unpacked(blobs[key], info) for key, info in meta["arrays"].items()}

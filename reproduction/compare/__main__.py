@@ -7,12 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from datasets.terminal import any_terminal
 from reproduction.compare import export, terminal
 from reproduction.compare.comparison import given
 from reproduction.compare.tables import load_tables, paper_of
 from reproduction.runtime.run_folder import UserError, shown
 
 
+@any_terminal()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `make compare`; returns the exit code."""
     parser = argparse.ArgumentParser(

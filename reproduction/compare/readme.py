@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from datasets.terminal import any_terminal
 from reproduction.compare import export
 from reproduction.compare.collect import RESULTS, collect
 from reproduction.compare.comparison import Comparison, compare
@@ -128,6 +129,7 @@ def changed(root: Path = REPO_ROOT, results: Path = RESULTS) -> dict[Path, str]:
     return stale
 
 
+@any_terminal()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; exit code 1 where --check finds a difference."""
     parser = argparse.ArgumentParser(

@@ -175,12 +175,13 @@ def start(command: Command, piped: bool = False) -> subprocess.Popen[str]:
     """Starts a script with this interpreter; `piped`: its output, both streams as one, is read by the caller."""
     extra = {"OMP_NUM_THREADS": str(command.threads)} if command.threads else {}
     if piped:
-        extra["PYTHONUNBUFFERED"] = "1"
+        extra |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
     return subprocess.Popen(
         [sys.executable, str(REPO_ROOT / command.script), *command.flags],
         cwd=REPO_ROOT,
         env={**os.environ, **extra},
         text=True,
+        encoding="utf-8",
         errors="replace",
         stdout=subprocess.PIPE if piped else None,
         stderr=subprocess.STDOUT if piped else None,

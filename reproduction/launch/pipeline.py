@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import check_name
+from datasets.terminal import any_terminal
 from reproduction.launch.jobs import Command, ending, jobs_of, run_all
 from reproduction.runtime.flags import Parser, flag, whole
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, shown
@@ -74,7 +75,7 @@ def gpu_listed() -> bool:
     if tool is None:
         return False
     try:
-        answer = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20)
+        answer = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, encoding="utf-8")
     except (OSError, subprocess.SubprocessError):
         return False
     return answer.returncode == 0 and "GPU" in answer.stdout
@@ -85,7 +86,7 @@ def _framework_sees_gpu(framework: str) -> bool:
         "tensorflow": "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))",
         "torch": "import torch; print(torch.cuda.device_count())",
     }[framework]
-    answer = subprocess.run([sys.executable, "-c", test], capture_output=True, text=True)
+    answer = subprocess.run([sys.executable, "-c", test], capture_output=True, text=True, encoding="utf-8")
     return answer.stdout.strip() not in ("", "0")
 
 
@@ -183,6 +184,7 @@ def compare_runs(paper: str) -> int:
     return code
 
 
+@any_terminal()
 def run(
     paper: str,
     folder: str,

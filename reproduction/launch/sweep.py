@@ -190,8 +190,7 @@ def parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    args = parser().parse_args(argv)
-    run_main(lambda: _main(args))
+    run_main(lambda: _main(parser().parse_args(argv)))
 
 
 def _main(args: Any) -> None:

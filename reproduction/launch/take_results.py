@@ -56,13 +56,13 @@ def take(runs: Path, results: Path = RESULTS) -> list[Path]:
                 "run cannot be a committed result"
             )
         if key not in newest or newest[key][0].date <= record.date:
-            newest[key] = record, json.loads(path.read_text())
+            newest[key] = record, json.loads(path.read_text(encoding="utf-8"))
     if not newest:
         raise UserError(f"{shown(runs)}: no record of a cpu or paper run")
     for paper, row, seed, stage in newest:  # what an earlier run of the same seed and stage left
         folder = results / paper / row
         for old in [folder / f"seed{seed}.json", *folder.glob(f"seed{seed}-*.json")]:
-            if old.exists() and json.loads(old.read_text()).get("stage") == stage:
+            if old.exists() and json.loads(old.read_text(encoding="utf-8")).get("stage") == stage:
                 old.unlink()
     stages = Counter(key[:3] for key in newest)
     written = []
@@ -84,7 +84,7 @@ def run_in_worktree(papers: Sequence[str], flags: Sequence[str]) -> Path:
     """
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=REPO_ROOT, capture_output=True, text=True)
+        done = subprocess.run(["git", *words], cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
         if done.returncode:
             raise UserError(f"git {' '.join(words)}: {done.stderr.strip() or 'failed'}")
         return done.stdout.strip()
@@ -92,7 +92,9 @@ def run_in_worktree(papers: Sequence[str], flags: Sequence[str]) -> Path:
     head = git("rev-parse", "HEAD")
     if not WORKTREE.exists():
         git("worktree", "add", "--detach", str(WORKTREE), head)
-    at = subprocess.run(["git", "rev-parse", "HEAD"], cwd=WORKTREE, capture_output=True, text=True).stdout.strip()
+    at = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=WORKTREE, capture_output=True, text=True, encoding="utf-8"
+    ).stdout.strip()
     if at != head:
         raise UserError(f"{shown(WORKTREE)} is at {at[:10]}, not HEAD: git worktree remove --force {shown(WORKTREE)}")
     for paper in papers:
@@ -118,8 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flag(
         p.additions, "--from", dest="source", default="", metavar="DIR", help="take the records below DIR, run nothing"
     )
-    args = p.parse_args(argv)
-    run_main(lambda: _main(args))
+    run_main(lambda: _main(p.parse_args(argv)))
 
 
 def _main(args: Any) -> None:

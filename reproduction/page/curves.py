@@ -32,7 +32,7 @@ def read_log(path: Path) -> dict[str, Series]:
     found: dict[str, Series] = {}
     if path.stat().st_size > MAX_LOG_BYTES:
         return found
-    for text in path.read_text(errors="replace").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
         except (ValueError, RecursionError):

@@ -115,7 +115,7 @@ def picture(path: Path, title: str, budget: Budget) -> str:
 def text_fold(path: Path, title: str, kind: str, budget: Budget) -> str:
     """A text or small JSON file, folded away."""
     try:
-        text = path.read_text(errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         return _line(title, f"{shown(path)}: {error.strerror or error}")
     if kind == "json":

@@ -15,6 +15,7 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
+from datasets.terminal import any_terminal
 from reproduction.compare import export
 from reproduction.compare.collect import Collection, Entry, RowRuns
 from reproduction.compare.comparison import Comparison, given
@@ -169,7 +170,7 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
         '<meta name=viewport content="width=device-width, initial-scale=1">'
         "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; "
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
-        f"<title>{title}</title><style>{(PAGE / 'style.css').read_text()}</style></head><body>",
+        f"<title>{title}</title><style>{(PAGE / 'style.css').read_text(encoding='utf-8')}</style></head><body>",
         f'<header class="top"><h1>{title}</h1><p>{len(entries)} records in {len(have)} rows. Claims: '
         f"{escape(export.verdict_counts(claims))}.</p>"
         f'<p class="soft">Made {made} at commit {escape(commit[:10])}{changes}. Every figure is '
@@ -185,7 +186,7 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
         *shares,
         machines(entries),
         f'<h2 id="left-out">Left out</h2><ul class="soft">{problems}</ul>' if problems else "",
-        f"</main><script>{(PAGE / 'script.js').read_text()}</script></body></html>\n",
+        f"</main><script>{(PAGE / 'script.js').read_text(encoding='utf-8')}</script></body></html>\n",
     ]  # fmt: skip
     return "".join(parts)
 
@@ -199,6 +200,7 @@ def markdown_report(comparisons: Sequence[Comparison], found: Collection) -> str
     return "\n\n".join(parts) + "\n"
 
 
+@any_terminal()
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `make report`; returns the exit code."""
     parser = argparse.ArgumentParser(

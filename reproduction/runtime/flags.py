@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from datasets import DatasetError, check_name
+from datasets.terminal import any_terminal
 from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError
 
 
@@ -149,6 +150,7 @@ def finish_parsing(
     return config
 
 
+@any_terminal()
 def run_main(main: Callable[[], None]) -> None:
     """Runs a script's main; what the user can mend becomes one line on stderr and exit code 2."""
     try:

@@ -103,7 +103,13 @@ def split_row(row: str | None) -> tuple[str, str]:
 def _git(*arguments: str) -> str | None:
     try:
         answer = subprocess.run(
-            ["git", "-C", str(REPO_ROOT), *arguments], capture_output=True, text=True, timeout=30, check=True
+            ["git", "-C", str(REPO_ROOT), *arguments],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=30,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -122,7 +128,7 @@ def machine(gpu: str | None = None) -> Machine:
     """Describes this machine; `gpu` is the model name that the framework reports."""
     cpu = platform.processor() or platform.machine()
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 cpu = line.partition(":")[2].strip()
                 break
@@ -173,6 +179,7 @@ def _without_paths(value: Any) -> Any:
         return [_without_paths(item) for item in value]
     if not isinstance(value, str):
         return value
+    value = value.encode("utf-8", "backslashreplace").decode()  # a path need not be UTF-8, but JSON must be
     head, separator, tail = value.rpartition("=") if value.startswith("--") else ("", "", value)
     prefix, colon, rest = tail.partition("folder:")
     if colon and not prefix:

@@ -75,7 +75,7 @@ def read_json(path: Path, *keys: str) -> Any:
       UserError: if it is missing, no JSON, or another thing than what is asked for, naming the file.
     """
     try:
-        value = json.loads(Path(path).read_text())
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, OSError, RecursionError) as error:
@@ -327,7 +327,7 @@ class MetricsLog:
         self._path = folder / "metrics.jsonl"
         kept = [line for line in read_metrics(folder) if line["step"] <= resume_step]
         write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._file = open(self._path, "a", buffering=1)
+        self._file = open(self._path, "a", buffering=1, encoding="utf-8")
         events = folder / subfolder
         if resume_step < 0:
             shutil.rmtree(events, ignore_errors=True)

@@ -82,7 +82,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def newest_name(folder: Path) -> Path | None:
     """Prefix of the checkpoint that Saver wrote last, by its `checkpoint` file; imports no TensorFlow."""
     try:
-        name = re.match(r'model_checkpoint_path: "(.*)"', (folder / "checkpoint").read_text())
+        name = re.match(r'model_checkpoint_path: "(.*)"', (folder / "checkpoint").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         return None
     return folder / Path(name.group(1)).name if name else None

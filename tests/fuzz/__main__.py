@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from datasets.terminal import any_terminal
 from tests.fuzz import drawn, engine
 from tests.fuzz.targets import table
 from tests.soak import reliability
@@ -65,9 +66,13 @@ def parent(work: dict[str, int], seed: int, module: str = "tests.fuzz") -> list[
         with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
             words = ["--child", json.dumps([work, begin, folder]), "--seed", str(seed)]
             said = Path(folder) / "errors"
-            with open(said, "w") as errors:
+            with open(said, "w", encoding="utf-8") as errors:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", module, *words], stdout=subprocess.PIPE, stderr=errors, text=True
+                    [sys.executable, "-m", module, *words],
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    encoding="utf-8",
                 )
             for line in process.stdout or ():
                 new = json.loads(line)
@@ -77,10 +82,10 @@ def parent(work: dict[str, int], seed: int, module: str = "tests.fuzz") -> list[
                       f"{result['seconds']:7.1f} s, {len(result['faults'])} faults", flush=True)  # fmt: skip
             if process.wait() == 0:
                 return list(results.values())
-            note, error = Path(folder) / "note", said.read_text(errors="replace")
+            note, error = Path(folder) / "note", said.read_text(errors="replace", encoding="utf-8")
             if not note.exists():
                 raise SystemExit(f"fuzz: the child could not begin\n{error[-2000:]}")
-            name, position, by_hypothesis = json.loads(note.read_text())
+            name, position, by_hypothesis = json.loads(note.read_text(encoding="utf-8"))
             deadly = Path(folder) / "scratch" / table()[name].file
             fault = {
                 "input": f"position {position}",
@@ -94,6 +99,7 @@ def parent(work: dict[str, int], seed: int, module: str = "tests.fuzz") -> list[
             begin = (name, position + 1)
 
 
+@any_terminal()
 def main() -> int:
     """Command line."""
     p = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__, allow_abbrev=False)

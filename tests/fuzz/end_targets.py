@@ -89,7 +89,10 @@ def summary_of(damaged: str) -> Callable[[Path], None]:
         from hierarchy_cnn_torch import summary
 
         _seed_folder(path, damaged)
-        with open(os.devnull, "w", errors="backslashreplace") as nowhere, contextlib.redirect_stdout(nowhere):
+        with (
+            open(os.devnull, "w", errors="backslashreplace", encoding="utf-8") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+        ):
             summary.summarise(path.parent, {})
 
     return read
@@ -135,7 +138,7 @@ def evaluated(path: Path) -> None:
               "image_size": 32, "channels_last": False}  # fmt: skip
     with (
         mock.patch.object(images, "load", lambda _: data),
-        open(os.devnull, "w") as nowhere,
+        open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
         train.evaluate(config, World(0, 1, torch.device("cpu")))

@@ -202,7 +202,7 @@ def inputs(target: Target, count: int, seed: int) -> Iterator[tuple[int, bytes, 
 
 def limit_memory() -> None:
     """Bounds the address space of this process to LIMIT_BYTES over what it has mapped now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + LIMIT_BYTES, resource.RLIM_INFINITY))
 
 
@@ -222,7 +222,7 @@ class Note:
         """Another input; `drawn` by hypothesis or not."""
         self.position += 1
         self.drawn += drawn
-        self.path.write_text(json.dumps([self.target, self.position, self.drawn]))
+        self.path.write_text(json.dumps([self.target, self.position, self.drawn]), encoding="utf-8")
 
 
 def noted(target: Target, data: bytes, folder: Path, must: str, note: Note | None, drawn: bool = False) -> str:

@@ -213,7 +213,7 @@ def _graph() -> Iterator[Any]:
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """What passes over a damaged file says so on stderr, once an input."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stderr(nowhere):
         yield
 
 

@@ -235,7 +235,7 @@ def command_line(path: Path) -> None:
         return
     script, words = (words[0], words[1:]) if words and words[0] in _parsers() else ("fc", words)
     with (
-        open(os.devnull, "w", errors="backslashreplace") as nowhere,
+        open(os.devnull, "w", errors="backslashreplace", encoding="utf-8") as nowhere,
         contextlib.redirect_stderr(nowhere),
         contextlib.redirect_stdout(nowhere),
     ):

@@ -34,10 +34,10 @@ def test_no_parser_breaks_the_property(tmp_path, framework, inputs):
     words = ["--inputs", str(inputs), "--frameworks", framework, "--out", str(out)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", *words], cwd=REPO_ROOT, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text(encoding="utf-8"))
     work = program.share_out(inputs, [name for name, target in table().items() if target.framework == framework])
     assert {target["name"] for target in found["targets"]} == work.keys()
     assert found["inputs"] >= inputs and found["faults"] == 0
@@ -104,7 +104,9 @@ def test_a_slow_parser_and_a_greedy_one_are_seen(tmp_path):
             print(engine.judge(engine.Target("t", "f", list, parse, ()), b"", Path(sys.argv[1])))
     """
     words = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
-    slow, greedy = subprocess.run(words, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    slow, greedy = subprocess.run(
+        words, cwd=REPO_ROOT, capture_output=True, text=True, check=True, encoding="utf-8"
+    ).stdout.splitlines()
     assert slow.startswith("Slow") and greedy.startswith("MemoryError")
 
 

@@ -54,7 +54,7 @@ def test_nested_tables_are_read_as_scipy_reads_them(tmp_path, compressed):
 @pytest.mark.parametrize("label", ["9" * 19, "9" * 25, "9" * 5000, "-" + "9" * 19])
 def test_labels_that_fit_no_integer(tmp_path, label):
     path = tmp_path / "a.csv"
-    path.write_text(f",label,file_name\n0,{label},a.jpg\n")
+    path.write_text(f",label,file_name\n0,{label},a.jpg\n", encoding="utf-8")
     refused(DatasetError, lists.read_csv, path)
 
 
@@ -69,14 +69,14 @@ def test_the_manifest_names_no_file_elsewhere(tmp_path, name):
 def test_stamps_and_configurations_of_another_kind(tmp_path, body):
     for name in ("config.json", "DONE"):
         (tmp_path / "config.json").unlink(missing_ok=True)
-        (tmp_path / name).write_text(body)
+        (tmp_path / name).write_text(body, encoding="utf-8")
         with pytest.raises(UserError), runs.open_run(tmp_path, {"lr": 1}):
             pass
 
 
 @pytest.mark.parametrize("name", ["\n", "a\r\nb", "\x1b[2J", "\u2028", "\ud800"])
 def test_a_setting_whose_name_no_terminal_prints_is_one_line(tmp_path, name):
-    (tmp_path / "config.json").write_text(json.dumps({name: False}))
+    (tmp_path / "config.json").write_text(json.dumps({name: False}), encoding="utf-8")
     with pytest.raises(UserError, match="other flags") as raised, runs.open_run(tmp_path, {}):
         pass
     assert str(raised.value).isprintable()
@@ -84,7 +84,7 @@ def test_a_setting_whose_name_no_terminal_prints_is_one_line(tmp_path, name):
 
 @pytest.mark.parametrize("line", ["7", "{}", '{"step": "a"}', '{"step": null}', "[" * 100_000])
 def test_metrics_without_their_step(tmp_path, line):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + line + "\n")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + line + "\n", encoding="utf-8")
     refused(UserError, runs.read_metrics, tmp_path)
 
 
@@ -116,7 +116,7 @@ def test_an_image_of_an_impossible_name(tmp_path):
 
 def test_a_download_note_of_brackets_is_no_note(tmp_path):
     (tmp_path / "a").write_bytes(b"half")
-    (tmp_path / "a.json").write_text("[" * 100_000)
+    (tmp_path / "a.json").write_text("[" * 100_000, encoding="utf-8")
     assert "Range" not in download.RangeDownloader(tmp_path / "a", 100, False)._headers("http://x/a")
 
 
@@ -214,7 +214,7 @@ def test_a_checkpoint_whose_classes_have_no_names_is_one_line(tmp_path, names):
 def test_pseudo_labels_of_any_characters_do_not_end_the_process(tmp_path, character):
     """np.loadtxt looks whole numbers' digits up in a table that ends before the last characters do."""
     path = tmp_path / "pseudo.csv"
-    path.write_text(f"0\n-1\n1{character}\n1\n\n")
+    path.write_text(f"0\n-1\n1{character}\n1\n\n", encoding="utf-8")
     with suppress(UserError):
         assert len(setting.read_labels(path, np.array([0, 0, 1, 1]))) == 4
 

@@ -266,8 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     flag(p.additions, "--results", type=Path, default=FOLDER, help="folder of <paper>.json and fuzz.json")
     flag(p.additions, "--write-docs", action="store_true", help="write both files; without it, print the page")
-    args = p.parse_args(argv)
-    run_main(lambda: _main(args))
+    run_main(lambda: _main(p.parse_args(argv)))
 
 
 def _main(args: Any) -> None:

@@ -59,7 +59,7 @@ class Copy:
         paper = self.folder.partition("_")[0]
         program = ["reproduction.launch.sweep", "--papers", paper] if swept else [f"{self.folder}.reproduce"]
         return subprocess.Popen(
-            [sys.executable, "-m", *program, *words], cwd=self.root, text=True, errors="replace",
+            [sys.executable, "-m", *program, *words], cwd=self.root, text=True, encoding="utf-8", errors="replace",
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True, preexec_fn=before, stdin=subprocess.DEVNULL,
             env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
@@ -81,10 +81,10 @@ class Copy:
         runs = self.root / "runs"
         found: dict[str, Any] = {}
         for path in sorted(runs.rglob("record.json")):
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
             found[str(path.relative_to(runs))] = [timeless(record[part]) for part in ("metrics", "details")]
         for path in sorted(runs.rglob("metrics.jsonl")):
-            lines = path.read_text().splitlines()
+            lines = path.read_text(encoding="utf-8").splitlines()
             found[str(path.relative_to(runs))] = [timeless(json.loads(line)) for line in lines]
         return found
 
@@ -174,7 +174,7 @@ def worker_of(copy: Copy, ancestor: int) -> int | None:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            parents[int(entry.name)] = int((entry / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1])
             if len(words) > 1 and words[1].startswith(here):
                 scripts.append(int(entry.name))
     for script in scripts:
@@ -188,7 +188,8 @@ def worker_of(copy: Copy, ancestor: int) -> int | None:
 
 def checkout(target: Path, source: Path = REPO_ROOT) -> Path:
     """Copies the tracked files of a checkout (of an unpacked archive: all but runs, data and caches)."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=source, capture_output=True, text=True)
+    command = ["git", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=source, capture_output=True, encoding="utf-8", errors="surrogateescape")
     skip = shutil.ignore_patterns("runs", "data", ".*", "__pycache__")
     if listed.returncode:
         shutil.copytree(source, target, ignore=skip)

@@ -144,7 +144,7 @@ def full_disk(copy: Copy) -> None:
 
 def file_in_the_way(copy: Copy) -> None:
     """A file in place of the folder of runs."""
-    (copy.root / "runs").write_text("")
+    (copy.root / "runs").write_text("", encoding="utf-8")
     refused(copy, "file in the way")
     (copy.root / "runs").unlink()
     copy.finish()
@@ -321,8 +321,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flag(p.additions, "--terms", type=whole(0), default=3, help="SIGTERMs for each paper")
     flag(p.additions, "--seed", type=whole(0), default=0, help="of the random moments")
     flag(p.additions, "--only", default="", help=f"faults with this in their name; of {', '.join(NAMES)}")
-    args = p.parse_args(argv)
-    run_main(lambda: _main(args))
+    run_main(lambda: _main(p.parse_args(argv)))
 
 
 def _main(args: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class TrainBatches:
         frame, sides = frame_side(config), config["resize_sides"]
         self._first = tf1.placeholder(tf.int64, [], name="first_batch")
         table, label_table = tf1.placeholder(tf.string, [None]), tf1.placeholder(tf.int64, [None])
-        self._feed = {table: self.paths, label_table: rows.labels}
+        self._feed = {table: as_bytes(self.paths), label_table: rows.labels}
 
         def choose(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
             chosen = tf.numpy_function(lambda n: self.plan(int(n)), [number], tf.int64)
@@ -113,7 +114,7 @@ class TestBatches:
 
     def start(self, session: tf1.Session) -> None:
         """Goes to the head of the list."""
-        feed = {self._table: self.files(), self._labels: self.lists.test.labels}
+        feed = {self._table: as_bytes(self.files()), self._labels: self.lists.test.labels}
         session.run(self._iterator.initializer, feed)
 
     def files(self) -> np.ndarray:
@@ -124,6 +125,11 @@ class TestBatches:
 def file_paths(folder: Path, names: Sequence[str]) -> np.ndarray:
     """File names below a folder as an object array, which TensorFlow takes for strings."""
     return np.array([str(folder / name) for name in names], object)
+
+
+def as_bytes(paths: Sequence[str]) -> np.ndarray:
+    """Paths as the disk has them; TensorFlow would write them as UTF-8, which a name need not be."""
+    return np.array([os.fsencode(path) for path in paths], object)
 
 
 def explained(error: tf.errors.OpError, files: Sequence[str]) -> Exception:
@@ -140,7 +146,7 @@ def explained(error: tf.errors.OpError, files: Sequence[str]) -> Exception:
         image = decode(path)
         for name in dict.fromkeys(files):
             try:
-                session.run(image, {path: name})
+                session.run(image, {path: os.fsencode(name)})
             except tf.errors.OpError as reason:
                 return UserError(f"{shown(name)}: not a readable JPEG or PNG image ({_said(reason)})")
     if isinstance(error, tf.errors.ResourceExhaustedError):

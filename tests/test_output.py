@@ -1,0 +1,124 @@
+"""What is printed or written does not depend on the locale, and cannot end a program."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tests.test_layout import ROOT, SOURCES
+
+LOCALES = [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONIOENCODING": "iso-8859-1"}]
+BINARY_READERS = {"Image", "archive", "bz2", "gzip", "lzma", "os", "tarfile"}  # their `open` reads no text
+TOOLS = [path for folder in ("soak", "fuzz") for path in sorted((ROOT / "tests" / folder).glob("*.py"))]
+
+
+def in_locale(*words: object, locale: dict[str, str] = LOCALES[0]) -> subprocess.CompletedProcess[bytes]:
+    """Runs this interpreter without UTF-8 mode and without locale coercion."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHON"))}
+    env = {**kept, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "OMP_NUM_THREADS": "1", **locale}
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, env=env, capture_output=True, timeout=300)
+
+
+def without_encoding(tree: ast.AST) -> Iterator[ast.Call]:
+    """Calls that read or write text in the locale's encoding."""
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call):
+            continue
+        keywords = {keyword.arg for keyword in call.keywords}
+        owner = ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
+        name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+        mode = call.args[0 if owner else 1 :][:1] + [k.value for k in call.keywords if k.arg == "mode"]
+        text = not any(
+            isinstance(part, ast.Constant) and "b" in str(part.value) for at in mode for part in ast.walk(at)
+        )
+        opens = name in ("open", "fdopen") and owner not in BINARY_READERS and text
+        path_method = name in ("read_text", "write_text") and owner and len(call.args) < 2
+        tables = name in ("loadtxt", "savetxt", "genfromtxt")
+        child = name in ("run", "Popen", "check_output") and keywords & {"text", "universal_newlines", "errors"}
+        if (opens or path_method or tables or child) and "encoding" not in keywords:
+            yield call
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *TOOLS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_text_file_has_an_encoding(path):
+    calls = without_encoding(ast.parse(path.read_text(encoding="utf-8")))
+    assert not [f"line {call.lineno}: {ast.unparse(call)}" for call in calls]
+
+
+def test_the_search_for_encodings_finds_what_it_should():
+    text = "open(p); open(p, 'w'); p.open(); p.read_text(); p.write_text(s); np.loadtxt(p); run(c, text=True)"
+    binary = "open(p, 'rb'); open(p, 'ab' if s else 'wb'); p.open('rb'); gzip.open(p); export.write_text(p, s); run(c)"
+    assert len(list(without_encoding(ast.parse(text)))) == 7
+    assert not list(without_encoding(ast.parse(binary)))
+
+
+@pytest.mark.parametrize("locale", LOCALES, ids=["ascii", "latin-1"])
+def test_the_viewer_is_the_same_in_every_locale(tmp_path, locale):
+    np.save(tmp_path / "m.npy", np.diag([3, 4, 5]) + 1)
+    (tmp_path / "n.txt").write_text("café\n猫\n🐈\n", encoding="utf-8")
+    words = [
+        "-m",
+        "hierarchy_cnn_torch.viewer.export",
+        "--confusion",
+        tmp_path / "m.npy",
+        "--names",
+        tmp_path / "n.txt",
+    ]
+    done = in_locale(*words, "--out", tmp_path / "v.html", locale=locale)
+    assert done.returncode == 0, done.stderr
+    from hierarchy_cnn_torch.viewer.pack import read_page
+
+    assert read_page(tmp_path / "v.html")[0]["names"] == ["café", "猫", "🐈"]
+    page = (tmp_path / "v.html").read_text(encoding="utf-8")
+    for file in ("template.html", "style.css"):
+        source = (ROOT / "hierarchy_cnn_torch" / "viewer" / file).read_text(encoding="utf-8")
+        assert all(character in page for character in source if not character.isascii())
+
+
+def test_tables_and_names_print_in_a_c_locale(tmp_path):
+    done = in_locale("-m", "reproduction.compare", "--paper", "hierarchy")
+    assert done.returncode == 0 and b"hierarchy" in done.stdout.lower(), done.stderr
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom reproduction.runtime.flags import run_main\n"
+        "run_main(lambda: print('class \\U0001f408 \\udce9'))\n",
+        encoding="utf-8",
+    )
+    done = in_locale(script)
+    assert done.returncode == 0 and done.stdout == b"class \\U0001f408 \\udce9\n", done.stderr
+
+
+SCRIPTS = [
+    "class2str_tf/train_fc_classifier.py",
+    "subclass_torch/notebook.py",
+    "finegrained_torch/pipeline.py",
+    "triplet_tf/fast_fgvr_semi_train.py",
+    "hierarchy_cnn_torch/train.py --out runs/x",
+    "hierarchy_cnn_torch/analyze.py --run runs/x",
+]
+
+
+@pytest.mark.parametrize("line", [*(f"{script} --print-config" for script in SCRIPTS), "-m datasets"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_leaves_ends_a_script_quietly(line, unbuffered):
+    command, env = [sys.executable, *line.split()], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    read, write = os.pipe()
+    os.close(read)  # as `| head` that has seen enough
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=env, stdout=write, stderr=subprocess.PIPE, timeout=100)
+    finally:
+        os.close(write)
+    assert done.stderr == b"" and done.returncode == 141
+
+
+def test_another_broken_pipe_is_no_quiet_end():
+    from datasets.terminal import any_terminal
+
+    with pytest.raises(BrokenPipeError), any_terminal():
+        raise BrokenPipeError("a worker's")
