@@ -1,6 +1,5 @@
-"""What the torch papers share: seeds, devices, processes, full-state checkpoints. Functions only, no trainer.
-Every random draw of a torch paper comes from `generator(seed, stage, epoch, ...)`: a pure function of its arguments,
-made on the CPU, so that a resumed run, another batch split and another device draw the same numbers.
+"""What the torch papers share: seeds, devices, processes, checkpoint files. Functions only, no trainer.
+Every random draw comes from `generator(seed, stage, epoch, ...)`, made on the CPU: a resumed run draws the same.
 """
 
 from __future__ import annotations
@@ -125,7 +124,7 @@ def check_finite(first_bad: torch.Tensor, stage: str, batch: int, folder: Path) 
       stage: for the message. batch: the batch size. folder: where the checkpoints lie.
     """
     if (step := int(first_bad)) >= 0:
-        kept = f"last checkpoint {shown(last[-1])}" if (last := _states(folder)) else "no checkpoint yet"
+        kept = f"last checkpoint {shown(last[-1])}" if (last := states_of(folder)) else "no checkpoint yet"
         raise UserError(f"{stage}: non-finite loss at step {step} (batch of {batch}); {kept}; lower the learning rate")
 
 
@@ -166,21 +165,22 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", needs: Itera
         raise Damaged(f"{shown(path)}: not a readable checkpoint ({reason})") from None
 
 
-def _states(folder: Path) -> list[Path]:
+def states_of(folder: Path) -> list[Path]:
+    """Full states of a run, oldest first."""
     return sorted(path for path in folder.glob("state-*.pt") if re.fullmatch(r"state-\d{10}\.pt", path.name))
 
 
 def save_state(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> None:
     """Writes the full state of a run at global step `step` and keeps the newest `keep` up to it, no others."""
     write_checkpoint(written := folder / f"state-{step:010d}.pt", state)
-    kept = [path for path in _states(folder) if path <= written][-keep:]
-    for other in set(_states(folder)) - set(kept):  # a later one is damaged: the run went on without it
+    kept = [path for path in states_of(folder) if path <= written][-keep:]
+    for other in set(states_of(folder)) - set(kept):  # a later one is damaged: the run went on without it
         other.unlink(missing_ok=True)
 
 
 def load_state(folder: Path, device: torch.device | str = "cpu", needs: Iterable[str] = ()) -> dict[str, Any] | None:
     """The newest whole full state that has what it `needs`, or None where there is none; see `newest_whole`."""
-    return newest_whole(_states(folder), lambda path: read_checkpoint(path, device, needs))
+    return newest_whole(states_of(folder), lambda path: read_checkpoint(path, device, needs))
 
 
 def torchvision_ready() -> str:

@@ -145,7 +145,7 @@ def test_what_is_lost_is_seen(tmp_path, flaw, part, fault, monkeypatch):
     begin = time.monotonic()
     calm.finish()
     tally = soak.Tally()
-    PARTS[part](disturbed, calm.figures(), tally, time.monotonic() - begin, fault)
+    PARTS[part](disturbed, calm.numbers(), tally, time.monotonic() - begin, fault)
     assert [line for line in tally.faults if line.startswith(fault)], tally
 
 
@@ -181,7 +181,7 @@ class Script:
     def finished(self):
         return 1
 
-    def figures(self):
+    def numbers(self):
         return {"a": self.values.pop(0)}
 
 

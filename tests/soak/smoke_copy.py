@@ -36,11 +36,13 @@ class Copy:
       root: the copied folder.
       folder: the paper's package.
       flags: passed through to its scripts.
+      seeds: of the runs.
     """
 
     root: Path
     folder: str
     flags: str = ""
+    seeds: str = "0"
 
     def start(self, limit: int | None = None, swept: bool = False) -> subprocess.Popen[str]:
         """Starts the pipeline in a process group of its own.
@@ -55,7 +57,7 @@ class Copy:
                 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write fails with an error, as on a full disk
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-        words = ["--profile", "smoke", "--device", "cpu", "--seeds", "0", f"--args={self.flags}"]
+        words = ["--profile", "smoke", "--device", "cpu", "--seeds", self.seeds, f"--args={self.flags}"]
         paper = self.folder.partition("_")[0]
         program = ["reproduction.launch.sweep", "--papers", paper] if swept else [f"{self.folder}.reproduce"]
         return subprocess.Popen(
@@ -76,8 +78,8 @@ class Copy:
             raise Broken(f"exit code {code}: {last(text)}")
         return text
 
-    def figures(self) -> dict[str, Any]:
-        """Every figure of the run but times: metrics and details of the records, and the curves."""
+    def numbers(self) -> dict[str, Any]:
+        """Every number of the run but times: metrics and details of the records, and the curves."""
         runs = self.root / "runs"
         found: dict[str, Any] = {}
         for path in sorted(runs.rglob("record.json")):
@@ -130,7 +132,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def same(copy: Copy, calm: dict[str, Any]) -> None:
     """Raises Broken where a figure differs from the undisturbed run's."""
-    mine = copy.figures()
+    mine = copy.numbers()
     wrong = sorted(name for name in calm.keys() | mine.keys() if mine.get(name) != calm.get(name))
     if wrong:
         raise Broken(f"figures differ in {', '.join(wrong[:3])}")

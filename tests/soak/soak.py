@@ -118,7 +118,7 @@ def stops(copy: Copy, calm: dict[str, Any], tally: Tally, number: int, length: f
             for _ in range(ATTEMPTS):
                 copy.clear()
                 _, code, text = hit(copy, signal.SIGTERM, draw.uniform(0.3, 0.8) * length)
-                if code and copy.figures() != calm:
+                if code and copy.numbers() != calm:
                     break
                 length *= 0.8  # it came when everything was done
             if not code or "Traceback" in text or "goes on" not in text:
@@ -300,7 +300,7 @@ def soak(
     except Broken as error:
         raise UserError(f"{folder}: the undisturbed run failed: {error}") from None
     length = time.monotonic() - begin
-    figures = calm.figures()
+    figures = calm.numbers()
     say(f"undisturbed: {length:.0f} s, {len(figures)} files of figures")
     disturbed = Copy(work / "disturbed", folder, flags)
     if "SIGKILL" in names:

@@ -133,7 +133,7 @@ def test_devices():
 
 def test_denormals_are_flushed_and_torchvision_imports():
     code = (
-        "from reproduction import torch_runtime as r\nr.start(0, 1)\nimport torch\n"
+        "from reproduction.runtime import torch_runtime as r\nr.start(0, 1)\nimport torch\n"
         "assert (torch.full((64,), 1e-30) * 1e-10).abs().sum() == 0\n"
         "assert torch.get_num_threads() == 1\nprint(r.torchvision_ready())\n"
         "from torchvision import transforms; transforms.RandomCrop(4)"

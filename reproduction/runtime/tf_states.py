@@ -1,0 +1,60 @@
+"""Checkpoints of a TensorFlow training: Saver keeps the variables, metrics.jsonl the curve."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reproduction.runtime.run_folder import read_metrics, shown
+from reproduction.runtime.tf_import import frameworks
+from reproduction.runtime.tf_runtime import checkpoints, restore_newest, save_checkpoint
+
+
+class States:
+    """Checkpoints of a TensorFlow training, for `loop.Training`: Saver keeps the variables, metrics.jsonl the curve.
+
+    Attributes:
+      session: with the graph's variables.
+      folder: run folder.
+      ends: steps after which an epoch ends, as of the Training.
+      test: name of the accuracy in metrics.jsonl by which the best checkpoint is kept; lines with it are the curve.
+      prefix: step -> file name of the checkpoint.
+      after: only checkpoints of later steps count.
+    """
+
+    waits, writes = False, True  # a step returns its loss as a number
+
+    def __init__(
+        self,
+        session: Any,
+        folder: Path,
+        ends: Sequence[int],
+        test: str,
+        prefix: Callable[[int], str] = "model-{}".format,
+        after: int = -1,
+    ):
+        tf1, _ = frameworks()
+        self.session, self.folder, self.ends, self.test, self.prefix = session, folder, list(ends), test, prefix
+        self.after = after
+        self.saver = tf1.train.Saver(max_to_keep=0)  # save_checkpoint keeps the newest two and the best
+
+    def load(self) -> dict[str, Any] | None:
+        step = restore_newest(self.session, self.saver, self.folder, self.after)
+        if step is None:
+            return None
+        history = [line for line in read_metrics(self.folder) if self.test in line and line["step"] <= step]
+        return {"epoch": bisect.bisect_right(self.ends, step), "step": step, "history": history}
+
+    def save(self, position: dict[str, Any]) -> None:
+        history = position["history"]
+        best = [max(history, key=lambda line: line[self.test])["step"]] if history else []
+        name, at_end = self.prefix(position["step"]), position["step"] == self.ends[-1]
+        save_checkpoint(self.session, self.saver, self.folder / name, keep=best, with_graph=at_end)
+
+    def newest(self) -> str | None:
+        return shown(present[0][1]) if (present := checkpoints(self.folder)) else None
+
+    def agreed(self, answer: bool) -> bool:
+        return answer

@@ -1,0 +1,57 @@
+"""Full states of a torch training: weights, optimizer and position in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reproduction.runtime.run_folder import shown
+from reproduction.runtime.torch_runtime import World, agreed, load_state, reduce_sum, save_state, states_of
+
+
+class States:
+    """Full states of a torch training, for `loop.Training`: weights, optimizer, position.
+
+    Attributes:
+      folder: `checkpoints` of the run folder.
+      world: the processes; rank 0 writes.
+      parts: name -> what has state_dict and load_state_dict.
+      upgrade: turns a state written by an older version into today's.
+    """
+
+    def __init__(
+        self, run_folder: Path, world: World, parts: dict[str, Any], upgrade: Callable[[Any], Any] = lambda state: state
+    ):
+        self.folder, self.world, self.parts, self.upgrade = run_folder / "checkpoints", world, parts, upgrade
+        self.waits, self.writes = world.device.type == "cuda", world.rank == 0
+
+    def load(self) -> dict[str, Any] | None:
+        state = load_state(self.folder, self.world.device, self.parts)
+        if state is None:
+            return None
+        state = self.upgrade(state)
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        position: dict[str, Any] = state["position"]
+        return position if self.writes else position | {"sums": {}}  # they are the sums of all processes
+
+    def save(self, position: dict[str, Any]) -> None:
+        sums = self.total(position["sums"])
+        if self.writes:
+            parts = {name: part.state_dict() for name, part in self.parts.items()}
+            save_state(self.folder, position["step"], parts | {"position": position | {"sums": sums}})
+
+    def total(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Sums over the processes; tensors stay tensors, numbers stay numbers."""
+        totals = {name: torch.as_tensor(value, dtype=torch.float64).clone() for name, value in sums.items()}
+        reduce_sum(self.world, *totals.values())
+        return {name: total if torch.is_tensor(sums[name]) else total.item() for name, total in totals.items()}
+
+    def newest(self) -> str | None:
+        return shown(present[-1]) if (present := states_of(self.folder)) else None
+
+    def agreed(self, answer: bool) -> bool:
+        return agreed(self.world, answer)
