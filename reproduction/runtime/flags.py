@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from datasets import DatasetError, check_name
 from datasets.terminal import any_terminal
 from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError
+
+Resolved = TypeVar("Resolved")
 
 
 class Parser(argparse.ArgumentParser):
@@ -126,14 +129,24 @@ def add_common(parser: Parser, paper: str) -> None:
             flag(parser.additions, name, **options)
 
 
+def as_dict(config: Any) -> dict[str, Any]:
+    """The resolved flags under their own names, for records, config.json and --print-config.
+
+    Args:
+      config: a frozen dataclass with one attribute a flag; `lambda_` holds --lambda, since Python has that word.
+    """
+    return {field.name.rstrip("_"): getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
 def finish_parsing(
-    parser: Parser, resolve: Callable[[argparse.Namespace], dict[str, Any]], argv: list[str] | None = None
-) -> dict[str, Any]:
+    parser: Parser, resolve: Callable[[argparse.Namespace], Resolved], argv: list[str] | None = None
+) -> Resolved:
     """Parses, resolves, and answers --print-config; imports no framework.
 
     Args:
       parser: the script's parser.
-      resolve: turns the parsed flags into the resolved configuration (JSON values); may raise UserError.
+      resolve: turns the parsed flags into the resolved configuration, a frozen dataclass or a dict of JSON values;
+        may raise UserError.
       argv: arguments without the program name; None takes the process's own.
     Returns:
       The resolved configuration.
@@ -145,7 +158,7 @@ def finish_parsing(
     except (UserError, DatasetError) as error:
         parser.error(str(error))
     if args.print_config:
-        print(json.dumps(config, indent=2, default=str))
+        print(json.dumps(config if isinstance(config, dict) else as_dict(config), indent=2, default=str))
         raise SystemExit(0)
     return config
 

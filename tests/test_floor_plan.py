@@ -1,0 +1,116 @@
+"""The floor plan: the same room for the same thing in every paper, imports in one direction, no circles."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.test_layout import ROOT, SOURCES
+
+ROOMS = {"data": "data", "networks": "networks", "method": "method", "training": "training"}
+AUTHORS_ROOMS = {"data_sampling": "data", "nets": "networks", "ranking": "method", "training": "training"}
+SEES = {  # room -> rooms of the same paper that it may import
+    "method": {"method"},
+    "data": {"data", "method", "flags"},
+    "networks": {"networks", "method", "flags"},
+    "training": {"training", "data", "networks", "method", "flags", "plots", "deviations"},
+}
+OUTSIDE_METHOD = {"reproduction", "datasets"}  # packages of ours that `method` must not need
+MOVED: tuple[str, ...] = ()
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Dotted names of ours that a file imports, anywhere in it; `from a import b` gives a.b where that is a module."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                names.add(inner if file_of(inner) else node.module)
+    return frozenset(name for name in names if file_of(name))
+
+
+def file_of(name: str) -> Path | None:
+    """The file of a module or package of ours, or None."""
+    stem = ROOT.joinpath(*name.split("."))
+    return next((path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path in SOURCES), None)
+
+
+def room_of(path: Path) -> str:
+    """The room of a paper's file: a folder's name in today's words, or the stem of a file beside the rooms."""
+    parts = path.relative_to(ROOT).parts
+    names = AUTHORS_ROOMS if parts[0] == "triplet_tf" else ROOMS
+    if parts[0] == "triplet_tf" and parts[1] == "config":
+        return "flags"
+    return names.get(parts[1], parts[1]) if len(parts) > 2 else path.stem
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.relative_to(ROOT).parts[0] in MOVED], ids=str)
+def test_a_room_sees_only_what_lies_below_it(path):
+    paper = path.relative_to(ROOT).parts[0]
+    room = room_of(path)
+    own = {room_of(file) for name in imports(path) if name.startswith(f"{paper}.") and (file := file_of(name))}
+    if room in SEES:
+        assert own - {"__init__"} <= SEES[room], f"{room} imports {own - SEES[room]}"
+    if room == "method":
+        assert not {name.partition(".")[0] for name in imports(path)} & OUTSIDE_METHOD
+
+
+@pytest.mark.parametrize("paper", MOVED)
+def test_every_paper_has_the_rooms(paper):
+    names = AUTHORS_ROOMS if paper == "triplet_tf" else ROOMS
+    assert {room for room in names if (ROOT / paper / room / "__init__.py").exists()} == set(names)
+    for file in ("README.md", "reproduce.py", "deviations.py", "plots.py", "training/record.py"):
+        assert (ROOT / paper / file).exists(), file
+
+
+def circles() -> list[list[str]]:
+    """Groups of files that import each other in a circle (Tarjan's strongly connected components)."""
+    files = {path: {file for name in imports(path) if (file := file_of(name))} for path in SOURCES}
+    index: dict[Path, int] = {}
+    low: dict[Path, int] = {}
+    stack: list[Path] = []
+    groups = []
+
+    def visit(path: Path) -> None:
+        index[path] = low[path] = len(index)
+        stack.append(path)
+        for other in files[path]:
+            if other not in index:
+                visit(other)
+                low[path] = min(low[path], low[other])
+            elif other in stack:
+                low[path] = min(low[path], index[other])
+        if low[path] == index[path]:
+            group = []
+            while not group or group[-1] != path:
+                group.append(stack.pop())
+            if len(group) > 1:
+                groups.append(sorted(str(member.relative_to(ROOT)) for member in group))
+
+    for path in SOURCES:
+        if path not in index:
+            visit(path)
+    return groups
+
+
+LEFT = {  # circles that the move of their package has still to cut
+    "benchmarks", "class2str_tf", "datasets", "hierarchy_cnn_torch", "reproduction",
+}  # fmt: skip
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert not [group for group in circles() if group[0].partition("/")[0] not in LEFT]
+
+
+def test_a_circle_would_be_seen(monkeypatch):
+    a, b = SOURCES[:2]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in (a, b)]
+    monkeypatch.setitem(globals(), "imports", lambda path: {a: {names[1]}, b: {names[0]}}.get(path, frozenset()))
+    assert circles() == [sorted(str(path.relative_to(ROOT)) for path in (a, b))]
