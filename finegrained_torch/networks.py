@@ -56,10 +56,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, outputs: int, small_images: bool = True):
         super().__init__()
-        if small_images:
-            self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        else:
-            self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1: nn.Module = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool: nn.Module = nn.Identity() if small_images else nn.MaxPool2d(3, 2, 1)
@@ -68,10 +65,12 @@ class ResNet18(nn.Module):
             first = Block(widths[number - 1], widths[number], 1 if number == 1 else 2)
             self.add_module(f"layer{number}", nn.Sequential(first, Block(widths[number], widths[number], 1)))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc: nn.Module = nn.Linear(self.feature_dim, outputs)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # as torchvision initializes; batch norm and linear keep torch's defaults
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if small_images:  # replaced after that by the authors, so torch's default applies: std 0.11 instead of 0.06
+            self.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        self.fc: nn.Module = nn.Linear(self.feature_dim, outputs)  # last: the backbone does not depend on `outputs`
 
     @property
     def embed_dim(self) -> int:

@@ -184,7 +184,7 @@ class Network(nn.Module):
 
 def initialise(network: nn.Module, seed: int) -> None:
     """He-normal weights and zero biases; each layer draws from its own generator (seed, "init", name)."""
-    with torch.no_grad():
+    with torch.no_grad():  # DEVIATION HCN-D05: the paper's initial values are unknown
         for name, layer in network.named_modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 fan = layer.weight[0].numel()

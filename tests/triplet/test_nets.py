@@ -13,6 +13,7 @@ import pytest
 
 from reproduction.runtime.run_folder import UserError
 from tests.triplet.conftest import moving_decays
+from tests.triplet.initial_values import check_backbone
 from triplet_tf import nets
 from triplet_tf.nets.layers import dropout, name_seed, slim, tf, tf1
 
@@ -111,6 +112,10 @@ def test_every_initial_value_depends_on_seed_and_name_alone(built):
             seen.add(variable)
     weights = {v.op.name for v in tf1.trainable_variables() if v.op.name.endswith(("weights", "W"))}
     assert seen == weights
+
+
+def test_initial_values_are_slims(built):
+    check_backbone(built.net)
 
 
 def test_l2_terms_hold_the_backbone_and_never_w(built):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.triplet.conftest import moving_decays
+from tests.triplet.initial_values import check_backbone
 from triplet_tf import nets
 from triplet_tf.nets.layers import name_seed, slim, tf, tf1
 
@@ -54,6 +55,10 @@ def test_sizes_names_and_counts(built):
     for op in built.graph.get_operations():
         if op.type in ("TruncatedNormal", "RandomUniform"):
             assert op.get_attr("seed2") == name_seed(op.name.partition("/Initializer/")[0])
+
+
+def test_initial_values_are_slims(built):
+    check_backbone("densenet161")
 
 
 def torchvision_name(name: str) -> str:
