@@ -220,7 +220,7 @@ def prepare_partition(count: int, share: float) -> Callable[[], int]:
     labels = (rng.random(count) >= share).astype(np.int64)
     mean, std = torch.tensor([109.9, 109.7, 113.8]), torch.tensor([50.1, 50.6, 50.8])
 
-    def view(x: np.ndarray, _: np.ndarray) -> np.ndarray:
+    def view(_label: int, x: np.ndarray, _place: np.ndarray) -> np.ndarray:
         return augment.normalize(torch.from_numpy(x), mean, std).numpy()
 
     def work() -> int:

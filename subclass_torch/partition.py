@@ -75,7 +75,7 @@ def make_partition(
     classes: Sequence[int],
     k: int,
     num_classes: int,
-    view: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    view: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
     partners: Callable[[int, int], np.ndarray],
     wrap: bool = False,
 ) -> Partition:
@@ -85,7 +85,7 @@ def make_partition(
       images: uint8 [N, H, W, C]. labels: int64 [N], in 0..num_classes-1.
       classes: neglected classes in order of treatment; empty leaves everything as it is (S = C).
       k: subclasses per class, >= 1.
-      view: (uint8 [n, H, W, C], int64 [n] position in the class's 2 N_c images) -> float32, what k-means sees.
+      view: (class, uint8 [n, H, W, C], int64 [n] position in the class's 2 N_c images) -> float32, what k-means sees.
       partners: (class, count) -> int64 [count] in 0..N-1, the partner of each of the class's images.
       wrap: as in `mix`.
     Returns:
@@ -109,8 +109,8 @@ def make_partition(
             a = images[own[at : at + _CHUNK]]
             b = mix(a, images[mate[at : at + _CHUNK]], wrap)
             place = np.arange(at, at + len(a))
-            pixels[place] = view(a, place).reshape(len(a), -1)
-            pixels[place + len(own)] = view(b, place + len(own)).reshape(len(a), -1)
+            pixels[place] = view(label, a, place).reshape(len(a), -1)
+            pixels[place + len(own)] = view(label, b, place + len(own)).reshape(len(a), -1)
         cluster = split(pixels, k)
         del pixels
         names = np.array([label, *range(len(mapping), len(mapping) + k - 1)])

@@ -177,12 +177,13 @@ def make_partition(setting: Setting, neglected: list[int]) -> partition.Partitio
     seed, count = config["seed"], len(data.train_images)
     mean, std = (constant.cpu() for constant in setting.constants)
 
-    def view(pixels: np.ndarray, place: np.ndarray) -> np.ndarray:
+    def view(label: int, pixels: np.ndarray, place: np.ndarray) -> np.ndarray:
         batch = evaluate.tensor_of(pixels)
         if config["kmeans_view"] == "plain":  # DEVIATION SDN-D12: pixels as they are, not one random training view
             return augment.normalize(batch, mean, std).numpy()
-        generator = runtime.generator(seed, "partition", "view", int(place[0]))
-        draws = augment.draw(len(place), images.SIZE, config["n_holes"], generator)
+        doubled = 2 * int((data.train_labels == label).sum())
+        generator = runtime.generator(seed, "partition", "view", label)
+        draws = augment.draw(doubled, images.SIZE, config["n_holes"], generator).of(torch.from_numpy(place))
         crop, cutout, length = config["data_augmentation"], config["cutout"], config["length"]
         return augment.training_batch(batch, draws, mean, std, crop, cutout, length).numpy()
 

@@ -1,13 +1,16 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reproduction.runtime.run_folder import UserError
-from subclass_torch import partition
+from subclass_torch import partition, stages
 
 
-def plain_view(images, _place):
+def plain_view(_label, images, _place):
     return images.astype(np.float32)
 
 
@@ -107,3 +110,24 @@ def test_too_few_images():
     images, labels = toy()
     with pytest.raises(UserError, match="class 4 holds 0 images"):
         partition.make_partition(images, labels, [4], 2, 5, plain_view, partners(40))
+
+
+@pytest.mark.parametrize("kind", ["augmented", "plain"])
+def test_the_view_of_kmeans_depends_on_seed_class_and_position_alone(kind, monkeypatch):
+    def view_of(seed):
+        monkeypatch.setattr(partition, "make_partition", lambda *a, **_: a[5])
+        config = {"seed": seed, "kmeans_view": kind, "n_holes": 1, "data_augmentation": True, "cutout": True,
+                  "length": 8, "numSubclassesPerClass": 2, "mixing": "wide", "threads": 1}  # fmt: skip
+        data = SimpleNamespace(train_images=np.zeros((20, 32, 32, 3), np.uint8), class_names=("a", "b"),
+                               train_labels=np.repeat([0, 1], 10))  # fmt: skip
+        constants = (torch.zeros(3), torch.ones(3))
+        return stages.make_partition(SimpleNamespace(config=config, data=data, constants=constants), [0, 1])
+
+    images, place = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8), np.arange(20)
+    view = view_of(3)
+    whole = view(0, images, place)
+    assert (view_of(3)(0, images, place) == whole).all()
+    parts = [view(0, images[at : at + 7], place[at : at + 7]) for at in (0, 7, 14)]
+    assert (np.concatenate(parts) == whole).all()
+    for other in (view(1, images, place), view_of(4)(0, images, place)):
+        assert (other == whole).all() == (kind == "plain")
