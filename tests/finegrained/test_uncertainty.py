@@ -139,7 +139,7 @@ def slow_filter(values, labels, threshold):
     kept = set()
     for label in set(labels.tolist()):
         members = sorted((u, at) for at, (u, y) in enumerate(zip(values, labels, strict=True)) if y == label)
-        kept |= {at for _, at in members[: int(len(members) * threshold / 100)]}
+        kept |= {at for _, at in members[: int(len(members) * (threshold / 100))]}
     return np.array([at in kept for at in range(len(labels))])
 
 
@@ -154,11 +154,16 @@ def test_filter_counts_of_the_specification():
     assert np.bincount(superclasses[certain]).tolist() == [2250] * 20 and certain.sum() == 45000
 
 
-@pytest.mark.parametrize("threshold", [0.5, 33.3, 50, 90, 100])
+@pytest.mark.parametrize("threshold", [0.5, 29, 33.3, 50, 90, 100])
 def test_filter_against_a_slow_oracle_with_ties(threshold):
     rng = np.random.default_rng(1)
     values, labels = rng.integers(0, 4, 101) / 4, rng.integers(0, 3, 101)
     np.testing.assert_array_equal(certain_mask(values, labels, threshold), slow_filter(values, labels, threshold))
+
+
+def test_filter_rounds_as_released():
+    """int(n * (t / 100)): 100 * 0.29 is 28.999999999999996."""
+    assert certain_mask(np.zeros(100), np.zeros(100, int), 29).sum() == 28
 
 
 def test_filter_keeps_the_first_of_equals_and_refuses_nonsense():
