@@ -51,7 +51,8 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> tuple[Module, 
 def _built(content: Mapping[str, Any]) -> Module:
     """A network as the checkpoint describes it, with weights of its own."""
     held = sum(value.numel() for value in content["state_dict"].values())
-    if max(content["classes"], content.get("num_sub") or 0) > held:  # before a network of that size is made
+    other = content.get("other_classes") or 0
+    if max(content["classes"], content.get("num_sub") or 0, other) > held:  # before a network of that size is made
         raise ValueError(f"{content['classes']} classes")
     options = {"network": content["network"], "mean": content["mean"], "std": content["std"]}
     if content["stage"] == "multi-head":
@@ -60,7 +61,8 @@ def _built(content: Mapping[str, Any]) -> Module:
         )
     fine_tuned = content["stage"] == "fine-tune"
     mode = "sub" if content["stage"] == "sub" else "sup"
-    module = LitResnet(num_classes=content["num_sub"] if fine_tuned else content["classes"], mode=mode, **options)
+    classes = content["num_sub"] if fine_tuned else content["classes"]
+    module = LitResnet(num_classes=classes, mode=mode, other_classes=other, **options)
     if fine_tuned:
         module.fine_tuning(content["classes"], dim_sub=content["num_sub"], variant=content["head"])
     return module

@@ -94,20 +94,22 @@ class LitResnet(Module):
         data/weights, or a state dict. unc: forward gives probabilities, else their logarithms.
       mode: "sup" learns the coarse label of a batch (image, fine, coarse), "sub" the fine one. batch_size: kept.
       network: one of networks.NETWORKS. optimization, mean, std: see `Module`.
-    Source: authors' models/Classifier.py.
+      other_classes: outputs for the other kind of label in the same layer (fine ones stand first); network legacy only.
+    Source: authors' models/Classifier.py; main.py for S + C outputs.
     """
 
     def __init__(
         self, learning_rate: float = 0.1, num_classes: int = 10, pretrained: bool | Mapping[str, Tensor] = False,
         unc: bool = False, mode: str = "sup", batch_size: int = 200, *, network: str = "resnet18",
-        optimization: Optimization = RELEASED, mean: Any = (0.0,) * 3, std: Any = (1.0,) * 3,
+        optimization: Optimization = RELEASED, mean: Any = (0.0,) * 3, std: Any = (1.0,) * 3, other_classes: int = 0,
     ):  # fmt: skip
         if mode not in ("sup", "sub"):
             raise ValueError(f"mode {mode!r}: sup or sub")
         super().__init__(learning_rate, optimization, mean, std)
         self.unc, self.mode, self.batch_size, self.n_aug = unc, mode, batch_size, 5
         # DEVIATION FGL-D22: no labels are moved by hand and nothing is printed; Lightning places the batch
-        self.network = networks.build(network, num_classes, _state(pretrained))
+        place = {"before" if mode == "sup" else "after": other_classes}
+        self.network = networks.build(network, num_classes, _state(pretrained), **place)
         self.activations: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:

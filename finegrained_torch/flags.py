@@ -93,7 +93,7 @@ def main_parser() -> Parser:
     a.add_argument("--alpha", type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A", help="see pipeline.py")
     _switch(a, "--use_pseudo", "pseudo-labels instead of the true subclasses", False)
     flag(a, "--legacy-net", action="store_true",
-         help="the network of the released main.py: 7x7 stem, two linear layers, Adam 1e-3, 180 epochs")  # fmt: skip
+         help="as the released main.py: 7x7 stem, S + C outputs, Adam 1e-3, batch 128, 180 epochs")  # fmt: skip
     _additions(p)
     return p
 
@@ -177,9 +177,10 @@ def resolve_main(args: argparse.Namespace) -> dict[str, Any]:
     else:
         config["stage"] = [s for s in _stages_of(steps, args.use_pseudo) if s != "report"]
     if args.legacy_net:
-        # The released main.py: Adam, 180 epochs, no early stopping, one rate
+        # The released main.py: Adam, batches of 128 (its loaders' default), 180 epochs, no early stopping, one rate
         config |= {"network": "legacy", "optimizer": "adam", "schedule": "constant"}
         config["lr"] = 1e-3 if args.lr is None else args.lr
+        config["batch_size"] = args.batch_size if given(args, "batch_size") else 128
         for name in ("max_epochs", "min_epochs"):
             config[name] = getattr(args, name) if given(args, name) else 180
     return _common(config, args)

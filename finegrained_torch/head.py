@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from finegrained_torch.networks import Network
+from finegrained_torch.networks import Legacy, Network, SharedLinear
 
 HEADS = ("plain", "deep_layer", "keep_sub_head")
 
@@ -15,7 +15,8 @@ def replace_head(network: Network, variant: str, sub_classes: int, classes: int)
     Args:
       network: with a Linear(512, S) head; changed in place.
       variant: "plain": new Linear(512, C). "deep_layer": Dropout(0.5), new Linear(512, S), new Linear(S, C).
-        "keep_sub_head": the trained Linear(512, S), new Linear(S, C). No non-linearity in between.
+        "keep_sub_head": the trained Linear(512, S), new Linear(S, C). No non-linearity in between. The new layer of
+        "plain" has S + C outputs in the network of the released main.py, of which the last C are read.
       sub_classes: S. classes: C.
     Raises:
       ValueError: unknown variant.
@@ -23,7 +24,9 @@ def replace_head(network: Network, variant: str, sub_classes: int, classes: int)
     Deviation: FGL-D27.
     """
     width = network.embed_dim
-    if variant == "plain":
+    if variant == "plain" and isinstance(network, Legacy):
+        network.fc = SharedLinear(width, classes, before=sub_classes)
+    elif variant == "plain":
         network.fc = nn.Linear(width, classes)
     elif variant == "deep_layer":
         network.fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(width, sub_classes), nn.Linear(sub_classes, classes))

@@ -88,16 +88,45 @@ class ResNet18(nn.Module):
         return self.fc(self.embed(x))
 
 
+class SharedLinear(nn.Linear):
+    """One linear layer for fine and coarse labels, of which one part is read; the other keeps its initial weights.
+
+    Source: authors' main.py (a last layer of S + C outputs).
+    """
+
+    def __init__(self, width: int, outputs: int, before: int = 0, after: int = 0):
+        """Builds the layer.
+
+        Args:
+          width: inputs.
+          outputs: outputs that `forward` gives.
+          before: outputs in front of them.
+          after: outputs behind them.
+        """
+        super().__init__(width, before + outputs + after)
+        self.part = slice(before, before + outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight[self.part], self.bias[self.part])
+
+    def plain(self) -> nn.Linear:
+        """A linear layer with the weights of the part that is read."""
+        layer = nn.Linear(self.in_features, self.part.stop - self.part.start, device=self.weight.device)
+        layer.weight = nn.Parameter(self.weight[self.part].clone())
+        layer.bias = nn.Parameter(self.bias[self.part].clone())
+        return layer
+
+
 class Legacy(nn.Module):
-    """The network of the authors' main.py: an unmodified ResNet-18 with 1,000 outputs, then 512, ReLU, outputs."""
+    """The network of the authors' main.py: an unmodified ResNet-18 with 1,000 outputs, then 512, ReLU, S + C."""
 
     feature_dim = 512
 
-    def __init__(self, outputs: int):
+    def __init__(self, outputs: int, before: int = 0, after: int = 0):
         super().__init__()
         self.resnet = ResNet18(1000, small_images=False)
         self.hidden = nn.Linear(1000, LEGACY_WIDTH)
-        self.fc: nn.Module = nn.Linear(LEGACY_WIDTH, outputs)
+        self.fc: nn.Module = SharedLinear(LEGACY_WIDTH, outputs, before, after)
 
     @property
     def avgpool(self) -> nn.Module:
@@ -148,12 +177,16 @@ class Small(nn.Module):
 Network = ResNet18 | Legacy | Small
 
 
-def build(name: str, outputs: int, pretrained: Mapping[str, Tensor] | None = None) -> Network:
+def build(
+    name: str, outputs: int, pretrained: Mapping[str, Tensor] | None = None, *, before: int = 0, after: int = 0
+) -> Network:
     """A fresh network.
 
     Args:
-      name: one of NETWORKS. outputs: width of the head.
+      name: one of NETWORKS.
+      outputs: width of the head.
       pretrained: state dict of torchvision's ResNet-18; its conv1 (and fc, for the authors' stem) are left out.
+      before, after: of `SharedLinear`; network legacy only.
     Returns:
       The network; its weights are a function of torch's global generator, the head drawn last.
     Raises:
@@ -164,7 +197,7 @@ def build(name: str, outputs: int, pretrained: Mapping[str, Tensor] | None = Non
         if pretrained is not None:
             raise UserError("--network small: there are no pre-trained weights for it; use --no-pretrained")
         return Small(outputs)
-    made = ResNet18(outputs) if name == "resnet18" else Legacy(outputs)
+    made = ResNet18(outputs) if name == "resnet18" else Legacy(outputs, before, after)
     if pretrained is not None:
         load_pretrained(made, pretrained)
     return made
@@ -233,6 +266,8 @@ def inference_copy(network: nn.Module) -> nn.Module:
             old = list(module.layers)
             blocks = [[_folded(old[at], old[at + 1]), old[at + 2], old[at + 3]] for at in range(0, len(old), 4)]
             module.layers = nn.Sequential(*(layer for block in blocks for layer in block))
+        elif isinstance(module, Legacy) and isinstance(module.fc, SharedLinear):
+            module.fc = module.fc.plain()
     first = next(copied.parameters(), None)
     ours = isinstance(network, Network)
     if ours and first is not None and first.device.type == "cpu" and first.dtype == torch.float32:

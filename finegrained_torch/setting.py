@@ -113,6 +113,10 @@ class Setting:
             std=self.data.std, **options,
         )  # fmt: skip
 
+    def other_classes(self, count: int) -> int:
+        """Outputs for the other kind of label: `count` in the network of the released main.py, else none."""
+        return count if self.config["network"] == "legacy" else 0
+
     def sub_labels(self) -> tuple[np.ndarray, int, str]:
         """Fine labels of the training images (-1: none), their number S, and the hash of where they come from.
 

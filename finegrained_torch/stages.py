@@ -25,7 +25,10 @@ from reproduction.runtime.run_folder import UserError, read_json, shown, write_b
 def load_base(setting: Setting) -> tuple[LitResnet, str]:
     """The best coarse network on the device, and its checkpoint's hash."""
     content, digest = best_weights(setting.out / FOLDERS["coarse"] / setting.name, "coarse")
-    module = setting.module(LitResnet, ("base",), pretrained=False, num_classes=setting.data.num_coarse_labels)
+    module = setting.module(
+        LitResnet, ("base",), pretrained=False, num_classes=setting.data.num_coarse_labels,
+        other_classes=content.get("other_classes", 0),
+    )  # fmt: skip
     module.load_state_dict(content["state_dict"])
     return module.to(setting.device).eval(), digest
 
@@ -48,14 +51,15 @@ def coarse(setting: Setting) -> None:
             run.say_done()
             return
         key = (config["seed"], "coarse" if control == "none" else f"coarse {control}")
-        module = setting.module(LitResnet, key, num_classes=data.num_coarse_labels)
+        other = setting.other_classes(data.num_sub_labels)
+        module = setting.module(LitResnet, key, num_classes=data.num_coarse_labels, other_classes=other)
         if control == "budget":
             base, _ = load_base(setting)
             module.load_state_dict(base.cpu().state_dict())
             torch.manual_seed(runtime.derive(config["seed"], "coarse budget", "head"))
-            module.fine_tuning(data.num_coarse_labels, config["freeze"], data.num_coarse_labels)
+            module.fine_tuning(data.num_coarse_labels, config["freeze"], data.num_sub_labels)
         where = setting.positions("coarse", keep=keep)
-        trained = setting.fit("coarse", run, module, where, classes=data.num_coarse_labels)
+        trained = setting.fit("coarse", run, module, where, classes=data.num_coarse_labels, other_classes=other)
         close_stage(setting, "coarse", run, module, trained, where, inputs, control=control)
 
 
@@ -179,9 +183,10 @@ def sub(setting: Setting) -> None:
         if run.done:
             run.say_done()
             return
-        module = setting.module(LitResnet, (config["seed"], "sub"), num_classes=count, mode="sub")
+        other = setting.other_classes(setting.data.num_coarse_labels)
+        module = setting.module(LitResnet, (config["seed"], "sub"), num_classes=count, mode="sub", other_classes=other)
         where = setting.positions("sub", fine, fine >= 0)
-        trained = setting.fit("sub", run, module, where, classes=count, labels=setting.kind())
+        trained = setting.fit("sub", run, module, where, classes=count, labels=setting.kind(), other_classes=other)
         close_stage(setting, "sub", run, module, trained, where, inputs, num_sub=count)
 
 
@@ -197,12 +202,17 @@ def fine_tune(setting: Setting) -> None:
                 run.say_done()
                 continue
             key = (config["seed"], "fine-tune")
-            module = setting.module(LitResnet, key, pretrained=False, num_classes=count)
+            other = content.get("other_classes", 0)
+            module = setting.module(
+                LitResnet, key, pretrained=False, num_classes=count, mode="sub", other_classes=other
+            )
             module.load_state_dict(content["state_dict"])
             torch.manual_seed(runtime.derive(config["seed"], "fine-tune", head))
             module.fine_tuning(classes, config["freeze"], count, variant=head)
             where = setting.positions("fine-tune")
-            trained = setting.fit("fine-tune", run, module, where, classes=classes, head=head, num_sub=count)
+            trained = setting.fit(
+                "fine-tune", run, module, where, classes=classes, head=head, num_sub=count, other_classes=other
+            )
             close_stage(setting, "fine-tune", run, module, trained, where, inputs, num_sub=count, head=head)
 
 

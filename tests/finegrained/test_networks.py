@@ -52,11 +52,30 @@ def test_counts_of_multi_head(fine, coarse, parameters):
 
 @pytest.mark.parametrize(("fine", "coarse", "parameters"), [(10, 2, 12_208_180), (100, 20, 12_263_584)])
 def test_counts_of_the_older_network(fine, coarse, parameters):
-    """Two heads behind the hidden layer are the released one linear layer of S + C outputs."""
-    assert count("legacy", fine + coarse) == parameters
+    """One linear layer of S + C outputs in base and transfer; the two heads of multihead are as large."""
     with torch.device("meta"):
-        module = MultiHead(num_classes=fine, num_superclasses=coarse, network="legacy")
-    assert networks.parameter_count(module) == parameters
+        base = LitResnet(num_classes=coarse, network="legacy", other_classes=fine)
+        sub = LitResnet(num_classes=fine, network="legacy", mode="sub", other_classes=coarse)
+        both = MultiHead(num_classes=fine, num_superclasses=coarse, network="legacy")
+        assert [networks.parameter_count(module) for module in (base, sub, both)] == [parameters] * 3
+        sub.fine_tuning(coarse, dim_sub=fine)
+    assert networks.parameter_count(sub) == parameters
+
+
+def test_one_layer_for_both_kinds_of_labels_gives_the_part_of_its_mode():
+    images = torch.rand(2, 3, 32, 32)
+    base = LitResnet(num_classes=2, network="legacy", other_classes=10).eval()
+    sub = LitResnet(num_classes=10, network="legacy", mode="sub", other_classes=2).eval()
+    sub.load_state_dict(base.state_dict())
+    with torch.no_grad():
+        layer, hidden = base.network.fc, base.network.embed(images)
+        whole = hidden @ layer.weight.T + layer.bias
+        assert whole.shape == (2, 12)
+        torch.testing.assert_close(base.network(images), whole[:, 10:])
+        torch.testing.assert_close(sub.network(images), whole[:, :10])
+        torch.testing.assert_close(networks.inference_copy(base.network)(images), whole[:, 10:], rtol=1e-4, atol=1e-4)
+        sub.fine_tuning(2, dim_sub=10)
+        assert sub.network(images).shape == (2, 2) and sub.network.fc.weight.shape == (12, 512)
 
 
 def test_names_shapes_and_outputs_are_torchvisions():

@@ -339,6 +339,20 @@ def test_main_py_and_the_class(whole, tmp_path, capsys):
         made.classify("both")
 
 
+def test_the_older_network_through_its_stages(tmp_path):
+    """--legacy-net: S + C outputs in every network, read back by the next stage and by --eval."""
+    flags = ["--dataset", "mnist5k", "--limit_train", "60", "--max_epochs", "1", "--no-pretrained", "--threads", "1",
+             "--device", "cpu", "--legacy-net", "--out_dir", tmp_path]  # fmt: skip
+    run("main.py", *flags, "--strategy", "transfer")
+    run("main.py", *flags, "--strategy", "base")
+    for name in ("classifier/mnist5k", "classifier_sub/mnist5k/true", "fine-tuning/mnist5k/true/plain"):
+        content = torch.load(tmp_path / name / "best.ckpt", weights_only=True)
+        assert content["state_dict"]["network.fc.weight"].shape == (12, 512), name
+        assert json.loads((tmp_path / name / "manifest.json").read_text())["settings"]["batch_size"] == 128
+    said = run("main.py", *flags, "--eval", tmp_path / "fine-tuning/mnist5k/true/plain").stdout
+    assert "on 1,000 test images of mnist5k" in said
+
+
 def test_evaluation_of_a_checkpoint(whole, tmp_path):
     out, _ = whole
     for name in ("classifier/mnist5k", "fine-tuning/mnist5k/pseudo/deep_layer", "multihead/mnist5k/true/alpha_0.9",

@@ -152,6 +152,8 @@ def test_main_with_pseudo_labels_and_with_the_older_network(capsys):
     config = config_of(capsys, "--legacy_net", parse=flags.parse_main)
     assert (config["network"], config["optimizer"], config["schedule"]) == ("legacy", "adam", "constant")
     assert (config["lr"], config["max_epochs"], config["min_epochs"]) == (1e-3, 180, 180)
+    assert config["batch_size"] == 128 and config_of(capsys, parse=flags.parse_main)["batch_size"] == 200
+    assert config_of(capsys, "--legacy-net", "--batch_size", "200", parse=flags.parse_main)["batch_size"] == 200
     assert config_of(capsys, "--legacy-net", "--max_epochs", "5", parse=flags.parse_main)["min_epochs"] == 5
     assert "invalid choice: 'all'" in refused(capsys, "--strategy", "all", parse=flags.parse_main)
 
