@@ -50,7 +50,7 @@ def test_paper_profile_is_the_whole_table(dataset, capsys):
     assert rows == expected
     assert configs[0]["controls"] == list(tables.SUB_LABELS[1:])
     released = {"threshold": 90, "n_aug": 5, "batch_size": 200, "max_epochs": 50, "min_epochs": 30,
-                "patience": 5 if dataset == "pathmnist" else 4, "optimizer": "sgd", "freeze": False, "precision": "32-true",
+                "patience": 5 if dataset == "pathmnist" else 4, "optimizer": "sgd", "freeze": False,
                 "network": "resnet18", "pretrained": True, "lr": None, "aug_set": "flips", "min_cluster_size": 100,
                 "umap_neighbors": 30, "umap_min_dist": 0.0, "umap_components": 4, "schedule": "restarts"}  # fmt: skip
     for config in configs:
