@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
@@ -14,17 +15,22 @@ from reproduction.runtime.run_folder import UserError, read_json
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """An image file as the network takes it: shorter side to size, centre crop; uint8 [1, H, W, C].
+    """An image file as the network takes it: upright, shorter side to size, centre crop; uint8 [1, H, W, C].
 
     Raises:
       UserError: no such file, or no image.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    from datasets.orientation import upright
 
     height, width, channels = shape
     try:
-        with Image.open(path) as image:
-            fitted = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (width, height))
+        raw = path.read_bytes()
+        with Image.open(io.BytesIO(raw)) as image:
+            fitted = ImageOps.fit(upright(image.convert("L" if channels == 1 else "RGB"), raw), (width, height))
+    except UnidentifiedImageError:
+        raise UserError(f"--image {path}: not a readable image (of no kind that is known)") from None
     except (OSError, ValueError) as error:
         raise UserError(f"--image {path}: not a readable image ({error})") from None
     return np.asarray(fitted, np.uint8).reshape(1, height, width, channels)

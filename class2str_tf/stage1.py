@@ -212,7 +212,7 @@ def active_deviations(config: Mapping[str, Any]) -> list[str]:
     """Ids of the deviations from the released code that are on in this configuration (docs/deviations)."""
     active = ["C2S-D08", "C2S-D10", "C2S-D16", "C2S-D17", "C2S-D22"]
     if config.get("dataset") == "imagenet":
-        active.append("C2S-D25")
+        active += ["C2S-D25", "C2S-D29"]
     elif config["model"] == "vgg16" and config["features"] == "paper512":
         active.append("C2S-D03")
     if not config["legacy_batches"]:

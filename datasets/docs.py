@@ -31,8 +31,11 @@ from then on.
 SVHN is decoded once into `DATA/svhn/*.npy` (1.9 GB beside the 1.6 GB downloaded) and memory-mapped from there.
 
 Your own images: `folder:PATH` wherever a data set name is expected. PATH holds `train/CLASS/` and `test/CLASS/`, or one
-sub-folder per class, which is then split 80/20 (stratified, seed 0). JPEG or PNG; the centre square is brought to the
-network's size, grey becomes RGB.
+sub-folder per class, which is then split 80/20 (stratified, seed 0). An image is a file `.jpg`, `.jpeg` or `.png` in
+the folder of its class; hidden files (`.DS_Store`, `._x.png`), dangling links, other types and sub-folders of a class
+are passed over, and one line counts them. The centre square is brought to the network's size, grey becomes RGB.
+
+Every reader of image files turns a picture upright as its EXIF block says.
 
 `aircraft`, `flowers102`, `cars`, `dogs` and `nabirds` stay on disk as they are. Their preparers unpack the official
 archives and write four lists into `DATA/<set>/lists/` in the format of the triplet authors (header `,label,file_name`);

@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from datasets import image_folders
 from datasets.core import DATA_ROOT, DatasetError, check_labels
 from datasets.manifest import entry
 from datasets.verify import read_bounded, reading, write_json
 
 NAME = "imagenet"
-SUFFIXES = (".jpeg", ".jpg", ".png")
 MOST_LIST_BYTES = 1 << 29
 
 
@@ -61,21 +62,16 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
     """
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; {entry(NAME).placing(folder.parent.parent)}")
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-    order = list(names if classes is None else classes)
-    number = {name: i for i, name in enumerate(order)}
-    paths: list[Path] = []
-    labels: list[int] = []
-    for name in names:
-        if name not in number:
-            raise DatasetError(f"{folder / name}: a class that the training folder lacks")
-        found = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in SUFFIXES)
-        paths += [p.absolute() for p in found]
-        labels += [number[name]] * len(found)
-    if not paths:
+    passed_over: Counter[str] = Counter()
+    found = image_folders.list_folders(folder, passed_over)
+    order = list(found if classes is None else classes)
+    names, labels = image_folders.list_images(folder, found, order, passed_over, may_be_empty=True)
+    image_folders.print_passed_over(folder, passed_over)
+    if not names:
         by_hand = entry(NAME).placing(folder.parent.parent)
-        raise DatasetError(f"{folder}: no images in {len(names)} class folders; {by_hand}")
-    return Listing(tuple(paths), np.array(labels, np.int64), tuple(order))
+        raise DatasetError(f"{folder}: no images in {len(found)} class folders; {by_hand}")
+    base = folder.absolute()
+    return Listing(tuple(base / name for name in names), labels, tuple(order))
 
 
 def write(listing: Listing, path: Path, base: Path) -> None:

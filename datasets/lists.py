@@ -13,14 +13,14 @@ import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from datasets import archive
-from datasets.core import DatasetError, name_of
+from datasets import archive, image_folders
+from datasets.core import DatasetError
 from datasets.fetch import fetch, find, locked, places
 from datasets.manifest import entry
 from datasets.split import stratified
@@ -36,7 +36,6 @@ FILES = {
 MOST_LIST_BYTES = 1 << 28
 MOST_DIGITS = 18  # of a label; more may not fit 64 bits
 MOST_ARCHIVE_BYTES = 64 << 30  # what an archive of images may unpack to
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 VAL_SHARE, SPLIT_SEED = 0.2, 0  # where a set has no official validation split
 
 
@@ -210,45 +209,21 @@ def from_folder(path: Path, seed: int = 0) -> ImageLists:
     """A folder of images as lists: PATH/{train,test}/CLASS/*, or PATH/CLASS/* with a stratified 80/20 split.
 
     Raises:
-      DatasetError: no such folder, fewer than two classes, an empty class.
+      DatasetError: see `image_folders.read`; no image is left for the test split.
     """
-    if not path.is_dir():
-        raise DatasetError(f"folder:{path}: no such folder; expected one sub-folder per class")
-    top = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    divided = "train" in top and "test" in top
-    classes = _class_folders(path / "train" if divided else path)
-    train = _scan(path, "train/" if divided else "", classes, classes)
-    if divided:
-        test = _scan(path, "test/", _class_folders(path / "test"), classes)
+    images = image_folders.read(path)
+    splits = {split: Rows(labels, tuple(names)) for split, (names, labels) in images.splits.items()}
+    if "" in splits:
+        picked, rest = stratified(splits[""].labels, round((1 - VAL_SHARE) * len(splits[""].names)), seed)
+        train, test = splits[""].take(np.sort(picked)), splits[""].take(np.sort(rest))
     else:
-        picked, rest = stratified(train.labels, round((1 - VAL_SHARE) * len(train.names)), seed)
-        train, test = train.take(np.sort(picked)), train.take(np.sort(rest))
+        train, test = splits["train"], splits["test"]
     if not len(test.names):
         raise DatasetError(f"folder:{path}: no image is left for the test split; more images are needed")
-    set_name, text = f"folder:{name_of(path)}", {i: name_of(path / name) for i, name in enumerate(classes)}
-    first, second, names = mapped(train, test, f"folder:{path}", text)
-    digests = {f"{set_name}/{split}": hashlib.sha256(os.fsencode("\n".join(rows.names))).hexdigest()
+    first, second, names = mapped(train, test, f"folder:{path}", dict(enumerate(images.classes)))
+    digests = {f"{images.name}/{split}": hashlib.sha256(os.fsencode("\n".join(rows.names))).hexdigest()
                for split, rows in (("train", first), ("test", second))}  # fmt: skip
-    return ImageLists(set_name, path, first, second, names, digests)
-
-
-def _class_folders(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _scan(root: Path, prefix: str, classes: Sequence[str], known: Sequence[str]) -> Rows:
-    labels: list[int] = []
-    names: list[str] = []
-    for name in classes:
-        name_of(root / prefix / name)
-        if name not in known:
-            raise DatasetError(f"{root / prefix / name}: a class that the training folder lacks")
-        files = sorted(p.name for p in (root / prefix / name).iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise DatasetError(f"{root / prefix / name}: no JPEG or PNG file ({', '.join(IMAGE_SUFFIXES)})")
-        labels += [known.index(name)] * len(files)
-        names += [f"{prefix}{name}/{file}" for file in files]
-    return Rows(np.array(labels, np.int64), tuple(names))
+    return ImageLists(images.name, path, first, second, names, digests)
 
 
 def held_out(train_all: Rows) -> tuple[Rows, Rows]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-ALWAYS = ("STL-D05", "STL-D09", "STL-D14", "STL-D15", "STL-D16", "STL-D19")
+ALWAYS = ("STL-D05", "STL-D09", "STL-D14", "STL-D15", "STL-D16", "STL-D19", "STL-D20")
 
 
 def active(config: Mapping[str, Any]) -> list[str]:

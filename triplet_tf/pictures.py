@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,9 +61,12 @@ def _tile(file: Path) -> Image.Image:
     """An image with its longer side TILE; grey where Pillow refuses what TensorFlow read."""
     from PIL import Image
 
+    from datasets.orientation import upright
+
     try:
-        with Image.open(file) as image:
-            tile = image.convert("RGB")
+        raw = Path(file).read_bytes()
+        with Image.open(io.BytesIO(raw)) as image:
+            tile = upright(image.convert("RGB"), raw)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return Image.new("RGB", (TILE, TILE), "lightgrey")
     tile.thumbnail((TILE, TILE))

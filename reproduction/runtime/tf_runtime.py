@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets.orientation import orientation, turn
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.tf_import import frameworks, native_stderr_closed
 
@@ -53,6 +54,23 @@ def start(seed: int, device: str, xla: bool = False) -> Any:
     if told.isdigit() and int(told):
         config.intra_op_parallelism_threads = config.inter_op_parallelism_threads = int(told)
     return config
+
+
+def upright(image: Any, raw: Any) -> Any:
+    """Turns a decoded image as the EXIF orientation of its file says; for tf.data pipelines.
+
+    Args:
+      image: uint8 [H, W, C], as TensorFlow's decoders leave it, which ignore the orientation.
+      raw: scalar string, the bytes of the file.
+    Returns:
+      uint8 [H, W, C], or [W, H, C] for orientations 5 to 8.
+    """
+    import tensorflow as tf
+
+    # stateless, or tf.data decodes one image after the other where op determinism is on
+    number = tf.numpy_function(lambda raw: np.int32(orientation(raw)), [raw], tf.int32, stateful=False)
+    turned = lambda: tf.numpy_function(turn, [image, number], tf.uint8, stateful=False)  # noqa: E731
+    return tf.ensure_shape(tf.cond(number > 1, turned, lambda: image), [None, None, image.shape[2]])
 
 
 def gpu_name() -> str | None:

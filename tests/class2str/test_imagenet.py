@@ -15,6 +15,7 @@ from class2str_tf import imagenet, model, pool5
 from class2str_tf.layers import count_parameters, tf, tf1
 from datasets import DatasetError
 from reproduction.runtime.run_folder import UserError
+from tests.fuzz import seeds
 
 SIZE, WIDTH, CLASSES, BATCH = 32, 2, ("n01", "n02", "n03"), 2
 FEATURES = 8 * WIDTH  # a 32x32 image leaves 1x1 after five pools
@@ -143,6 +144,14 @@ def test_features_and_fc_accuracy_equal_the_slow_network(undisturbed, data_dir, 
     assert not record["data_verified"] and set(record["data"]) == {*data.digests, imagenet.WEIGHTS}
     imagenet.run_fc(config, SIZE)  # nothing left to do
     assert "finished before" in capsys.readouterr().out
+
+
+def test_pictures_stored_rotated_are_turned_before_the_squash(tmp_path):
+    paths = [tmp_path / f"{number}.JPEG" for number in range(1, 9)]
+    for number, path in enumerate(paths, 1):
+        path.write_bytes(seeds.rotated(number))
+    found = imagenet.ImageFiles(paths, SIZE)[0:8]
+    np.testing.assert_array_equal(found, found[:1].repeat(8, 0))
 
 
 def imagenet_features(folder, data):

@@ -223,6 +223,7 @@ def targets() -> list[Target]:
                 seeds.picture("JPEG"),
                 seeds.picture("PNG", (5, 9), "I;16"),
                 seeds.picture("PNG", (8, 8), "P"),
+                *(seeds.rotated(number, kind) for number in (3, 6) for kind in ("JPEG", "PNG")),
             ],
             data.photograph,
             BAD,

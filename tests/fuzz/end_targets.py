@@ -205,7 +205,7 @@ def targets() -> list[Target]:
     for name in ("analysis/analysis.json", "A0/record.json", "analysis/record.json"):
         label = f"summary {name.replace('/', ' ')}"
         plain.append(t(label, "in", one(name), summary_of(name), WRONG, lambda: kinds, json_in, share=0.05))
-    pictures = [seeds.picture("PNG"), seeds.picture("JPEG"), seeds.picture("PNG", (28, 28), "L")]
+    pictures = [seeds.picture("PNG"), seeds.picture("JPEG"), seeds.picture("PNG", (28, 28), "L"), seeds.rotated(6)]
     plain.append(t("predict picture", "a.png", lambda: pictures, picture, WRONG, seeds.evil_pictures))
     torch += [
         t("predict checkpoint", "n.pt", subclass, predicted, WRONG, evil, zip_in, share=0.2),

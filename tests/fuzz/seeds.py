@@ -258,6 +258,26 @@ def picture(kind: str, size: tuple[int, int] = (9, 7), mode: str = "RGB") -> byt
     return out.getvalue()
 
 
+def rotated(orientation: int, kind: str = "JPEG") -> bytes:
+    """The same picture for every EXIF orientation 1 to 8: its pixels are turned, and the block says how.
+
+    Each 16 x 16 block has one colour, so that JPEG stores all of them alike, whatever way up.
+    """
+    from PIL import ExifTags, Image
+
+    away = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
+            7: "TRANSVERSE", 8: "ROTATE_270"}  # fmt: skip
+    colours = np.random.default_rng(0).integers(0, 256, (2, 3, 3), np.uint8)
+    image = Image.fromarray(colours.repeat(16, 0).repeat(16, 1))
+    if orientation in away:
+        image = image.transpose(Image.Transpose[away[orientation]])
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    out = io.BytesIO()
+    image.save(out, kind, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
+    return out.getvalue()
+
+
 def evil_pictures() -> list[bytes]:
     """Headers that claim gigapixels, other formats, and PNG chunks that inflate."""
 

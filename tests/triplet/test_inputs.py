@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from datasets.lists import ImageLists, Rows
+from tests.fuzz import seeds
 from triplet_tf.config.base_config import parse, training_parser
 from triplet_tf.data_sampling import augment, loader
 from triplet_tf.data_sampling.augment import tf, tf1
@@ -177,6 +178,30 @@ def test_png_and_grey_files_are_read(tmp_path):
         batches.start(session)
         images = session.run(batches.images)
     np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), np.array([0.2, 0.4, 0.8]) * 2 - 1, atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_pictures_stored_rotated_are_turned_upright(run, tmp_path, kind):
+    path = tf1.placeholder(tf.string, [])
+    decoded = loader.decode(path)
+    assert decoded.shape.as_list() == [None, None, 3]
+    for number in range(1, 9):
+        (tmp_path / f"{number}").write_bytes(seeds.rotated(number, kind))
+    found = [run(decoded, {path: str(tmp_path / f"{number}")}) for number in range(1, 9)]
+    for image in found:
+        np.testing.assert_array_equal(image, found[0])
+
+
+def test_batches_hold_upright_pictures(tmp_path):
+    for number in (1, 6):
+        (tmp_path / f"{number}.jpg").write_bytes(seeds.rotated(number))
+    rows = Rows(np.array([0, 1]), ("1.jpg", "6.jpg"))
+    config = config_of(tmp_path, *IMG)
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        batches = loader.TestBatches(config, ImageLists("x", tmp_path, rows, rows, ("a", "b")))
+        batches.start(session)
+        images = session.run(batches.images)
+    np.testing.assert_array_equal(images[0], images[1])
 
 
 def test_the_unreadable_file_is_found(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 
 from datasets.lists import ImageLists
 from reproduction.runtime.run_folder import UserError, shown
+from reproduction.runtime.tf_runtime import upright
 from triplet_tf.config.base_config import frame_side
 from triplet_tf.data_sampling import augment, sampler
 from triplet_tf.data_sampling.augment import tf, tf1
@@ -27,9 +28,10 @@ def batch_plan(config: Mapping[str, Any], labels: np.ndarray) -> Callable[[int],
 
 
 def decode(path: tf.Tensor) -> tf.Tensor:
-    """JPEG or PNG file -> uint8 [H, W, 3]; grey becomes RGB."""
-    image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)  # the op reads PNG as well
-    return tf.ensure_shape(image, [None, None, 3])  # it would read a film as well, with one axis more
+    """JPEG or PNG file -> uint8 [H, W, 3]; grey becomes RGB. DEVIATION STL-D20: upright, as its EXIF block says."""
+    raw = tf.io.read_file(path)
+    image = tf.io.decode_jpeg(raw, channels=3)  # the op reads PNG as well
+    return upright(tf.ensure_shape(image, [None, None, 3]), raw)  # it would read a film as well, with one axis more
 
 
 def plain(function: Callable) -> Callable:
