@@ -13,6 +13,7 @@ from reproduction.runtime.run_folder import DATA_ROOT, UserError
 
 MODELS = ("wideresnet", "vgg16", "wrn_small", "vgg_small")  # the last two are ours
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "mnist": 10, "mnist5k": 10, "fashion_mnist": 10}
+CHANCE_EPOCHS = 5
 
 # Switches of the ledger: flag -> (default, value of --compat official). None: by data set.
 SWITCHES: dict[str, tuple[Any, Any]] = {
@@ -108,8 +109,9 @@ def make_parser() -> Parser:
         a,
         "--chance-epochs",
         type=whole(0),
-        default=5,
-        help="stop if training is at chance after so many epochs (0: never)",
+        metavar="N",
+        help="stop a stage whose training accuracy is at chance after N epochs (0: no check; default: a warning after "
+        f"{CHANCE_EPOCHS}; with --compat official never more than a warning)",
     )
     flag(a, "--checkpoint-steps", type=whole(0), default=0, help="also write the full state every so many steps")
     flag(a, "--amp", choices=["bf16"], help="autocast")
@@ -146,6 +148,9 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
     if config["gamma"] is None:
         config["gamma"] = 0.1 if svhn else 0.2
     config["subclass"] = args.subclass or config["always_subclass"]
+    config["chance_stops"] = args.chance_epochs is not None and args.compat != "official"
+    if args.chance_epochs is None:
+        config["chance_epochs"] = CHANCE_EPOCHS
     if args.no_cuda:
         config["device"] = "cpu"
     classes = NUM_CLASSES.get(args.dataset)
@@ -172,10 +177,11 @@ def parse(argv: list[str] | None = None) -> dict[str, Any]:
     return finish_parsing(make_parser(), resolve, argv)
 
 
-_NOT_FLAGS = {"stage", "neglected", "beside", "workers", "no_cuda", "checkpoint_steps"}
+_NOT_FLAGS = {"stage", "neglected", "beside", "workers", "no_cuda", "checkpoint_steps", "chance_stops"}
 
 
 def of_run(config: Mapping[str, Any], stage1: bool) -> dict[str, Any]:
     """The part of the configuration that decides what a stage computes; a run folder belongs to it."""
     left_out = _NOT_FLAGS | (STAGE2_ONLY if stage1 else frozenset())
-    return {name: value for name, value in config.items() if name not in left_out}
+    # the check for chance accuracy computes nothing; its default stays, which is in the records of older runs
+    return {name: value for name, value in config.items() if name not in left_out} | {"chance_epochs": CHANCE_EPOCHS}

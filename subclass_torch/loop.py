@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def run_stage(
       task, config: what to train, and the resolved flags. model: on the device, trained in place.
       folder: the stage's run folder, written by rank 0. log_csv: the authors' log file in it.
     Raises:
-      UserError: non-finite loss, or training accuracy still at chance.
+      UserError: non-finite loss, or training accuracy at chance and --chance-epochs given.
     """
     optimizer = optimizer_of(model, task.lr_at(0))
     net: nn.Module = torch.compile(model) if config["compile"] else model  # type: ignore[assignment]
@@ -198,10 +199,49 @@ def close_epoch(
             flush=True,
         )
     if p.epoch == config["chance_epochs"]:
-        share = torch.bincount(task.subclass2class[task.labels]).max().item() / len(task.labels)
-        chance = share + 3 * math.sqrt(share * (1 - share) / samples)
-        if class_right <= chance:
-            raise UserError(
-                f"{task.stage}: after {p.epoch} epochs the training accuracy {100 * class_right:.2f} % is still "
-                f"at chance ({100 * share:.2f} %); try --learning_rate {lr / 10:g} (--chance-epochs 0 goes on)"
-            )
+        check_chance(task, config, class_right, samples, world)
+
+
+def check_chance(task: Task, config: dict[str, Any], accuracy: float, samples: int, world: World) -> None:
+    """Warns if the training accuracy of an epoch is at chance, as the released program goes on then.
+
+    At chance: within three standard errors of the share of the largest class.
+
+    Args:
+      task: the stage.
+      config: the resolved flags; `chance_stops` asks for an error.
+      accuracy: share of the samples whose class was right in this epoch.
+      samples: how many samples the epoch had.
+      world: the processes; the first one prints.
+    Raises:
+      UserError: training is at chance and --chance-epochs was given.
+    """
+    share = torch.bincount(task.subclass2class[task.labels]).max().item() / len(task.labels)
+    if accuracy > share + 3 * math.sqrt(share * (1 - share) / samples):
+        return
+    epochs, rate = config["chance_epochs"], working_rate(config["learning_rate"], int(task.subclass2class.max()) + 1)
+    message = (
+        f"{task.stage}: after {epochs} epochs the training accuracy {100 * accuracy:.2f} % is still at chance "
+        f"({100 * share:.2f} %); try --learning_rate {rate:g}"
+    )
+    if config["chance_stops"]:
+        raise UserError(f"{message} (--chance-epochs 0 goes on)")
+    if world.rank == 0:
+        hint = "" if config["compat"] == "official" else f"; --chance-epochs {epochs} stops it"
+        print(f"warning: {message} (the run goes on{hint})", file=sys.stderr, flush=True)
+
+
+def working_rate(rate: float, classes: int) -> float:
+    """The learning rate to try after one that left training at chance.
+
+    The loss is a sum over outputs, so the largest rate that does not saturate them falls with their number: tried on
+    CIFAR, 0.01 works for 10 classes and 0.001 for 100. See "Saturation" in docs/papers/subclass.md.
+
+    Args:
+      rate: the rate that failed.
+      classes: C.
+    Returns:
+      0.1 / C to one digit; a tenth of that if it is what failed.
+    """
+    tried = float(f"{0.1 / classes:.0e}")
+    return tried / 10 if rate == tried else tried

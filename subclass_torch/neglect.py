@@ -12,7 +12,8 @@ Source: MMM 2020; authors' trainutils.py (a loop over samples); sections 1.1 and
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +162,18 @@ def close_epoch(totals: dict[str, Tensor], compound: bool = False) -> tuple[list
         values = totals["sum"] / totals["weight"].clamp(min=1)  # DEVIATION SDN-D07: the count, not the last index
     packed = torch.cat([values.double(), totals["skipped"][None]]).tolist()
     return packed[:-1], int(packed[-1])
+
+
+def warn_of_unmeasured(theta: Sequence[float], chosen: Sequence[int]) -> None:
+    """Warns if classes were chosen whose degree was never measured: their theta is 0, a measured one is 1 or more."""
+    unmeasured = [label for label in chosen if not theta[label]]
+    if unmeasured:
+        print(
+            f"warning: stage1: no neglection degree could be measured for {len(unmeasured)} of the {len(chosen)} "
+            f"classes chosen, the first is {unmeasured[0]}: they are chosen by their number alone",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def ranking(epochs: list[list[float]], compound: bool = False) -> tuple[list[float], list[int]]:

@@ -94,11 +94,11 @@ def resume(progress: Progress, model: nn.Module, optimizer: torch.optim.Optimize
 
 
 def write_csv(path: Path, history: list[dict[str, Any]]) -> None:
-    """The authors' log file, rewritten each epoch: their four columns first, then ours."""
+    """The authors' log file, rewritten each epoch: their four columns first, then ours; epochs count from 0."""
     columns = ["epoch", "lr", "trn_acc", "tst_acc", "trn_class_acc", "loss", "seconds"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", restval="", lineterminator="\n")
     writer.writeheader()  # DEVIATION SDN-D24: csv writer, not DataFrame.append
-    writer.writerows(history)
+    writer.writerows({**row, "epoch": row["epoch"] - 1} for row in history)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, text.getvalue().encode())

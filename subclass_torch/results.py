@@ -88,6 +88,7 @@ def stage1_record(
     """Writes the neglected classes (JSON and picture) and returns the record of stage 1."""
     theta, order = neglect.ranking(p.degrees, config["neglect_total"] == "compound")
     chosen = order[: config["numClasses2Repartition"]]
+    neglect.warn_of_unmeasured(theta, chosen)
     if p.skipped:
         print(f"stage1: {p.skipped} non-finite neglection degrees were left out")
     write_json(
@@ -195,6 +196,18 @@ def _mean(values: Sequence[float | None], of: Sequence[int]) -> float | None:
     return sum(held) / len(held) if held else None
 
 
+def read_beside(folder: str, classes: int) -> np.ndarray:
+    """The last epoch's confusion matrix, [C, C], of the run of --beside.
+
+    Raises:
+      UserError: no evaluation.json, or one of another number of classes.
+    """
+    before = np.array(read_json(Path(folder) / "evaluation.json", "").get("confusion_last", []))
+    if before.shape != (classes, classes):
+        raise UserError(f"--beside {shown(folder)}: its evaluation.json is not of {classes} classes")
+    return before
+
+
 def _before_and_after(
     config: dict[str, Any], data: images.Images, outcome: Outcome, folder: Path,
     last: Sequence[float | None], neglected: list[int],
@@ -204,12 +217,7 @@ def _before_and_after(
         what = "with subclasses" if config["subclass"] else "without subclasses"
         pictures.confusions(folder / "confusion.png", [(what, outcome.last)], neglected, data.class_names)
         return [{"kind": "image", "path": "confusion.png", "title": f"Confusion {what}, last epoch"}]
-    other = read_json(Path(config["beside"]) / "evaluation.json", "")
-    before = np.array(other.get("confusion_last", []))
-    if before.shape != outcome.last.shape:
-        raise UserError(
-            f"--beside {shown(config['beside'])}: its evaluation.json is not of {len(data.class_names)} classes"
-        )
+    before = read_beside(config["beside"], len(data.class_names))
     earlier = evaluate.class_accuracy(before)
     write_json(
         folder / "gains.json",

@@ -220,6 +220,8 @@ def train(setting: Setting) -> None:
         classes = len(data.class_names)
         if theta and len(theta) != classes:
             raise UserError(f"{shown(source)}: ranks {len(theta)} classes, the data set has {classes}")
+        if method and config["beside"]:
+            results.read_beside(config["beside"], classes)  # an error now, not after the training
         made = make_partition(setting, neglected)  # DEVIATION SDN-D15: none is allowed, S = C
         if opened and method:
             results.write_partition(folder, made)
