@@ -53,8 +53,6 @@ def build_index(paths: Sequence[Path], neglected: Sequence[int], classes: int) -
             count += 1
         offsets.append(np.array(here, np.int64))
         files.append(np.full(len(here), number, np.int32))
-    if not count:
-        raise UserError("the training files hold no records")
     return Index(
         list(paths), np.concatenate(files), np.concatenate(offsets),
         {label: np.array(own, np.int64) for label, own in members.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,14 +31,27 @@ def shards(pattern: str, flag: str) -> list[Path]:
     """Files of a pattern, sorted. Windows separators are taken as `/`; a relative pattern starts at the working
     directory or, where nothing matches there, at the repository.
 
+    An empty file among others holds no record, which is allowed and worth a warning.
+
     Raises:
-      UserError: no file matches.
+      UserError: no file matches, or all that match are empty.
     """
     pattern = pattern.replace("\\", "/")  # DEVIATION SDN-Y01: the released defaults hold Windows separators
     for root in ("", f"{REPO_ROOT}/"):
         found = sorted(glob.glob(pattern if Path(pattern).is_absolute() else root + pattern.removeprefix("./")))
         if found:
-            return [Path(name) for name in found]
+            paths = [Path(name) for name in found]
+            empty = [path for path in paths if not path.stat().st_size]
+            if len(empty) == len(paths):
+                raise UserError(
+                    f"--{flag} {pattern}: no records, all matching files ({len(paths)}) are empty; fetch them again"
+                )
+            if empty:
+                print(
+                    f"warning: --{flag}: {len(empty)} of {len(paths)} files are empty, the first is {shown(empty[0])}",
+                    file=sys.stderr,
+                )
+            return paths
     raise UserError(f"--{flag} {pattern}: no file matches (YouTube-8M, video level: research.google.com/youtube8m)")
 
 

@@ -31,6 +31,7 @@ from subclass_torch.deviations import VIDEOS, active
 from subclass_torch.yt8m_model import VideoNetwork, network_input
 
 LOG_EVERY = 100
+ADAM_BETAS = (0.9, 0.999)
 _CHUNK = 256  # classes whose gradient sums are in memory at a time: 38 MB a matrix
 
 
@@ -61,6 +62,16 @@ def rate_at(step: int, config: dict[str, Any]) -> float:
     return config["base_learning_rate"] * config["learning_rate_decay"] ** stairs
 
 
+def epsilon_at(step: int) -> float:
+    """The epsilon with which torch.optim.Adam makes the update number `step` (from 0) as TensorFlow 1's Adam does.
+
+    TensorFlow 1 adds 1e-8 to the square root of the uncorrected second moment v, PyTorch to that of v / (1 - b2^t):
+    with t = step + 1,  lr sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + 1e-8)  is PyTorch's update with this epsilon.
+    Source: tf.train.AdamOptimizer of TensorFlow 1.13, the default epsilon of which the authors keep.
+    """
+    return 1e-8 / math.sqrt(1 - ADAM_BETAS[1] ** (step + 1))
+
+
 def _network(config: dict[str, Any], stage: str, outputs: int, device: torch.device) -> VideoNetwork:
     torch.manual_seed(runtime.derive(config["seed"], "yt8m", stage, "weights"))
     return VideoNetwork(outputs, 0.3 if config["dropout"] == "active" else 0.0).to(device)
@@ -80,7 +91,7 @@ def train_stage(
       UserError: broken records (naming file and record), non-finite loss.
     """
     outputs, device, seed = model.dense.out_features, world.device, config["seed"]
-    optimizer = torch.optim.Adam(model.parameters(), lr=config["base_learning_rate"], eps=1e-8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config["base_learning_rate"], betas=ADAM_BETAS)
     net: nn.Module = torch.compile(model) if config["compile"] else model  # type: ignore[assignment]
     totals = neglect.new_totals(outputs, device)
     state: dict[str, Any] = {
@@ -119,7 +130,7 @@ def train_stage(
             for videos in bar:
                 step = state["step"]
                 for group in optimizer.param_groups:
-                    group["lr"] = rate_at(step, config)
+                    group["lr"], group["eps"] = rate_at(step, config), epsilon_at(step)
                 features = torch.from_numpy(videos.features).to(device)
                 noise = torch.randn(features.shape, generator=runtime.generator(seed, "yt8m", stage, "noise", step))
                 truth = torch.from_numpy(yt8m_data.indicator(videos.labels, outputs)).to(device)
@@ -193,8 +204,6 @@ def score(
             entropy = -(y * torch.log(scores + losses.EPS) + (1 - y) * torch.log(1 - scores + losses.EPS))
             loss += float(entropy.sum())
             metrics.add(scores.cpu().numpy(), truth)
-    if not metrics.videos:
-        raise UserError("the files to score on hold no records")
     return {**metrics.result(), "class_loss": loss / metrics.videos}
 
 
@@ -238,6 +247,7 @@ def _identify(config: dict[str, Any], world: World, stop: Stop, folder: Path) ->
         state = train_stage(stage1, "stage1", model, paths, plain, world, stop, folder, observe=True)
         theta, order = neglect.ranking(state["degrees"])
         write_json(folder / "neglected.json", {"degrees": state["degrees"], "theta": theta, "ranking": order})
+        neglect.warn_of_unmeasured(theta, order[: config["num_neglected"]])
         print(f"stage1: neglected classes: {order[: config['num_neglected']][:10]} ...", flush=True)
         details = {"theta": theta, "ranking": order[:200]}
         artefacts = [{"kind": "json", "path": "neglected.json", "title": "Neglection degrees of YouTube-8M"}]

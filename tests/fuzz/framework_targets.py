@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import io
 import os
 import struct
@@ -173,10 +174,13 @@ def _ranking(path: Path) -> None:
 
 
 def _videos(path: Path) -> None:
-    from subclass_torch.yt8m_data import batches
+    from subclass_torch.yt8m_data import batches, shards
 
-    for videos in batches([path], 2, 6):
+    count = 0
+    for videos in batches(shards(glob.escape(str(path)), "train_data_pattern_glob"), 2, 6):
         assert np.isfinite(videos.features).all() and all((labels < 6).all() for labels in videos.labels)
+        count += len(videos.labels)
+    assert count, "a training on no videos"
 
 
 # --- TensorFlow ----------------------------------------------------------------------------------------------------
@@ -299,7 +303,7 @@ def targets() -> list[Target]:
         t("subclass map", "m.npz", lambda: [seeds.npz({"subclass2class": np.array([0, 1, 2, 3, 1, 2])})], _map, WRONG,
           lambda: seeds.evil_npz(["subclass2class"]), zip_in),
         t("ranking", "r.json", lambda: [ranking], _ranking, WRONG, seeds.deep_json, (mutate.json_value,)),
-        t("yt8m", "v.tfrecord", examples, _videos, WRONG, evil_records, (mutate.records,)),
+        t("yt8m", "v.tfrecord", examples, _videos, WRONG, lambda: [b"", *evil_records()], (mutate.records,)),
     ]  # fmt: skip
     tensorflow = [
         t("tf index", "model-5.index", _one("model-5.index"), _tf_read, WRONG, share=0.1),

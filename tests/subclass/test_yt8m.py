@@ -1,4 +1,5 @@
 import random
+import shutil
 import subprocess
 import time
 
@@ -8,10 +9,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reproduction.runtime.run_folder import UserError
-from subclass_torch import evaluate, tfrecord, yt8m_create, yt8m_data
+from reproduction.runtime.run_folder import Stop, UserError
+from reproduction.runtime.torch_runtime import World
+from subclass_torch import evaluate, losses, tfrecord, yt8m_create, yt8m_data, yt8m_flags, yt8m_stages
 from subclass_torch.yt8m_metrics import Metrics
-from subclass_torch.yt8m_model import unit_vectors
+from subclass_torch.yt8m_model import VideoNetwork, unit_vectors
 from subclass_torch.yt8m_stages import rate_at
 
 from .conftest import ROOT, command, reached, run
@@ -184,6 +186,10 @@ def flags_for(videos, tmp_path):
     ]  # fmt: skip
 
 
+def config_for(flags):
+    return yt8m_flags.resolve(yt8m_flags.make_parser().parse_args([str(word) for word in flags]))
+
+
 def test_whole_pipeline_and_eval(videos, tmp_path):
     flags = flags_for(videos, tmp_path)
     done = run("notebook_yt8m.py", *flags, "--stage", "all", "--max_steps", "2")
@@ -198,6 +204,59 @@ def test_whole_pipeline_and_eval(videos, tmp_path):
     plain += ["--name", "plain", "--max_steps", "2", "--compat", "official", "--optimizer", "Sgd"]
     done = run("notebook_yt8m.py", *plain)
     assert "--optimizer has no effect" in done.stdout and "Hit@1: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "flag"),
+    [
+        ("identify", "train", "plain-data-pattern-glob"),
+        ("create", "train", "plain-data-pattern-glob"),
+        ("train", "train_subclass", "train_data_pattern_glob"),
+        ("train", "validate", "eval_data_pattern_glob"),
+    ],
+)
+def test_empty_files_are_refused_before_anything_is_trained(videos, tmp_path, capsys, stage, name, flag):
+    shutil.copytree(videos / "train", videos / "train_subclass")
+    for path in (videos / name).iterdir():
+        path.write_bytes(b"")
+    config = config_for([*flags_for(videos, tmp_path), "--num_subclasses", "6", "--stage", stage])
+    (tmp_path / "runs" / "yt8m" / "stage1").mkdir(parents=True)
+    (tmp_path / "runs" / "yt8m" / "stage1" / "neglected.json").write_text('{"ranking": [0, 1, 2, 3, 4, 5]}')
+    with pytest.raises(UserError, match=rf"^--{flag} .*: no records, all matching files \(\d\) are empty"):
+        yt8m_stages.run(config)
+    assert not list(tmp_path.rglob("record.json")) and not list(tmp_path.rglob("*.pt"))
+
+
+def test_one_empty_file_among_others_is_counted(videos, capsys):
+    (videos / "train" / "train00.tfrecord").write_bytes(b"")
+    paths = yt8m_data.shards(str(videos / "train" / "train*.tfrecord"), "train_data_pattern_glob")
+    assert len(paths) == 2 and sum(len(batch.labels) for batch in yt8m_data.batches(paths, 8, 6)) == 25
+    assert "--train_data_pattern_glob: 1 of 2 files are empty, the first is" in capsys.readouterr().err
+
+
+def test_adam_is_that_of_tensorflow_1(videos, tmp_path, capsys):
+    """A slow oracle of tf.train.AdamOptimizer: epsilon is added to the square root of the uncorrected moment."""
+    config = config_for([*flags_for(videos, tmp_path), "--max_steps", "3", "--num_subclasses", "6", "--l2", "none"])
+    paths = yt8m_data.shards(config["plain_data_pattern_glob"], "x")
+    torch.manual_seed(0)
+    model = VideoNetwork(6)
+    value = model.dense.weight.detach().double().numpy().copy()
+    gradients = []
+    model.dense.weight.register_hook(lambda gradient: gradients.append(gradient.double().numpy().copy()))
+
+    def criterion(logits, truth):  # gradients near epsilon, where its place shows
+        return 1e-5 * losses.multilabel_loss(logits, truth, torch.arange(6), 0.0)
+
+    world = World(0, 1, torch.device("cpu"))
+    yt8m_stages.train_stage(config, "stage2", model, paths, criterion, world, Stop(), tmp_path, observe=False)
+    start, m, v = value.copy(), np.zeros_like(value), np.zeros_like(value)
+    for t, gradient in enumerate(gradients, start=1):
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        value -= 0.001 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
+    moved = model.dense.weight.detach().double().numpy() - start
+    assert len(gradients) == 3 and 1e-5 < np.abs(moved).mean() < 3e-3
+    np.testing.assert_allclose(moved, value - start, atol=2e-8)
 
 
 def test_broken_shard_stops_the_script(videos, tmp_path):
