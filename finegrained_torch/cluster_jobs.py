@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from finegrained_torch import membership
+from finegrained_torch.compile_cache import find_numba_cache
 from finegrained_torch.membership import Settings
 from reproduction.launch.jobs import cores
 from reproduction.runtime.arrays import read_npz
@@ -213,6 +214,7 @@ def open_pool(counts: Sequence[int], dims: int, workers: int | None = None) -> I
     """
     if workers is None:
         workers = worker_count(counts, dims, cores(), available_bytes())
+    find_numba_cache()  # before the processes start: they share the folder
     # spawn: a fork would inherit the threads of torch and of OpenMP in an unknown state
     size = max(1, min(workers, len(counts)))
     with ProcessPoolExecutor(size, get_context("spawn"), initializer=_begin) as pool:

@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from finegrained_torch.compile_cache import find_numba_cache
+
 # Below this many points neither a neighbourhood graph nor its spectral layout makes sense.
 _FEW_POINTS = 12
 _WORKING_MIB = 128  # of scikit-learn's silhouette
+_UMAP_FAILURES = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, np.linalg.LinAlgError)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def import_umap() -> ModuleType:
     """Imports umap without TensorFlow, which it would load for a variant that nothing here uses."""
     if "umap" in sys.modules:
         return sys.modules["umap"]
+    find_numba_cache()
     hidden = [name for name in ("tensorflow", "torchvision") if name not in sys.modules]
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]
@@ -85,7 +89,7 @@ def reduce(points: np.ndarray, settings: Settings) -> tuple[np.ndarray, Any, lis
     Args:
       points: float32 [n, D], n >= 3, not all equal.
     Returns:
-      (float32 [n, components], the fitted UMAP, warnings).
+      (float32 [n, components], the fitted UMAP, warnings); zeros and None if UMAP cannot embed the points.
     Source: authors' pipeline.py; everything not in Settings is the library's default.
     """
     umap = import_umap()
@@ -95,25 +99,27 @@ def reduce(points: np.ndarray, settings: Settings) -> tuple[np.ndarray, Any, lis
     if neighbors < settings.neighbors:
         said.append(f"{count} points: {neighbors} neighbours instead of {settings.neighbors}")
 
-    def fit(**options: Any) -> Any:
+    def fit(**options: Any) -> tuple[Any, str]:
+        """The fitted model, or None and why."""
         model = umap.UMAP(
             n_neighbors=neighbors, min_dist=settings.min_dist, n_components=settings.components,
             random_state=settings.seed, n_jobs=1, **options,
         )  # fmt: skip
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return model.fit(points)
+            try:
+                model.fit(points)
+            except _UMAP_FAILURES as error:
+                return None, str(error).split("\n")[0]
+        return (model, "") if np.isfinite(model.embedding_).all() else (None, "an embedding that is not finite")
 
-    try:
-        fitted = fit()
-        finite = bool(np.isfinite(fitted.embedding_).all())
-    except (ValueError, TypeError, RuntimeError, ArithmeticError, np.linalg.LinAlgError) as error:
-        finite, reason = False, str(error).split("\n")[0]
-    else:
-        reason = "an embedding that is not finite"
-    if not finite:  # many equal points leave the spectral layout without a solution
+    fitted, reason = fit()
+    if fitted is None:  # many equal points leave the spectral layout without a solution
         said.append(f"UMAP's spectral start failed ({reason}); random start instead")
-        fitted = fit(init="random")
+        fitted, reason = fit(init="random")
+    if fitted is None:  # squares of 1e19 and more are not finite in float32
+        said.append(f"UMAP's random start failed ({reason})")
+        return np.zeros((count, settings.components), np.float32), None, said
     return np.asarray(fitted.embedding_, np.float32), fitted, said
 
 
@@ -181,6 +187,8 @@ def fit_class(
     if settings.reducer == "umap":
         say(f"UMAP of {count:,} x {points.shape[1]}")
         embedding, reducer, said = reduce(points, settings)
+        if reducer is None:
+            return _one_cluster(embedding, "UMAP cannot embed the points", said)
     else:
         embedding, reducer, said = np.asarray(points, np.float32), None, []
     if count < 2 * settings.min_cluster_size:  # HDBSCAN, which never returns a single cluster, has none to find

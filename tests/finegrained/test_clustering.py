@@ -269,6 +269,18 @@ def test_umap_path_repeats_and_places_new_images():
     assert few.num_labels == 1 and any("19 neighbours" in text for text in few.per_class[0]["warnings"])
 
 
+@pytest.mark.parametrize("size", [1e19, 1e30, 3e38])
+def test_features_too_large_for_umap_are_one_pseudo_class(size):
+    """Their squares are not finite in float32, so that the random start fails as the spectral one does."""
+    points = np.random.default_rng(0).standard_normal((60, 8))
+    points = (points / np.abs(points).max() * size).astype(np.float32)
+    fit = fit_class(points, Settings(min_cluster_size=10, neighbors=10))
+    assert not fit.raw.any() and np.isfinite(fit.embedding).all()
+    assert any("one pseudo-class" in text for text in fit.warnings), fit.warnings
+    embedding, _, _ = membership.reduce(points, Settings(components=2, neighbors=10))
+    assert embedding.shape == (60, 2) and np.isfinite(embedding).all()
+
+
 def test_new_images_of_a_class_without_clusters_take_its_one_label():
     fit = fit_class(np.zeros((20, 3), np.float32), Settings(min_cluster_size=5, reducer="none"))
     labels, strength = membership.assign_new(fit, np.ones((4, 3), np.float32))
