@@ -78,7 +78,8 @@ def _stage1(request: Request, seed: int) -> Command:
     extra = for_stage1(request.extra)
     row = request.row() if extra else request.base_row()
     folder = RUNS_ROOT / "class2str" / row / f"seed{seed}"
-    flags = ["--B=256" if request.profile == "paper" else "--B=200", "--dataset", request.dataset]
+    readme_line = request.profile == "paper" and request.dataset == "cifar10"
+    flags = ["--B=256" if readme_line else "--B=200", "--dataset", request.dataset]
     flags += ["--name", f"seed{seed}", "--model", _model(request), "--seed", str(seed)]
     flags += {
         "paper": [],

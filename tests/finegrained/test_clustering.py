@@ -272,8 +272,8 @@ def test_umap_path_repeats_and_places_new_images():
 @pytest.mark.parametrize("size", [1e19, 1e30, 3e38])
 def test_features_too_large_for_umap_are_one_pseudo_class(size):
     """Their squares are not finite in float32, so that the random start fails as the spectral one does."""
-    points = np.random.default_rng(0).standard_normal((60, 8))
-    points = (points / np.abs(points).max() * size).astype(np.float32)
+    rng = np.random.default_rng(0)
+    points = (size * rng.choice([-1, 1], (60, 8)) * rng.uniform(0.9, 1, (60, 8))).astype(np.float32)
     fit = fit_class(points, Settings(min_cluster_size=10, neighbors=10))
     assert not fit.raw.any() and np.isfinite(fit.embedding).all()
     assert any("one pseudo-class" in text for text in fit.warnings), fit.warnings
