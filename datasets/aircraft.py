@@ -33,7 +33,7 @@ def read_split(path: Path) -> list[tuple[str, str]]:
       DatasetError: a line that is not `id variant`.
     """
     with reading(path):
-        lines = read_bounded(path, MOST_BYTES).decode("utf-8").splitlines()
+        lines = read_bounded(path, MOST_BYTES).decode("utf-8-sig").splitlines()
     pairs = []
     for number, line in enumerate(lines, 1):
         image, space, variant = line.rstrip().partition(" ")

@@ -98,7 +98,7 @@ def _file(table: dict[str, Any], mirrors: list[str]) -> File:
 @functools.lru_cache
 def _read(path: Path) -> dict[str, Entry]:
     try:
-        return _entries(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _entries(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except DatasetError:
         raise
     except Exception as error:  # whatever a damaged table raises; datasets.verify.reading imports this module

@@ -26,7 +26,7 @@ def table(path: Path) -> dict[str, str]:
       DatasetError: a line of one word, or a first word that stands twice.
     """
     with reading(path):
-        lines = read_bounded(path, MOST_BYTES).decode("utf-8").splitlines()
+        lines = read_bounded(path, MOST_BYTES).decode("utf-8-sig").splitlines()
     found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         key, space, value = line.strip().partition(" ")

@@ -44,7 +44,7 @@ def read_column(path: Path) -> np.ndarray:
       UserError: missing, or not one whole number per line.
     """
     try:
-        return np.array([int(line) for line in path.read_text(encoding="utf-8").split()], np.int64)
+        return np.array([int(line) for line in path.read_text(encoding="utf-8-sig").split()], np.int64)
     except OSError as error:
         raise UserError(f"{shown(path)}: {error.strerror or error}; --stage cluster writes it") from None
     except (ValueError, OverflowError):

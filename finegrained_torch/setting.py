@@ -195,7 +195,7 @@ def read_labels(path: Path, coarse: np.ndarray) -> np.ndarray:
     try:
         # not np.loadtxt: a character such as U+10FFFF where it expects a digit ends the process
         labels = np.array(
-            [int(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()], np.int64
+            [int(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()], np.int64
         )
     except (ValueError, OverflowError) as error:
         raise UserError(f"{shown(path)}: not a column of whole numbers ({error})") from None

@@ -45,7 +45,7 @@ def _array(path: str, what: str) -> np.ndarray:
     if not path.endswith(".csv"):
         return read_npy(path, f"{what} takes an array, .npy or .csv")
     try:
-        return np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8")
+        return np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{what}: {path}: no such file") from None
     except (OSError, ValueError, EOFError) as error:
@@ -89,7 +89,8 @@ def from_files(args: argparse.Namespace) -> object:
     if not args.names:
         raise UserError("--names is missing: a text file with one class name a line")
     try:
-        names = [line.strip() for line in Path(args.names).read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = Path(args.names).read_text(encoding="utf-8-sig")
+        names = [line.strip() for line in text.splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--names: {args.names}: not readable ({error})") from None
     scores = read_npz(args.scores, hint="--scores takes an .npz file") if args.scores else None

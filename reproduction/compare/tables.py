@@ -343,7 +343,7 @@ def load_tables(folder: Path = TABLES) -> dict[str, Paper]:
     """
     found: dict[str, Paper] = {}
     for path in sorted(folder.glob("*.toml")):
-        paper = parse_paper(path.read_text(encoding="utf-8"), shown(path))
+        paper = parse_paper(path.read_text(encoding="utf-8-sig"), shown(path))
         if paper.paper.id != path.stem:
             raise UserError(f"{shown(path)}: its paper.id is {paper.paper.id}; file name and id must agree")
         found[path.stem] = paper

@@ -75,7 +75,7 @@ def read_json(path: Path, *keys: str) -> Any:
       UserError: if it is missing, no JSON, or another thing than what is asked for, naming the file.
     """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # people edit trees by hand
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, OSError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 from typing import Any
 
@@ -182,8 +183,14 @@ def targets() -> list[Target]:
             lambda: [b"id-0 ../../up.jpg\nid-1 b.jpg\nid-2 c.jpg\n", b"id-0 /etc/passwd\n", b""],
         ),
         t("nabirds classes", "classes.txt", lambda: [birds["classes.txt"]], beside, BAD),
-        t("aircraft split", "images.txt", lambda: [first_split], data.aircraft_split, BAD),
-        t("csv list", "a.csv", lambda: [CSV], data.csv_list, BAD, lambda: EVIL_CSV),
+        t(
+            "aircraft split",
+            "images.txt",
+            lambda: [first_split, codecs.BOM_UTF8 + first_split],
+            data.aircraft_split,
+            BAD,
+        ),
+        t("csv list", "a.csv", lambda: [CSV, codecs.BOM_UTF8 + CSV], data.csv_list, BAD, lambda: EVIL_CSV),
         t(
             "imagenet list",
             "l.json",

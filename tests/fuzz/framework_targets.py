@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import glob
@@ -287,6 +288,7 @@ def targets() -> list[Target]:
     from tests.fuzz.run_targets import evil_records, examples
 
     zip_in, t = (mutate.zip_member,), Target
+    labels = [start + b"0\n-1\n1\n1\n" for start in (b"", codecs.BOM_UTF8)]
     column = (b"x", b"9" * 30, b"9" * 5000, b"\xff", b"0\n0\n1\n", b"0\n2\n0\n2\n", b"0\n0\n0\n0\n", b"")
     ranking = seeds.dumped({"ranking": [2, 0, 1], "theta": [0.1, 0.2, 0.3]})
     torch = [
@@ -299,7 +301,7 @@ def targets() -> list[Target]:
           share=0.5),
         t("pretrained", "r.pth", lambda: [_saved({"w": _four()})], _pretrained, WRONG, evil_checkpoints, zip_in),
         t("split", "split.npz", _split_seed, _split, WRONG, lambda: seeds.evil_npz(["train", "val"]), zip_in),
-        t("pseudo-labels", "p.csv", lambda: [b"0\n-1\n1\n1\n"], _labels, WRONG, lambda: column),
+        t("pseudo-labels", "p.csv", lambda: labels, _labels, WRONG, lambda: column),
         t("subclass map", "m.npz", lambda: [seeds.npz({"subclass2class": np.array([0, 1, 2, 3, 1, 2])})], _map, WRONG,
           lambda: seeds.evil_npz(["subclass2class"]), zip_in),
         t("ranking", "r.json", lambda: [ranking], _ranking, WRONG, seeds.deep_json, (mutate.json_value,)),

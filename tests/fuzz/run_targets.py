@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 from functools import cache
 
@@ -218,7 +219,7 @@ def targets() -> list[Target]:
         t(
             "viewer csv",
             "m.csv",
-            lambda: [b"9,0,0,1\n0,9,1,0\n0,1,9,0\n2,0,0,9\n"],
+            lambda: [start + b"9,0,0,1\n0,9,1,0\n0,1,9,0\n2,0,0,9\n" for start in (b"", codecs.BOM_UTF8)],
             runs.viewer("--confusion", "FILE", "--names", "HERE/names.txt"),
             WRONG,
             lambda: [b"", b"x", b"1,2\n3", b"\xff", b"1e999," * 4],
@@ -244,7 +245,7 @@ def targets() -> list[Target]:
         t(
             "viewer names",
             "names.txt",
-            lambda: [b"a\nb\nc\nd\n"],
+            lambda: [b"a\nb\nc\nd\n", codecs.BOM_UTF8 + b"a\nb\nc\nd\n"],
             runs.viewer("--confusion", "HERE/m.npy", "--names", "FILE"),
             WRONG,
             lambda: [b"", b"\xff\xfe", b"a"],

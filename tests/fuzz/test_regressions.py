@@ -12,9 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import cars, download, imagenet, lists, manifest, matfile
+from datasets import aircraft, cars, download, imagenet, lists, manifest, matfile, nabirds
 from datasets.core import DatasetError
-from finegrained_torch import setting
+from finegrained_torch import cluster_files, setting
+from hierarchy_cnn_torch.viewer import export
+from reproduction.compare import tables
 from reproduction.page import curves
 from reproduction.runtime import arrays, torch_runtime
 from reproduction.runtime import run_folder as runs
@@ -217,6 +219,35 @@ def test_pseudo_labels_of_any_characters_do_not_end_the_process(tmp_path, charac
     path.write_text(f"0\n-1\n1{character}\n1\n\n", encoding="utf-8")
     with suppress(UserError):
         assert len(setting.read_labels(path, np.array([0, 0, 1, 1]))) == 4
+
+
+def _table(path):
+    return tables.load_tables.__wrapped__(path.parent)["class2str"].paper.id
+
+
+# reader -> name of the file and its text, as somebody may write it by hand
+WRITTEN_BY_HAND = {
+    lists.read_csv: ("a.csv", ",label,file_name\n0,3,a.jpg\n"),
+    nabirds.table: ("images.txt", "1 a.jpg\n"),
+    aircraft.read_split: ("images_variant_test.txt", "1514522 F-16A/B\n"),
+    lambda path: imagenet.read(path, path.parent): ("l.json", '{"paths": ["l.json"], "labels": [0]}'),
+    runs.read_json: ("tree.json", '{"id": 1}'),
+    lambda path: setting.read_labels(path, np.array([0, 1])): ("pseudo.csv", "0\n1\n"),
+    cluster_files.read_column: ("mask.csv", "0\n1\n"),
+    lambda path: export._array(str(path), "--confusion"): ("m.csv", "5,1\n2,7\n"),
+    _table: ("class2str.toml", (tables.TABLES / "class2str.toml").read_text(encoding="utf-8")),
+    manifest._read.__wrapped__: ("manifest.toml", manifest.PATH.read_text(encoding="utf-8")),
+}
+
+
+@pytest.mark.parametrize("read", WRITTEN_BY_HAND)
+def test_a_byte_order_mark_changes_nothing(tmp_path, read):
+    """Windows editors and Excel put one before the text."""
+    name, text = WRITTEN_BY_HAND[read]
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    plain = read(tmp_path / name)
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert str(read(tmp_path / name)) == str(plain)
 
 
 def test_a_subclass_map_that_is_one_number_is_one_line(tmp_path):

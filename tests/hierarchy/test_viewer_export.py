@@ -38,6 +38,15 @@ def test_the_readmes_command_needs_only_a_matrix_and_names(files, tmp_path):
         assert (back == matrix).all()
 
 
+def test_names_and_matrix_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "m.csv").write_text("5,1,0\n2,7,1\n0,0,9\n", encoding="utf-8-sig")
+    (tmp_path / "names.txt").write_text("a\nb\nc\n", encoding="utf-8-sig")
+    answer = export("--confusion", tmp_path / "m.csv", "--names", tmp_path / "names.txt", "--out", tmp_path / "v.html")
+    assert answer.returncode == 0, answer.stderr
+    meta, arrays = pack.read_page(tmp_path / "v.html")
+    assert meta["names"] == ["a", "b", "c"] and arrays["c0_0_n"].tolist() == [5, 1, 2, 7, 1, 9]
+
+
 def test_export_and_read_back_give_identical_arrays(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {
