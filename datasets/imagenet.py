@@ -109,7 +109,9 @@ def read(path: Path, base: Path, num_classes: int = 1000) -> Listing:
     images = []
     for i, text in enumerate(paths):
         image = root / text
-        if ".." in image.parts or not image.is_relative_to(root) or "\0" in text:
+        if "\0" in text:
+            raise DatasetError(f"{path}: path {text!r} at position {i} holds NUL")
+        if ".." in image.parts or not image.is_relative_to(root):
             raise DatasetError(f"{path}: path {text!r} at position {i} leaves {base}")
         images.append(image)
     if not os.path.isfile(images[0]):  # Path.is_file raises where a name is too long

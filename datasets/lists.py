@@ -9,10 +9,12 @@ Architectures Through a Ranking Regularizer"; triplet.md 2.5.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -107,7 +109,7 @@ def read_csv(path: Path) -> Rows:
     """Reads a list.
 
     Raises:
-      DatasetError: missing, not in the format, no rows, a name twice, or a name that would leave the image folder.
+      DatasetError: missing, not in the format, no rows, a name twice, or one that is no path in the image folder.
     """
     with reading(path):
         lines = read_bounded(path, MOST_LIST_BYTES).decode("utf-8-sig").splitlines()  # -sig: Excel's mark
@@ -121,7 +123,9 @@ def read_csv(path: Path) -> Rows:
         if not (comma and comma2 and name and label.strip().removeprefix("-").isdecimal()):
             raise DatasetError(f"{path}: line {number} is not `number,label,file name`: {line[:80]!r}")
         parts = PurePosixPath(name).parts
-        if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
+        if "\\" in name or "\0" in name:
+            raise DatasetError(f"{path}: line {number}: {name!r} holds a backslash or NUL; write / between folders")
+        if name.startswith("/") or ".." in parts:
             raise DatasetError(f"{path}: line {number}: {name!r} leaves the folder of images")
         if len(label) > MOST_DIGITS:
             raise DatasetError(f"{path}: line {number}: no label has more than {MOST_DIGITS} digits: {label[:80]!r}")
@@ -264,6 +268,11 @@ class Source:
         """Whether a folder holds everything that `derive` reads."""
         return all(any((home / either).exists() for either in need.split("|")) for need in self.needs)
 
+    def derivable(self, home: Path) -> bool:
+        """Whether a folder holds the official files of the lists, with or without the images."""
+        needs = [need for need in self.needs if need not in self.unpack.values()]
+        return dataclasses.replace(self, needs=tuple(needs)).complete(home)
+
     def home(self, root: Path | None) -> Path | None:
         """The folder below `root` with images and either the official split files or the two lists; or None."""
         for home in places(root, *self.folders)[:-1]:
@@ -291,15 +300,32 @@ def prepare(
     Raises:
       DatasetError: nothing there and no download possible; damaged archive; official files that say something else.
     """
-    home = source.home(root) or _unpacked(source, root, accept_unverified, offline)
+    home = source.home(root)
+    if home is None:
+        for folder in filter(source.derivable, places(root, *source.folders)[:-1]):
+            for file in entry(source.name).files:
+                if file.name in source.needs:
+                    check_file(folder / file.name, file, accept_unverified)
+            if _derive(source, folder):
+                print(
+                    f"{source.name}: lists derived in {folder / 'lists'}; the images are not there yet", file=sys.stderr
+                )
+        home = _unpacked(source, root, accept_unverified, offline)
+    if source.complete(home):
+        _derive(source, home)
+    return home
+
+
+def _derive(source: Source, home: Path) -> bool:
+    """Writes the lists that the set's folder lacks; returns whether there were any."""
     missing = [key for key, file in FILES.items() if not (home / "lists" / file).is_file()]
-    if missing and source.complete(home):
+    if missing:
         with locked(home / "lists"):
             derived = source.derive(home)
             check_fingerprints(source, derived.rows)
             for key in missing:
                 write_csv(home / "lists" / FILES[key], derived.rows[key])
-    return home
+    return bool(missing)
 
 
 def check_fingerprints(source: Source, rows: Mapping[str, Rows]) -> None:

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def reading(what: str | Path) -> Iterator[None]:
     except DatasetError:
         raise
     except Exception as error:
-        detail = str(error)[:200] or "no detail"
+        detail = re.sub(r" ?<_io\.[^>]*>", "", str(error))[:200] or "no detail"  # Pillow quotes the stream it reads
         raise DatasetError(f"{what}: damaged or not what it should be ({type(error).__name__}: {detail})") from error
 
 
@@ -67,8 +68,10 @@ def read_bounded(path: Path, limit: int | None) -> bytes:
         opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # noqa: SIM115
         with opened as stream:
             raw = stream.read(limit + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); delete it and fetch it again") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:  # only downloads are compressed
+        raise DatasetError(f"{path}: damaged ({error}); delete it and fetch it again") from error
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
     if len(raw) > limit:
         raise DatasetError(f"{path}: holds more than the {limit:,} bytes expected; not read any further")
     return raw
@@ -138,7 +141,7 @@ def _first_seen(where: str, folder: Path, file: File, sha256: str, accept: bool)
     known = {}
     if ledger.is_file():
         with reading(ledger):
-            known = json.loads(ledger.read_text(encoding="utf-8"))
+            known = json.loads(ledger.read_text(encoding="utf-8-sig"))
             if not isinstance(known, dict):
                 raise DatasetError(f"{ledger}: not a table of digests; delete it")
     if file.name not in known:

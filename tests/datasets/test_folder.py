@@ -141,7 +141,7 @@ def _png(width, height):
         (_png(40, 40), "damaged"),
         (picture()[:-30], "damaged"),
         (picture(kind="JPEG")[:300], "damaged"),
-        (b"", "damaged"),
+        (b"", r"damaged or not what it should be \(UnidentifiedImageError: cannot identify image file\)$"),
         (b"GIF89a" + bytes(50), "damaged"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run", "damaged"),
     ],
@@ -149,6 +149,15 @@ def _png(width, height):
 def test_hostile_pictures_are_named(flat, raw, message):
     (flat / "dog" / "1.png").write_bytes(raw)
     with pytest.raises(datasets.DatasetError, match=f"dog/1.png: .*({message})"):
+        datasets.load(f"folder:{flat}")
+
+
+def test_nobody_is_told_to_delete_a_picture_of_their_own(flat, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(datasets.DatasetError, match=r"cat/.*: cannot be read \(Permission denied\)$"):
         datasets.load(f"folder:{flat}")
 
 

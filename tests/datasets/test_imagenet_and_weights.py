@@ -52,7 +52,7 @@ def test_the_authors_lists_with_absolute_paths_are_read(tree, tmp_path):
         ({"paths": ["../secret"], "labels": [0]}, "leaves"),
         ({"paths": ["/etc/passwd"], "labels": [0]}, "leaves"),
         ({"paths": ["train/../../x"], "labels": [0]}, "leaves"),
-        ({"paths": ["a\0b"], "labels": [0]}, "leaves"),
+        ({"paths": ["a\0b"], "labels": [0]}, "holds NUL"),
         ({"paths": ["gone.JPEG"], "labels": [0]}, "does not exist; is .* the right folder"),
         ({"paths": ["train/n01/0.JPEG"], "labels": [1000]}, "label 1000 at position 0 is not in 0..999"),
         ({"paths": ["train/n01/0.JPEG"], "labels": [True]}, "whole numbers"),

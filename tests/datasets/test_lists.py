@@ -78,6 +78,8 @@ def test_any_bytes_read_or_raise_one_line(tmp_path_factory, raw):
         (",label,file_name\n0,one,a.jpg\n", "line 2 is not"),
         (",label,file_name\n0,1,../../etc/passwd\n", "leaves the folder of images"),
         (",label,file_name\n0,1,/etc/passwd\n", "leaves the folder of images"),
+        (",label,file_name\n0,1,a\\b.jpg\n", "'a\\\\b.jpg' holds a backslash or NUL; write / between folders"),
+        (",label,file_name\n0,1,a\0b.jpg\n", "holds a backslash or NUL"),
         (",label,file_name\n0,1,a.jpg\n1,2,a.jpg\n", "a.jpg stands twice"),
     ],
 )

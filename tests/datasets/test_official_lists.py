@@ -174,6 +174,41 @@ def test_aircraft_val_lists_and_lists_placed_by_hand(synthetic, tmp_path):
     assert len(again.train.names) == 4 and again.class_names == ("0", "1")
 
 
+def split_files(home):
+    (home / aircraft.DATA).mkdir(parents=True)
+    for split, image in (("train", "0000001"), ("val", "0000002"), ("test", "0000003")):
+        text = f"{image} a\n{int(image) + 10:07d} b\n"
+        (home / aircraft.DATA / f"images_variant_{split}.txt").write_text(text, encoding="utf-8-sig")
+
+
+def test_lists_are_derived_without_the_images(synthetic, tmp_path, capsys):
+    source = synthetic(aircraft, **{"fgvc-aircraft-2013b.tar.gz": aircraft_archive()})
+    split_files(tmp_path / "aircraft")
+    for _ in range(2):
+        assert cli.main("aircraft", ["--root", str(tmp_path), "--offline"]) == 2
+    out, err = capsys.readouterr()
+    assert err.count(f"lists derived in {tmp_path / 'aircraft' / 'lists'}; the images are not there yet") == 1
+    assert err.count("aircraft: not all of fgvc-aircraft-2013b/data/images, ") == 2
+    assert lists.read_csv(tmp_path / "aircraft/lists/test_all_sub_list.csv").names == ("0000003.jpg", "0000013.jpg")
+    images = tmp_path / "aircraft" / source.images
+    images.mkdir()
+    for number in (1, 2, 3, 11, 12, 13):
+        (images / f"{number:07d}.jpg").touch()
+    assert cli.main("aircraft", ["--root", str(tmp_path), "--offline"]) == 0
+
+
+def test_no_list_is_derived_from_a_file_with_another_digest(synthetic, make, tmp_path, monkeypatch):
+    annotations = np.zeros((1, 1), [("relative_im_path", object), ("class", object), ("test", object)])
+    annotations[0, 0] = ("car_ims/000001.jpg", 1, 0)
+    right = {"cars_annos.mat": mat(annotations=annotations, class_names=cell("a")), "car_ims.tgz": b""}
+    source = synthetic(cars, **right)
+    annotations[0, 0] = ("car_ims/000001.jpg", 1, 1)
+    make.place(tmp_path / "cars", {"cars_annos.mat": mat(annotations=annotations, class_names=cell("a"))})
+    with pytest.raises(DatasetError, match="cars_annos.mat: .*expected"):
+        lists.load_set(source, tmp_path, offline=True)
+    assert not (tmp_path / "cars" / "lists").exists()
+
+
 def test_flowers_from_its_files(synthetic, make, tmp_path):
     labels = np.array([[1, 1, 2, 2, 1, 2]], np.uint8)
     splits = {"trnid": np.array([[4, 1]], np.uint16), "valid": np.array([[2, 3]], np.uint16),
