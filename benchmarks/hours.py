@@ -13,8 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measure import Measure
-from benchmarks.page import number
+from benchmarks.measure import Measure, number
 from datasets import manifest
 from reproduction.compare.tables import paper_of
 from reproduction.launch.jobs import Command

@@ -330,3 +330,13 @@ def sizes_between(low: int, high: int, count: int) -> list[int]:
 
 if __name__ == "__main__":
     _child(*json.loads(sys.argv[1]))
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """So many digits without an exponent, or a dash."""
+    if value is None:
+        return "-"
+    rounded = float(f"{value:.{digits}g}")
+    if abs(rounded) >= 1000:
+        return f"{rounded:,.0f}"
+    return np.format_float_positional(rounded, trim="-")

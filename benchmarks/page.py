@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import LOOP_BAR, gpu_name
+from benchmarks.hours import explained
+from benchmarks.measure import LOOP_BAR, gpu_name, number
 from reproduction.runtime.record import commit_and_dirty, machine, versions_of
 from reproduction.runtime.run_folder import write_bytes
 
@@ -48,16 +49,6 @@ approximately above, where this curve does not reach; its time for 50,000 points
 
 ![seconds against size](scaling.png)
 """
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """So many digits without an exponent, or a dash."""
-    if value is None:
-        return "-"
-    rounded = float(f"{value:.{digits}g}")
-    if abs(rounded) >= 1000:
-        return f"{rounded:,.0f}"
-    return np.format_float_positional(rounded, trim="-")
 
 
 def line(entry: Entry) -> str:
@@ -115,8 +106,6 @@ def write(folder: Path, entries: Sequence[Entry], failed: Sequence[str], measure
         picture(folder / "scaling.png", curves)
         parts += [SCALING, "\n".join([CURVES_HEAD, *map(curve_line, curves)])]
     if hours:
-        from benchmarks.hours import explained
-
         rows = [f"| {e['name']} | {number(e['ours'], 2)} | {e['note']} |" for e in hours]
         parts.append(
             f"## Hours of the full tables: an estimate\n\n{explained()}\n\n| table | hours | made of |\n|---|---|---|\n"

@@ -216,7 +216,7 @@ def test_only_rows_of_the_default_pipeline_count_as_its_time():
      (1.0, 3, "1"), (None, 4, "-")],
 )  # fmt: skip
 def test_numbers_have_no_exponents(value, digits, shown):
-    assert page.number(value, digits) == shown
+    assert measure.number(value, digits) == shown
 
 
 def test_a_line_below_its_bar_says_so():
