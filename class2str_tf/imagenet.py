@@ -26,7 +26,7 @@ from class2str_tf.layers import conv, count_parameters, linear, pool, tf, tf1
 from datasets import imagenet as listing
 from datasets import weights
 from datasets.verify import reading
-from reproduction.runtime import tf_runtime
+from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, UserError, open_run, shown
 
@@ -239,11 +239,11 @@ def run_fc(config: dict[str, Any], size: int = SIZE) -> None:
     if config.get("eval"):
         raise UserError("--eval: this script trains nothing; its FC accuracy stands in record.json of the run folder")
     with open_run(Path(config["runs_dir"]) / config["name"], config, config["overwrite"]) as run:
-        if run.done:
-            run.say_done()
-            return
         session_config = tf_runtime.start(config["seed"], config["device"], config.get("xla", False))
+        seen = run_data.look_at(config)
         data = load(config, size)
+        if run_data.is_finished(run, seen, lambda: data.digests):
+            return
         given = Path(config["weights"]) if config.get("weights") else None
         accept = config["accept_unverified"]
         path, digest = weights.find(WEIGHTS, Path(config["data_dir"]), given, accept)

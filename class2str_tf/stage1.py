@@ -19,7 +19,7 @@ from class2str_tf import networks
 from class2str_tf.flags import load_data, run_folder
 from class2str_tf.inputs import Batches, slices, steps_per_epoch
 from class2str_tf.layers import count_parameters, tf, tf1
-from reproduction.runtime import tf_runtime
+from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.record import make_record, still_rising, versions_of
 from reproduction.runtime.run_folder import MetricsLog, Run, open_run, read_metrics, shown, stop_signals
 
@@ -84,7 +84,10 @@ def run_stage1(config: dict[str, Any]) -> None:
         return
     with open_run(run_folder(config), config, config["overwrite"]) as run:
         session_config = tf_runtime.start(config["seed"], config["device"], config["xla"])
+        seen = run_data.look_at(config)
         data = load_data(config)
+        if run_data.is_finished(run, seen, lambda: data.digests):
+            return
         with tf1.Graph().as_default():
             tf1.set_random_seed(config["seed"])
             graph = build(config, data)

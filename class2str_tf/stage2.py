@@ -28,7 +28,7 @@ from class2str_tf.stage1 import (
     checkpoint_name,
     say_projection,
 )
-from reproduction.runtime import tf_runtime
+from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.run_folder import (
     MetricsLog,
     Run,
@@ -116,8 +116,17 @@ def run_stage2(config: dict[str, Any]) -> None:
         evaluate_checkpoint(config, prefix, session_config)
         return
     with open_run(run_folder(config), config, config["overwrite"]) as run:
-        warn_of_collapse(config)
+        seen = run_data.look_at(config)
         data = load_data(config)
+
+        def digests() -> Mapping[str, str]:
+            hint = "run stage 1 with --overwrite, or choose --cnn-dir"
+            run_data.check_data(Path(config["cnn_dir"]), data.digests, hint)
+            return data.digests
+
+        if run_data.is_finished(run, seen, digests):
+            return
+        warn_of_collapse(config)
         inputs = features.compute(config, data, prefix, run.folder, session_config)
         total = total_steps(config, data)
         results = train_until_unique(run, data, inputs, prefix, total, session_config)

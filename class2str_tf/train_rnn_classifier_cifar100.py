@@ -7,7 +7,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from class2str_tf.flags import parse_rnn, rnn_parser, run_folder
 from reproduction.runtime.flags import run_main
-from reproduction.runtime.run_folder import already_done
+from reproduction.runtime.run_data import already_done
 
 
 def main() -> None:

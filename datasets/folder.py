@@ -6,7 +6,6 @@ PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/* with a seeded stratifi
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from PIL import Image
 
 from datasets import arrays, image_folders
 from datasets.core import DATA_ROOT, Dataset, DatasetError
+from datasets.identity import content_digest
 from datasets.orientation import upright
 from datasets.split import stratified
 from datasets.verify import read_bounded, reading
@@ -54,15 +54,6 @@ def decode(raw: bytes, size: int, what: str) -> np.ndarray:
             return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _digest(paths: Sequence[Path], base: Path) -> str:
-    """One sha256 over names and contents of all files, in order."""
-    whole = hashlib.sha256()
-    for path in paths:
-        content = hashlib.sha256(read_bounded(path, MOST_FILE_BYTES)).hexdigest()
-        whole.update(f"{path.relative_to(base).as_posix()}\0{content}\n".encode(errors="surrogateescape"))
-    return whole.hexdigest()
-
-
 def _images(paths: Sequence[Path], size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(paths), AT_ONCE):
         part = paths[start : start + AT_ONCE]
@@ -97,7 +88,7 @@ def load(path: Path, root: Path | None = None, size: int = 32, seed: int = 0) ->
     for split, (part, _) in parts.items():
         if not part:
             raise DatasetError(f"folder:{path}: no images for the {split} split; more images are needed")
-        digest = digests[f"{images.name}/{split}"] = _digest(part, path)
+        digest = digests[f"{images.name}/{split}"] = content_digest(part, path, root)
         cache = (DATA_ROOT if root is None else root) / "folder" / f"{split}-{digest[:16]}-{size}-upright.npy"
         arrays_[split] = arrays.build(cache, (len(part), size, size, 3), functools.partial(_images, part, size))
     return Dataset(

@@ -12,11 +12,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import argparse
+import functools
 import json
 import time
 from typing import Any
 
 from datasets import DatasetError
+from reproduction.runtime import run_data
 from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, run_main, whole
 from reproduction.runtime.run_folder import UserError, flags_hash, open_run, read_json, shown, together
 
@@ -106,17 +108,27 @@ def analyze_seed(config: dict[str, Any]) -> None:
         json.loads(json.dumps(config, default=str))
     )
     with open_run(folder, config, overwrite=config["overwrite"] or not same) as run:
-        if run.done:
-            run.say_done()
-            return
-        began = time.monotonic()
-        runtime.start(flat["seed"], config["threads"])
-        device = runtime.pick_device(config["device"])
-        with together(seed_folder, "train.py --overwrite writes an arm anew"):
+        seen = run_data.look_at(config)
+
+        @functools.cache
+        def load() -> images.Data:
             try:
-                data = images.load(flat)
+                return images.load(flat)
             except DatasetError as error:  # of the data, not of the run
                 raise UserError(error) from None
+
+        def digests() -> dict[str, str]:
+            for arm in config["inputs"]:
+                run_data.check_data(seed_folder / arm, load().digests, "train.py --overwrite writes it anew")
+            return load().digests
+
+        began = time.monotonic()
+        with together(seed_folder, "train.py --overwrite writes an arm anew"):
+            if run_data.is_finished(run, seen, digests):
+                return
+            runtime.start(flat["seed"], config["threads"])
+            device = runtime.pick_device(config["device"])
+            data = load()
             found = measure.everything(seed_folder, flat, config, data, device, run.folder)
             write_json(run.folder / "analysis.json", found)
             artefacts = figures.draw_seed(found, seed_folder, data, run.folder)

@@ -14,13 +14,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import contextlib
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hierarchy_cnn_torch import flags, trees
+from reproduction.runtime import run_data
 from reproduction.runtime.flags import finish_parsing, run_main
-from reproduction.runtime.run_folder import UserError, open_run, shown, stop_signals
+from reproduction.runtime.run_folder import Run, UserError, open_run, shown, stop_signals
 
 if TYPE_CHECKING:
     import torch
@@ -89,19 +92,17 @@ def derive_tree(
     return trees.tree_of(levels, data.names)
 
 
-def train(config: dict[str, Any], run: Any, world: World, stop: Any) -> None:
+def train(config: dict[str, Any], data: Data, run: Any, world: World, stop: Any) -> None:
     """One arm from its flags to its record."""
-    from hierarchy_cnn_torch import images, loop, results
+    from hierarchy_cnn_torch import loop, results
     from hierarchy_cnn_torch.losses import branches_of
     from hierarchy_cnn_torch.models import Network, parameters_of, trunk_of, widened
 
-    data = images.load(config)
     tree: trees.Node | None = None
     branches: Branches = branches_of("A0", [], [], 0)
     trunk = trunk_of(config["trunk"], config["preset"])
     channels, classes = data.images.shape[3], len(data.names)
     if config["stage"] == "aware":
-        stage_one(config)
         levels, tree = levels_for(config, data.names)
         arm = "A1" if config["arm"] == "A5" else config["arm"]
         branches = branches_of(arm, levels, flags.parse_taps(config["taps"]), config["seed"])
@@ -148,6 +149,7 @@ def main() -> None:
 
     def go() -> None:
         config = finish_parsing(flags.train_parser(), flags.resolve_train)
+        from hierarchy_cnn_torch import images
         from reproduction.runtime import torch_runtime as runtime
 
         runtime.start(config["seed"], config["threads"], config["deterministic"])
@@ -158,19 +160,20 @@ def main() -> None:
             if config["stage"] == "aware":
                 stage_one(config)
             folder = Path(config["runs_dir"]) / config["name"]
-            if world.rank > 0:  # rank 0 holds the folder
-                from reproduction.runtime.run_folder import Run
+            holds = world.rank == 0  # the folder, and knows whether the run has finished
+            other = contextlib.nullcontext(Run(folder, config, False))
+            with open_run(folder, config, config["overwrite"]) if holds else other as run, stop_signals() as stop:
+                seen = run_data.look_at(config)
+                load = functools.cache(lambda: images.load(config))
 
-                with stop_signals() as stop:
-                    done = (folder / "DONE").exists() and not config["overwrite"]
-                    if not runtime.agreed(world, done):
-                        train(config, Run(folder, config, False), world, stop)
-                return
-            with open_run(folder, config, config["overwrite"]) as run, stop_signals() as stop:
-                if runtime.agreed(world, run.done):
-                    run.say_done()
-                    return
-                train(config, run, world, stop)
+                def digests() -> dict[str, str]:
+                    if config["stage"] == "aware":
+                        hint = "run --stage flat with --overwrite, or choose --flat-run"
+                        run_data.check_data(stage_one(config), load().digests, hint)
+                    return load().digests
+
+                if not runtime.decided(world, lambda: run_data.is_finished(run, seen, digests)):
+                    train(config, load(), run, world, stop)
 
     run_main(go)
 

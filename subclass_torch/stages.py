@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reproduction.runtime import run_data
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.run_folder import Run, Stop, UserError, open_run, read_json, shown, stop_signals, write_json
 from reproduction.runtime.torch_runtime import World
@@ -29,6 +30,7 @@ class Setting:
 
     def __init__(self, config: dict[str, Any], world: World, stop: Stop):
         self.config, self.world, self.stop = config, world, stop
+        self.seen = run_data.look_at(config)  # before anything is loaded
         self.folder = Path(config["runs_dir"]) / config["name"]
 
     @cached_property
@@ -71,6 +73,26 @@ class Setting:
         with open_run(folder, config, overwrite=self.config["overwrite"]) as run:
             yield run
 
+    def is_finished(self, opened: Run | None, sources: Sequence[Path] = ()) -> bool:
+        """Whether a stage has nothing left to do; rank 0 decides.
+
+        Args:
+          opened: the stage's run on rank 0.
+          sources: folders of the runs whose results the stage takes over.
+        Raises:
+          UserError: the stage, or a run that it takes over from, belongs to other data.
+        """
+
+        def digests() -> Mapping[str, str]:
+            for folder in sources:
+                hint = "run --stage identify --overwrite" if folder.name == "stage1" else "choose another --beside"
+                run_data.check_data(folder, self.data.digests, hint)
+            return self.data.digests
+
+        return runtime.decided(
+            self.world, lambda: opened is not None and run_data.is_finished(opened, self.seen, digests)
+        )
+
 
 def run(config: dict[str, Any]) -> None:
     """The whole of notebook.py after its flags are resolved."""
@@ -102,9 +124,7 @@ def identify(setting: Setting) -> None:
     """Stage 1: trains the plain network for a few epochs and ranks the classes by neglection degree."""
     config, world, folder = setting.config, setting.world, setting.folder / "stage1"
     with setting.opened(folder, flags.of_run(config, stage1=True)) as opened:
-        if runtime.agreed(world, bool(opened and opened.done)):
-            if opened:
-                opened.say_done()
+        if setting.is_finished(opened):
             return
         data = setting.data
         classes = len(data.class_names)
@@ -211,10 +231,11 @@ def train(setting: Setting) -> None:
         source = neglected_file(setting)
         neglected, theta = neglected_classes(source, count)
         run_config["neglected_classes"] = neglected
+    sources = [Path(config["beside"])] if config["beside"] and method else []
+    if neglected and not config["neglected"]:
+        sources.append(setting.folder / "stage1")
     with setting.opened(folder, run_config) as opened:
-        if runtime.agreed(world, bool(opened and opened.done)):
-            if opened:
-                opened.say_done()
+        if setting.is_finished(opened, sources):
             return
         data = setting.data
         classes = len(data.class_names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -13,10 +14,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from datasets.identity import Seen, content_digest, fingerprint
+from reproduction.runtime import run_data
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.record import Record, make_record, versions_of
 from reproduction.runtime.run_folder import (
     MetricsLog,
+    Run,
     Stop,
     UserError,
     open_run,
@@ -32,6 +36,7 @@ from subclass_torch.yt8m_model import VideoNetwork, network_input
 
 LOG_EVERY = 100
 ADAM_BETAS = (0.9, 0.999)
+PLAIN = "plain-data-pattern-glob"
 _CHUNK = 256  # classes whose gradient sums are in memory at a time: 38 MB a matrix
 
 
@@ -231,13 +236,30 @@ def _run_config(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in ("stage", "trust_pickle", "num_parallel_calls")}
 
 
+def _digests(config: dict[str, Any], *flags: str) -> dict[str, str]:
+    """sha256 over names and contents of the shards that each flag names."""
+    found = {flag: yt8m_data.shards(config[flag.replace("-", "_")], flag) for flag in flags}
+    return {
+        flag: content_digest(paths, Path(os.path.commonpath([path.parent for path in paths])), Path(config["data_dir"]))
+        for flag, paths in found.items()
+    }
+
+
+def _is_finished(opened: Run, config: dict[str, Any], *flags: str) -> bool:
+    """Whether a stage has finished on the shards that these flags name; refuses others."""
+    shards: list[Path] = []
+    for flag in flags:
+        with contextlib.suppress(UserError):  # a finished stage does not need its shards any more
+            shards += yt8m_data.shards(config[flag.replace("-", "_")], flag)
+    return run_data.is_finished(opened, Seen("", fingerprint(shards)), lambda: _digests(config, *flags))
+
+
 def _identify(config: dict[str, Any], world: World, stop: Stop, folder: Path) -> None:
     """Stage 1: one pass of the plain network, neglection degree with several labels per video."""
     with open_run(folder, _run_config(config), config["overwrite"]) as opened:
-        if opened.done:
-            opened.say_done()
+        if _is_finished(opened, config, PLAIN):
             return
-        paths = yt8m_data.shards(config["plain_data_pattern_glob"], "plain-data-pattern-glob")
+        paths = yt8m_data.shards(config["plain_data_pattern_glob"], PLAIN)
         model = _network(config, "stage1", config["num_classes"], world.device)
 
         def plain(logits: Tensor, truth: Tensor) -> Tensor:
@@ -263,7 +285,8 @@ def _create(config: dict[str, Any], folder: Path) -> None:
             "python subclass_torch/notebook_yt8m.py --stage identify"
         )
     neglected = read_json(source, "ranking")["ranking"][: config["num_neglected"]]
-    paths = yt8m_data.shards(config["plain_data_pattern_glob"], "plain-data-pattern-glob")
+    run_data.check_data(folder, _digests(config, PLAIN), "run --stage identify --overwrite")
+    paths = yt8m_data.shards(config["plain_data_pattern_glob"], PLAIN)
     count = yt8m_create.create(paths, neglected, config)
     print(f"create: {count:,} records with {len(neglected)} classes in two subclasses each", flush=True)
 
@@ -272,8 +295,7 @@ def _train(config: dict[str, Any], world: World, stop: Stop, folder: Path) -> No
     """Trains on files with subclass labels and scores on the validation files."""
     classes, outputs = config["num_classes"], config["num_subclasses"]
     with open_run(folder, _run_config(config), config["overwrite"]) as opened:
-        if opened.done:
-            opened.say_done()
+        if _is_finished(opened, config, "train_data_pattern_glob", "eval_data_pattern_glob"):
             return
         paths = yt8m_data.shards(config["train_data_pattern_glob"], "train_data_pattern_glob")
         checks = yt8m_data.shards(config["eval_data_pattern_glob"], "eval_data_pattern_glob")

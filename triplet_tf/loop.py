@@ -12,8 +12,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from datasets.identity import look
 from datasets.lists import ImageLists
-from reproduction.runtime import tf_runtime
+from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.run_folder import (
     MetricsLog,
     Run,
@@ -26,8 +27,8 @@ from reproduction.runtime.run_folder import (
 )
 from triplet_tf import initial_weights, measures, model, nets, results
 from triplet_tf.config.base_config import run_folder
+from triplet_tf.data_sampling import image_lists
 from triplet_tf.data_sampling.augment import tf, tf1
-from triplet_tf.data_sampling.image_lists import open_lists
 from triplet_tf.data_sampling.loader import explained
 from triplet_tf.run_files import LogFile, link_checkpoint
 
@@ -38,7 +39,10 @@ ACCURACY = "test/Split_Val_Accuracy"  # the authors' name
 def run_training(config: dict[str, Any]) -> None:
     """The whole of a training script: lists, graph, training (or going on), evaluation, record."""
     with open_run(run_folder(config), config, config["overwrite"]) as run:
-        lists = open_lists(config)
+        seen = look(image_lists.data_set(config), Path(config["data_dir"]))
+        lists = image_lists.open_lists(config)
+        if run_data.is_finished(run, seen, lambda: image_lists.digests(config, lists)):
+            return
         if config["init"] == "imagenet" and tf_runtime.newest_name(run.folder) is None:
             initial_weights.checkpoint_path(config)  # said before the graph is built
         session_config = tf_runtime.start(config["seed"], config["device"])

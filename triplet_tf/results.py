@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from datasets.lists import ImageLists
-from reproduction.runtime import tf_runtime
+from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, UserError, read_json, shown, write_bytes, write_json
 from triplet_tf import deviations, initial_weights, measures, model, pictures
 from triplet_tf.config.base_config import describe, frame_side
 from triplet_tf.data_sampling.augment import tf, tf1
-from triplet_tf.data_sampling.image_lists import open_lists
+from triplet_tf.data_sampling.image_lists import digests, open_lists
 from triplet_tf.data_sampling.loader import explained, file_paths
 from triplet_tf.nets import TABLE
 
@@ -194,10 +194,22 @@ def evaluate_checkpoint(config: dict[str, Any]) -> None:
                 tested = measures.over_list(session, evaluation)
             except tf.errors.OpError as error:
                 raise explained(error, evaluation.batches.files()) from None
+    warn_of_other_data(prefix.parent, config)
     folder.mkdir(exist_ok=True)
     values = write_files(folder, config, lists, tested, prefix.name)
     say(config, values, f"{shown(prefix)}, {len(tested.labels)} test images")
     print(f"written to {shown(folder)}: metrics.json, confusion.csv, embeddings.npz, neighbours.png, confusion.png")
+
+
+def warn_of_other_data(folder: Path, config: Mapping[str, Any]) -> None:
+    """Prints a line if the set that a checkpoint's run was trained on has changed since."""
+    if not (folder / run_data.FILE).exists():
+        return
+    trained = {**config, "eval_split": read_json(folder / "config.json", "db_name", "eval_split")["eval_split"]}
+    if read_json(folder / "config.json")["db_name"] != config["db_name"]:
+        return  # asked for
+    if names := run_data.differing(folder, digests(trained, open_lists(trained))):
+        print(f"warning: {shown(folder)} was trained on other data ({', '.join(names)} differs)", file=sys.stderr)
 
 
 def shapes_in(prefix: Path) -> dict[str, list[int]]:

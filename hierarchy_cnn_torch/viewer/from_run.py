@@ -11,6 +11,7 @@ import numpy as np
 from hierarchy_cnn_torch import similarity, trees
 from hierarchy_cnn_torch.responses import class_correlation
 from hierarchy_cnn_torch.viewer.view import Layer, View, samples_of, softmax
+from reproduction.runtime import run_data
 from reproduction.runtime.run_folder import UserError, read_json, shown, together
 
 
@@ -42,7 +43,7 @@ def _view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: s
         runs.append((compare, _epochs(seed_folder / compare, other, len(names), npz)))
     layers, keep = _layers(seed_folder, trees.levels_of(tree), npz)
     probabilities = softmax(saved["test_logits"])
-    images = _test_images(flat, data_dir)
+    images = _test_images(seed_folder / "A0", flat, data_dir)
     if images is not None and len(images) != len(probabilities):
         raise UserError(
             f"{shown(seed_folder)}: {len(images)} test images, {len(probabilities)} predictions; other data?"
@@ -105,12 +106,14 @@ def _layers(seed_folder: Path, levels: list[np.ndarray], npz: Any) -> tuple[list
     return layers, sorted(keep)
 
 
-def _test_images(flat: Mapping[str, Any], data_dir: str | None) -> np.ndarray | None:
+def _test_images(folder: Path, flat: Mapping[str, Any], data_dir: str | None) -> np.ndarray | None:
     import datasets
 
     place = data_dir or flat["data_dir"]
     size = flat["image_size"] if flat["dataset"].startswith("folder:") else 32
     try:
-        return datasets.load(flat["dataset"], place, flat["accept_unverified"], size=size).test_images
+        data = datasets.load(flat["dataset"], place, flat["accept_unverified"], size=size)
     except datasets.DatasetError as error:
         raise UserError(f"viewer: the images of {flat['dataset']} are missing ({error})") from None
+    run_data.check_data(folder, data.digests, "train.py --overwrite writes it anew")
+    return data.test_images

@@ -175,17 +175,6 @@ class Run:
         )
 
 
-def already_done(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Says so where the same flags have finished in this folder; scripts ask before they import a framework."""
-    done = folder / "DONE"
-    if config.get("overwrite") or config.get("eval") or not done.exists():
-        return False
-    same = read_json(done, "").get("flags") == flags_hash(json.loads(json.dumps(config, default=str)))
-    if same:
-        Run(folder, dict(config), True).say_done()
-    return same
-
-
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     keys = sorted((old.keys() | new.keys()) - PLACES)
     differing = [

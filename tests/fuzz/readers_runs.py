@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shlex
+import shutil
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from datasets import identity
 from reproduction.compare import collect, export, tables
 from reproduction.compare import comparison as compare
 from reproduction.page import curves, gallery
-from reproduction.runtime import arrays, record
+from reproduction.runtime import arrays, record, run_data
 from reproduction.runtime import run_folder as runs
 
 NAMES = ["a", "b", "c", "d"]
@@ -35,10 +39,61 @@ def run_config(path: Path) -> None:
 
 def run_done(path: Path) -> None:
     """The DONE stamp of a run folder."""
-    if runs.already_done(path.parent, {"lr": 0.1}):
+    if run_data.already_done(path.parent, {"lr": 0.1}):
         runs.Run(path.parent, {}, True).say_done()
     with runs.open_run(path.parent, {"lr": 0.1}):
         pass
+
+
+def changing_folder(path: Path) -> None:
+    """A folder that changes between two calls: each pair of bytes is one change and the file that it strikes.
+
+    A run goes on exactly if names and contents are what they were, whatever happened to the times.
+    """
+    folder, script = path.parent / "set", path.parent / "run"
+    for earlier in (folder, script):
+        shutil.rmtree(earlier, ignore_errors=True)
+    (folder / "a").mkdir(parents=True, exist_ok=True)
+    for n in range(4):
+        (folder / "a" / f"{n}.png").write_bytes(bytes([n]) * 4)
+
+    def names_and_contents() -> dict[str, bytes]:
+        return {str(file): file.read_bytes() for file in identity.files_of(f"folder:{folder}")}
+
+    def goes_on() -> bool:
+        config = {"dataset": f"folder:{folder}", "data_dir": str(path.parent)}
+        with runs.open_run(script, config) as run, contextlib.redirect_stdout(io.StringIO()):
+            seen = run_data.look_at(config)
+            files = identity.files_of(config["dataset"])
+            try:
+                run_data.is_finished(run, seen, lambda: {"set": identity.content_digest(files, folder)})
+            except runs.UserError:
+                return False
+            run.finish({})
+        return True
+
+    goes_on()
+    time.sleep(0.01)  # kernels keep times in steps of up to 10 ms
+    before, changes = names_and_contents(), path.read_bytes()[:16]
+    for kind, which in zip(changes[::2], changes[1::2], strict=False):
+        file = folder / "a" / f"{which % 6}.png"
+        if kind % 4 == 0:
+            file.write_bytes(bytes([which % 6]) * 4)  # the first content, at another time
+        elif kind % 4 == 1:
+            file.unlink(missing_ok=True)
+        elif kind % 4 == 2:
+            file.write_bytes(bytes([which]) * 4)
+        elif file.exists():
+            os.utime(file, ns=(kind, which))
+    after = names_and_contents()
+    assert goes_on() == (not after or after == before)  # a finished run needs its data no more
+
+
+def run_data_note(path: Path) -> None:
+    """data.json of a run folder."""
+    (path.parent / "config.json").write_text("{}", encoding="utf-8")
+    run_data.check_data(path.parent, {"set": "0"}, "--overwrite")
+    run_data.differing(path.parent, {})
 
 
 def metrics(path: Path) -> None:

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from reproduction.runtime import run_folder as runs
-from reproduction.runtime.run_folder import MetricsLog, UserError, already_done, flags_hash, open_run, read_metrics
+from reproduction.runtime.run_data import already_done
+from reproduction.runtime.run_folder import MetricsLog, UserError, flags_hash, open_run, read_metrics
 
 CONFIG = {"lr": 0.1, "name": "a", "runs_dir": "x", "units": [3, 3]}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 from datasets import lists
+from datasets.identity import content_digest
 from triplet_tf.data_sampling import digits
 
 # --db_name -> module of datasets/
@@ -22,6 +23,20 @@ def splits(config: Mapping[str, Any]) -> tuple[str, str]:
     official training list and selects on the official validation list.
     """
     return ("train_all", "test") if config["eval_split"] == "test" else ("train", "val")
+
+
+def data_set(config: Mapping[str, Any]) -> str:
+    """Name of the data set as `datasets.identity` knows it."""
+    return OFFICIAL.get(config["db_name"], config["db_name"])
+
+
+def digests(config: Mapping[str, Any], opened: lists.ImageLists) -> dict[str, str]:
+    """Digests of the lists, and one over names and contents of all images of both: what a run belongs to."""
+    final = open_lists(config, final=True) if config["eval_split"] == "val" else opened
+    names = dict.fromkeys((*opened.train.names, *opened.test.names, *final.test.names))
+    paths = [opened.images / name for name in names]
+    content = content_digest(paths, opened.images, Path(config["data_dir"]))
+    return {**final.digests, **opened.digests, "images": content}
 
 
 def open_lists(config: Mapping[str, Any], final: bool = False) -> lists.ImageLists:

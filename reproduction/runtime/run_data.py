@@ -1,0 +1,133 @@
+"""The data of a run: a run folder belongs to one content of its data set, as it belongs to one set of flags.
+
+data.json holds the digests of what was loaded, and the fingerprint of the files (names, sizes, times) by which a
+finished run is known again without reading them. Other data are refused; `--overwrite` starts anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets.identity import Seen, look
+from reproduction.runtime.run_folder import Run, UserError, flags_hash, read_json, shown, write_json
+
+FILE = "data.json"
+
+
+def look_at(config: Mapping[str, Any]) -> Seen:
+    """What can be known of the data set of a configuration without reading it; take it before loading."""
+    return look(str(config["dataset"]), Path(config["data_dir"]))
+
+
+def already_done(folder: Path, config: Mapping[str, Any], data_set: str = "") -> bool:
+    """Prints so if the same flags have finished in this folder on the same data; no framework is imported for it.
+
+    Args:
+      folder: run folder.
+      config: resolved flags.
+      data_set: name of the data set as `datasets.identity` knows it; "" takes the flag `dataset`.
+    Returns:
+      Whether nothing is left to do. Where a file of the data is another or newer one, False: the script loads the
+      data, and their digests decide.
+    """
+    done = folder / "DONE"
+    if config.get("overwrite") or config.get("eval") or not done.exists():
+        return False
+    if read_json(done, "").get("flags") != flags_hash(json.loads(json.dumps(config, default=str))):
+        return False
+    if name := data_set or config.get("dataset"):
+        if not _unchanged(folder, look_at({**config, "dataset": name})):
+            return False
+    Run(folder, dict(config), True).say_done()
+    return True
+
+
+def is_finished(run: Run, seen: Seen, digests: Callable[[], Mapping[str, str]]) -> bool:
+    """Whether an open run has nothing left to do on these data; prints so. Ties a new run to its data.
+
+    Args:
+      run: the open run.
+      seen: the data's files, looked at before they were loaded.
+      digests: loads the data if need be; digest of each part by name. May refuse the run of an earlier stage. Not
+        called where the run has finished and no file has changed.
+    Raises:
+      UserError: the run was started on other data.
+    """
+    if not (run.done and _unchanged(run.folder, seen)):
+        begun = _has_results(run.folder)
+        try:
+            found = dict(digests())
+            check_data(run.folder, found, "choose another --name, or --overwrite to start anew")
+        except UserError:
+            if not begun:  # the earlier stage was refused: this one may begin later, with what that stage then finds
+                (run.folder / "config.json").unlink()
+            raise
+        if not seen.fingerprint and "dataset" in run.config:  # fetched just now
+            seen = look_at(run.config)
+        write_json(run.folder / FILE, {"digests": found, **seen._asdict()})
+    if run.done:
+        run.say_done()
+    return run.done
+
+
+def check_data(folder: Path, digests: Mapping[str, str], hint: str) -> None:
+    """Refuses to go on from a run folder, one's own or an earlier stage's, that was made on other data.
+
+    A run from before digests were kept is taken to be of these data, with one warning; a folder that is no run
+    folder (a released checkpoint) is not asked.
+
+    Args:
+      folder: run folder.
+      digests: of the data in use, by name.
+      hint: what to run, for the message.
+    Raises:
+      UserError: other data, naming the folder and what differs.
+    """
+    if (folder / FILE).exists():
+        if names := differing(folder, digests):
+            listed = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+            raise UserError(f"{shown(folder)}: holds a run on other data ({listed} differs); {hint}")
+    elif (folder / "config.json").exists() and _has_results(folder):
+        print(
+            f"warning: {shown(folder)} was made before runs kept the digests of their data; it is taken to be of the "
+            f"present ones ({', '.join(sorted(digests)[:3])}), which {FILE} keeps from now on",
+            file=sys.stderr,
+            flush=True,
+        )
+        with contextlib.suppress(OSError):  # another user's stage 1
+            write_json(folder / FILE, {"digests": dict(digests), "place": "", "fingerprint": ""})
+
+
+def differing(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """Names of the parts whose digests are not those of the run in `folder`; none where it keeps no digests."""
+    if not (folder / FILE).exists():
+        return []
+    kept = _kept(folder)["digests"]
+    return sorted(name for name in kept.keys() | digests.keys() if kept.get(name) != digests.get(name))
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = read_json(folder / FILE, "digests", "place", "fingerprint")
+    if not isinstance(kept["digests"], dict):
+        raise UserError(f"{shown(folder / FILE)}: holds no digests; it is damaged, --overwrite starts anew")
+    return kept
+
+
+def _unchanged(folder: Path, seen: Seen) -> bool:
+    """Whether the files are those of the run, or are gone from where it had them: nothing else is there to compare."""
+    if not (folder / FILE).exists():
+        return not seen.fingerprint
+    kept = _kept(folder)
+    same_place = kept["place"] == seen.place
+    return same_place and (not seen.fingerprint or bool(kept["fingerprint"] == seen.fingerprint))
+
+
+def _has_results(folder: Path) -> bool:
+    """Whether a run has begun to write: more than its flags, and runs below it, are there."""
+    entries = (entry for entry in folder.iterdir() if entry.name not in (".lock", "config.json"))
+    return any(not (entry / "config.json").exists() for entry in entries)
