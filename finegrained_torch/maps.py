@@ -35,7 +35,7 @@ def map_one(path: str, rows: np.ndarray, settings: Settings) -> np.ndarray:
       float32 [n, 2].
     """
     points = np.ascontiguousarray(np.load(path, mmap_mode="r", allow_pickle=False)[rows], np.float32)
-    if len(points) < _FEW_POINTS or not np.ptp(points, axis=0).any():
+    if len(points) < _FEW_POINTS or (points == points[0]).all():
         return np.zeros((len(points), 2), np.float32)
     return membership.reduce(points, settings)[0]
 

@@ -182,7 +182,7 @@ def fit_class(
     blank = np.zeros((count, settings.components if settings.reducer == "umap" else points.shape[1]), np.float32)
     if count < _FEW_POINTS:
         return _one_cluster(blank, f"{count} points are too few to embed", [])
-    if not np.ptp(points, axis=0).any():
+    if (points == points[0]).all():
         return _one_cluster(blank, "all points are equal", [])
     if settings.reducer == "umap":
         say(f"UMAP of {count:,} x {points.shape[1]}")
@@ -219,6 +219,9 @@ def silhouette_of(embedding: np.ndarray, labels: np.ndarray) -> float:
     kinds = len(np.unique(labels))
     if kinds < 2 or kinds >= len(labels):
         return float("nan")
+    largest = np.abs(embedding).max()
+    if largest > 1e15:  # its squares overflow in float32 from 1e19 on; the silhouette does not depend on the scale
+        embedding = embedding / largest
     import sklearn
     from sklearn.metrics import silhouette_score
 

@@ -281,6 +281,14 @@ def test_features_too_large_for_umap_are_one_pseudo_class(size):
     assert embedding.shape == (60, 2) and np.isfinite(embedding).all()
 
 
+@pytest.mark.parametrize("size", [1.0, 1e19, 3e38])
+def test_large_features_without_umap_keep_their_clusters_and_their_silhouette(size):
+    centres = np.repeat([[1, 1, 0, 0], [-1, 1, 0, 0], [0, 0, 1, -1]], 20, axis=0)
+    points = (size * centres * np.random.default_rng(0).uniform(0.98, 0.99, (60, 4))).astype(np.float32)
+    fit = fit_class(points, Settings(min_cluster_size=10, reducer="none"))
+    assert len(set(fit.raw)) == 3 and fit.silhouette == pytest.approx(0.997, abs=0.001)
+
+
 def test_new_images_of_a_class_without_clusters_take_its_one_label():
     fit = fit_class(np.zeros((20, 3), np.float32), Settings(min_cluster_size=5, reducer="none"))
     labels, strength = membership.assign_new(fit, np.ones((4, 3), np.float32))
