@@ -26,7 +26,7 @@ def active(config: Mapping[str, Any]) -> list[str]:
         found.append("STL-D07")
     if config["aug_style"] == "batch":
         found += ["STL-D08", "STL-D13"]
-    else:
+    elif config["frame_size"] == config["resize_sides"][0]:
         found.append("STL-D17")
     if config["net"] == "densenet161" and config["aug_style"] == "img":
         found.append("STL-D12")

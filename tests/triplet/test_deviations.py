@@ -47,7 +47,8 @@ def test_flags_that_the_pages_name_exist():
     ("flags", "on", "off"),
     [
         ("--train_mode vanilla", {"STL-D08", "STL-D13"}, {"STL-D01", "STL-D02", "STL-D03", "STL-D06", "STL-D17"}),
-        ("--train_mode cntr --aug_style img", {"STL-D01", "STL-D17"}, {"STL-D08", "STL-D13"}),
+        ("--train_mode cntr --aug_style img", {"STL-D01"}, {"STL-D08", "STL-D13", "STL-D17"}),
+        ("--aug_style img --frame_size 350", {"STL-D17"}, {"STL-D08", "STL-D13"}),
         ("--train_mode cntr --center_update off", set(), {"STL-D01"}),
         ("--weight_decay on --caffe_iter_size 2", {"STL-D02", "STL-D03"}, set()),
         ("--train_mode hard_awtl", {"STL-D04"}, set()),

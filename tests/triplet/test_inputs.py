@@ -45,11 +45,40 @@ def test_resize_is_that_of_tf1(run, image):
     np.testing.assert_allclose(run(augment.resize(tf.constant(image), 21, 9)), slow_resize(image, 21, 9), atol=2e-3)
 
 
-@pytest.mark.parametrize("shape", [(13, 19), (19, 13), (350, 351), (499, 333), (7, 7)])
-def test_shorter_side_is_exact_and_the_longer_one_rounded(run, shape):
-    shown = run(tf.shape(augment.shorter_side_to(tf.zeros((*shape, 3), tf.uint8), 350)))
-    assert min(shown[:2]) == 350
-    assert max(shown[:2]) == max(350, round(max(shape) * 350 / min(shape)))
+def released_shape(height: int, width: int, side: int) -> list[int]:
+    """The release's truncation, in float32."""
+    scale = np.float32(side) / np.float32(min(height, width))
+    return [int(np.float32(height) * scale), int(np.float32(width) * scale)]
+
+
+def test_resized_shapes_are_the_released_ones_over_many_sizes(run):
+    shape, side = tf1.placeholder(tf.int32, [2]), tf1.placeholder(tf.int32, [])
+    resized = augment.resized_shape(shape, side, 224)
+    lengths = [*range(300, 1100, 20), 348, 682, 1024, 4032]
+    differ = 0
+    for height in lengths:
+        for width in lengths:
+            shown = run(resized, {shape: [height, width], side: 350})
+            assert shown.tolist() == released_shape(height, width, 350), (height, width)
+            exact = [max(350, round(length * 350 / min(height, width))) for length in (height, width)]
+            differ += shown.tolist() != exact
+    assert differ > len(lengths) ** 2 / 3  # rounding differs by a pixel for a third and more
+    assert run(resized, {shape: [682, 1024], side: 350}).tolist() == [350, 525]  # 525.51
+    assert run(resized, {shape: [348, 520], side: 350}).tolist() == [349, 522]
+    for drawn in range(350, 513):
+        assert run(resized, {shape: [500, 375], side: drawn}).tolist() == released_shape(500, 375, drawn)
+
+
+def test_a_crop_as_large_as_the_shorter_side_fits(run):
+    shown = run(tf.shape(augment.shorter_side_to(tf.zeros((348, 520, 3), tf.uint8), 350, 350)))
+    assert shown.tolist() == [350, 522, 3]
+
+
+def test_the_test_crop_is_that_of_the_released_shape(run):
+    photograph = np.random.default_rng(2).integers(0, 256, (682, 1024, 3), np.uint8)
+    expected = augment.resize(tf.constant(photograph), 350, 525)[63:287, 150:374] - tf.constant(augment.VGG_MEAN)
+    shown, wanted = run([augment.test_image(tf.constant(photograph), 224, 350, "vgg"), expected])
+    np.testing.assert_array_equal(shown, wanted)
 
 
 def test_preprocessing(run):
@@ -67,7 +96,7 @@ def test_train_image_is_the_crop_that_the_draws_name(run, image):
     plain = augment.train_image(tf.constant(image), draw, 8, (10, 12), False, "vgg")
     for values in ([0.0, 0.0, 0.0, 0.9], [0.999, 0.999, 0.999, 0.9], [0.5, 0.4, 0.7, 0.1]):
         side = 10 + int(values[0] * 3)
-        width = round(19 * side / 13)
+        width = released_shape(13, 19, side)[1]
         resized = slow_resize(image, side, width) - np.array(augment.VGG_MEAN)
         top, left = int(values[1] * (side - 8 + 1)), int(values[2] * (width - 8 + 1))
         crop = resized[top : top + 8, left : left + 8]

@@ -36,14 +36,28 @@ def resize(image: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) ->
     return tf1.image.resize_bilinear(image[None], size, align_corners=False)[0]
 
 
-def shorter_side_to(image: tf.Tensor, side: tf.Tensor | int) -> tf.Tensor:
-    """Aspect kept; the shorter side is exactly `side`. uint8 [H, W, 3] -> float32 [h, w, 3]."""
-    shape = tf.shape(image)[:2]
-    side = tf.cast(side, tf.int32)
-    ratio = tf.cast(side, tf.float64) / tf.cast(tf.reduce_min(shape), tf.float64)
-    # DEVIATION STL-D17: rounded, where the released truncation could give 349 for 350
-    wanted = tf.maximum(tf.cast(tf.round(tf.cast(shape, tf.float64) * ratio), tf.int32), side)
-    return resize(image, wanted[0], wanted[1])
+def resized_shape(shape: tf.Tensor, side: tf.Tensor | int, frame: int) -> tf.Tensor:
+    """Height and width of an image whose shorter side is resized to `side`, aspect kept; truncated, as released.
+
+    The release multiplies in float32: for 348 x 520 and side 350 the result is 349 x 522.
+
+    Args:
+      shape: int32 [2], height and width.
+      side: pixels.
+      frame: side of the crop that has to fit.
+    Returns:
+      int32 [2].
+    """
+    exact = tf.cast(shape, tf.float32)
+    ratio = tf.cast(side, tf.float32) / tf.reduce_min(exact)
+    # DEVIATION STL-D17: never below the crop, where the release stops
+    return tf.maximum(tf.cast(exact * ratio, tf.int32), frame)
+
+
+def shorter_side_to(image: tf.Tensor, side: tf.Tensor | int, frame: int) -> tf.Tensor:
+    """Resizes to `resized_shape`. uint8 [H, W, 3] -> float32 [h, w, 3]."""
+    height, width = tf.unstack(resized_shape(tf.shape(image)[:2], side, frame))
+    return resize(image, height, width)
 
 
 def draws(seed: int, number: tf.Tensor) -> tf.Tensor:
@@ -76,7 +90,7 @@ def train_image(
       float32 [frame, frame, 3].
     """
     low, high = sides
-    resized = shorter_side_to(image, low + _whole(draw[0], high - low + 1))
+    resized = shorter_side_to(image, low + _whole(draw[0], high - low + 1), frame)
     room = tf.shape(resized)[:2] - frame + 1
     top, left = _whole(draw[1], room[0]), _whole(draw[2], room[1])
     crop = tf.slice(resized, tf.stack([top, left, 0]), [frame, frame, 3])
@@ -87,7 +101,7 @@ def train_image(
 
 def test_image(image: tf.Tensor, frame: int, side: int, kind: str) -> tf.Tensor:
     """Style img in tests: shorter side to `side`, central crop with truncated offsets. -> float32 [frame, frame, 3]."""
-    resized = shorter_side_to(image, side)
+    resized = shorter_side_to(image, side, frame)
     offset = (tf.shape(resized)[:2] - frame) // 2
     crop = tf.slice(resized, tf.stack([offset[0], offset[1], 0]), [frame, frame, 3])
     return preprocess(tf.ensure_shape(crop, [frame, frame, 3]), kind)
