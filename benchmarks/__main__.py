@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     measured_on, start = page.circumstances(os.getloadavg()[0]), time.monotonic()
     entries: list[dict[str, Any]] = []
     failed = []
-    print(page.HEAD, flush=True)
+    print(page.markdown_table(page.COLUMNS, []), flush=True)
     for number, (module, name) in enumerate(todo, 1):
         began = time.monotonic()
         try:

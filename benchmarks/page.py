@@ -10,18 +10,14 @@ import numpy as np
 
 from benchmarks.hours import explained
 from benchmarks.measure import LOOP_BAR, gpu_name, number
+from reproduction.compare.tabular import markdown_table
+from reproduction.runtime.figures import new_figure, save_figure
 from reproduction.runtime.record import commit_and_dirty, machine, versions_of
 from reproduction.runtime.run_folder import write_bytes
 
 Entry = dict[str, Any]
-HEAD = (
-    "| module | what | straightforward, or budget | ours | unit | ratio (spread) | n | note |\n"
-    "|---|---|---|---|---|---|---|---|"
-)
-CURVES_HEAD = (
-    "| part | against | sizes | seconds | operations | exponent (95 % interval) | sizes (n) |\n"
-    "|---|---|---|---|---|---|---|"
-)
+COLUMNS = ("module", "what", "straightforward, or budget", "ours", "unit", "ratio (spread)", "n", "note")
+CURVE_COLUMNS = ("part", "against", "sizes", "seconds", "operations", "exponent (95 % interval)", "sizes (n)")
 TOP = f"""# Benchmarks
 
 Written by `make bench`. Every benchmark has a process of its own and writes one line or several. Figures are medians of
@@ -51,8 +47,8 @@ approximately above, where this curve does not reach; its time for 50,000 points
 """
 
 
-def line(entry: Entry) -> str:
-    """One row of the table."""
+def cells(entry: Entry) -> list[str]:
+    """Returns the cells of an entry under COLUMNS."""
     ratio, missed = "-", ""
     if entry["ratio"] is not None:
         ratio = "{} ({} to {})".format(*(number(entry[key], 3) for key in ("ratio", "ratio_min", "ratio_max")))
@@ -60,19 +56,22 @@ def line(entry: Entry) -> str:
     notes = [entry.get("note") or "", f"bar: ratio {entry['bar']:.3g}{missed}" if entry.get("bar") else ""]
     if entry["unit"] == "exponent":
         notes = [f"95 % interval {entry['low']:.2f} to {entry['high']:.2f}"]
-    return (
-        f"| {entry['paper']} | {entry['name']} | {number(entry['baseline'])} | {number(entry['ours'])} "
-        f"| {entry['unit']} | {ratio} | {entry['n']} | {'; '.join(filter(None, notes))} |"
-    )
+    numbers = [number(entry[key]) for key in ("baseline", "ours")]
+    note = "; ".join(filter(None, notes))
+    return [entry["paper"], entry["name"], *numbers, entry["unit"], ratio, str(entry["n"]), note]
 
 
-def curve_line(entry: Entry) -> str:
-    """One row of the table of exponents."""
+def line(entry: Entry) -> str:
+    """Returns the Markdown line of an entry, which is printed as soon as it is measured."""
+    return markdown_table(COLUMNS, [cells(entry)]).splitlines()[-1]
+
+
+def curve_cells(entry: Entry) -> list[str]:
+    """Returns the cells of a scaling curve under CURVE_COLUMNS."""
     times = f"{number(entry['seconds'][0])} to {number(entry['seconds'][-1])}"
-    return (
-        f"| {entry['part']} | {entry['against']} | {entry['sizes'][0]:,} to {entry['sizes'][-1]:,} | {times} "
-        f"| {entry['order']} | {entry['ours']:.2f} ({entry['low']:.2f} to {entry['high']:.2f}) | {entry['n']} |"
-    )
+    sizes = f"{entry['sizes'][0]:,} to {entry['sizes'][-1]:,}"
+    exponent = f"{entry['ours']:.2f} ({entry['low']:.2f} to {entry['high']:.2f})"
+    return [entry["part"], entry["against"], sizes, times, entry["order"], exponent, str(entry["n"])]
 
 
 def circumstances(load: float) -> str:
@@ -101,16 +100,14 @@ def write(folder: Path, entries: Sequence[Entry], failed: Sequence[str], measure
     curves = [entry for entry in entries if entry["unit"] == "exponent"]
     hours = [entry for entry in entries if entry["paper"] == "hours"]
     others = [entry for entry in entries if entry["unit"] != "exponent" and entry["paper"] != "hours"]
-    parts = [TOP, "\n".join([HEAD, *map(line, others)])]
+    parts = [TOP, markdown_table(COLUMNS, [cells(entry) for entry in others])]
     if curves:
         picture(folder / "scaling.png", curves)
-        parts += [SCALING, "\n".join([CURVES_HEAD, *map(curve_line, curves)])]
+        parts += [SCALING, markdown_table(CURVE_COLUMNS, [curve_cells(entry) for entry in curves])]
     if hours:
-        rows = [f"| {e['name']} | {number(e['ours'], 2)} | {e['note']} |" for e in hours]
-        parts.append(
-            f"## Hours of the full tables: an estimate\n\n{explained()}\n\n| table | hours | made of |\n|---|---|---|\n"
-            + "\n".join(rows)
-        )
+        rows = [(e["name"], number(e["ours"], 2), e["note"]) for e in hours]
+        table = markdown_table(("table", "hours", "made of"), rows)
+        parts.append(f"## Hours of the full tables: an estimate\n\n{explained()}\n\n{table}")
     if failed:
         parts.append("## Failed\n\n" + "\n".join(f"* {failure}" for failure in failed))
     parts.append(f"{measured_on}; {seconds / 60:.0f} minutes in all.\n")
@@ -120,14 +117,11 @@ def write(folder: Path, entries: Sequence[Entry], failed: Sequence[str], measure
 
 def picture(path: Path, curves: Sequence[Entry]) -> None:
     """Seconds against size in log-log, one panel for each curve with its fitted line."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
+    from matplotlib import ticker
 
     columns = min(4, len(curves))
     rows = -(-len(curves) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(3.2 * columns, 2.6 * rows), squeeze=False)
+    figure, axes = new_figure(3.2 * columns, 2.6 * rows, rows, columns)
     for axis in axes.flat[len(curves) :]:
         axis.set_axis_off()
     for axis, entry in zip(axes.flat, curves, strict=False):
@@ -143,6 +137,4 @@ def picture(path: Path, curves: Sequence[Entry]) -> None:
         axis.tick_params(labelsize=7)
         axis.legend(fontsize=7, frameon=False)
     figure.supylabel("seconds", fontsize=9)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save_figure(figure, path)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
 from datasets.core import REPO_ROOT
-from datasets.manifest import Entry, entries
+from datasets.manifest import Digest, Entry, entries
 
 PATH = REPO_ROOT / "docs" / "data.md"
 
@@ -52,22 +56,30 @@ def _bytes(count: int | None) -> str:
     return f"{count:,}" if count else "-"
 
 
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return tabulate(rows, head, "github", disable_numparse=True, stralign=None)
+
+
+def _digest(digest: Digest) -> str:
+    return f"{digest.algorithm} `{digest.value}`" if digest.algorithm else "-"
+
+
 def render() -> str:
     """The whole page as Markdown."""
     lines = [HEAD, "## Sets\n"]
-    lines += ["| set | what | classes | train | test | image | download, bytes | licence |"]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- | --- |"]
-    for e in entries().values():
-        counts = f"{_bytes(e.classes)} | {_bytes(e.train)} | {_bytes(e.test)}"
-        lines.append(f"| `{e.name}` | {e.title} | {counts} | {_shape(e)} | {_bytes(e.download_bytes)} | {e.licence} |")
+    head = ("set", "what", "classes", "train", "test", "image", "download, bytes", "licence")
+    counts = [[_bytes(count) for count in (e.classes, e.train, e.test)] for e in entries().values()]
+    rows = [
+        (f"`{e.name}`", e.title, *count, _shape(e), _bytes(e.download_bytes), e.licence)
+        for e, count in zip(entries().values(), counts, strict=True)
+    ]
+    lines.append(_table(head, rows))
     for e in entries().values():
         lines += [f"\n## {e.name}\n", f"{e.title}. Home page: {e.homepage}", ""]
         lines += [f"* Licence: {e.licence}.", f"* Please cite: {e.citation}", f"* By hand: {e.by_hand}."]
-        if e.files or e.contents:
-            lines += ["", "| file | bytes | digest | evidence |", "| --- | --- | --- | --- |"]
-        for f in (*e.files, *e.contents):
-            digest = f"{f.digest.algorithm} `{f.digest.value}`" if f.digest.algorithm else "-"
-            lines.append(f"| `{f.name}` | {_bytes(f.bytes)} | {digest} | {f.digest.evidence} |")
+        files = [(f"`{f.name}`", _bytes(f.bytes), _digest(f.digest), f.digest.evidence) for f in e.files + e.contents]
+        if files:
+            lines += ["", _table(("file", "bytes", "digest", "evidence"), files)]
         hosts = list(dict.fromkeys(url.rsplit("/", 1)[0] + "/" for f in e.files for url in f.urls))
         if hosts:
             lines += ["", "Addresses, in order: " + ", ".join(f"<{h}>" for h in hosts)]

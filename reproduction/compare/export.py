@@ -10,6 +10,7 @@ from pathlib import Path
 
 from reproduction.compare.claims import Result
 from reproduction.compare.comparison import Comparison, Line
+from reproduction.compare.tabular import markdown_table
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
 RECALLED_MARK = "\N{DAGGER}"
@@ -152,16 +153,6 @@ def has_recalled(lines: Sequence[Line]) -> bool:
     return any(line.number is not None and line.number.evidence == "recalled" for line in lines)
 
 
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table; bars and backslashes in cells are escaped."""
-
-    def line(cells: Sequence[str]) -> str:
-        safe = [cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in cells]
-        return "| " + " | ".join(safe) + " |"
-
-    return [line(head), "|" + "---|" * len(head), *(line(cells) for cells in rows)]
-
-
 def markdown_lines(lines: Sequence[Line]) -> str:
     """A Markdown table of what was run, and one of what was not, grouped by the reason.
 
@@ -176,7 +167,7 @@ def markdown_lines(lines: Sequence[Line]) -> str:
         command = "" if same or not line.command else f"`{line.command}`"
         rows.append(["" if same else line.row, *cells[1:5], verdict, command])
         before = cells
-    parts = ["\n".join(markdown_table(LINE_HEAD, rows))] if rows else []
+    parts = [markdown_table(LINE_HEAD, rows)] if rows else []
     waiting: dict[tuple[str, str], list[Line]] = {}
     for line in (line for line in lines if not line.source):
         waiting.setdefault((line.verdict.text, line.command), []).append(line)
@@ -188,14 +179,14 @@ def markdown_lines(lines: Sequence[Line]) -> str:
             numbers = [f"{line.quantity} {paper_text(line)}" for line in group if line.number is not None]
             needs = verdict.removeprefix("not run").removeprefix(": needs ") or "nothing but time"
             groups.append([", ".join(names), ", ".join(dict.fromkeys(numbers)), needs, f"`{command}`"])
-        parts.append("\n".join(markdown_table(head, groups)))
+        parts.append(markdown_table(head, groups))
     parts += [RECALLED_NOTE] if has_recalled(lines) else []
     return "\n\n".join(parts)
 
 
 def markdown_claims(results: Sequence[Result]) -> str:
     """One Markdown table of claims."""
-    return "\n".join(markdown_table(CLAIM_HEAD, claim_rows(results)))
+    return markdown_table(CLAIM_HEAD, claim_rows(results))
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:

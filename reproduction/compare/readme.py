@@ -19,6 +19,7 @@ from reproduction.compare import export
 from reproduction.compare.collect import RESULTS, collect
 from reproduction.compare.comparison import Comparison, compare
 from reproduction.compare.tables import load_tables
+from reproduction.compare.tabular import markdown_table
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
 
 BLOCK = re.compile(r"(^<!-- generated: ([^\n]*?) -->\n)(.*?)(^<!-- end -->$)", re.DOTALL | re.MULTILINE)
@@ -46,7 +47,7 @@ def overview(comparisons: Sequence[Comparison]) -> str:
     ran, known = ({(line.paper, line.row) for line in lines if line.source or not only} for only in (True, False))
     counts = export.verdict_counts([result for comparison in comparisons for result in comparison.claims])
     parts = [
-        "\n".join(export.markdown_table(head, rows)),
+        markdown_table(head, rows),
         LEGEND,
         f"These are the main rows; all of them ({len(ran)} run, {len(known - ran)} not, with the reason) stand on the "
         "papers' pages.",

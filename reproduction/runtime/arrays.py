@@ -1,10 +1,11 @@
-"""Arrays that a run left on disk, read so that a damaged or foreign file ends in one line and never runs code."""
+"""Arrays of a run on disk: written atomically, read so that a damaged or foreign file never runs code."""
 
 from __future__ import annotations
 
 import errno
+import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,44 @@ def spares_the_file(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno not in (None, errno.EINVAL)  # EINVAL: an offset inside the file is wrong
     return isinstance(error, MemoryError) or any(word in str(error) for word in ("allocate memory", "out of memory"))
+
+
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = True) -> None:
+    """Writes an .npz file atomically; a reader sees the old file or the new one, never half of it.
+
+    Args:
+      path: the file; its folder is created.
+      arrays: name -> array of any type but object.
+      compress: whether to deflate; False for large arrays of random bits.
+    Raises:
+      ValueError: an array holds objects, which only a pickle could store.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            (np.savez_compressed if compress else np.savez)(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Counts the images of each pair of true and predicted class.
+
+    Args:
+      labels: int [N], true classes in [0, classes).
+      predicted: int [N], in [0, classes).
+      classes: number of classes.
+    Returns:
+      int64 [classes, classes]; rows are true classes.
+    """
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    return counts
 
 
 def read_npz(path: Path | str, names: Sequence[str] = (), hint: str = "") -> dict[str, np.ndarray]:

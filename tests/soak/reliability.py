@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
+from reproduction.compare.tabular import markdown_table
 from reproduction.runtime.flags import Parser, flag, run_main
 from reproduction.runtime.record import Machine, commit_and_dirty, machine, versions_of
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, shown, write_bytes, write_json
@@ -161,12 +162,6 @@ def read(path: Path, model: type[Model]) -> Model | None:
         raise UserError(f"{shown(path)}: not a {model.__name__.lower()} result: {place}: {first['msg']}") from None
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [list(head), ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 def when(result: Soak | Fuzz) -> tuple[str, str]:
     """Commit and date, as shown."""
     return result.origin.commit[:10] + (" with changes" if result.origin.dirty else ""), result.origin.date
@@ -198,7 +193,8 @@ def soak_part(soaks: Sequence[Soak], papers: Sequence[str]) -> str:
              f"{soak.undisturbed_seconds:.0f}", f"{soak.seconds / 60:.0f}", soak.seed, *when(soak)]
         )  # fmt: skip
     heads = ["paper", "added flags", "faults", "kills after so many finished stages", "undisturbed, s", "all, min"]
-    parts = [SOAK, table(["survived", *papers, "all"], rows), table([*heads, "seed", "commit", "date"], runs)]
+    heads += ["seed", "commit", "date"]
+    parts = [SOAK, markdown_table(["survived", *papers, "all"], rows), markdown_table(heads, runs)]
     if missing := [paper for paper in papers if paper not in newest]:
         parts.append(f"Not run: {', '.join(missing)}.")
     if faults := [
@@ -217,7 +213,7 @@ def fuzz_part(fuzz: Fuzz) -> str:
         f"{fuzz.inputs:,} inputs, {fuzz.hypothesis:,} of them drawn by hypothesis, {len(fuzz.targets)} readers, "
         f"{fuzz.faults} faults; {fuzz.seconds / 60:.0f} minutes, seed {fuzz.seed}, commit {commit}, {date}."
     )
-    parts = [FUZZ, line, table(["reader", "inputs", "by hypothesis", "faults", "seconds"], rows)]
+    parts = [FUZZ, line, markdown_table(["reader", "inputs", "by hypothesis", "faults", "seconds"], rows)]
     if faults := [
         f"* {t.name}, input {fault.get('input')}: {fault.get('what')}" for t in fuzz.targets for fault in t.faults
     ]:

@@ -1,0 +1,49 @@
+"""Matplotlib figures without pyplot, so that no global state stays behind; matplotlib is imported on the first use."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reproduction.runtime.run_folder import write_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+
+def new_figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, layout: Any = "constrained", **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """Creates a figure with a grid of axes.
+
+    Args:
+      width: inches.
+      height: inches.
+      rows: number of rows of axes.
+      columns: number of columns of axes.
+      layout: matplotlib's layout engine; None leaves the margins as they are.
+      **options: keyword arguments of `Figure.subplots`, such as `gridspec_kw`.
+    Returns:
+      (the figure, its axes as an object array [rows, columns]).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def save_figure(figure: Figure, path: Path, dpi: float = 110, **options: Any) -> None:
+    """Writes a figure as PNG, atomically and without matplotlib's version: equal plots are equal files.
+
+    Args:
+      figure: of `new_figure`, or any other figure.
+      path: the PNG file; its folder is created.
+      dpi: pixels per inch.
+      **options: keyword arguments of `Figure.savefig`, such as `bbox_inches`.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, **options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
