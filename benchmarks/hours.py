@@ -164,7 +164,7 @@ def _class2str_networks(config: str, size: tuple[int, ...], classes: int) -> tup
 
 @functools.cache
 def _subclass_network(model: str, dataset: str) -> int:
-    from subclass_torch import models
+    from subclass_torch.networks import build as models
 
     return torch_multiply_adds(models.build(model, dataset, 10), (3, 32, 32))
 

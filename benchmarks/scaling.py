@@ -18,7 +18,7 @@ def neglection(batch: int, classes: int) -> Work:
     """Neglection degree of one batch with 512 features."""
     import torch
 
-    from subclass_torch import neglect
+    from subclass_torch.method import neglect
 
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(batch, 512, generator=generator)
@@ -59,7 +59,7 @@ def uncertainty(images: int) -> Work:
 
 def partition(images: int) -> Work:
     """k-means of one class of 32 x 32 images into two subclasses, ten starts."""
-    from subclass_torch.partition import split
+    from subclass_torch.method.partition import split
 
     rng = np.random.default_rng(0)
     pixels = rng.random((images, 3072), np.float32)
@@ -94,7 +94,7 @@ def augmentation(images: int) -> Work:
     """Crop, flip, normalize and cutout of one batch."""
     import torch
 
-    from subclass_torch import augment
+    from subclass_torch.data import augment
 
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 32, 32, 3), dtype=torch.uint8, generator=generator)

@@ -33,7 +33,7 @@ def network_of(paper: str, small: bool) -> tuple[str, torch.nn.Module, torch.Ten
     """Name of a paper's network, the network, a batch for it and its outputs; cut down where `small`."""
     torch.manual_seed(0)
     if paper == "subclass":
-        from subclass_torch import models
+        from subclass_torch.networks import build as models
 
         name = "vgg_small" if small else "vgg16"
         return name, models.build(name, "cifar10", 10), torch.randn(8 if small else 64, 3, 32, 32), 10

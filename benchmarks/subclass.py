@@ -15,8 +15,11 @@ from benchmarks.measure import Measure, Pair, devices, interleave, loops, rate, 
 from benchmarks.steps import flushed, synchronize
 from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World, torchvision_ready
-from subclass_torch import augment, flags, losses, models, neglect, partition
-from subclass_torch import loop as ours_loop
+from subclass_torch import flags
+from subclass_torch.data import augment
+from subclass_torch.method import losses, neglect, partition
+from subclass_torch.networks import build as models
+from subclass_torch.training import loop as ours_loop
 
 BATCH = 128
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)

@@ -18,7 +18,7 @@ from subclass_torch import flags  # noqa: E402
 def main() -> None:
     """Parses first: --help and --print-config need no framework."""
     config = flags.parse()
-    from subclass_torch import stages
+    from subclass_torch.training import stages
 
     stages.run(config)
 

@@ -24,7 +24,7 @@ def read_image(path: Path, channels: int):
 
     from datasets import DatasetError, folder
     from datasets.verify import read_bounded
-    from subclass_torch.images import SIZE
+    from subclass_torch.data.images import SIZE
 
     try:
         raw = read_bounded(path, folder.MOST_FILE_BYTES)
@@ -48,7 +48,7 @@ def predict(checkpoint: Path, image: Path, top: int = 5) -> list[tuple[str, floa
     """
     import torch
 
-    from subclass_torch import evaluate
+    from subclass_torch.training import evaluate
 
     model, content = evaluate.load_network(checkpoint, torch.device("cpu"))
     pixels = torch.from_numpy(read_image(image, len(content["mean"])))
@@ -59,7 +59,9 @@ def predict(checkpoint: Path, image: Path, top: int = 5) -> list[tuple[str, floa
 def _best(model: Any, content: dict[str, Any], pixels: Any, top: int) -> list[tuple[str, float, int]]:
     import torch
 
-    from subclass_torch import augment, evaluate, models
+    from subclass_torch.data import augment
+    from subclass_torch.networks import build as models
+    from subclass_torch.training import evaluate
 
     inputs = augment.normalize(pixels, torch.tensor(content["mean"]), torch.tensor(content["std"])).contiguous()
     mapping, names = content["subclass2class"], content["class_names"]

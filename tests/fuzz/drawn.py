@@ -129,7 +129,7 @@ def _write_pickle(document: Any) -> bytes:
 
 
 def _read_records(data: bytes) -> list[dict[str, Any]]:
-    from subclass_torch.tfrecord import parse_example
+    from subclass_torch.yt8m.tfrecord import parse_example
 
     found, at = [], 0
     while at < len(data):
@@ -142,7 +142,7 @@ def _read_records(data: bytes) -> list[dict[str, Any]]:
 
 
 def _write_records(document: Any) -> bytes:
-    from subclass_torch.tfrecord import build_example, frame
+    from subclass_torch.yt8m.tfrecord import build_example, frame
 
     return b"".join(frame(build_example(example)) for example in document)
 

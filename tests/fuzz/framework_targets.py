@@ -84,7 +84,7 @@ def _state(path: Path) -> None:
 def _subclass() -> list[bytes]:
     import torch
 
-    from subclass_torch import models
+    from subclass_torch.networks import build as models
 
     torch.manual_seed(0)
     config = {"model": "vgg_small", "dataset": "mnist5k", "channels_last": False}
@@ -93,7 +93,7 @@ def _subclass() -> list[bytes]:
         "args": config, "subclass2class": torch.arange(10), "mean": torch.zeros(1), "std": torch.ones(1),
         "state_dict": network.state_dict(), "epoch": 1, "id": "x", "class_names": list("0123456789"),
     }  # fmt: skip
-    from subclass_torch.evaluate import _KEYS
+    from subclass_torch.training.evaluate import _KEYS
 
     return [_saved({**dict.fromkeys(_KEYS, 0), **content})]
 
@@ -101,7 +101,7 @@ def _subclass() -> list[bytes]:
 def _load_subclass(path: Path) -> None:
     import torch
 
-    from subclass_torch.evaluate import load_network
+    from subclass_torch.training.evaluate import load_network
 
     load_network(path, torch.device("cpu"))
 
@@ -163,19 +163,19 @@ def _labels(path: Path) -> None:
 
 
 def _map(path: Path) -> None:
-    from subclass_torch.yt8m_create import read_map
+    from subclass_torch.yt8m.create import read_map
 
     assert read_map(path, 4, 6).shape == (6,)
 
 
 def _ranking(path: Path) -> None:
-    from subclass_torch.stages import neglected_classes
+    from subclass_torch.training.stages import neglected_classes
 
     neglected_classes(path, 2)
 
 
 def _videos(path: Path) -> None:
-    from subclass_torch.yt8m_data import batches, shards
+    from subclass_torch.yt8m.data import batches, shards
 
     count = 0
     for videos in batches(shards(glob.escape(str(path)), "train_data_pattern_glob"), 2, 6):

@@ -307,7 +307,7 @@ def mat_element(data: bytes, rng: random.Random) -> bytes:
 
 def records(data: bytes, rng: random.Random) -> bytes:
     """One record of a TFRecord file damaged, its checksums made anew."""
-    from subclass_torch.tfrecord import frame
+    from subclass_torch.yt8m.tfrecord import frame
 
     payloads, at = [], 0
     while at + 12 <= len(data):

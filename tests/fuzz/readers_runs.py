@@ -232,7 +232,7 @@ def any_npy(path: Path) -> None:
 def tfrecord(path: Path) -> None:
     """The frames and messages of YouTube-8M, without the loader."""
     from reproduction.runtime.run_folder import UserError
-    from subclass_torch import tfrecord as reader
+    from subclass_torch.yt8m import tfrecord as reader
 
     for _, payload in reader.records(path):
         try:
@@ -260,7 +260,7 @@ def _parsers() -> dict[str, Callable[[list[str]], Any]]:
     from reproduction.launch.sweep import parser as sweep
     from reproduction.runtime.flags import finish_parsing
     from subclass_torch import flags as sdn
-    from subclass_torch import yt8m_flags
+    from subclass_torch.yt8m import flags as yt8m_flags
     from triplet_tf.config import base_config
 
     return {

@@ -92,7 +92,7 @@ EVIL_PAGE = [
 
 
 def examples() -> list[bytes]:
-    from subclass_torch.tfrecord import build_example, frame
+    from subclass_torch.yt8m.tfrecord import build_example, frame
 
     one = {
         "id": [b"ab"],
@@ -107,7 +107,7 @@ def evil_records() -> list[bytes]:
     """Lengths that claim terabytes with right checksums, and messages that are none."""
     import struct
 
-    from subclass_torch.tfrecord import frame, masked_crc
+    from subclass_torch.yt8m.tfrecord import frame, masked_crc
 
     claims = [struct.pack("<Q", n) for n in (2**63 - 1, 2**40, 2**31, 1 << 26)]
     # field 1 of field 1, for ever; a number of more than 64 bits; a length beyond the message

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
-from subclass_torch.tfrecord import frame, records
+from subclass_torch.yt8m.tfrecord import frame, records
 from tests.fuzz import __main__ as program
 from tests.fuzz import drawn, engine, mutate, seeds
 from tests.fuzz.targets import table

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from subclass_torch import tfrecord
+from subclass_torch.yt8m import tfrecord
 from tests import torch_scripts
 
 ROOT = torch_scripts.ROOT

@@ -10,8 +10,9 @@ import torch  # noqa: E402
 
 from reproduction.runtime import torch_runtime as runtime  # noqa: E402
 from reproduction.runtime.run_folder import stop_signals  # noqa: E402
-from subclass_torch import losses, models  # noqa: E402
-from subclass_torch.loop import Task, run_stage  # noqa: E402
+from subclass_torch.method import losses  # noqa: E402
+from subclass_torch.networks import build as models  # noqa: E402
+from subclass_torch.training.loop import Task, run_stage  # noqa: E402
 
 CONFIG = {
     "seed": 3, "batch_size": 16, "max_steps": 0, "n_holes": 1, "data_augmentation": True, "cutout": True, "length": 8,

@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from subclass_torch import augment
+from subclass_torch.data import augment
 
 MEAN, STD = torch.tensor([125.3, 123.0, 113.9]), torch.tensor([63.0, 62.1, 66.7])
 

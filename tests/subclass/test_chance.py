@@ -8,8 +8,9 @@ import torch
 
 from reproduction.runtime.run_folder import UserError
 from reproduction.runtime.torch_runtime import World
-from subclass_torch import flags, neglect
-from subclass_torch.loop import check_chance, working_rate
+from subclass_torch import flags
+from subclass_torch.method import neglect
+from subclass_torch.training.loop import check_chance, working_rate
 
 from .conftest import TINY, run
 

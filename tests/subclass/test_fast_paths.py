@@ -8,7 +8,7 @@ import torch
 
 from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World
-from subclass_torch.loop import run_stage
+from subclass_torch.training.loop import run_stage
 
 from . import ddp_worker as worker
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from subclass_torch import models
-from subclass_torch.yt8m_model import VideoNetwork
+from subclass_torch.networks import build as models
+from subclass_torch.yt8m.model import VideoNetwork
 from tests.initial_values import Initial, check, glorot, he, torch_default
 
 

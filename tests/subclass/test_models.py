@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from subclass_torch import models
-from subclass_torch.yt8m_model import VideoNetwork, network_input
+from subclass_torch.networks import build as models
+from subclass_torch.yt8m.model import VideoNetwork, network_input
 
 COUNTS = [
     ("vgg16", "cifar10", 10, 33_646_666),

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from subclass_torch import models, neglect
+from subclass_torch.method import neglect
+from subclass_torch.networks import build as models
 
 CPU = torch.device("cpu")
 
@@ -88,7 +89,7 @@ def test_relative_error_in_float32_is_3e_7_of_the_sums():
 
 def test_gradient_parts_are_the_gradient():
     """own + others is B times the gradient of the mean class loss, up to the loss's eps."""
-    from subclass_torch import losses
+    from subclass_torch.method import losses
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(32, 6, generator=generator, dtype=torch.float64)

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reproduction.runtime.run_folder import UserError
-from subclass_torch import partition, stages
+from subclass_torch.method import partition
+from subclass_torch.training import stages
 
 
 def plain_view(_label, images, _place):

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from subclass_torch import flags, yt8m_flags
+from subclass_torch import flags
+from subclass_torch.yt8m import flags as yt8m_flags
 
 from .conftest import ROOT
 

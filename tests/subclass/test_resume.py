@@ -7,8 +7,8 @@ import torch
 
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.run_folder import Stop, read_metrics
-from subclass_torch import progress
-from subclass_torch.loop import run_stage
+from subclass_torch.training import progress
+from subclass_torch.training.loop import run_stage
 
 from . import ddp_worker as worker
 

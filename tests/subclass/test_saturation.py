@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from subclass_torch import losses, models
-from subclass_torch.loop import optimizer_of
+from subclass_torch.method import losses
+from subclass_torch.networks import build as models
+from subclass_torch.training.loop import optimizer_of
 
 STEPS = 391  # of an epoch of 50,000 images in batches of 128
 LOG_EPS = math.log(losses.EPS)

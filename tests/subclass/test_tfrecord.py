@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reproduction.runtime.run_folder import UserError
-from subclass_torch import tfrecord, yt8m_data
+from subclass_torch.yt8m import data as yt8m_data
+from subclass_torch.yt8m import tfrecord
 
 from .conftest import video, write_shard
 

@@ -11,10 +11,16 @@ from hypothesis import strategies as st
 
 from reproduction.runtime.run_folder import Stop, UserError
 from reproduction.runtime.torch_runtime import World
-from subclass_torch import evaluate, losses, tfrecord, yt8m_create, yt8m_data, yt8m_flags, yt8m_stages
-from subclass_torch.yt8m_metrics import Metrics
-from subclass_torch.yt8m_model import VideoNetwork, unit_vectors
-from subclass_torch.yt8m_stages import rate_at
+from subclass_torch.method import losses
+from subclass_torch.training import evaluate
+from subclass_torch.yt8m import create as yt8m_create
+from subclass_torch.yt8m import data as yt8m_data
+from subclass_torch.yt8m import flags as yt8m_flags
+from subclass_torch.yt8m import stages as yt8m_stages
+from subclass_torch.yt8m import tfrecord
+from subclass_torch.yt8m.metrics import Metrics
+from subclass_torch.yt8m.model import VideoNetwork, unit_vectors
+from subclass_torch.yt8m.stages import rate_at
 
 from .conftest import ROOT, command, reached, run
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from subclass_torch.yt8m_data import RGB, WIDTH
+from subclass_torch.yt8m.data import RGB, WIDTH
 
 NOISE = 0.03
 L2 = 0.005

@@ -18,8 +18,10 @@ from tqdm import tqdm
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.run_folder import MetricsLog, Stop, UserError
 from reproduction.runtime.torch_runtime import World
-from subclass_torch import augment, neglect, progress
-from subclass_torch.progress import Progress
+from subclass_torch.data import augment
+from subclass_torch.method import neglect
+from subclass_torch.training import progress
+from subclass_torch.training.progress import Progress
 
 SAVE_EVERY_S = 30.0  # at the end of an epoch a full state is written, but not more often than this
 

@@ -30,9 +30,14 @@ from reproduction.runtime.run_folder import (
     write_json,
 )
 from reproduction.runtime.torch_runtime import World
-from subclass_torch import evaluate, losses, models, neglect, yt8m_create, yt8m_data, yt8m_metrics
 from subclass_torch.deviations import VIDEOS, active
-from subclass_torch.yt8m_model import VideoNetwork, network_input
+from subclass_torch.method import losses, neglect
+from subclass_torch.networks import build as models
+from subclass_torch.training import evaluate
+from subclass_torch.yt8m import create as yt8m_create
+from subclass_torch.yt8m import data as yt8m_data
+from subclass_torch.yt8m import metrics as yt8m_metrics
+from subclass_torch.yt8m.model import VideoNetwork, network_input
 
 LOG_EVERY = 100
 ADAM_BETAS = (0.9, 0.999)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.torch_runtime import World, autocast, read_checkpoint, reduce_sum
-from subclass_torch import augment, models
+from subclass_torch.data import augment
+from subclass_torch.networks import build as models
 
 
 def tensor_of(array: np.ndarray) -> Tensor:

@@ -19,8 +19,8 @@ import numpy as np
 
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 from reproduction.runtime.torch_runtime import derive
-from subclass_torch import tfrecord
-from subclass_torch.yt8m_data import RGB, decode
+from subclass_torch.yt8m import tfrecord
+from subclass_torch.yt8m.data import RGB, decode
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def build_index(paths: Sequence[Path], neglected: Sequence[int], classes: int) -
 
 
 def unit(features: np.ndarray) -> np.ndarray:
-    """rgb and audio each to length 1: float32 [n, 1152]; the NumPy twin of `yt8m_model.unit_vectors`."""
+    """rgb and audio each to length 1: float32 [n, 1152]; the NumPy twin of `model.unit_vectors`."""
     parts = (features[:, :RGB], features[:, RGB:])
     return np.concatenate([p / np.maximum(np.linalg.norm(p, axis=1, keepdims=True), 1e-12) for p in parts], 1)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.run_folder import write_bytes
 from reproduction.runtime.torch_runtime import World
-from subclass_torch import neglect
+from subclass_torch.method import neglect
 
 
 @dataclass

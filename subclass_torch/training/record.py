@@ -15,10 +15,15 @@ from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.record import Record, make_record, versions_of
 from reproduction.runtime.run_folder import UserError, read_json, shown, write_bytes, write_json
 from reproduction.runtime.torch_runtime import World
-from subclass_torch import evaluate, flags, images, models, neglect, pictures
+from subclass_torch import flags
+from subclass_torch import plots as pictures
+from subclass_torch.data import images
 from subclass_torch.deviations import IMAGES, active
-from subclass_torch.partition import Partition
-from subclass_torch.progress import Progress
+from subclass_torch.method import neglect
+from subclass_torch.method.partition import Partition
+from subclass_torch.networks import build as models
+from subclass_torch.training import evaluate
+from subclass_torch.training.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,14 @@ from reproduction.runtime import run_data
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.run_folder import Run, Stop, UserError, open_run, read_json, shown, stop_signals, write_json
 from reproduction.runtime.torch_runtime import World
-from subclass_torch import augment, evaluate, flags, images, losses, models, partition, results
-from subclass_torch.loop import Task, learning_rate, run_stage
-from subclass_torch.progress import Progress
+from subclass_torch import flags
+from subclass_torch.data import augment, images
+from subclass_torch.method import losses, partition
+from subclass_torch.networks import build as models
+from subclass_torch.training import evaluate
+from subclass_torch.training import record as results
+from subclass_torch.training.loop import Task, learning_rate, run_stage
+from subclass_torch.training.progress import Progress
 
 STAGE1_MILESTONES, STAGE1_GAMMA = [10, 20, 30], 0.2  # authors' notebook.py; not reached in 10 epochs
 

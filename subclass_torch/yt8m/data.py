@@ -14,7 +14,7 @@ import numpy as np
 
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
 from reproduction.runtime.torch_runtime import derive
-from subclass_torch import tfrecord
+from subclass_torch.yt8m import tfrecord
 
 RGB, AUDIO = 1024, 128
 WIDTH = RGB + AUDIO

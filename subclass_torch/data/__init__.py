@@ -1,0 +1,1 @@
+"""The images of a run, as arrays and as training batches."""

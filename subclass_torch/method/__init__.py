@@ -1,0 +1,1 @@
+"""The paper's ideas as functions on arrays and tensors."""

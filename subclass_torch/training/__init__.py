@@ -1,0 +1,1 @@
+"""The stages, their loop, and what they write down."""

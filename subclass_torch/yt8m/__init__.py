@@ -1,0 +1,1 @@
+"""The same method on YouTube-8M, the paper's video half."""
