@@ -34,10 +34,12 @@ class Checkpoint(Protocol):
     Attributes:
       waits: whether looking at a loss waits for a device (a GPU).
       writes: whether this process writes files (rank 0).
+      agree_every: steps from one question to all processes whether to stop to the next; each may wait for a device.
     """
 
     waits: bool
     writes: bool
+    agree_every: int
 
     def load(self) -> dict[str, Any] | None:
         """Restores the newest whole state and returns the position saved with it; None where there is none."""
@@ -154,7 +156,8 @@ class Training:
                 self.seconds = before + time.monotonic() - began
                 at_end = self.step == end
                 due = not at_end and self._checkpoint_steps and self.step % self._checkpoint_steps == 0
-                leaving = not at_end and self._checkpoint.agreed(self._stop.requested)
+                asks = not at_end and self.step % self._checkpoint.agree_every == 0
+                leaving = asks and self._checkpoint.agreed(self._stop.requested)
                 if not self._checkpoint.waits or len(self._losses) >= LOSSES or due or leaving or at_end:
                     self._look_at_losses(bar)
                     self.seconds = before + time.monotonic() - began

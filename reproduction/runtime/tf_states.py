@@ -24,7 +24,7 @@ class States:
       after: only checkpoints of later steps count.
     """
 
-    waits, writes = False, True  # a step returns its loss as a number
+    waits, writes, agree_every = False, True, 1  # a step returns its loss as a number
 
     def __init__(
         self,

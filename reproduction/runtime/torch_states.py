@@ -27,6 +27,7 @@ class States:
     ):
         self.folder, self.world, self.parts, self.upgrade = run_folder / "checkpoints", world, parts, upgrade
         self.waits, self.writes = world.device.type == "cuda", world.rank == 0
+        self.agree_every = 1 if world.size == 1 else 20
 
     def load(self) -> dict[str, Any] | None:
         state = load_state(self.folder, self.world.device, self.parts)

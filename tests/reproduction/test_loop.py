@@ -138,6 +138,17 @@ def test_nothing_waits_for_a_device_within_an_epoch(tmp_path):
         training.end_epoch({})
 
 
+def test_several_processes_ask_each_other_now_and_then(tmp_path, monkeypatch):
+    asked: list[int] = []
+    states = States(tmp_path, ALONE._replace(size=2), {})
+    monkeypatch.setattr(states, "agreed", lambda answer: bool(asked.append(training.step)))
+    training = Training("stage1", tmp_path, [50], 1, states, Stop(), save_every_s=1e9)
+    next(training.epochs())
+    for _ in training.steps():
+        pass
+    assert asked == [20, 40]
+
+
 def test_an_epoch_that_is_not_closed_is_a_mistake_of_the_loop(tmp_path):
     training = Training("stage1", tmp_path, [1, 2], 1, States(tmp_path, ALONE, {}), Stop())
     with pytest.raises(AssertionError, match="end_epoch"):
