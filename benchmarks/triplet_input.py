@@ -80,10 +80,10 @@ def started(device: str) -> Any:
 
 def input_keeps_up(device: str, small: bool) -> Pair:
     """Images/s that the training step of ResNet-50 at 224 takes, and images/s that the input alone delivers."""
-    from triplet_tf import model
     from triplet_tf.data_sampling.augment import tf1
     from triplet_tf.data_sampling.image_lists import open_lists
     from triplet_tf.data_sampling.loader import TrainBatches
+    from triplet_tf.training import graph as model
 
     net, frame, batches = ("mobile", 64, 1) if small else ("resnet50", 224, 6)
     session_config = started(device)
@@ -114,10 +114,11 @@ def loop(net: str, frame: int, batch: int, steps: int, device: str, small: bool)
     net, frame, steps = ("mobile", 64, 2) if small else (net, frame, steps)
     session_config = started(device)
     from reproduction.runtime.run_folder import open_run, read_metrics
-    from triplet_tf import loop as ours_loop
-    from triplet_tf import measures, model
     from triplet_tf.data_sampling.augment import tf1
     from triplet_tf.data_sampling.image_lists import open_lists
+    from triplet_tf.training import evaluate as measures
+    from triplet_tf.training import graph as model
+    from triplet_tf.training import loop as ours_loop
 
     with photographs(48) as root, tf1.Graph().as_default():
         config = config_of(root, net, frame, steps, device, batch)

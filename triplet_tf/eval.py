@@ -18,7 +18,7 @@ def main() -> None:
         raise UserError("--checkpoint is missing: the prefix of a checkpoint, such as RUN/model.ckptbest")
     base_config.choose_gpu(config)
     base_config.say_frame(config)
-    from triplet_tf.results import evaluate_checkpoint
+    from triplet_tf.training.record import evaluate_checkpoint
 
     evaluate_checkpoint(config)
 

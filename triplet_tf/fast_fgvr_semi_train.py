@@ -20,11 +20,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     base_config.choose_gpu(config, argv)
     base_config.say_frame(config)
     if config["eval"]:
-        from triplet_tf.results import evaluate_checkpoint
+        from triplet_tf.training.record import evaluate_checkpoint
 
         evaluate_checkpoint(config)
         return
-    from triplet_tf.loop import run_training
+    from triplet_tf.training.loop import run_training
 
     run_training(config)
 

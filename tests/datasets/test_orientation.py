@@ -25,7 +25,7 @@ def test_a_picture_and_its_rotated_twin_give_the_same_array(kind, number):
 def test_programs_that_take_one_picture_turn_it(tmp_path, number):
     from class2str_tf.predict import read_image
     from subclass_torch.predict import read_image as read_for_subclasses
-    from triplet_tf.pictures import _tile
+    from triplet_tf.plots import _tile
 
     paths = [tmp_path / f"{n}.jpg" for n in (1, number)]
     for n, path in zip((1, number), paths, strict=True):

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from triplet_tf import measures
+from triplet_tf.training import evaluate as measures
 
 
 def points(seed: int, count: int = 40, size: int = 3, grid: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from triplet_tf import model, ranking
+from triplet_tf import ranking
 from triplet_tf.config.base_config import parse, training_parser
 from triplet_tf.data_sampling.augment import tf, tf1
+from triplet_tf.training import graph as model
 
 ANGLES = np.deg2rad([0.0, 25.0, 60.0, 150.0])
 EMBEDDINGS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1).astype(np.float32)

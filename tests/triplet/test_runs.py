@@ -20,9 +20,10 @@ from datasets import lists
 from reproduction.runtime.run_folder import UserError
 from tests.triplet.conftest import CLASSES, TEST, write_set
 from triplet_tf import eval as eval_script
-from triplet_tf import fast_fgvr_semi_train, loop
+from triplet_tf import fast_fgvr_semi_train
 from triplet_tf.config.base_config import parse, training_parser
 from triplet_tf.data_sampling import sampler
+from triplet_tf.training import loop
 
 TRAIN = "triplet_tf/fast_fgvr_semi_train.py"
 NET = ("--net", "mobile", "--aug_style", "img", "--frame_size", "32", "--resize_sides", "34,40", "--init", "random",
@@ -139,7 +140,7 @@ def test_eval_gives_the_recorded_figures(runs, monkeypatch, capsys):
 
 
 def evaluate_here(*flags: str) -> None:
-    from triplet_tf.results import evaluate_checkpoint
+    from triplet_tf.training.record import evaluate_checkpoint
 
     evaluate_checkpoint(parse(training_parser("eval.py"), list(flags)))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from triplet_tf.model import Evaluation
+    from triplet_tf.training.graph import Evaluation
 
 RECALLS = (1, 2, 4, 8, 16, 32)
 TOP = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from triplet_tf import pictures
+from triplet_tf import plots
 
 
 def test_frames_and_tiles_of_the_sheet(tmp_path):
@@ -14,19 +14,19 @@ def test_frames_and_tiles_of_the_sheet(tmp_path):
         Image.new("RGB", size, (0, 0, 200 + i)).save(files[i])
     files[3].write_bytes(b"what Pillow does not read")
     labels, nearest = np.array([0, 0, 1, 1]), np.array([[1, 3], [0, 2], [3, 0], [2, 1]])
-    pictures.neighbours(tmp_path / "sheet.png", files, labels, nearest, ("ant", "bee"))
+    plots.neighbours(tmp_path / "sheet.png", files, labels, nearest, ("ant", "bee"))
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    cell, gap = pictures.TILE + 2 * pictures.FRAME + pictures.GAP, 3 * pictures.GAP
+    cell, gap = plots.TILE + 2 * plots.FRAME + plots.GAP, 3 * plots.GAP
     corners = [[tuple(sheet[row * (cell + 12) + 13, column * cell + (gap if column else 0) + 1]) for column in range(3)]
                for row in range(2)]  # fmt: skip
-    black, green, red = pictures.BLACK, pictures.GREEN, pictures.RED
+    black, green, red = plots.BLACK, plots.GREEN, plots.RED
     assert corners == [[black, green, red], [black, green, red]]  # queries are images 0 and 2
-    middle = 12 + pictures.FRAME + pictures.TILE // 2
+    middle = 12 + plots.FRAME + plots.TILE // 2
     assert tuple(sheet[middle, middle - 12]) == (0, 0, 200)
     assert tuple(sheet[middle, 2 * cell + gap + middle - 12]) == (211, 211, 211)  # image 3
 
 
 def test_queries_are_spread_over_the_classes():
     labels = np.repeat(np.arange(30), 3)
-    assert labels[pictures.queries(labels)].tolist() == [0, 3, 6, 10, 13, 16, 19, 23, 26, 29]
-    assert pictures.queries(np.array([5, 5, 2])).tolist() == [2, 0]
+    assert labels[plots.queries(labels)].tolist() == [0, 3, 6, 10, 13, 16, 19, 23, 26, 29]
+    assert plots.queries(np.array([5, 5, 2])).tolist() == [2, 0]

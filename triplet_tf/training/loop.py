@@ -25,12 +25,15 @@ from reproduction.runtime.run_folder import (
     stop_signals,
     write_json,
 )
-from triplet_tf import initial_weights, measures, model, nets, results
+from triplet_tf import nets
 from triplet_tf.config.base_config import run_folder
 from triplet_tf.data_sampling import image_lists
 from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.loader import explained
-from triplet_tf.run_files import LogFile, link_checkpoint
+from triplet_tf.training import evaluate as measures
+from triplet_tf.training import graph as model
+from triplet_tf.training import initial_weights, record
+from triplet_tf.training.run_files import LogFile, link_checkpoint
 
 PROJECT_AFTER = 20  # steps until the projected time is said
 ACCURACY = "test/Split_Val_Accuracy"  # the authors' name
@@ -53,7 +56,7 @@ def run_training(config: dict[str, Any]) -> None:
             with tf_runtime.session(session_config) as session:
                 try:
                     history, tested = train(session, graph, run, lists)
-                    results.finish(session, graph, run, lists, history, tested)
+                    record.finish(session, graph, run, lists, history, tested)
                 except tf.errors.OpError as error:
                     raise explained(error, files_due(session, graph, config)) from None
 

@@ -16,12 +16,15 @@ from datasets.lists import ImageLists
 from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, UserError, read_json, shown, write_bytes, write_json
-from triplet_tf import deviations, initial_weights, measures, model, pictures
+from triplet_tf import deviations, plots
 from triplet_tf.config.base_config import describe, frame_side
 from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import digests, open_lists
 from triplet_tf.data_sampling.loader import explained, file_paths
 from triplet_tf.nets import TABLE
+from triplet_tf.training import evaluate as measures
+from triplet_tf.training import graph as model
+from triplet_tf.training import initial_weights
 
 SHOWN = 8  # neighbours of a query in the picture
 
@@ -75,8 +78,8 @@ def write_files(
     np.savez(packed, emb=tested.embeddings, label=tested.labels, file_name=np.array(lists.test.names))
     write_bytes(folder / "embeddings.npz", packed.getvalue())
     paths = [Path(path) for path in file_paths(lists.images, lists.test.names)]
-    pictures.neighbours(folder / "neighbours.png", paths, tested.labels, neighbours[:, :SHOWN], names)
-    pictures.confusion(folder / "confusion.png", matrix, names, values["accuracy"])
+    plots.neighbours(folder / "neighbours.png", paths, tested.labels, neighbours[:, :SHOWN], names)
+    plots.confusion(folder / "confusion.png", matrix, names, values["accuracy"])
     return values
 
 

@@ -1,0 +1,1 @@
+"""What is trained: the graph, the loop, evaluation, files and record of a run."""
