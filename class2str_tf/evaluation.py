@@ -12,7 +12,7 @@ import numpy as np
 
 import datasets
 from class2str_tf import codes, features, hierarchy, model, networks, pictures
-from class2str_tf.flags import settings_of
+from class2str_tf.flags import SETTINGS, settings_of
 from class2str_tf.layers import count_parameters, tf, tf1
 from class2str_tf.reduced import train_reduced
 from class2str_tf.stage1 import active_deviations
@@ -147,6 +147,7 @@ def finish(
                 "first_one_to_one_step": None if first is None else history[first]["step"],
                 "one_to_one_lost_later": first is not None and not all(one_to_one[first:]),
                 "collisions": codes.collisions(table),
+                "training_images": len(data.train_labels),
                 "seconds_per_image": times,
                 "headline_decoder": config["decode"],
                 "still_rising": still_rising(
@@ -176,6 +177,8 @@ def deviations(config: Mapping[str, Any]) -> list[str]:
         active.append("C2S-D01")
     if config["finetune"] == "all":
         active.append("C2S-D02")
+    elif (config["finetune"] == "bn") != (settings_of(config["dataset"]) is SETTINGS["mnist"]):
+        active.append("C2S-D31")
     if config["lh_preset"] != "released" or config["lstm_units"] != list(settings_of(config["dataset"])["released"]):
         active.append("C2S-D28")
     if config["retry_collisions"]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Mapping
@@ -34,6 +35,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "epochs": 500,
     },
 }  # fmt: skip
+FIRST = "first:"
+RELEASED_DIGITS = FIRST + "50000"  # the released MNIST reader never goes past these
 ARCHITECTURE = ("model", "F", "features", "lenet", "lenet_relu", "pixels")
 
 
@@ -75,7 +78,18 @@ def _add_training(parser: Parser, lr_help: str) -> None:
     flag(group, "--lr", type=number(0, above=True), default=1e-4, help=lr_help)
     flag(group, "--legacy-batches", action="store_true", help="the released batch order and cadence; C2S-D15")
     flag(group, "--xla", action="store_true", help="compile with XLA")
-    flag(group, "--train-images", type=whole(0), default=0, help="fixed stratified subset of the training set; 0: all")
+    flag(
+        group, "--train-images", type=image_count, default=0, metavar="N",
+        help="fixed stratified subset of N training images; first:N the first N, as the released MNIST reader with "
+        "first:50000 (C2S-D30); 0: all",
+    )  # fmt: skip
+
+
+def image_count(text: str) -> int | str:
+    """Type of --train-images: a number, or `first:N`."""
+    if text.startswith(FIRST):
+        return f"{FIRST}{whole(1)(text.removeprefix(FIRST))}"
+    return whole(0)(text)
 
 
 def _named(default: str) -> Callable[[str], str]:
@@ -140,7 +154,11 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
     flag(group, "--lr-drop-at", type=number(0, 1), default=1.0, help="share of the steps after which lr is a tenth")
     flag(group, "--cnn-dir", metavar="DIR", help="run folder of stage 1 (default: <runs-dir>/<name>)")
     flag(group, "--label-grad", choices=["flow", "stop"], default="flow", help="gradient into the strings; C2S-D01")
-    flag(group, "--finetune", choices=["none", "all"], default="none", help="train the CNN along; C2S-D02")
+    flag(
+        group, "--finetune", choices=["none", "bn", "all"], default="none",
+        help="all: train the CNN along (C2S-D02); bn: frozen, but batch normalisation in training mode, as the "
+        "released MNIST script (C2S-D31)",
+    )  # fmt: skip
     flag(group, "--mu", type=number(0, above=True), help="decay over bits (default 0.9, MNIST/ImageNet 1); C2S-D04")
     flag(group, "--n-sequence", type=whole(1), help="bits of a class string (default by data set; ImageNet 10)")
     flag(group, "--lh-preset", choices=["released", "budget"], default="released", help="sizes of the LSTMs; C2S-D28")
@@ -157,6 +175,8 @@ def _common(args: argparse.Namespace) -> dict[str, Any]:
     config = {key: value for key, value in vars(args).items() if key not in ("argv", "print_config")}
     if config["pixels"] == "auto":
         config["pixels"] = "unit" if settings_of(args.dataset) is SETTINGS["mnist"] else "raw"
+    if args.legacy_batches and args.dataset == "mnist" and not given(args, "train_images"):
+        config["train_images"] = RELEASED_DIGITS
     if args.model == "vgg":
         config["model"] = "vgg16"
     if args.eval:
@@ -261,4 +281,19 @@ def load_data(config: Mapping[str, Any]) -> datasets.Dataset:
 
         return imagenet.load(config)
     data = datasets.load(config["dataset"], config["data_dir"], config["accept_unverified"])
-    return datasets.subset(data, train=config["train_images"], seed=0) if config["train_images"] else data
+    wanted = config["train_images"]
+    if isinstance(wanted, str):
+        return first_images(data, int(wanted.removeprefix(FIRST)))
+    return datasets.subset(data, train=wanted, seed=0) if wanted else data
+
+
+def first_images(data: datasets.Dataset, count: int) -> datasets.Dataset:
+    """The first training images in the order of the files; the test split stays whole.
+
+    Raises:
+      UserError: there are fewer.
+    """
+    total = len(data.train_labels)
+    if count > total:
+        raise UserError(f"--train-images {FIRST}{count}: {data.name} has {total} training images")
+    return dataclasses.replace(data, train_images=data.train_images[:count], train_labels=data.train_labels[:count])

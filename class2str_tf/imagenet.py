@@ -199,12 +199,12 @@ def load(config: Mapping[str, Any], size: int = SIZE) -> ImageNet:
       size: to which the images are squashed.
     Raises:
       DatasetError: nothing there, or lists that do not fit.
-      UserError: --finetune all, which no script offers for ImageNet.
+      UserError: --finetune all or bn, which no script offers for ImageNet.
     """
     if config.get("finetune", "none") != "none" or config.get("no_cache_features"):
         raise UserError(
             "--dataset imagenet: the CNN is pretrained and stays frozen, its features are computed once (C2S-D02); "
-            "leave out --finetune all and --no-cache-features"
+            "leave out --finetune and --no-cache-features"
         )
     found = listing.lists(Path(config["data_dir"]))
     train, val = found["train"], found["val"]

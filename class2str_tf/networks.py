@@ -20,8 +20,17 @@ def image_input(images: tf.Tensor, pixels: str) -> tf.Tensor:
     return x / 255.0 if pixels == "unit" else x
 
 
-def cnn(images: tf.Tensor, config: Mapping[str, Any], training: bool) -> tf.Tensor:
-    """Features of a batch. uint8 [B, H, W, C] -> float32 [B, F]; variables are shared between calls."""
+def cnn(images: tf.Tensor, config: Mapping[str, Any], training: bool, dropout: bool = True) -> tf.Tensor:
+    """Features of a batch; variables are shared between calls.
+
+    Args:
+      images: uint8 [B, H, W, C].
+      config: architecture flags.
+      training: batch statistics and dropout, or moving statistics and no dropout.
+      dropout: False leaves dropout out in training too.
+    Returns:
+      float32 [B, F].
+    """
     x = image_input(images, config["pixels"])
     with tf1.variable_scope("cnn", reuse=tf1.AUTO_REUSE):
         if config.get("dataset") == "imagenet":
@@ -29,7 +38,7 @@ def cnn(images: tf.Tensor, config: Mapping[str, Any], training: bool) -> tf.Tens
         if config["model"] == "lenet":
             return lenet.features(x, training, config["lenet"] == "poster")
         pools = 5 if config["features"] == "paper512" else 3
-        return vgg16.features(x, training, config["seed"], config["F"], pools)
+        return vgg16.features(x, training, config["seed"], config["F"], pools, dropout)
 
 
 def fc_classifier(features: tf.Tensor, config: Mapping[str, Any], num_classes: int, training: bool) -> tf.Tensor:

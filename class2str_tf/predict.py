@@ -60,7 +60,7 @@ def predict(run: Path, image: Path) -> None:
         lh = tf1.get_collection(tf1.GraphKeys.GLOBAL_VARIABLES, scope="lh/")
         with tf_runtime.session(session_config) as session:
             newest = _newest(run)
-            cnn_from = newest if config["finetune"] == "all" else _newest(Path(config["cnn_dir"]))
+            cnn_from = newest if config["finetune"] != "none" else _newest(Path(config["cnn_dir"]))
             tf_runtime.restore_for_evaluation(session, cnn_from, config["model"], cnn)
             tf_runtime.restore_for_evaluation(session, newest, "the LH classifier", lh)
             probabilities = session.run(p, {x: read_image(image, shape)})

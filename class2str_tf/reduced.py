@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import trange
 
 from class2str_tf import features, networks
-from class2str_tf.inputs import Batches, slices
+from class2str_tf.inputs import Batches, has_fixed_order, slices
 from class2str_tf.layers import count_parameters, tf, tf1
 from reproduction.runtime import tf_runtime
 
@@ -43,7 +43,7 @@ def train_reduced(
     with tf1.Graph().as_default():
         tf1.set_random_seed(config["seed"])
         step = tf1.train.get_or_create_global_step()
-        batches = Batches(inputs.train, labels, config["B"], config["seed"], config["legacy_batches"])
+        batches = Batches(inputs.train, labels, config["B"], config["seed"], has_fixed_order(config))
         logits = networks.reduced_fc(batches.x, hidden, num_classes)
         penalty = networks.WEIGHT_DECAY * networks.weight_penalty("reduced")
         loss = networks.cross_entropy(batches.labels, logits) + penalty

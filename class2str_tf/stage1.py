@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 import datasets
 from class2str_tf import networks
-from class2str_tf.flags import load_data, run_folder
-from class2str_tf.inputs import Batches, slices, steps_per_epoch
+from class2str_tf.flags import RELEASED_DIGITS, load_data, run_folder
+from class2str_tf.inputs import Batches, has_fixed_order, slices, steps_per_epoch
 from class2str_tf.layers import count_parameters, tf, tf1
 from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.record import make_record, still_rising, versions_of
@@ -45,7 +45,7 @@ def build(config: Mapping[str, Any], data: datasets.Dataset) -> Graph:
     """Training and evaluation towers on shared variables, in the current graph."""
     num_classes = len(data.class_names)
     step = tf1.train.get_or_create_global_step()
-    batches = Batches(data.train_images, data.train_labels, config["B"], config["seed"], config["legacy_batches"])
+    batches = Batches(data.train_images, data.train_labels, config["B"], config["seed"], has_fixed_order(config))
     features = networks.cnn(batches.x, config, training=True)
     logits = networks.fc_classifier(features, config, num_classes, training=True)
     loss_classifier = networks.cross_entropy(batches.labels, logits)
@@ -194,7 +194,11 @@ def finish(run: Run, data: datasets.Dataset, history: list[dict[str, Any]], tota
             argv=sys.argv,
             config=run.config,
             metrics={"fc_accuracy": {"last": last, "best_on_val": None, "best_on_test": best}},
-            details={"parameters": counts, "still_rising": still_rising([line[TEST] for line in history])},
+            details={
+                "parameters": counts,
+                "training_images": len(data.train_labels),
+                "still_rising": still_rising([line[TEST] for line in history]),
+            },
             seconds=seconds,
             images_per_s=round(total * run.config["B"] / max(seconds, 1e-9), 1),
             data=data.digests,
@@ -218,8 +222,10 @@ def active_deviations(config: Mapping[str, Any]) -> list[str]:
         active += ["C2S-D25", "C2S-D29"]
     elif config["model"] == "vgg16" and config["features"] == "paper512":
         active.append("C2S-D03")
-    if not config["legacy_batches"]:
+    if not config["legacy_batches"] and config["dataset"] != "imagenet":
         active.append("C2S-D15")
+    if config["dataset"] == "mnist" and config["train_images"] != RELEASED_DIGITS:
+        active.append("C2S-D30")
     if config["dataset"].startswith("cifar") and config["pixels"] != "raw":
         active.append("C2S-D26")
     return active

@@ -17,7 +17,7 @@ from tqdm import tqdm
 import datasets
 from class2str_tf import codes, evaluation, features, model, networks
 from class2str_tf.flags import load_data, run_folder
-from class2str_tf.inputs import Batches, slices, steps_per_epoch
+from class2str_tf.inputs import Batches, has_fixed_order, slices, steps_per_epoch
 from class2str_tf.layers import tf, tf1
 from class2str_tf.stage1 import (
     PROJECT_AFTER,
@@ -66,16 +66,17 @@ def build(config: Mapping[str, Any], x: np.ndarray, labels: np.ndarray, num_clas
     """
     num_bits, hidden = config["n_sequence"], config["hidden"]
     step = tf1.train.get_or_create_global_step()
-    batches = Batches(x, labels, config["B"], config["seed"], config["legacy_batches"])
+    batches = Batches(x, labels, config["B"], config["seed"], has_fixed_order(config))
     finetune = config["finetune"] == "all"
 
     def to_features(batch: tf.Tensor, training: bool) -> tf.Tensor:
         if batch.dtype == tf.float32:
             return batch
-        outputs = networks.cnn(batch, config, training)
+        outputs = networks.cnn(batch, config, training, dropout=finetune)
         return outputs if finetune else tf.stop_gradient(outputs)  # DEVIATION C2S-D02: the authors always stop it
 
-    bit_logits = model.lh_classifier(to_features(batches.x, training=finetune), num_bits, config["lstm_units"])
+    training = config["finetune"] != "none"  # DEVIATION C2S-D31: the MNIST script does so without --finetune bn
+    bit_logits = model.lh_classifier(to_features(batches.x, training), num_bits, config["lstm_units"])
     q_logits = model.class2str(tf.one_hot(batches.labels, num_classes), num_bits, hidden)
     inverse_logits = model.str2class(tf.nn.softmax(q_logits), num_classes, hidden)
     weights = (config["w_c"], config["w_i"], config["w_l2"])
@@ -285,7 +286,7 @@ def evaluate_checkpoint(config: dict[str, Any], prefix: Path, session_config: An
     """--eval: everything of class2str.md section 7 that needs no further training, for one checkpoint."""
     data = load_data(config)
     inputs = features.compute(config, data, prefix, Path(config["eval"]).parent, session_config)
-    images = config["finetune"] == "all"
+    images = config["finetune"] != "none"
     x_train, x_test = (data.train_images, data.test_images) if images else (inputs.train, inputs.test)
     with tf1.Graph().as_default():
         tf1.set_random_seed(config["seed"])

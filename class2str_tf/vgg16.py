@@ -7,7 +7,9 @@ from class2str_tf.layers import batch_norm, conv, dropout, linear, pool, tf
 KEEP = (0.7, 0.6, 0.5)  # keep-probabilities p1, p2, p3 in training
 
 
-def features(x: tf.Tensor, training: bool, seed: int, width: int = 64, pools: int = 5) -> tf.Tensor:
+def features(
+    x: tf.Tensor, training: bool, seed: int, width: int = 64, pools: int = 5, with_dropout: bool = True
+) -> tf.Tensor:
     """Convolutional part.
 
     Args:
@@ -17,6 +19,7 @@ def features(x: tf.Tensor, training: bool, seed: int, width: int = 64, pools: in
       width: channels of the first block (`--F`).
       pools: 5 gives the 512 features that the poster's parameter counts need; 3 is the released network, whose
         pools after blocks 4 and 5 are commented out: 8,192 features at 32x32 (C2S-D03).
+      with_dropout: False leaves dropout out in training too.
     Returns:
       float32 [B, F], named cnn/features.
     Source: authors' vgg16.py; deviation C2S-D03.
@@ -30,7 +33,7 @@ def features(x: tf.Tensor, training: bool, seed: int, width: int = 64, pools: in
         for index in range(1, (3 if block <= 2 else 4)):
             if index > 1 and block != 2 or block == 2 and index == 2:
                 layer += 1
-                x = dropout(x, p1 if block == 1 else p2, training, seed, layer)
+                x = dropout(x, p1 if block == 1 else p2, training and with_dropout, seed, layer)
             name = f"conv{block}_{index}"
             x = tf.nn.relu(batch_norm(conv(x, channels, 3, name), training, f"{name}_bn"))
         if block <= pools:

@@ -48,7 +48,7 @@ def flags():
 
 def test_the_table_has_every_id_once_and_every_cell_says_something():
     lines = [line for line in TABLE.read_text().splitlines() if line.startswith("| C2S")]
-    assert len(lines) == len(rows()) and list(rows()) == [f"C2S-D{i:02d}" for i in range(1, 30)]
+    assert len(lines) == len(rows()) and list(rows()) == [f"C2S-D{i:02d}" for i in range(1, 32)]
     assert all(cell for row in rows().values() for cell in row)
 
 
@@ -76,6 +76,13 @@ def test_records_use_the_ids_of_the_table():
         ({"label_grad": "stop"}, {"C2S-D03", "C2S-D15"}),
         ({"finetune": "all"}, {"C2S-D01", "C2S-D02", "C2S-D03", "C2S-D15"}),
         ({"features": "released8192", "legacy_batches": True}, {"C2S-D01"}),
+        ({"finetune": "bn"}, {"C2S-D01", "C2S-D03", "C2S-D15", "C2S-D31"}),
+        ({"dataset": "mnist", "lstm_units": [10]}, {"C2S-D01", "C2S-D03", "C2S-D15", "C2S-D30", "C2S-D31"}),
+        (
+            {"dataset": "mnist", "lstm_units": [10], "train_images": "first:50000", "finetune": "bn"},
+            {"C2S-D01", "C2S-D03", "C2S-D15"},
+        ),
+        ({"dataset": "imagenet", "lstm_units": [2000, 2000]}, {"C2S-D01"}),
         ({"lstm_units": [32, 32], "retry_collisions": 3}, {"C2S-D01", "C2S-D03", "C2S-D15", "C2S-D23", "C2S-D28"}),
     ],
 )
@@ -86,11 +93,11 @@ def test_what_a_run_writes_into_its_record(change, expected):
     config = {
         "model": "vgg16", "features": "paper512", "legacy_batches": False, "dataset": "cifar10", "pixels": "raw",
         "label_grad": "flow", "finetune": "none", "lh_preset": "released", "lstm_units": [100, 20, 100],
-        "retry_collisions": 0, "mu": 0.9,
+        "retry_collisions": 0, "mu": 0.9, "train_images": 0,
     }  # fmt: skip
     active = deviations({**config, **change})
     assert len(active) == len(set(active)) and set(active) <= set(rows())
-    switched = {"C2S-D01", "C2S-D02", "C2S-D03", "C2S-D15", "C2S-D23", "C2S-D26", "C2S-D28"}
+    switched = {"C2S-D01", "C2S-D02", "C2S-D03", "C2S-D15", "C2S-D23", "C2S-D26", "C2S-D28", "C2S-D30", "C2S-D31"}
     assert set(active) & switched == expected
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from class2str_tf.inputs import Batches, batch_indices, steps_per_epoch
+from class2str_tf.inputs import Batches, batch_indices, has_fixed_order, steps_per_epoch
 from class2str_tf.layers import tf, tf1
 
 
@@ -35,6 +35,12 @@ def test_legacy_cursor_drops_the_last_batch_and_drifts(batch, cycle, unseen):
     got = orders(50_000, batch, 0, True, per_epoch + 1)
     assert 50_000 - len(np.unique(np.concatenate(got))) == unseen
     assert np.array_equal(got[cycle], got[0]) and np.array_equal(got[0], np.arange(batch))
+
+
+@pytest.mark.parametrize(("dataset", "fixed"), [("cifar10", True), ("mnist", True), ("imagenet", False)])
+def test_the_released_order_of_imagenet_is_shuffled(dataset, fixed):
+    assert has_fixed_order({"legacy_batches": True, "dataset": dataset}) is fixed
+    assert not has_fixed_order({"legacy_batches": False, "dataset": dataset})
 
 
 def test_batches_start_anywhere_and_repeat(graph):

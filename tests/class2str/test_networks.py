@@ -115,6 +115,22 @@ def test_dropout_keeps_its_share_and_depends_on_step_and_layer_only(graph):
     assert dropout(x, 0.7, False, 3, 1) is x
 
 
+@pytest.mark.parametrize("model", ["vgg16", "lenet"])
+def test_batch_statistics_without_dropout(graph, config, model):
+    """What --finetune bn feeds stage 2: a second pass gives the same features, and they depend on the batch."""
+    config = {**config, "model": model, "F": 4}
+    x = tf1.placeholder(tf.uint8, [None, 32, 32, 3])
+    features = networks.cnn(x, config, training=True, dropout=False)
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    with tf1.Session() as session:
+        session.run(tf1.global_variables_initializer())
+        first, second = (session.run(features, {x: images}) for _ in range(2))
+        session.run(tf1.assign_add(tf1.train.get_global_step(), 1))
+        np.testing.assert_array_equal(first, session.run(features, {x: images}))
+        np.testing.assert_array_equal(first, second)
+        assert not np.allclose(first[:3], session.run(features, {x: images[:3]}))
+
+
 def test_batch_norm_uses_moving_statistics_in_evaluation_only(graph, config):
     config |= {"model": "lenet", "pixels": "unit"}
     images, train, _ = build(config, (28, 28, 1), 10, training=True)

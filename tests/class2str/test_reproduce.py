@@ -46,6 +46,14 @@ def test_stage1_is_shared_where_args_do_not_touch_it():
     fc_parser("train_fc_classifier.py").parse_args(list(plain[0].flags))
 
 
+def test_the_papers_digits_are_those_of_the_released_reader():
+    for command in commands("paper"):
+        assert value(command.flags, "--train-images") == "first:50000"
+    assert all("--train-images" not in command.flags for command in commands("paper", dataset="cifar10"))
+    for command in commands("paper", "--train-images 0"):
+        assert value(command.flags, "--train-images") == "0"
+
+
 def test_the_papers_settings_on_a_cpu_share_its_cores():
     assert {command.threads for command in commands("paper")} == {1}
     assert {command.threads for command in commands("paper", device="auto")} == {0}

@@ -200,6 +200,26 @@ def test_finetuning_trains_the_cnn_and_resumes_from_stage1(script, runs, tmp_pat
     assert 1e-5 < change < 0.01  # three Adam steps of 1e-3 away from stage 1's weights, not from new ones
 
 
+def test_bn_in_training_mode_moves_the_statistics_of_a_frozen_cnn(script, runs, tmp_path):
+    """--finetune bn, as the released MNIST script (C2S-D31)."""
+    from class2str_tf.layers import tf1
+
+    flags = (*STAGE2, "--finetune", "bn", "--max-steps", "3", "--no-reduced-fc", "--cnn-dir", runs / "exp1")
+    script(RNN, *flags, "--name", "b", "--runs_dir", tmp_path)
+    prefix = next((tmp_path / "b" / "rnn").glob("model-*.meta")).with_suffix("")
+    before = tf1.train.load_checkpoint(str(next((runs / "exp1").glob("model-*.meta")).with_suffix("")))
+    after = tf1.train.load_checkpoint(str(prefix))
+    names = [name for name in after.get_variable_to_shape_map() if name.startswith("cnn/")]
+    assert not any("Adam" in name for name in names)
+    moved = {name for name in names if not np.array_equal(before.get_tensor(name), after.get_tensor(name))}
+    assert moved == {name for name in names if "moving_" in name} and len(moved) == 4
+    record = json.loads((tmp_path / "b" / "rnn" / "record.json").read_text())
+    assert record["details"]["training_images"] == 4000 and "C2S-D31" not in record["deviations"]
+    shown = script(RNN, *flags, "--name", "b", "--runs_dir", tmp_path, "--eval", prefix).stdout
+    accuracy = dict(line.split() for line in shown.splitlines() if len(line.split()) == 2)["lh_accuracy"]
+    assert float(accuracy) == pytest.approx(record["metrics"]["lh_accuracy"]["last"], abs=1e-4)
+
+
 def test_full_disk_while_saving_is_one_line_and_keeps_the_checkpoint_before(tmp_path):
     import resource
     import subprocess

@@ -84,6 +84,40 @@ def test_sizes_of_every_data_set():
     assert budget["lstm_units"] == [3, 3]
 
 
+def test_first_images_are_those_of_the_files(monkeypatch, capsys):
+    import numpy as np
+
+    import datasets
+
+    arrays = [np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1), np.arange(60) % 3, np.zeros((3, 1, 1, 1), np.uint8)]
+    data = datasets.Dataset("mnist", *arrays, np.arange(3), ("a", "b", "c"))
+    monkeypatch.setattr(datasets, "load", lambda *_: data)
+
+    def loaded(*words):
+        return flags.load_data(parse_fc(fc_parser("s"), ["--dataset", "mnist", *words]))
+
+    first = loaded("--train-images", "first:50")
+    np.testing.assert_array_equal(first.train_images.ravel(), np.arange(50))
+    np.testing.assert_array_equal(first.train_labels, np.arange(50) % 3)
+    assert len(first.test_labels) == 3
+    assert len(loaded().train_labels) == 60 and len(loaded("--train-images", "50").train_labels) == 50
+    with pytest.raises(flags.UserError, match="--train-images first:61: mnist has 60 training images"):
+        loaded("--train-images", "first:61")
+    for wrong in ("first:0", "first:", "last:5", "-1"):
+        with pytest.raises(SystemExit):
+            loaded("--train-images", wrong)
+        assert "is not a whole number" in capsys.readouterr().err
+
+
+def test_legacy_batches_keep_to_the_bound_of_the_released_digits():
+    def train_images(*words):
+        return parse_fc(fc_parser("s"), list(words))["train_images"]
+
+    assert train_images("--dataset", "mnist", "--legacy-batches") == "first:50000"
+    assert train_images("--dataset", "mnist", "--legacy-batches", "--train-images", "0") == 0
+    assert train_images("--dataset", "cifar10", "--legacy-batches") == train_images("--dataset", "mnist") == 0
+
+
 def test_w_inv_loss_sets_the_inverse_weight():
     parser = lambda: rnn_parser("s", "mnist", "lenet", flavour="mnist")  # noqa: E731
     assert parse_rnn(parser(), [])["w_i"] == 100
