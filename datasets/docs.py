@@ -41,9 +41,10 @@ are passed over, and one line counts them. The centre square is brought to the n
 
 Every reader of image files turns a picture upright as its EXIF block says.
 
-A run belongs to the data it was started on. Its folder keeps their digests in `data.json`; the same command on other data
-(pictures were added, another folder has the same name) is refused with one line, and `--overwrite` starts anew. A stage
-also refuses an earlier stage that was trained on other data. Files that were only touched or copied are the same data.
+A run belongs to the data it was started on. Its folder keeps their digests in `data.json`; the same command on other
+data (pictures were added, another folder has the same name) is refused with one line, and `--overwrite` starts anew. A
+stage also refuses an earlier stage that was trained on other data. Files that were only touched or copied are the same
+data.
 
 `aircraft`, `flowers102`, `cars`, `dogs` and `nabirds` stay on disk as they are. Their preparers unpack the official
 archives and write four lists into `DATA/<set>/lists/` in the format of the triplet authors (header `,label,file_name`);
