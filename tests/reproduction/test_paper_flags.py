@@ -107,5 +107,5 @@ def test_a_page_lists_the_flags_of_its_paper_profile(paper):
                 key = flag.removeprefix("--").replace("-", "_")
                 if key not in config and paper == "class2str" and "stage 1" in command.stage:
                     continue  # a flag of stage 2 on a row that both stages share
-                resolved = not config[key[3:]] if key.startswith("no_") and key not in config else config[key]
-                assert written(resolved) == value, (command.row, command.stage, flag)
+                value_used = not config[key[3:]] if key.startswith("no_") and key not in config else config[key]
+                assert written(value_used) == value, (command.row, command.stage, flag)
