@@ -12,7 +12,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
 from benchmarks.measure import REPEATS, Measure, Pair, devices, interleave, loops, rise, seconds
-from hierarchy_cnn_torch import metrics, responses, selectivity, seriation, similarity, trees
+from hierarchy_cnn_torch.method import responses, selectivity, seriation, similarity, statistics, trees
 
 
 def seriation_pairs(small: bool) -> list[Pair]:
@@ -44,9 +44,11 @@ def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
     import torch
 
     from benchmarks.steps import flushed, synchronize
-    from hierarchy_cnn_torch import flags, images, losses
-    from hierarchy_cnn_torch import loop as ours_loop
-    from hierarchy_cnn_torch.models import PRESETS, Network
+    from hierarchy_cnn_torch import flags
+    from hierarchy_cnn_torch.data import images
+    from hierarchy_cnn_torch.method import branches as losses
+    from hierarchy_cnn_torch.networks.alexnet import PRESETS, Network
+    from hierarchy_cnn_torch.training import loop as ours_loop
     from reproduction.runtime.run_folder import Stop
     from reproduction.runtime.torch_runtime import World
 
@@ -151,7 +153,9 @@ def viewer(small: bool) -> list[Measure]:
 
     size, epochs, channels = (200, 2, 200) if small else (1000, 8, 330)
     levels = [np.arange(size) // (size // 2), np.arange(size) // (size // 10), np.arange(size) // 20]
-    counts = [metrics.planted_confusion(levels, 50, 0.4 + 0.035 * e, [0.6, 0.2, 0.12, 0.08], e) for e in range(epochs)]
+    counts = [
+        statistics.planted_confusion(levels, 50, 0.4 + 0.035 * e, [0.6, 0.2, 0.12, 0.08], e) for e in range(epochs)
+    ]
     names = [f"class {i:04d}" for i in range(size)]
     distance = similarity.profile_distance(counts[-1])
     rng = np.random.default_rng(0)

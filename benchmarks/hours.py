@@ -208,7 +208,7 @@ def _triplet(command: Command, config: dict[str, Any]) -> tuple[float, float]:
 
 @functools.cache
 def _hierarchy_network(preset: str, classes: int) -> int:
-    from hierarchy_cnn_torch.models import PRESETS, Network
+    from hierarchy_cnn_torch.networks.alexnet import PRESETS, Network
 
     return torch_multiply_adds(Network(PRESETS[preset], 3, classes), (3, 32, 32))
 

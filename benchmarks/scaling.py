@@ -38,7 +38,7 @@ def seriation(classes: int) -> Work:
     from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import pdist, squareform
 
-    from hierarchy_cnn_torch.seriation import optimal_order
+    from hierarchy_cnn_torch.method.seriation import optimal_order
 
     condensed = pdist(np.random.default_rng(0).random((classes, 8)))
     merged, distance = linkage(condensed, "average"), squareform(condensed)
@@ -104,7 +104,7 @@ def augmentation(images: int) -> Work:
 
 def selectivity(images: int) -> Work:
     """How well each of 256 channels separates a group of classes: a sort of every channel."""
-    from hierarchy_cnn_torch.selectivity import sample_selectivity
+    from hierarchy_cnn_torch.method.selectivity import sample_selectivity
 
     data = np.random.default_rng(0).random((images, 256), np.float32)
     group = np.arange(images) % 10 == 0

@@ -42,7 +42,7 @@ def network_of(paper: str, small: bool) -> tuple[str, torch.nn.Module, torch.Ten
 
         name = "small" if small else "resnet18"
         return name, networks.build(name, 10), torch.randn(8 if small else 25, 3, 32, 32), 10
-    from hierarchy_cnn_torch.models import PRESETS, Network
+    from hierarchy_cnn_torch.networks.alexnet import PRESETS, Network
 
     name = "mini" if small else "paper32"
     return f"alexnet32 {name}", Network(PRESETS[name], 3, 100), torch.randn(8 if small else 128, 3, 32, 32), 100

@@ -56,21 +56,6 @@ def resolve(args: argparse.Namespace) -> dict[str, Any]:
     return config
 
 
-def flat_config(seed_folder: Path) -> dict[str, Any]:
-    """Flags of the seed's A0.
-
-    Raises:
-      UserError: stage 1 is missing; names the command.
-    """
-    folder = seed_folder / "A0"
-    if not (folder / "DONE").exists():
-        raise UserError(
-            f"{shown(folder)}: no finished stage 1; run: python hierarchy_cnn_torch/train.py --stage flat "
-            f"--out {shown(folder)}"
-        )
-    return dict(read_json(folder / "config.json", "dataset", "seed"))
-
-
 def analyze_seed(config: dict[str, Any]) -> None:
     """One seed: analysis.json, arrays, view.html and the record that the claims are tested on.
 
@@ -79,7 +64,9 @@ def analyze_seed(config: dict[str, Any]) -> None:
     """
     import sys as system
 
-    from hierarchy_cnn_torch import deviations, figures, images, measure, tables
+    from hierarchy_cnn_torch import deviations, plots
+    from hierarchy_cnn_torch.data import images
+    from hierarchy_cnn_torch.report import measure, tables
     from hierarchy_cnn_torch.viewer.from_run import view_of_run
     from hierarchy_cnn_torch.viewer.view import write
     from reproduction.runtime import torch_runtime as runtime
@@ -87,7 +74,7 @@ def analyze_seed(config: dict[str, Any]) -> None:
     from reproduction.runtime.run_folder import write_json
 
     seed_folder = Path(config["run"])
-    flat = flat_config(seed_folder)
+    flat = measure.flat_config(seed_folder)
     # data that stage 1 was allowed to take unverified are the data to analyse
     accepted = config["accept_unverified"] or flat.get("accept_unverified", False)
     flat |= {"data_dir": config["data_dir"], "accept_unverified": accepted}
@@ -131,7 +118,7 @@ def analyze_seed(config: dict[str, Any]) -> None:
             data = load()
             found = measure.everything(seed_folder, flat, config, data, device, run.folder)
             write_json(run.folder / "analysis.json", found)
-            artefacts = figures.draw_seed(found, seed_folder, data, run.folder)
+            artefacts = plots.draw_seed(found, seed_folder, data, run.folder)
             artefacts += tables.write_all([found], f"Seed {flat['seed']} alone; {shown(seed_folder)}", run.folder)
         view = view_of_run(seed_folder, config["compare"], "", config["data_dir"])
         write(view, run.folder / "view.html", config["thumbs"])
@@ -156,7 +143,7 @@ def main() -> None:
     def go() -> None:
         config = finish_parsing(parser(), resolve)
         if config["summary"]:
-            from hierarchy_cnn_torch.summary import summarise
+            from hierarchy_cnn_torch.report.summary import summarise
 
             summarise(Path(config["summary"]), config)
         else:

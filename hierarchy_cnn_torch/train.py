@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hierarchy_cnn_torch import flags, trees
+from hierarchy_cnn_torch import flags
+from hierarchy_cnn_torch.method import trees
 from reproduction.runtime import run_data
 from reproduction.runtime.flags import finish_parsing, run_main
 from reproduction.runtime.run_folder import Run, UserError, open_run, shown, stop_signals
@@ -28,9 +29,9 @@ from reproduction.runtime.run_folder import Run, UserError, open_run, shown, sto
 if TYPE_CHECKING:
     import torch
 
-    from hierarchy_cnn_torch.images import Data
-    from hierarchy_cnn_torch.losses import Branches
-    from hierarchy_cnn_torch.models import Network
+    from hierarchy_cnn_torch.data.images import Data
+    from hierarchy_cnn_torch.method.branches import Branches
+    from hierarchy_cnn_torch.networks.alexnet import Network
     from reproduction.runtime.torch_runtime import World
 
 
@@ -61,7 +62,7 @@ def levels_for(config: dict[str, Any], names: list[str]) -> tuple[list[np.ndarra
         drawn = trees.random_levels(trees.levels_of(tree), config["seed"])
         tree = trees.tree_of(drawn, names)
     else:
-        from hierarchy_cnn_torch.images import named_tree
+        from hierarchy_cnn_torch.data.images import named_tree
 
         tree = named_tree(kind, config["dataset"], names)
     return trees.choose_levels(tree, sizes), tree
@@ -71,7 +72,8 @@ def derive_tree(
     config: dict[str, Any], network: Network, data: Data, logits: np.ndarray, device: torch.device
 ) -> trees.Node:
     """The hierarchy of stage 1, from the held-out part of the training images (never from the test set)."""
-    from hierarchy_cnn_torch import analysis, similarity
+    from hierarchy_cnn_torch.method import similarity
+    from hierarchy_cnn_torch.training.evaluate import class_profiles
     from hierarchy_cnn_torch.viewer.export import default_sizes
 
     labels, kind = data.labels[data.val], config["similarity"]
@@ -81,9 +83,7 @@ def derive_tree(
     elif kind == "weights":
         distance = similarity.profile_correlation_distance(network.fc8.weight.detach().cpu().numpy())
     elif kind == "responses":
-        profiles = analysis.class_profiles(network, data, data.images[data.val], labels, config, device, ("fc7",))[
-            "fc7"
-        ]
+        profiles = class_profiles(network, data, data.images[data.val], labels, config, device, ("fc7",))["fc7"]
         distance = similarity.profile_correlation_distance(profiles)
     else:
         distance = similarity.confusion_distance(counts) if kind == "confusion" else similarity.profile_distance(counts)
@@ -94,9 +94,9 @@ def derive_tree(
 
 def train(config: dict[str, Any], data: Data, run: Any, world: World, stop: Any) -> None:
     """One arm from its flags to its record."""
-    from hierarchy_cnn_torch import loop, results
-    from hierarchy_cnn_torch.losses import branches_of
-    from hierarchy_cnn_torch.models import Network, parameters_of, trunk_of, widened
+    from hierarchy_cnn_torch.method.branches import branches_of
+    from hierarchy_cnn_torch.networks.alexnet import Network, parameters_of, trunk_of, widened
+    from hierarchy_cnn_torch.training import loop, record
 
     tree: trees.Node | None = None
     branches: Branches = branches_of("A0", [], [], 0)
@@ -119,13 +119,14 @@ def train(config: dict[str, Any], data: Data, run: Any, world: World, stop: Any)
             flush=True,
         )
     progress = loop.run(config, network, data, branches, world, stop, run.folder)
-    results.finish(config, run, network, data, branches, tree, progress, world, derive_tree)
+    record.finish(config, run, network, data, branches, tree, progress, world, derive_tree)
 
 
 def evaluate(config: dict[str, Any], world: World) -> None:
     """--eval: top-1 accuracy of a checkpoint on the whole test set."""
-    from hierarchy_cnn_torch import images, loop
-    from hierarchy_cnn_torch.models import Network, trunk_of
+    from hierarchy_cnn_torch.data import images
+    from hierarchy_cnn_torch.networks.alexnet import Network, trunk_of
+    from hierarchy_cnn_torch.training import loop
     from reproduction.runtime.torch_runtime import read_checkpoint
 
     data = images.load(config)
@@ -149,7 +150,7 @@ def main() -> None:
 
     def go() -> None:
         config = finish_parsing(flags.train_parser(), flags.resolve_train)
-        from hierarchy_cnn_torch import images
+        from hierarchy_cnn_torch.data import images
         from reproduction.runtime import torch_runtime as runtime
 
         runtime.start(config["seed"], config["threads"], config["deterministic"])

@@ -80,8 +80,8 @@ def default_sizes(num_classes: int) -> list[int]:
 
 def from_files(args: argparse.Namespace) -> object:
     """The view of files of one's own."""
-    from hierarchy_cnn_torch import similarity, trees
-    from hierarchy_cnn_torch.responses import class_correlation
+    from hierarchy_cnn_torch.method import similarity, trees
+    from hierarchy_cnn_torch.method.responses import class_correlation
     from hierarchy_cnn_torch.viewer.view import Layer, View, samples_of
 
     if not (args.confusion or args.scores):

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hierarchy_cnn_torch import similarity, trees
-from hierarchy_cnn_torch.responses import class_correlation
+from hierarchy_cnn_torch.method import similarity, trees
+from hierarchy_cnn_torch.method.responses import class_correlation
 from hierarchy_cnn_torch.viewer.view import Layer, View, samples_of, softmax
 from reproduction.runtime import run_data
 from reproduction.runtime.run_folder import UserError, read_json, shown, together
@@ -29,8 +29,7 @@ def view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: st
 
 
 def _view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: str | None) -> View:
-    from hierarchy_cnn_torch.analyze import flat_config
-    from hierarchy_cnn_torch.measure import npz, study_tree
+    from hierarchy_cnn_torch.report.measure import flat_config, npz, study_tree
 
     flat = flat_config(seed_folder)
     saved = npz(seed_folder / "A0" / "predictions.npz")

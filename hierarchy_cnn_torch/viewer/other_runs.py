@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import datasets
-from hierarchy_cnn_torch import similarity, trees
+from hierarchy_cnn_torch.method import similarity, trees
 from hierarchy_cnn_torch.viewer.view import View, samples_of, softmax
 from reproduction.runtime.arrays import read_npy
 from reproduction.runtime.run_folder import UserError, read_json, shown

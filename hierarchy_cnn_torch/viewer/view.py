@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hierarchy_cnn_torch import seriation, trees
-from hierarchy_cnn_torch.trees import Node
+from hierarchy_cnn_torch.method import seriation, trees
+from hierarchy_cnn_torch.method.trees import Node
 from hierarchy_cnn_torch.viewer import pack
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 

@@ -86,7 +86,7 @@ def summary_of(damaged: str) -> Callable[[Path], None]:
     """analyze.py --summary: tables and figures over the seeds of a row."""
 
     def read(path: Path) -> None:
-        from hierarchy_cnn_torch import summary
+        from hierarchy_cnn_torch.report import summary
 
         _seed_folder(path, damaged)
         with (
@@ -117,7 +117,7 @@ def predicted(path: Path) -> None:
 
 @cache
 def _hierarchy() -> list[bytes]:
-    from hierarchy_cnn_torch.models import Network, trunk_of
+    from hierarchy_cnn_torch.networks.alexnet import Network, trunk_of
 
     weights = [Network(trunk_of("alexnet32", "mini"), 1, 4, heads).state_dict() for heads in ({}, {"conv2": 2})]
     return [framework_targets._saved(weights[0]), framework_targets._saved({"model": weights[1], "step": 1})]
@@ -127,7 +127,8 @@ def evaluated(path: Path) -> None:
     """train.py --eval of the hierarchy networks."""
     import torch
 
-    from hierarchy_cnn_torch import images, train
+    from hierarchy_cnn_torch import train
+    from hierarchy_cnn_torch.data import images
     from reproduction.runtime.torch_runtime import World
 
     data = SimpleNamespace(

@@ -138,7 +138,7 @@ def artefact(path: Path) -> None:
 
 def tree(path: Path) -> None:
     """A tree that somebody edited."""
-    from hierarchy_cnn_torch import trees
+    from hierarchy_cnn_torch.method import trees
 
     found = trees.load_tree(path, NAMES)
     for level in trees.levels_of(found):
@@ -182,7 +182,7 @@ def other_run(path: Path) -> None:
 
 def responses(path: Path) -> None:
     """What the response file says of itself; the matrix beside it is whole."""
-    from hierarchy_cnn_torch.responses import open_responses
+    from hierarchy_cnn_torch.method.responses import open_responses
 
     (path.parent / "r.f16").write_bytes(np.zeros((4, 3), np.float16).tobytes())
     data, scale = open_responses(path.with_suffix(""))

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch import metrics
+from hierarchy_cnn_torch.method import statistics
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -101,8 +101,8 @@ class Page:
 def planted_files(folder, num_classes, levels, shares, per_class, channels, images=True):
     """Files in the documented import formats, with three epochs and a second run."""
     accuracies = (0.4, 0.55, 0.67)
-    counts = [metrics.planted_confusion(levels, per_class, a, shares, s) for s, a in enumerate(accuracies)]
-    other = [metrics.planted_confusion(levels, per_class, a + 0.03, shares, s + 9) for s, a in enumerate(accuracies)]
+    counts = [statistics.planted_confusion(levels, per_class, a, shares, s) for s, a in enumerate(accuracies)]
+    other = [statistics.planted_confusion(levels, per_class, a + 0.03, shares, s + 9) for s, a in enumerate(accuracies)]
     np.save(folder / "m.npy", np.stack(counts))
     np.save(folder / "other.npy", np.stack(other))
     (folder / "names.txt").write_text("\n".join(f"class {i:03d}" for i in range(num_classes)))

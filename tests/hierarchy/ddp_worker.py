@@ -9,9 +9,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from hierarchy_cnn_torch import loop, models  # noqa: E402
-from hierarchy_cnn_torch.images import Data  # noqa: E402
-from hierarchy_cnn_torch.losses import Branches  # noqa: E402
+from hierarchy_cnn_torch.data.images import Data  # noqa: E402
+from hierarchy_cnn_torch.method.branches import Branches  # noqa: E402
+from hierarchy_cnn_torch.networks import alexnet  # noqa: E402
+from hierarchy_cnn_torch.training import loop  # noqa: E402
 from reproduction.runtime import torch_runtime as runtime  # noqa: E402
 from reproduction.runtime.run_folder import stop_signals  # noqa: E402
 
@@ -38,7 +39,7 @@ def make_data():
 
 def make_network():
     """The mini trunk with batch norms, dropout and two branches."""
-    return models.Network(models.PRESETS["mini"], 3, 4, BRANCHES.outputs(), bn=True, seed=1, hidden=16)
+    return alexnet.Network(alexnet.PRESETS["mini"], 3, 4, BRANCHES.outputs(), bn=True, seed=1, hidden=16)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,8 @@ def test_images_that_have_32_pixels_are_no_deviation(words, framed):
 def test_claims_use_metrics_that_the_analysis_writes():
     table = tomllib.loads((REPO_ROOT / "reproduction" / "tables" / "hierarchy.toml").read_text())
     sources = "".join(
-        (REPO_ROOT / "hierarchy_cnn_torch" / name).read_text() for name in ("measure.py", "quality.py", "results.py")
+        (REPO_ROOT / "hierarchy_cnn_torch" / name).read_text()
+        for name in ("report/measure.py", "method/label_quality.py", "training/record.py")
     )
     for claim in table["claim"]:
         for side in ("a", "b"):

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from hierarchy_cnn_torch.models import PRESETS, TRUNKS, Network
+from hierarchy_cnn_torch.networks.alexnet import PRESETS, TRUNKS, Network
 from tests.initial_values import Initial, check
 
 

@@ -6,33 +6,33 @@ import math
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch import metrics, trees
+from hierarchy_cnn_torch.method import statistics, trees
 
 L20 = np.arange(100) // 5
 L2 = np.array([0] * 4 + [1] * 6)
 
 
 def test_fixture_flat_errors_on_100_classes_show_nothing():
-    counts = metrics.planted_confusion([L20], 100, 0.67, [], 0)
-    out = metrics.block_diagonality(counts, L20, 999)
+    counts = statistics.planted_confusion([L20], 100, 0.67, [], 0)
+    out = statistics.block_diagonality(counts, L20, 999)
     assert out["lift"] == pytest.approx(1.02, abs=0.1) and out["p"] > 0.05 and not out["exact"]
 
 
 def test_fixture_planted_blocks_on_100_classes_are_found():
-    counts = metrics.planted_confusion([L20], 100, 0.67, [0.68, 0.32], 0)
-    out = metrics.block_diagonality(counts, L20, 999)
+    counts = statistics.planted_confusion([L20], 100, 0.67, [0.68, 0.32], 0)
+    out = statistics.block_diagonality(counts, L20, 999)
     assert out["lift"] == pytest.approx(16.8, abs=1.0) and out["p"] == pytest.approx(0.001)
 
 
 def test_fixture_flat_errors_on_10_classes_show_nothing():
-    counts = metrics.planted_confusion([L2], 1000, 0.8, [], 1)
-    out = metrics.block_diagonality(counts, L2)
+    counts = statistics.planted_confusion([L2], 1000, 0.8, [], 1)
+    out = statistics.block_diagonality(counts, L2)
     assert out["lift"] == pytest.approx(1.04, abs=0.06) and out["p"] > 0.05 and out["exact"]
 
 
 def test_fixture_planted_blocks_on_10_classes_cannot_beat_one_in_210():
-    counts = metrics.planted_confusion([L2], 1000, 0.8, [0.98, 0.02], 0)
-    out = metrics.block_diagonality(counts, L2)
+    counts = statistics.planted_confusion([L2], 1000, 0.8, [0.98, 0.02], 0)
+    out = statistics.block_diagonality(counts, L2)
     assert out["lift"] == pytest.approx(2.1, abs=0.1) and out["exact"] and out["p"] == pytest.approx(1 / 210)
 
 
@@ -41,7 +41,7 @@ def test_distinct_splits_are_every_grouping_once(sizes):
     level = np.repeat(np.arange(len(sizes)), sizes)
     found = {
         frozenset(frozenset(np.flatnonzero(s == g).tolist()) for g in set(s.tolist()))
-        for s in metrics.distinct_splits(level, 10**6)
+        for s in statistics.distinct_splits(level, 10**6)
     }
     every = (
         {
@@ -56,9 +56,9 @@ def test_distinct_splits_are_every_grouping_once(sizes):
         count //= math.factorial(size)
     for size in set(sizes):
         count //= math.factorial(sizes.count(size))
-    assert len(found) == count == len(list(metrics.distinct_splits(level, 10**6)))
+    assert len(found) == count == len(list(statistics.distinct_splits(level, 10**6)))
     assert every is None or found == every
-    assert metrics.distinct_splits(level, count) is None
+    assert statistics.distinct_splits(level, count) is None
 
 
 def test_block_statistics_equal_slow_loops():
@@ -74,7 +74,7 @@ def test_block_statistics_equal_slow_loops():
         elsewhere = sum(columns[j] for j in range(8) if j != i)
         matched += row * sum(columns[j] for j in range(8) if j != i and level[j] == level[i]) / elsewhere
         within += sum(counts[i, j] for j in range(8) if j != i and level[i] == level[j])
-    out = metrics.block_diagonality(counts, level)
+    out = statistics.block_diagonality(counts, level)
     assert out["within"] == pytest.approx(within / total)
     assert out["expected"] == pytest.approx(expected / total)
     assert out["expected_matched"] == pytest.approx(matched / total)
@@ -83,50 +83,50 @@ def test_block_statistics_equal_slow_loops():
     for permuted in set(itertools.permutations(level.tolist())):
         g = np.array(permuted)
         every += 1
-        reached += metrics.within_share(counts - np.diag(np.diag(counts)), g) >= out["within"] - 1e-12
+        reached += statistics.within_share(counts - np.diag(np.diag(counts)), g) >= out["within"] - 1e-12
     assert out["p"] == pytest.approx(reached / every)  # label orders repeat each grouping equally often
 
 
 def test_no_errors_gives_nan_not_a_crash():
-    out = metrics.block_diagonality(np.eye(6, dtype=int) * 5, np.array([0, 0, 0, 1, 1, 1]))
-    assert math.isnan(out["lift"]) and math.isnan(metrics.mistake_severity(np.eye(6), [np.zeros(6, int)]))
+    out = statistics.block_diagonality(np.eye(6, dtype=int) * 5, np.array([0, 0, 0, 1, 1, 1]))
+    assert math.isnan(out["lift"]) and math.isnan(statistics.mistake_severity(np.eye(6), [np.zeros(6, int)]))
 
 
 def test_groups_terms_and_severity_against_loops():
     rng = np.random.default_rng(4)
     counts = rng.integers(0, 9, (6, 6)) + np.diag([20] * 6)
     levels = [np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 2, 2])]
-    grouped = metrics.group_counts(counts, levels[1])
+    grouped = statistics.group_counts(counts, levels[1])
     slow = np.zeros((3, 3), int)
     for i in range(6):
         for j in range(6):
             slow[levels[1][i], levels[1][j]] += counts[i, j]
     assert (grouped == slow).all()
-    report = metrics.group_report(counts, levels[1])
+    report = statistics.group_report(counts, levels[1])
     assert report["recall"][2] == pytest.approx(slow[2, 2] / slow[2].sum())
     assert report["f1"][0] == pytest.approx(2 * slow[0, 0] / (slow[0].sum() + slow[:, 0].sum()))
     q = slow.sum(1).max() / slow.sum()
     assert report["corrected"] == pytest.approx((report["accuracy"] - q) / (1 - q))
-    terms = metrics.class_terms(counts)
+    terms = statistics.class_terms(counts)
     assert terms["popularity"][1] == pytest.approx(counts[:, 1].sum() / counts[1].sum())
     assert terms["in_mix"][1] == pytest.approx((counts[:, 1].sum() - counts[1, 1]) / counts[:, 1].sum())
     assert terms["out_mix"][1] == pytest.approx(1 - terms["recall"][1])
     height = trees.lca_height(levels, 6)
     errors = [(i, j) for i in range(6) for j in range(6) if i != j for _ in range(counts[i, j])]
-    assert metrics.mistake_severity(counts, levels) == pytest.approx(np.mean([height[e] for e in errors]))
-    shares = metrics.nested_shares(counts, levels)
+    assert statistics.mistake_severity(counts, levels) == pytest.approx(np.mean([height[e] for e in errors]))
+    shares = statistics.nested_shares(counts, levels)
     inside0 = [e for e in errors if levels[0][e[0]] == levels[0][e[1]]]
     inside1 = [e for e in inside0 if levels[1][e[0]] == levels[1][e[1]]]
     assert shares == pytest.approx([len(inside0) / len(errors), len(inside1) / len(inside0)])
-    accuracies = [np.trace(metrics.group_counts(counts, g)) / counts.sum() for g in levels]
+    accuracies = [np.trace(statistics.group_counts(counts, g)) / counts.sum() for g in levels]
     accuracies.append(np.trace(counts) / counts.sum())
     conditional = [accuracies[1] / accuracies[0], accuracies[2] / accuracies[1]]
-    assert metrics.conditional_accuracy(counts, levels) == pytest.approx(conditional)
+    assert statistics.conditional_accuracy(counts, levels) == pytest.approx(conditional)
 
 
 def test_mixed_classes_are_beyond_the_groups_90th_percentile():
     values = np.array([0.1, 0.1, 0.1, 0.9, 0.5])
-    assert metrics.mixed_classes(values, np.array([0, 0, 0, 0, 1])).tolist() == [False, False, False, True, False]
+    assert statistics.mixed_classes(values, np.array([0, 0, 0, 0, 1])).tolist() == [False, False, False, True, False]
 
 
 def test_mantel_finds_planted_similarity_and_nothing_in_noise():
@@ -137,18 +137,18 @@ def test_mantel_finds_planted_similarity_and_nothing_in_noise():
     rng = np.random.default_rng(5)
     noise = rng.normal(size=(20, 20))
     noise = (noise + noise.T) / 2
-    found, nothing = metrics.mantel(depth + noise, levels, 499), metrics.mantel(noise, levels, 499)
+    found, nothing = statistics.mantel(depth + noise, levels, 499), statistics.mantel(noise, levels, 499)
     upper = np.triu_indices(20, 1)
     assert found["rho"] == pytest.approx(spearmanr((depth + noise)[upper], depth[upper]).statistic)
     assert found["p"] == pytest.approx(1 / 500) and nothing["p"] > 0.02
     reference = spearmanr(noise[upper], depth[upper]).statistic
-    assert metrics.spearman(noise[upper], depth[upper]) == pytest.approx(reference)
+    assert statistics.spearman(noise[upper], depth[upper]) == pytest.approx(reference)
 
 
 def test_epoch_to_90_interpolates():
-    assert metrics.epoch_to_90([0, 1, 2, 4], [0.0, 0.5, 0.8, 1.0]) == pytest.approx(3.0)
-    assert metrics.epoch_to_90([0, 1, 2], [0.0, 0.95, 1.0]) == pytest.approx(0.9 / 0.95)
-    assert math.isnan(metrics.epoch_to_90([0, 1], [0.5, 0.4]))
+    assert statistics.epoch_to_90([0, 1, 2, 4], [0.0, 0.5, 0.8, 1.0]) == pytest.approx(3.0)
+    assert statistics.epoch_to_90([0, 1, 2], [0.0, 0.95, 1.0]) == pytest.approx(0.9 / 0.95)
+    assert math.isnan(statistics.epoch_to_90([0, 1], [0.5, 0.4]))
 
 
 def test_intervals():
@@ -156,10 +156,10 @@ def test_intervals():
 
     values = [0.01, 0.03, -0.01, 0.02, 0.04]
     interval = ttest_1samp(values, 0).confidence_interval(0.95)
-    assert metrics.paired_interval(values) == pytest.approx((np.mean(values), interval.low, interval.high))
-    assert math.isnan(metrics.paired_interval([0.1])[1])
+    assert statistics.paired_interval(values) == pytest.approx((np.mean(values), interval.low, interval.high))
+    assert math.isnan(statistics.paired_interval([0.1])[1])
     x = np.random.default_rng(0).normal(size=400)
-    low, high = metrics.bootstrap_interval(lambda index: x[index].mean(), 400, 500)
+    low, high = statistics.bootstrap_interval(lambda index: x[index].mean(), 400, 500)
     assert low < x.mean() < high and high - low == pytest.approx(4 * x.std() / 20, rel=0.15)
 
 
@@ -168,7 +168,7 @@ def test_tree_agreement_matches_the_definitions():
 
     rng = np.random.default_rng(6)
     a, b = rng.integers(0, 4, 40), rng.integers(0, 4, 40)
-    out = metrics.tree_agreement([a], [b])
+    out = statistics.tree_agreement([a], [b])
     assert out["ari_4"] == pytest.approx(adjusted_rand_score(a, b))
     assert out["fowlkes_mallows_4"] == pytest.approx(fowlkes_mallows_score(a, b))
-    assert metrics.tree_agreement([a], [a])["cophenetic_spearman"] == pytest.approx(1)
+    assert statistics.tree_agreement([a], [a])["cophenetic_spearman"] == pytest.approx(1)

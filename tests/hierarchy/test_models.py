@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from hierarchy_cnn_torch import flags, images, loop, losses, models
-from hierarchy_cnn_torch.models import Network
+from hierarchy_cnn_torch import flags
+from hierarchy_cnn_torch.data import images
+from hierarchy_cnn_torch.method import branches as losses
+from hierarchy_cnn_torch.networks import alexnet
+from hierarchy_cnn_torch.networks.alexnet import Network
+from hierarchy_cnn_torch.training import loop
 from reproduction.runtime.run_folder import UserError
 
 LEVELS = [np.arange(20) // 10, np.arange(20) // 5, np.arange(20) // 2]
@@ -14,7 +18,7 @@ LEVELS = [np.arange(20) // 10, np.arange(20) // 5, np.arange(20) // 2]
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (32, 3)])
 @pytest.mark.parametrize("preset", ["mini", "small"])
 def test_branch_shapes(preset, size, channels):
-    net = Network(models.PRESETS[preset], channels, 20, {"conv2": 2, "conv3": 4, "conv4": 10})
+    net = Network(alexnet.PRESETS[preset], channels, 20, {"conv2": 2, "conv3": 4, "conv4": 10})
     logits, heads = net(torch.zeros(2, channels, size, size))
     assert logits.shape == (2, 20)
     assert {tap: tuple(v.shape) for tap, v in heads.items()} == {"conv2": (2, 2), "conv3": (2, 4), "conv4": (2, 10)}
@@ -22,15 +26,15 @@ def test_branch_shapes(preset, size, channels):
 
 @pytest.mark.parametrize(("preset", "millions"), [("paper32", 9.5), ("small", 2.35), ("mini", 0.84)])
 def test_parameter_counts_are_those_of_the_specification(preset, millions):
-    net = Network(models.PRESETS[preset], 3, 100, {"conv2": 2, "conv3": 9, "conv4": 20})
-    assert models.parameters_of(net) / 1e6 == pytest.approx(millions, rel=0.02)
+    net = Network(alexnet.PRESETS[preset], 3, 100, {"conv2": 2, "conv3": 9, "conv4": 20})
+    assert alexnet.parameters_of(net) / 1e6 == pytest.approx(millions, rel=0.02)
 
 
 def test_torchvision_trunk_has_torchvisions_61_million_parameters():
     with torch.device("meta"):
         layers = [torch.nn.Conv2d(3, 64, 11, 4, 2), torch.nn.Linear(9216, 4096)]
     assert layers[0].weight.numel() == 23232
-    trunk = models.TRUNKS["torchvision"]
+    trunk = alexnet.TRUNKS["torchvision"]
     widths = [3, *(c.width for c in trunk.convs)]
     convs = sum((a * c.kernel**2 + 1) * c.width for a, c in zip(widths, trunk.convs, strict=False))
     fc = (256 * 36 + 1) * 4096 + 4097 * 4096 + 4097 * 1000
@@ -38,15 +42,15 @@ def test_torchvision_trunk_has_torchvisions_61_million_parameters():
 
 
 def test_flags_name_the_same_presets_and_trunks():
-    assert set(flags.PRESETS) == set(models.PRESETS)
-    assert set(flags.TRUNKS) == {"alexnet32", *models.TRUNKS}
-    assert all(models.trunk_of(name, "mini").size == flags.SIZES[name] for name in flags.TRUNKS)
+    assert set(flags.PRESETS) == set(alexnet.PRESETS)
+    assert set(flags.TRUNKS) == {"alexnet32", *alexnet.TRUNKS}
+    assert all(alexnet.trunk_of(name, "mini").size == flags.SIZES[name] for name in flags.TRUNKS)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_gradients_reach_conv1_from_each_loss_alone(which):
     torch.manual_seed(0)
-    net = Network(models.PRESETS["mini"], 1, 20, {"conv2": 2, "conv3": 4})
+    net = Network(alexnet.PRESETS["mini"], 1, 20, {"conv2": 2, "conv3": 4})
     weights = [0.0, 0.0, 0.0]
     weights[which] = 1.0
     logits, heads = net(torch.randn(4, 1, 32, 32))
@@ -72,11 +76,11 @@ def test_shared_layers_start_equal_in_every_arm():
     nets = {}
     for arm in flags.ARMS[:5]:
         branches = losses.branches_of(arm, LEVELS, [], 3)
-        nets[arm] = Network(models.PRESETS["mini"], 1, 20, branches.outputs(), seed=3)
+        nets[arm] = Network(alexnet.PRESETS["mini"], 1, 20, branches.outputs(), seed=3)
     for arm, net in nets.items():
         for name in ("conv1", "conv5", "fc6", "fc8"):
             assert torch.equal(getattr(net, name).weight, getattr(nets["A0"], name).weight), (arm, name)
-    assert not torch.equal(Network(models.PRESETS["mini"], 1, 20, seed=4).conv1.weight, nets["A0"].conv1.weight)
+    assert not torch.equal(Network(alexnet.PRESETS["mini"], 1, 20, seed=4).conv1.weight, nets["A0"].conv1.weight)
 
 
 def test_arms_fit_what_they_should():
@@ -95,9 +99,9 @@ def test_arms_fit_what_they_should():
 
 
 def test_a5_has_as_many_parameters_as_a1():
-    trunk = models.PRESETS["mini"]
-    aware = models.parameters_of(Network(trunk, 1, 20, losses.branches_of("A1", LEVELS, [], 0).outputs()))
-    wide = models.parameters_of(Network(models.widened(trunk, 1, 20, aware), 1, 20))
+    trunk = alexnet.PRESETS["mini"]
+    aware = alexnet.parameters_of(Network(trunk, 1, 20, losses.branches_of("A1", LEVELS, [], 0).outputs()))
+    wide = alexnet.parameters_of(Network(alexnet.widened(trunk, 1, 20, aware), 1, 20))
     assert abs(wide - aware) / aware < 0.005
 
 
@@ -175,7 +179,7 @@ def test_two_epochs_overfit_images_whose_colour_gives_the_group():
         height, width = (8, 3) if label % 2 else (3, 8)
         pixels[i, y : y + height, x : x + width] = colour
     torch.manual_seed(0)
-    net = Network(models.PRESETS["mini"], 3, 4, {"conv2": 2}, seed=1)
+    net = Network(alexnet.PRESETS["mini"], 3, 4, {"conv2": 2}, seed=1)
     table = torch.tensor([0, 0, 1, 1])
     x = images.prepared(torch.from_numpy(pixels), torch.tensor([0.1] * 3), torch.tensor([0.2] * 3), 32)
     y = torch.from_numpy(labels)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hierarchy_cnn_torch import probes
+from hierarchy_cnn_torch.method import probes
 
 
 def data(seed=0, num=400):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from hierarchy_cnn_torch import images, loop, losses
+from hierarchy_cnn_torch.data import images
+from hierarchy_cnn_torch.method import branches as losses
+from hierarchy_cnn_torch.training import loop
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.torch_runtime import World
 

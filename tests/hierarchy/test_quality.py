@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch import quality
+from hierarchy_cnn_torch.method import label_quality
 
 LEVEL = np.arange(12) // 3
 
@@ -19,20 +19,20 @@ def made_up_predictions(labels, level, rng, confusion=0.9):
 
 def test_planted_flips_are_half_near_half_far_and_never_the_old_label():
     labels = np.random.default_rng(0).integers(0, 12, 5000)
-    noisy, kind = quality.plant_noise(labels, LEVEL, 0.02, 1)
+    noisy, kind = label_quality.plant_noise(labels, LEVEL, 0.02, 1)
     assert (kind == 1).sum() == (kind == 2).sum() == 50
     assert ((noisy != labels) == (kind > 0)).all()
     assert (LEVEL[noisy[kind == 1]] == LEVEL[labels[kind == 1]]).all()
     assert (LEVEL[noisy[kind == 2]] != LEVEL[labels[kind == 2]]).all()
-    again = quality.plant_noise(labels, LEVEL, 0.02, 1)
+    again = label_quality.plant_noise(labels, LEVEL, 0.02, 1)
     assert (again[0] == noisy).all()
     allowed = labels != 3
-    assert not quality.plant_noise(labels, LEVEL, 0.02, 1, allowed)[1][labels == 3].any()
+    assert not label_quality.plant_noise(labels, LEVEL, 0.02, 1, allowed)[1][labels == 3].any()
 
 
 def test_classes_alone_in_their_group_only_get_far_flips():
     labels = np.zeros(100, int)
-    _, kind = quality.plant_noise(labels, np.array([0, 1, 1]), 0.1, 0)
+    _, kind = label_quality.plant_noise(labels, np.array([0, 1, 1]), 0.1, 0)
     assert (kind == 1).sum() == 0
 
 
@@ -40,9 +40,9 @@ def test_far_flips_are_easier_than_near_ones_and_both_beat_chance():
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 12, 6000)
     probabilities = made_up_predictions(labels, LEVEL, rng)
-    noisy, kind = quality.plant_noise(labels, LEVEL, 0.02, 3)
-    scores = quality.label_scores(probabilities, noisy, [LEVEL])
-    found = quality.retrieval(scores["s2"], kind)
+    noisy, kind = label_quality.plant_noise(labels, LEVEL, 0.02, 3)
+    scores = label_quality.label_scores(probabilities, noisy, [LEVEL])
+    found = label_quality.retrieval(scores["s2"], kind)
     assert found["auroc_far"] > found["auroc_near"] > 0.8 and found["auroc_near"] < 1
     assert found["precision_far"] > 0.3
 
@@ -51,7 +51,7 @@ def test_scores_equal_a_loop():
     rng = np.random.default_rng(4)
     p = rng.dirichlet(np.ones(12) * 0.3, 200)
     labels = rng.integers(0, 12, 200)
-    scores = quality.label_scores(p, labels, [LEVEL])
+    scores = label_quality.label_scores(p, labels, [LEVEL])
     for n in range(200):
         order = np.argsort(-p[n])
         height = {(a, b): 0 if a == b else (1 if LEVEL[a] == LEVEL[b] else 2) for a in range(12) for b in range(12)}
@@ -64,21 +64,21 @@ def test_scores_equal_a_loop():
 
 def test_retrieval_of_a_perfect_and_a_useless_score():
     kind = np.array([0] * 90 + [1] * 5 + [2] * 5)
-    perfect = quality.retrieval((kind > 0).astype(float), kind)
+    perfect = label_quality.retrieval((kind > 0).astype(float), kind)
     assert perfect["auroc_near"] == perfect["auroc_far"] == perfect["precision_all"] == 1
-    assert quality.retrieval(np.zeros(100), kind)["auroc_all"] == 0.5
+    assert label_quality.retrieval(np.zeros(100), kind)["auroc_all"] == 0.5
 
 
 def test_a_split_class_is_the_first_redundant_pair():
     rng = np.random.default_rng(5)
     labels = np.repeat(np.arange(12), 100)
-    split = quality.split_class(labels, 7, 12, 0)
+    split = label_quality.split_class(labels, 7, 12, 0)
     assert (split == 12).sum() == 50 and ((split == 12) <= (labels == 7)).all()
     probabilities = made_up_predictions(labels, LEVEL, rng)
     wide = np.concatenate([probabilities, np.zeros((len(labels), 1))], 1)
     half = rng.random(len(labels))
     wide[:, 12], wide[:, 7] = wide[:, 7] * half, wide[:, 7] * (1 - half)
-    first = quality.redundant_pairs(quality.out_of_fold_counts(wide, split))[0]
+    first = label_quality.redundant_pairs(label_quality.out_of_fold_counts(wide, split))[0]
     assert first[:2] == (7, 12)
 
 
@@ -90,7 +90,7 @@ def test_duplicates_across_classes_are_found():
     images[252] = images[12]
     labels = np.arange(300) % 7
     labels[252] = labels[12]  # same label: no issue
-    pairs = quality.duplicates(quality.difference_hash(images), labels, block=64)
+    pairs = label_quality.duplicates(label_quality.difference_hash(images), labels, block=64)
     assert (10, 250) in [p[:2] for p in pairs] and (11, 251) in [p[:2] for p in pairs]
     assert (12, 252) not in [p[:2] for p in pairs] and len(pairs) == 2
-    assert quality.difference_hash(images[:, :28, :28, :1]).shape == (300,)
+    assert label_quality.difference_hash(images[:, :28, :28, :1]).shape == (300,)

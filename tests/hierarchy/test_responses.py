@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hierarchy_cnn_torch import responses
+from hierarchy_cnn_torch.method import responses
 
 
 def batches_of(values, labels, size=64):
@@ -76,7 +76,7 @@ def test_streaming_holds_no_image_by_channel_matrix(tmp_path):
 
     code = f"""
 import numpy as np, pathlib, re
-from hierarchy_cnn_torch import responses, selectivity
+from hierarchy_cnn_torch.method import responses, selectivity
 def anon():
     return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read()).group(1))
 def batches():

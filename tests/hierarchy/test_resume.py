@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hierarchy_cnn_torch import loop
+from hierarchy_cnn_torch.training import loop
 from reproduction.runtime.run_folder import Stop, read_metrics
 from reproduction.runtime.torch_runtime import World
 

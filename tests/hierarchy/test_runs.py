@@ -11,7 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch import analyze, flags, images, summary
+from hierarchy_cnn_torch import analyze, flags
+from hierarchy_cnn_torch.data import images
+from hierarchy_cnn_torch.report import summary
 from hierarchy_cnn_torch.viewer import pack
 from hierarchy_cnn_torch.viewer.from_run import view_of_run
 from hierarchy_cnn_torch.viewer.view import write

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch import selectivity
+from hierarchy_cnn_torch.method import selectivity
 
 GROUP = np.array([True, True, False, False, False])
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
-from hierarchy_cnn_torch import seriation, trees
+from hierarchy_cnn_torch.method import seriation, trees
 
 
 def random_distance(size, rng):

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from scipy.cluster.hierarchy import fcluster
 
-from hierarchy_cnn_torch import metrics, similarity
+from hierarchy_cnn_torch.method import similarity, statistics
 from reproduction.runtime.run_folder import UserError
 
 L100 = [np.arange(100) // 50, np.arange(100) // 5]
 
 
 def planted(per_class=100, seed=0):
-    return metrics.planted_confusion(L100, per_class, 0.67, [0.55, 0.3, 0.15], seed)
+    return statistics.planted_confusion(L100, per_class, 0.67, [0.55, 0.3, 0.15], seed)
 
 
 def ari(a, b):
-    return metrics.tree_agreement([np.asarray(a)], [np.asarray(b)])[f"ari_{int(np.max(a)) + 1}"]
+    return statistics.tree_agreement([np.asarray(a)], [np.asarray(b)])[f"ari_{int(np.max(a)) + 1}"]
 
 
 def test_confusion_counts_equal_a_loop():
@@ -93,7 +93,7 @@ def test_complete_linkage_collapses_on_sparse_confusions():
 
 def test_average_linkage_at_1000_classes():
     levels = [np.arange(1000) // 500, np.arange(1000) // 100, np.arange(1000) // 20]
-    counts = metrics.planted_confusion(levels, 50, 0.67, [0.6, 0.2, 0.12, 0.08], 0)
+    counts = statistics.planted_confusion(levels, 50, 0.67, [0.6, 0.2, 0.12, 0.08], 0)
     cuts = similarity.cut(similarity.dendrogram(similarity.profile_distance(counts)), [2, 10, 50])
     assert all(ari(truth, found) >= 0.99 for truth, found in zip(levels, cuts, strict=True))
 

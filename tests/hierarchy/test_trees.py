@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch import trees
+from hierarchy_cnn_torch.method import trees
 from reproduction.runtime.run_folder import UserError
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

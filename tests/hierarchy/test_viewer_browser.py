@@ -13,7 +13,7 @@ L10 = [np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1]), np.array([0, 0, 1, 2, 3, 3, 3, 
 
 
 def make(folder, size, levels, shares, per_class, channels):
-    from hierarchy_cnn_torch import trees
+    from hierarchy_cnn_torch.method import trees
     from hierarchy_cnn_torch.viewer import export
     from hierarchy_cnn_torch.viewer.view import write
 
@@ -76,7 +76,7 @@ def test_i1_a_node_selects_its_classes_and_bands_change_colour(page):
 
 
 def test_i1_group_figures_are_those_of_the_metrics(page, ten):
-    from hierarchy_cnn_torch.metrics import group_report
+    from hierarchy_cnn_torch.method.statistics import group_report
 
     report = group_report(ten[1][-1], L10[0])
     nodes = page.js("blocks.nodes")
@@ -176,7 +176,7 @@ def test_i6_orders_are_shared(page, ten):
 
 
 def test_i7_response_columns_are_resorted_and_a_channel_is_explained(page, ten):
-    from hierarchy_cnn_torch.selectivity import class_selectivity
+    from hierarchy_cnn_torch.method.selectivity import class_selectivity
     from hierarchy_cnn_torch.viewer.view import scaled_bytes
 
     page.after(lambda: page.page.keyboard.press("2"))

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch import seriation, trees
+from hierarchy_cnn_torch.method import seriation, trees
 from hierarchy_cnn_torch.viewer import pack
 from hierarchy_cnn_torch.viewer.view import View, scaled_bytes, triangle_bytes, write
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
@@ -75,7 +75,7 @@ def test_byte_maps():
 
 def test_order_in_the_page_is_the_seriation(files, tmp_path):
     folder, counts, _, _ = files
-    from hierarchy_cnn_torch.similarity import profile_distance
+    from hierarchy_cnn_torch.method.similarity import profile_distance
 
     tree = trees.tree_of(L10, [f"class {i:03d}" for i in range(10)])
     trees.save_tree(tmp_path / "tree.json", tree)

@@ -12,10 +12,10 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from hierarchy_cnn_torch import seriation, similarity, trees
 from hierarchy_cnn_torch.flags import ARM_NAMES
-from hierarchy_cnn_torch.measure import npz
-from hierarchy_cnn_torch.responses import class_correlation
+from hierarchy_cnn_torch.method import seriation, similarity, trees
+from hierarchy_cnn_torch.method.responses import class_correlation
+from hierarchy_cnn_torch.report.measure import npz
 
 # Okabe-Ito colours and a line style each: readable without colour vision
 STYLES = {"A0": ("#000000", "-"), "A1": ("#D55E00", "-"), "A2": ("#0072B2", "--"), "A3": ("#009E73", ":"),
@@ -109,7 +109,7 @@ def f3_probes(seeds: Seeds, path: Path) -> None:
 
 def f4_responses(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
     """Response map of conv5, columns by relevance to the first group of the coarsest level."""
-    from hierarchy_cnn_torch.selectivity import column_order
+    from hierarchy_cnn_torch.method.selectivity import column_order
 
     arrays = npz(folder / "analysis" / "profiles.npz")
     levels, order = orders_of(seed, folder)

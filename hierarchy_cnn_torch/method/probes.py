@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hierarchy_cnn_torch.metrics import chance_corrected
+from hierarchy_cnn_torch.method.statistics import chance_corrected
 
 PENALTIES = (1e-4, 1e-2)
 

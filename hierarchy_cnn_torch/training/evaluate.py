@@ -10,9 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hierarchy_cnn_torch import images, responses
-from hierarchy_cnn_torch.images import Data
-from hierarchy_cnn_torch.models import Network, trunk_of
+from hierarchy_cnn_torch.data import images
+from hierarchy_cnn_torch.data.images import Data
+from hierarchy_cnn_torch.method import responses
+from hierarchy_cnn_torch.networks.alexnet import Network, trunk_of
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.torch_runtime import read_checkpoint
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import datasets
 from datasets.split import stratified
-from hierarchy_cnn_torch import quality, trees
+from hierarchy_cnn_torch.method import label_quality, trees
 from reproduction.runtime.run_folder import UserError
 from reproduction.runtime.torch_runtime import generator
 
@@ -74,12 +74,12 @@ def load(config: Mapping[str, Any]) -> Data:
     if config["split_class"] >= 0:
         if config["split_class"] >= len(names):
             raise UserError(f"--split-class: {config['split_class']}, allowed are 0 to {len(names) - 1}")
-        planted = quality.split_class(labels, config["split_class"], len(names), config["seed"])
+        planted = label_quality.split_class(labels, config["split_class"], len(names), config["seed"])
         names = [*names, f"{names[config['split_class']]} (second label)"]
     if config["label_noise"]:
         level = trees.choose_levels(noise_tree(config, names), [])[-1]
         allowed = labels != config["split_class"]
-        planted, kind = quality.plant_noise(planted, level, config["label_noise"], config["seed"], allowed)
+        planted, kind = label_quality.plant_noise(planted, level, config["label_noise"], config["seed"], allowed)
     if config["folds"]:
         # DEVIATION HCN-D08: out-of-fold predictions, so that planted labels are judged by networks that never saw them
         parts = np.random.RandomState(SUBSET_SEED).permutation(len(labels)) % config["folds"]

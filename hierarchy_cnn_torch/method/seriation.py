@@ -12,7 +12,7 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
-from hierarchy_cnn_torch.trees import Node
+from hierarchy_cnn_torch.method.trees import Node
 
 
 def min_plus(a: np.ndarray, b: np.ndarray) -> np.ndarray:

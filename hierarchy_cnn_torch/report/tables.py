@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hierarchy_cnn_torch.flags import ARM_NAMES
-from hierarchy_cnn_torch.metrics import paired_interval
+from hierarchy_cnn_torch.method.statistics import paired_interval
 from reproduction.runtime.run_folder import write_bytes
 
 Seeds = Sequence[Mapping[str, Any]]

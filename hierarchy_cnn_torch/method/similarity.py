@@ -8,7 +8,7 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
-from hierarchy_cnn_torch.trees import check_levels
+from hierarchy_cnn_torch.method.trees import check_levels
 from reproduction.runtime.run_folder import UserError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import hypergeom, rankdata
 
-from hierarchy_cnn_torch.metrics import distinct_splits
+from hierarchy_cnn_torch.method.statistics import distinct_splits
 
 EXACT_BELOW = 1000  # groupings; 10 classes in two groups of 4 and 6 have 210
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hierarchy_cnn_torch import figures, tables
+from hierarchy_cnn_torch import plots
+from hierarchy_cnn_torch.report import tables
 from reproduction.runtime.run_folder import UserError, read_json, shown, together
 
 
@@ -44,10 +45,10 @@ def _summarise(row: Path) -> None:
     out.mkdir(exist_ok=True)
     tables.write_all(seeds, origin_of(folders), out)
     for name, needs, draw in (
-        ("F3", "probes", figures.f3_probes),
-        ("F5", "selectivity", figures.f5_selectivity),
-        ("F7", "gap", figures.f7_gaps),
-        ("F8", "curves", figures.f8_curves),
+        ("F3", "probes", plots.f3_probes),
+        ("F5", "selectivity", plots.f5_selectivity),
+        ("F7", "gap", plots.f7_gaps),
+        ("F8", "curves", plots.f8_curves),
     ):
         held = [seed for seed in seeds if needs in seed]
         if held:

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hierarchy_cnn_torch import flags, images, losses
-from hierarchy_cnn_torch.images import Data
-from hierarchy_cnn_torch.losses import Branches
-from hierarchy_cnn_torch.models import Network
+from hierarchy_cnn_torch import flags
+from hierarchy_cnn_torch.data import images
+from hierarchy_cnn_torch.data.images import Data
+from hierarchy_cnn_torch.method.branches import Branches, gradient_norms, loss_weights, total_loss
+from hierarchy_cnn_torch.networks.alexnet import Network
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.run_folder import MetricsLog, Stop, shown
 from reproduction.runtime.torch_runtime import World
@@ -151,9 +152,7 @@ def run(
         epoch = p["epoch"]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, epoch)
-        weights = losses.loss_weights(
-            config["schedule"], len(branches.taps), config["lambda"], epoch, config["epochs"], given
-        )
+        weights = loss_weights(config["schedule"], len(branches.taps), config["lambda"], epoch, config["epochs"], given)
         order = torch.randperm(count, generator=runtime.generator(seed, "order", epoch))
         augment = images.Augment(seed, epoch, count) if config["augment"] == "crop_flip" else None
         began, last = time.monotonic(), min(steps, limit - epoch * steps)
@@ -174,22 +173,22 @@ def run(
             with runtime.autocast(device, config["amp"]):
                 logits, heads = net(x)
             logits, branch_logits = logits.float(), [heads[tap].float() for tap in branches.taps]
-            loss = losses.total_loss(logits, branch_logits, train_labels[here], maps, weights)
+            loss = total_loss(logits, branch_logits, train_labels[here], maps, weights)
             (loss / len(batch)).backward()
             share_gradients(network, world)
-            norms = losses.gradient_norms(network, names)
+            norms = gradient_norms(network, names)
             optimizer.step()
             totals = torch.stack([loss.detach(), (logits.argmax(1) == train_labels[here]).sum().to(loss.dtype)])
             runtime.reduce_sum(world, totals)
-            total_loss, right = totals.tolist()
+            summed, right = totals.tolist()
             at = epoch * steps + p["step"]
-            bad = torch.tensor(at if not math.isfinite(total_loss) else -1)
+            bad = torch.tensor(at if not math.isfinite(summed) else -1)
             runtime.check_finite(bad, f"{config['arm']}, epoch {epoch + 1}", len(batch), folder / "checkpoints")
-            p["sums"] = [a + b for a, b in zip(p["sums"], (total_loss, right, float(len(batch))), strict=True)]
+            p["sums"] = [a + b for a, b in zip(p["sums"], (summed, right, float(len(batch))), strict=True)]
             p["gradients"].append(norms.flatten().tolist())
             p["step"] += 1
             bar.update(len(batch))
-            bar.set_postfix(loss=f"{total_loss / len(batch):.3f}", refresh=False)
+            bar.set_postfix(loss=f"{summed / len(batch):.3f}", refresh=False)
             due = bool(config["checkpoint_steps"]) and (at + 1) % config["checkpoint_steps"] == 0
             leaving = runtime.agreed(world, stop.requested)
             if (due or leaving) and p["step"] < steps and world.rank == 0:

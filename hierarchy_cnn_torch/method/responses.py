@@ -209,7 +209,7 @@ def class_correlation(profiles: np.ndarray) -> np.ndarray:
     Returns:
       float64 [K, K].
     """
-    from hierarchy_cnn_torch.similarity import correlation
+    from hierarchy_cnn_torch.method.similarity import correlation
 
     centred = profiles - profiles.mean(0)
     sd = centred.std(0)

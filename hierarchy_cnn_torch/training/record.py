@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from hierarchy_cnn_torch import deviations, loop, losses, metrics, similarity, trees
-from hierarchy_cnn_torch.images import Data
-from hierarchy_cnn_torch.losses import Branches
-from hierarchy_cnn_torch.models import Network, parameters_of
+from hierarchy_cnn_torch import deviations
+from hierarchy_cnn_torch.data.images import Data
+from hierarchy_cnn_torch.method import similarity, statistics, trees
+from hierarchy_cnn_torch.method.branches import Branches, choose_betas, joined
+from hierarchy_cnn_torch.networks.alexnet import Network, parameters_of
+from hierarchy_cnn_torch.training import loop
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, shown
@@ -90,15 +92,15 @@ def finish(
         found["test_top5_accuracy"] = {"last": top_k_accuracy(test, labels, 5)}
     counts = similarity.confusion_matrix(labels, test.argmax(1), len(data.names))
     for level in trees.levels_of(tree):
-        accuracy = metrics.group_report(counts, level)["accuracy"]
+        accuracy = statistics.group_report(counts, level)["accuracy"]
         found[f"group_accuracy/{int(level.max()) + 1}"] = {"last": float(accuracy)}  # type: ignore[arg-type]
     details: dict[str, Any] = {"branches": branches.outputs(), "curve_images": len(data.curve)}
     if branches.taps:
         logs, head_logs = loop.log_softmax([test_logits])[0], loop.log_softmax(test_heads)
-        betas = losses.choose_betas(
+        betas = choose_betas(
             loop.log_softmax([val_logits])[0], loop.log_softmax(val_heads), branches.labels, data.labels[data.val]
         )
-        product = losses.joined(logs, head_logs, branches.labels, betas).argmax(1)
+        product = joined(logs, head_logs, branches.labels, betas).argmax(1)
         found["test_accuracy_product"] = {"last": float((product == labels).mean())}
         details["betas"] = betas
         for tap, scores, table in zip(branches.taps, test_heads, branches.labels, strict=True):
@@ -116,7 +118,7 @@ def finish(
 
 
 def _noise_tree(config: dict[str, Any], data: Data) -> trees.Node:
-    from hierarchy_cnn_torch.images import named_tree, noise_tree
+    from hierarchy_cnn_torch.data.images import named_tree, noise_tree
 
     if config["label_noise"]:
         return noise_tree(config, data.names)

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from datasets.split import stratified
-from hierarchy_cnn_torch import analysis, metrics, probes, quality, responses, selectivity, similarity, trees
-from hierarchy_cnn_torch.images import Data, named_tree
+from hierarchy_cnn_torch.data.images import Data, named_tree
+from hierarchy_cnn_torch.method import label_quality, probes, responses, selectivity, similarity, statistics, trees
+from hierarchy_cnn_torch.training import evaluate
 from reproduction.runtime.arrays import read_npz
 from reproduction.runtime.run_folder import UserError, read_json, read_metrics, shown
 from reproduction.runtime.torch_runtime import generator
@@ -27,6 +28,21 @@ def npz(path: Path) -> dict[str, np.ndarray]:
       UserError: missing or unreadable.
     """
     return read_npz(path, hint="run that arm again with --overwrite")
+
+
+def flat_config(seed_folder: Path) -> dict[str, Any]:
+    """Flags of the seed's A0.
+
+    Raises:
+      UserError: stage 1 is missing; names the command.
+    """
+    folder = seed_folder / "A0"
+    if not (folder / "DONE").exists():
+        raise UserError(
+            f"{shown(folder)}: no finished stage 1; run: python hierarchy_cnn_torch/train.py --stage flat "
+            f"--out {shown(folder)}"
+        )
+    return dict(read_json(folder / "config.json", "dataset", "seed"))
 
 
 def study_tree(seed_folder: Path, flat: Mapping[str, Any], names: list[str]) -> tuple[trees.Node, str]:
@@ -56,7 +72,7 @@ def everything(
     what = config["what"].split(",")
     derived = trees.levels_of(trees.load_tree(seed_folder / "A0" / "tree.json", data.names))
     if kind == "official" and derived:
-        found["agreement"] = metrics.tree_agreement(levels, derived)
+        found["agreement"] = statistics.tree_agreement(levels, derived)
     if "confusion" in what:
         found["T1"] = confusion_tables(seed_folder, data, levels, config)
         first = found["T1"]["A0"]["levels"]
@@ -81,7 +97,7 @@ def everything(
     if "probes" in what:
         probe_tables(seed_folder, flat, config, data, levels, device, found)
     if "quality" in what and config["folds"]:
-        found["quality"] = label_quality(seed_folder, data)
+        found["quality"] = study_labels(seed_folder, data)
         found["metrics"] |= {f"quality_{name}": value for name, value in found["quality"]["retrieval"].items()}
     found["metrics"] = {k: float(v) for k, v in found["metrics"].items() if v is not None and math.isfinite(v)}
     return found
@@ -98,15 +114,15 @@ def confusion_tables(
         counts = similarity.confusion_matrix(labels, predicted, len(data.names))
         rows = []
         for level in levels:
-            row: dict[str, Any] = dict(metrics.block_diagonality(counts, level, config["permutations"]))
-            row["within_95"] = metrics.within_interval(labels, predicted, level, config["bootstrap"])
-            report = metrics.group_report(counts, level)
+            row: dict[str, Any] = dict(statistics.block_diagonality(counts, level, config["permutations"]))
+            row["within_95"] = statistics.within_interval(labels, predicted, level, config["bootstrap"])
+            report = statistics.group_report(counts, level)
             row |= {"accuracy": report["accuracy"], "corrected": report["corrected"]}
             rows.append(row)
         out[arm] = {
-            "levels": rows, "height": metrics.mistake_severity(counts, levels),
-            "nested": metrics.nested_shares(counts, levels),
-            "conditional": metrics.conditional_accuracy(counts, levels),
+            "levels": rows, "height": statistics.mistake_severity(counts, levels),
+            "nested": statistics.nested_shares(counts, levels),
+            "conditional": statistics.conditional_accuracy(counts, levels),
             "counts": counts.tolist() if len(data.names) <= 200 else None,
         }  # fmt: skip
     return out
@@ -179,26 +195,26 @@ def layer_statistics(
 ) -> None:  # fmt: skip
     """C4 and C5: responses of A0, per layer; class correlation over kept epochs, selectivity at the last one."""
     folder = seed_folder / "A0"
-    network = analysis.rebuild(flat, data)
+    network = evaluate.rebuild(flat, data)
     count = min(config["response_images"] or len(data.test_labels), len(data.test_labels))
     index = np.sort(stratified(data.test_labels, count, 3)[0])
     pixels, labels = data.test_images[index], data.test_labels[index]
     layers = [*network.response_layers()]
-    epochs = analysis.kept_epochs(folder)
+    epochs = evaluate.kept_epochs(folder)
     mantel: dict[str, dict[str, Any]] = {name: {} for name in layers}
     arrays: dict[str, np.ndarray] = {}
     for epoch in epochs:
-        analysis.load_epoch(network, folder, epoch)
+        evaluate.load_epoch(network, folder, epoch)
         if epoch == epochs[-1]:
-            streamed = analysis.stream_responses(
+            streamed = evaluate.stream_responses(
                 network, data, pixels, labels, index, flat, device, layers, config["response"], out / "responses"
             )
             profiles = {name: sums.mean() for name, (sums, _) in streamed.items()}
         else:
-            profiles = analysis.class_profiles(network, data, pixels, labels, flat, device, layers, config["response"])
+            profiles = evaluate.class_profiles(network, data, pixels, labels, flat, device, layers, config["response"])
         for name, profile in profiles.items():
             correlation = responses.class_correlation(profile)
-            mantel[name][str(epoch)] = metrics.mantel(correlation, levels, 999)
+            mantel[name][str(epoch)] = statistics.mantel(correlation, levels, 999)
             arrays[f"{name}/{epoch}"] = profile.astype(np.float32)
     chosen: dict[str, list[dict[str, Any]]] = {}
     for name in layers[:-1]:
@@ -219,7 +235,7 @@ def layer_statistics(
             ]
             shares.append(np.max(per_group, 0))
         arrays[f"simg/{name}"] = np.stack(shares).astype(np.float32)
-    from hierarchy_cnn_torch.results import write_npz
+    from hierarchy_cnn_torch.training.record import write_npz
 
     write_npz(out / "profiles.npz", **{key.replace("/", "__"): value for key, value in arrays.items()})
     coarsest = [rows[0] for rows in chosen.values()]
@@ -243,7 +259,7 @@ def probe_tables(
 ) -> None:  # fmt: skip
     """C2, C3, T2: chance-corrected probe accuracy of A0 per tap, level and kept epoch, with random-group controls."""
     folder = seed_folder / "A0"
-    network = analysis.rebuild(flat, data)
+    network = evaluate.rebuild(flat, data)
     count = min(config["probe_images"], len(data.train))
     train = data.train[np.sort(stratified(data.labels[data.train], count, 5)[0])]
     size = min(config["probe_test_images"] or len(data.test_labels), len(data.test_labels))
@@ -257,14 +273,14 @@ def probe_tables(
     truth = [data.labels[train], data.labels[val], data.test_labels[test]]
     table: dict[str, Any] = {}
     purity: dict[str, Any] = {}
-    epochs = analysis.kept_epochs(folder)
+    epochs = evaluate.kept_epochs(folder)
     for epoch in epochs:
-        analysis.load_epoch(network, folder, epoch)
+        evaluate.load_epoch(network, folder, epoch)
         parts = [
-            analysis.probe_features(network, data, pixels, flat, device)
+            evaluate.probe_features(network, data, pixels, flat, device)
             for pixels in (data.images[train], data.images[val], data.test_images[test])
         ]
-        for tap in analysis.PROBE_TAPS:
+        for tap in evaluate.PROBE_TAPS:
             features = [part[tap] for part in parts]
             for name, (level,) in questions.items():
                 value = probes.probe(features, truth, level)
@@ -275,7 +291,9 @@ def probe_tables(
             if epoch == epochs[-1]:
                 purity[tap] = probes.kmeans_purity(features[2].numpy()[:2000], levels[0][truth[2][:2000]])
     e90 = {
-        tap: {name: metrics.epoch_to_90([int(e) for e in curve], list(curve.values())) for name, curve in rows.items()}
+        tap: {
+            name: statistics.epoch_to_90([int(e) for e in curve], list(curve.values())) for name, curve in rows.items()
+        }
         for tap, rows in table.items()
     }
     found["probes"], found["e90"], found["purity"] = table, e90, purity
@@ -292,7 +310,7 @@ def probe_tables(
     }  # fmt: skip
 
 
-def label_quality(seed_folder: Path, data: Data) -> dict[str, Any]:
+def study_labels(seed_folder: Path, data: Data) -> dict[str, Any]:
     """C8, T4: planted flips and the split class, found from out-of-fold predictions."""
     parts = [npz(path) for path in sorted(seed_folder.glob("fold*/fold.npz"))]
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -303,13 +321,13 @@ def label_quality(seed_folder: Path, data: Data) -> dict[str, Any]:
     spelled = trees.leaf_names(kept)
     tree = trees.load_tree(kept, [spelled.get(i, name) for i, name in enumerate(names)])
     levels = trees.levels_of(tree)
-    scores = quality.label_scores(joined["probabilities"], joined["labels"], levels)
+    scores = label_quality.label_scores(joined["probabilities"], joined["labels"], levels)
     use = joined["true_labels"] != twin  # the split class is a question of its own
-    out: dict[str, Any] = {"retrieval": quality.retrieval(scores["s2"][use], joined["kind"][use])}
+    out: dict[str, Any] = {"retrieval": label_quality.retrieval(scores["s2"][use], joined["kind"][use])}
     out["planted"] = {"near": int((joined["kind"] == 1).sum()), "far": int((joined["kind"] == 2).sum())}
-    plain = quality.retrieval(scores["s1"][use], joined["kind"][use])
+    plain = label_quality.retrieval(scores["s1"][use], joined["kind"][use])
     out["retrieval_s1"] = plain
-    pairs = quality.redundant_pairs(quality.out_of_fold_counts(joined["probabilities"], joined["labels"]))
+    pairs = label_quality.redundant_pairs(label_quality.out_of_fold_counts(joined["probabilities"], joined["labels"]))
     out["pairs"] = [[i, j, s] for i, j, s in pairs[:10]]
     if twin >= 0:
         ranks = [at for at, (i, j, _) in enumerate(pairs, 1) if (i, j) == (twin, len(data.names))]
@@ -321,8 +339,8 @@ def label_quality(seed_folder: Path, data: Data) -> dict[str, Any]:
         out[f"predicted_{name}"] = joined["probabilities"][order].argmax(1).tolist()
         out[f"planted_{name}"] = joined["kind"][order].tolist()
     first = np.sort(torch.randperm(len(data.images), generator=generator(0, "duplicates"))[:10000].numpy())
-    hashes = quality.difference_hash(data.images[first])
-    found = quality.duplicates(hashes, data.true_labels[first])
+    hashes = label_quality.difference_hash(data.images[first])
+    found = label_quality.duplicates(hashes, data.true_labels[first])
     out["duplicates"] = [[int(first[a]), int(first[b]), d] for a, b, d in found[:30]]
     out["duplicate_pairs"] = len(found)
     return out

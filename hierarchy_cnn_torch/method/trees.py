@@ -16,7 +16,7 @@ import numpy as np
 
 from reproduction.runtime.run_folder import UserError, read_json, write_json
 
-CONFIGS = Path(__file__).resolve().parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from scipy.stats import rankdata, t
 
-from hierarchy_cnn_torch.similarity import confusion_matrix
-from hierarchy_cnn_torch.trees import lca_height
+from hierarchy_cnn_torch.method.similarity import confusion_matrix
+from hierarchy_cnn_torch.method.trees import lca_height
 
 PERMUTATIONS = 9999
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hierarchy_cnn_torch.trees import random_levels
+from hierarchy_cnn_torch.method.trees import random_levels
 from reproduction.runtime.run_folder import UserError
 
 DEFAULT_TAPS = ("conv2", "conv3", "conv4")

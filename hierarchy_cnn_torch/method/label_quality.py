@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hierarchy_cnn_torch.selectivity import auroc
-from hierarchy_cnn_torch.similarity import confusion_matrix, row_normalised
-from hierarchy_cnn_torch.trees import lca_height
+from hierarchy_cnn_torch.method.selectivity import auroc
+from hierarchy_cnn_torch.method.similarity import confusion_matrix, row_normalised
+from hierarchy_cnn_torch.method.trees import lca_height
 
 
 def label_scores(probabilities: np.ndarray, labels: np.ndarray, levels: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

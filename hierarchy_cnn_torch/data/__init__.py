@@ -1,0 +1,1 @@
+"""The data of a run: images in their splits, planted label noise, tree files."""

@@ -1,0 +1,1 @@
+"""The ideas of the paper as functions on arrays and tensors."""

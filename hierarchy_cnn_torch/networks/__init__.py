@@ -1,0 +1,1 @@
+"""The AlexNet trunks and their branches."""

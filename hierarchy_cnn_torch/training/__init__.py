@@ -1,0 +1,1 @@
+"""The two stages: what is trained, evaluated and written down."""
