@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
@@ -15,8 +14,8 @@ import numpy as np
 from finegrained_torch import membership
 from finegrained_torch.cluster_jobs import on_disk
 from finegrained_torch.membership import Settings
-from reproduction.runtime.arrays import read_npz
-from reproduction.runtime.run_folder import UserError, shown, write_bytes
+from reproduction.runtime.arrays import read_npz, write_npz
+from reproduction.runtime.run_folder import UserError
 
 JOINT = -1  # the map of all classes
 JOINT_IMAGES = 20_000  # more would take as much memory as the clustering of all classes, and show no more
@@ -69,20 +68,6 @@ def make_maps(
         else:
             waiting = {label: pool.submit(map_one, path, own, settings) for label, own in rows.items()}
             made = {label: job.result() for label, job in waiting.items()}
-    buffer = io.BytesIO()
     arrays = {str(label): points for label, points in made.items()}
-    np.savez(buffer, key=np.array(key), **arrays)  # type: ignore[arg-type]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(file, buffer.getvalue())
+    write_npz(file, {"key": np.array(key), **arrays}, compress=False)
     return made
-
-
-def read_maps(file: Path) -> dict[int, np.ndarray]:
-    """The maps that the cluster stage made; empty where there are none."""
-    if not file.exists():
-        return {}
-    held = read_npz(file, hint="run --stage cluster --overwrite")
-    try:
-        return {int(name): points for name, points in held.items() if name != "key"}
-    except ValueError:
-        raise UserError(f"{shown(file)}: not the maps of a clustering; run --stage cluster --overwrite") from None

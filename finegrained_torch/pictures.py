@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from reproduction.runtime.figures import new_figure, save_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _CERTAIN, _UNCERTAIN, _RED, _GREY = "#c9a0b4", "#0797a8", "#c0392b", "#b8bec6"
 _TEN = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
@@ -22,23 +23,6 @@ _ROWS = 24  # clusters of one grid
 def colour(index: int) -> str:
     """Colour of the cluster with this place within its class; ten, then again."""
     return _TEN[index % len(_TEN)]
-
-
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **options)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
 
 
 def _scatter(axis: Axes, points: np.ndarray, colours: Any, size: float) -> None:
@@ -76,7 +60,7 @@ def class_map(
       fine: int64 [n] or None, then the third panel is left out. name: of the class.
     """
     panels = 2 if fine is None else 3
-    figure, axes = _figure(5 * panels, 5.2, 1, panels)
+    figure, axes = new_figure(5 * panels, 5.2, 1, panels)
     size = _dots(len(points))
     labels = np.unique(pseudo[pseudo >= 0]).tolist()
     place = {label: at for at, label in enumerate(labels)}
@@ -99,12 +83,12 @@ def class_map(
             _legend(axes[0, 2], [(fine_names[kind], colour(at[kind])) for kind in kinds])
         axes[0, 2].set_title("true subclass", fontsize=10)
     figure.suptitle(f"{name}: 2-D UMAP of all its images (a fit of its own, only for looking)", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def joint_map(path: Path, points: np.ndarray, coarse: np.ndarray, certain: np.ndarray, names: Sequence[str]) -> None:
     """Picture 2: one map of all classes, by coarse class and by certainty (after the authors' CIFAR10.png)."""
-    figure, axes = _figure(11, 5.4, 1, 2)
+    figure, axes = new_figure(11, 5.4, 1, 2)
     size = _dots(len(points))
     _scatter(axes[0, 0], points, [colour(label) for label in coarse.tolist()], size)
     if len(names) <= _LABELLED:
@@ -117,7 +101,7 @@ def joint_map(path: Path, points: np.ndarray, coarse: np.ndarray, certain: np.nd
     figure.suptitle(
         f"2-D UMAP of {len(points):,} images of all classes (the clustering itself is per class)", fontsize=11
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _image(axis: Axes, image: np.ndarray, frame: str | None = None) -> None:
@@ -158,7 +142,7 @@ def cluster_grid(
     if not labels:
         return
     columns = 2 * _EXAMPLES + 1
-    figure, axes = _figure(
+    figure, axes = new_figure(
         0.62 * columns + 1.9, 0.74 * len(labels) + 0.9, len(labels), columns,
         gridspec_kw={"width_ratios": [1] * _EXAMPLES + [0.25] + [1] * _EXAMPLES},
     )  # fmt: skip
@@ -186,7 +170,7 @@ def cluster_grid(
     cut = f", the first {_ROWS} of {len(every)}" if len(every) > _ROWS else ""
     right = "" if fine is None else "; right: true subclasses"
     figure.suptitle(f"{name}: clusters (left: id and images{right}){cut}", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def certainty_examples(
@@ -204,7 +188,7 @@ def certainty_examples(
       mean_prediction: float [N, C], rows sum to 1.
     """
     classes = np.unique(coarse).tolist()[:_LABELLED]
-    figure, axes = _figure(1.02 * _EXAMPLES + 1.6, 1.32 * 2 * len(classes) + 0.8, 2 * len(classes), _EXAMPLES)
+    figure, axes = new_figure(1.02 * _EXAMPLES + 1.6, 1.32 * 2 * len(classes) + 0.8, 2 * len(classes), _EXAMPLES)
     for row, label in enumerate(classes):
         own = np.flatnonzero(coarse == label)
         order = own[np.argsort(uncertainty[own], kind="stable")]
@@ -225,7 +209,7 @@ def certainty_examples(
                 f"{names[label]}\n{word} certain", rotation=0, ha="right", va="center", fontsize=8
             )
     figure.suptitle("U and mean prediction over the views (red: wrong, U above 1)", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def uncertainty_histogram(
@@ -235,7 +219,7 @@ def uncertainty_histogram(
     classes = np.unique(coarse).tolist()[:_LABELLED]
     columns = min(len(classes), 4)
     rows = -(-len(classes) // columns)
-    figure, axes = _figure(4.2 * columns, 3.0 * rows, rows, columns)
+    figure, axes = new_figure(4.2 * columns, 3.0 * rows, rows, columns)
     bins = np.linspace(0, 2, 41)
     for axis in axes.flat[len(classes) :]:
         axis.axis("off")
@@ -253,7 +237,7 @@ def uncertainty_histogram(
             axis.legend(fontsize=7)
         axis.set_title(f"{names[label]}: U > 1 (wrong) {100 * np.mean(values > 1):.2f} %", fontsize=9)
         axis.set(xlabel="uncertainty U", ylabel="images")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def confusions(path: Path, matrices: Sequence[tuple[str, np.ndarray]], names: Sequence[str]) -> None:
@@ -262,7 +246,7 @@ def confusions(path: Path, matrices: Sequence[tuple[str, np.ndarray]], names: Se
     Args:
       matrices: (title, int [C, C] counts, rows are true classes).
     """
-    figure, axes = _figure(5.0 * len(matrices), 4.7, 1, len(matrices))
+    figure, axes = new_figure(5.0 * len(matrices), 4.7, 1, len(matrices))
     image = None
     for axis, (title, matrix) in zip(axes[0], matrices, strict=True):
         share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -278,7 +262,7 @@ def confusions(path: Path, matrices: Sequence[tuple[str, np.ndarray]], names: Se
                 axis.text(j, i, f"{matrix[i, j]:,}", ha="center", va="center", fontsize=7, color=shade)
     if image is not None:
         figure.colorbar(image, ax=list(axes[0]), label="% of the true class", shrink=0.8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def contingency(
@@ -290,7 +274,7 @@ def contingency(
       table: int [K, J]. clusters: id of each row. parent: coarse class of each row. fine_names: of the columns.
     """
     rows, columns = table.shape
-    figure, axes = _figure(min(0.45 * columns + 2.6, 26), min(0.32 * rows + 1.6, 24))
+    figure, axes = new_figure(min(0.45 * columns + 2.6, 26), min(0.32 * rows + 1.6, 24))
     axis = axes[0, 0]
     share = 100 * table / np.maximum(table.sum(1, keepdims=True), 1)
     image = axis.imshow(share, cmap="cividis", vmin=0, vmax=100, aspect="auto")
@@ -307,18 +291,18 @@ def contingency(
     axis.set(xlabel="true subclass", ylabel="cluster (certain images)")
     axis.set_title("Clusters against true subclasses", fontsize=10)
     figure.colorbar(image, ax=axis, label="% of the cluster")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def lr_curves(path: Path, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Picture 7a: the curve of each LR range test and the rate taken.
+    """Picture 7: the curve of each LR range test and the rate taken.
 
     Args:
       found: (row, {"lr": [...], "loss": [...], "suggestion": rate or None}).
     """
     columns = min(len(found), 3)
     rows = -(-len(found) // columns)
-    figure, axes = _figure(4.2 * columns, 3.0 * rows, rows, columns)
+    figure, axes = new_figure(4.2 * columns, 3.0 * rows, rows, columns)
     for axis in axes.flat[len(found) :]:
         axis.axis("off")
     for axis, (title, curve) in zip(axes.flat, found, strict=False):
@@ -329,27 +313,4 @@ def lr_curves(path: Path, found: Sequence[tuple[str, Mapping[str, Any]]]) -> Non
         axis.set_xscale("log")
         axis.set_title(title, fontsize=9)
         axis.set(xlabel="learning rate", ylabel="smoothed loss")
-    _save(figure, path)
-
-
-def training_curves(path: Path, found: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> None:
-    """Picture 7b: training and validation loss, and validation accuracy, of every training by epoch.
-
-    Args:
-      found: (row, lines of metrics.jsonl with step, train_loss, val_loss, val_acc).
-    """
-    figure, axes = _figure(14, 4.4, 1, 3)
-    for axis, key, title in zip(
-        axes[0], ("train_loss", "val_loss", "val_acc"), ("training loss", "validation loss", "validation accuracy"),
-        strict=True,
-    ):  # fmt: skip
-        for at, (name, lines) in enumerate(found):
-            steps = [line["step"] for line in lines if key in line]
-            values = [line[key] for line in lines if key in line]
-            style = ("-", "--", ":")[at // len(_TEN) % 3]
-            axis.plot(steps, values, style, color=colour(at), marker=".", markersize=4, linewidth=1.2, label=name)
-        axis.set(xlabel="epoch", title=title)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.25)
-    axes[0, 2].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    _save(figure, path)
+    save_figure(figure, path)

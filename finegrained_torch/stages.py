@@ -234,7 +234,7 @@ def multi_head(setting: Setting) -> None:
 
 
 def report(setting: Setting) -> None:
-    """report.md, metrics.json and figures/ from what the other stages wrote."""
+    """Writes report.md, report.html and figures/ from what the other stages wrote."""
     from finegrained_torch import report as writer
 
     writer.write_report(setting.out, config=setting.config)

@@ -1,18 +1,11 @@
-"""Names of the rows of the main table, and the table itself over seeds: mean, spread, difference to base, McNemar.
+"""Names of the rows of the main table; no framework is imported here.
 
-No framework is imported here. A row is `<dataset>-<profile>[-variant]`; the variants are below, in the table's order.
+A row is `<dataset>-<profile>[-variant]`; the variants are below, in the table's order.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
-
-from reproduction.compare.claims import interval
+from collections.abc import Sequence
 
 BASE = ""
 # variant -> title, in the order of section 7.1 of the specification, then the controls of 7.3
@@ -87,56 +80,3 @@ def ordered(suffixes: Sequence[str]) -> list[str]:
     """Variants in the order of the table, others behind."""
     order = {name: place for place, name in enumerate(TITLES)}
     return sorted(set(suffixes), key=lambda name: (order.get(name, len(order)), name))
-
-
-def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
-    """Mean and standard deviation as text: "97.10 ± 0.12"; one value stands alone, none is "-"."""
-    shown = [scale * value for value in values if math.isfinite(value)]
-    if not shown:
-        return "-"
-    mean = f"{statistics.fmean(shown):.{digits}f}"
-    return mean if len(shown) < 2 else f"{mean} ± {statistics.stdev(shown):.{digits}f}"
-
-
-def difference(ours: Mapping[int, float], base: Mapping[int, float]) -> str:
-    """Paired difference over the seeds both have, in points, with its 95 percent t interval.
-
-    Args:
-      ours, base: seed -> accuracy as a fraction.
-    """
-    seeds = sorted(ours.keys() & base.keys())
-    if not seeds:
-        return "-"
-    points = [100 * (ours[seed] - base[seed]) for seed in seeds]
-    bounds = interval(points)
-    text = f"{statistics.fmean(points):+.2f}"
-    return text if bounds is None else f"{text} [{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
-
-
-def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, int, float]:
-    """Exact McNemar test of two classifiers on the same images.
-
-    Args:
-      correct_a, correct_b: bool [n], whether each image is classified correctly.
-    Returns:
-      (images only a gets right, images only b gets right, two-sided p of the exact binomial test; 1.0 where they
-      never differ).
-    Raises:
-      ValueError: if the lengths differ.
-    Source: McNemar 1947, in its exact form; ours.
-    """
-    if correct_a.shape != correct_b.shape:
-        raise ValueError(f"{correct_a.shape} and {correct_b.shape}: predictions of different test sets")
-    only_a = int(np.count_nonzero(correct_a & ~correct_b))
-    only_b = int(np.count_nonzero(correct_b & ~correct_a))
-    if only_a + only_b == 0:
-        return 0, 0, 1.0
-    from scipy.stats import binomtest
-
-    return only_a, only_b, float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; a bar within a cell is escaped."""
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)

@@ -56,6 +56,8 @@ class About(Strict):
     across: Literal["steps", "epochs"] = "steps"  # what they are logged at
     curves_note: str = ""  # what a reader of the curves has to know
     pictures: tuple[Picture, ...] = ()  # pictures of a seed that no record lists
+    pairs: tuple[tuple[str, str], ...] = ()  # variants compared image by image; "" is the base row, "*" each other one
+    names: dict[str, str] = {}  # label of a line in a table of details -> what is printed for it
 
 
 class Column(Strict):
@@ -135,6 +137,26 @@ class Side(Strict):
     metric: str
     variant: str = ""
     selection: Selection = "last"
+
+
+class DetailColumn(Strict):
+    """A column of a table of details."""
+
+    key: str  # of the entry
+    name: str
+    form: str = ".2f"  # Python's format of a number
+    scale: float = 1.0
+
+
+class DetailTable(Strict):
+    """A table of entries of the records' details, as mean and standard deviation over seeds; for the report only."""
+
+    title: str
+    path: str = ""  # keys below `details`, with "/" between; "*" is each key; empty: one line a row, metrics too
+    key: str = "class"  # names the line where the path ends at a list
+    labels: tuple[str, ...] = ()  # column names of what "*" and `key` stand for
+    columns: tuple[DetailColumn, ...]
+    note: str = ""
 
 
 class Claim(Strict):
@@ -225,6 +247,7 @@ class Paper(Strict):
     row: tuple[OurRow, ...] = ()
     shown: tuple[Shown, ...] = ()
     claim: tuple[Claim, ...] = ()
+    details: tuple[DetailTable, ...] = ()
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Paper:

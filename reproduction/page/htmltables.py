@@ -9,6 +9,7 @@ from itertools import groupby
 from reproduction.compare import export
 from reproduction.compare.claims import Result
 from reproduction.compare.comparison import Comparison, Line
+from reproduction.compare.extras import Extra
 
 CLASSES = {
     "consistent": "good", "supported": "good", "above paper": "cyan", "below paper": "bad", "not supported": "bad",
@@ -104,6 +105,12 @@ def seeds_table(lines: Sequence[Line]) -> str:
     if not rows:
         return ""
     return f"<details><summary>Every seed</summary>{table(('row', 'quantity', 'seed: value'), rows)}</details>"
+
+
+def extra_table(extra: Extra) -> str:
+    """A further table of a paper, folded away."""
+    note = f'<p class="soft">{escape(extra.note)}</p>' if extra.note else ""
+    return f"<details><summary>{escape(extra.title)}</summary>{note}{table(extra.head, extra.rows)}</details>"
 
 
 def published(comparison: Comparison) -> str:

@@ -19,10 +19,12 @@ from datasets.terminal import any_terminal
 from reproduction.compare import export
 from reproduction.compare.collect import Collection, Entry, RowRuns
 from reproduction.compare.comparison import Comparison, given
+from reproduction.compare.extras import extras_of
 from reproduction.compare.tables import About, load_tables, paper_of
+from reproduction.compare.tabular import markdown_table
 from reproduction.page.curves import row_charts
 from reproduction.page.gallery import Budget, gallery, without_folders
-from reproduction.page.htmltables import claims_table, lines_table, not_run, published, seeds_table, table
+from reproduction.page.htmltables import claims_table, extra_table, lines_table, not_run, published, seeds_table, table
 from reproduction.runtime.record import commit_and_dirty
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
@@ -84,6 +86,7 @@ def paper_section(comparison: Comparison, found: Collection, page: Path, budget:
         lines_table(ran) if ran else "<p>Nothing has been run yet.</p>",
         seeds_table(ran),
         "<h3>Claims</h3>" + claims_table(comparison.claims) if comparison.claims else "",
+        *(extra_table(extra) for extra in extras_of(comparison.paper, found)),
     ]
     sections = [row_section(groups[name], titles.get(name, ""), about, page, budget) for name in order]
     parts += sections
@@ -195,6 +198,9 @@ def markdown_report(comparisons: Sequence[Comparison], found: Collection) -> str
     """The same tables as Markdown, with what was not run and what was left out."""
     parts = ["# Results\n\nGenerated from records by `make report`; how verdicts are reached: docs/results.md."]
     parts.append(export.markdown(comparisons).strip())
+    for comparison in comparisons:
+        for extra in extras_of(comparison.paper, found):
+            parts += [f"### {extra.title}", extra.note, markdown_table(extra.head, extra.rows)]
     if found.problems:
         parts.append("## Left out\n\n" + "\n".join(f"* {without_folders(problem)}" for problem in found.problems[:200]))
     return "\n\n".join(parts) + "\n"

@@ -1,6 +1,5 @@
-"""The report from run folders that were made without training: every number in it follows from the files."""
+"""`--stage report` on run folders that were made without training: every number in it follows from the files."""
 
-import json
 import re
 import shutil
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finegrained_torch import gather, report, tables
+from finegrained_torch import report, tables
 from reproduction.runtime.run_folder import UserError
 
 from . import toy_runs
@@ -16,103 +15,107 @@ from . import toy_runs
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Three seeds, and the report of the first."""
+    """Three seeds; the Markdown report and the page of the first."""
     folder = toy_runs.make(tmp_path_factory.mktemp("runs"))
     path = report.write_report(folder)
-    return folder, path.read_text(), json.loads((folder / "metrics.json").read_text())
+    return folder, path.read_text(), (folder / "report.html").read_text()
 
 
-def accuracy(folder, variant):
-    held = np.load(folder / toy_runs.FOLDERS[variant][1] / "predictions.npz")
-    return 100 * float((held["labels"] == held["predicted"]).mean())
+def correct(folder, variant):
+    with np.load(folder / toy_runs.FOLDERS[variant][1] / "predictions.npz") as stored:
+        return stored["labels"] == stored["predicted"]
 
 
-def row(text, title):
-    (line,) = [line for line in text.split("\n## Row against row")[0].splitlines() if line.startswith(f"| {title} |")]
-    return [cell.strip() for cell in line.strip("|").split("|")]
+def section(text, title):
+    return text.partition(f"### {title}\n")[2].partition("\n#")[0]
 
 
-def test_main_table_holds_mean_spread_and_paired_difference(made):
+def lines(text, *cells):
+    """The cells of the table lines that begin with `cells`."""
+    start = "".join(f"| {cell} " for cell in cells) + "|"
+    found = [line for line in text.splitlines() if line.startswith(start)]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in found]
+
+
+def test_every_row_stands_with_mean_and_spread(made):
     folder, text, _ = made
-    seeds = [folder.parent / f"seed{seed}" for seed in (42, 43, 44)]
-    base = [accuracy(seed, "") for seed in seeds]
     for variant in toy_runs.FOLDERS:
-        cells = row(text, tables.title(variant))
-        ours = [accuracy(seed, variant) for seed in seeds]
-        assert cells[6] == f"{np.mean(ours):.2f} ± {np.std(ours, ddof=1):.2f}"
-        if variant:
-            gaps = np.subtract(ours, base)
-            assert cells[7].startswith(f"{gaps.mean():+.2f} [")
-            low, high = map(float, re.findall(r"[+-]\d+\.\d+", cells[7])[1:])
-            assert low <= gaps.mean() <= high
-    assert row(text, "base")[1] == "-" and row(text, "FT pseudo (plain)")[1] == "10"
-    order = [text.index(f"| {tables.title(name)} |") for name in tables.ordered(list(toy_runs.FOLDERS))]
-    assert order == sorted(order)
+        ours = [100 * correct(folder.parent / f"seed{seed}", variant).mean() for seed in (42, 43, 44)]
+        row = tables.row_name("mnist5k-cpu", variant)
+        expected = f"{np.mean(ours):.2f} ± {np.std(ours, ddof=1):.2f} (3)"
+        assert any(expected in cell for cells in lines(text, row) for cell in cells), row
+    trained = section(text, "What each row trained on")
+    assert lines(trained, "mnist5k-cpu")[0][1:] == ["-", "0.05", "2", "180"]
+    assert lines(trained, "mnist5k-cpu-ft")[0][1:] == ["10.0", "0.05", "2", "180"]
+    order = [tables.row_name("mnist5k-cpu", name) for name in tables.ordered(list(toy_runs.FOLDERS))]
+    printed = [line.split(" | ")[0].removeprefix("| ") for line in trained.splitlines() if "mnist5k" in line]
+    assert sorted(printed) == sorted(order)
 
 
 def test_mcnemar_lines_follow_from_the_predictions(made):
-    folder, text, facts = made
-    (pair,) = [test for test in facts["mcnemar"] if (test["a"], test["b"]) == ("ft", "")]
-    assert set(pair["seeds"]) == {"42", "43", "44"}
-    for seed, (only_a, only_b, p) in pair["seeds"].items():
-        held = [
-            np.load(folder.parent / f"seed{seed}" / toy_runs.FOLDERS[name][1] / "predictions.npz")
-            for name in ("ft", "")
-        ]
-        a, b = [one["labels"] == one["predicted"] for one in held]
-        assert (only_a, only_b) == (np.sum(a & ~b), np.sum(b & ~a)) and 0 <= p <= 1
-        assert only_b == 0 and f"{only_a:.0f} : 0, p" in text  # the toy's gains only add
-    assert {(test["a"], test["b"]) for test in facts["mcnemar"]} >= {
-        ("mh09", "ft"),
-        ("ft", "ft-random"),
-        ("ft-true", "ft"),
-    }
+    folder, text, page = made
+    table = section(text, "Row against row, image by image")
+    (cells,) = lines(table, "mnist5k-cpu-ft", "mnist5k-cpu")
+    assert "seed 42 | seed 43 | seed 44" in table
+    for seed, cell in zip((42, 43, 44), cells[2:], strict=True):
+        a, b = (correct(folder.parent / f"seed{seed}", name) for name in ("ft", ""))
+        only_a, only_b, p = re.fullmatch(r"(\d+) : (\d+), p = (\S+)", cell).groups()
+        assert (int(only_a), int(only_b)) == (np.sum(a & ~b), np.sum(b & ~a)) and 0 <= float(p) <= 1
+        assert cell in page
+    base = "mnist5k-cpu"
+    for a, b in (("mh09", "ft"), ("ft", "ft-random"), ("ft-true", "ft")):
+        assert len(lines(table, f"{base}-{a}", f"{base}-{b}")) == 1
+    assert len(lines(table, f"{base}-ft-random", base)) == 1 and not lines(table, base, base)
 
 
 def test_claims_are_answered_with_numbers(made):
-    _, text, facts = made
-    lines = {line.split()[1]: line for line in text.splitlines() if line.startswith("* FGL-")}
-    answers = {claim["id"]: claim["answer"] for claim in facts["claims"]}
-    assert set(lines) == set(answers)
-    assert answers["FGL-C1"] == "yes" and "**yes**" in lines["FGL-C1"] and "points" in lines["FGL-C1"]
-    assert answers["FGL-C4-noise"] == "yes" and answers["FGL-C5-random"] == "yes"
-    assert answers["FGL-C5-pixels"] == "no"  # the toy's pixel labels are the truth
-    assert answers["FGL-B1"] == "yes" and answers["FGL-B2"] == "yes" and answers["FGL-B3"] == "yes"
-    assert answers["FGL-C6-base"] == "not run" and "**not run**" in lines["FGL-C6-base"]
-    assert len(re.findall(r"\(seeds: ([^)]*)\)", lines["FGL-C1"])[0].split(",")) == 3
-
-
-def test_the_report_says_where_controls_are_as_good(made):
     _, text, _ = made
-    for name in ("digits 0-4", "digits 5-9"):
-        (line,) = [line for line in text.splitlines() if line.startswith(f"* {name}: the method's ARI is")]
-        assert "better: k-means on pixels" in line
-        assert "about as good: k-means in the same 4-d space" in line and "worse: random" in line
-    assert "inflated" in text and "of the uncertain" in text
+    claims = {cells[0].split(":")[0]: cells for cells in lines(text.partition("### Claims")[2]) if "FGL-" in cells[0]}
+    for name in ("C1", "C4-noise", "C5-random", "B1", "B2", "B3"):
+        assert claims[f"FGL-{name}"][4].startswith("supported"), name
+    assert "points" in claims["FGL-C1"][2] and claims["FGL-C1"][3] == "3"
+    assert claims["FGL-C5-pixels"][4].startswith("not supported")  # the toy's pixel labels are the truth
+    assert "FGL-C6-base" not in claims  # not run
 
 
-def test_every_picture_that_is_named_exists_and_can_be_read(made):
-    folder, text, facts = made
-    named = re.findall(r"!\[[^\]]*\]\(figures/([^)]+)\)", text)
-    assert named == facts["figures"]
-    wanted = {
-        "map_class0.png", "map_class1.png", "map_joint.png", "clusters_class0.png", "clusters_class1.png",
-        "contingency.png", "certainty.png", "uncertainty.png", "confusion.png", "lr_find.png", "training.png",
-    }  # fmt: skip
-    assert wanted == set(named)
-    for name in named:
+def test_the_report_shows_where_controls_are_as_good(made):
+    _, text, page = made
+    table = section(text, "Clusters against the known subclasses, by coarse class")
+    names = {"random": "random sub-labels, same cluster sizes", "kmeans": "k-means in the same 4-d space, same k",
+             "pixels": "k-means on pixels, same k", "found": "UMAP + HDBSCAN (the method)"}  # fmt: skip
+    for label in ("digits 0-4", "digits 5-9"):
+        ari = {}
+        for kind, title in names.items():
+            (cells,) = lines(table, "mnist5k-cpu", title, label)
+            ari[kind] = float(cells[3].split(" ± ")[0])
+        assert ari["pixels"] == 1 > ari["found"] == ari["kmeans"] > ari["random"] + 0.3
+    assert "Inflated" in text and "says that the method adds nothing there" in text
+    clusters = section(text, "Clusters of each coarse class")
+    assert len(lines(clusters, "mnist5k-cpu", "digits 0-4")) == 1 and "silhouette" in clusters
+    assert "Clusters of each coarse class" in page
+    (noise,) = lines(section(text, "Images between clusters, with all images clustered"), "mnist5k-cpu")
+    assert noise[1].startswith("100.0") and noise[2].startswith("0.0")  # the toy's uncertain images are all noise
+
+
+def test_every_plot_exists_and_stands_on_the_page(made):
+    folder, _, page = made
+    wanted = {"certainty.png", "uncertainty.png", "confusion.png", "lr_find.png"}
+    assert {path.name for path in (folder / "figures").iterdir()} == wanted
+    for name in wanted:
         with Image.open(folder / "figures" / name) as image:
             assert image.width > 300 and np.asarray(image.convert("L")).std() > 5
+    for title in ("Uncertainty U of the", "The most and the least", "Confusion of base", "Learning-rate range tests"):
+        assert re.search(rf'<img alt="{title}', page), title
+    assert "val_acc over epochs" in page  # training curves, of every row
 
 
 def test_a_lone_stage_is_reported_and_nothing_is_claimed(made, tmp_path):
     alone = tmp_path / "mine"
     shutil.copytree(made[0] / "classifier", alone / "classifier")
     text = report.write_report(alone).read_text()
-    assert "| base |" in text and "FT pseudo" not in text.split("## Claims")[0].split("\n* ")[0]
-    assert "1 seed: read no difference as settled" in text
-    assert re.findall(r"(FGL-\S+) \*\*yes", text) == ["FGL-B1"]  # a bar on each seed is no claim over seeds
-    (alone / "classifier" / "mnist5k" / "predictions.npz").unlink()
+    assert lines(text, "mnist5k-cpu") and "mnist5k-cpu-ft" not in text and "Row against row" not in text
+    assert re.findall(r"(FGL-\S+):.* \| supported", text) == ["FGL-B1"]  # a bar on each seed is no claim over seeds
+    (alone / "classifier" / "mnist5k" / "predictions.npz").write_bytes(b"PK")
     with pytest.raises(UserError, match="predictions.npz.*--overwrite"):
         report.write_report(alone)
 
@@ -123,22 +126,33 @@ def test_unfinished_rows_are_left_out(made, tmp_path):
             shutil.copytree(made[0].parent / name / below, tmp_path / name / below)
     (tmp_path / "seed43" / toy_runs.FOLDERS["ft"][1] / "DONE").unlink()
     (tmp_path / "seed44").mkdir()  # just begun
-    runs = gather.read_seeds(tmp_path / "seed42")
-    assert [run.seed for run in runs] == [42, 43] and "ft" in runs[0].rows and "ft" not in runs[1].rows
-    table = report.main_table(runs, tables.ordered(list(runs[0].rows)), {})
-    assert "FT pseudo (plain) (1 of 2 seeds)" in table
+    text = report.write_report(tmp_path / "seed42").read_text()
+    assert "(1)" in lines(text, "mnist5k-cpu-ft")[0][3] and "(2)" in lines(text, "mnist5k-cpu")[0][3]
+
+
+def test_a_run_by_hand_has_a_row_for_each_variant(made, tmp_path):
+    for variant in ("", "ft", "mh09"):
+        stage, below = toy_runs.FOLDERS[variant]
+        folder = tmp_path / below
+        shutil.copytree(made[0] / below, folder)
+        (folder / "record.json").unlink()
+        toy_runs.finish(folder, stage, variant, 42, {"accuracy": {"best_on_val": 0.5}}, {}, row="mnist5k-custom")
+    text = report.write_report(tmp_path).read_text()
+    for row in ("mnist5k-custom", "mnist5k-custom-ft", "mnist5k-custom-mh09"):
+        assert lines(text, row), row
 
 
 def test_nothing_to_report_on_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no finished stage to report on; --stage coarse is the first"):
         report.write_report(tmp_path)
     for name in ("cifar10", "mnist5k"):
-        toy_runs.finish(tmp_path / "classifier" / name, "coarse", "", 0, {}, {})
+        toy_runs.finish(tmp_path / "classifier" / name, "coarse", "", 0, {}, {}, dataset=name)
     with pytest.raises(UserError, match="several data sets"):
         report.write_report(tmp_path)
 
 
-def test_published_figures_stand_beside_pathmnist_and_nothing_beside_cifar():
+def test_published_numbers_stand_beside_pathmnist_and_nothing_beside_cifar():
     paper = report.paper_of("finegrained")
-    assert report._published(paper, "pathmnist") == {"": "90.836", "ft": "90.515", "ft-deep": "91.657"}
-    assert report._published(paper, "cifar10") == {}
+    rows = {row.row: [n.printed for n in paper.beside(row) if n.metric == "accuracy"] for row in paper.row}
+    assert [rows[f"pathmnist-paper{name}"] for name in ("", "-ft", "-ft-deep")] == [["90.836"], ["90.515"], ["91.657"]]
+    assert not any(numbers for row, numbers in rows.items() if row.startswith("cifar10"))

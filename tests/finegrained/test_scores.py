@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from finegrained_torch import scores, tables
+from reproduction.compare.extras import mcnemar
 
 
 def pair_ari(labels, truth):
@@ -112,10 +113,10 @@ def test_mcnemar_is_the_exact_binomial_test():
         second = np.array([False] * a + [True] * b + [True] * 7 + [False] * 3)
         n = a + b
         one_side = sum(math.comb(n, k) for k in range(min(a, b) + 1)) / 2**n if n else 1.0
-        only_a, only_b, p = tables.mcnemar(first, second)
+        only_a, only_b, p = mcnemar(first, second)
         assert (only_a, only_b) == (a, b) and p == pytest.approx(min(1.0, 2 * one_side))
     with pytest.raises(ValueError, match="different test sets"):
-        tables.mcnemar(np.ones(3, bool), np.ones(4, bool))
+        mcnemar(np.ones(3, bool), np.ones(4, bool))
 
 
 def test_rows_have_one_name_each():
@@ -133,11 +134,3 @@ def test_rows_have_one_name_each():
     assert tables.variant("multi-head", alpha=0.25) == "mh025"
     assert tables.row_name("mnist5k-cpu", "ft") == "mnist5k-cpu-ft" and tables.row_name(None, "ft") is None
     assert tables.ordered(["zz", "mh09", "", "ft"]) == ["", "ft", "mh09", "zz"]
-
-
-def test_spread_and_paired_difference():
-    assert tables.spread([]) == "-" and tables.spread([0.5], 100) == "50.00"
-    assert tables.spread([0.97, 0.99], 100) == "98.00 ± 1.41"
-    assert tables.difference({0: 0.9, 1: 0.8}, {0: 0.89, 5: 0.1}) == "+1.00"
-    text = tables.difference({0: 0.90, 1: 0.80, 2: 0.85}, {0: 0.89, 1: 0.78, 2: 0.82})
-    assert text.startswith("+2.00 [-0.48, +4.48]")  # t(0.975, 2) = 4.303, s = 1, over sqrt(3)

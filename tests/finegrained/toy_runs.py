@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finegrained_torch import cluster_files, clustering, controls, maps, scores, tables
+from finegrained_torch import cluster_files, clustering, controls, scores, tables
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run
 
@@ -24,16 +24,21 @@ FOLDERS = {
 CONFIG = {"dataset": DATASET, "limit_train": IMAGES, "network": "small", "seed": 42}
 
 
-def finish(folder: Path, stage: str, variant: str, seed: int, metrics: dict, details: dict, artefacts=()) -> None:
-    """record.json, config.json and DONE, as `results.say` writes them."""
+def finish(
+    folder: Path, stage: str, variant: str, seed: int, metrics: dict, details: dict, artefacts=(), *,
+    dataset: str = DATASET, row: str = "",
+) -> None:  # fmt: skip
+    """record.json, config.json, manifest.json and DONE, as `results.say` writes them; `row` stands for all variants."""
     folder.mkdir(parents=True, exist_ok=True)
+    config = {**CONFIG, "seed": seed, "dataset": dataset}
     record = make_record(
-        paper="finegrained", row=tables.row_name("mnist5k-cpu", variant), stage=stage, seed=seed, argv=[],
-        config={**CONFIG, "seed": seed}, metrics=metrics, seconds=1.0, data={"file": "00"}, data_verified=True,
-        deviations=[], versions=versions_of("numpy"), deterministic=True, details=details, artefacts=artefacts,
+        paper="finegrained", row=row or tables.row_name("mnist5k-cpu", variant), stage=stage, seed=seed, argv=[],
+        config=config, metrics=metrics, seconds=1.0, data={"file": "00"}, data_verified=True, deviations=[],
+        versions=versions_of("numpy"), deterministic=True, details=details, artefacts=artefacts, curve="metrics.jsonl",
     )  # fmt: skip
-    (folder / "config.json").write_text(json.dumps({**CONFIG, "seed": seed}))
-    Run(folder, {**CONFIG, "seed": seed}, False).finish(record)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "manifest.json").write_text(json.dumps({"variant": variant}))
+    Run(folder, config, False).finish(record)
 
 
 def training(out: Path, variant: str, seed: int, correct: np.ndarray, truth: np.ndarray) -> None:
@@ -87,9 +92,6 @@ def clusters(out: Path, seed: int, images: np.ndarray, fine: np.ndarray, coarse:
     metrics |= {name: {"last": value} for name, value in between.items()}
     details["class_names"] = ["digits 0-4", "digits 5-9"]
     finish(below / "stages" / "cluster", "cluster", "", seed, metrics, details)
-    points = (features @ rng.standard_normal((features.shape[1], 2))).astype(np.float32)
-    rows = {str(label): points[coarse == label] for label in (0, 1)}
-    np.savez(below / "maps.npz", key=np.array("toy"), **{str(maps.JOINT): points}, **rows)
 
 
 def make(root: Path, seeds: tuple[int, ...] = (42, 43, 44)) -> Path:

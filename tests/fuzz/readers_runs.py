@@ -204,19 +204,15 @@ def clustering(path: Path) -> None:
 
 
 def maps(path: Path) -> None:
-    """The kept 2-D maps, and the kept result of one class."""
+    """The kept result of one class, which is read as the kept 2-D maps are."""
     from finegrained_torch import cluster_jobs
-    from finegrained_torch import maps as kept
 
     cluster_jobs._kept(path, "k")
-    kept.read_maps(path)
 
 
 def predictions(path: Path) -> None:
-    """predictions.npz of a finished training."""
-    from finegrained_torch.gather import predictions as read
-
-    read(path.parent)
+    """predictions.npz of a finished training, as the report reads it."""
+    arrays.read_npz(path, ("labels", "predicted"))
 
 
 def any_npz(path: Path) -> None:

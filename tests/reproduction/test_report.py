@@ -287,7 +287,7 @@ def test_pictures_of_a_seed_that_no_record_lists_stand_on_the_page_once(make, tm
     """Two rows share the seed's folder, as the fine-grained rows do; a link out of it is not followed."""
     (tmp_path / "secret.png").write_bytes(png(31, 31))
     wanted = paper_of("finegrained").paper.pictures
-    assert [item.path for item in wanted][:1] == ["figures/uncertainty.png"] and len(wanted) == 3
+    assert [item.path for item in wanted][:1] == ["figures/uncertainty.png"] and len(wanted) == 4
     seed = tmp_path / "runs" / "finegrained" / "mnist5k-cpu" / "seed42"
     for row, stage in (("mnist5k-cpu", "classifier/mnist5k"), ("mnist5k-cpu-ft", "fine-tuning/mnist5k/pseudo/plain")):
         made = make.record({"accuracy": make.metric(0.9)}, paper="finegrained", row=row, seed=42, stage=stage[:4])

@@ -1,0 +1,201 @@
+"""Further tables that a paper's toml asks for: rows compared image by image, and entries of the records' details."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reproduction.compare.collect import Collection, RowRuns, SeedRun
+from reproduction.compare.tables import DetailTable, Paper
+from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.run_folder import UserError
+
+PREDICTIONS = "predictions.npz"
+IMAGE_BY_IMAGE = (
+    "Test images that only a, and that only b, classifies correctly; p of the exact McNemar test. One seed is one pair "
+    "of networks: p says whether these two differ, not whether the methods do."
+)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A table with its title and a note for its reader; cells are plain text."""
+
+    title: str
+    note: str
+    head: tuple[str, ...]
+    rows: list[list[str]]
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, int, float]:
+    """Tests whether two classifiers differ on the same images.
+
+    Args:
+      correct_a: bool [N], whether a classifies each image correctly.
+      correct_b: bool [N], the same of b.
+    Returns:
+      (images only a gets right, images only b gets right, two-sided p of the exact binomial test in (0, 1]).
+    Raises:
+      ValueError: the lengths differ.
+    Source: McNemar 1947, in its exact form.
+    """
+    if correct_a.shape != correct_b.shape:
+        raise ValueError(f"{correct_a.shape} and {correct_b.shape}: predictions of different test sets")
+    only_a = int(np.count_nonzero(correct_a & ~correct_b))
+    only_b = int(np.count_nonzero(correct_b & ~correct_a))
+    if only_a + only_b == 0:
+        return 0, 0, 1.0
+    from scipy.stats import binomtest
+
+    return only_a, only_b, float(binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def predictions(run: SeedRun) -> dict[str, np.ndarray] | None:
+    """Reads `labels` and `predicted` of a run's test set.
+
+    Args:
+      run: one seed of a row.
+    Returns:
+      int64 [N] arrays by name; None where no stage with a test accuracy left its predictions in a run folder.
+    Raises:
+      UserError: the file is damaged.
+    """
+    for entry in reversed(run.entries):
+        path = entry.path.parent / PREDICTIONS
+        if entry.source == "runs" and "accuracy" in entry.record.metrics and path.is_file():
+            return read_npz(path, ("labels", "predicted"), "run its stage again with --overwrite")
+    return None
+
+
+def _pairs(paper: Paper, rows: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Rows (a, b) to compare: both exist and have the same base row; each pair once."""
+    bases = [row for row in rows if not any(row.startswith(f"{other}-") for other in rows)]
+    pairs = []
+    for base in bases:
+        variants = [row.removeprefix(base) for row in rows if row == base or row.startswith(f"{base}-")]
+        for left, right in paper.paper.pairs:
+            b = f"-{right}" if right else ""
+            for a in variants if left == "*" else [f"-{left}" if left else ""]:
+                if a != b and a in variants and b in variants:
+                    pairs.append((base + a, base + b))
+    yield from dict.fromkeys(pairs)
+
+
+def image_by_image(paper: Paper, found: Collection) -> Extra | None:
+    """Compares rows by McNemar's test, seed by seed, where run folders hold both rows' predictions.
+
+    Args:
+      paper: its `pairs` say which rows.
+      found: the records; a damaged file becomes one line of `found.problems`.
+    """
+    groups = {group.row: group for group in found.of(paper.paper.id)}
+    titles = paper.full_titles()
+    order = [row for row in titles if row in groups] + [row for row in groups if row not in titles]
+    correct: dict[str, dict[int, np.ndarray]] = {}
+    for row in order if paper.paper.pairs else ():
+        correct[row] = {}
+        for run in groups[row].runs:
+            try:
+                arrays = predictions(run)
+            except UserError as error:
+                found.problems.append(str(error))
+                continue
+            if arrays is not None:
+                correct[row][run.seed] = arrays["predicted"] == arrays["labels"]
+    seeds = sorted({seed for by_seed in correct.values() for seed in by_seed})
+    rows = []
+    for a, b in _pairs(paper, order):
+        cells = []
+        for seed in seeds:
+            if seed not in correct[a] or seed not in correct[b]:
+                cells.append("-")
+                continue
+            try:
+                only_a, only_b, p = mcnemar(correct[a][seed], correct[b][seed])
+                cells.append(f"{only_a} : {only_b}, p = {p:.2g}")
+            except ValueError as error:
+                found.problems.append(f"{a} and {b}, seed {seed}: {error}")
+                cells.append("-")
+        if any(cell != "-" for cell in cells):
+            rows.append([a, b, *cells])
+    head = ("a", "b", *(f"seed {seed}" for seed in seeds))
+    return Extra("Row against row, image by image", IMAGE_BY_IMAGE, head, rows) if rows else None
+
+
+def _entries(
+    value: Any, path: Sequence[str], key: str, labels: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The objects at the end of a path below a record's details, each with the labels on the way to it."""
+    if path:
+        steps = value if path[0] == "*" else [path[0]]
+        for step in steps if isinstance(value, dict) else ():
+            if step in value:
+                yield from _entries(value[step], path[1:], key, (*labels, step) if path[0] == "*" else labels)
+    elif isinstance(value, list):
+        yield from (((*labels, str(item.get(key, ""))), item) for item in value if isinstance(item, dict))
+    elif isinstance(value, dict):
+        yield labels, value
+
+
+def _over_seeds(values: Sequence[Any], form: str, scale: float) -> str:
+    """Mean ± standard deviation of the numbers among `values`; equal ones stand alone, none is "-"."""
+    numbers = [scale * v for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
+    if not numbers:
+        return "-"
+    text = format(statistics.fmean(numbers), f"z{form}")  # z: no minus before a zero
+    return text if len(set(numbers)) == 1 else f"{text} ± {format(statistics.stdev(numbers), form)}"
+
+
+def detail_table(table: DetailTable, groups: Sequence[RowRuns], names: Mapping[str, str]) -> Extra | None:
+    """Builds one table of the records' details over seeds; None where no record has the entry.
+
+    Args:
+      table: which entry, and its columns.
+      groups: the paper's rows, in order.
+      names: label of a line -> what is printed for it.
+    """
+    keys = [column.key for column in table.columns]
+    rows = []
+    for group in groups:
+        lines: dict[tuple[str, ...], list[Any]] = {}
+        class_names: Any = None
+        for run in group.runs:
+            top = table.path.split("/")[0] if table.path else ""
+            details = {name: _detail_or_metric(run, name) for name in ([top] if top else keys)}
+            class_names = class_names or run.detail("class_names")
+            path = table.path.split("/") if table.path else []
+            for labels, entry in _entries(details, path, table.key, ()):
+                lines.setdefault(labels, []).append(entry)
+        for labels, entries in lines.items():
+            cells = [_over_seeds([entry.get(c.key) for entry in entries], c.form, c.scale) for c in table.columns]
+            if any(cell != "-" for cell in cells):
+                rows.append([group.row, *(_name(label, names, class_names) for label in labels), *cells])
+    width = max((len(row) for row in rows), default=0) - len(keys) - 1
+    head = ("row", *table.labels[:width], *(column.name for column in table.columns))
+    return Extra(table.title, table.note, head, rows) if rows else None
+
+
+def _detail_or_metric(run: SeedRun, name: str) -> Any:
+    known = any(name in entry.record.details for entry in run.entries)
+    return run.detail(name) if known else run.figure(name, "last")
+
+
+def _name(label: str, names: Mapping[str, str], class_names: Any) -> str:
+    if isinstance(class_names, list) and label.isdigit() and int(label) < len(class_names):
+        return str(class_names[int(label)])
+    return names.get(label, label)
+
+
+def extras_of(paper: Paper, found: Collection) -> list[Extra]:
+    """Builds all further tables of one paper from what was found; a table without lines is left out."""
+    by_row = {group.row: group for group in found.of(paper.paper.id)}
+    titles = paper.full_titles()
+    order = [row for row in titles if row in by_row] + [row for row in by_row if row not in titles]
+    made = [image_by_image(paper, found)]
+    made += [detail_table(table, [by_row[row] for row in order], paper.paper.names) for table in paper.details]
+    return [extra for extra in made if extra is not None]
