@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.measure import Measure, number
+from class2str_tf.flags import FIRST
 from datasets import manifest
 from reproduction.compare.tables import paper_of
 from reproduction.launch.jobs import Command
@@ -133,9 +134,14 @@ def tensorflow_multiply_adds(graph: Any) -> int:
     return total
 
 
+def class2str_images(config: dict[str, Any]) -> int:
+    """Images of an epoch of Class2Str: --train-images is 0 for all, N, or first:N."""
+    return int(str(config["train_images"]).removeprefix(FIRST)) or images_of(config["dataset"])
+
+
 def _class2str(command: Command, config: dict[str, Any]) -> tuple[float, float]:
     side, channels = {"mnist": (28, 1), "imagenet": (224, 3)}.get(config["dataset"], (32, 3))
-    classes, count = manifest.entry(config["dataset"]).classes, images_of(config["dataset"])
+    classes, count = manifest.entry(config["dataset"]).classes, class2str_images(config)
     cnn, width, fc = _class2str_networks(json.dumps(config), (side, side, channels), classes)
     images = config["epochs"] * count
     if "fc_classif" in command.script:

@@ -255,3 +255,10 @@ def test_estimates_count_multiply_adds():
 def test_curve_becomes_an_entry():
     entry = Curve("part", "batch", [1, 2, 4], [1.0, 2.0, 4.0], "B").summary()
     assert entry["ours"] == pytest.approx(1) and entry["unit"] == "exponent" and entry["n"] == 3
+
+
+@pytest.mark.parametrize(("images", "counted"), [("first:50000", 50_000), (10_000, 10_000), (0, 60_000)])
+def test_hours_count_the_images_that_class2str_trains_on(images, counted):
+    from benchmarks import hours
+
+    assert hours.class2str_images({"dataset": "mnist", "train_images": images}) == counted
