@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from class2str_tf.hierarchy import compact, trie
+from reproduction.runtime.figures import draw_literally
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -264,6 +265,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     """Writes the PNG without the version of the program, so that equal pictures are equal files."""
+    draw_literally(figure)
     partial = path.with_name(f".{path.name}.partial")
     figure.savefig(partial, format="png", metadata={"Software": None})
     partial.replace(path)

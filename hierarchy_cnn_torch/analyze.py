@@ -118,8 +118,8 @@ def analyze_seed(config: dict[str, Any]) -> None:
             data = load()
             found = measure.everything(seed_folder, flat, config, data, device, run.folder)
             write_json(run.folder / "analysis.json", found)
-            artefacts = plots.draw_seed(found, seed_folder, data, run.folder)
-            artefacts += tables.write_all([found], f"Seed {flat['seed']} alone; {shown(seed_folder)}", run.folder)
+        artefacts = plots.draw_seed(found, seed_folder, data, run.folder)
+        artefacts += tables.write_all([found], f"Seed {flat['seed']} alone; {shown(seed_folder)}", run.folder)
         view = view_of_run(seed_folder, config["compare"], "", config["data_dir"])
         write(view, run.folder / "view.html", config["thumbs"])
         record = make_record(

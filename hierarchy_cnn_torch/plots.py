@@ -16,6 +16,7 @@ from hierarchy_cnn_torch.flags import ARM_NAMES
 from hierarchy_cnn_torch.method import seriation, similarity, trees
 from hierarchy_cnn_torch.method.responses import class_correlation
 from hierarchy_cnn_torch.report.measure import npz
+from reproduction.runtime.figures import draw_literally
 
 # Okabe-Ito colours and a line style each: readable without colour vision
 STYLES = {"A0": ("#000000", "-"), "A1": ("#D55E00", "-"), "A2": ("#0072B2", "--"), "A3": ("#009E73", ":"),
@@ -25,6 +26,7 @@ Seeds = Sequence[Mapping[str, Any]]
 
 def save(figure: Any, path: Path) -> None:
     """Writes and closes a figure."""
+    draw_literally(figure)
     figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 

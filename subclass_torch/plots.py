@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reproduction.runtime.figures import draw_literally
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -28,6 +30,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, np.n
 def _save(figure: Figure, path: Path) -> None:
     import matplotlib.pyplot as plt
 
+    draw_literally(figure)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
 
@@ -40,13 +43,15 @@ def neglection(path: Path, degrees: Sequence[Sequence[float]], neglected: Sequen
     for label in range(values.shape[1]):
         if label not in neglected:
             axis.plot(epochs, values[:, label], color=_GREY, linewidth=0.9, marker="." if len(values) == 1 else None)
+    lines = []
     for rank, label in enumerate(neglected):
         style = ("-", "--", ":", "-.")[rank % 4]
-        axis.plot(
+        lines += axis.plot(
             epochs, values[:, label], style, color=_RED, linewidth=2, marker="o", markersize=3, label=names[label]
         )
     if 0 < len(neglected) <= _LABELLED:
-        axis.legend(title="neglected", fontsize=8)
+        # without handles, a name that begins with _ is left out
+        axis.legend(handles=lines, title="neglected", fontsize=8)
     axis.set(xlabel="epoch of stage 1", ylabel="neglection degree (1 = no cancellation)")
     axis.set_title("How far each class's gradients cancel")
     _save(figure, path)

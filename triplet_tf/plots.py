@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reproduction.runtime.figures import draw_literally
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -93,5 +95,6 @@ def confusion(path: Path, matrix: np.ndarray, names: Sequence[str], accuracy: fl
         axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
         axis.set_yticks(range(len(names)), names, fontsize=8)
     figure.colorbar(image, ax=axis, label="% of the true class (errors only)", shrink=0.8)
+    draw_literally(figure)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)

@@ -34,6 +34,24 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def draw_literally(figure: Figure) -> None:
+    """Makes matplotlib draw every text as it is: a `$` in a class name is no mathematics. Call it before saving.
+
+    The powers of ten along a log axis stay mathematics.
+
+    Args:
+      figure: with all its texts.
+    """
+    from matplotlib.text import Text
+
+    axes_of_figure = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    powers = [axis.get_ticklabels(which="both") for axis in axes_of_figure if axis.get_scale() == "log"]
+    mathematics = {id(label) for labels in powers for label in labels}
+    for text in figure.findobj(Text):
+        if id(text) not in mathematics:
+            text.set_parse_math(False)
+
+
 def save_figure(figure: Figure, path: Path, dpi: float = 110, **options: Any) -> None:
     """Writes a figure as PNG, atomically and without matplotlib's version: equal plots are equal files.
 
@@ -43,6 +61,7 @@ def save_figure(figure: Figure, path: Path, dpi: float = 110, **options: Any) ->
       dpi: pixels per inch.
       **options: keyword arguments of `Figure.savefig`, such as `bbox_inches`.
     """
+    draw_literally(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, **options)
     path.parent.mkdir(parents=True, exist_ok=True)

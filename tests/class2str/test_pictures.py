@@ -6,6 +6,7 @@ from PIL import Image
 
 from class2str_tf import pictures
 from class2str_tf.codes import from_strings
+from tests.hostile_names import NAMES, refuse_mathematics
 
 
 def some_codes(num_classes, bits, seed=0):
@@ -81,3 +82,14 @@ def test_a_perfect_or_hopeless_curve_can_be_drawn(tmp_path):
     for accuracy in ([1.0, 1.0], [0.0], [0.5, 0.0, 0.0]):
         pictures.draw_prefix_curve(accuracy, tmp_path / "curve.png")
         assert ink(tmp_path / "curve.png").any()
+
+
+@pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout")
+def test_names_are_drawn_literally(tmp_path, monkeypatch):
+    refuse_mathematics(monkeypatch)
+    count = len(NAMES)
+    pictures.draw_tree(some_codes(count, 4), NAMES, tmp_path / "tree.png", np.arange(count), NAMES)
+    pictures.draw_tree(from_strings(["0101"] * count), NAMES, tmp_path / "shared.png")
+    pictures.draw_prefix_curve([0.9, 0.8], tmp_path / "prefixes.png", dataset="folder:$\\frac$")
+    for name in ("tree", "shared", "prefixes"):
+        assert ink(tmp_path / f"{name}.png").any()

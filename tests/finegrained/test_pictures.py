@@ -1,10 +1,12 @@
 """Pictures at their edges: no cluster, many classes, few images; and what they say in words."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from finegrained_torch import maps, pictures
 from finegrained_torch.membership import Settings
+from tests.hostile_names import NAMES, refuse_mathematics
 
 
 def readable(path):
@@ -84,3 +86,22 @@ def test_maps_are_kept_and_made_anew_for_other_features(tmp_path, monkeypatch):
     (tmp_path / "maps.npz").write_bytes(b"PK no")
     maps.make_maps(tmp_path / "maps.npz", features, coarse, Settings())
     assert len(ran) == 9  # a damaged file is made anew
+
+
+@pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout")
+def test_names_are_drawn_literally(tmp_path, monkeypatch):
+    refuse_mathematics(monkeypatch)
+    rng, count = np.random.default_rng(0), len(NAMES)
+    points, kinds = rng.standard_normal((3 * count, 2)), np.repeat(np.arange(count), 3)
+    certain, images = kinds % 2 == 0, rng.integers(0, 256, (3 * count, 8, 8, 3), dtype=np.uint8)
+    matrix, strength = rng.integers(1, 9, (count, count)), rng.random(3 * count)
+    out = lambda name: tmp_path / f"{name}.png"  # noqa: E731
+    pictures.class_map(out("map"), points, kinds, certain, kinds, NAMES[0], NAMES)
+    pictures.joint_map(out("joint"), points, kinds, certain, NAMES)
+    pictures.cluster_grid(out("grid"), images, kinds, strength, kinds, NAMES[0], NAMES)
+    pictures.certainty_examples(out("examples"), images, strength, kinds, np.eye(count)[kinds], NAMES)
+    pictures.uncertainty_histogram(out("u"), strength, kinds, certain, NAMES)
+    pictures.confusions(out("confusion"), [(NAMES[0], matrix), (NAMES[1], matrix)], NAMES)
+    pictures.contingency(out("table"), matrix, range(count), list(range(count)), NAMES)
+    for name in ("map", "joint", "grid", "examples", "u", "confusion", "table"):
+        assert readable(out(name))

@@ -17,6 +17,7 @@ import numpy as np
 from reproduction.runtime.run_folder import UserError
 from tests.fuzz import framework_targets, mutate, run_targets, seeds
 from tests.fuzz.engine import Target
+from tests.hostile_names import NAMES as HOSTILE
 
 WRONG = (UserError,)
 NAMES = ["a", "b", "c", "d"]
@@ -183,6 +184,22 @@ def growing(path: Path) -> None:
 _HALF = seeds.npy(np.ones((3, 2), np.float32))
 
 
+def drawn_names(path: Path) -> None:
+    """Class names along an axis and in a legend, as every paper draws them; none may fail."""
+    import warnings
+
+    from reproduction.runtime.figures import new_figure, save_figure
+
+    names = path.read_bytes()[:400].decode("utf-8", "replace").splitlines()[:4] or [""]
+    figure, axes = new_figure(2, 2)
+    lines = [axes[0, 0].plot([0, at], label=name)[0] for at, name in enumerate(names)]
+    axes[0, 0].legend(handles=lines, title=names[0])
+    axes[0, 0].set_xticks(range(len(names)), names, rotation=60)
+    with warnings.catch_warnings(action="ignore"):  # glyphs that the font lacks, no room
+        save_figure(figure, path.with_name("names.png"), dpi=30)
+    figure.clear()
+
+
 def targets() -> list[Target]:
     """Viewer, summary, prediction, evaluation, pool5."""
     json_in, zip_in, t = (mutate.json_value,), (mutate.zip_member,), Target
@@ -208,6 +225,9 @@ def targets() -> list[Target]:
         plain.append(t(label, "in", one(name), summary_of(name), WRONG, lambda: kinds, json_in, share=0.05))
     pictures = [seeds.picture("PNG"), seeds.picture("JPEG"), seeds.picture("PNG", (28, 28), "L"), seeds.rotated(6)]
     plain.append(t("predict picture", "a.png", lambda: pictures, picture, WRONG, seeds.evil_pictures))
+    plain.append(
+        t("drawn class names", "names.txt", lambda: [name.encode() for name in HOSTILE], drawn_names, (), share=0.01)
+    )
     torch += [
         t("predict checkpoint", "n.pt", subclass, predicted, WRONG, evil, zip_in, share=0.2),
         t("hierarchy --eval", "n.pt", _hierarchy, evaluated, WRONG, evil, zip_in, share=0.2),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from tests.hostile_names import NAMES, refuse_mathematics
 from triplet_tf import plots
 
 
@@ -30,3 +32,16 @@ def test_queries_are_spread_over_the_classes():
     labels = np.repeat(np.arange(30), 3)
     assert labels[plots.queries(labels)].tolist() == [0, 3, 6, 10, 13, 16, 19, 23, 26, 29]
     assert plots.queries(np.array([5, 5, 2])).tolist() == [2, 0]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout")
+def test_names_are_drawn_literally(tmp_path, monkeypatch):
+    refuse_mathematics(monkeypatch)
+    count = len(NAMES)
+    plots.confusion(tmp_path / "confusion.png", np.ones((count, count), int), NAMES, 0.1)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    nearest = np.roll(np.arange(count), 1)[:, None]
+    files = [tmp_path / "a.png"] * count
+    plots.neighbours(tmp_path / "sheet.png", files, np.arange(count), nearest, NAMES)
+    for name in ("confusion", "sheet"):
+        assert np.asarray(Image.open(tmp_path / f"{name}.png")).std() > 0

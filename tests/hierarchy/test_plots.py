@@ -1,0 +1,39 @@
+"""Figures with class and group names of any characters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hierarchy_cnn_torch import plots
+from tests.hostile_names import NAMES, refuse_mathematics
+
+
+@pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout", "ignore:Tight layout")
+def test_names_are_drawn_literally(tmp_path, monkeypatch):
+    refuse_mathematics(monkeypatch)
+    rng, count = np.random.default_rng(0), len(NAMES)
+    scores = rng.normal(size=(count, count))
+    for arm, arrays in {
+        "A0/predictions": {"test_labels": np.arange(count), "test_logits": scores, "val_logits": scores},
+        "analysis/profiles": {"conv5__2": rng.random((count, 12)), "conv1__2": rng.random((count, 12))},
+    }.items():  # fmt: skip
+        (tmp_path / arm).parent.mkdir(exist_ok=True)
+        np.savez(tmp_path / f"{arm}.npz", **arrays)
+    rho, gap = {"2": {"rho": 0.5}}, dict.fromkeys(NAMES, [1, 0, 2])
+    seed = {
+        "dataset": "folder:$\\frac$", "names": list(NAMES), "kept_epochs": [0, 2],
+        "mantel": {"conv1": rho, "conv5": rho}, "levels": [[c % 2 for c in range(count)]],
+        "gap": {"A0": gap, "A1": gap},
+        "quality": {"images_s2": list(range(9)), "images_s3": list(range(9)), "planted_s2": [], "planted_s3": [],
+                    "pairs": [[0, 1, 0.5], [2, 5, 0.4]], "duplicates": [[0, 1]], "duplicate_pairs": 1},
+    }  # fmt: skip
+    out = lambda name: tmp_path / f"{name}.png"  # noqa: E731
+    plots.f1_confusion(seed, tmp_path, out("F1"))
+    plots.f2_correlation(seed, tmp_path, out("F2"))
+    plots.f4_responses(seed, tmp_path, out("F4"))
+    plots.f7_gaps([seed], out("F7"))
+    plots.f9_quality(seed, rng.integers(0, 256, (50, 8, 8, 3), np.uint8), out("F9"))
+    for name in ("F1", "F2", "F4", "F7", "F9"):
+        assert np.asarray(Image.open(out(name))).std() > 0
