@@ -123,7 +123,6 @@ def finish(
     times = forward_times(config, data, table, session_config)
     values["time_change"] = times[str(config["B"])]["change"]
     write_strings(run.folder, results["q"], data, history[-1]["step"])
-    artefacts = write_artefacts(run.folder, table, values, found, data)
 
     metrics: dict[str, dict[str, float | None]] = {
         name: {"last": value, "best_on_val": None, "best_on_test": None} for name, value in values.items()
@@ -154,7 +153,7 @@ def finish(
                     [line["test/rnn_acc"] for line in history if line["test/attempt"] == history[-1]["test/attempt"]]
                 ),
             },
-            artefacts=artefacts,
+            artefacts=ARTEFACTS,
             seconds=history[-1]["test/seconds"],
             images_per_s=round(results["images_per_s"], 1),
             data=data.digests,
@@ -163,7 +162,8 @@ def finish(
             versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy", "scipy"),
             deterministic=True,
             gpu=tf_runtime.gpu_name(),
-        )
+        ),
+        lambda: write_artefacts(run.folder, table, values, found, data),
     )
     print_summary(values, config, codes.strings(table), data, results["attempts"])
     print(f"run folder {shown(run.folder)}; string tree: tree.png, tree.txt; record: record.json", flush=True)
@@ -206,10 +206,20 @@ def write_strings(folder: Path, q: np.ndarray, data: datasets.Dataset, step: int
     write_bytes(folder / f"{name}_strings.pkl", pickle.dumps(strings, protocol=0))
 
 
+ARTEFACTS = (
+    {"kind": "image", "path": "tree.png", "title": "Class strings as a tree"},
+    {"kind": "image", "path": "prefixes.png", "title": "Accuracy after the first bits"},
+    {"kind": "text", "path": "tree.txt", "title": "Class strings as text"},
+    {"kind": "json", "path": "tree.json", "title": "Class strings as nested JSON"},
+    {"kind": "json", "path": "evaluation.json", "title": "Every figure of the evaluation"},
+)
+
+
 def write_artefacts(
     folder: Path, table: np.ndarray, values: Mapping[str, float], found: Mapping[str, Any], data: datasets.Dataset
-) -> list[dict[str, str]]:
-    """Writes tree.{json,txt,dot,png}, prefixes.png and evaluation.json; returns their list for the record."""
+) -> None:
+    """Writes evaluation.json, tree.{json,txt,dot,png} and prefixes.png."""
+    write_json(folder / "evaluation.json", {"metrics": values, "structure": found})
     names = data.class_names
     prefix = [values[f"prefix_accuracy/{i}"] for i in range(1, table.shape[1] + 1)]
     tree = hierarchy.trie(table, names)
@@ -218,14 +228,6 @@ def write_artefacts(
     write_bytes(folder / "tree.dot", hierarchy.trie_dot(tree).encode())
     pictures.draw_tree(table, names, folder / "tree.png", superclasses(data), data.coarse_names)
     pictures.draw_prefix_curve(prefix, folder / "prefixes.png", dataset=data.name)
-    write_json(folder / "evaluation.json", {"metrics": values, "structure": found})
-    return [
-        {"kind": "image", "path": "tree.png", "title": "Class strings as a tree"},
-        {"kind": "image", "path": "prefixes.png", "title": "Accuracy after the first bits"},
-        {"kind": "text", "path": "tree.txt", "title": "Class strings as text"},
-        {"kind": "json", "path": "tree.json", "title": "Class strings as nested JSON"},
-        {"kind": "json", "path": "evaluation.json", "title": "Every figure of the evaluation"},
-    ]
 
 
 def print_summary(

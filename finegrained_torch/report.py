@@ -41,7 +41,16 @@ def write_report(out_dir: Path, config: Mapping[str, Any] | None = None) -> Path
     if len(datasets) > 1:
         raise UserError(f"{shown(folder)}: stages of several data sets ({', '.join(datasets)}); one per --out_dir")
     own = Collection(*join(entries))
-    draw(folder, own, {**entries[0].record.config, **(config or {})})
+    try:
+        draw(folder, own, {**entries[0].record.config, **(config or {})})
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no detail'])[0][:160]}"
+        raise UserError(
+            f"{shown(folder)}: all records are complete, but a picture cannot be written ({reason}); "
+            "--stage report tries again"
+        ) from error
     siblings = [entry for other in sibling_seeds(folder) for entry in read_entries(other)]
     found = Collection(*join([*entries, *(e for e in siblings if str(e.record.config["dataset"]) == datasets[0])]))
     comparisons = [comparison.only_run() for comparison in compare([paper_of("finegrained")], found)]

@@ -118,10 +118,13 @@ def analyze_seed(config: dict[str, Any]) -> None:
             data = load()
             found = measure.everything(seed_folder, flat, config, data, device, run.folder)
             write_json(run.folder / "analysis.json", found)
-        artefacts = plots.draw_seed(found, seed_folder, data, run.folder)
-        artefacts += tables.write_all([found], f"Seed {flat['seed']} alone; {shown(seed_folder)}", run.folder)
         view = view_of_run(seed_folder, config["compare"], "", config["data_dir"])
-        write(view, run.folder / "view.html", config["thumbs"])
+
+        def draw() -> None:
+            write(view, run.folder / "view.html", config["thumbs"])
+            tables.write_all([found], f"Seed {flat['seed']} alone; {shown(seed_folder)}", run.folder)
+            plots.draw_seed(found, seed_folder, data, run.folder)
+
         record = make_record(
             paper="hierarchy", row=config["row"], stage="analysis", seed=flat["seed"], argv=system.argv, config=asked,
             metrics={name: {"last": value} for name, value in found["metrics"].items()},
@@ -129,9 +132,10 @@ def analyze_seed(config: dict[str, Any]) -> None:
             deviations=deviations.active(flat), deterministic=device.type == "cpu",
             versions=versions_of("torch", "numpy", "scipy"), gpu=runtime.device_name(device),
             artefacts=[{"kind": "html", "path": "view.html", "title": "viewer"},
-                       {"kind": "json", "path": "analysis.json", "title": "all measurements of this seed"}, *artefacts],
+                       {"kind": "json", "path": "analysis.json", "title": "all measurements of this seed"},
+                       *plots.artefacts_of(found), *tables.artefacts_of(found)],
         )  # fmt: skip
-        run.finish(record)
+        run.finish(record, draw)
         print(
             f"{shown(run.folder)}: analysed in {time.monotonic() - began:.0f} s; open {shown(run.folder / 'view.html')}"
         )

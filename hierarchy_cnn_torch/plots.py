@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,28 +249,42 @@ def f9_quality(seed: Mapping[str, Any], train_images: np.ndarray, path: Path) ->
     save(figure, path)
 
 
-def draw_seed(seed: Mapping[str, Any], folder: Path, data: Any, out: Path) -> list[dict[str, str]]:
-    """All figures that one seed's measurements allow.
+FIGURES = (  # name, what of a seed's measurements it needs, title
+    ("F1", "T1", "confusion matrix, class-id order and tree order"),
+    ("F2", "mantel", "class correlation per layer"),
+    ("F3", "probes", "probe accuracy per layer, level and epoch"),
+    ("F4", "mantel", "response map"),
+    ("F5", "selectivity", "best channel's selectivity with its null"),
+    ("F6", "selectivity", "strongest images per channel"),
+    ("F7", "gap", "train-test gap per group"),
+    ("F8", "curves", "learning curves and gradient norms of the arms"),
+    ("F9", "quality", "doubtful labels"),
+)
 
-    Returns:
-      Artefacts for the record.
-    """
-    tests = data.test_images
-    jobs: list[tuple[str, str, str, Any]] = [
-        ("F1", "T1", "confusion matrix, class-id order and tree order", lambda p: f1_confusion(seed, folder, p)),
-        ("F2", "mantel", "class correlation per layer", lambda p: f2_correlation(seed, folder, p)),
-        ("F3", "probes", "probe accuracy per layer, level and epoch", lambda p: f3_probes([seed], p)),
-        ("F4", "mantel", "response map", lambda p: f4_responses(seed, folder, p)),
-        ("F5", "selectivity", "best channel's selectivity with its null", lambda p: f5_selectivity([seed], p)),
-        ("F6", "selectivity", "strongest images per channel", lambda p: f6_top_images(seed, folder, tests, p)),
-        ("F7", "gap", "train-test gap per group", lambda p: f7_gaps([seed], p)),
-        ("F8", "curves", "learning curves and gradient norms of the arms", lambda p: f8_curves([seed], p)),
-        ("F9", "quality", "doubtful labels", lambda p: f9_quality(seed, data.images, p)),
-    ]  # fmt: skip
+
+def artefacts_of(seed: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The figures that one seed's measurements allow, for the record."""
+    return [
+        {"kind": "image", "path": f"{name}.png", "title": f"{name}: {title}"}
+        for name, needs, title in FIGURES
+        if needs in seed
+    ]
+
+
+def draw_seed(seed: Mapping[str, Any], folder: Path, data: Any, out: Path) -> None:
+    """Draws all figures that one seed's measurements allow."""
+    draws: dict[str, Callable[[Path], None]] = {
+        "F1": lambda path: f1_confusion(seed, folder, path),
+        "F2": lambda path: f2_correlation(seed, folder, path),
+        "F3": lambda path: f3_probes([seed], path),
+        "F4": lambda path: f4_responses(seed, folder, path),
+        "F5": lambda path: f5_selectivity([seed], path),
+        "F6": lambda path: f6_top_images(seed, folder, data.test_images, path),
+        "F7": lambda path: f7_gaps([seed], path),
+        "F8": lambda path: f8_curves([seed], path),
+        "F9": lambda path: f9_quality(seed, data.images, path),
+    }
     out.mkdir(parents=True, exist_ok=True)
-    artefacts = []
-    for name, needs, title, draw in jobs:
+    for name, needs, _ in FIGURES:
         if needs in seed:
-            draw(out / f"{name}.png")
-            artefacts.append({"kind": "image", "path": f"{name}.png", "title": f"{name}: {title}"})
-    return artefacts
+            draws[name](out / f"{name}.png")

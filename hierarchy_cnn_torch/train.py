@@ -87,13 +87,16 @@ def derive_tree(
         distance = similarity.profile_correlation_distance(profiles)
     else:
         distance = similarity.confusion_distance(counts) if kind == "confusion" else similarity.profile_distance(counts)
-    sizes = flags.parse_numbers("--levels", config["levels"]) or default_sizes(len(data.names))
-    levels = similarity.cut(similarity.dendrogram(distance), sizes)
+    asked = flags.parse_numbers("--levels", config["levels"])
+    levels = similarity.cut(similarity.dendrogram(distance), asked or default_sizes(len(data.names)))
+    if message := similarity.lacking(levels, asked):
+        print(f"warning: {message}", file=sys.stderr, flush=True)
     return trees.tree_of(levels, data.names)
 
 
 def train(config: dict[str, Any], data: Data, run: Any, world: World, stop: Any) -> None:
     """One arm from its flags to its record."""
+    from hierarchy_cnn_torch.method import similarity
     from hierarchy_cnn_torch.method.branches import branches_of
     from hierarchy_cnn_torch.networks.alexnet import Network, parameters_of, trunk_of, widened
     from hierarchy_cnn_torch.training import loop, record
@@ -102,6 +105,8 @@ def train(config: dict[str, Any], data: Data, run: Any, world: World, stop: Any)
     branches: Branches = branches_of("A0", [], [], 0)
     trunk = trunk_of(config["trunk"], config["preset"])
     channels, classes = data.images.shape[3], len(data.names)
+    if config["stage"] == "flat":
+        similarity.check_sizes(flags.parse_numbers("--levels", config["levels"]), classes)
     if config["stage"] == "aware":
         levels, tree = levels_for(config, data.names)
         arm = "A1" if config["arm"] == "A5" else config["arm"]

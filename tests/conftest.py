@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import ipaddress
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -151,3 +152,18 @@ def killed_when() -> Callable[..., None]:
             process.wait()
 
     return run
+
+
+@pytest.fixture
+def unfinished(tmp_path):
+    """unfinished(folder, file): a copy of a run, its record and stamp gone, in which `file` cannot be drawn."""
+
+    def copy(folder: Path, file: str) -> Path:
+        runs = shutil.copytree(folder, tmp_path / "copy" / folder.name)
+        picture = next(runs.rglob(file))
+        for name in (picture, picture.parent / "record.json", picture.parent / "DONE"):
+            name.unlink()
+        picture.mkdir()
+        return picture
+
+    return copy

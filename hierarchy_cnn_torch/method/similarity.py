@@ -11,6 +11,8 @@ from scipy.spatial.distance import squareform
 from hierarchy_cnn_torch.method.trees import check_levels
 from reproduction.runtime.run_folder import UserError
 
+MOST_IMAGES = 2**53  # whole numbers up to here are exact in float64, in which matrices and the viewer's page add up
+
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts of (actual, predicted).
@@ -37,7 +39,8 @@ def check_confusion(counts: np.ndarray, names: Sequence[str] | None = None) -> n
     Returns:
       int64 [K, K].
     Raises:
-      UserError: not square, negative, fractional, not finite, or the number of names differs.
+      UserError: not square, negative, fractional, not finite, more than MOST_IMAGES in all, or the number of names
+        differs.
     """
     counts = np.asarray(counts)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.shape[0] < 2:
@@ -54,6 +57,11 @@ def check_confusion(counts: np.ndarray, names: Sequence[str] | None = None) -> n
         raise UserError(
             f"confusion matrix: fractional count {counts[row, column]:g} at row {row}, column {column}; "
             "give counts of images, not rates"
+        )
+    if max(counts.max(), counts.sum(dtype=np.float64)) > MOST_IMAGES:
+        raise UserError(
+            f"confusion matrix: {counts.sum(dtype=np.float64):.4g} images in all; at most {MOST_IMAGES:,} (2^53) are "
+            "counted exactly"
         )
     if names is not None and len(names) != counts.shape[0]:
         raise UserError(f"names: {len(names)} names for a confusion matrix of {counts.shape[0]} classes")
@@ -167,6 +175,27 @@ def dendrogram(distance: np.ndarray, method: str = "average") -> np.ndarray:
     return linkage(squareform(as_distance(distance), checks=False), method)
 
 
+def check_sizes(sizes: Sequence[int], num_classes: int) -> None:
+    """Checks numbers of groups that a user asks for.
+
+    Raises:
+      UserError: a size is not in [2, K - 1].
+    """
+    for size in sizes:
+        if not 2 <= size < num_classes:
+            raise UserError(f"--levels: {size} groups, allowed are 2 to {num_classes - 1} for {num_classes} classes")
+
+
+def lacking(levels: Sequence[np.ndarray], sizes: Sequence[int]) -> str:
+    """What to print where a dendrogram has no levels of the sizes asked for; "" where it has them all."""
+    found = [int(level.max()) + 1 for level in levels]
+    if set(sizes) <= set(found):
+        return ""
+    asked = ",".join(map(str, sizes))
+    have = f"only levels of {', '.join(map(str, found))} groups" if found else "no level at all"
+    return f"--levels {asked}: {have}, since classes lie equally far from each other (as where none are confused)"
+
+
 def cut(merged: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
     """Levels of a dendrogram.
 
@@ -180,9 +209,8 @@ def cut(merged: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
     """
     num_classes = len(merged) + 1
     levels: list[np.ndarray] = []
+    check_sizes(sorted(set(sizes)), num_classes)
     for size in sorted(set(sizes)):
-        if not 2 <= size < num_classes:
-            raise UserError(f"--levels: {size} groups, allowed are 2 to {num_classes - 1} for {num_classes} classes")
         level = fcluster(merged, size, "maxclust")
         found = len(np.unique(level))
         if found > 1 and not (levels and found == len(np.unique(levels[-1]))):

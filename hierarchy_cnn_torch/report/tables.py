@@ -140,24 +140,32 @@ def recalled_block() -> str:
     return markdown(rows)
 
 
-def write_all(seeds: Seeds, origin: str, out: Path) -> list[dict[str, str]]:
+TABLES = (  # name, what of a seed's measurements it needs, title, builder
+    ("T1", "T1", "errors inside groups, per level", t1),
+    ("T2", "e90", "epochs to 90 % per layer and level", t2),
+    ("T3", "curves", "arms", t3),
+    ("T4", "quality", "planted label noise", t4),
+)
+
+
+def artefacts_of(seed: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The tables that one seed's measurements allow, for the record."""
+    return [
+        {"kind": "text", "path": f"{name}.md", "title": f"{name}: {title}"}
+        for name, needs, title, _ in TABLES
+        if needs in seed
+    ]
+
+
+def write_all(seeds: Seeds, origin: str, out: Path) -> None:
     """Writes the tables that the measurements allow.
 
     Args:
       seeds: analysis.json of each seed.
       origin: line under each table: seeds, commit, data checksum, preset, epochs.
-    Returns:
-      Artefacts for the record.
     """
-    jobs = [
-        ("T1", "T1", "errors inside groups, per level", t1),
-        ("T2", "e90", "epochs to 90 % per layer and level", t2),
-        ("T3", "curves", "arms", t3),
-        ("T4", "quality", "planted label noise", t4),
-    ]
     out.mkdir(parents=True, exist_ok=True)
-    artefacts = []
-    for name, needs, title, build in jobs:
+    for name, needs, title, build in TABLES:
         if not all(needs in seed for seed in seeds[:1]):
             continue
         rows = build([seed for seed in seeds if needs in seed])
@@ -168,5 +176,3 @@ def write_all(seeds: Seeds, origin: str, out: Path) -> list[dict[str, str]]:
         if name == "T3":
             body += f"\n{recalled_block()}\n"
         write_bytes(out / f"{name}.md", body.encode())
-        artefacts.append({"kind": "text", "path": f"{name}.md", "title": f"{name}: {title}"})
-    return artefacts

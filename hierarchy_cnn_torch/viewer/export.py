@@ -20,6 +20,8 @@ from reproduction.runtime.arrays import read_npy, read_npz
 from reproduction.runtime.flags import Parser, flag, run_main
 from reproduction.runtime.run_folder import UserError, shown
 
+LARGEST_RESPONSE = 1e100  # squares and sums of larger numbers overflow
+
 
 def parser() -> Parser:
     """The command line."""
@@ -59,6 +61,29 @@ def _stack(values: np.ndarray, what: str) -> np.ndarray:
     return values if values.ndim == 3 else values[None]
 
 
+def _images(path: str) -> np.ndarray:
+    """The images of --images, uint8 [N, H, W, C] with C of 1, 3 or 4."""
+    images = _array(path, "--images")
+    channels = (1, 3, 4)
+    if images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] in channels and min(images.shape[1:3]) > 0:
+        return images
+    first = images.ndim == 4 and images.shape[1] in channels
+    hint = "; the channels come last: array.transpose(0, 2, 3, 1)" if first and images.shape[3] not in channels else ""
+    raise UserError(f"--images: {images.dtype} {images.shape}, expected uint8 [N, H, W, C], C 1, 3 or 4{hint}")
+
+
+def _responses(name: str, values: np.ndarray, num_classes: int) -> np.ndarray:
+    """One layer of --responses, float64 [epochs, K, M]; NaN where a class has no image."""
+    stack = _stack(values, "--responses")
+    shaped = stack.ndim == 3 and stack.shape[1] == num_classes
+    if not shaped or stack.dtype.kind not in "biuf" or (np.abs(stack.astype(np.float64)) > LARGEST_RESPONSE).any():
+        raise UserError(
+            f"--responses: {name} is {values.dtype} {values.shape}, expected numbers of at most {LARGEST_RESPONSE:g} "
+            f"in size, [{num_classes}, channels] or [epochs, {num_classes}, channels]"
+        )
+    return stack.astype(np.float64)
+
+
 def probabilities_of(scores: np.ndarray) -> np.ndarray:
     """Scores as probabilities: taken as they are where rows are non-negative and sum to 1, else softmax."""
     from hierarchy_cnn_torch.viewer.view import softmax
@@ -82,6 +107,7 @@ def from_files(args: argparse.Namespace) -> object:
     """The view of files of one's own."""
     from hierarchy_cnn_torch.method import similarity, trees
     from hierarchy_cnn_torch.method.responses import class_correlation
+    from hierarchy_cnn_torch.viewer.other_runs import derived_tree
     from hierarchy_cnn_torch.viewer.view import Layer, View, samples_of
 
     if not (args.confusion or args.scores):
@@ -121,9 +147,8 @@ def from_files(args: argparse.Namespace) -> object:
     if args.tree:
         tree = trees.load_tree(args.tree, names)
     else:
-        sizes = parse_numbers("--levels", args.levels) or default_sizes(len(names))
-        levels = similarity.cut(similarity.dendrogram(distance), sizes) if sizes else []
-        tree = trees.tree_of(levels, names)
+        asked = parse_numbers("--levels", args.levels)
+        tree = derived_tree(distance, names, asked, default_sizes(len(names)))
     label = lambda at, count: f"epoch {at + 1}" if count > 1 else "last"  # noqa: E731
     runs = [(Path(args.confusion or args.scores).stem, [(label(i, len(stack)), c) for i, c in enumerate(stack)])]
     if args.compare:
@@ -134,15 +159,13 @@ def from_files(args: argparse.Namespace) -> object:
     for name, values in (
         read_npz(args.responses, hint="--responses takes an .npz file") if args.responses else {}
     ).items():
-        stack_r = _stack(values, "--responses")
-        if stack_r.ndim != 3 or stack_r.shape[1] != len(names):
-            raise UserError(f"--responses: {name} is {values.shape}, expected ({len(names)}, channels)")
+        stack_r = _responses(name, values, len(names))
         epochs = [(label(i, len(stack_r)), r, class_correlation(r), float("nan")) for i, r in enumerate(stack_r)]
         layers.append(Layer(name, epochs))
-    images = _array(args.images, "--images") if args.images else None
+    images = _images(args.images) if args.images else None
     samples = None
     if scores is not None:
-        if images is not None and (images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels)):
+        if images is not None and len(images) != len(labels):
             raise UserError(f"--images: {images.dtype} {images.shape}, expected uint8 [{len(labels)}, H, W, C]")
         samples = samples_of(labels, probabilities, images, note="errors and five right images of each class")
     elif images is not None:
@@ -164,8 +187,8 @@ def main() -> None:
         elif args.run:
             from hierarchy_cnn_torch.viewer.other_runs import view_of_other
 
-            sizes = parse_numbers("--levels", args.levels) or [2, 4]
-            view = view_of_other(Path(args.run), args.title, args.data_dir or None, sizes)
+            asked = parse_numbers("--levels", args.levels)
+            view = view_of_other(Path(args.run), args.title, args.data_dir or None, asked)
         else:
             view = from_files(args)
         out = Path(args.out)

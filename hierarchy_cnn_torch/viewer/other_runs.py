@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,15 @@ from reproduction.runtime.arrays import read_npy
 from reproduction.runtime.run_folder import UserError, read_json, shown
 
 
-def view_of_other(folder: Path, title: str, data_dir: str | None, sizes: list[int]) -> View:
+def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[int]) -> View:
     """A page for a run folder of another paper.
 
     Args:
       folder: holds evaluation.json with confusion_last and class_names (subclass), or fc-logits-test.npy beside
         config.json (class2str).
-      sizes: groups per level of the derived tree.
+      asked: groups per level of the derived tree; none: 2 and 4.
     Raises:
-      UserError: neither is there; or the data set of the scores cannot be loaded.
+      UserError: neither is there; there are no levels as asked for; or the data set of the scores cannot be loaded.
     """
     config = read_json(folder / "config.json", "") if (folder / "config.json").exists() else {}
     name = title or shown(folder)
@@ -44,9 +45,8 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, sizes: list[in
         distance = similarity.score_distance(logits)
         names = [str(n) for n in data.class_names]
         samples = samples_of(labels, probabilities, data.test_images, note="test images of the fully connected head")
-        return View(
-            name, names, _tree(distance, names, sizes), distance, [("FC head", [("last", counts)])], [], samples
-        )
+        tree = derived_tree(distance, names, asked, [2, 4])
+        return View(name, names, tree, distance, [("FC head", [("last", counts)])], [], samples)
     if evaluation.exists() and "confusion_last" in (found := read_json(evaluation, "")):
         try:
             names = [str(n) for n in found["class_names"]]
@@ -61,12 +61,24 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, sizes: list[in
             raise UserError(f"{shown(evaluation)}: holds no confusions of named classes; it is damaged or another file")
         epochs = [(label, similarity.check_confusion(counts, names)) for label, counts in tables]
         distance = similarity.profile_distance(epochs[-1][1])
-        return View(name, names, _tree(distance, names, sizes), distance, [("run", epochs)])
+        return View(name, names, derived_tree(distance, names, asked, [2, 4]), distance, [("run", epochs)])
     raise UserError(
         f"{shown(folder)}: no A0 (run python hierarchy_cnn_torch/train.py --stage flat --out {shown(folder)}/A0), and "
         "no evaluation.json with confusions or fc-logits-test.npy of another paper"
     )
 
 
-def _tree(distance: np.ndarray, names: list[str], sizes: list[int]) -> trees.Node:
-    return trees.tree_of(similarity.cut(similarity.dendrogram(distance), sizes) if sizes else [], names)
+def derived_tree(distance: np.ndarray, names: list[str], asked: list[int], default: list[int]) -> trees.Node:
+    """Average linkage of the classes, cut into the levels asked for, else into the default ones.
+
+    Raises:
+      UserError: levels were asked for and there is none; a line on stderr where only some are lacking.
+    """
+    sizes = asked or default
+    levels = similarity.cut(similarity.dendrogram(distance), sizes) if sizes else []
+    message = similarity.lacking(levels, asked)
+    if message and not levels:
+        raise UserError(f"{message}; leave --levels out, or give --tree")
+    if message:
+        print(message, file=sys.stderr)
+    return trees.tree_of(levels, names)

@@ -76,9 +76,10 @@ class View:
 
 
 def smallest(values: np.ndarray) -> np.ndarray:
-    """Unsigned whole numbers in the smallest type that holds them."""
+    """Whole numbers, not negative, in the smallest type of the page that holds them; exact up to 2^53."""
     most = int(values.max()) if values.size else 0
-    return values.astype(np.uint8 if most < 256 else np.uint16 if most < 65536 else np.uint32)
+    whole = (kind for kind in (np.uint8, np.uint16, np.uint32) if most <= np.iinfo(kind).max)
+    return values.astype(next(whole, np.float64))
 
 
 def scaled_bytes(responses: np.ndarray) -> np.ndarray:

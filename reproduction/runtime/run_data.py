@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.identity import Seen, look
-from reproduction.runtime.run_folder import Run, UserError, flags_hash, read_json, shown, write_json
+from reproduction.runtime.run_folder import Run, UserError, finished_with, read_json, shown, write_json
 
 FILE = "data.json"
 
@@ -35,10 +35,9 @@ def already_done(folder: Path, config: Mapping[str, Any], data_set: str = "") ->
       Whether nothing is left to do. Where a file of the data is another or newer one, False: the script loads the
       data, and their digests decide.
     """
-    done = folder / "DONE"
-    if config.get("overwrite") or config.get("eval") or not done.exists():
+    if config.get("overwrite") or config.get("eval"):
         return False
-    if read_json(done, "").get("flags") != flags_hash(json.loads(json.dumps(config, default=str))):
+    if not finished_with(folder, json.loads(json.dumps(config, default=str))):
         return False
     if name := data_set or config.get("dataset"):
         if not _unchanged(folder, look_at({**config, "dataset": name})):

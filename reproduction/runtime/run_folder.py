@@ -157,13 +157,30 @@ class Run:
     done: bool
     opened: float = field(default_factory=time.monotonic)
 
-    def finish(self, record: Any) -> None:
-        """Writes record.json (a `record.Record` or a dict), then the DONE stamp."""
+    def finish(self, record: Any, draw: Callable[[], None] | None = None) -> None:
+        """Writes record.json, then what people look at, then the DONE stamp.
+
+        A picture or text that fails loses nothing: one line and the stamp say so, and the same command tries again.
+
+        Args:
+          record: a `record.Record` or a dict.
+          draw: writes the pictures and texts; its UserError goes through.
+        """
         data = record if isinstance(record, dict) else record.model_dump(mode="json")
         write_json(self.folder / "record.json", data)
-        stamp = {key: data.get(key) for key in ("commit", "date")}
-        write_json(self.folder / "DONE", {"flags": flags_hash(self.config), **stamp})
-        self.done = True
+        stamp = {"flags": flags_hash(self.config), **{key: data.get(key) for key in ("commit", "date")}}
+        try:
+            if draw is not None:
+                draw()
+        except UserError:
+            raise
+        except Exception as error:
+            stamp["undrawn"] = f"{type(error).__name__}: {(str(error).splitlines() or ['no detail'])[0][:160]}"
+            what = f"the record is complete, but a picture or text cannot be written ({stamp['undrawn']})"
+            warning = UserError(f"warning: {shown(self.folder)}: {what}; the same command tries again")
+            print(warning, file=sys.stderr, flush=True)
+        write_json(self.folder / "DONE", stamp)
+        self.done = "undrawn" not in stamp
 
     def say_done(self) -> None:
         """One line for a run that has nothing left to do."""
@@ -173,6 +190,12 @@ class Run:
             f"{shown(self.folder)}: finished before (commit {commit}, {stamp.get('date')}); --overwrite runs it again",
             flush=True,
         )
+
+
+def finished_with(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the DONE stamp is of these flags and no picture is lacking."""
+    stamp = read_json(folder / "DONE", "") if (folder / "DONE").exists() else {}
+    return stamp.get("flags") == flags_hash(settings) and "undrawn" not in stamp
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -248,9 +271,7 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
                 )
         else:
             write_json(kept, settings)
-        done = folder / "DONE"
-        finished = done.exists() and read_json(done, "").get("flags") == flags_hash(settings)
-        yield Run(folder, settings, finished)
+        yield Run(folder, settings, finished_with(folder, settings))
     finally:
         lock.release()
 

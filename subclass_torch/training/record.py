@@ -90,7 +90,7 @@ def _common(
 def stage1_record(
     config: dict[str, Any], data: images.Images, world: World, p: Progress, folder: Path, name: str, last: np.ndarray
 ) -> Record:
-    """Writes the neglected classes (JSON and picture) and returns the record of stage 1."""
+    """Writes the neglected classes as JSON and returns the record of stage 1; `draw_stage1` draws its picture."""
     theta, order = neglect.ranking(p.degrees, config["neglect_total"] == "compound")
     chosen = order[: config["numClasses2Repartition"]]
     neglect.warn_of_unmeasured(theta, chosen)
@@ -108,7 +108,6 @@ def stage1_record(
             "skipped": p.skipped,
         },
     )
-    pictures.neglection(folder / "neglection.png", p.degrees, chosen, data.class_names)
     words = ", ".join(f"{data.class_names[c]} ({theta[c]:.3f})" for c in chosen)
     print(f"stage1: neglected classes: {words or 'none'}", flush=True)
     accuracy = evaluate.accuracy(last)
@@ -131,10 +130,20 @@ def stage1_record(
     )
 
 
+def draw_stage1(config: dict[str, Any], data: images.Images, p: Progress, folder: Path) -> None:
+    """neglection.png: the neglection degrees, with the neglected classes marked."""
+    order = neglect.ranking(p.degrees, config["neglect_total"] == "compound")[1]
+    chosen = order[: config["numClasses2Repartition"]]
+    pictures.neglection(folder / "neglection.png", p.degrees, chosen, data.class_names)
+
+
 def stage2_record(
     config: dict[str, Any], data: images.Images, world: World, outcome: Outcome, folder: Path, name: str
 ) -> Record:
-    """Writes the evaluation (JSON, pictures) and returns the record of stage 2 or of the baseline."""
+    """Writes the evaluation (JSON) and returns the record of stage 2 or of the baseline.
+
+    `draw_stage2` draws its pictures.
+    """
     p, neglected = outcome.progress, list(outcome.partition.classes)
     last, best = evaluate.class_accuracy(outcome.last), evaluate.class_accuracy(outcome.best)
     metrics: dict[str, dict[str, float | None]] = {
@@ -217,10 +226,9 @@ def _before_and_after(
     config: dict[str, Any], data: images.Images, outcome: Outcome, folder: Path,
     last: Sequence[float | None], neglected: list[int],
 ) -> list[dict[str, str]]:  # fmt: skip
-    """Confusion and gains against the run of --beside; the confusion alone where there is none."""
+    """gains.json, against the run of --beside where there is one; returns the pictures and it for the record."""
     if not config["beside"] or not config["subclass"]:
         what = "with subclasses" if config["subclass"] else "without subclasses"
-        pictures.confusions(folder / "confusion.png", [(what, outcome.last)], neglected, data.class_names)
         return [{"kind": "image", "path": "confusion.png", "title": f"Confusion {what}, last epoch"}]
     before = read_beside(config["beside"], len(data.class_names))
     earlier = evaluate.class_accuracy(before)
@@ -235,16 +243,22 @@ def _before_and_after(
             "ccr_after": evaluate.accuracy(outcome.last),
         },
     )
-    pair = [("without subclasses", before), ("with subclasses", outcome.last)]
-    pictures.confusions(folder / "confusion.png", pair, neglected, data.class_names)
-    pictures.gains(
-        folder / "gains.png", [v or 0.0 for v in earlier], [v or 0.0 for v in last], neglected, data.class_names
-    )
     return [
         {"kind": "image", "path": "confusion.png", "title": "Confusion before and after, last epoch"},
         {"kind": "image", "path": "gains.png", "title": "Gain of each class in points"},
         {"kind": "json", "path": "gains.json", "title": "Accuracy of each class before and after"},
     ]
+
+
+def draw_stage2(config: dict[str, Any], data: images.Images, outcome: Outcome, folder: Path) -> None:
+    """confusion.png and, with --beside, gains.png."""
+    neglected, names = list(outcome.partition.classes), data.class_names
+    pair = [("with subclasses" if config["subclass"] else "without subclasses", outcome.last)]
+    if config["beside"] and config["subclass"]:
+        pair = [("without subclasses", read_beside(config["beside"], len(names))), *pair]
+        before, after = ([v or 0.0 for v in evaluate.class_accuracy(matrix)] for _, matrix in pair)
+        pictures.gains(folder / "gains.png", before, after, neglected, names)
+    pictures.confusions(folder / "confusion.png", pair, neglected, names)
 
 
 def _print_table(

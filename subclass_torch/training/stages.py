@@ -161,7 +161,10 @@ def identify(setting: Setting) -> None:
         p = run_stage(task, config, model, world, setting.stop, folder, folder / "logs" / f"{name}.csv")
         if opened:
             last = matrix[0] if matrix else setting.confusion(model, subclass2class)
-            opened.finish(results.stage1_record(config, data, world, p, folder, name, last.numpy()))
+            opened.finish(
+                results.stage1_record(config, data, world, p, folder, name, last.numpy()),
+                lambda: results.draw_stage1(config, data, p, folder),
+            )
 
 
 def neglected_file(setting: Setting) -> Path:
@@ -304,7 +307,10 @@ def train(setting: Setting) -> None:
                 matrices["best"] = setting.confusion(best_model, subclass2class, alone)
             best = matrices["best"]
             outcome = results.Outcome(stage, p, made, theta, last.numpy(), best.numpy())
-            opened.finish(results.stage2_record(config, data, world, outcome, folder, name))
+            opened.finish(
+                results.stage2_record(config, data, world, outcome, folder, name),
+                lambda: results.draw_stage2(config, data, outcome, folder),
+            )
 
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:

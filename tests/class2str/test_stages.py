@@ -83,6 +83,17 @@ def test_finished_stages_are_not_run_again_and_other_flags_are_refused(script, r
     assert (runs / "exp1" / "record.json").read_bytes() == before
 
 
+def test_a_picture_that_fails_does_not_cost_the_record(script, runs, unfinished):
+    picture = unfinished(runs, "tree.png")
+    words = [RNN, *STAGE2, "--max-steps", "45", "--name", "exp1", "--runs_dir", picture.parents[2]]
+    said = script(*words).stderr
+    assert "the record is complete, but a picture" in said and "Traceback" not in said
+    assert results(picture.parent) == results(runs / "exp1" / "rnn")
+    picture.rmdir()
+    script(*words)
+    assert picture.is_file() and "finished before" in script(*words).stdout
+
+
 def test_evaluation_of_a_checkpoint_gives_the_recorded_accuracy(script, runs):
     newest = next((runs / "exp1").glob("model-*.meta")).with_suffix("")
     said = script(FC, "--dataset", "mnist5k", "--eval", newest).stdout

@@ -120,6 +120,17 @@ def test_a_lone_stage_is_reported_and_nothing_is_claimed(made, tmp_path):
         report.write_report(alone)
 
 
+def test_a_picture_that_fails_is_one_line(made, tmp_path):
+    shutil.copytree(made[0] / "classifier", tmp_path / "mine" / "classifier")
+    picture = tmp_path / "mine" / "figures" / "confusion.png"
+    picture.mkdir(parents=True)
+    with pytest.raises(UserError, match="all records are complete, but a picture .* --stage report tries again"):
+        report.write_report(tmp_path / "mine")
+    picture.rmdir()
+    report.write_report(tmp_path / "mine")
+    assert picture.is_file()
+
+
 def test_unfinished_rows_are_left_out(made, tmp_path):
     for name in ("seed42", "seed43"):
         for below in ("classifier", "fine-tuning"):

@@ -59,6 +59,7 @@ EVIL_TREES = [
         {"classes": [0, 1, 2, 3], "children": [{"classes": [0, 0]}]},
     )
 ]
+EVIL_RESPONSES = (np.full((4, 3), np.inf), np.full((4, 3), "a"), np.ones((4, 3), complex), np.full((4, 3), 1e300))
 SCORES = {"scores": np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]] * 3, "labels": np.array([0, 1, 2, 3, 1])}
 CONFUSION = {"class_names": runs.NAMES, "confusion_last": (np.eye(4, dtype=int) * 9).tolist(), "confusion_best": None}
 CLUSTERING = {name: np.arange(4) for name in ("pseudo", "raw", "hard", "strength", "embedding", "parent")}
@@ -238,7 +239,7 @@ def targets() -> list[Target]:
             lambda: [seeds.npy(confusion), seeds.npy(np.stack([confusion] * 2))],
             runs.viewer("--confusion", "FILE", "--names", "HERE/names.txt"),
             WRONG,
-            seeds.evil_npy,
+            lambda: [*seeds.evil_npy(), seeds.npy(np.diag([2.0**60] * 4))],
         ),
         t(
             "viewer csv",
@@ -263,7 +264,7 @@ def targets() -> list[Target]:
             lambda: [seeds.npz({"conv1": np.arange(12.0).reshape(4, 3)})],
             runs.viewer("--confusion", "HERE/m.npy", "--names", "HERE/names.txt", "--responses", "FILE"),
             WRONG,
-            lambda: seeds.evil_npz(["conv1"]),
+            lambda: [*seeds.evil_npz(["conv1"]), *(seeds.npz({"conv1": values}) for values in EVIL_RESPONSES)],
             zip_in,
         ),
         t(

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch import analyze, flags
+from hierarchy_cnn_torch import analyze, flags, plots
 from hierarchy_cnn_torch.data import images
 from hierarchy_cnn_torch.report import summary
 from hierarchy_cnn_torch.viewer import pack
@@ -191,7 +191,7 @@ def test_eval_prints_the_recorded_accuracy(pictures, flat):
     assert f"{100 * record['metrics']['A0/test_accuracy']['last']:.2f} %" in answer.stdout, answer.stderr
 
 
-def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file):
+def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file, monkeypatch, capsys):
     for fold in (0, 1):
         more = ["--stage", "flat", "--tree", tree_file, "--label-noise", "0.1", "--folds", 2, "--fold", fold]
         answer = run(words(pictures, flat.parent / f"fold{fold}", *more, "--epochs", "1"))
@@ -218,6 +218,16 @@ def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file):
     counts = np.zeros((4, 4), int)
     counts[arrays[f"{key}_row"], arrays[f"{key}_col"]] = arrays[f"{key}_n"]
     assert (counts == np.array([[((labels == i) & (predicted == j)).sum() for j in range(4)] for i in range(4)])).all()
+    (out / "DONE").unlink()
+    config = finish_parsing(analyze.parser(), analyze.resolve, ["--run", str(flat.parent), *small])
+    with monkeypatch.context() as patch:
+        patch.setattr(plots, "f1_confusion", lambda *_: 1 / 0)
+        analyze.analyze_seed(dict(config))
+    assert "the record is complete, but a picture" in capsys.readouterr().err
+    assert json.loads((out / "record.json").read_text())["metrics"] == record["metrics"]
+    assert (out / "DONE").exists() and not (out / "F1.png").exists()
+    analyze.analyze_seed(dict(config))
+    assert (out / "F1.png").exists() and "undrawn" not in json.loads((out / "DONE").read_text())
     row = flat.parent.parent / "row"
     row.mkdir(exist_ok=True)
     if not (row / "seed0").exists():

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch.method import seriation, trees
+from hierarchy_cnn_torch.method import seriation, similarity, trees
+from hierarchy_cnn_torch.viewer import export as export_module
 from hierarchy_cnn_torch.viewer import pack
 from hierarchy_cnn_torch.viewer.view import View, scaled_bytes, triangle_bytes, write
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
@@ -103,6 +104,11 @@ def test_order_in_the_page_is_the_seriation(files, tmp_path):
         ({"m.npy": np.eye(9)}, "10 names for a confusion matrix of 9"),
         ({"m.npy": np.ones((10, 9))}, "a square of at least"),
         ({"names.txt": "a\nb\nc"}, "--scores: scores"),
+        ({"images.npy": np.zeros((60, 3, 8, 8), np.uint8)}, "array.transpose(0, 2, 3, 1)"),
+        ({"images.npy": np.zeros((60, 0, 8, 3), np.uint8)}, "uint8 (60, 0, 8, 3), expected uint8 [N, H, W, C]"),
+        ({"images.npy": np.zeros((60, 8, 8, 3))}, "float64 (60, 8, 8, 3), expected uint8"),
+        ({"m.npy": np.diag([2.0**60] * 10)}, "at most 9,007,199,254,740,992 (2^53)"),
+        ({"m.npy": np.diag([2**63] * 10).astype(np.uint64)}, "at most 9,007,199,254,740,992 (2^53)"),
         ({"images.npy": np.zeros((3, 8, 8, 3), np.uint8)}, "--images: uint8"),
         ({"m.npy": np.eye(10, dtype=int) * 7}, "do not give the counts"),
         ({"m.npy": "text"}, "not a readable array"),
@@ -120,6 +126,44 @@ def test_bad_input_is_one_line_and_exit_code_2(files, tmp_path, change, message)
     answer = export(*export_arguments(tmp_path, tmp_path / "view.html"))
     assert answer.returncode == 2 and message in answer.stderr
     assert len(answer.stderr.strip().splitlines()) == 1 and not (tmp_path / "view.html").exists()
+
+
+@pytest.mark.parametrize("values", [np.full((10, 4), "a"), np.full((10, 4), np.inf), np.ones((10, 4), complex)])
+def test_responses_that_are_no_finite_numbers_are_one_line(files, tmp_path, values):
+    np.savez(tmp_path / "r.npz", conv1=values)
+    words = ["--confusion", files[0] / "m.npy", "--names", files[0] / "names.txt", "--out", tmp_path / "v.html"]
+    args = export_module.parser().parse_args([*map(str, words), "--responses", str(tmp_path / "r.npz")])
+    message = r"conv1 is .* \(10, 4\), expected numbers .*\[10, channels\] or \[epochs, 10, channels\]"
+    with pytest.raises(UserError, match=message):
+        export_module.from_files(args)
+
+
+def from_matrix(folder, counts, *more):
+    """The page's settings and arrays of a matrix alone."""
+    np.save(folder / "m.npy", counts)
+    (folder / "n.txt").write_text("\n".join(f"class {i}" for i in range(len(counts))))
+    words = ["--confusion", folder / "m.npy", "--names", folder / "n.txt", "--out", folder / "v.html", *more]
+    view = export_module.from_files(export_module.parser().parse_args([str(word) for word in words]))
+    write(view, folder / "v.html")
+    return pack.read_page(folder / "v.html")
+
+
+@pytest.mark.parametrize("kind", ["u1", "i2", "u4", "i8", "u8", "f2", "f4", "f8", ">i8"])
+def test_counts_of_every_type_are_shown_as_they_are(tmp_path, kind):
+    kind = np.dtype(kind)
+    largest = np.iinfo(kind).max if kind.kind in "iu" else np.finfo(kind).max
+    counts = np.diag([min(57 * 10**9, int(largest))] * 6).astype(kind)
+    arrays = from_matrix(tmp_path, counts)[1]
+    assert [int(n) for n in arrays["c0_0_n"]] == [int(counts[0, 0])] * 6
+
+
+def test_levels_that_do_not_exist_are_said(tmp_path):
+    perfect = np.diag([50] * 6)
+    with pytest.raises(UserError, match="--levels 2,3: no level at all, since classes lie equally far"):
+        from_matrix(tmp_path, perfect, "--levels", "2,3")
+    assert from_matrix(tmp_path, perfect)[0]["levels"] == []  # nobody asked
+    assert similarity.lacking([np.array([0, 0, 1])], [2]) == ""
+    assert similarity.lacking([np.array([0, 0, 1])], [2, 5]).startswith("--levels 2,5: only levels of 2 groups, since")
 
 
 def test_thumbnails_without_images_and_a_missing_names_file(files, tmp_path):

@@ -42,6 +42,27 @@ def test_same_flags_go_on_other_flags_are_refused_overwrite_starts_anew(tmp_path
         assert not run.done and not (folder / "model").exists() and (folder / "rnn" / "config.json").exists()
 
 
+def test_a_picture_that_fails_costs_neither_the_record_nor_the_next_try(tmp_path, capsys):
+    def fails():
+        assert (tmp_path / "record.json").exists()
+        raise ValueError("\n$\\frac$\n^\nno such symbol")
+
+    record = {"commit": "c" * 40, "date": "today"}
+    with open_run(tmp_path, CONFIG) as run:
+        run.finish(record, fails)
+    said = capsys.readouterr().err
+    assert "the record is complete, but a picture" in said and "the same command tries again" in said
+    assert said.count("\n") == 1 and (tmp_path / "DONE").exists() and not run.done
+    assert not already_done(tmp_path, CONFIG)
+    with open_run(tmp_path, CONFIG) as run:
+        assert not run.done
+        run.finish(record, (tmp_path / "picture").touch)
+    assert run.done and already_done(tmp_path, CONFIG) and (tmp_path / "picture").exists()
+    with pytest.raises(UserError, match="choose"), open_run(tmp_path / "b", CONFIG) as run:
+        run.finish(record, lambda: (_ for _ in ()).throw(UserError("choose --thumbs none")))
+    assert (tmp_path / "b" / "record.json").exists() and not (tmp_path / "b" / "DONE").exists()
+
+
 def test_overwrite_removes_nothing_but_runs(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("")

@@ -103,6 +103,20 @@ def test_same_flags_do_nothing_other_flags_are_refused(whole):
     assert "holds a run with other flags" in other.stderr
 
 
+@pytest.mark.parametrize("file", ["neglection.png", "gains.png"])
+def test_a_picture_that_fails_does_not_cost_the_record(whole, unfinished, file):
+    picture = unfinished(whole[0], file)
+    runs = next(folder for folder in picture.parents if folder.name == whole[0].name)
+    flags = [*TINY, "--subclass", "--cutout", "--runs-dir", runs, "--name", "sub", "--beside", runs / "base"]
+    said = run("notebook.py", *flags)
+    assert "the record is complete, but a picture" in said.stderr and "epoch 1" not in said.stdout
+    before, after = (json.loads((at / "sub" / "record.json").read_text())["metrics"] for at in (whole[0], runs))
+    assert before == after and (picture.parent / "record.json").exists()
+    picture.rmdir()
+    run("notebook.py", *flags)
+    assert picture.is_file() and run("notebook.py", *flags).stdout.count("finished before") == 2
+
+
 def test_eval_returns_the_logged_accuracy(whole):
     runs, _ = whole
     record = json.loads((runs / "sub" / "record.json").read_text())

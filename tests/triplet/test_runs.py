@@ -131,6 +131,18 @@ def test_finished_runs_are_not_run_again_and_other_flags_are_refused(runs, tiny,
         run_here(*flags, "--frame_size", "24")
 
 
+def test_a_picture_that_fails_does_not_cost_the_record(runs, tiny, unfinished, capsys):
+    picture = unfinished(runs / "hard", "confusion.png")
+    flags = flags_of(tiny, picture.parents[1], "hard", *STEPS, "--checkpoint_dir", "hard")
+    run_here(*flags)
+    assert "the record is complete, but a picture" in capsys.readouterr().err
+    assert record_of(picture.parent)["metrics"] == record_of(runs / "hard")["metrics"]
+    picture.rmdir()
+    run_here(*flags)
+    run_here(*flags)
+    assert picture.is_file() and "finished before" in capsys.readouterr().out
+
+
 def test_eval_gives_the_recorded_figures(runs, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["eval.py", "--checkpoint", str(runs / "hard" / "model.ckpt")])
     eval_script.main()

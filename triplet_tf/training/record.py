@@ -53,10 +53,14 @@ def embedding_text(config: Mapping[str, Any], tested: measures.Tested) -> str:
 
 
 def write_files(
-    folder: Path, config: Mapping[str, Any], lists: ImageLists, tested: measures.Tested, checkpoint: str
-) -> dict[str, float]:
-    """metrics.json, confusion.csv, embeddings.npz and the two pictures of one checkpoint; returns the figures."""
-    values, neighbours = figures(tested, lists.num_classes)
+    folder: Path, config: Mapping[str, Any], lists: ImageLists, tested: measures.Tested, checkpoint: str,
+    values: Mapping[str, float], neighbours: np.ndarray,
+) -> None:  # fmt: skip
+    """metrics.json, confusion.csv, embeddings.npz and the two pictures of one checkpoint.
+
+    Args:
+      values, neighbours: of `figures`.
+    """
     matrix = measures.confusion(tested.labels, tested.ranked[:, 0], lists.num_classes)
     names = lists.class_names
     write_json(folder / "metrics.json", {
@@ -80,7 +84,6 @@ def write_files(
     paths = [Path(path) for path in file_paths(lists.images, lists.test.names)]
     plots.neighbours(folder / "neighbours.png", paths, tested.labels, neighbours[:, :SHOWN], names)
     plots.confusion(folder / "confusion.png", matrix, names, values["accuracy"])
-    return values
 
 
 ARTEFACTS = (
@@ -107,7 +110,7 @@ def finish(
         graph.evaluation.batches.lists = lists = open_lists(config, final=True)
         tested = None
     tested = tested or measures.over_list(session, graph.evaluation)
-    last = write_files(folder, config, lists, tested, f"{config['checkpoint_filename']} (last)")
+    last, neighbours = figures(tested, lists.num_classes)
     best = max(history, key=lambda line: line["test/Split_Val_Accuracy"])
     if config["eval_split"] == "val":
         tf1.train.Saver().restore(session, str(folder / f"model-{best['step']}"))
@@ -150,7 +153,10 @@ def finish(
             versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy", "scikit-learn"),
             deterministic=True,
             gpu=tf_runtime.gpu_name(),
-        )
+        ),
+        lambda: write_files(
+            folder, config, lists, tested, f"{config['checkpoint_filename']} (last)", last, neighbours
+        ),
     )  # fmt: skip
     say(config, last, f"last of {config['train_iters']} steps")
     print(f"best test of the run: {100 * best['test/Split_Val_Accuracy']:.2f} % at step {best['step']} "
@@ -199,7 +205,8 @@ def evaluate_checkpoint(config: dict[str, Any]) -> None:
                 raise explained(error, evaluation.batches.files()) from None
     warn_of_other_data(prefix.parent, config)
     folder.mkdir(exist_ok=True)
-    values = write_files(folder, config, lists, tested, prefix.name)
+    values, neighbours = figures(tested, lists.num_classes)
+    write_files(folder, config, lists, tested, prefix.name, values, neighbours)
     say(config, values, f"{shown(prefix)}, {len(tested.labels)} test images")
     print(f"written to {shown(folder)}: metrics.json, confusion.csv, embeddings.npz, neighbours.png, confusion.png")
 
