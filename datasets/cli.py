@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 
 import datasets
-from datasets import imagenet, lists, weights
+from datasets import lists
 from datasets.core import DATA_ROOT, DatasetError
-from datasets.fetch import announce, find, places
+from datasets.fetch import announce, find
 from datasets.manifest import Entry, entries, entry
 from datasets.terminal import any_terminal
-from datasets.verify import check_file
 
 
 def _size(count: int) -> str:
@@ -48,11 +47,12 @@ def _list(root: Path | None) -> int:
 
 
 def _prepare(this: Entry, root: Path | None, accept: bool, offline: bool | None) -> None:
-    if this.name == imagenet.NAME:
-        for split, listing in imagenet.lists(root).items():
-            print(f"{this.name}: {len(listing.paths):,} images in {split}, {listing.labels.max() + 1} classes")
+    """Prepares one set and prints what it holds; a module may do so itself with a function `prepare`."""
+    module = importlib.import_module(f"datasets.{this.name}")
+    if hasattr(module, "prepare"):
+        module.prepare(root, accept)
         return
-    source = getattr(importlib.import_module(f"datasets.{this.name}"), "SOURCE", None)
+    source = getattr(module, "SOURCE", None)
     if source is not None:  # a set of files on disk
         _describe_lists(lists.load_set(source, root, accept, offline))
         return
@@ -75,18 +75,6 @@ def _describe_lists(found: lists.ImageLists) -> None:
         print(f"  sha256 {digest}  {name}")
 
 
-def _check_weights(root: Path | None, accept: bool) -> None:
-    home, found = places(root, weights.NAME)[0], False
-    for file in (*entry(weights.NAME).files, *entry(weights.NAME).contents):
-        path = find([file.name, f"{Path(file.name).stem}/{file.name}"], [home])
-        if path is not None:
-            checked = check_file(path, file, accept)
-            found = True
-            print(f"{file.name}: sha256 {checked.sha256}, {'verified' if checked.verified else 'no published digest'}")
-    if not found:
-        raise DatasetError(f"{home}: no weights; {entry(weights.NAME).placing(home.parent)}")
-
-
 def _verify_all(root: Path | None, accept: bool) -> int:
     failures = 0
     for this in entries().values():
@@ -94,10 +82,7 @@ def _verify_all(root: Path | None, accept: bool) -> int:
             print(f"{this.name}: not present, nothing to check")
             continue
         try:
-            if this.name == weights.NAME:
-                _check_weights(root, accept)
-            else:
-                _prepare(this, root, accept, offline=True)
+            _prepare(this, root, accept, offline=True)
         except DatasetError as error:
             failures += 1
             print(f"{this.name}: FAILED: {error}")
@@ -117,7 +102,8 @@ def main(name: str | None = None, argv: list[str] | None = None) -> int:
     parser.add_argument("--accept-unverified", action="store_true", help="take files whose digest differs")
     if name:
         parser.add_argument("--offline", action="store_true", default=None, help="never download")
-    if name == weights.NAME:
+    get = getattr(importlib.import_module(module), "get", None) if name else None  # files that are fetched one by one
+    if name and get:
         parser.add_argument("file", nargs="*", help="file to download: " + ", ".join(f.name for f in entry(name).files))
     args = parser.parse_args(argv)
     try:
@@ -126,12 +112,10 @@ def main(name: str | None = None, argv: list[str] | None = None) -> int:
         this = entry(name)
         if not args.verify:
             announce(this, sys.stdout)
-        if name == weights.NAME:
-            for file in [] if args.verify else args.file:
-                print(weights.get(file, args.root, args.offline).name)
-            _check_weights(args.root, args.accept_unverified)
-        else:
-            _prepare(this, args.root, args.accept_unverified, True if args.verify else args.offline)
+        if get and not args.verify:
+            for file in args.file:
+                print(get(file, args.root, args.offline).name)
+        _prepare(this, args.root, args.accept_unverified, True if args.verify else args.offline)
     except DatasetError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

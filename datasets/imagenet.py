@@ -139,6 +139,12 @@ def lists(root: Path | None = None) -> dict[str, Listing]:
     return found
 
 
+def prepare(root: Path | None, accept: bool) -> None:
+    """Prints what the lists of both splits hold; they have no published digests that `accept` could overrule."""
+    for split, listing in lists(root).items():
+        print(f"{NAME}: {len(listing.paths):,} images in {split}, {listing.labels.max() + 1} classes")
+
+
 if __name__ == "__main__":
     from datasets.cli import main
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from datasets import archive
 from datasets.core import DATA_ROOT, DatasetError
-from datasets.fetch import fetch, locked
+from datasets.fetch import fetch, locked, places
+from datasets.fetch import find as find_file
 from datasets.manifest import entry
 from datasets.verify import MOST_BYTES, check_file, reading
 
@@ -124,6 +125,23 @@ def vgg16(path: Path) -> dict[str, np.ndarray]:
                 raise DatasetError(f"{path}: {name} is {array.dtype} {array.shape}, expected finite floats {shape}")
             arrays[name] = array.astype(np.float32, copy=False)
     return arrays
+
+
+def prepare(root: Path | None, accept: bool) -> None:
+    """Checks the files that are there and prints their digests.
+
+    Raises:
+      DatasetError: none is there, or one is another file.
+    """
+    home, found = places(root, NAME)[0], False
+    for file in (*entry(NAME).files, *entry(NAME).contents):
+        path = find_file([file.name, f"{Path(file.name).stem}/{file.name}"], [home])
+        if path is not None:
+            checked = check_file(path, file, accept)
+            found = True
+            print(f"{file.name}: sha256 {checked.sha256}, {'verified' if checked.verified else 'no published digest'}")
+    if not found:
+        raise DatasetError(f"{home}: no weights; {entry(NAME).placing(home.parent)}")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def circles() -> list[list[str]]:
 
 
 LEFT = {  # circles that the move of their package has still to cut
-    "class2str_tf", "datasets",
+    "class2str_tf",
 }  # fmt: skip
 
 
