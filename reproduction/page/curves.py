@@ -1,4 +1,4 @@
-"""Learning curves as small SVG pictures, from the metrics.jsonl beside a record."""
+"""Learning curves as small inline SVG, from the metrics.jsonl next to a record."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
 
 from reproduction.compare.collect import RowRuns, SeedRun
+from reproduction.page.svg import RULE, SEEDS, blank_axes, inline
 
 WIDTH, HEIGHT = 380, 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 24
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 8, 24
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 2)))  # in line widths
 MAX_POINTS = 150
 MAX_SEEDS = 5
 MAX_CURVES = 8
@@ -79,66 +83,31 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers that span [low, high], about `count` of them."""
-    if not high > low:
-        return [low]
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999999)
-    first = math.ceil(low / step - 1e-9)
-    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def chart(name: str, series: Mapping[int, Series], unit: str = "steps") -> str:
-    """One SVG chart: a line per seed.
+def chart(name: str, series: Mapping[int, Series], unit: str = "steps") -> Markup:
+    """Draws one chart as inline SVG, a line per seed.
 
     Args:
       name: the scalar's name, for screen readers.
-      series: seed -> [(step, value)], finite, at least one point in all.
+      series: seed -> [(step, value)], finite, at least one point in all; the place of a seed decides its colour.
       unit: of the horizontal axis, for screen readers.
     """
-    lines = [thinned(points) for points in series.values()]  # the place in the list is the colour
-    xs = [x for points in lines for x, _ in points]
-    ys = [y for points in lines for _, y in points]
-    x0, x1 = min(xs), max(xs)
-    y0, y1 = min(ys), max(ys)
-    if y1 - y0 < 1e-12 * max(1.0, abs(y0)):
-        pad = abs(y0) * 0.05 or 0.5
-        y0, y1 = y0 - pad, y1 + pad
-    else:
-        y0, y1 = y0 - 0.04 * (y1 - y0), y1 + 0.04 * (y1 - y0)
-    if x1 <= x0:
-        pad = max(0.5, 1e-9 * abs(x0))  # 0.5 beside 1e18 is nothing
-        x0, x1 = x0 - pad, x1 + pad
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
-        return across, HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM)
-
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(name)} over {unit}">']
-    for tick in ticks(y0, y1):
-        y = place(x0, tick)[1]
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{short(tick)}</text>')
-    whole = all(float(x).is_integer() for points in series.values() for x, _ in points)
-    for tick in ticks(x0, x1):
-        if whole and not float(round(tick, 9)).is_integer():
-            continue  # there is no step 1.25
-        x = place(tick, y0)[0]
-        anchor = "end" if x > WIDTH - 30 else "middle"
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{short(tick)}</text>')
-    for number, points in enumerate(lines):
-        where = [place(x, y) for x, y in points]
-        if not where:
-            continue
-        if len(where) == 1:  # a stage of one epoch
-            x, y = where[0]
-            parts.append(f'<circle class="k{number % MAX_SEEDS}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
-            continue
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in where)
-        parts.append(f'<polyline class="k{number % MAX_SEEDS}" points="{path}"/>')
-    return "".join(parts) + "</svg>"
+    figure, axes = blank_axes(WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM)
+    for number, points in enumerate(map(thinned, series.values())):
+        steps, values = [x for x, _ in points], [y for _, y in points]
+        style: dict[str, Any] = {"color": SEEDS[number % MAX_SEEDS], "gid": f"k{number % MAX_SEEDS}", "clip_on": False}
+        if len(points) == 1:  # a stage of one epoch: a dot
+            axes.plot(2 * steps, 2 * values, linewidth=6, solid_capstyle="round", **style)
+        elif points:
+            axes.plot(steps, values, linewidth=1.5, linestyle=DASHES[number % MAX_SEEDS], **style)
+    axes.margins(x=0, y=0.04)
+    axes.grid(axis="y", color=RULE, linewidth=1, clip_on=False)
+    whole = all(float(x).is_integer() for points in series.values() for x, _ in points)  # there is no step 1.25
+    for axis, integer in ((axes.xaxis, whole), (axes.yaxis, False)):
+        axis.set_major_locator(MaxNLocator(4, steps=(1, 2, 2.5, 5, 10), integer=integer))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    return inline(figure, "chart", f"{name} over {unit}")
 
 
 def short(value: float) -> str:
@@ -148,8 +117,10 @@ def short(value: float) -> str:
     return f"{round(value, 10):.4g}"
 
 
-def row_charts(group: RowRuns, wanted: Sequence[str], unit: str = "steps") -> tuple[list[tuple[str, str]], list[int]]:
-    """The charts of one row.
+def row_charts(
+    group: RowRuns, wanted: Sequence[str], unit: str = "steps"
+) -> tuple[list[tuple[str, Markup]], list[int]]:
+    """Draws the charts of one row.
 
     Args:
       group: the row's runs.

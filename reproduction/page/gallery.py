@@ -1,4 +1,4 @@
-"""The pictures and texts that runs leave behind, made fit for one self-contained page."""
+"""The plots, images and texts that runs leave behind, made fit for one self-contained page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
+
+from markupsafe import Markup
 
 from reproduction.compare.collect import Entry, RowRuns, SeedRun
 from reproduction.compare.tables import Picture
 from reproduction.page.curves import inside
 from reproduction.page.maps import embedding_map
+from reproduction.page.templates import part
 from reproduction.runtime.record import Artefact
 from reproduction.runtime.run_folder import shown
 
@@ -71,16 +73,6 @@ def shrink(data: bytes) -> bytes | None:
     return out.getvalue()
 
 
-def figure(body: str, title: str, ratio: float) -> str:
-    """A figure of the grid; one that is much wider than high takes the whole width, or nothing on it can be read.
-
-    Args:
-      body: img or svg. title: caption. ratio: width over height.
-    """
-    kind = ' class="broad"' if ratio > BROAD else ""
-    return f"<figure{kind}>{body}<figcaption>{escape(title)}</figcaption></figure>"
-
-
 def width_over_height(data: bytes) -> float:
     """Of a picture's bytes, from its head alone; 1 where Pillow does not know it."""
     from PIL import Image
@@ -92,8 +84,8 @@ def width_over_height(data: bytes) -> float:
         return 1.0
 
 
-def picture(path: Path, title: str, budget: Budget) -> str:
-    """A figure with the picture inside the page, or a line that says where it lies and why it is not here."""
+def picture(path: Path, title: str, budget: Budget) -> Markup:
+    """Renders a figure with the image inside the page, or a line that says where it lies and why it is not here."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -107,13 +99,12 @@ def picture(path: Path, title: str, budget: Budget) -> str:
             data, kind = smaller, "image/png"
     if not budget.take(len(data) * 4 // 3 + 300):
         return _line(title, f"{shown(path)}: left out, the page would grow too large")
-    code = base64.b64encode(data).decode()
-    body = f'<img alt="{escape(title)}" src="data:{kind};base64,{code}">'
-    return figure(body, title, width_over_height(data))
+    image = part("image", title, kind, base64.b64encode(data).decode())
+    return part("figure", image, title, width_over_height(data) > BROAD)
 
 
-def text_fold(path: Path, title: str, kind: str, budget: Budget) -> str:
-    """A text or small JSON file, folded away."""
+def text_fold(path: Path, title: str, kind: str, budget: Budget) -> Markup:
+    """Renders a text or small JSON file, folded away."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -129,7 +120,7 @@ def text_fold(path: Path, title: str, kind: str, budget: Budget) -> str:
         text = text[:TEXT_CHARACTERS] + f"\n... cut here; the whole file is {without_folders(shown(path))}"
     if not budget.take(len(text) * 2):
         return _line(title, f"{shown(path)}: left out, the page would grow too large")
-    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+    return part("fold", title, part("text", text))
 
 
 def without_folders(text: str) -> str:
@@ -137,12 +128,12 @@ def without_folders(text: str) -> str:
     return re.sub(r"(?<![\w.~])/(?:[^/\n:]+/)+(?=(?:[^/\n:]+/){3}[^/\n:]+)", ".../", text)
 
 
-def _line(title: str, where: str) -> str:
-    return f'<p class="soft">{escape(title)}: <code>{escape(without_folders(where))}</code></p>'
+def _line(title: str, where: str) -> Markup:
+    return part("line", title, without_folders(where))
 
 
-def artefact(folder: Path, item: Artefact, page: Path, budget: Budget) -> tuple[str, bool]:
-    """One artefact of a run as HTML.
+def artefact(folder: Path, item: Artefact, page: Path, budget: Budget) -> tuple[Markup, bool]:
+    """Renders one artefact of a run.
 
     Args:
       folder: the run folder.
@@ -150,7 +141,7 @@ def artefact(folder: Path, item: Artefact, page: Path, budget: Budget) -> tuple[
       page: the file the page is written to, for relative links.
       budget: bytes left.
     Returns:
-      (html, whether it is a picture that belongs into the picture grid).
+      (HTML, whether it is an image that belongs into the grid).
     """
     path = inside(folder, item.path)
     if path is None:
@@ -161,14 +152,13 @@ def artefact(folder: Path, item: Artefact, page: Path, budget: Budget) -> tuple[
     if item.kind in ("text", "json"):
         return text_fold(path, item.title, item.kind, budget), False
     if item.kind == "html":
-        link = escape(os.path.relpath(path, page.resolve().parent).replace(os.sep, "/"))
-        there = f'<a href="{link}">{escape(without_folders(shown(path)))}</a> (with the run)'
-        return f'<p class="soft">{escape(item.title)}: {there}</p>', False
+        address = os.path.relpath(path, page.resolve().parent).replace(os.sep, "/")
+        return part("link", item.title, address, without_folders(shown(path))), False
     return _line(item.title, shown(path)), False
 
 
-def seed_pictures(run: SeedRun, wanted: Sequence[Picture], budget: Budget) -> list[str]:
-    """Pictures that lie in the folder of the seed and in no record, once on the page.
+def seed_pictures(run: SeedRun, wanted: Sequence[Picture], budget: Budget) -> list[Markup]:
+    """Renders images that lie in the folder of the seed and in no record, once on the page.
 
     The folder is the nearest one above a record that holds such a file: several rows may share it.
     """
@@ -182,32 +172,28 @@ def seed_pictures(run: SeedRun, wanted: Sequence[Picture], budget: Budget) -> li
     return found
 
 
-def gallery(group: RowRuns, page: Path, budget: Budget, wanted: Sequence[Picture] = ()) -> str:
-    """What the first seed of a row left behind: pictures in a grid, then the rest. Empty string if nothing."""
+def gallery(group: RowRuns, page: Path, budget: Budget, wanted: Sequence[Picture] = ()) -> Markup:
+    """Renders what the first seed of a row left behind: images in a grid, then the rest; empty if nothing."""
     run = group.runs[0]
-    pictures: list[str] = []
-    rest: list[str] = []
+    images: list[Markup] = []
+    others: list[Markup] = []
     for entry in run.entries:
         if entry.source != "runs":
             continue
         for item in entry.record.artefacts:
-            html, is_picture = artefact(entry.path.parent, item, page, budget)
-            (pictures if is_picture else rest).append(html)
+            html, is_image = artefact(entry.path.parent, item, page, budget)
+            (images if is_image else others).append(html)
             if item.kind == "npz" and (drawn := _map(entry, item, budget)):
-                pictures.append(drawn)
+                images.append(drawn)
     for html in seed_pictures(run, wanted, budget):
-        (pictures if html.startswith("<figure") else rest).append(html)
-    if not pictures and not rest:
-        return ""
-    head = f"<h4>What seed {run.seed} left behind</h4>"
-    grid = f'<div class="pictures">{"".join(pictures)}</div>' if pictures else ""
-    return head + grid + "".join(rest)
+        (images if html.startswith("<figure") else others).append(html)
+    return part("gallery", run.seed, images, others) if images or others else Markup()
 
 
-def _map(entry: Entry, item: Artefact, budget: Budget) -> str:
-    """The map of an artefact that is an embedding with labels; "" where it is none."""
+def _map(entry: Entry, item: Artefact, budget: Budget) -> Markup:
+    """Renders the map of an artefact that is an embedding with labels; empty if it is none."""
     path = inside(entry.path.parent, item.path)
     listed = entry.record.details.get("class_names")
     names = [str(name) for name in listed] if isinstance(listed, list) else []
-    made = embedding_map(path, names) if path is not None else None
-    return figure(*made, 1.0) if made is not None and budget.take(len(made[0])) else ""
+    drawn = embedding_map(path, names) if path is not None else None
+    return part("figure", *drawn) if drawn is not None and budget.take(len(drawn[0])) else Markup()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
+from reproduction.page.svg import INK, blank_axes, inline
 from reproduction.runtime.arrays import read_npz
 from reproduction.runtime.run_folder import UserError
 
-SIDE, MARGIN = 360, 14
+SIDE, MARGIN = 332, 14
 MAX_POINTS = 2000
 MAX_NAMES = 40  # beyond it names hide the points
 
@@ -48,32 +49,41 @@ def _direction(rows: np.ndarray) -> np.ndarray:
     return axis if axis[np.abs(axis).argmax()] >= 0 else -axis
 
 
-def draw(points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> str:
-    """The SVG: a dot for each image, coloured by class, and each class's name at its median.
+def draw(points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Markup:
+    """Draws a dot for each image, coloured by class, and each class's name at its median, as inline SVG.
 
     Args:
-      points: float [N, 2]. labels: int [N]. names: of the classes by label; a label without one shows its number.
+      points: float [N, 2].
+      labels: int [N], the class of each point.
+      names: of the classes by label; a label without one shows its number.
     """
+    import colorsys
+
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Dots
+
     low, high = points.min(axis=0), points.max(axis=0)
-    scale = (SIDE - 2 * MARGIN) / max(float((high - low).max()), 1e-12)
-    where = MARGIN + (points - low) * scale
-    where[:, 1] = SIDE - where[:, 1]
-    height = round(float(where[:, 1].max() + MARGIN))
-    top = max(0, round(float(where[:, 1].min() - MARGIN)))
-    parts = [f'<svg class="map" viewBox="0 {top} {SIDE} {height - top}" role="img" aria-label="map of the embedding">']
+    span = max(float((high - low).max()), 1e-12)
+    height = max(1, round(SIDE * float(high[1] - low[1]) / span)) + 2 * MARGIN
+    figure, axes = blank_axes(SIDE + 2 * MARGIN, height, MARGIN, MARGIN, MARGIN, MARGIN)
+    axes.set(
+        xlim=(low[0], low[0] + span), ylim=(low[1], low[1] + span * (height - 2 * MARGIN) / SIDE), xticks=[], yticks=[]
+    )
     classes = np.unique(labels)
     for place, label in enumerate(classes):
-        dots = "".join(f"M{x:.0f} {y:.0f}h0" for x, y in where[labels == label])
-        parts.append(f'<path stroke="hsl({360 * place // len(classes)} 62% 52%)" d="{dots}"/>')
-    if len(classes) <= MAX_NAMES:
-        for label in classes:
-            x, y = np.median(where[labels == label], axis=0)
-            name = names[label] if 0 <= label < len(names) else str(label)
-            parts.append(f'<text x="{x:.0f}" y="{y + 4:.0f}" text-anchor="middle">{escape(name[:14])}</text>')
-    return "".join(parts) + "</svg>"
+        dots = np.repeat(points[labels == label], 2, axis=0)  # lines of no length with round ends
+        path = Dots(dots, np.tile([Dots.MOVETO, Dots.LINETO], len(dots) // 2))
+        path.should_simplify = False
+        colour = colorsys.hls_to_rgb(place / len(classes), 0.52, 0.62)
+        axes.add_patch(PathPatch(path, fill=False, edgecolor=colour, linewidth=3, capstyle="round", clip_on=False))
+    for label in classes if len(classes) <= MAX_NAMES else ():
+        x, y = np.median(points[labels == label], axis=0)
+        name = names[label] if 0 <= label < len(names) else str(label)
+        axes.text(x, y, name[:14].replace("$", r"\$"), ha="center", va="center", color=INK)
+    return inline(figure, "map", "map of the embedding")
 
 
-def embedding_map(path: Path, names: Sequence[str] = ()) -> tuple[str, str] | None:
+def embedding_map(path: Path, names: Sequence[str] = ()) -> tuple[Markup, str] | None:
     """Map and caption of an embeddings.npz (`emb` [N, D], `label` [N]); None where the file holds no such thing."""
     try:
         held = read_npz(path, ("emb", "label"))

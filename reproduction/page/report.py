@@ -11,9 +11,10 @@ import argparse
 import datetime
 import sys
 from collections.abc import Sequence
-from html import escape
 from itertools import groupby
 from pathlib import Path
+
+from markupsafe import Markup
 
 from datasets.terminal import any_terminal
 from reproduction.compare import export
@@ -24,76 +25,46 @@ from reproduction.compare.tables import About, load_tables, paper_of
 from reproduction.compare.tabular import markdown_table
 from reproduction.page.curves import row_charts
 from reproduction.page.gallery import Budget, gallery, without_folders
-from reproduction.page.htmltables import claims_table, extra_table, lines_table, not_run, published, seeds_table, table
+from reproduction.page.htmltables import claims_table, lines_table, not_run, published, seeds_table
+from reproduction.page.templates import part, whole_page
 from reproduction.runtime.record import commit_and_dirty
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
-PAGE = Path(__file__).resolve().parent  # style.css and script.js lie here too
 MAX_BYTES = 10_000_000
 MEDIA_BYTES = 6_500_000  # pictures, curves and folded texts; the rest is for the tables
-HOW_TO_READ = """The method and its baseline of each paper; every row stands in its paper's section. Ours: mean ± \
-standard deviation (seeds). h: half-width for one further run, max(t(0.975, n-1) sd sqrt(1 + 1/n), binomial error of \
-the test split), in points. A cpu profile is a smaller network on fewer images: its numbers stand beside the paper's, \
-and only the claims are tested on it."""
 Users = dict[tuple[str, ...], set[tuple[str, str]]]  # a line of a table -> paper and row of the records behind it
-HASH_HEAD = ("file", "sha256", "checked", "used by")
 
 
-def row_section(group: RowRuns, title: str, about: About, page: Path, budget: Budget) -> str:
-    """Curves and pictures of one row; empty if it has neither."""
+def row_section(group: RowRuns, title: str, about: About, page: Path, budget: Budget) -> Markup:
+    """Renders curves and plots of one row; empty if it has neither."""
     charts, seeds = row_charts(group, about.curves, about.across)
-    drawn = [
-        f"<figure>{svg}<figcaption>{escape(name)}</figcaption></figure>"
-        for name, svg in charts
-        if budget.take(len(svg) + 100)
-    ]
-    pictures = gallery(group, page, budget, about.pictures)
-    if not drawn and not pictures:
-        return ""
-    code = f"<code class='soft'>{escape(group.row)}</code>"
-    parts = [f"<h3>{escape(title)} {code}</h3>" if title else f"<h3><code>{escape(group.row)}</code></h3>"]
-    if group.blemish:
-        parts.append(f'<p class="open">{escape(group.blemish)}</p>')
-    if drawn:
-        keys = "".join(
-            f'<span><svg viewBox="0 0 30 8" aria-hidden="true"><line class="k{k}" x1="0" x2="30" y1="4" y2="4"/></svg> '
-            f"seed {seed}</span>"
-            for k, seed in enumerate(seeds)
-        )
-        rest = f"<span>of {len(group.runs)} seeds</span>" if len(group.runs) > len(seeds) else ""
-        left_out = f"<span>{len(charts) - len(drawn)} left out, the page would grow too large</span>"
-        left_out = left_out if len(charts) > len(drawn) else ""
-        parts.append(f'<div class="legend">{keys}{rest}{left_out}<span>across: {about.across}</span></div>')
-        parts.append(f'<p class="soft">{escape(about.curves_note)}</p>' if about.curves_note else "")
-        parts.append(f'<div class="charts">{"".join(drawn)}</div>')
-    return "".join([*parts, pictures])
+    figures = [part("figure", svg, name) for name, svg in charts if budget.take(len(svg) + 100)]
+    plots = gallery(group, page, budget, about.pictures)
+    if not figures and not plots:
+        return Markup()
+    return part("row_section", group, title, about, figures, seeds, len(charts) - len(figures), plots)
 
 
-def paper_section(comparison: Comparison, found: Collection, page: Path, budget: Budget) -> str:
-    """All of one paper."""
-    about = comparison.paper.paper
-    groups = {group.row: group for group in found.of(about.id)}
-    titles = comparison.paper.full_titles()
+def paper_section(comparison: Comparison, found: Collection, page: Path, budget: Budget) -> Markup:
+    """Renders all of one paper."""
+    paper = comparison.paper
+    groups = {group.row: group for group in found.of(paper.paper.id)}
+    titles = paper.full_titles()
     order = [name for name in titles if name in groups] + sorted(name for name in groups if name not in titles)
     ran = [line for line in comparison.lines if line.row in groups]
-    parts = [
-        f'<h2 id="{escape(about.id)}">{escape(about.short)} ({escape(about.venue)} {about.year})</h2>',
-        f'<p>{escape(about.authors)}: <a href="{escape(about.link)}">{escape(about.title)}</a>. '
-        f"Code: <code>{escape(about.folder)}/</code></p>",
-        f"<p>{escape(about.method)}</p>",
-        f'<p class="soft">{escape(about.sources)}</p>',
-        "<h3>Our figures beside the paper's</h3>",
-        lines_table(ran) if ran else "<p>Nothing has been run yet.</p>",
-        seeds_table(ran),
-        "<h3>Claims</h3>" + claims_table(comparison.claims) if comparison.claims else "",
-        *(extra_table(extra) for extra in extras_of(comparison.paper, found)),
-    ]
-    sections = [row_section(groups[name], titles.get(name, ""), about, page, budget) for name in order]
-    parts += sections
-    if ran and not any(sections):
-        parts.append('<p class="soft">Curves and pictures lie in the run folders, not with the committed records.</p>')
-    parts += [not_run(comparison, set(groups)), published(comparison)]
-    return "".join(parts)
+    return part(
+        "paper",
+        paper.paper,
+        lines=lines_table(ran),
+        seeds=seeds_table(ran),
+        claims=claims_table(comparison.claims) if comparison.claims else "",
+        extras=extras_of(paper, found),
+        sections=[row_section(groups[name], titles.get(name, ""), paper.paper, page, budget) for name in order],
+        ran=bool(ran),
+        unrun=not_run(comparison, set(groups)),
+        published=published(comparison),
+        published_count=len(paper.numbers()),
+    )
 
 
 def used_by(where: set[tuple[str, str]]) -> str:
@@ -102,10 +73,8 @@ def used_by(where: set[tuple[str, str]]) -> str:
     return "; ".join(f"{paper}: {', '.join(row for _, row in pairs)}" for paper, pairs in papers)
 
 
-def machines(entries: Sequence[Entry]) -> str:
-    """Machines, versions, commits and data files of all runs shown."""
-    if not entries:
-        return ""
+def machines(entries: Sequence[Entry]) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Lists machines, versions, data files and deviations of all runs on the page, as (heading, head, rows)."""
     hardware: Users = {}
     software: Users = {}
     files: Users = {}
@@ -123,24 +92,21 @@ def machines(entries: Sequence[Entry]) -> str:
             deviations.setdefault((", ".join(record.deviations),), set()).add(stage)
         for name, digest in record.data.items():
             files.setdefault((name, digest, "verified" if record.data_verified else "NOT verified"), set()).add(where)
-
-    def rows(found: Users) -> list[tuple[str, ...]]:
-        return [(*key, used_by(where)) for key, where in sorted(found.items())][:200]
-
-    return (
-        '<h2 id="machines">Machines, versions, data</h2><h3>Machines</h3>'
-        + table(("CPU", "cores", "GPU", "system", "used by"), rows(hardware))
-        + "<h3>Versions</h3>"
-        + table(("commit", "lock", "precision", "versions", "used by"), rows(software))
-        + "<h3>Data files</h3>"
-        + table(HASH_HEAD, rows(files))
-        + ("<h3>Deviations that were active (docs/deviations)</h3>" if deviations else "")
-        + (table(("ids", "used by"), rows(deviations)) if deviations else "")
+    tables = (
+        ("Machines", ("CPU", "cores", "GPU", "system", "used by"), hardware),
+        ("Versions", ("commit", "lock", "precision", "versions", "used by"), software),
+        ("Data files", ("file", "sha256", "checked", "used by"), files),
+        ("Deviations that were active (docs/deviations)", ("ids", "used by"), deviations),
     )
+    return [
+        (heading, head, [(*key, used_by(where)) for key, where in sorted(users.items())][:200])
+        for heading, head, users in tables
+        if users or heading != tables[-1][0]
+    ]
 
 
 def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> str:
-    """The whole page.
+    """Renders the whole page.
 
     Args:
       comparisons: one per paper.
@@ -148,50 +114,34 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
       page: the file it will be written to, for relative links.
     """
     names = {comparison.paper.paper.id: comparison.paper.paper.short for comparison in comparisons}
-    wanted = [group for comparison in comparisons for group in found.of(comparison.paper.paper.id)]
-    entries = [entry for group in wanted for run in group.runs for entry in run.entries]
-    have = {(group.paper, group.row) for group in wanted}
-    claims = [result for comparison in comparisons for result in comparison.claims]
-    overview = [line for comparison in comparisons for line in comparison.overview()]
-    links = [("overview", "Overview"), ("claims", "Claims"), *names.items()]
-    links += [("machines", "Machines")] if entries else []
-    links += [("left-out", "Left out")] if found.problems else []
+    groups = [group for name in names for group in found.of(name)]
+    entries = [entry for group in groups for run in group.runs for entry in run.entries]
+    results = [result for comparison in comparisons for result in comparison.claims]
     budget = Budget(MEDIA_BYTES)
-    shares = []
+    papers = []
     for index, comparison in enumerate(comparisons):  # what one paper leaves of its share goes to the next
         share = Budget(budget.left // (len(comparisons) - index))
         before = share.left
-        shares.append(paper_section(comparison, found, page, share))
+        papers.append(paper_section(comparison, found, page, share))
         budget.left -= before - share.left
-    title = "Class hierarchy in image classifiers: papers and reproductions"
+    links = [("overview", "Overview"), ("claims", "Claims"), *names.items()]
+    links += [("machines", "Machines")] if entries else []
+    links += [("left-out", "Left out")] if found.problems else []
     commit, dirty = commit_and_dirty()
-    changes = " with changes" if dirty and commit != "unknown" else ""
-    made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    problems = "".join(f"<li>{escape(without_folders(problem))}</li>" for problem in found.problems[:200])
-    parts = [
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; img-src data:; "
-        "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
-        f"<title>{title}</title><style>{(PAGE / 'style.css').read_text(encoding='utf-8')}</style></head><body>",
-        f'<header class="top"><h1>{title}</h1><p>{len(entries)} records in {len(have)} rows. Claims: '
-        f"{escape(export.verdict_counts(claims))}.</p>"
-        f'<p class="soft">Made {made} at commit {escape(commit[:10])}{changes}. Every figure is '
-        "computed from a record; how verdicts are reached is in docs/results.md.</p></header>",
-        "<nav><div>" + "".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in links),
-        '<button class="theme" type="button">colours: auto</button></div></nav><main>',
-        '<h2 id="overview">Overview</h2>',
-        "" if entries else "<p>Nothing has been run yet.</p>",
-        lines_table(overview, lambda line: names[line.paper]),
-        f'<p class="soft">{HOW_TO_READ}</p>',
-        '<h2 id="claims">Claims</h2>',
-        claims_table(claims),
-        *shares,
-        machines(entries),
-        f'<h2 id="left-out">Left out</h2><ul class="soft">{problems}</ul>' if problems else "",
-        f"</main><script>{(PAGE / 'script.js').read_text(encoding='utf-8')}</script></body></html>\n",
-    ]  # fmt: skip
-    return "".join(parts)
+    return whole_page(
+        title="Class hierarchy in image classifiers: papers and reproductions",
+        links=links,
+        entries=entries,
+        rows=len({(group.paper, group.row) for group in groups}),
+        verdict_counts=export.verdict_counts(results),
+        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        commit=commit[:10] + (" with changes" if dirty and commit != "unknown" else ""),
+        overview=lines_table([line for c in comparisons for line in c.overview()], lambda line: names[line.paper]),
+        claims=claims_table(results),
+        papers=papers,
+        machines=machines(entries),
+        problems=[without_folders(problem) for problem in found.problems[:200]],
+    )
 
 
 def markdown_report(comparisons: Sequence[Comparison], found: Collection) -> str:

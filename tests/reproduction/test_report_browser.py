@@ -3,7 +3,7 @@
 import pytest
 
 from reproduction.page import htmltables
-from reproduction.page.report import PAGE
+from reproduction.page.templates import PAGE
 from tests.hierarchy.browser import need_browser, opened
 
 need_browser()
