@@ -79,7 +79,7 @@ def draw(points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Markup
     for label in classes if len(classes) <= MAX_NAMES else ():
         x, y = np.median(points[labels == label], axis=0)
         name = names[label] if 0 <= label < len(names) else str(label)
-        axes.text(x, y, name[:14].replace("$", r"\$"), ha="center", va="center", color=INK)
+        axes.text(x, y, name[:14], ha="center", va="center", color=INK)
     return inline(figure, "map", "map of the embedding")
 
 

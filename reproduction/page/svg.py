@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from reproduction.runtime.figures import draw_literally
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -51,6 +53,7 @@ def inline(figure: Figure, kind: str, label: str) -> Markup:
     """
     import matplotlib
 
+    draw_literally(figure)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "page"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
