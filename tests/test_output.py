@@ -7,10 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from datasets import folder, lists
+from datasets.core import DatasetError
+from reproduction.runtime.record import make_record
 from tests.test_layout import ROOT, SOURCES
 
 LOCALES = [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONIOENCODING": "iso-8859-1"}]
@@ -122,3 +126,37 @@ def test_another_broken_pipe_is_no_quiet_end():
 
     with pytest.raises(BrokenPipeError), any_terminal():
         raise BrokenPipeError("a worker's")
+
+
+def folder_of_pictures(top: Path, *names: str) -> Path:
+    """Class folders of these names, five small pictures each."""
+    from PIL import Image
+
+    for name in names:
+        (top / name).mkdir(parents=True)
+        for at in range(5):
+            Image.new("RGB", (8, 8), (40 * at, 0, 0)).save(top / name / f"{at}.png")
+    return top
+
+
+def test_a_class_folder_whose_name_is_not_utf8_is_one_line_at_loading(tmp_path):
+    place = folder_of_pictures(tmp_path / "set", "tea", os.fsdecode(b"caf\xe9"))
+    for load in (folder.load, lists.from_folder):
+        with pytest.raises(DatasetError, match=r"caf\\udce9': this name is not UTF-8; rename it"):
+            load(place)
+
+
+def test_class_names_are_read_alike_in_a_c_locale(tmp_path):
+    folder_of_pictures(tmp_path / "set", "tea", "café")
+    code = "import sys; from pathlib import Path; from datasets import folder, lists; place = Path(sys.argv[1]);"
+    code += "print(ascii([folder.load(place, Path(sys.argv[2])).class_names, lists.from_folder(place).class_names]))"
+    done = in_locale("-c", code, tmp_path / "set", tmp_path)
+    assert done.stdout.decode().strip() == ascii([("café", "tea")] * 2), done.stderr
+
+
+def test_a_path_that_is_not_utf8_does_not_cost_the_record():
+    odd = os.fsdecode(b"caf\xe9")
+    fields = {"paper": "p", "row": None, "stage": "s", "seed": 0, "metrics": {}, "seconds": 1, "data": {}}
+    fields |= {"data_verified": False, "deviations": [], "versions": {}, "deterministic": True}
+    made = make_record(**fields, argv=["x.py", f"--name={odd}"], config={"dataset": f"folder:/x/{odd}"})
+    assert made.model_dump(mode="json")["argv"] == ["x.py", "--name=caf\\udce9"]
