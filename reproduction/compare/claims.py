@@ -50,14 +50,19 @@ class Result:
     verdict: str
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 percent t interval of the mean, from paired effects; None with fewer than two."""
+def t_quantile(n: int) -> float:
+    """Returns t(0.975, n-1), the factor of a two-sided 95 percent interval from n values; n >= 2."""
     from scipy.special import stdtrit
 
+    return float(stdtrit(n - 1, 0.975))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Returns the 95 percent t interval of the mean of paired effects; None with fewer than two."""
     n = len(values)
     if n < 2:
         return None
-    half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) / math.sqrt(n)
+    half = t_quantile(n) * statistics.stdev(values) / math.sqrt(n)
     mean = statistics.fmean(values)
     return mean - half, mean + half
 
@@ -81,7 +86,8 @@ def decide(claim: Claim, low: float, high: float) -> str:
     return "not supported" if under or over else "inconclusive"
 
 
-def _scale(unit: str) -> float:
+def scale_of(unit: str) -> float:
+    """Returns the factor from a record's fraction to the unit: 100 for percent and points."""
     return 100.0 if unit in ("percent", "points") else 1.0
 
 
@@ -89,10 +95,10 @@ def _effect(claim: Claim, a: float | None, b: float | None) -> float | None:
     if a is None or (claim.combine != "value" and b is None):
         return None
     if claim.combine == "value":
-        return a * _scale(claim.unit)
+        return a * scale_of(claim.unit)
     assert b is not None
     if claim.combine == "difference":
-        return (a - b) * _scale(claim.unit)
+        return (a - b) * scale_of(claim.unit)
     return a / b if b else None
 
 

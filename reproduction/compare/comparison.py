@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduction.compare.claims import Result, check_claims
+from reproduction.compare.claims import Result, check_claims, scale_of, t_quantile
 from reproduction.compare.collect import Collection, RowRuns, collect
 from reproduction.compare.tables import Number, OurRow, Paper, Selection
 from reproduction.runtime.run_folder import UserError
@@ -58,13 +58,6 @@ class Line:
     source: str
     beside_last: float | None  # mean of `last`, where another selection is the figure
     key: bool  # a main figure of its row
-
-
-def t_quantile(n: int) -> float:
-    """t(0.975, n-1), the factor of a two-sided 95 percent interval from n values; n >= 2."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(n - 1, 0.975))
 
 
 def half_width(values: Sequence[float], published: float, samples: int | None) -> float | None:
@@ -165,15 +158,11 @@ def _rising(flags: Sequence[bool | None]) -> str:
     return ", test accuracy no longer rising" if not any(known) else ", test accuracy still rising in some seeds"
 
 
-def _scale(unit: str) -> float:
-    return 100.0 if unit in ("percent", "points") else 1.0
-
-
 def _figures(group: RowRuns | None, metric: str | None, selection: Selection, unit: str) -> dict[int, float]:
     if group is None or metric is None:
         return {}
     found = {run.seed: run.figure(metric, selection) for run in group.runs}
-    return {seed: value * _scale(unit) for seed, value in found.items() if value is not None}
+    return {seed: value * scale_of(unit) for seed, value in found.items() if value is not None}
 
 
 def _line(

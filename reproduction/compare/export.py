@@ -1,4 +1,4 @@
-"""The comparison as Markdown, CSV, LaTeX (`terminal.py` prints): one way of writing a figure, used by the page too."""
+"""The comparison as Markdown, CSV and LaTeX; the page and the terminal write numbers by the same functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reproduction.compare.claims import Result
 from reproduction.compare.comparison import Comparison, Line
-from reproduction.compare.tabular import markdown_table
+from reproduction.compare.tabular import escape_latex, latex_table, markdown_table
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
 RECALLED_MARK = "\N{DAGGER}"
@@ -20,7 +20,7 @@ CLAIM_HEAD = ("claim", "tested on", "effect [95 %]", "seeds", "verdict")
 
 
 def number_text(value: float, unit: str) -> str:
-    """A figure of ours in the form of its unit: percent and points with two decimals, parameters in K or M."""
+    """Returns a number of ours in the form of its unit: percent with two decimals, parameters in K or M."""
     if unit == "parameters":
         if abs(value) >= 1e6:
             return f"{value / 1e6:.2f} M"
@@ -33,14 +33,14 @@ def number_text(value: float, unit: str) -> str:
 
 
 def paper_text(line: Line) -> str:
-    """The paper's number as it prints it, with the mark of a recalled one."""
+    """Returns the number as the paper prints it, with a mark if it is recalled."""
     if line.number is None:
         return ""
     return line.number.printed + (RECALLED_MARK if line.number.evidence == "recalled" else "")
 
 
 def ours_text(line: Line) -> str:
-    """`mean ± sd (n)`; "-" where nothing was run. Beside a best epoch stands the last one."""
+    """Returns `mean ± sd (n)`, and the last epoch behind a best one; "-" if nothing was run."""
     if line.mean is None:
         return "-"
     unit = line.unit
@@ -59,7 +59,7 @@ def h_text(line: Line) -> str:
 
 
 def quantity_text(line: Line) -> str:
-    """What the line is about, with its unit, and the selection where it is not the last epoch."""
+    """Returns what the line is about, with its unit, and the selection if it is not the last epoch."""
     words = {"percent": " %", "seconds": " s"}.get(line.unit, "")
     chosen = {"best_on_test": ", best test epoch", "best_on_val": ", best validation epoch"}.get(line.selection, "")
     if chosen and "best" in line.quantity:
@@ -68,7 +68,7 @@ def quantity_text(line: Line) -> str:
 
 
 def effect_text(result: Result) -> str:
-    """Effect with its interval and, where it has one, the permutation p."""
+    """Returns the effect with its interval and, if it has one, the permutation p."""
     if result.effect is None:
         return "-"
     unit = {"points": " points", "percent": " %"}.get(result.claim.unit, "")
@@ -91,7 +91,7 @@ def effect_text(result: Result) -> str:
 
 
 def seeds_text(result: Result) -> str:
-    """Number of seeds, and of pairs where a seed gives several."""
+    """Returns the number of seeds, and of pairs if a seed gives several."""
     if not result.seeds:
         return "-"
     pairs = f" ({len(result.values)} pairs)" if len(result.values) != len(result.seeds) else ""
@@ -99,7 +99,7 @@ def seeds_text(result: Result) -> str:
 
 
 def line_cells(line: Line) -> tuple[str, ...]:
-    """The cells of a line under LINE_HEAD."""
+    """Returns the cells of a line under LINE_HEAD."""
     return (
         line.row,
         quantity_text(line),
@@ -112,7 +112,7 @@ def line_cells(line: Line) -> tuple[str, ...]:
 
 
 def claim_cells(result: Result) -> tuple[str, ...]:
-    """The cells of a claim under CLAIM_HEAD."""
+    """Returns the cells of a claim under CLAIM_HEAD."""
     return (
         f"{result.claim.id}: {result.claim.text}",
         result.on,
@@ -123,7 +123,7 @@ def claim_cells(result: Result) -> tuple[str, ...]:
 
 
 def claim_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """The cells of claims in order; a claim tested on several rows is named once, on the first of its lines."""
+    """Returns the cells of claims in order; a claim tested on several rows is named on the first of its lines only."""
     rows: list[tuple[str, ...]] = []
     named = None
     for result in results:
@@ -134,7 +134,7 @@ def claim_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 
 
 def verdict_counts(results: Sequence[Result]) -> str:
-    """What came of the claims, counted over the rows they were tested on: `40 claims of the papers in 107 lines, ...`.
+    """Counts the verdicts over the rows that claims were tested on: `40 claims of the papers in 107 lines, ...`.
 
     The papers' own claims, then what this repository adds to them.
     """
@@ -154,7 +154,7 @@ def has_recalled(lines: Sequence[Line]) -> bool:
 
 
 def markdown_lines(lines: Sequence[Line]) -> str:
-    """A Markdown table of what was run, and one of what was not, grouped by the reason.
+    """Returns a Markdown table of what was run, and one of what was not, grouped by the reason.
 
     A row's name, verdict and command stand on the first of its lines only.
     """
@@ -185,12 +185,12 @@ def markdown_lines(lines: Sequence[Line]) -> str:
 
 
 def markdown_claims(results: Sequence[Result]) -> str:
-    """One Markdown table of claims."""
+    """Returns one Markdown table of claims."""
     return markdown_table(CLAIM_HEAD, claim_rows(results))
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
-    """Everything as Markdown."""
+    """Returns everything as Markdown."""
     parts = []
     for comparison in comparisons:
         about = comparison.paper.paper
@@ -201,7 +201,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
 
 
 def csv_text(comparisons: Sequence[Comparison]) -> str:
-    """Everything as CSV, one line per line of the tables and per claim; twelve digits, values joined by spaces."""
+    """Returns everything as CSV, one line per table line and claim; twelve digits, values joined by spaces."""
     head = ("kind", "paper", "row", "quantity", "unit", "selection", "published", "evidence", "seeds", "values", "mean",
             "sd", "h", "gap", "low", "high", "p", "verdict", "command")  # fmt: skip
     out = io.StringIO()
@@ -230,31 +230,21 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
     return out.getvalue()
 
 
-def _tex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-               RECALLED_MARK: r"$^\dagger$", "<": r"$<$", ">": r"$>$"}  # fmt: skip
-    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
-
-
 def latex(comparisons: Sequence[Comparison]) -> str:
-    """Tabular environments, one per paper and one for its claims; needs no package."""
+    """Returns tabular environments, one per paper and one for its claims; they need no package."""
     parts = []
     for comparison in comparisons:
         about = comparison.paper.paper
         rows = [line_cells(line)[:-1] for line in comparison.lines]
-        parts.append(_tabular(f"{about.short} ({about.venue} {about.year})", LINE_HEAD[:-1], "llrrrl", rows))
+        title = f"{about.short} ({about.venue} {about.year})"
+        parts.append(latex_table(title, LINE_HEAD[:-1], "llrrrl", rows))
         if comparison.claims:
             cells = claim_rows(comparison.claims)
-            parts.append(_tabular(f"{about.short}: claims", CLAIM_HEAD, r"p{0.4\linewidth}lllp{0.2\linewidth}", cells))
+            columns = r"p{0.4\linewidth}lllp{0.2\linewidth}"
+            parts.append(latex_table(f"{about.short}: claims", CLAIM_HEAD, columns, cells))
         if has_recalled(comparison.lines):
-            parts.append(_tex(RECALLED_NOTE))
+            parts.append(escape_latex(RECALLED_NOTE))
     return "\n\n".join(parts) + "\n"
-
-
-def _tabular(title: str, head: Sequence[str], columns: str, rows: Sequence[Sequence[str]]) -> str:
-    body = [" & ".join(_tex(cell) for cell in cells) + r" \\" for cells in (head, *rows)]
-    begin, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
-    return "\n".join([f"% {title}", begin, r"\hline", body[0], r"\hline", *body[1:], r"\hline", end])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -37,6 +37,28 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     )
 
 
+def escape_latex(text: str) -> str:
+    """Returns the text as LaTeX prints it without further packages."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+               "\N{DAGGER}": r"$^\dagger$", "<": r"$<$", ">": r"$>$"}  # fmt: skip
+    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
+
+
+def latex_table(title: str, head: Sequence[str], columns: str, rows: Sequence[Sequence[str]]) -> str:
+    """Returns a tabular environment below a comment with its title; it needs no package.
+
+    Args:
+      title: one line.
+      head: column names.
+      columns: LaTeX's column specification, such as "llr".
+      rows: cells, as many as columns.
+    """
+    cells = [[escape_latex(cell) for cell in row] for row in (head, *rows)]
+    text = tabulate(cells[1:], cells[0], "latex_raw", disable_numparse=True, stralign=None)
+    begin, _, body = text.partition("\n")
+    return f"% {title}\n\\begin{{tabular}}{{{columns}}}\n{body}"
+
+
 def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
     """Returns mean ± standard deviation, such as "97.10 ± 0.12"; one value stands alone, none is "-".
 

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from reproduction.compare.tabular import markdown_table, spread
+from reproduction.compare.tabular import latex_table, markdown_table, spread
 from reproduction.runtime import arrays
 from reproduction.runtime.arrays import confusion_counts, read_npz, write_npz
 from reproduction.runtime.deviations import active
@@ -18,6 +18,14 @@ def test_markdown_cells_stay_as_they_are_but_for_what_would_end_them():
     text = markdown_table(("a", "b|"), [(" 1.50", "x\ny"), ("", "\\"), (7, None)])
     assert text.splitlines() == ["| a | b\\| |", "|---|---|", "|  1.50 | x y |", "|  | \\\\ |", "| 7 | None |"]
     assert markdown_table(("a", "b"), []) == "| a | b |\n|---|---|"
+
+
+def test_latex_needs_no_package_and_no_cell_ends_it():
+    text = latex_table("t", ("a & b", "c"), "lr", [("50 % ± 1\N{DAGGER}", "x_1 \\ {}"), ("", "<1")])
+    assert text.splitlines() == [
+        "% t", r"\begin{tabular}{lr}", r"\hline", r" a \& b & c \\", r"\hline",
+        r" 50 \% $\pm$ 1$^\dagger$ & x\_1 \textbackslash{} \{\} \\", r"  & $<$1 \\", r"\hline", r"\end{tabular}",
+    ]  # fmt: skip
 
 
 def test_spread_is_mean_and_standard_deviation():
