@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,6 +16,8 @@ from unittest import mock
 
 import numpy as np
 
+from datasets.terminal import any_terminal
+from reproduction.compare.tabular import markdown_table
 from reproduction.runtime.run_folder import UserError
 from tests.fuzz import framework_targets, mutate, run_targets, seeds
 from tests.fuzz.engine import Target
@@ -184,6 +188,18 @@ def growing(path: Path) -> None:
 _HALF = seeds.npy(np.ones((3, 2), np.float32))
 
 
+def printed_names(path: Path) -> None:
+    """Names on terminals of several locales: nothing is lost, and no character ends the program."""
+    names = path.read_bytes().decode("utf-8", errors="surrogateescape").splitlines()
+    for encoding in ("ascii", "iso-8859-1", "cp1252", "utf-8"):
+        terminal = io.TextIOWrapper(io.BytesIO(), encoding)
+        with mock.patch.object(sys, "stdout", terminal), any_terminal():
+            print(markdown_table(("class", "accuracy"), [(name, "0.5") for name in names]))
+            for name in names:
+                print(f"  {name:<20} 50.00 %")
+        assert terminal.buffer.getvalue().count(b"50.00 %") >= len(names)  # type: ignore[attr-defined]
+
+
 def drawn_names(path: Path) -> None:
     """Class names along an axis and in a legend, as every paper draws them; none may fail."""
     import warnings
@@ -225,6 +241,7 @@ def targets() -> list[Target]:
         plain.append(t(label, "in", one(name), summary_of(name), WRONG, lambda: kinds, json_in, share=0.05))
     pictures = [seeds.picture("PNG"), seeds.picture("JPEG"), seeds.picture("PNG", (28, 28), "L"), seeds.rotated(6)]
     plain.append(t("predict picture", "a.png", lambda: pictures, picture, WRONG, seeds.evil_pictures))
+    plain.append(t("printed class names", "names.txt", lambda: [name.encode() for name in HOSTILE], printed_names, ()))
     plain.append(
         t("drawn class names", "names.txt", lambda: [name.encode() for name in HOSTILE], drawn_names, (), share=0.01)
     )
