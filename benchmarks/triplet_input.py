@@ -49,7 +49,7 @@ def write_jpegs(root: Path, count: int, num_classes: int = 16) -> Path:
     return root
 
 
-def config_of(root: Path, net: str, frame: int, steps: int, device: str, batch: int = 32) -> dict[str, Any]:
+def config_of(root: Path, net: str, frame: int, steps: int, device: str, batch: int = 32) -> Any:
     """Resolved flags of a run in mode hard on the files below `root`."""
     from triplet_tf.config.base_config import parse, training_parser
 
@@ -113,6 +113,7 @@ def loop(net: str, frame: int, batch: int, steps: int, device: str, small: bool)
     """Images/s of a run in mode hard: a bare loop of session.run, and our loop with all it does besides."""
     net, frame, steps = ("mobile", 64, 2) if small else (net, frame, steps)
     session_config = started(device)
+    from reproduction.runtime.flags import as_dict
     from reproduction.runtime.run_folder import open_run, read_metrics
     from triplet_tf.data_sampling.augment import tf1
     from triplet_tf.data_sampling.image_lists import open_lists
@@ -137,13 +138,13 @@ def loop(net: str, frame: int, batch: int, steps: int, device: str, small: bool)
                 began = time.perf_counter()
                 for _ in range(steps):
                     session.run(graph.train)
-                measures.over_list(session, graph.evaluation)  # ours is timed up to its test
+                measures.run_test(session, graph.evaluation)  # ours is timed up to its test
                 return steps * batch / (time.perf_counter() - began)
 
             def ours() -> float:
                 session.run(reset)
-                with tempfile.TemporaryDirectory() as folder, open_run(Path(folder) / "run", config) as run:
-                    ours_loop.train(session, graph, run, tested)
+                with tempfile.TemporaryDirectory() as folder, open_run(Path(folder) / "run", as_dict(config)) as run:
+                    ours_loop.train(session, graph, run, config, tested)
                     lines = [line for line in read_metrics(run.folder) if "test/seconds" in line]
                 return steps * batch / lines[-1]["test/seconds"]
 

@@ -1,33 +1,34 @@
-"""Ids of the deviations from the released code that are on in a configuration (docs/deviations/triplet.md)."""
+"""Deviations from the released code that a configuration activates (docs/deviations/triplet.md explains each)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
-ALWAYS = ("STL-D05", "STL-D09", "STL-D14", "STL-D15", "STL-D16", "STL-D19", "STL-D20")
+from reproduction.runtime import deviations
+from triplet_tf.config.base_config import Config
+
+# id -> whether it can change a number of this run; None: always
+TABLE: dict[str, Callable[[Config], bool] | None] = {
+    "STL-D01": lambda c: c.train_mode == "cntr" and c.center_update == "on",
+    "STL-D02": lambda c: c.weight_decay == "on",
+    "STL-D03": lambda c: c.caffe_iter_size > 1,
+    "STL-D04": lambda c: c.train_mode == "hard_awtl" or c.db_name not in ("flowers", "aircrafts") or c.net == "inc3",
+    "STL-D05": None,
+    "STL-D06": lambda c: c.eval_split == "val",
+    "STL-D07": lambda c: bool(c.tap),
+    "STL-D08": lambda c: c.aug_style == "batch",
+    "STL-D09": None,
+    "STL-D12": lambda c: c.net == "densenet161" and c.aug_style == "img",
+    "STL-D13": lambda c: c.aug_style == "batch",
+    "STL-D14": None,
+    "STL-D15": None,
+    "STL-D16": None,
+    "STL-D17": lambda c: c.aug_style == "img" and c.frame_size == c.resize_sides[0],
+    "STL-D19": None,
+    "STL-D20": None,
+}
 
 
-def active(config: Mapping[str, Any]) -> list[str]:
-    """Those that can change a figure of this run."""
-    found = list(ALWAYS)
-    mode = config["train_mode"]
-    if mode == "cntr" and config["center_update"] == "on":
-        found.append("STL-D01")
-    if config["weight_decay"] == "on":
-        found.append("STL-D02")
-    if config["caffe_iter_size"] > 1:
-        found.append("STL-D03")
-    if mode == "hard_awtl" or config["db_name"] not in ("flowers", "aircrafts") or config["net"] == "inc3":
-        found.append("STL-D04")
-    if config["eval_split"] == "val":
-        found.append("STL-D06")
-    if config["tap"]:
-        found.append("STL-D07")
-    if config["aug_style"] == "batch":
-        found += ["STL-D08", "STL-D13"]
-    elif config["frame_size"] == config["resize_sides"][0]:
-        found.append("STL-D17")
-    if config["net"] == "densenet161" and config["aug_style"] == "img":
-        found.append("STL-D12")
-    return sorted(found)
+def active(config: Config) -> list[str]:
+    """Returns the sorted ids of the deviations that can change a number of this run."""
+    return deviations.active(config, TABLE)

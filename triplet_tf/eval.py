@@ -12,12 +12,12 @@ from triplet_tf.config import base_config
 
 def main() -> None:
     parser = base_config.training_parser("eval.py")
-    parser.description = "Restores a checkpoint and writes metrics.json, confusion.csv, embeddings.npz and pictures."
+    parser.description = "Restores a checkpoint and writes metrics.json, confusion.csv, embeddings.npz and plots."
     config = base_config.parse(parser)
-    if not config["eval"]:
+    if not config.eval:
         raise UserError("--checkpoint is missing: the prefix of a checkpoint, such as RUN/model.ckptbest")
     base_config.choose_gpu(config)
-    base_config.say_frame(config)
+    base_config.warn_of_frame(config)
     from triplet_tf.training.record import evaluate_checkpoint
 
     evaluate_checkpoint(config)

@@ -1,4 +1,4 @@
-"""Pictures of a run: test images with their nearest others, and the confusion matrix. Written as PNG."""
+"""Plots of a run: test images with their nearest others, and the confusion matrix. Written as PNG."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reproduction.runtime.figures import draw_literally
+from reproduction.runtime.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,7 +21,7 @@ LABELLED = 20  # more classes than this are not written along an axis
 
 
 def queries(labels: np.ndarray, count: int = QUERIES) -> np.ndarray:
-    """Which images to show: the first of each of `count` classes spread evenly over those there are."""
+    """Chooses the images to show: the first of each of `count` classes spread evenly over those in `labels`."""
     known, first = np.unique(labels, return_index=True)
     chosen = np.unique(np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(int))
     return first[chosen]
@@ -30,10 +30,10 @@ def queries(labels: np.ndarray, count: int = QUERIES) -> np.ndarray:
 def neighbours(
     path: Path, files: Sequence[Path], labels: np.ndarray, nearest: np.ndarray, names: Sequence[str]
 ) -> None:
-    """A sheet: on the left a query and its class, to the right its nearest others, green where of its class.
+    """Draws a sheet: on the left a query and its class, to the right its nearest others, green if of its class.
 
     Args:
-      path: where to write.
+      path: PNG file.
       files: image of each item.
       labels: int64 [N].
       nearest: int64 [N, M].
@@ -80,21 +80,22 @@ def _tile(file: Path) -> Image.Image:
 
 
 def confusion(path: Path, matrix: np.ndarray, names: Sequence[str], accuracy: float) -> None:
-    """Shares of each true class, the diagonal left out so that the errors can be seen."""
-    import matplotlib
+    """Draws the shares of each true class, the diagonal left out so that the errors can be seen.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    Args:
+      path: PNG file.
+      matrix: int64 [C, C], rows are true classes.
+      names: of the classes.
+      accuracy: for the title, in [0, 1].
+    """
     share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     share = np.where(np.eye(len(names), dtype=bool), np.nan, share)
-    figure, axis = plt.subplots(figsize=(5.6, 4.8), layout="constrained")
+    figure, axes = new_figure(5.6, 4.8)
+    axis = axes[0, 0]
     image = axis.imshow(share, cmap="cividis", vmin=0, vmax=max(float(np.nanmax(share)), 1e-9))
     axis.set(xlabel="decided", ylabel="true class", title=f"accuracy {100 * accuracy:.2f} %")
     if len(names) <= LABELLED:
         axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
         axis.set_yticks(range(len(names)), names, fontsize=8)
     figure.colorbar(image, ax=axis, label="% of the true class (errors only)", shrink=0.8)
-    draw_literally(figure)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
+    save_figure(figure, path)

@@ -22,6 +22,7 @@ class States:
       test: name of the accuracy in metrics.jsonl by which the best checkpoint is kept; lines with it are the curve.
       prefix: step -> file name of the checkpoint.
       after: only checkpoints of later steps count.
+      with_graph: whether the last checkpoint comes with the graph (`.meta`).
     """
 
     waits, writes, agree_every = False, True, 1  # a step returns its loss as a number
@@ -34,10 +35,11 @@ class States:
         test: str,
         prefix: Callable[[int], str] = "model-{}".format,
         after: int = -1,
+        with_graph: bool = True,
     ):
         tf1, _ = frameworks()
         self.session, self.folder, self.ends, self.test, self.prefix = session, folder, list(ends), test, prefix
-        self.after = after
+        self.after, self.with_graph = after, with_graph
         self.saver = tf1.train.Saver(max_to_keep=0)  # save_checkpoint keeps the newest two and the best
 
     def load(self) -> dict[str, Any] | None:
@@ -51,7 +53,7 @@ class States:
         history = position["history"]
         best = [max(history, key=lambda line: line[self.test])["step"]] if history else []
         name, at_end = self.prefix(position["step"]), position["step"] == self.ends[-1]
-        save_checkpoint(self.session, self.saver, self.folder / name, keep=best, with_graph=at_end)
+        save_checkpoint(self.session, self.saver, self.folder / name, keep=best, with_graph=self.with_graph and at_end)
 
     def newest(self) -> str | None:
         return shown(present[0][1]) if (present := checkpoints(self.folder)) else None

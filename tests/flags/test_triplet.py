@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from reproduction.runtime.flags import as_dict
 from reproduction.runtime.run_folder import REPO_ROOT
 from triplet_tf import main as original
 from triplet_tf.config.base_config import choose_gpu, composed_name, parse, training_parser
@@ -29,7 +30,7 @@ NAME = "aircrafts_resnet50_lr0.01_B32_caf1_iter40K_lambda1_trn_mode_semi_hard__l
 
 
 def resolved(*argv: str) -> dict:
-    return parse(training_parser(), list(argv))
+    return as_dict(parse(training_parser(), list(argv)))
 
 
 def test_the_22_flags_are_verbatim():
@@ -66,8 +67,8 @@ def test_test_interval_is_multiplied_while_parsing():
 
 def test_composed_name_is_the_released_one(monkeypatch):
     config = parse(training_parser(), original.arguments(0))
-    assert config["name"] == composed_name(config) == NAME
-    assert (config["frame_size"], config["aug_style"], config["seed"]) == (224, "img", 0)
+    assert config.name == composed_name(config) == NAME
+    assert (config.frame_size, config.aug_style, config.seed) == (224, "img", 0)
     assert "lambda2_" in resolved("--triplet_loss_lambda", "2")["name"]
     assert "lambda0.5_" in resolved("--triplet_loss_lambda", "0.5")["name"]  # widened from int
     assert resolved("--checkpoint_dir", "mine")["name"] == resolved("--name", "mine")["name"] == "mine"
@@ -194,7 +195,7 @@ def test_gpu_overrides_the_environment_only_where_it_is_given(monkeypatch, argv,
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", present)
     monkeypatch.setattr(sys, "argv", ["eval.py", *argv.split()])
-    choose_gpu(resolved(*argv.split()), None if own else argv.split())
+    choose_gpu(parse(training_parser(), argv.split()), None if own else argv.split())
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datasets.lists import ImageLists, Rows
 from tests.fuzz import seeds
-from triplet_tf.config.base_config import parse, training_parser
+from triplet_tf.config.base_config import Config, parse, training_parser
 from triplet_tf.data_sampling import augment, loader
 from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import open_lists
@@ -142,7 +142,7 @@ def test_draws_depend_on_seed_and_number_alone(run):
 # ---- pipelines ------------------------------------------------------------------------------------------------------
 
 
-def config_of(root, *flags: str) -> dict:
+def config_of(root, *flags: str) -> Config:
     words = ["--db_name", "csv:tiny", "--datasets_dir", str(root), "--net", "mobile", "--batch_size", "8", *flags]
     return parse(training_parser(), words)
 
@@ -150,7 +150,7 @@ def config_of(root, *flags: str) -> dict:
 IMG = ("--aug_style", "img", "--frame_size", "16", "--resize_sides", "18,22")
 
 
-def batches_of(config: dict, first: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def batches_of(config: Config, first: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     with tf1.Graph().as_default(), tf1.Session() as session:
         batches = loader.TrainBatches(config, open_lists(config))
         batches.start(session, first)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from triplet_tf import ranking
-from triplet_tf.config.base_config import parse, training_parser
+from triplet_tf.config.base_config import Config, parse, training_parser
 from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.training import graph as model
 
@@ -15,7 +17,7 @@ EMBEDDINGS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1).astype(np.float3
 LABELS = np.array([0, 0, 1, 1])
 
 
-def config_of(*flags: str) -> dict:
+def config_of(*flags: str) -> Config:
     return parse(training_parser(), list(flags))
 
 
@@ -50,7 +52,7 @@ def test_center_mode_ignores_lambda_and_updates_after_the_loss(tf1_graph, switch
     """STL-D01: loss 0.003 * 1.5 by the old centers; c = (1/6, 1/6), (1.75, 0) afterwards, or unchanged."""
     config = config_of("--train_mode", "cntr", "--triplet_loss_lambda", "7", "--center_update", switch)
     embeddings = tf.constant([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    loss, after = model._metric_loss({**config, "emb_dim": 2}, tf.constant([0, 0, 1]), embeddings, 2)
+    loss, after = model._metric_loss(dataclasses.replace(config, emb_dim=2), tf.constant([0, 0, 1]), embeddings, 2)
     (centers,) = tf1.global_variables("centers")
     with tf1.Session() as session:
         session.run(tf1.global_variables_initializer())
@@ -81,7 +83,7 @@ def updates(size: int, data: np.ndarray, rate: float) -> tuple[list[np.ndarray],
         weights = tf1.get_variable("w", [2], initializer=tf1.ones_initializer())
         batch = tf1.placeholder(tf.float32, [None, 2])
         loss = tf.reduce_mean((tf.linalg.matvec(batch, weights) - 3.0) ** 2)
-        config = {"caffe_iter_size": size}
+        config = config_of("--caffe_iter_size", str(size))
         start, accumulate, train = model._update(config, loss, tf.constant(rate), step, passes, [])
         session.run([tf1.global_variables_initializer(), tf1.local_variables_initializer()])
         found = []
@@ -128,7 +130,7 @@ def one_update(images: np.ndarray, classes: np.ndarray, ranked: bool = False) ->
         step = tf1.train.get_or_create_global_step()
         x, labels, loss, variables = normalised(ranked)
         passes = tf1.get_variable("passes", [], tf.int64, tf1.zeros_initializer(), trainable=False)
-        config = {"caffe_iter_size": len(images)}
+        config = config_of("--caffe_iter_size", str(len(images)))
         start, accumulate, train = model._update(config, loss, tf.constant(0.1), step, passes, [])
         own = tf1.gradients(loss, variables)
         session.run([tf1.global_variables_initializer(), tf1.local_variables_initializer()])

@@ -12,6 +12,7 @@ import datasets
 from datasets import lists
 from reproduction.compare.tables import paper_of
 from reproduction.launch.pipeline import Request
+from reproduction.runtime.flags import as_dict
 from reproduction.runtime.run_folder import UserError
 from triplet_tf import reproduce
 from triplet_tf.config.base_config import parse, training_parser
@@ -27,7 +28,7 @@ def request(profile: str, dataset: str = "", extra: str = "", seeds: tuple[int, 
 def test_four_modes_a_seed_stage_1_first_and_every_line_parses(profile):
     commands = reproduce.commands_of(request(profile))
     assert len(commands) == 12 and len({c.folder for c in commands}) == 12 and len({c.lane for c in commands}) == 12
-    configs = [parse(training_parser(), list(c.flags)) for c in commands]
+    configs = [as_dict(parse(training_parser(), list(c.flags))) for c in commands]
     assert [c["train_mode"] for c in configs[:4]] == ["vanilla", "cntr", "semi_hard", "hard"]
     assert [c["seed"] for c in configs[::4]] == [0, 1, 2]
     for command, config in zip(commands, configs, strict=True):
@@ -38,11 +39,11 @@ def test_four_modes_a_seed_stage_1_first_and_every_line_parses(profile):
 
 
 def test_settings_of_the_profiles():
-    paper = parse(training_parser(), list(reproduce.commands_of(request("paper"))[3].flags))
+    paper = as_dict(parse(training_parser(), list(reproduce.commands_of(request("paper"))[3].flags)))
     assert (paper["db_name"], paper["net"], paper["train_iters"], paper["frame_size"], paper["init"]) == (
         "aircrafts", "resnet50", 40000, 224, "imagenet",
     )  # fmt: skip
-    small = parse(training_parser(), list(reproduce.commands_of(request("cpu"))[3].flags))
+    small = as_dict(parse(training_parser(), list(reproduce.commands_of(request("cpu"))[3].flags)))
     expected = {"db_name": "csv:mnist5k", "net": "mobile", "frame_size": 64, "resize_sides": [68, 76], "bn_decay": 0.9,
                 "flip": False, "init": "random", "batch_size": 32, "aug_style": "img"}  # fmt: skip
     assert {key: small[key] for key in expected} == expected
@@ -61,7 +62,7 @@ def test_args_make_rows_of_their_own_and_stage_1_takes_what_concerns_it():
     assert [c.row for c in commands] == [
         "mnist5k-cpu-margin-soft-net-mobile-vanilla", "mnist5k-cpu-margin-soft-net-mobile",
     ]  # fmt: skip
-    vanilla, hard = (parse(training_parser(), list(c.flags)) for c in commands)
+    vanilla, hard = (as_dict(parse(training_parser(), list(c.flags))) for c in commands)
     assert (vanilla["margin"], hard["margin"], vanilla["net"]) == (0.2, "soft", "mobile")
     fixed = reproduce.commands_of(request("cpu", extra="--train_mode cntr --center_update=off", seeds=(0,)))
     assert [c.row for c in fixed] == ["mnist5k-cpu-center_update-off-vanilla", "mnist5k-cpu-center_update-off-cntr"]
@@ -75,7 +76,7 @@ def test_data_sets():
     with pytest.raises(ValueError, match="'cub' is not one of flowers"):
         reproduce.checked("cub")
     (command,) = reproduce.commands_of(request("cpu", "csv:mine", extra="--train_mode vanilla", seeds=(0,)))
-    assert parse(training_parser(), list(command.flags))["db_name"] == "csv:mine"
+    assert as_dict(parse(training_parser(), list(command.flags)))["db_name"] == "csv:mine"
 
 
 @pytest.fixture

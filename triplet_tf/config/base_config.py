@@ -1,21 +1,21 @@
-"""The authors' 22 flags with their defaults, ours beside them, one resolution, and the composed run name.
+"""Flags: the authors' 22 with their defaults, our additions, what they resolve to, and the composed run name.
 
-Source: config/base_config.py of the released code; triplet.md 2.2.
+Source: config/base_config.py of the released code.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, given, number, whole
 from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError, read_json, shown
-from triplet_tf.nets import NETS, TABLE
+from triplet_tf.config.networks import NETS, TABLE, Net
 
 PAPER = "triplet"
 SETS = ("flowers", "aircrafts", "cars", "dogs", "birds")  # the first two as released; the others: STL-D04
@@ -28,6 +28,70 @@ TRAINED = (
     "net", "emb_dim", "frame_size", "aug_style", "resize_sides", "train_mode", "db_name", "tap", "bn_decay",
     "eval_split", "batch_size", "Triplet_K", "seed", "flip",
 )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The resolved flags, under the authors' names.
+
+    `test_interval` counts steps, `name` and `pretrained_dir` are filled in, `eval` is the checkpoint of --checkpoint.
+    """
+
+    emb_dim: int
+    batch_size: int
+    gpu: str
+    checkpoint_dir: str | None
+    db_name: str
+    net: str
+    tuple_loader_queue_size: int
+    train_mode: str
+    aug_style: str
+    triplet_loss_lambda: float
+    caffe_iter_size: int
+    logging_threshold: int
+    test_interval: int
+    train_iters: int
+    margin: float | str
+    Triplet_K: int
+    checkpoint_suffix: str
+    checkpoint_filename: str
+    learning_rate: float
+    end_learning_rate: float
+    log_filename: str
+    frame_size: int
+    data_dir: str
+    runs_dir: str
+    name: str
+    pretrained_dir: str
+    init: str
+    weight_decay: str
+    center_update: str
+    eval_split: str
+    tap: str | None
+    resize_sides: list[int]
+    bn_decay: float | None
+    flip: bool
+    eval: str | None
+    seed: int
+    device: str
+    row: str | None
+    overwrite: bool
+    accept_unverified: bool
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.runs_dir) / self.name
+
+    @property
+    def network(self) -> Net:
+        """What is fixed about the backbone."""
+        return TABLE[self.net]
+
+    @property
+    def frame_side(self) -> int:
+        """Side of the network's input: --frame_size under aug_style img, 224 under batch."""
+        return self.frame_size if self.aug_style == "img" else BATCH_FRAME
 
 
 def margin(text: str) -> float | str:
@@ -144,127 +208,110 @@ def _add_ours(parser: Parser) -> None:
     flag(group, "--checkpoint", dest="eval", metavar="CHECKPOINT", help="another name of --eval")
 
 
-def lambda_text(value: float) -> str:
-    """lambda as the run name shows it: whole numbers without a point, as when the flag was an int."""
-    return str(int(value)) if float(value).is_integer() else str(value)
-
-
-def composed_name(config: Mapping[str, Any]) -> str:
-    """Run name of the released code, from resolved flags; the margin is not in it."""
-    db = Path(config["db_name"].partition(":")[2]).name if ":" in config["db_name"] else config["db_name"]
+def composed_name(config: Config) -> str:
+    """Returns the run name of the released code; the margin is not in it."""
+    db = Path(config.db_name.partition(":")[2]).name if ":" in config.db_name else config.db_name
+    weight = config.triplet_loss_lambda  # whole numbers without a point, as when the flag was an int
     return (
-        f"{db}_{config['net']}_lr{config['learning_rate']}_B{config['batch_size']}_caf{config['caffe_iter_size']}"
-        f"_iter{config['train_iters'] // 1000}K_lambda{lambda_text(config['triplet_loss_lambda'])}"
-        f"_trn_mode_{config['train_mode']}_{config['checkpoint_suffix']}"
+        f"{db}_{config.net}_lr{config.learning_rate}_B{config.batch_size}_caf{config.caffe_iter_size}"
+        f"_iter{config.train_iters // 1000}K_lambda{int(weight) if float(weight).is_integer() else weight}"
+        f"_trn_mode_{config.train_mode}_{config.checkpoint_suffix}"
     )
 
 
-def run_folder(config: Mapping[str, Any]) -> Path:
-    """Where a configuration writes."""
-    return Path(config["runs_dir"]) / config["name"]
-
-
-def frame_side(config: Mapping[str, Any]) -> int:
-    """Side of the network's input: --frame_size under aug_style img, 224 under batch."""
-    return config["frame_size"] if config["aug_style"] == "img" else BATCH_FRAME
-
-
-def resolve(args: argparse.Namespace) -> dict[str, Any]:
-    """Resolved configuration.
+def resolve(args: argparse.Namespace) -> Config:
+    """Returns the resolved configuration.
 
     Raises:
       UserError: values that do not go together.
     """
-    config = {key: value for key, value in vars(args).items() if key not in ("argv", "print_config", "yes")}
-    config["test_interval"] = args.test_interval * args.logging_threshold
-    config["name"] = args.checkpoint_dir or args.name or composed_name(config)
-    config["pretrained_dir"] = args.pretrained_dir or str(Path(args.data_dir) / "weights")
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(Config)}
+    values["test_interval"] = args.test_interval * args.logging_threshold
+    values["pretrained_dir"] = args.pretrained_dir or str(Path(args.data_dir) / "weights")
+    config = Config(**values)
+    config = dataclasses.replace(config, name=args.checkpoint_dir or args.name or composed_name(config))
     if args.eval:
-        adopt_trained(config, args)
+        config = adopt_trained(config, args)
     check(config)
     return config
 
 
-def adopt_trained(config: dict[str, Any], args: argparse.Namespace) -> None:
-    """Takes what belongs to the trained network from the config.json beside a checkpoint, where there is one."""
+def adopt_trained(config: Config, args: argparse.Namespace) -> Config:
+    """Takes what belongs to the trained network from the config.json next to a checkpoint, if there is one."""
     folder = Path(args.eval).parent
     if not (folder / "config.json").exists():
         print(f"{shown(folder)}: no config.json; the network is that of the flags given here", file=sys.stderr)
-        return
+        return config
     trained = read_json(folder / "config.json", "net", "train_mode", "db_name", "data_dir")
     if trained["net"] not in TABLE:
         raise UserError(f"{shown(folder / 'config.json')}: net {trained['net']!r} is not one of {', '.join(NETS)}")
-    stands = {key for key in TRAINED if given(args, key) or (key == "flip" and given(args, "no_flip"))}
-    config.update({key: trained[key] for key in TRAINED if key in trained and key not in stands})
-    config["name"] = folder.name
+    typed = {key for key in TRAINED if given(args, key) or (key == "flip" and given(args, "no_flip"))}
+    changes = {key: trained[key] for key in TRAINED if key in trained and key not in typed}
     if not any(given(args, name) for name in ("data_dir", "datasets_dir")):
-        config["data_dir"] = trained["data_dir"]
+        changes["data_dir"] = trained["data_dir"]
+    return dataclasses.replace(config, name=folder.name, **changes)
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check(config: Config) -> None:
     """Refuses values that do not go together.
 
     Raises:
       UserError: one line with flag, value and what is allowed.
     """
-    mode, batch, k = config["train_mode"], config["batch_size"], config["Triplet_K"]
-    if isinstance(config["margin"], str) and mode != "hard":
-        raise UserError(
-            f"--margin {config['margin']}: a word goes with --train_mode hard only; {mode} takes a number (STL-D10)"
-        )
-    if mode != "vanilla" and batch % k:
-        raise UserError(f"--batch_size {batch} is not a multiple of --Triplet_K {k}, which --train_mode {mode} needs")
-    if mode in TRIPLET_MODES and k < 2:
-        raise UserError(f"--Triplet_K {k}: --train_mode {mode} needs at least 2 images of each class")
-    if config["aug_style"] == "img" and config["frame_size"] > config["resize_sides"][0]:
-        raise UserError(
-            f"--frame_size {config['frame_size']} is larger than the shorter side that an image may get, "
-            f"{config['resize_sides'][0]} (--resize_sides)"
-        )
-    if config["seed"] > MOST_SEED:
-        raise UserError(f"--seed {config['seed']} is larger than {MOST_SEED}, which NumPy's generators take")
-    smallest = TABLE[config["net"]].smallest
-    if frame_side(config) < smallest:
-        raise UserError(f"--frame_size {frame_side(config)}: --net {config['net']} needs at least {smallest}")
+    mode, batch, k = config.train_mode, config.batch_size, config.Triplet_K
+    side, smallest = config.frame_side, config.network.smallest
+    low = config.resize_sides[0] if config.aug_style == "img" else side
+    faults = {
+        f"--margin {config.margin}: a word goes with --train_mode hard only; {mode} takes a number (STL-D10)":
+            isinstance(config.margin, str) and mode != "hard",
+        f"--batch_size {batch} is not a multiple of --Triplet_K {k}, which --train_mode {mode} needs":
+            mode != "vanilla" and batch % k,
+        f"--Triplet_K {k}: --train_mode {mode} needs at least 2 images of each class": mode in TRIPLET_MODES and k < 2,
+        f"--frame_size {side} is larger than the shorter side that an image may get, {low} (--resize_sides)":
+            side > low,
+        f"--seed {config.seed} is larger than {MOST_SEED}, which NumPy's generators take": config.seed > MOST_SEED,
+        f"--frame_size {side}: --net {config.net} needs at least {smallest}": side < smallest,
+    }  # fmt: skip
+    for message, is_wrong in faults.items():
+        if is_wrong:
+            raise UserError(message)
 
 
-def parse(parser: Parser, argv: list[str] | None = None) -> dict[str, Any]:
-    """Configuration of a script; answers --print-config without importing TensorFlow."""
+def parse(parser: Parser, argv: list[str] | None = None) -> Config:
+    """Parses and resolves the flags of a script; answers --print-config without importing TensorFlow."""
     return finish_parsing(parser, resolve, argv)
 
 
-def choose_gpu(config: Mapping[str, Any], argv: Sequence[str] | None = None) -> None:
+def choose_gpu(config: Config, argv: Sequence[str] | None = None) -> None:
     """Sets CUDA_VISIBLE_DEVICES from --gpu, unless --device says otherwise; call before TensorFlow is imported.
 
     The default of --gpu gives way to what the environment says: the user, or Ray, which has shared the GPUs out.
 
-    Args: config: resolved flags. argv: those on the command line; None takes the process's own.
+    Args:
+      config: resolved flags.
+      argv: flags on the command line; None takes the process's own.
     """
-    if config["device"] != "auto":
+    if config.device != "auto":
         return
     if given(argparse.Namespace(argv=sys.argv[1:] if argv is None else argv), "gpu"):
-        os.environ["CUDA_VISIBLE_DEVICES"] = config["gpu"]
+        os.environ["CUDA_VISIBLE_DEVICES"] = config.gpu
     else:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", config["gpu"])
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", config.gpu)
 
 
-def say_frame(config: Mapping[str, Any]) -> None:
-    """One line where --frame_size has no effect."""
-    if config["aug_style"] == "batch" and config["frame_size"] != BATCH_FRAME:
+def warn_of_frame(config: Config) -> None:
+    """Prints one line if --frame_size has no effect."""
+    if config.aug_style == "batch" and config.frame_size != BATCH_FRAME:
         print(
-            f"--frame_size {config['frame_size']} has no effect under --aug_style batch, which crops {BATCH_FRAME} "
+            f"--frame_size {config.frame_size} has no effect under --aug_style batch, which crops {BATCH_FRAME} "
             "of 256; use --aug_style img",
             file=sys.stderr,
         )
 
 
-def describe(config: Mapping[str, Any]) -> str:
-    """The network in a few words, for messages."""
-    head = "" if config["train_mode"] == "vanilla" else f" with a {config['emb_dim']}-d embedding"
-    return f"{config['net']}{head} at frame size {frame_side(config)} on {shown_db(config)}"
-
-
-def shown_db(config: Mapping[str, Any]) -> str:
-    """Name of the data set for people."""
-    db = config["db_name"]
-    return f"folder:{shown(db.partition(':')[2])}" if db.startswith("folder:") else db
+def describe(config: Config) -> str:
+    """Describes the network in a few words, for messages."""
+    head = "" if config.train_mode == "vanilla" else f" with a {config.emb_dim}-d embedding"
+    db = config.db_name
+    db = f"folder:{shown(db.partition(':')[2])}" if db.startswith("folder:") else db
+    return f"{config.net}{head} at frame size {config.frame_side} on {db}"

@@ -1,46 +1,45 @@
-"""The lists behind a --db_name: an official set, a folder in the csv format, or a folder of images. No framework."""
+"""The lists of a --db_name: an official set, a folder in the csv format, or a folder of images. No framework."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import datasets
 from datasets import lists
 from datasets.identity import content_digest
+from triplet_tf.config.base_config import Config
 from triplet_tf.data_sampling import digits
 
 # --db_name -> module of datasets/
 OFFICIAL = {"flowers": "flowers102", "aircrafts": "aircraft", "cars": "cars", "dogs": "dogs", "birds": "nabirds"}
 
 
-def splits(config: Mapping[str, Any]) -> tuple[str, str]:
-    """Keys of the training list and of the list of the periodic tests.
+def splits(config: Config) -> tuple[str, str]:
+    """Returns the keys of the training list and of the list of the periodic tests.
 
     DEVIATION STL-D06: what the released code calls validation is the test list; --eval_split val trains on the
     official training list and selects on the official validation list.
     """
-    return ("train_all", "test") if config["eval_split"] == "test" else ("train", "val")
+    return ("train_all", "test") if config.eval_split == "test" else ("train", "val")
 
 
-def data_set(config: Mapping[str, Any]) -> str:
-    """Name of the data set as `datasets.identity` knows it."""
-    return OFFICIAL.get(config["db_name"], config["db_name"])
+def data_set(config: Config) -> str:
+    """Returns the name of the data set as `datasets.identity` knows it."""
+    return OFFICIAL.get(config.db_name, config.db_name)
 
 
-def digests(config: Mapping[str, Any], opened: lists.ImageLists) -> dict[str, str]:
-    """Digests of the lists, and one over names and contents of all images of both: what a run belongs to."""
-    final = open_lists(config, final=True) if config["eval_split"] == "val" else opened
+def digests(config: Config, opened: lists.ImageLists) -> dict[str, str]:
+    """Returns what a run belongs to: digests of the lists, and one over names and contents of all images of both."""
+    final = open_lists(config, final=True) if config.eval_split == "val" else opened
     names = dict.fromkeys((*opened.train.names, *opened.test.names, *final.test.names))
     paths = [opened.images / name for name in names]
-    content = content_digest(paths, opened.images, Path(config["data_dir"]))
+    content = content_digest(paths, opened.images, Path(config.data_dir))
     return {**final.digests, **opened.digests, "images": content}
 
 
-def open_lists(config: Mapping[str, Any], final: bool = False) -> lists.ImageLists:
-    """Training list and test list of a configuration.
+def open_lists(config: Config, final: bool = False) -> lists.ImageLists:
+    """Opens the training list and the test list of a configuration.
 
     Args:
       config: resolved flags.
@@ -49,12 +48,12 @@ def open_lists(config: Mapping[str, Any], final: bool = False) -> lists.ImageLis
     Raises:
       DatasetError: nothing there, damaged lists, rows without a file, labels outside the training list.
     """
-    db, root = config["db_name"], Path(config["data_dir"])
+    db, root = config.db_name, Path(config.data_dir)
     train, test = splits(config)
     test = "test" if final else test
     if db in OFFICIAL:
         source = importlib.import_module(f"datasets.{OFFICIAL[db]}").SOURCE
-        return lists.load_set(source, root, config["accept_unverified"], train=train, test=test)
+        return lists.load_set(source, root, config.accept_unverified, train=train, test=test)
     kind, _, name = db.partition(":")
     if kind == "folder":
         if train == "train":

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from datasets.lists import ImageLists
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.tf_runtime import upright
-from triplet_tf.config.base_config import frame_side
+from triplet_tf.config.base_config import Config
 from triplet_tf.data_sampling import augment, sampler
 from triplet_tf.data_sampling.augment import tf, tf1
-from triplet_tf.nets import TABLE
 
 PREFETCH = 2  # batches
 
 
-def batch_plan(config: Mapping[str, Any], labels: np.ndarray) -> Callable[[int], np.ndarray]:
-    """The sampler of a configuration: batch number -> image numbers, int64 [B]."""
-    if config["train_mode"] == "vanilla":
-        return sampler.shuffled(len(labels), config["batch_size"], config["seed"])
-    return sampler.grouped(labels, config["batch_size"], config["Triplet_K"], config["seed"])
+def batch_plan(config: Config, labels: np.ndarray) -> Callable[[int], np.ndarray]:
+    """Chooses the sampler of a configuration: batch number -> image numbers, int64 [B]."""
+    if config.train_mode == "vanilla":
+        return sampler.shuffled(len(labels), config.batch_size, config.seed)
+    return sampler.grouped(labels, config.batch_size, config.Triplet_K, config.seed)
 
 
 def decode(path: tf.Tensor) -> tf.Tensor:
-    """JPEG or PNG file -> uint8 [H, W, 3]; grey becomes RGB. DEVIATION STL-D20: upright, as its EXIF block says."""
+    """Decodes a JPEG or PNG file to uint8 [H, W, 3]; grey becomes RGB. DEVIATION STL-D20: upright, as EXIF says."""
     raw = tf.io.read_file(path)
     image = tf.io.decode_jpeg(raw, channels=3)  # the op reads PNG as well
     return upright(tf.ensure_shape(image, [None, None, 3]), raw)  # it would read a film as well, with one axis more
@@ -42,13 +40,13 @@ def plain(function: Callable) -> Callable:
 class TrainBatches:
     """Endless training batches that start at a given batch; see `start`."""
 
-    def __init__(self, config: Mapping[str, Any], lists: ImageLists):
+    def __init__(self, config: Config, lists: ImageLists):
         """Builds the pipeline in the current graph: `images` float32 [B, f, f, 3], `labels` int64 [B]."""
-        rows, size, seed = lists.train, config["batch_size"], config["seed"]
+        rows, size, seed = lists.train, config.batch_size, config.seed
         self.plan = batch_plan(config, rows.labels)
         self.paths = file_paths(lists.images, rows.names)
-        style, kind, flip = config["aug_style"], TABLE[config["net"]].preprocess, config["flip"]
-        frame, sides = frame_side(config), config["resize_sides"]
+        style, kind, flip = config.aug_style, config.network.preprocess, config.flip
+        frame, sides = config.frame_side, config.resize_sides
         self._first = tf1.placeholder(tf.int64, [], name="first_batch")
         table, label_table = tf1.placeholder(tf.string, [None]), tf1.placeholder(tf.int64, [None])
         self._feed = {table: as_bytes(self.paths), label_table: rows.labels}
@@ -74,7 +72,7 @@ class TrainBatches:
 
         numbers = tf1.data.Dataset.range(self._first, np.iinfo(np.int64).max)
         images = numbers.map(plain(choose)).unbatch()
-        images = images.map(plain(prepare), num_parallel_calls=config["tuple_loader_queue_size"], deterministic=True)
+        images = images.map(plain(prepare), num_parallel_calls=config.tuple_loader_queue_size, deterministic=True)
         batches = images.batch(size, drop_remainder=True)
         if style == "batch":
             batches = batches.map(plain(crop))
@@ -86,7 +84,7 @@ class TrainBatches:
         session.run(self._iterator.initializer, {**self._feed, self._first: number})
 
     def upcoming(self, number: int, count: int) -> list[str]:
-        """Files of `count` batches from `number` on, for messages."""
+        """Returns the files of `count` batches from `number` on, for messages."""
         return [str(self.paths[i]) for n in range(number, number + count) for i in self.plan(n)]
 
 
@@ -95,10 +93,10 @@ class TestBatches:
 
     __test__ = False  # not a test, whatever pytest thinks of the name
 
-    def __init__(self, config: Mapping[str, Any], lists: ImageLists):
+    def __init__(self, config: Config, lists: ImageLists):
         """Builds the pipeline: `images` float32 [<=B, f, f, 3], `labels` int64 [<=B]."""
-        kind, frame, low = TABLE[config["net"]].preprocess, frame_side(config), config["resize_sides"][0]
-        single = config["aug_style"] == "img"
+        kind, frame, low = config.network.preprocess, config.frame_side, config.resize_sides[0]
+        single = config.aug_style == "img"
         self._table, self._labels = tf1.placeholder(tf.string, [None]), tf1.placeholder(tf.int64, [None])
         self.lists = lists
 
@@ -107,8 +105,8 @@ class TestBatches:
             return (augment.test_image(image, frame, low, kind) if single else augment.square(image)), label
 
         files = tf1.data.Dataset.from_tensor_slices((self._table, self._labels))
-        images = files.map(plain(prepare), num_parallel_calls=config["tuple_loader_queue_size"], deterministic=True)
-        batches = images.batch(config["batch_size"])
+        images = files.map(plain(prepare), num_parallel_calls=config.tuple_loader_queue_size, deterministic=True)
+        batches = images.batch(config.batch_size)
         if not single:
             batches = batches.map(plain(lambda images, labels: (augment.test_batch(images, kind), labels)))
         self._iterator = tf1.data.make_initializable_iterator(batches.prefetch(PREFETCH))
@@ -120,22 +118,22 @@ class TestBatches:
         session.run(self._iterator.initializer, feed)
 
     def files(self) -> np.ndarray:
-        """Paths of the list in order, as `file_paths`."""
+        """Returns the paths of the list in order, as `file_paths`."""
         return file_paths(self.lists.images, self.lists.test.names)
 
 
 def file_paths(folder: Path, names: Sequence[str]) -> np.ndarray:
-    """File names below a folder as an object array, which TensorFlow takes for strings."""
+    """Returns file names below a folder as an object array, which TensorFlow takes for strings."""
     return np.array([str(folder / name) for name in names], object)
 
 
-def as_bytes(paths: Sequence[str]) -> np.ndarray:
-    """Paths as the disk has them; TensorFlow would write them as UTF-8, which a name need not be."""
+def as_bytes(paths: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Encodes paths as the disk has them; TensorFlow would write them as UTF-8, which a name need not be."""
     return np.array([os.fsencode(path) for path in paths], object)
 
 
-def explained(error: tf.errors.OpError, files: Sequence[str]) -> Exception:
-    """What to raise where a session failed: TensorFlow does not say which image it cannot read, so this looks for it.
+def explained(error: tf.errors.OpError, files: Sequence[str] | np.ndarray) -> Exception:
+    """Finds what to raise if a session failed: TensorFlow does not name the image that it cannot read.
 
     Args:
       error: what the session raised.
@@ -150,12 +148,12 @@ def explained(error: tf.errors.OpError, files: Sequence[str]) -> Exception:
             try:
                 session.run(image, {path: os.fsencode(name)})
             except tf.errors.OpError as reason:
-                return UserError(f"{shown(name)}: not a readable JPEG or PNG image ({_said(reason)})")
+                return UserError(f"{shown(name)}: not a readable JPEG or PNG image ({_reason(reason)})")
     if isinstance(error, tf.errors.ResourceExhaustedError):
-        return UserError(f"out of memory ({_said(error)}); choose a smaller --batch_size")
+        return UserError(f"out of memory ({_reason(error)}); choose a smaller --batch_size")
     return error
 
 
-def _said(error: tf.errors.OpError) -> str:
-    """The line of TensorFlow's message that says what is wrong: the one before the node that says it."""
+def _reason(error: tf.errors.OpError) -> str:
+    """Returns the line of TensorFlow's message that names the fault: the one before the node."""
     return (error.message.partition("\n\t [[")[0].splitlines() or [type(error).__name__])[-1].strip()[:160]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from triplet_tf.nets.table import NETS, TABLE, Net
+from triplet_tf.config.networks import NETS, TABLE, Net
 
 _LAZY = {
+    "DIGESTS": "restore",
     "backbone": "build",
-    "embedding_head": "embedding",
+    "checkpoint_digests": "restore",
+    "embedding_head": "build",
+    "imagenet_checkpoint": "restore",
     "restored_variables": "restore",
     "restore_imagenet": "restore",
     "weight_decay_terms": "restore",

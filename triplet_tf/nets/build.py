@@ -1,23 +1,29 @@
-"""`backbone`: a network of the table by its name, as (logits, map for the embedding head, pooled features)."""
+"""The two heads on one network: `backbone` gives logits and a map, `embedding_head` an embedding of that map."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+from typing import Any
+
 from reproduction.runtime.run_folder import UserError
-from triplet_tf.nets.densenet import densenet161
-from triplet_tf.nets.inception_v3 import inception_v3
-from triplet_tf.nets.inception_v4 import inception_v4
-from triplet_tf.nets.layers import Settings, dropout, tf, tf1
-from triplet_tf.nets.mobilenet import mobilenet_v1
-from triplet_tf.nets.resnet import resnet_v1_50, resnet_v2_50
-from triplet_tf.nets.table import TABLE
+from triplet_tf.config.networks import TABLE
+from triplet_tf.nets.layers import Settings, dropout, flatten, name_seed, slim, tf, tf1
+
+EPSILON = 1e-10  # lower bound of the squared norm of an embedding
+
+
+def _loaded_at_first_use(module: str, name: str) -> Callable[..., Any]:
+    return lambda *arguments: getattr(importlib.import_module(f"triplet_tf.nets.{module}"), name)(*arguments)
+
 
 BUILDERS = {
-    "resnet50": resnet_v2_50,
-    "resnet50_v1": resnet_v1_50,
-    "inc4": inception_v4,
-    "inc3": inception_v3,
-    "densenet161": densenet161,
-    "mobile": mobilenet_v1,
+    "resnet50": _loaded_at_first_use("resnet", "resnet_v2_50"),
+    "resnet50_v1": _loaded_at_first_use("resnet", "resnet_v1_50"),
+    "inc4": _loaded_at_first_use("inception", "inception_v4"),
+    "inc3": _loaded_at_first_use("inception", "inception_v3"),
+    "densenet161": _loaded_at_first_use("densenet", "densenet161"),
+    "mobile": _loaded_at_first_use("mobilenet", "mobilenet_v1"),
 }
 
 
@@ -65,16 +71,39 @@ def backbone(
         return dropout(x, keep, seed, tf1.train.get_global_step() if step is None else step)
 
     settings = Settings(
-        num_classes,
-        is_training,
-        reuse,
-        known.bn_decay if bn_decay is None else bn_decay,
-        known.weight_decay if weight_decay is None else weight_decay,
-        drop,
-    )
-    logits, pooled, found = BUILDERS[net](images, settings)
+        num_classes, is_training, reuse, known.bn_decay if bn_decay is None else bn_decay,
+        known.weight_decay if weight_decay is None else weight_decay, drop,
+    )  # fmt: skip
+    logits, pooled, end_points = BUILDERS[net](images, settings)
     name = tap or known.tap
-    if name not in found or found[name].shape.ndims != 4:
-        maps = ", ".join(sorted(key for key, value in found.items() if value.shape.ndims == 4))
+    if name not in end_points or end_points[name].shape.ndims != 4:
+        maps = ", ".join(sorted(key for key, value in end_points.items() if value.shape.ndims == 4))
         raise UserError(f"--tap {name}: --net {net} has no such map; choose one of {maps}")
-    return logits, found[name], tf.squeeze(pooled, [1, 2])
+    return logits, end_points[name], tf.squeeze(pooled, [1, 2])
+
+
+def embedding_head(feature_map: tf.Tensor, emb_dim: int, reuse: bool | None = None) -> tf.Tensor:
+    """e = z / |z| with z = flatten(map) W + b: no pooling, which keeps the layout, no activation, no normalisation.
+
+    W (Glorot uniform) and b (zeros) are plain variables at the top level. An L2 term of W of weight 1.0 stands in
+    REGULARIZATION_LOSSES, as released, and must never be added to a loss (STL-D02).
+
+    Args:
+      feature_map: float32 [B, H, W, C]; H, W and C known, so W fits one frame size only.
+      emb_dim: d.
+      reuse: True to apply the same W and b to another map.
+    Returns:
+      float32 [B, d], rows of length 1 (0 where z is 0).
+    Source: paper, section 3 (two heads); docs/papers/triplet.md, method in formulas.
+    """
+    flat = flatten(feature_map)
+    width = flat.shape[1]
+    with tf1.variable_scope(tf1.get_variable_scope(), reuse=reuse):
+        weights = tf1.get_variable(
+            "W",
+            [width, emb_dim],
+            initializer=tf1.glorot_uniform_initializer(seed=name_seed("W")),
+            regularizer=slim.l2_regularizer(1.0),
+        )
+        biases = tf1.get_variable("b", [emb_dim], initializer=tf1.zeros_initializer())
+    return tf.nn.l2_normalize(tf.matmul(flat, weights) + biases, axis=1, epsilon=EPSILON)

@@ -29,9 +29,9 @@ def densenet161(images: tf.Tensor, settings: Settings) -> tuple[tf.Tensor, tf.Te
     Returns:
       logits float32 [B, C], pooled float32 [B, 1, 1, 2208] after the last BN and ReLU, end points by name;
       `dense_block4` is the map before that BN.
-    Source: Huang et al. 2017, table 1; triplet.md 3.2, 3.4.
+    Source: Huang et al. 2017, table 1.
     """
-    found = {}
+    end_points = {}
     with (
         scope("densenet161", settings.reuse),
         layer_defaults(settings, 1e-5, True, xavier_uniform()),
@@ -47,7 +47,7 @@ def densenet161(images: tf.Tensor, settings: Settings) -> tuple[tf.Tensor, tf.Te
                     with tf1.variable_scope(f"conv_block{layer}"):
                         narrow = _norm_conv(x, 4 * GROWTH, 1, "x1")
                         x = tf.concat([x, _norm_conv(narrow, GROWTH, 3, "x2")], axis=3)
-            found[name] = x
+            end_points[name] = x
             if block < len(LAYERS):
                 with tf1.variable_scope(f"transition_block{block}"):
                     x = _norm_conv(x, int(x.shape[3] * REDUCTION), 1, "blk")
@@ -56,7 +56,7 @@ def densenet161(images: tf.Tensor, settings: Settings) -> tuple[tf.Tensor, tf.Te
             x = slim.batch_norm(x, scope="BatchNorm")
         pooled = global_pool(x, "global_avg_pool")
         logits = linear_map(pooled, settings.num_classes, "logits")
-    return logits, pooled, found
+    return logits, pooled, end_points
 
 
 def _norm_conv(x: tf.Tensor, width: int, size: int, name: str) -> tf.Tensor:

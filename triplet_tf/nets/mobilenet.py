@@ -17,10 +17,10 @@ def mobilenet_v1(images: tf.Tensor, settings: Settings) -> tuple[tf.Tensor, tf.T
       settings: see `Settings`.
     Returns:
       logits float32 [B, C], pooled float32 [B, 1, 1, 1024], end points by name.
-    Source: Howard et al. 2017, table 1; triplet.md 3.2, 3.4.
+    Source: Howard et al. 2017, table 1.
     """
     normal = tf1.truncated_normal_initializer(stddev=0.09)
-    found = {}
+    end_points = {}
     with (
         scope("MobilenetV1", settings.reuse),
         layer_defaults(settings, 0.001, True, normal, tf.nn.relu6),
@@ -30,13 +30,13 @@ def mobilenet_v1(images: tf.Tensor, settings: Settings) -> tuple[tf.Tensor, tf.T
         for layer, depth in enumerate(DEPTHS, 1):
             stride = 2 if layer in HALVING else 1
             name = f"Conv2d_{layer}_depthwise"
-            x = found[name] = slim.separable_conv2d(
+            x = end_points[name] = slim.separable_conv2d(
                 x, None, [3, 3], 1, stride=stride, scope=name, activation_fn=tf.nn.relu6,
                 normalizer_fn=slim.batch_norm, weights_initializer=normal,
             )  # fmt: skip
             name = f"Conv2d_{layer}_pointwise"
-            x = found[name] = slim.conv2d(x, depth, [1, 1], scope=name)
+            x = end_points[name] = slim.conv2d(x, depth, [1, 1], scope=name)
         with tf1.variable_scope("Logits"):
             pooled = global_pool(x, "AvgPool_1a")
             logits = linear_map(settings.drop(pooled, KEEP), settings.num_classes, "Conv2d_1c_1x1")
-    return logits, pooled, found
+    return logits, pooled, end_points

@@ -33,7 +33,7 @@ def _resnet(
       settings: see `Settings`.
     Returns:
       logits float32 [B, C], pooled float32 [B, 1, 1, 2048], end points by name without the scope.
-    Source: tf_slim.nets; triplet.md 3.1, 3.2.
+    Source: tf_slim.nets.
     """
     from tf_slim.nets import resnet_utils
 
@@ -43,6 +43,6 @@ def _resnet(
         slim.arg_scope([slim.conv2d], weights_initializer=he_normal()),
         scope(name, settings.reuse) as opened,
     ):
-        pooled, found = build(images, None, is_training=settings.training, scope=opened)
+        pooled, end_points = build(images, None, is_training=settings.training, scope=opened)
         logits = linear_map(pooled, settings.num_classes, "logits")
-    return logits, pooled, {key.removeprefix(f"{name}/"): value for key, value in found.items()}
+    return logits, pooled, {key.removeprefix(f"{name}/"): value for key, value in end_points.items()}

@@ -1,11 +1,9 @@
-"""The metric losses, one file each; every one works on tensors by itself. Importing this package imports TensorFlow."""
+"""The ranking losses as functions of labels and embeddings. Importing this package imports TensorFlow."""
 
-from triplet_tf.ranking.awtl import adaptive_weight_loss
 from triplet_tf.ranking.center import CENTER_LAMBDA, center_loss, center_update, new_centers
-from triplet_tf.ranking.distances import squared_distances
-from triplet_tf.ranking.hard import batch_hard_loss
+from triplet_tf.ranking.distances import batch_statistics, squared_distances
+from triplet_tf.ranking.hard import adaptive_weight_loss, batch_hard_loss
 from triplet_tf.ranking.semi_hard import semi_hard_loss
-from triplet_tf.ranking.statistics import batch_statistics
 
 __all__ = [
     "CENTER_LAMBDA",

@@ -24,7 +24,7 @@ def center_loss(labels: tf.Tensor, embeddings: tf.Tensor, centers: tf.Tensor | t
       centers: same type [num_classes, d]; no gradient is meant to reach them (`new_centers` is not trainable).
     Returns:
       Scalar of the embeddings' type, without the weight `CENTER_LAMBDA`.
-    Source: triplet.md section 1.6.
+    Source: docs/papers/triplet.md, method in formulas.
     """
     return tf.nn.l2_loss(embeddings - tf.gather(centers, labels))
 
@@ -44,7 +44,7 @@ def center_update(
       alpha: in (0, 1].
     Returns:
       The assignment.
-    Source: triplet.md section 1.6; deviation STL-D01 (the released code never runs it).
+    Source: Wen et al. 2016, equation 4; deviation STL-D01 (the released code never runs it).
     """
     # DEVIATION STL-D01: updated under --center_update on, the default; `off` is the released behaviour
     num_classes = centers.shape[0]

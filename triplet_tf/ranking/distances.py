@@ -1,13 +1,14 @@
-"""Pairwise squared distances and who is whose positive or negative; every loss starts from these."""
+"""Pairwise squared distances, positives and negatives: every loss starts from these. And what shows a collapse."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from reproduction.runtime.tf_import import frameworks
+import tensorflow as tf
+import tf_slim as slim  # noqa: F401 - the losses import it from here
 
-tf1, slim = frameworks()
-import tensorflow as tf  # noqa: E402 - after frameworks(), which sets what TensorFlow reads at import
+tf1 = tf.compat.v1
+tf1.disable_eager_execution()
 
 NO_NEGATIVE = 1e5  # stands for the distance to a negative that is not there; distances of unit vectors are at most 4
 
@@ -21,7 +22,6 @@ def squared_distances(embeddings: tf.Tensor) -> tf.Tensor:
       embeddings: float32 or float64 [B, d], usually of unit norm.
     Returns:
       Same type [B, B], >= 0.
-    Source: triplet.md section 1.3.
     """
     norms = tf.reduce_sum(tf.square(embeddings), axis=1)
     products = tf.matmul(embeddings, embeddings, transpose_b=True)
@@ -36,7 +36,9 @@ def weighted_rows(weights: tf.Tensor, distances: tf.Tensor, embeddings: tf.Tenso
     sum_j w[a,j] (|e_a|^2 + |e_j|^2 - 2 e_a.e_j), so it keeps the weights and builds no other B x B matrix.
 
     Args:
-      weights: [B, B]. distances: `squared_distances(embeddings)`. embeddings: [B, d]. All of one float type.
+      weights: float [B, B].
+      distances: same type [B, B], `squared_distances(embeddings)`.
+      embeddings: same type [B, d].
     Returns:
       Same type [B].
     """
@@ -49,7 +51,7 @@ def weighted_rows(weights: tf.Tensor, distances: tf.Tensor, embeddings: tf.Tenso
 
 
 def pair_masks(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Who is a positive and who a negative of each anchor.
+    """Returns who is a positive and who a negative of each anchor.
 
     Args:
       labels: integers [B].
@@ -61,12 +63,12 @@ def pair_masks(labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def row_counts(mask: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """How many entries of each row are set; [B, B] bool to [B] of a float type."""
+    """Counts the set entries of each row; [B, B] bool to [B] of a float type."""
     return tf.reduce_sum(tf.cast(mask, dtype), axis=1)
 
 
 def numeric_margin(margin: Any, loss: str) -> float:
-    """The margin as a number.
+    """Returns the margin as a number.
 
     Raises:
       ValueError: 'soft', 'none' or anything else that is no number; the batch-hard loss alone knows words.
@@ -74,3 +76,44 @@ def numeric_margin(margin: Any, loss: str) -> float:
     if isinstance(margin, bool) or not isinstance(margin, int | float):
         raise ValueError(f"margin {margin!r}: the {loss} loss needs a number ('soft' and 'none' are for batch-hard)")
     return float(margin)
+
+
+def sorted_negatives(distances: tf.Tensor, negative: tf.Tensor) -> tf.Tensor:
+    """Sorts the distances of each anchor to its negatives, ascending; the rest of the row is infinite. [B, B]."""
+    return tf.sort(tf.where(negative, distances, tf.constant(float("inf"), distances.dtype)))
+
+
+def batch_statistics(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | str) -> dict[str, tf.Tensor]:
+    """Mean squared distances of positive and negative pairs, and the share of all triplets that violate the margin.
+
+    A collapsed embedding has both distances near 0 and every triplet active (under a hinge, a loss that stays at the
+    margin); a finished one has few active triplets. O(B^2) memory.
+
+    Args:
+      labels: integers [B].
+      embeddings: float [B, d].
+      margin: m; the words of the batch-hard loss count as 0.
+    Returns:
+      positive_distance and negative_distance, scalars of the embeddings' type, 0 without such pairs; active_triplets,
+      in [0, 1]: triplets (a, p, n) with D[a,p] + m > D[a,n], 0 without triplets.
+    """
+    distances = tf.stop_gradient(squared_distances(embeddings))
+    positive, negative = pair_masks(labels)
+    threshold = distances + (0.0 if isinstance(margin, str) else float(margin))
+    nearer = tf.searchsorted(sorted_negatives(distances, negative), threshold, side="left")  # negatives below it
+    per_row = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)
+    active, triplets = (
+        tf.reduce_sum(tf.cast(tf.reduce_sum(tf.where(positive, count, 0), axis=1), tf.float64))
+        for count in (nearer, per_row)
+    )
+    share = tf.math.divide_no_nan(active, triplets)
+    return {
+        "positive_distance": _masked_mean(distances, positive),
+        "negative_distance": _masked_mean(distances, negative),
+        "active_triplets": tf.cast(share, embeddings.dtype),
+    }
+
+
+def _masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    weights = tf.cast(mask, values.dtype)
+    return tf.math.divide_no_nan(tf.reduce_sum(values * weights), tf.reduce_sum(weights))

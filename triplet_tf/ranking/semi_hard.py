@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from triplet_tf.ranking.distances import numeric_margin, pair_masks, slim, squared_distances, tf, tf1, weighted_rows
+from triplet_tf.ranking.distances import (
+    numeric_margin,
+    pair_masks,
+    slim,
+    sorted_negatives,
+    squared_distances,
+    tf,
+    tf1,
+    weighted_rows,
+)
 
 SLIM_LIMIT = 64  # tf-slim tiles B x B to B^2 x B several times over: 1 MiB each at 64, 4 GiB each at 1024
 
@@ -24,7 +33,7 @@ def semi_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float, limi
       Scalar of the embeddings' type.
     Raises:
       ValueError: the margin is no number (STL-D10).
-    Source: triplet.md section 1.4.
+    Source: docs/papers/triplet.md, method in formulas.
     """
     margin = numeric_margin(margin, "semi-hard")
     size = embeddings.shape[0]
@@ -78,8 +87,3 @@ def sorted_semi_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: floa
     pairs = tf.reduce_sum(tf.cast(positive, distances.dtype))
     total = margin * tf.reduce_sum(counted) + tf.reduce_sum(weighted_rows(weights, distances, embeddings))
     return tf.math.divide_no_nan(total, pairs)
-
-
-def sorted_negatives(distances: tf.Tensor, negative: tf.Tensor) -> tf.Tensor:
-    """Distances of each anchor to its negatives in ascending order, the rest of the row infinite. [B, B]."""
-    return tf.sort(tf.where(negative, distances, tf.constant(float("inf"), distances.dtype)))

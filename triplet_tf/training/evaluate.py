@@ -1,14 +1,13 @@
-"""Figures over a whole test list: accuracies from a confusion matrix, recall@K, NMI of clusters. NumPy arrays in.
-
-Source: triplet.md section 7.
-"""
+"""Metrics over a whole test list: accuracies from a confusion matrix, recall@K, NMI of clusters. NumPy arrays in."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from reproduction.runtime.arrays import confusion_counts
 
 if TYPE_CHECKING:
     from triplet_tf.training.graph import Evaluation
@@ -16,11 +15,11 @@ if TYPE_CHECKING:
 RECALLS = (1, 2, 4, 8, 16, 32)
 TOP = 5
 KMEANS_RESTARTS, KMEANS_SEED = 10, 0
-AT_ONCE = 256  # queries whose distances are held at a time
+AT_ONCE = 256  # queries whose distances are in memory at a time
 
 
 class Tested(NamedTuple):
-    """What the network says of a list, in its order.
+    """Answers of the network for a list, in its order.
 
     Attributes:
       labels: int64 [N].
@@ -35,7 +34,7 @@ class Tested(NamedTuple):
     embeddings: np.ndarray
 
 
-def over_list(session, evaluation: Evaluation) -> Tested:  # noqa: ANN001 - a tf1.Session
+def run_test(session: Any, evaluation: Evaluation) -> Tested:
     """Runs the evaluation copy over the whole list, in order, no image left out."""
     evaluation.batches.start(session)
     tensors = [evaluation.batches.labels, evaluation.logits, evaluation.cross_entropy, evaluation.embeddings]
@@ -48,22 +47,20 @@ def over_list(session, evaluation: Evaluation) -> Tested:  # noqa: ANN001 - a tf
     return Tested(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts int64 [C, C]; the row is the true class."""
-    matrix = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(matrix, (labels, predicted), 1)
-    return matrix
+def confusion_matrix(tested: Tested, num_classes: int) -> np.ndarray:
+    """Counts decisions, int64 [C, C]; rows are true classes."""
+    return confusion_counts(tested.labels, tested.ranked[:, 0], num_classes)
 
 
 def class_accuracy(matrix: np.ndarray) -> np.ndarray:
-    """Accuracy of each class, float64 [C]; NaN for a class without test images."""
+    """Returns the accuracy of each class, float64 [C]; NaN for a class without test images."""
     totals = matrix.sum(axis=1)
     return np.where(totals > 0, np.diag(matrix) / np.maximum(totals, 1), np.nan)
 
 
 def accuracies(tested: Tested, num_classes: int) -> dict[str, float]:
-    """Top-1, top-5, mean over the classes that have test images, and mean cross-entropy; shares in [0, 1]."""
-    matrix = confusion(tested.labels, tested.ranked[:, 0], num_classes)
+    """Returns top-1, top-5, mean over the classes that have test images, and mean cross-entropy; shares in [0, 1]."""
+    matrix = confusion_matrix(tested, num_classes)
     return {
         "accuracy": float(np.trace(matrix) / matrix.sum()),
         "top5_accuracy": float(np.mean((tested.ranked == tested.labels[:, None]).any(axis=1))),
@@ -73,18 +70,18 @@ def accuracies(tested: Tested, num_classes: int) -> dict[str, float]:
 
 
 def nearest(embeddings: np.ndarray, count: int) -> np.ndarray:
-    """The nearest other items of each item by Euclidean distance, the lower number first among equals.
+    """Finds the nearest other items of each item by Euclidean distance, the lower number first among equals.
 
     Args:
       embeddings: float [N, d], N >= 2.
-      count: how many; at most N - 1 are returned.
+      count: number of neighbours; at most N - 1 are returned.
     Returns:
       int64 [N, min(count, N - 1)].
     """
     points = np.asarray(embeddings, np.float64)
     squares = np.einsum("nd,nd->n", points, points)
     count = min(count, len(points) - 1)
-    found = np.empty((len(points), count), np.int64)
+    neighbours = np.empty((len(points), count), np.int64)
     for start in range(0, len(points), AT_ONCE):
         rows = np.arange(start, min(start + AT_ONCE, len(points)))
         distances = squares[rows, None] + squares[None] - 2.0 * points[rows] @ points.T
@@ -92,12 +89,12 @@ def nearest(embeddings: np.ndarray, count: int) -> np.ndarray:
         limits = np.partition(distances, count - 1, axis=1)[:, count - 1]
         for row, line, limit in zip(rows, distances, limits, strict=True):
             candidates = np.flatnonzero(line <= limit)  # ascending, so a stable sort settles ties
-            found[row] = candidates[np.argsort(line[candidates], kind="stable")][:count]
-    return found
+            neighbours[row] = candidates[np.argsort(line[candidates], kind="stable")][:count]
+    return neighbours
 
 
 def recall_at(labels: np.ndarray, neighbours: np.ndarray, ks: Sequence[int] = RECALLS) -> dict[str, float]:
-    """Share of items with one of their K nearest others in their own class, leave-one-out.
+    """Returns the share of items with one of their K nearest others in their own class, leave-one-out.
 
     Args:
       labels: int64 [N].
@@ -108,7 +105,7 @@ def recall_at(labels: np.ndarray, neighbours: np.ndarray, ks: Sequence[int] = RE
 
 
 def nmi(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
-    """I(U;V) / ((H(U) + H(V)) / 2) between classes and k-means clusters, k = number of classes.
+    """Returns I(U;V) / ((H(U) + H(V)) / 2) between classes and k-means clusters, k = number of classes.
 
     scikit-learn's k-means++ with 10 restarts and a fixed seed, one thread: with more, sums come in another order.
     """
@@ -118,12 +115,12 @@ def nmi(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
 
     clusters = min(num_classes, len(np.unique(embeddings, axis=0)))
     with threadpool_limits(1):
-        found = KMeans(clusters, n_init=KMEANS_RESTARTS, random_state=KMEANS_SEED).fit_predict(embeddings)
-    return float(normalized_mutual_info_score(labels, found, average_method="arithmetic"))
+        cluster = KMeans(clusters, n_init=KMEANS_RESTARTS, random_state=KMEANS_SEED).fit_predict(embeddings)
+    return float(normalized_mutual_info_score(labels, cluster, average_method="arithmetic"))
 
 
 def mean_distances(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Mean squared distances of pairs of one class and of two, over the whole list; both near 0 is a collapse.
+    """Returns the mean squared distances of pairs of one class and of two, over the whole list; near 0: a collapse.
 
     By sums, not by pairs: sum over i, j in S of |e_i - e_j|^2 = 2 |S| sum |e_i|^2 - 2 |sum e_i|^2.
     """
@@ -143,7 +140,7 @@ def mean_distances(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, floa
 
 
 def largest_confusions(matrix: np.ndarray, names: Sequence[str], count: int = 10) -> list[dict[str, object]]:
-    """The largest entries off the diagonal, the lower class numbers first among equals."""
+    """Lists the largest entries off the diagonal, the lower class numbers first among equals."""
     off = matrix * (1 - np.eye(len(matrix), dtype=np.int64))
     order = np.argsort(-off, axis=None, kind="stable")[:count]
     pairs = [divmod(int(i), len(matrix)) for i in order]

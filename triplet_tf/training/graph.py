@@ -1,24 +1,34 @@
 """The graph of a run: training and evaluation copies of the backbone, both heads, total loss, one update.
 
-Source: triplet.md sections 1.1, 1.2, 2.3, 3.2, 4.1.
+Source: the released fast_fgvr_semi_train.py (losses, schedule, update) and config/base_config.py (constants).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 from datasets.lists import ImageLists
-from triplet_tf import nets, ranking
-from triplet_tf.config.base_config import TRIPLET_MODES
-from triplet_tf.data_sampling.augment import tf, tf1
+from triplet_tf.config.base_config import TRIPLET_MODES, Config
+from triplet_tf.data_sampling.augment import tf, tf1  # before `ranking`: it sets up TensorFlow's import
 from triplet_tf.data_sampling.loader import TestBatches, TrainBatches
+from triplet_tf.nets import backbone, embedding_head, weight_decay_terms
+from triplet_tf.ranking import (
+    CENTER_LAMBDA,
+    adaptive_weight_loss,
+    batch_hard_loss,
+    batch_statistics,
+    center_loss,
+    center_update,
+    new_centers,
+    semi_hard_loss,
+)
 
 MOMENTUM = 0.9
-LOSSES = {
-    "semi_hard": ranking.semi_hard_loss,
-    "hard": ranking.batch_hard_loss,
-    "hard_awtl": ranking.adaptive_weight_loss,  # DEVIATION STL-D04: accepted and not implemented in the released code
+LOSSES: dict[str, Callable[..., tf.Tensor]] = {
+    "semi_hard": semi_hard_loss,
+    "hard": batch_hard_loss,
+    "hard_awtl": adaptive_weight_loss,  # DEVIATION STL-D04: accepted and not implemented in the released code
 }
 
 
@@ -44,39 +54,40 @@ class Graph(NamedTuple):
     start_update: tf.Operation
 
 
-def build(config: Mapping[str, Any], lists: ImageLists) -> Graph:
-    """The whole graph of a run, in the current graph, whose seed must be set."""
+def build(config: Config, lists: ImageLists) -> Graph:
+    """Builds the whole graph of a run in the current graph, whose seed must be set."""
     step = tf1.train.get_or_create_global_step()
     batches = TrainBatches(config, lists)
     passes = tf1.get_variable(  # forward passes so far: what keys dropout; saved with the rest
         "passes", [], tf.int64, tf1.zeros_initializer(), trainable=False
     )
-    logits, feature_map, _ = nets.backbone(
-        config["net"], batches.images, lists.num_classes, is_training=True, bn_decay=config["bn_decay"],
-        tap=config["tap"], seed=config["seed"], step=passes,
+    logits, feature_map, _ = backbone(
+        config.net, batches.images, lists.num_classes, is_training=True, bn_decay=config.bn_decay,
+        tap=config.tap, seed=config.seed, step=passes,
     )  # fmt: skip
     cross_entropy = tf.reduce_mean(_cross_entropy(batches.labels, logits))
     right = tf.equal(tf.argmax(logits, axis=1), batches.labels)
     scalars = {"cross_entropy": cross_entropy, "batch_accuracy": tf.reduce_mean(tf.cast(right, tf.float32))}
-    loss, after = cross_entropy, []
-    if config["train_mode"] != "vanilla":
-        embeddings = nets.embedding_head(feature_map, config["emb_dim"])
+    loss = cross_entropy
+    after: list[tf.Operation] = []
+    if config.train_mode != "vanilla":
+        embeddings = embedding_head(feature_map, config.emb_dim)
         metric, after = _metric_loss(config, batches.labels, embeddings, lists.num_classes)
         loss += metric
-        margin = 0.0 if isinstance(config["margin"], str) else config["margin"]
-        scalars |= {"metric_loss": metric, **ranking.batch_statistics(batches.labels, embeddings, margin)}
-    if config["weight_decay"] == "on":  # DEVIATION STL-D02: collected and never added as released, hence off
-        loss += tf.add_n(nets.weight_decay_terms(config["net"]))
+        margin = 0.0 if isinstance(config.margin, str) else config.margin
+        scalars |= {"metric_loss": metric, **batch_statistics(batches.labels, embeddings, margin)}
+    if config.weight_decay == "on":  # DEVIATION STL-D02: collected and never added as released, hence off
+        loss += tf.add_n(weight_decay_terms(config.net))
     scalars["loss"] = loss
     rate = learning_rate(config, step)
     start_update, accumulate, train = _update(config, loss, rate, step, passes, after)
-    return Graph(batches, loss, scalars, accumulate, train, rate, evaluation(config, lists), start_update)
+    return Graph(batches, loss, scalars, accumulate, train, rate, build_evaluation(config, lists), start_update)
 
 
-def learning_rate(config: Mapping[str, Any], step: tf.Tensor) -> tf.Tensor:
+def learning_rate(config: Config, step: tf.Tensor) -> tf.Tensor:
     """(lr0 - lr_end) * (1 - min(g, T) / T) + lr_end with g updates done so far; scalar float32."""
-    start, end = float(config["learning_rate"]), float(config["end_learning_rate"])
-    return tf1.train.polynomial_decay(start, step, config["train_iters"], end, power=1.0)
+    start, end = float(config.learning_rate), float(config.end_learning_rate)
+    return tf1.train.polynomial_decay(start, step, config.train_iters, end, power=1.0)
 
 
 def _cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -84,22 +95,22 @@ def _cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def _metric_loss(
-    config: Mapping[str, Any], labels: tf.Tensor, embeddings: tf.Tensor, num_classes: int
+    config: Config, labels: tf.Tensor, embeddings: tf.Tensor, num_classes: int
 ) -> tuple[tf.Tensor, list[tf.Operation]]:
-    """The weighted ranking term, and what has to run after it."""
-    if config["train_mode"] in TRIPLET_MODES:
-        weight = float(config["triplet_loss_lambda"])
-        return weight * LOSSES[config["train_mode"]](labels, embeddings, config["margin"]), []
-    centers = ranking.new_centers(num_classes, config["emb_dim"])
-    loss = ranking.CENTER_LAMBDA * ranking.center_loss(labels, embeddings, centers)
-    if config["center_update"] == "off":  # as released, STL-D01
+    """Returns the weighted ranking term, and what has to run after it."""
+    if config.train_mode in TRIPLET_MODES:
+        weight = float(config.triplet_loss_lambda)
+        return weight * LOSSES[config.train_mode](labels, embeddings, config.margin), []
+    centers = new_centers(num_classes, config.emb_dim)
+    loss = CENTER_LAMBDA * center_loss(labels, embeddings, centers)
+    if config.center_update == "off":  # as released, STL-D01
         return loss, []
     with tf.control_dependencies([loss]):
-        return loss, [ranking.center_update(labels, embeddings, centers)]
+        return loss, [center_update(labels, embeddings, centers)]
 
 
 def _update(
-    config: Mapping[str, Any], loss: tf.Tensor, rate: tf.Tensor, step: tf.Tensor, passes: tf.Variable,
+    config: Config, loss: tf.Tensor, rate: tf.Tensor, step: tf.Tensor, passes: tf.Variable,
     after: list[tf.Operation],
 ) -> tuple[tf.Operation, tf.Operation | None, tf.Operation]:  # fmt: skip
     """Momentum 0.9 on the mean gradient of --caffe_iter_size mini-batches; every pass moves the BN statistics.
@@ -114,7 +125,7 @@ def _update(
     with tf.control_dependencies([loss, *(g for g, _ in pairs)]):
         counted = passes.assign_add(1, read_value=False)
     each_pass = [*tf1.get_collection(tf1.GraphKeys.UPDATE_OPS), *after, counted]
-    size = config["caffe_iter_size"]
+    size = config.caffe_iter_size
     if size == 1:
         nothing = tf.no_op()
         with tf.control_dependencies(each_pass):
@@ -132,23 +143,23 @@ def _update(
     return cleared, accumulate, optimizer.apply_gradients(list(zip(means, (v for _, v in pairs), strict=True)), step)
 
 
-def evaluation(config: Mapping[str, Any], lists: ImageLists, reuse: bool = True) -> Evaluation:
-    """The copy that tests, on the variables of the training copy (`reuse`) or, to evaluate only, on its own.
+def build_evaluation(config: Config, lists: ImageLists, reuse: bool = True) -> Evaluation:
+    """Builds the copy that tests, on the variables of the training copy (`reuse`) or, to evaluate only, on its own.
 
     DEVIATION STL-D05: the released code has the embedding head on the training copy alone.
     """
     batches = TestBatches(config, lists)
-    logits, feature_map, pooled = nets.backbone(
-        config["net"], batches.images, lists.num_classes, is_training=False, reuse=reuse,
-        bn_decay=config["bn_decay"], tap=config["tap"],
+    logits, feature_map, pooled = backbone(
+        config.net, batches.images, lists.num_classes, is_training=False, reuse=reuse,
+        bn_decay=config.bn_decay, tap=config.tap,
     )  # fmt: skip
-    if config["train_mode"] == "vanilla":
+    if config.train_mode == "vanilla":
         embeddings = tf.math.l2_normalize(pooled, axis=1, epsilon=1e-10)
     else:
-        embeddings = nets.embedding_head(feature_map, config["emb_dim"], reuse=reuse)
+        embeddings = embedding_head(feature_map, config.emb_dim, reuse=reuse)
     return Evaluation(batches, logits, embeddings, _cross_entropy(batches.labels, logits))
 
 
 def count_parameters() -> int:
-    """Trainable parameters of the current graph."""
+    """Counts the trainable parameters of the current graph."""
     return sum(variable.shape.num_elements() for variable in tf1.trainable_variables())

@@ -1,188 +1,130 @@
-"""The loop of a run: train, test at intervals, keep the last and the best, go on after a kill where it was.
+"""The loop of a run: train, test at intervals, keep the last and the best, go on after a kill.
 
-Source: fast_fgvr_semi_train.py of the released code; triplet.md sections 2.4 and 4.1.
+Source: fast_fgvr_semi_train.py of the released code.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from datasets.identity import look
 from datasets.lists import ImageLists
 from reproduction.runtime import run_data, tf_runtime
-from reproduction.runtime.run_folder import (
-    MetricsLog,
-    Run,
-    UserError,
-    open_run,
-    read_metrics,
-    shown,
-    stop_signals,
-    write_json,
-)
-from triplet_tf import nets
-from triplet_tf.config.base_config import run_folder
-from triplet_tf.data_sampling import image_lists
+from reproduction.runtime.flags import as_dict
+from reproduction.runtime.loop import Training
+from reproduction.runtime.run_folder import Run, UserError, open_run, shown, stop_signals, write_json
+from triplet_tf.config.base_config import Config
 from triplet_tf.data_sampling.augment import tf, tf1
+from triplet_tf.data_sampling.image_lists import data_set, digests, open_lists
 from triplet_tf.data_sampling.loader import explained
-from triplet_tf.training import evaluate as measures
-from triplet_tf.training import graph as model
-from triplet_tf.training import initial_weights, record
-from triplet_tf.training.run_files import LogFile, link_checkpoint
-
-PROJECT_AFTER = 20  # steps until the projected time is said
-ACCURACY = "test/Split_Val_Accuracy"  # the authors' name
+from triplet_tf.training.evaluate import Tested, accuracies, run_test
+from triplet_tf.training.graph import Graph, build, count_parameters
+from triplet_tf.training.record import write_record
+from triplet_tf.training.run_files import Checkpoints, LogFile, best_test
 
 
-def run_training(config: dict[str, Any]) -> None:
-    """The whole of a training script: lists, graph, training (or going on), evaluation, record."""
-    with open_run(run_folder(config), config, config["overwrite"]) as run:
-        seen = look(image_lists.data_set(config), Path(config["data_dir"]))
-        lists = image_lists.open_lists(config)
-        if run_data.is_finished(run, seen, lambda: image_lists.digests(config, lists)):
+def run_training(config: Config) -> None:
+    """Runs a training script: lists, graph, training (or going on), evaluation, record."""
+    with open_run(config.folder, as_dict(config), config.overwrite) as run:
+        seen = look(data_set(config), Path(config.data_dir))
+        lists = open_lists(config)
+        if run_data.is_finished(run, seen, lambda: digests(config, lists)):
             return
-        if config["init"] == "imagenet" and tf_runtime.newest_name(run.folder) is None:
-            initial_weights.checkpoint_path(config)  # said before the graph is built
-        session_config = tf_runtime.start(config["seed"], config["device"])
+        if config.init == "imagenet" and tf_runtime.newest_name(run.folder) is None:
+            from triplet_tf.nets import imagenet_checkpoint
+
+            imagenet_checkpoint(config)  # its absence is reported before the graph is built
+        session_config = tf_runtime.start(config.seed, config.device)
         write_json(run.folder / "args.json", run.config)
         with tf1.Graph().as_default():
-            tf1.set_random_seed(config["seed"])
-            graph = model.build(config, lists)
+            tf1.set_random_seed(config.seed)
+            graph = build(config, lists)
             with tf_runtime.session(session_config) as session:
                 try:
-                    history, tested = train(session, graph, run, lists)
-                    record.finish(session, graph, run, lists, history, tested)
+                    history, tested = train(session, graph, run, config, lists)
+                    write_record(session, graph, run, config, lists, history, tested)
                 except tf.errors.OpError as error:
                     raise explained(error, files_due(session, graph, config)) from None
 
 
 def train(
-    session: tf1.Session, graph: model.Graph, run: Run, lists: ImageLists
-) -> tuple[list[dict[str, Any]], measures.Tested | None]:
-    """The loop.
+    session: tf1.Session, graph: Graph, run: Run, config: Config, lists: ImageLists
+) -> tuple[list[dict[str, Any]], Tested | None]:
+    """Trains to the end.
 
+    Args:
+      session: on the graph, all variables initialised.
+      graph: of `build`.
+      run: open run folder.
+      config: resolved flags.
+      lists: training list and test list.
     Returns:
-      (lines of the tests, what the last of them found or None where nothing was left to train).
+      (lines of the tests in metrics.jsonl, answers of the last test or None if nothing was left to train).
     """
-    config, folder, total = run.config, run.folder, run.config["train_iters"]
-    size, per_update = config["batch_size"], config["caffe_iter_size"]
-    saver = tf1.train.Saver(max_to_keep=0)
-    first = tf_runtime.restore_newest(session, saver, folder)  # DEVIATION STL-D14: the checkpoint's own step
-    if first is None:
-        first = 0
-        if config["init"] == "imagenet":
-            weights = initial_weights.checkpoint_path(config)
-            nets.restore_imagenet(session, config["net"], weights)
-            write_json(folder / initial_weights.FILE, initial_weights.digests(weights))
-    log = MetricsLog(folder, resume_step=first if first else -1, subfolder="logs")
-    history = [line for line in read_metrics(folder) if ACCURACY in line]
-    if first == total and not history:
-        raise UserError(f"{shown(folder / 'metrics.jsonl')}: the tests of this run are lost; --overwrite starts anew")
-    text = LogFile(folder / f"{config['log_filename']}.txt")
-    announce(text, config, lists, total, first)
-    tested = None
-    seconds_before = history[-1]["test/seconds"] if history else 0.0
-    graph.batches.start(session, first * per_update)
-
-    start = time.monotonic()
-    bar = tqdm(total=total * size, initial=first * size, unit="img", disable=None, leave=False)
+    total, per_update, tested = config.train_iters, config.caffe_iter_size, None
+    ends = sorted({*range(config.test_interval, total, config.test_interval), total})
+    checkpoints = Checkpoints(session, run.folder, ends, config.checkpoint_filename)
     with stop_signals() as stop:
-        for step in range(first + 1, total + 1):
-            began = time.monotonic()
-            if per_update > 1:
-                session.run(graph.start_update)
-            for _ in range(per_update - 1):
-                loss = session.run([graph.loss, graph.accumulate])[0]
-                tf_runtime.stop_if_not_finite(loss, step, folder)
-            if step == 1 or step % config["logging_threshold"] == 0:
-                rate, values, _ = session.run([graph.learning_rate, graph.scalars, graph.train])
-                loss = values["loss"]
-                line = {name: float(value) for name, value in values.items()}
-                log.write(step, {**line, "learning_rate": float(rate)}, "train")
-                bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{line['batch_accuracy']:.3f}")
-                text.write(f"step {step} {describe(line)} ({time.monotonic() - began:.3f} s)", bar)
-            else:
-                loss = session.run([graph.loss, graph.train])[0]
-            tf_runtime.stop_if_not_finite(loss, step, folder)
-            bar.update(size * per_update)
+        training = Training(  # DEVIATION STL-D14: goes on at the checkpoint's own step
+            config.train_mode, run.folder, ends, config.batch_size * per_update, checkpoints, stop,
+            log_by="step", events="logs",
+        )  # fmt: skip
+        assert training.metrics  # one process, which writes
+        if training.finished and not training.history:
+            path = shown(run.folder / "metrics.jsonl")
+            raise UserError(f"{path}: the tests of this run are lost; --overwrite starts anew")
+        if config.init == "imagenet" and not training.resumed:
+            start_from_imagenet(session, config, run.folder)
+        log = LogFile(run.folder / f"{config.log_filename}.txt")
+        log.announce(config, lists, count_parameters(), training.step)
+        seconds, start = (training.history[-1]["test/seconds"] if training.history else 0.0), time.monotonic()
+        graph.batches.start(session, training.step * per_update)
 
-            if step == first + PROJECT_AFTER:
-                rate = PROJECT_AFTER / (time.monotonic() - start)
-                images = rate * size * per_update
-                text.write(f"{images:,.1f} images/s, about {(total - step) / rate / 60:.1f} min to go", bar)
-            at_end = step == total
-            due = step % config["test_interval"] == 0 or at_end
-            if due:
-                tested = measures.over_list(session, graph.evaluation)
-                accuracies = measures.accuracies(tested, lists.num_classes)
-                seconds = round(seconds_before + time.monotonic() - start, 3)
-                # DEVIATION STL-D15: loss and accuracy over the whole list, not over its last batch
-                line = {"Split_Val_Accuracy": accuracies["accuracy"], "macro_accuracy": accuracies["macro_accuracy"],
-                        "Val_Loss": accuracies["cross_entropy"], "seconds": seconds}  # fmt: skip
-                log.write(step, line, "test")
-                history.append({"step": step, **{f"test/{name}": value for name, value in line.items()}})
-                best = max(history, key=lambda entry: entry[ACCURACY])
-                text.write(
-                    f"step {step} accuracy {100 * line['Split_Val_Accuracy']:.2f} macro "
-                    f"{100 * line['macro_accuracy']:.2f}; best {100 * best[ACCURACY]:.2f} at step {best['step']} "
-                    f"of {config['name']}", bar,
-                )  # fmt: skip
-            if due or stop.requested:  # DEVIATION STL-D16: saved at every test and at the end
-                keep = keep_best(history)
-                prefix = folder / f"model-{step}"
-                tf_runtime.save_checkpoint(session, saver, prefix, keep=keep)
-                link_checkpoints(config, folder, step, keep)
-            if stop.requested and not at_end:
-                stop.leave(folder)
-    bar.close()
-    log.close()
-    link_checkpoints(config, folder, total, keep_best(history))  # a kill may have come between saving and linking
-    return history, tested
+        for _ in training.epochs():
+            for step in training.steps():
+                began = time.monotonic()
+                if per_update > 1:
+                    session.run(graph.start_update)
+                losses = [session.run([graph.loss, graph.accumulate])[0] for _ in range(per_update - 1)]
+                if step == 0 or (step + 1) % config.logging_threshold == 0:
+                    rate, scalars, _ = session.run([graph.learning_rate, graph.scalars, graph.train])
+                    losses.append(scalars["loss"])
+                    line = {name: float(value) for name, value in scalars.items()}
+                    training.metrics.write(step + 1, {**line, "learning_rate": float(rate)}, "train")
+                    log.step(step + 1, line, time.monotonic() - began)
+                else:
+                    losses.append(session.run([graph.loss, graph.train])[0])
+                training.log(sum(losses) / per_update)
+
+            tested = run_test(session, graph.evaluation)
+            values = accuracies(tested, lists.num_classes)
+            # DEVIATION STL-D15: loss and accuracy over the whole list, not over its last batch
+            row = {"Split_Val_Accuracy": values["accuracy"], "macro_accuracy": values["macro_accuracy"],
+                   "Val_Loss": values["cross_entropy"],
+                   "seconds": round(seconds + time.monotonic() - start, 3)}  # fmt: skip
+            training.metrics.write(training.step, row, "test")
+            row = {"step": training.step, **{f"test/{name}": value for name, value in row.items()}}
+            log.test(config, row, best_test([*training.history, row]))
+            training.end_epoch(row)  # DEVIATION STL-D16: saves at every test and at the end; keeps the best test's
+    return training.history, tested
 
 
-def keep_best(history: list[dict[str, Any]]) -> list[int]:
-    """The step of the best test, the first of equals; nothing before the first test."""
-    return [max(history, key=lambda entry: entry[ACCURACY])["step"]] if history else []
+def start_from_imagenet(session: tf1.Session, config: Config, folder: Path) -> None:
+    """Fills the backbone from the ImageNet checkpoint and writes its digests into the run folder."""
+    from triplet_tf import nets
+
+    weights = nets.imagenet_checkpoint(config)
+    nets.restore_imagenet(session, config.net, weights)
+    write_json(folder / nets.DIGESTS, nets.checkpoint_digests(weights))
 
 
-def link_checkpoints(config: Mapping[str, Any], folder: Path, step: int, best: list[int]) -> None:
-    """The authors' names for the checkpoint of `step` and for the best."""
-    link_checkpoint(folder / f"model-{step}", folder / config["checkpoint_filename"])
-    for kept in best:
-        link_checkpoint(folder / f"model-{kept}", folder / f"{config['checkpoint_filename']}best")
-
-
-def announce(text: LogFile, config: Mapping[str, Any], lists: ImageLists, total: int, first: int) -> None:
-    """What is about to run."""
-    verified = "" if lists.verified else ", not verified"
-    text.write(
-        f"{lists.name}: {len(lists.train.names)} training and {len(lists.test.names)} test images, "
-        f"{lists.num_classes} classes{verified}"
-    )
-    text.write(f"{config['net']}, {config['train_mode']}: {model.count_parameters():,} trainable parameters")
-    device = tf_runtime.gpu_name() or "CPU"
-    passes = f" x {config['caffe_iter_size']}" if config["caffe_iter_size"] > 1 else ""
-    text.write(f"{device}: {total - first} of {total} steps of {config['batch_size']}{passes} images to go, "
-               f"lr {config['learning_rate']:g}")  # fmt: skip
-
-
-def describe(values: Mapping[str, float]) -> str:
-    """The scalars of a step for the log file."""
-    names = {"cross_entropy": "CE", "batch_accuracy": "accuracy", "metric_loss": "metric", "positive_distance": "d+",
-             "negative_distance": "d-", "active_triplets": "active"}  # fmt: skip
-    return " ".join(f"{names[key]} {value:.4f}" for key, value in values.items() if key in names)
-
-
-def files_due(session: tf1.Session, graph: model.Graph, config: Mapping[str, Any]) -> list[str]:
-    """Files that the pipelines were about to read when one of them failed: those of an update, and those of the test.
+def files_due(session: tf1.Session, graph: Graph, config: Config) -> list[str]:
+    """Returns the files that the pipelines were about to read when one failed: of the update, and of the test.
 
     A pipeline reads ahead and fails in order, so the file is of the update that is not done yet.
     """
-    per_update = config["caffe_iter_size"]
     done = int(session.run(tf1.train.get_global_step()))
-    return [*graph.batches.upcoming(done * per_update, per_update), *graph.evaluation.batches.files()]
+    upcoming = graph.batches.upcoming(done * config.caffe_iter_size, config.caffe_iter_size)
+    return [*upcoming, *graph.evaluation.batches.files()]

@@ -1,13 +1,26 @@
-"""Files of a run folder with the authors' names: the log, and their names for checkpoints."""
+"""Files of a run with the authors' names: the log for people, and their names for checkpoints."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
+
+from datasets.lists import ImageLists
+from reproduction.runtime.tf_runtime import gpu_name
+from reproduction.runtime.tf_states import States
+from triplet_tf.config.base_config import Config
+
+ACCURACY = "test/Split_Val_Accuracy"  # the authors' name, as metrics.jsonl has it
+IN_LOG = {
+    "cross_entropy": "CE", "batch_accuracy": "accuracy", "metric_loss": "metric", "positive_distance": "d+",
+    "negative_distance": "d-", "active_triplets": "active",
+}  # fmt: skip
 
 
 class LogFile:
@@ -16,18 +29,69 @@ class LogFile:
     def __init__(self, path: Path):
         self.path = path
 
-    def write(self, line: str, bar: tqdm | None = None) -> None:
-        """Adds a line; `bar` is a progress bar that it must not break."""
+    def write(self, line: str) -> None:
+        """Adds a line; on a terminal it appears above the progress bar."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
-        if bar is None:
-            print(line, file=sys.stderr, flush=True)
-        else:
-            bar.write(line, file=sys.stderr)
+        tqdm.write(line, file=sys.stderr)
+
+    def announce(self, config: Config, lists: ImageLists, parameters: int, done: int) -> None:
+        """Writes what is about to run, after `done` steps."""
+        self.write(
+            f"{lists.name}: {len(lists.train.names)} training and {len(lists.test.names)} test images, "
+            f"{lists.num_classes} classes{'' if lists.verified else ', not verified'}"
+        )
+        self.write(f"{config.net}, {config.train_mode}: {parameters:,} trainable parameters")
+        passes = f" x {config.caffe_iter_size}" if config.caffe_iter_size > 1 else ""
+        self.write(
+            f"{gpu_name() or 'CPU'}: {config.train_iters - done} of {config.train_iters} steps of {config.batch_size}"
+            f"{passes} images to go, lr {config.learning_rate:g}"
+        )
+
+    def step(self, step: int, scalars: Mapping[str, float], seconds: float) -> None:
+        """Writes the scalars of a training step."""
+        values = " ".join(f"{IN_LOG[name]} {value:.4f}" for name, value in scalars.items() if name in IN_LOG)
+        self.write(f"step {step} {values} ({seconds:.3f} s)")
+
+    def test(self, config: Config, line: Mapping[str, float], best: Mapping[str, float]) -> None:
+        """Writes the accuracies of a test and the best of the run."""
+        self.write(
+            f"step {line['step']} accuracy {100 * line[ACCURACY]:.2f} macro {100 * line['test/macro_accuracy']:.2f}; "
+            f"best {100 * best[ACCURACY]:.2f} at step {best['step']} of {config.name}"
+        )
+
+
+class Checkpoints(States):
+    """`model-<step>` of the shared loop, and the authors' names for the last and the best of them."""
+
+    def __init__(self, session: Any, folder: Path, ends: list[int], name: str):
+        super().__init__(session, folder, ends, ACCURACY, with_graph=False)
+        self.name = name  # --checkpoint_filename
+
+    def load(self) -> dict[str, Any] | None:
+        position = super().load()
+        if position:
+            self._link(position)  # a kill may have come between saving and linking
+        return position
+
+    def save(self, position: dict[str, Any]) -> None:
+        super().save(position)
+        self._link(position)
+
+    def _link(self, position: Mapping[str, Any]) -> None:
+        link_checkpoint(self.folder / f"model-{position['step']}", self.folder / self.name)
+        if position["history"]:
+            best = best_test(position["history"])["step"]
+            link_checkpoint(self.folder / f"model-{best}", self.folder / f"{self.name}best")
+
+
+def best_test(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the line of the best test, the first of equals."""
+    return max(history, key=lambda line: float(line[ACCURACY]))
 
 
 def link_checkpoint(prefix: Path, name: Path) -> None:
-    """Gives a checkpoint a second name (`model.ckpt`, `model.ckptbest`) without a second copy where links exist.
+    """Gives a checkpoint a second name (`model.ckpt`, `model.ckptbest`) without a second copy if links are possible.
 
     Args:
       prefix: `.../model-<step>`.

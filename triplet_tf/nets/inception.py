@@ -1,10 +1,24 @@
-"""Inception-V4 on tf-slim layers, with the names of the public checkpoint."""
+"""Inception-V4 on tf-slim layers and Inception-V3 from tf_slim.nets, with the names of the public checkpoints.
+
+Inception-V3 is an extension: the released configuration names it without a module.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from triplet_tf.nets.layers import Settings, flatten, global_pool, he_normal, layer_defaults, scope, slim, tf, tf1
+from triplet_tf.nets.layers import (
+    Settings,
+    flatten,
+    global_pool,
+    he_normal,
+    layer_defaults,
+    linear_map,
+    scope,
+    slim,
+    tf,
+    tf1,
+)
 
 KEEP = 0.8
 
@@ -85,9 +99,9 @@ def inception_v4(images: tf.Tensor, settings: Settings) -> tuple[tf.Tensor, tf.T
     Returns:
       logits float32 [B, C], pooled float32 [B, 1, 1, 1536], end points by name, with the auxiliary logits (no loss
       is put on them, as released).
-    Source: Szegedy et al. 2017; triplet.md 3.1, 3.2, 3.4.
+    Source: Szegedy et al. 2017.
     """
-    found = {}
+    end_points = {}
     with scope("InceptionV4", settings.reuse), layer_defaults(settings, 0.001, False, he_normal()):
         x = slim.conv2d(images, 32, [3, 3], stride=2, padding="VALID", scope="Conv2d_1a_3x3")
         x = slim.conv2d(x, 32, [3, 3], padding="VALID", scope="Conv2d_2a_3x3")
@@ -95,16 +109,16 @@ def inception_v4(images: tf.Tensor, settings: Settings) -> tuple[tf.Tensor, tf.T
         for name, branches, valid, stride in BLOCKS:
             with tf1.variable_scope(name):
                 forks = FORKS_C if branches is INCEPTION_C else {}
-                x = found[name] = _block(x, branches, forks, valid, stride)
+                x = end_points[name] = _block(x, branches, forks, valid, stride)
         with tf1.variable_scope("AuxLogits"):
-            aux = slim.avg_pool2d(found["Mixed_6h"], [5, 5], stride=3, padding="VALID", scope="AvgPool_1a_5x5")
+            aux = slim.avg_pool2d(end_points["Mixed_6h"], [5, 5], stride=3, padding="VALID", scope="AvgPool_1a_5x5")
             aux = slim.conv2d(aux, 128, [1, 1], scope="Conv2d_1b_1x1")
             aux = slim.conv2d(aux, 768, aux.shape[1:3], padding="VALID", scope="Conv2d_2a")
-            found["AuxLogits"] = _linear(aux, settings.num_classes, "Aux_logits")
+            end_points["AuxLogits"] = _linear(aux, settings.num_classes, "Aux_logits")
         with tf1.variable_scope("Logits"):
             pooled = global_pool(x, "AvgPool_1a")
             logits = _linear(settings.drop(pooled, KEEP), settings.num_classes, "Logits")
-    return logits, pooled, found
+    return logits, pooled, end_points
 
 
 def _block(x: tf.Tensor, branches: Any, forks: dict[int, Any], valid: str | None, stride: int) -> tf.Tensor:
@@ -133,3 +147,34 @@ def _layer(x: tf.Tensor, layer: tuple[str, int, tuple[int, int]], valid: str | N
 
 def _linear(x: tf.Tensor, width: int, name: str) -> tf.Tensor:
     return slim.fully_connected(flatten(x), width, activation_fn=None, scope=name)
+
+
+def inception_v3(images: tf.Tensor, settings: Settings) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:
+    """tf-slim's convolutional part; the two heads are ours, so that dropout needs no state.
+
+    Args:
+      images: float32 [B, H, W, 3] in [-1, 1].
+      settings: see `Settings`.
+    Returns:
+      logits float32 [B, C], pooled float32 [B, 1, 1, 2048], end points by name, with the auxiliary logits (no loss
+      is put on them).
+    Source: Szegedy et al. 2016; tf_slim.nets.inception_v3.
+    """
+    from tf_slim.nets import inception
+
+    with scope("InceptionV3", settings.reuse) as opened, layer_defaults(settings, 0.001, False, he_normal()):
+        x, end_points = inception.inception_v3_base(images, scope=opened)
+        with tf1.variable_scope("AuxLogits"):
+            aux = slim.avg_pool2d(end_points["Mixed_6e"], [5, 5], stride=3, padding="VALID", scope="AvgPool_1a_5x5")
+            aux = slim.conv2d(aux, 128, [1, 1], scope="Conv2d_1b_1x1")
+            size = [min(5, side) for side in aux.shape[1:3]]
+            aux = slim.conv2d(
+                aux, 768, size, padding="VALID", scope=f"Conv2d_2a_{size[0]}x{size[1]}",
+                weights_initializer=tf1.truncated_normal_initializer(stddev=0.01),
+            )  # fmt: skip
+            with slim.arg_scope([slim.conv2d], weights_initializer=tf1.truncated_normal_initializer(stddev=0.001)):
+                end_points["AuxLogits"] = linear_map(aux, settings.num_classes, "Conv2d_2b_1x1")
+        with tf1.variable_scope("Logits"):
+            pooled = global_pool(x, "AvgPool_1a")
+            logits = linear_map(settings.drop(pooled, KEEP), settings.num_classes, "Conv2d_1c_1x1")
+    return logits, pooled, end_points

@@ -1,6 +1,6 @@
-"""What is fixed about each backbone; imports no framework, so that flags can read it before parsing.
+"""What is fixed about each backbone. Imports no framework: the flags need it before parsing.
 
-Source: triplet.md sections 2.4, 3.1 to 3.3.
+Source: the released nets/ (scopes, end points, prefixes that are not restored) and config/base_config.py (checkpoints).
 """
 
 from __future__ import annotations
