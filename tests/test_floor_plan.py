@@ -19,7 +19,7 @@ SEES = {  # room -> rooms of the same paper that it may import
     "training": {"training", "data", "networks", "method", "flags", "plots", "deviations"},
 }
 OUTSIDE_METHOD = {"reproduction", "datasets"}  # packages of ours that `method` must not need
-MOVED: tuple[str, ...] = ()
+MOVED: tuple[str, ...] = ("triplet_tf",)
 
 
 @cache

@@ -60,7 +60,7 @@ def neighbours(
 
 
 def _tile(file: Path) -> Image.Image:
-    """An image with its longer side TILE; grey where Pillow refuses what TensorFlow read."""
+    """Reads an image with its longer side TILE; grey if Pillow refuses what TensorFlow could read."""
     from PIL import Image
 
     from datasets.orientation import upright

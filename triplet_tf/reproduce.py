@@ -34,14 +34,14 @@ ALSO = {"aircraft": "aircrafts", "flowers102": "flowers", "nabirds": "birds"}  #
 
 
 def commands_of(request: Request) -> list[Command]:
-    """Per seed stage 1 (vanilla), then stage 2 in each mode; ARGS go to all of them, or name the one mode to run."""
+    """Lists per seed stage 1 (vanilla), then stage 2 in each mode; ARGS go to all, or name the one mode to run."""
     modes, extra = modes_of(request.extra)
     row = dataclasses.replace(request, extra=extra).row()
     return [_command(request, seed, mode, row, extra) for seed in request.seeds for mode in modes]
 
 
 def checked(name: str) -> str:
-    """A data set of the paper, or one of datasets.NAMES, csv:NAME or folder:PATH.
+    """Returns the name of a data set of the paper, or one of datasets.NAMES, csv:NAME or folder:PATH.
 
     Raises:
       ValueError: with what is allowed.
@@ -55,7 +55,7 @@ def checked(name: str) -> str:
 
 
 def modes_of(extra: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The modes to run, and ARGS without --train_mode. Stage 1 runs always: it is what the others are held against.
+    """Returns the modes to run, and ARGS without --train_mode. Stage 1 runs always: the others are compared with it.
 
     Raises:
       UserError: an unknown mode.
@@ -72,7 +72,7 @@ def modes_of(extra: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def without_ranking(extra: tuple[str, ...]) -> tuple[str, ...]:
-    """ARGS without what only the second head knows, for stage 1."""
+    """Returns ARGS without what only the second head knows, for stage 1."""
     words = [part for word in extra for part in (word.split("=", 1) if word.startswith(RANKING) else [word])]
     drop = {place + shift for place, word in enumerate(words) if word in RANKING for shift in (0, 1)}
     return tuple(word for place, word in enumerate(words) if place not in drop)

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, given, number, whole
 from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError, read_json, shown
@@ -149,63 +150,72 @@ def _share(text: str) -> float:
     return value
 
 
+# the authors' flags, with types and defaults as released
+ORIGINALS: dict[str, dict[str, Any]] = {
+    "--emb_dim": dict(type=whole(1), default=256, help="size of the embedding (default 256)"),
+    "--batch_size": dict(type=whole(1), default=32, help="images per step, also in tests (default 32)"),
+    "--gpu": dict(default="0", help="CUDA_VISIBLE_DEVICES, unless --device says otherwise (default: as it is, or 0)"),
+    "--checkpoint_dir": dict(metavar="NAME", help="run folder below --models_dir (default: composed of the flags)"),
+    "--db_name": dict(
+        type=db_name, default="flowers", help=f"{', '.join(SETS)}, csv:NAME, folder:PATH (default flowers); STL-D04"
+    ),
+    "--net": dict(choices=NETS, default="resnet50", help="backbone; resnet50 is v2 (default resnet50)"),
+    "--tuple_loader_queue_size": dict(type=whole(1), default=10, help="parallel decode calls (default 10)"),
+    "--train_mode": dict(choices=MODES, default="vanilla", help="vanilla is softmax alone (default vanilla)"),
+    "--aug_style": dict(choices=("batch", "img"), default="batch", help="crop per batch or per image (default batch)"),
+    "--triplet_loss_lambda": dict(type=number(0), default=1, help="weight of the triplet loss (default 1)"),
+    "--caffe_iter_size": dict(type=whole(1), default=1, help="mini-batches per update (default 1); STL-D03"),
+    "--logging_threshold": dict(type=whole(1), default=500, help="steps between two log lines (default 500)"),
+    "--test_interval": dict(
+        type=whole(1), default=10, help="tests every n times --logging_threshold steps (default 10)"
+    ),
+    "--train_iters": dict(type=whole(1), default=40000, help="steps, and horizon of the learning rate (default 40000)"),
+    "--margin": dict(type=margin, default=0.2, help="number; in mode hard also soft or none (default 0.2); STL-D10"),
+    "--Triplet_K": dict(type=whole(1), default=4, help="images of each class in a batch, but vanilla (default 4)"),
+    "--checkpoint_suffix": dict(default="base_config", help="tail of the composed name (default base_config)"),
+    "--checkpoint_filename": dict(
+        type=checkpoint_stem, default="model.ckpt", help="name of the last checkpoint (default model.ckpt)"
+    ),
+    "--learning_rate": dict(type=number(0), default=0.01, help="at the first step (default 0.01)"),
+    "--end_learning_rate": dict(type=number(0), default=0, help="at the last step (default 0)"),
+    "--log_filename": dict(type=file_stem, default="logger", help="stem of the log file (default logger)"),
+    "--frame_size": dict(type=whole(1), default=224, help="side of the crop under --aug_style img (default 224)"),
+}
+ADDITIONS: dict[str, dict[str, Any]] = {
+    "--name": dict(help="run folder below --runs-dir, as --checkpoint_dir"),
+    "--pretrained-dir": dict(metavar="DIR", help="ImageNet checkpoints (default: weights/ of the data folder)"),
+    "--init": dict(choices=("imagenet", "random"), default="imagenet", help="first weights (default imagenet)"),
+    "--yes": dict(action="store_true", help="accepted and without effect: nothing here ever asks; STL-D09"),
+    "--weight-decay": dict(choices=("off", "on"), default="off", help="L2 terms of the backbone; STL-D02"),
+    "--center-update": dict(choices=("on", "off"), default="on", help="off: as released, fixed centers; STL-D01"),
+    "--eval-split": dict(choices=("test", "val"), default="test", help="list of the periodic tests; STL-D06"),
+    "--tap": dict(metavar="ENDPOINT", help="map under the embedding (default: as released); STL-D07"),
+    "--resize-sides": dict(
+        type=sides, default=[350, 512], metavar="LOW,HIGH", help="shorter side under --aug_style img (default 350,512)"
+    ),
+    "--bn-decay": dict(type=_share, help="of the moving statistics (default: the network's, 0.997 to 0.9997)"),
+    "--no-flip": dict(dest="flip", action="store_false", help="never mirror an image"),
+    "--checkpoint": dict(dest="eval", metavar="CHECKPOINT", help="another name of --eval"),
+}
+
+
 def training_parser(prog: str = "fast_fgvr_semi_train.py") -> Parser:
-    """Parser of the training script; eval.py takes the same flags."""
+    """Returns the parser of the training script; eval.py takes the same flags."""
     parser = Parser(prog, "Softmax classifier with a ranking regularizer: trains, and tests at intervals.")
-    group = parser.original_group()
-    add = group.add_argument
-    add("--emb_dim", type=whole(1), default=256, help="size of the embedding (default 256)")
-    add("--batch_size", type=whole(1), default=32, help="images per step, also in tests (default 32)")
-    add("--gpu", default="0", help="CUDA_VISIBLE_DEVICES, unless --device says otherwise (default: as it is, or 0)")
-    add("--checkpoint_dir", metavar="NAME", help="run folder below --models_dir (default: composed of the flags)")
-    names = f"{', '.join(SETS)}, csv:NAME, folder:PATH"
-    add("--db_name", type=db_name, default="flowers", help=f"{names} (default flowers); STL-D04")
-    add("--net", choices=NETS, default="resnet50", help="backbone; resnet50 is v2 (default resnet50)")
-    add("--tuple_loader_queue_size", type=whole(1), default=10, help="parallel decode calls (default 10)")
-    add("--train_mode", choices=MODES, default="vanilla", help="vanilla is softmax alone (default vanilla)")
-    add("--aug_style", choices=("batch", "img"), default="batch", help="crop per batch or per image (default batch)")
-    add("--triplet_loss_lambda", type=number(0), default=1, help="weight of the triplet loss (default 1)")
-    add("--caffe_iter_size", type=whole(1), default=1, help="mini-batches per update (default 1); STL-D03")
-    add("--logging_threshold", type=whole(1), default=500, help="steps between two log lines (default 500)")
-    add("--test_interval", type=whole(1), default=10, help="tests every n times --logging_threshold steps (default 10)")
-    add("--train_iters", type=whole(1), default=40000, help="steps, and horizon of the learning rate (default 40000)")
-    add("--margin", type=margin, default=0.2, help="number; in mode hard also soft or none (default 0.2); STL-D10")
-    add("--Triplet_K", type=whole(1), default=4, help="images of each class in a batch, but vanilla (default 4)")
-    add("--checkpoint_suffix", default="base_config", help="tail of the composed name (default base_config)")
-    add("--checkpoint_filename", type=checkpoint_stem, default="model.ckpt",
-        help="name of the last checkpoint (default model.ckpt)")  # fmt: skip
-    add("--learning_rate", type=number(0), default=0.01, help="at the first step (default 0.01)")
-    add("--end_learning_rate", type=number(0), default=0, help="at the last step (default 0)")
-    add("--log_filename", type=file_stem, default="logger", help="stem of the log file (default logger)")
-    add("--frame_size", type=whole(1), default=224, help="side of the crop under --aug_style img (default 224)")
-    _add_ours(parser)
-    add_common(parser, PAPER)
-    return parser
-
-
-def _add_ours(parser: Parser) -> None:
-    group = parser.additions
-    group.add_argument(
+    for name, options in ORIGINALS.items():
+        parser.original_group().add_argument(name, **options)
+    parser.additions.add_argument(
         "--data-dir", "--data_dir", "--datasets-dir", "--datasets_dir", metavar="DIR", default=str(DATA_ROOT),
         help="data sets (default: data/ of the repository)",
     )  # fmt: skip
-    group.add_argument(
+    parser.additions.add_argument(
         "--runs-dir", "--runs_dir", "--models-dir", "--models_dir", metavar="DIR", default=str(RUNS_ROOT / PAPER),
         help=f"run folders (default: runs/{PAPER}/ of the repository)",
     )  # fmt: skip
-    flag(group, "--name", help="run folder below --runs-dir, as --checkpoint_dir")
-    flag(group, "--pretrained-dir", metavar="DIR", help="ImageNet checkpoints (default: weights/ of the data folder)")
-    flag(group, "--init", choices=("imagenet", "random"), default="imagenet", help="first weights (default imagenet)")
-    flag(group, "--yes", action="store_true", help="accepted and without effect: nothing here ever asks; STL-D09")
-    flag(group, "--weight-decay", choices=("off", "on"), default="off", help="L2 terms of the backbone; STL-D02")
-    flag(group, "--center-update", choices=("on", "off"), default="on", help="off: as released, fixed centers; STL-D01")
-    flag(group, "--eval-split", choices=("test", "val"), default="test", help="list of the periodic tests; STL-D06")
-    flag(group, "--tap", metavar="ENDPOINT", help="map under the embedding (default: as released); STL-D07")
-    flag(group, "--resize-sides", type=sides, default=[350, 512], metavar="LOW,HIGH",
-         help="shorter side under --aug_style img (default 350,512)")  # fmt: skip
-    flag(group, "--bn-decay", type=_share, help="of the moving statistics (default: the network's, 0.997 to 0.9997)")
-    group.add_argument("--no-flip", "--no_flip", dest="flip", action="store_false", help="never mirror an image")
-    flag(group, "--checkpoint", dest="eval", metavar="CHECKPOINT", help="another name of --eval")
+    for name, options in ADDITIONS.items():
+        flag(parser.additions, name, **options)
+    add_common(parser, PAPER)
+    return parser
 
 
 def composed_name(config: Config) -> str:

@@ -1,6 +1,7 @@
-"""What becomes of an image: resize, crop, mirror, scale. Every draw is a stateless op keyed by seed and image number.
+"""Resizes, crops, mirrors and scales images. Every draw is a stateless op keyed by seed and image number.
 
-Source: triplet.md 4.2. The resize is that of TF1 (`align_corners=False`, no half-pixel centres), as released.
+Source: the released data_sampling/ and preprocessing functions; resized as in TF1 (`align_corners=False`, no half-pixel
+centres).
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ DENSENET_MEAN, DENSENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def preprocess(images: tf.Tensor, kind: str) -> tf.Tensor:
-    """RGB float32 [..., 3] in 0..255 -> what the network's checkpoint was trained on, float32 [..., 3].
+    """Scales pixels as those that the network's checkpoint was trained on.
 
     Args:
+      images: RGB float32 [..., 3] in 0..255.
       kind: inception_v1 ([-1, 1]), vgg (minus the mean, not scaled) or densenet (standardised).
+    Returns:
+      float32 [..., 3].
     """
     if kind == "vgg":
         return images - tf.constant(VGG_MEAN)
@@ -31,13 +35,13 @@ def preprocess(images: tf.Tensor, kind: str) -> tf.Tensor:
 
 
 def resize(image: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) -> tf.Tensor:
-    """Bilinear, as TF1. [H, W, 3] -> float32 [height, width, 3]."""
+    """Resizes bilinearly, as TF1 does. [H, W, 3] -> float32 [height, width, 3]."""
     size = tf.stack([height, width])
     return tf1.image.resize_bilinear(image[None], size, align_corners=False)[0]
 
 
 def resized_shape(shape: tf.Tensor, side: tf.Tensor | int, frame: int) -> tf.Tensor:
-    """Height and width of an image whose shorter side is resized to `side`, aspect kept; truncated, as released.
+    """Computes the size at which the shorter side is `side` and the aspect is kept; truncated, as released.
 
     The release multiplies in float32: for 348 x 520 and side 350 the result is 349 x 522.
 
@@ -61,23 +65,24 @@ def shorter_side_to(image: tf.Tensor, side: tf.Tensor | int, frame: int) -> tf.T
 
 
 def draws(seed: int, number: tf.Tensor) -> tf.Tensor:
-    """Four uniform draws of one image, float32 [4] in [0, 1).
+    """Draws four uniform numbers for one image, float32 [4] in [0, 1).
 
     Args:
+      seed: of the run.
       number: int64 scalar, the image's place in the endless sequence of training images (or of batches).
     """
     return tf.random.stateless_uniform([4], tf.stack([tf.constant(seed, tf.int64), number]))
 
 
 def _whole(draw: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
-    """A draw in [0, 1) as one of 0..count-1, int32."""
+    """Turns a draw in [0, 1) into one of 0..count-1, int32."""
     return tf.cast(draw * tf.cast(count, tf.float32), tf.int32)
 
 
 def train_image(
     image: tf.Tensor, draw: tf.Tensor, frame: int, sides: Sequence[int], flip: bool, kind: str
 ) -> tf.Tensor:
-    """Style img in training: side ~ U{low..high}, random crop (offsets inclusive), mirrored with p = 0.5.
+    """Prepares a training image in style img: side ~ U{low..high}, random crop, mirrored with p = 0.5.
 
     Args:
       image: uint8 [H, W, 3].
@@ -100,7 +105,7 @@ def train_image(
 
 
 def test_image(image: tf.Tensor, frame: int, side: int, kind: str) -> tf.Tensor:
-    """Style img in tests: shorter side to `side`, central crop with truncated offsets. -> float32 [frame, frame, 3]."""
+    """Prepares a test image in style img: shorter side to `side`, central crop, offsets truncated. As `train_image`."""
     resized = shorter_side_to(image, side, frame)
     offset = (tf.shape(resized)[:2] - frame) // 2
     crop = tf.slice(resized, tf.stack([offset[0], offset[1], 0]), [frame, frame, 3])
@@ -108,18 +113,19 @@ def test_image(image: tf.Tensor, frame: int, side: int, kind: str) -> tf.Tensor:
 
 
 def square(image: tf.Tensor) -> tf.Tensor:
-    """Style batch on load: 256 x 256 whatever the aspect. -> float32 [256, 256, 3]."""
+    """Resizes an image on load in style batch: 256 x 256 whatever the aspect. -> float32 [256, 256, 3]."""
     # DEVIATION STL-D13: the released code expects images of that size and cannot batch others
     return tf.ensure_shape(resize(image, BATCH_SIDE, BATCH_SIDE), [BATCH_SIDE, BATCH_SIDE, 3])
 
 
 def train_batch(images: tf.Tensor, draw: tf.Tensor, mirror: tf.Tensor, kind: str) -> tf.Tensor:
-    """Style batch in training: one crop for the batch, offsets 0..32, then each image mirrored or not.
+    """Prepares a training batch in style batch: one crop, offsets 0..32, then each image mirrored or not.
 
     Args:
       images: float32 [B, 256, 256, 3].
       draw: float32 [4] of the batch.
       mirror: bool [B].
+      kind: see `preprocess`.
     Returns:
       float32 [B, 224, 224, 3].
     """
@@ -132,7 +138,7 @@ def train_batch(images: tf.Tensor, draw: tf.Tensor, mirror: tf.Tensor, kind: str
 
 
 def test_batch(images: tf.Tensor, kind: str) -> tf.Tensor:
-    """Style batch in tests: centre crop at offset 16. float32 [B, 256, 256, 3] -> [B, 224, 224, 3]."""
+    """Prepares a test batch in style batch: centre crop at offset 16. float32 [B, 256, 256, 3] -> [B, 224, 224, 3]."""
     start = (BATCH_SIDE - BATCH_FRAME) // 2
     crop = images[:, start : start + BATCH_FRAME, start : start + BATCH_FRAME]
     return preprocess(crop, kind)

@@ -5,6 +5,7 @@ python -m triplet_tf.data_sampling.digits --name mnist5k
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -20,42 +21,40 @@ from datasets.verify import reading, write_json
 from reproduction.runtime.flags import Parser, flag, run_main
 from reproduction.runtime.run_folder import DATA_ROOT, read_json, shown
 
-MADE = "source.json"  # what the files were made from, and one digest over all of them
+SOURCE = "source.json"  # what the files were written from, and one digest over all of them
 FOLDER = "_files"  # <data>/<name>_files, so that it never meets the set's own folder
 
 
 def home(name: str, root: Path) -> Path:
-    """Where the files of a set lie."""
+    """Returns the folder of the files of a set."""
     return root / f"{name}{FOLDER}"
 
 
 def load(name: str, root: Path, train: str = "train_all", test: str = "test") -> lists.ImageLists:
-    """The lists of a set, written at the first call.
+    """Opens the lists of a set, written at the first call.
 
     Args:
       name: one of datasets.NAMES.
       root: the data folder.
-      train, test: keys of datasets.lists.FILES.
-
+      train: key of datasets.lists.FILES.
+      test: key of datasets.lists.FILES.
     Raises:
       DatasetError: the files differ from those that were written.
     """
     folder = home(name, root)
-    if not (folder / MADE).is_file():
+    if not (folder / SOURCE).is_file():
         write(name, root)
-    made = read_json(folder / MADE, "classes", "digest", "digests", "verified")
-    names = dict(enumerate(made["classes"]))
-    found = lists.load(f"csv:{name}", folder / "lists", folder / "images", train, test, names)
-    if digest(folder) != made["digest"]:
+    written = read_json(folder / SOURCE, "classes", "digest", "digests", "verified")
+    names = dict(enumerate(written["classes"]))
+    opened = lists.load(f"csv:{name}", folder / "lists", folder / "images", train, test, names)
+    if digest(folder) != written["digest"]:
         raise datasets.DatasetError(f"{folder}: images or lists are not as they were written; delete the folder")
-    digests = {**made["digests"], f"{name}{FOLDER}": made["digest"]}
-    return lists.ImageLists(
-        found.name, found.images, found.train, found.test, found.class_names, digests, made["verified"]
-    )
+    digests = {**written["digests"], f"{name}{FOLDER}": written["digest"]}
+    return dataclasses.replace(opened, digests=digests, verified=written["verified"])
 
 
 def digest(folder: Path) -> str:
-    """One sha256 over names and contents of all lists and images."""
+    """Computes one sha256 over names and contents of all lists and images."""
     whole = hashlib.sha256()
     for path in sorted([*(folder / "lists").glob("*.csv"), *(folder / "images").glob("*.png")]):
         with reading(path):
@@ -76,7 +75,7 @@ def write(name: str, root: Path) -> Path:
     data = datasets.load(name, root)
     folder = home(name, root)
     with locked(folder):
-        if (folder / MADE).is_file():
+        if (folder / SOURCE).is_file():
             return folder
         partial = folder / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -94,12 +93,12 @@ def write(name: str, root: Path) -> Path:
         rows["train"], rows["val"] = lists.held_out(rows["train_all"])
         for key, file in lists.FILES.items():
             lists.write_csv(partial / "lists" / file, rows[key])
-        made = {"set": name, "classes": list(data.class_names), "digests": dict(data.digests),
-                "verified": data.verified, "digest": digest(partial)}  # fmt: skip
+        written = {"set": name, "classes": list(data.class_names), "digests": dict(data.digests),
+                   "verified": data.verified, "digest": digest(partial)}  # fmt: skip
         for part in ("images", "lists"):
             shutil.rmtree(folder / part, ignore_errors=True)
             os.replace(partial / part, folder / part)
-        write_json(folder / MADE, made)
+        write_json(folder / SOURCE, written)
         shutil.rmtree(partial)
     return folder
 

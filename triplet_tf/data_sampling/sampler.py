@@ -1,6 +1,6 @@
 """Which images a batch holds: a pure function of (seed, batch number), so that a resumed run repeats it. NumPy only.
 
-Source: triplet.md 1.7.
+Source: the released data_sampling/ (P x K batches), which credits VisualComputingInstitute/triplet-reid.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def _generator(seed: int, *words: int) -> np.random.Generator:
 
 
 def shuffled(num_images: int, batch_size: int, seed: int) -> Callable[[int], np.ndarray]:
-    """Mode vanilla: all images in a new order each epoch, cut into batches that may straddle epochs.
+    """Samples for mode vanilla: all images in a new order each epoch, cut into batches that may straddle epochs.
 
     Args:
       num_images: N.
@@ -40,7 +40,7 @@ def shuffled(num_images: int, batch_size: int, seed: int) -> Callable[[int], np.
 
 
 def grouped(labels: np.ndarray, batch_size: int, per_class: int, seed: int) -> Callable[[int], np.ndarray]:
-    """Modes with a ranking loss: P = B / K classes, K images of each, every class equally likely whatever its size.
+    """Samples for the modes with a ranking loss: P = B / K classes, K images of each, whatever the classes' sizes.
 
     An epoch is a new order of the classes, cut to a multiple of P (a list of fewer than P classes is tiled first).
     Of a class K images are drawn without replacement; one with fewer is tiled, shuffled and cut.
@@ -51,7 +51,7 @@ def grouped(labels: np.ndarray, batch_size: int, per_class: int, seed: int) -> C
       per_class: K.
       seed: 0 or more.
     Returns:
-      Batch number from 0 -> image numbers, int64 [B], the K images of a class side by side.
+      Batch number from 0 -> image numbers, int64 [B], the K images of a class one after the other.
     """
     num_classes = int(labels.max()) + 1
     by_label = np.argsort(labels, kind="stable")

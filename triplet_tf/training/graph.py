@@ -9,26 +9,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from datasets.lists import ImageLists
+from triplet_tf import nets, ranking  # each imports a module of its own at the first use
 from triplet_tf.config.base_config import TRIPLET_MODES, Config
-from triplet_tf.data_sampling.augment import tf, tf1  # before `ranking`: it sets up TensorFlow's import
+from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.loader import TestBatches, TrainBatches
-from triplet_tf.nets import backbone, embedding_head, weight_decay_terms
-from triplet_tf.ranking import (
-    CENTER_LAMBDA,
-    adaptive_weight_loss,
-    batch_hard_loss,
-    batch_statistics,
-    center_loss,
-    center_update,
-    new_centers,
-    semi_hard_loss,
-)
 
 MOMENTUM = 0.9
 LOSSES: dict[str, Callable[..., tf.Tensor]] = {
-    "semi_hard": semi_hard_loss,
-    "hard": batch_hard_loss,
-    "hard_awtl": adaptive_weight_loss,  # DEVIATION STL-D04: accepted and not implemented in the released code
+    "semi_hard": lambda *batch: ranking.semi_hard_loss(*batch),
+    "hard": lambda *batch: ranking.batch_hard_loss(*batch),
+    # DEVIATION STL-D04: accepted and not implemented in the released code
+    "hard_awtl": lambda *batch: ranking.adaptive_weight_loss(*batch),
 }
 
 
@@ -61,7 +52,7 @@ def build(config: Config, lists: ImageLists) -> Graph:
     passes = tf1.get_variable(  # forward passes so far: what keys dropout; saved with the rest
         "passes", [], tf.int64, tf1.zeros_initializer(), trainable=False
     )
-    logits, feature_map, _ = backbone(
+    logits, feature_map, _ = nets.backbone(
         config.net, batches.images, lists.num_classes, is_training=True, bn_decay=config.bn_decay,
         tap=config.tap, seed=config.seed, step=passes,
     )  # fmt: skip
@@ -71,13 +62,13 @@ def build(config: Config, lists: ImageLists) -> Graph:
     loss = cross_entropy
     after: list[tf.Operation] = []
     if config.train_mode != "vanilla":
-        embeddings = embedding_head(feature_map, config.emb_dim)
+        embeddings = nets.embedding_head(feature_map, config.emb_dim)
         metric, after = _metric_loss(config, batches.labels, embeddings, lists.num_classes)
         loss += metric
         margin = 0.0 if isinstance(config.margin, str) else config.margin
-        scalars |= {"metric_loss": metric, **batch_statistics(batches.labels, embeddings, margin)}
+        scalars |= {"metric_loss": metric, **ranking.batch_statistics(batches.labels, embeddings, margin)}
     if config.weight_decay == "on":  # DEVIATION STL-D02: collected and never added as released, hence off
-        loss += tf.add_n(weight_decay_terms(config.net))
+        loss += tf.add_n(nets.weight_decay_terms(config.net))
     scalars["loss"] = loss
     rate = learning_rate(config, step)
     start_update, accumulate, train = _update(config, loss, rate, step, passes, after)
@@ -101,12 +92,12 @@ def _metric_loss(
     if config.train_mode in TRIPLET_MODES:
         weight = float(config.triplet_loss_lambda)
         return weight * LOSSES[config.train_mode](labels, embeddings, config.margin), []
-    centers = new_centers(num_classes, config.emb_dim)
-    loss = CENTER_LAMBDA * center_loss(labels, embeddings, centers)
+    centers = ranking.new_centers(num_classes, config.emb_dim)
+    loss = ranking.CENTER_LAMBDA * ranking.center_loss(labels, embeddings, centers)
     if config.center_update == "off":  # as released, STL-D01
         return loss, []
     with tf.control_dependencies([loss]):
-        return loss, [center_update(labels, embeddings, centers)]
+        return loss, [ranking.center_update(labels, embeddings, centers)]
 
 
 def _update(
@@ -149,14 +140,14 @@ def build_evaluation(config: Config, lists: ImageLists, reuse: bool = True) -> E
     DEVIATION STL-D05: the released code has the embedding head on the training copy alone.
     """
     batches = TestBatches(config, lists)
-    logits, feature_map, pooled = backbone(
+    logits, feature_map, pooled = nets.backbone(
         config.net, batches.images, lists.num_classes, is_training=False, reuse=reuse,
         bn_decay=config.bn_decay, tap=config.tap,
     )  # fmt: skip
     if config.train_mode == "vanilla":
         embeddings = tf.math.l2_normalize(pooled, axis=1, epsilon=1e-10)
     else:
-        embeddings = embedding_head(feature_map, config.emb_dim, reuse=reuse)
+        embeddings = nets.embedding_head(feature_map, config.emb_dim, reuse=reuse)
     return Evaluation(batches, logits, embeddings, _cross_entropy(batches.labels, logits))
 
 
