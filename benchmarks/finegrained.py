@@ -12,10 +12,13 @@ import torch
 
 from benchmarks.measure import Measure, Pair, devices, interleave, loops, rate, rise
 from benchmarks.steps import flushed, synchronize
-from finegrained_torch import augment, clustering, flags, networks, training
-from finegrained_torch.classifier import LitResnet, Optimization
-from finegrained_torch.data import Items, normalize
-from finegrained_torch.uncertainty import draw_views, formula, uncertainty
+from finegrained_torch import flags
+from finegrained_torch.data.images import Items, normalize
+from finegrained_torch.method.uncertainty import FLIPS, draw_views, formula, uncertainty
+from finegrained_torch.networks import resnet
+from finegrained_torch.training.cluster_jobs import cluster_in_processes
+from finegrained_torch.training.loop import Task, train
+from finegrained_torch.training.modules import LitResnet, Optimization
 from reproduction.runtime.torch_runtime import set_threads
 
 N_AUG = 5
@@ -31,7 +34,7 @@ def one_view_loop(
         for at in range(len(images)):
             total = torch.zeros(1, device=images.device)
             for a in range(views.shape[1]):
-                view = augment.FLIPS[int(views[at, a])](images[at : at + 1])
+                view = FLIPS[int(views[at, a])](images[at : at + 1])
                 total = total + torch.softmax(net(view), 1)[0]
             means.append(total / views.shape[1])
     return formula(torch.stack(means), labels)
@@ -45,7 +48,7 @@ def uncertainty_pair(small: bool) -> Pair:
     """
     flushed()
     name, count = ("small", 6) if small else ("resnet18", 96)
-    net = networks.build(name, 2).eval()
+    net = resnet.build(name, 2).eval()
     images = torch.randn(count, 3, 32, 32)
     labels = torch.arange(count) % 2
     views = draw_views(count, N_AUG, 42, "flips")
@@ -55,7 +58,7 @@ def uncertainty_pair(small: bool) -> Pair:
         found["loop"] = one_view_loop(net, images, labels, views).numpy()
 
     def ours() -> None:
-        found["ours"] = uncertainty(net, images, labels, N_AUG, 42).U
+        found["ours"] = uncertainty(resnet.inference_copy(net), images, labels, N_AUG, 42).U
 
     title = f"uncertainty of {name}, 5 views of {count} images: batched against one by one"
     pair = interleave(title, "images/s", rate(count, one_by_one), rate(count, ours), bar=4)
@@ -82,7 +85,7 @@ def loop(network: str, batch: int, steps: int, device: str, small: bool) -> Pair
     batch, steps = (8, min(steps, 2)) if small else (batch, steps)
     words = ["--lr", "0.001", "--max_epochs", "1", "--min_epochs", "1", "--no-pretrained", "--device", device]
     config = flags.parse_pipeline([*words, "--network", network, "--batch_size", str(batch)])
-    set_threads(config["threads"])
+    set_threads(config.threads)
     count = steps * batch
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
@@ -114,8 +117,8 @@ def loop(network: str, batch: int, steps: int, device: str, small: bool) -> Pair
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
             module, key, facts = fresh(), (0, "bench"), {"stage": "bench"}
-            task = training.Task("bench", Path(folder), module, (items, everything), (items, first), key, facts)
-            training.train(task, config)
+            task = Task("bench", Path(folder), module, (items, everything), (items, first), key, facts)
+            train(task, config)
         return count / module.took
 
     name = f"training, {network}, batch {batch}, {device}: Lightning and our callbacks against a bare torch loop"
@@ -139,7 +142,7 @@ def prepare_clustering(points: int, dims: int = 512) -> Callable[[], int]:
 
     def work() -> int:
         try:
-            return clustering.cluster_classes(features, coarse, np.ones(points, bool), progress=False).num_labels
+            return cluster_in_processes(features, coarse, np.ones(points, bool), progress=False).num_labels
         finally:
             path.unlink()
             path.parent.rmdir()

@@ -182,9 +182,9 @@ def _subclass(command: Command, config: dict[str, Any]) -> tuple[float, float]:
 
 @functools.cache
 def _finegrained_network(size: int) -> int:
-    from finegrained_torch import networks
+    from finegrained_torch.networks import resnet
 
-    return torch_multiply_adds(networks.build("resnet18", 10), (3, size, size))
+    return torch_multiply_adds(resnet.build("resnet18", 10), (3, size, size))
 
 
 def _finegrained(command: Command, config: dict[str, Any]) -> tuple[float, float]:

@@ -49,10 +49,10 @@ def uncertainty(images: int) -> Work:
     """Five views of every image through the small network."""
     import torch
 
-    from finegrained_torch import networks
-    from finegrained_torch.uncertainty import uncertainty as method
+    from finegrained_torch.method.uncertainty import uncertainty as method
+    from finegrained_torch.networks import resnet
 
-    net, labels = networks.build("small", 2), np.arange(images) % 2
+    net, labels = resnet.inference_copy(resnet.build("small", 2)), np.arange(images) % 2
     pictures = torch.rand(images, 3, 32, 32)
     return lambda: method(net, pictures, labels, 5, 42)
 
@@ -69,13 +69,13 @@ def partition(images: int) -> Work:
 
 def clustering(images: int) -> Work:
     """UMAP and HDBSCAN of one coarse class with 64 features, in this process."""
-    from finegrained_torch.clustering import cluster_classes
+    from finegrained_torch.method.clustering import cluster_classes
 
     rng = np.random.default_rng(0)
     centres = 3 * rng.normal(size=(5, 64))
     features = (centres[np.arange(images) % 5] + rng.normal(size=(images, 64))).astype(np.float32)
     coarse, certain = np.zeros(images, np.int64), np.ones(images, bool)
-    return lambda: cluster_classes(features, coarse, certain, min_cluster_size=20, workers=0, progress=False)
+    return lambda: cluster_classes(features, coarse, certain, min_cluster_size=20)
 
 
 def decode(images: int, classes: int) -> Work:

@@ -38,10 +38,10 @@ def network_of(paper: str, small: bool) -> tuple[str, torch.nn.Module, torch.Ten
         name = "vgg_small" if small else "vgg16"
         return name, models.build(name, "cifar10", 10), torch.randn(8 if small else 64, 3, 32, 32), 10
     if paper == "finegrained":
-        from finegrained_torch import networks
+        from finegrained_torch.networks import resnet
 
         name = "small" if small else "resnet18"
-        return name, networks.build(name, 10), torch.randn(8 if small else 25, 3, 32, 32), 10
+        return name, resnet.build(name, 10), torch.randn(8 if small else 25, 3, 32, 32), 10
     from hierarchy_cnn_torch.networks.alexnet import PRESETS, Network
 
     name = "mini" if small else "paper32"

@@ -4,18 +4,50 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from datasets import DatasetError, check_name
-from finegrained_torch.tables import HEADS, SUB_LABELS
-from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, given, number, whole
+from reproduction.runtime.flags import (
+    Parser,
+    add_common,
+    as_dict,
+    dataset_name,
+    finish_parsing,
+    flag,
+    given,
+    number,
+    whole,
+)
 from reproduction.runtime.run_folder import DATA_ROOT, UserError
 
 STAGES = ("coarse", "features", "uncertainty", "cluster", "sub", "fine-tune", "multi-head", "report")
 STRATEGIES = {"fine-tuning": ("fine-tune",), "multi-head": ("multi-head",), "all": ("fine-tune", "multi-head")}
 MAIN_STRATEGIES = {"base": (), "transfer": ("fine-tune",), "multihead": ("multi-head",)}
+
+BASE = ""
+# Variants of a row `<dataset>-<profile>[-variant]` and their titles, in the order of the table
+TITLES = {
+    BASE: "base",
+    "ft": "FT pseudo (plain)",
+    "ft-deep": "FT pseudo (deep_layer)",
+    "ft-keep": "FT pseudo (keep_sub_head)",
+    "mh01": "MH pseudo, alpha 0.1",
+    "mh09": "MH pseudo, alpha 0.9",
+    "ft-true": "FT true",
+    "mh01-true": "MH true, alpha 0.1",
+    "mh09-true": "MH true, alpha 0.9",
+    "base-budget": "control: base trained on for FT's epochs",
+    "base-certain": "control: base on certain images only",
+    "ft-random": "control: FT, random sub-labels",
+    "ft-kmeans": "control: FT, k-means in the 4-d space",
+    "ft-pixels": "control: FT, k-means on pixels",
+    "ft-nofilter": "control: FT, no filter",
+    "ft-noumap": "control: FT, clusters without UMAP",
+}
+HEADS = {"plain": "", "deep_layer": "-deep", "keep_sub_head": "-keep"}
+SUB_LABELS = ("found", "random", "kmeans", "pixels", "nofilter", "noumap")
 
 TRAINING_CHILD = "FINEGRAINED_TRAINING_CHILD"  # set in the environment while Lightning starts processes
 
@@ -44,12 +76,69 @@ STAGE_FLAGS: dict[str, tuple[str, ...]] = {
 }
 
 
-def data_set(text: str) -> str:
-    """Type of --dataset."""
-    try:
-        return check_name(text)
-    except DatasetError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Resolved flags of pipeline.py under their names, which `pipeline_parser` describes; argv is the command line."""
+
+    dataset: str
+    threshold: float
+    n_aug: int
+    batch_size: int
+    max_epochs: int
+    min_epochs: int
+    patience: int
+    pretrained: bool
+    strategy: str
+    alpha: list[float]
+    use_pseudo: bool
+    stage: list[str]
+    head: list[str]
+    freeze: bool
+    sub_labels: str
+    control: str
+    split: str
+    lr: float | None
+    weights: str | None
+    network: str
+    optimizer: str
+    schedule: str
+    aug_set: str
+    umap_neighbors: int
+    umap_min_dist: float
+    umap_components: int
+    min_cluster_size: int
+    cluster_workers: int
+    controls: list[str]
+    csv_features: bool
+    limit_train: int
+    precision: Literal["32-true", "bf16-mixed"]
+    compile: bool
+    devices: int
+    parallel: str
+    threads: int
+    num_workers: int
+    out_dir: str
+    data_dir: str
+    name: str
+    seed: int
+    runs_dir: str
+    device: str
+    eval: str | None
+    row: str | None
+    overwrite: bool
+    accept_unverified: bool
+    print_config: bool
+    argv: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainConfig(Config):
+    """Resolved flags of main.py."""
+
+    legacy_net: bool
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def _rate(text: str) -> float:
@@ -67,7 +156,9 @@ def pipeline_parser() -> Parser:
     """pipeline.py: every constructor parameter of the released class as a flag of the same name."""
     p = Parser("pipeline.py", "Fine-grained labels by uncertainty, UMAP and HDBSCAN: every stage of the method.")
     g = p.original_group()
-    g.add_argument("--dataset", type=data_set, default="cifar10", help="cifar10, cifar100; also mnist, pathmnist, ...")
+    g.add_argument(
+        "--dataset", type=dataset_name, default="cifar10", help="cifar10, cifar100; also mnist, pathmnist, ..."
+    )
     _protocol(g)
     g.add_argument("--strategy", choices=list(STRATEGIES), default="all", help="step 2; all equals the release")
     g.add_argument("--alpha", type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A",
@@ -84,7 +175,7 @@ def main_parser() -> Parser:
     p = Parser("main.py", "Base network, transfer from fine labels, or multi-head.")
     g = p.original_group()
     g.add_argument(
-        "--dataset", type=data_set, default="cifar10", help="mnist, cifar10, cifar100; also pathmnist, mnist5k, ..."
+        "--dataset", type=dataset_name, default="cifar10", help="mnist, cifar10, cifar100; also pathmnist, mnist5k, ..."
     )
     g.add_argument("--strategy", choices=list(MAIN_STRATEGIES), default="base",
                    help="base: coarse labels alone; transfer: fine labels first; multihead: both at once")  # fmt: skip
@@ -154,81 +245,129 @@ def _additions(p: Parser) -> None:
     add_common(p, "finegrained")
 
 
-def resolve(args: argparse.Namespace) -> dict[str, Any]:
-    """Resolved configuration of pipeline.py.
+def resolve(args: argparse.Namespace) -> Config:
+    """Resolves the flags of pipeline.py.
 
     Raises:
       UserError: flags that exclude each other.
     """
-    config = vars(args).copy()
     if "all" in args.stage:
-        config["stage"] = _stages_of(STRATEGIES[args.strategy], args.use_pseudo)
+        args.stage = _stages_of(STRATEGIES[args.strategy], args.use_pseudo)
     else:
-        config["stage"] = [stage for stage in STAGES if stage in args.stage]
-    return _common(config, args)
+        args.stage = [stage for stage in STAGES if stage in args.stage]
+    return _common(Config, args)
 
 
-def resolve_main(args: argparse.Namespace) -> dict[str, Any]:
-    """Resolved configuration of main.py: the stages that its strategy stands for."""
-    config = vars(args).copy()
+def resolve_main(args: argparse.Namespace) -> MainConfig:
+    """Resolves the flags of main.py: the stages follow from its strategy."""
     steps = MAIN_STRATEGIES[args.strategy]
-    if not steps:
-        config["stage"] = ["coarse"]
-    else:
-        config["stage"] = [s for s in _stages_of(steps, args.use_pseudo) if s != "report"]
+    args.stage = [s for s in _stages_of(steps, args.use_pseudo) if s != "report"] if steps else ["coarse"]
     if args.legacy_net:
         # The released main.py: Adam, batches of 128 (its loaders' default), 180 epochs, no early stopping, one rate
-        config |= {"network": "legacy", "optimizer": "adam", "schedule": "constant"}
-        config["lr"] = 1e-3 if args.lr is None else args.lr
-        config["batch_size"] = args.batch_size if given(args, "batch_size") else 128
-        for name in ("max_epochs", "min_epochs"):
-            config[name] = getattr(args, name) if given(args, name) else 180
-    return _common(config, args)
+        args.network, args.optimizer, args.schedule = "legacy", "adam", "constant"
+        args.lr = 1e-3 if args.lr is None else args.lr
+        for name, released in (("batch_size", 128), ("max_epochs", 180), ("min_epochs", 180)):
+            if not given(args, name):
+                setattr(args, name, released)
+    return _common(MainConfig, args)
 
 
 def _stages_of(steps: Sequence[str], use_pseudo: bool) -> list[str]:
-    """The stages of a whole run, in order; with true subclasses step 1 is left out, as released."""
+    """Lists the stages of a whole run, in order; with true subclasses step 1 is left out, as released."""
     first = STAGES[:4] if use_pseudo else ()
     second = ("sub", *steps) if "fine-tune" in steps else steps
     return [*first, *second, "report"]
 
 
-def _common(config: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    if config["pretrained"] is None:
-        config["pretrained"] = config["network"] != "small"
-    if config["pretrained"] and config["network"] == "small":
+def _common(kind: type[AnyConfig], args: argparse.Namespace) -> AnyConfig:
+    """Resolves the flags that both scripts have, and refuses those that exclude each other."""
+    if args.pretrained is None:
+        args.pretrained = args.network != "small"
+    if args.pretrained and args.network == "small":
         raise UserError("--pretrained: there are no ImageNet weights for --network small")
-    if args.weights and not config["pretrained"]:
+    if args.weights and not args.pretrained:
         raise UserError("--weights: only with --pretrained")
-    if config["min_epochs"] > config["max_epochs"]:
+    if args.min_epochs > args.max_epochs:
         if given(args, "min_epochs"):
-            raise UserError(f"--min_epochs {config['min_epochs']}: more than --max_epochs {config['max_epochs']}")
-        config["min_epochs"] = config["max_epochs"]
-    if not config["use_pseudo"] and config["sub_labels"] != "found":
-        raise UserError(f"--sub_labels {config['sub_labels']}: only with pseudo-labels, not with the true subclasses")
-    if config["control"] != "none" and config["stage"] != ["coarse"]:
-        raise UserError(f"--control {config['control']}: only with --stage coarse")
-    if config["devices"] > 1 and config["compile"]:
+            raise UserError(f"--min_epochs {args.min_epochs}: more than --max_epochs {args.max_epochs}")
+        args.min_epochs = args.max_epochs
+    if not args.use_pseudo and args.sub_labels != "found":
+        raise UserError(f"--sub_labels {args.sub_labels}: only with pseudo-labels, not with the true subclasses")
+    if args.control != "none" and args.stage != ["coarse"]:
+        raise UserError(f"--control {args.control}: only with --stage coarse")
+    if args.devices > 1 and args.compile:
         raise UserError("--compile: only with one of --devices")
-    for name in ("alpha", "head"):
-        if len(set(config[name])) < len(config[name]):
-            raise UserError(f"--{name} {' '.join(map(str, config[name]))}: names one value twice")
+    for name, values in (("alpha", args.alpha), ("head", args.head)):
+        if len(set(values)) < len(values):
+            raise UserError(f"--{name} {' '.join(map(str, values))}: names one value twice")
     word = re.sub(r"[^\w.-]", "_", args.dataset.removeprefix("folder:").rstrip("/").rpartition("/")[2])
-    config["name"] = args.name or word
-    config["out_dir"] = str(Path(args.out_dir) if args.out_dir else Path(args.runs_dir) / config["name"])
-    return config
+    args.name = args.name or word
+    args.out_dir = str(Path(args.out_dir) if args.out_dir else Path(args.runs_dir) / args.name)
+    return kind(**vars(args))
 
 
-def parse_pipeline(argv: list[str] | None = None) -> dict[str, Any]:
+def parse_pipeline(argv: list[str] | None = None) -> Config:
     """Parses pipeline.py's command line; answers --help and --print-config by itself."""
     return finish_parsing(pipeline_parser(), resolve, argv)
 
 
-def parse_main(argv: list[str] | None = None) -> dict[str, Any]:
+def parse_main(argv: list[str] | None = None) -> MainConfig:
     """Parses main.py's command line."""
     return finish_parsing(main_parser(), resolve_main, argv)
 
 
-def of_stage(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """The part of the configuration that decides what a stage computes."""
-    return {name: config[name] for name in STAGE_FLAGS[stage]}
+def of_stage(config: Config, stage: str) -> dict[str, Any]:
+    """Selects the part of the configuration that decides what a stage computes."""
+    values = as_dict(config)
+    return {name: values[name] for name in STAGE_FLAGS[stage]}
+
+
+def variant(
+    stage: str,
+    use_pseudo: bool = True,
+    head: str = "plain",
+    alpha: float | None = None,
+    sub_labels: str = "found",
+    control: str = "none",
+) -> str:
+    """Returns the suffix of a row.
+
+    Args:
+      stage: coarse, features, uncertainty, cluster, sub, fine-tune or multi-head; sub counts to the row it feeds.
+      use_pseudo: False trains on the true fine labels.
+      head: of fine-tuning, one of HEADS.
+      alpha: weight of the coarse loss, for multi-head.
+      sub_labels: one of SUB_LABELS, whose labels are trained on.
+      control: none, budget or certain, for coarse.
+    Returns:
+      Such as "", "ft-deep", "mh09-true", "ft-random", "base-certain".
+    """
+    if stage in ("coarse", "features", "uncertainty", "cluster", "report"):
+        return BASE if control == "none" else f"base-{control}"
+    name = "ft" if stage in ("sub", "fine-tune") else f"mh{_digits(alpha)}"
+    if stage == "fine-tune":
+        name += HEADS[head]
+    if not use_pseudo:
+        return f"{name}-true"
+    return name if sub_labels == "found" else f"{name}-{sub_labels}"
+
+
+def _digits(alpha: float | None) -> str:
+    """Shortens a number: 0.1 -> "01", 0.25 -> "025", 1 -> "1"; None, which is no multi-head, -> ""."""
+    return "" if alpha is None else f"{alpha:g}".replace(".", "")
+
+
+def row_name(base_row: str | None, suffix: str) -> str | None:
+    """Returns the full name of a row; None (a run by hand) stays None."""
+    return base_row if base_row is None or not suffix else f"{base_row}-{suffix}"
+
+
+def title(suffix: str) -> str:
+    """Returns the title of a variant; one that is not listed is called by its name."""
+    return TITLES.get(suffix, suffix)
+
+
+def ordered(suffixes: Sequence[str]) -> list[str]:
+    """Sorts variants in the order of the table, others after them."""
+    order = {name: place for place, name in enumerate(TITLES)}
+    return sorted(set(suffixes), key=lambda name: (order.get(name, len(order)), name))

@@ -17,13 +17,13 @@ from finegrained_torch import flags  # noqa: E402
 from reproduction.runtime.flags import run_main  # noqa: E402
 
 if __name__ == "__mp_main__" and flags.TRAINING_CHILD in os.environ:  # a process that Lightning spawned
-    from finegrained_torch import ready  # noqa: E402, F401
+    from finegrained_torch.training import modules  # noqa: E402, F401
 
 
 def main() -> None:
     """Parses first: --help and --print-config need no framework."""
     config = flags.parse_main()
-    from finegrained_torch import stages
+    from finegrained_torch.training import stages
 
     stages.run(config)
 

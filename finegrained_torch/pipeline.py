@@ -5,6 +5,7 @@
 Stages: coarse, features, uncertainty, cluster, sub, fine-tune, multi-head, report.
 """
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -15,10 +16,10 @@ from collections.abc import Sequence  # noqa: E402
 from typing import Any  # noqa: E402
 
 from finegrained_torch import flags  # noqa: E402
-from reproduction.runtime.flags import run_main  # noqa: E402
+from reproduction.runtime.flags import as_dict, run_main  # noqa: E402
 
 if __name__ == "__mp_main__" and flags.TRAINING_CHILD in os.environ:  # a process that Lightning spawned
-    from finegrained_torch import ready  # noqa: E402, F401
+    from finegrained_torch.training import modules  # noqa: E402, F401
 
 RELEASED_ALPHAS = (0.1, 0.9)
 
@@ -51,23 +52,20 @@ class Pipeline:
             "batch_size": batch_size, "max_epochs": max_epochs, "min_epochs": min_epochs, "patience": patience,
             "pretrained": pretrained, "use_pseudo": use_pseudo, "alpha": self.alphas, **more,
         }  # fmt: skip
-        self.config = flags.parse_pipeline(to_argv(words))
+        self._config = flags.parse_pipeline(to_argv(words))
+        self.config = as_dict(self._config)
         self._setting: Any = None
 
     def _run(self, stage: str, **changes: Any) -> None:
-        from finegrained_torch import stages
-        from finegrained_torch.setting import Setting
+        from finegrained_torch.training import stages
+        from finegrained_torch.training.setting import Setting
         from reproduction.runtime import torch_runtime
 
         if self._setting is None:
-            torch_runtime.start(self.config["seed"], self.config["threads"])
-            self._setting = Setting(self.config)
-        before = {name: self.config[name] for name in changes}
-        self.config.update(changes)
-        try:
-            stages.STAGES[stage](self._setting)
-        finally:
-            self.config.update(before)
+            torch_runtime.start(self._config.seed, self._config.threads)
+            self._setting = Setting(self._config)
+        self._setting.config = dataclasses.replace(self._config, **changes)
+        stages.run_stage(self._setting, stage)
 
     def classify(self, mode: str = "sup") -> None:
         """Trains the base network ("sup"), or the sub classifier on fine labels ("sub")."""
@@ -91,12 +89,12 @@ class Pipeline:
         """Step 2: "fine-tune", or "multi-head" with the weight alpha of the coarse loss."""
         if strategy not in ("fine-tune", "multi-head"):
             raise ValueError(f"strategy {strategy!r}: fine-tune or multi-head")
-        pseudo = self.config["use_pseudo"] if use_pseudo is None else use_pseudo
+        pseudo = self._config.use_pseudo if use_pseudo is None else use_pseudo
         self._run(strategy, alpha=[alpha], use_pseudo=pseudo)
 
     def run_pipeline(self) -> None:
         """Every stage in the release's order."""
-        for stage in self.config["stage"]:
+        for stage in self._config.stage:
             self._run(stage)
 
 
@@ -118,7 +116,7 @@ def to_argv(words: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Parses first: --help and --print-config need no framework."""
     config = flags.parse_pipeline()
-    from finegrained_torch import stages
+    from finegrained_torch.training import stages
 
     stages.run(config)
 

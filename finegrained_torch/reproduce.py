@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from finegrained_torch.tables import SUB_LABELS, row_name  # noqa: E402
+from finegrained_torch.flags import SUB_LABELS, row_name  # noqa: E402
 from reproduction.launch.pipeline import Command, Request, run  # noqa: E402
 from reproduction.runtime.run_folder import RUNS_ROOT, shown  # noqa: E402
 

@@ -46,7 +46,7 @@ def test_only_packages_of_ours_are_installed(installed):
     assert wanted <= packed, sorted(wanted - packed)[:5]
 
 
-@pytest.mark.parametrize("paper", [paper for paper in PAPERS if paper != "finegrained_torch"])  # needs its move
+@pytest.mark.parametrize("paper", PAPERS)
 def test_the_readmes_example_runs_from_any_folder(paper, installed, tmp_path):
     text = (ROOT / paper / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +26,35 @@ from reproduction.runtime.run_folder import MetricsLog, Stop, UserError
 
 WARM_UP, PROJECT_AFTER = 5, 50  # steps left out of the measured rate, and steps it is measured over
 LOSSES = 50  # losses looked at together where a look waits for the GPU
+
+
+def check_losses(
+    name: str,
+    losses: Sequence[Any],
+    step: int,
+    batch_size: int,
+    newest: Callable[[], str | None],
+    advice: str = "lower the learning rate",
+) -> None:
+    """Ends a training with one line at a loss that is not finite.
+
+    Args:
+      name: of the training.
+      losses: scalar tensors or numbers, of the last steps.
+      step: steps that are done.
+      batch_size: images of a step.
+      newest: gives the name of the newest checkpoint, None if there is none.
+      advice: what to do.
+    Raises:
+      UserError: a loss is not finite.
+    """
+    for number, loss in enumerate(losses, step - len(losses)):
+        if not math.isfinite(loss):
+            checkpoint = newest()
+            raise UserError(
+                f"{name}: non-finite loss at step {number} (batch of {batch_size}); "
+                f"{f'last checkpoint {checkpoint}' if checkpoint else 'no checkpoint yet'}; {advice}"
+            )
 
 
 class Checkpoint(Protocol):
@@ -206,13 +235,7 @@ class Training:
 
     def _look_at_losses(self, bar: Any) -> None:
         losses, self._losses = [float(loss) for loss in self._losses], []
-        for step, loss in enumerate(losses, self.step - len(losses)):
-            if not math.isfinite(loss):
-                newest = self._checkpoint.newest()
-                raise UserError(
-                    f"{self.name}: non-finite loss at step {step} (batch of {self.batch_size}); "
-                    f"{f'last checkpoint {newest}' if newest else 'no checkpoint yet'}; lower the learning rate"
-                )
+        check_losses(self.name, losses, self.step, self.batch_size, self._checkpoint.newest)
         if losses:
             bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
 

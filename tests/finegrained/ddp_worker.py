@@ -1,5 +1,6 @@
 """Trains one small network through the real loop. argv: folder, number of devices."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -9,14 +10,15 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from finegrained_torch.classifier import MultiHead, Optimization  # noqa: E402
-from finegrained_torch.data import Items  # noqa: E402
-from finegrained_torch.training import Task, train  # noqa: E402
+from finegrained_torch import flags  # noqa: E402
+from finegrained_torch.data.images import Items  # noqa: E402
+from finegrained_torch.training.loop import Task, train  # noqa: E402
+from finegrained_torch.training.modules import MultiHead, Optimization  # noqa: E402
 
-CONFIG = {
-    "seed": 3, "threads": 1, "device": "cpu", "devices": 2, "parallel": "ddp_fork", "precision": "32-true", "lr": 0.02,
-    "batch_size": 16, "max_epochs": 2, "min_epochs": 2, "patience": 5, "num_workers": 0, "compile": False,
-}  # fmt: skip
+CONFIG = flags.parse_pipeline(
+    "--seed 3 --threads 1 --device cpu --devices 2 --parallel ddp_fork --lr 0.02 --batch_size 16 --max_epochs 2 "
+    "--min_epochs 2 --patience 5".split()
+)
 KEY = (3, "multi")
 TRAIN, VAL = np.arange(57), np.arange(57, 87)  # batches of 16, 16, 16 and 9: the halves of the last are unequal
 
@@ -44,4 +46,4 @@ if __name__ == "__main__":
     folder.mkdir(parents=True, exist_ok=True)
     items = make_items()
     task = Task("multi", folder, make_module(), (items, TRAIN), (items, VAL), KEY, {"stage": "multi"})
-    train(task, {**CONFIG, "devices": int(sys.argv[2])})
+    train(task, dataclasses.replace(CONFIG, devices=int(sys.argv[2])))

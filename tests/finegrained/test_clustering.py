@@ -6,8 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from finegrained_torch import cluster_files, cluster_jobs, clustering, membership
-from finegrained_torch.membership import Settings, decide, fit_class
+from finegrained_torch.method import cluster_one_class, clustering
+from finegrained_torch.method.cluster_one_class import Settings, decide, fit_class
+from finegrained_torch.training import cluster_files, cluster_jobs
+from finegrained_torch.training.cluster_jobs import cluster_in_processes
 from reproduction.runtime.run_folder import UserError
 
 
@@ -48,7 +50,7 @@ def test_offsets_of_the_notebook():
     printed[6] = (57, 58)
     coarse = np.concatenate([np.full(counts[label], label) for label in counts])
     rows = {label: np.flatnonzero(coarse == label) for label in counts}
-    none = {label: np.empty(0, np.int64) for label in counts}
+    classes = [clustering.ClassRows(label, own, np.empty(0, np.int64)) for label, own in rows.items()]
     found = {
         label: {
             "embedding": np.zeros((n, 4), np.float32), "raw": np.arange(n)[::-1], "hard": np.arange(n)[::-1],
@@ -57,7 +59,7 @@ def test_offsets_of_the_notebook():
         }
         for label, n in counts.items()
     }  # fmt: skip
-    made = clustering._number(found, list(counts), rows, none, len(coarse), 0, Settings(), 512)
+    made = clustering.number_clusters(found, classes, len(coarse), 0, 4)
     assert made.num_labels == 59 and clustering.visiting_order(coarse) == [0, 4, 7, 5, 8, 3, 2, 1, 6]
     for label, (first, last) in printed.items():
         ids = made.pseudo[rows[label]]
@@ -74,7 +76,7 @@ def test_numbers_are_compacted_so_that_classes_cannot_collide():
 def test_clusters_are_the_blobs_and_stay_within_their_class():
     points, coarse, which = fine_set()
     certain = np.random.default_rng(9).random(len(points)) < 0.9
-    made = clustering.cluster_classes(points, coarse, certain, **PLAIN)
+    made = cluster_in_processes(points, coarse, certain, **PLAIN)
     assert (made.pseudo[~certain] == -1).all() and (made.raw[~certain] == -1).all()
     assert np.isnan(made.embedding[~certain]).all() and np.isnan(made.strength[~certain]).all()
     assert (made.pseudo[certain] >= 0).all() and sorted(np.unique(made.pseudo[certain])) == list(range(made.num_labels))
@@ -105,7 +107,7 @@ def test_degenerate_classes_become_one_pseudo_class_and_the_rest_goes_on():
     equal = np.ones((70, 6), np.float32)
     points = np.concatenate([lone, few, equal, good])
     coarse = np.repeat([5, 4, 3, 2], [1, 15, 70, 100])
-    made = clustering.cluster_classes(points, coarse, np.ones(len(points), bool), **PLAIN)
+    made = cluster_in_processes(points, coarse, np.ones(len(points), bool), **PLAIN)
     assert [entry["clusters"] for entry in made.per_class] == [1, 1, 1, 2] and made.num_labels == 5
     for entry in made.per_class[:3]:
         assert entry["silhouette"] is None and any("one pseudo-class" in text for text in entry["warnings"])
@@ -115,7 +117,7 @@ def test_degenerate_classes_become_one_pseudo_class_and_the_rest_goes_on():
 def test_a_class_without_certain_images_has_no_label():
     points, coarse, _ = fine_set()
     certain = coarse != 0
-    made = clustering.cluster_classes(points, coarse, certain, **PLAIN)
+    made = cluster_in_processes(points, coarse, certain, **PLAIN)
     (entry,) = [entry for entry in made.per_class if entry["class"] == 0]
     assert entry["clusters"] == 0 and "no certain image" in entry["warnings"][0]
     assert set(made.parent) == {1, 2} and made.num_labels == 5
@@ -160,8 +162,8 @@ def test_processes_give_what_this_process_gives(tmp_path):
     certain = np.ones(len(points), bool)
     np.save(tmp_path / "activations.npy", points)
     mapped = np.load(tmp_path / "activations.npy", mmap_mode="r")
-    here = clustering.cluster_classes(points, coarse, certain, **PLAIN)
-    there = clustering.cluster_classes(mapped, coarse, certain, **{**PLAIN, "workers": 2})
+    here = cluster_in_processes(points, coarse, certain, **PLAIN)
+    there = cluster_in_processes(mapped, coarse, certain, **{**PLAIN, "workers": 2})
     for name in cluster_files.ARRAYS:
         np.testing.assert_array_equal(getattr(here, name), getattr(there, name), err_msg=name)
     assert here.per_class == there.per_class
@@ -183,33 +185,33 @@ def test_finished_classes_are_kept_and_only_for_the_same_input(tmp_path, monkeyp
     points, coarse, _ = fine_set()
     certain = np.ones(len(points), bool)
     ran, killed = [], []
-    plain = cluster_jobs._cluster_one
+    plain = cluster_jobs.cluster_one
 
     def counted(job):
-        ran.append(job.label)
-        if job.label == 1 and not killed:
-            killed.append(job.label)
+        ran.append(job.rows.label)
+        if job.rows.label == 1 and not killed:
+            killed.append(job.rows.label)
             raise MemoryError
         return plain(job)
 
-    monkeypatch.setattr(cluster_jobs, "_cluster_one", counted)
+    monkeypatch.setattr(cluster_jobs, "cluster_one", counted)
     with pytest.raises(MemoryError):
-        clustering.cluster_classes(points, coarse, certain, **PLAIN, keep=tmp_path)
+        cluster_in_processes(points, coarse, certain, **PLAIN, keep=tmp_path)
     before = list(ran)
-    resumed = clustering.cluster_classes(points, coarse, certain, **PLAIN, keep=tmp_path)
+    resumed = cluster_in_processes(points, coarse, certain, **PLAIN, keep=tmp_path)
     assert not set(before[:-1]) & set(ran[len(before) :])  # what was finished did not run again
-    straight = clustering.cluster_classes(points, coarse, certain, **PLAIN)
+    straight = cluster_in_processes(points, coarse, certain, **PLAIN)
     np.testing.assert_array_equal(resumed.pseudo, straight.pseudo)
     np.testing.assert_array_equal(resumed.strength, straight.strength)
     assert resumed.per_class == straight.per_class
     ran.clear()
-    clustering.cluster_classes(points, coarse, certain, **PLAIN, keep=tmp_path)
+    cluster_in_processes(points, coarse, certain, **PLAIN, keep=tmp_path)
     assert not ran
     changed = points.copy()
     changed[coarse == 0] += 1
-    clustering.cluster_classes(changed, coarse, certain, **PLAIN, keep=tmp_path)
+    cluster_in_processes(changed, coarse, certain, **PLAIN, keep=tmp_path)
     assert ran == [0]
-    clustering.cluster_classes(points, coarse, certain, **{**PLAIN, "min_cluster_size": 13}, keep=tmp_path)
+    cluster_in_processes(points, coarse, certain, **{**PLAIN, "min_cluster_size": 13}, keep=tmp_path)
     assert sorted(ran[1:]) == [0, 1, 2]
 
 
@@ -244,7 +246,7 @@ def test_bad_input_is_one_clear_line(change, said):
         points[:] = points[0]
     coarse = change.pop("coarse", coarse)
     with pytest.raises(UserError, match=said):
-        clustering.cluster_classes(points, coarse, np.ones(len(points), bool), **{**PLAIN, **change})
+        cluster_in_processes(points, coarse, np.ones(len(points), bool), **{**PLAIN, **change})
 
 
 def test_umap_path_repeats_and_places_new_images():
@@ -255,17 +257,17 @@ def test_umap_path_repeats_and_places_new_images():
     seen, fresh = slice(0, 200), slice(200, 270)
     coarse = np.zeros(270, np.int64)
     settings = {"neighbors": 15, "min_cluster_size": 25, "progress": False, "workers": 0}
-    made = clustering.cluster_classes(
+    made = cluster_in_processes(
         points[seen], coarse[seen], np.ones(200, bool), **settings, new=(points[fresh], coarse[fresh])
     )
     assert made.embedding.shape == (200, 4) and made.num_labels == 3
     for blob in range(3):
         (label,) = set(made.pseudo[which[seen] == blob])
         assert set(made.new_pseudo[which[fresh] == blob]) == {label}
-    again = clustering.cluster_classes(points[seen], coarse[seen], np.ones(200, bool), **settings)
+    again = cluster_in_processes(points[seen], coarse[seen], np.ones(200, bool), **settings)
     np.testing.assert_array_equal(made.embedding, again.embedding)
     np.testing.assert_array_equal(made.pseudo, again.pseudo)
-    few = clustering.cluster_classes(points[:20], coarse[:20], np.ones(20, bool), **{**settings, "neighbors": 30})
+    few = cluster_in_processes(points[:20], coarse[:20], np.ones(20, bool), **{**settings, "neighbors": 30})
     assert few.num_labels == 1 and any("19 neighbours" in text for text in few.per_class[0]["warnings"])
 
 
@@ -277,7 +279,7 @@ def test_features_too_large_for_umap_are_one_pseudo_class(size):
     fit = fit_class(points, Settings(min_cluster_size=10, neighbors=10))
     assert not fit.raw.any() and np.isfinite(fit.embedding).all()
     assert any("one pseudo-class" in text for text in fit.warnings), fit.warnings
-    embedding, _, _ = membership.reduce(points, Settings(components=2, neighbors=10))
+    embedding, _, _ = cluster_one_class.reduce(points, Settings(components=2, neighbors=10))
     assert embedding.shape == (60, 2) and np.isfinite(embedding).all()
 
 
@@ -291,14 +293,14 @@ def test_large_features_without_umap_keep_their_clusters_and_their_silhouette(si
 
 def test_new_images_of_a_class_without_clusters_take_its_one_label():
     fit = fit_class(np.zeros((20, 3), np.float32), Settings(min_cluster_size=5, reducer="none"))
-    labels, strength = membership.assign_new(fit, np.ones((4, 3), np.float32))
+    labels, strength = cluster_one_class.assign_new(fit, np.ones((4, 3), np.float32))
     assert labels.tolist() == [0] * 4 and not strength.any()
 
 
 def test_files_have_the_released_names_and_can_be_read_back(tmp_path):
     points, coarse, which = fine_set()
     certain = np.arange(len(points)) % 7 != 0
-    made = clustering.cluster_classes(points, coarse, certain, **PLAIN)
+    made = cluster_in_processes(points, coarse, certain, **PLAIN)
     settings = {"min_cluster_size": 12}
     cluster_files.save_clustering(tmp_path, "toy", made, certain, coarse, settings=settings, fine=which)
     below = tmp_path / "sub_toy"

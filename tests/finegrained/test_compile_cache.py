@@ -22,13 +22,13 @@ if __name__ == "__main__":
 """
 IN_ONE = """
     {first}
-    from finegrained_torch.compile_cache import find_numba_cache
+    from finegrained_torch.method.cluster_one_class import find_numba_cache
     find_numba_cache()
     import compiled
     print(compiled.twice(21), os.environ["NUMBA_CACHE_DIR"])
 """
 IN_A_POOL = """
-    from finegrained_torch.cluster_jobs import open_pool
+    from finegrained_torch.training.cluster_jobs import open_pool
     with open_pool([20], 2, 1) as pool:
         print(42, pool.submit(os.getenv, "NUMBA_CACHE_DIR").result())
 """

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from finegrained_torch import cluster_files, clustering, controls
+from finegrained_torch.method import controls
+from finegrained_torch.training import cluster_files, cluster_stage
+from finegrained_torch.training.cluster_jobs import cluster_in_processes
 from reproduction.runtime.run_folder import UserError
 
 from .test_clustering import PLAIN, fine_set
@@ -14,7 +16,7 @@ from .test_clustering import PLAIN, fine_set
 def made():
     points, coarse, which = fine_set()
     certain = np.arange(len(points)) % 9 != 0
-    return points, coarse, which, certain, clustering.cluster_classes(points, coarse, certain, **PLAIN)
+    return points, coarse, which, certain, cluster_in_processes(points, coarse, certain, **PLAIN)
 
 
 def sizes(labels, coarse):
@@ -56,15 +58,15 @@ def test_kmeans_survives_equal_points():
 def test_unknown_control_is_named():
     points, coarse, _, certain, found = made()
     with pytest.raises(UserError, match="'pca' is not one of random, kmeans"):
-        controls.control_labels(["pca"], points, coarse, certain, found, points, {"seed": 0})
+        cluster_stage.control_labels(["pca"], points, coarse, certain, found, points, {"seed": 0})
     with pytest.raises(UserError, match="pixels: needs the training images"):
-        controls.cluster_stage(None, "toy", points, coarse, certain, settings={"controls": ["pixels"]}, seed=0)
+        cluster_stage.cluster_stage(None, "toy", points, coarse, certain, settings={"controls": ["pixels"]}, seed=0)
 
 
 def test_no_filter_labels_every_image():
     points, coarse, _, certain, found = made()
     settings = {"reducer": "none", "min_cluster_size": 12, "seed": 0}
-    labels, behind = controls.control_labels(
+    labels, behind = cluster_stage.control_labels(
         ["nofilter", "noumap", "random"], points, coarse, certain, found, points, settings, workers=0, progress=False
     )
     assert list(labels) == ["random", "nofilter", "noumap"]
@@ -77,26 +79,26 @@ def test_the_stage_writes_everything_and_scores_it(tmp_path, monkeypatch, capsys
     points, coarse, which = fine_set()
     points = np.ascontiguousarray(points[:, :4])
     certain = np.arange(len(points)) % 9 != 0
-    plain = clustering.cluster_classes
+    plain = cluster_in_processes
 
     def without_umap(*arguments, workers=None, pool=None, **options):
         return plain(*arguments, **{**options, "reducer": "none", "workers": 0})
 
-    monkeypatch.setattr(controls, "cluster_classes", without_umap)
+    monkeypatch.setattr(cluster_stage, "cluster_in_processes", without_umap)
     settings = {
         "umap_neighbors": 30, "umap_min_dist": 0.0, "umap_components": 4, "min_cluster_size": 12, "cluster_workers": 1,
-        "controls": list(controls.NAMES),
+        "controls": list(cluster_stage.NAMES),
     }  # fmt: skip
-    metrics, details, artefacts = controls.cluster_stage(
+    metrics, details, artefacts = cluster_stage.cluster_stage(
         tmp_path, "toy", points, coarse, certain, settings=settings, seed=42, fine=which, images=points,
         class_names=["x", "y", "z"], fine_names=[f"blob {b}" for b in range(6)],
     )  # fmt: skip
     below = tmp_path / "sub_toy"
     values = {name: metric["last"] for name, metric in metrics.items()}
     assert values["ari"] > 0.9 and abs(values["ari_random"]) < 0.5 and values["num_sub"] == 6
-    assert {f"ari_{name}" for name in controls.NAMES} < values.keys()
+    assert {f"ari_{name}" for name in cluster_stage.NAMES} < values.keys()
     assert {"noise_certain", "noise_uncertain", "weak_certain", "weak_uncertain", "silhouette"} < values.keys()
-    for name in controls.NAMES:
+    for name in cluster_stage.NAMES:
         sub = cluster_files.read_column(below / "controls" / name / "pseudo.csv")
         mask = cluster_files.read_column(below / "controls" / name / "mask.csv")
         assert len(sub) == len(points) and ((sub == -1) == (mask == 1)).all()
@@ -111,9 +113,9 @@ def test_the_stage_writes_everything_and_scores_it(tmp_path, monkeypatch, capsys
 
 def test_without_known_subclasses_there_are_no_scores(tmp_path, monkeypatch):
     points, coarse, _, certain, found = made()
-    monkeypatch.setattr(controls, "cluster_classes", lambda *a, **k: found)
+    monkeypatch.setattr(cluster_stage, "cluster_in_processes", lambda *a, **k: found)
     settings = {"umap_neighbors": 30, "umap_min_dist": 0.0, "umap_components": 6, "min_cluster_size": 12}
-    metrics, details, _ = controls.cluster_stage(
+    metrics, details, _ = cluster_stage.cluster_stage(
         tmp_path, "toy", points, coarse, certain, settings=settings, seed=42, progress=False
     )
     assert details["scores"] == {} and "ari" not in metrics and metrics["num_sub"]["last"] == found.num_labels

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 
 import numpy as np
 import pytest
@@ -10,14 +9,18 @@ import torch
 
 import datasets
 from datasets import core, manifest, pathmnist
-from finegrained_torch import data, flags
+from finegrained_torch import flags
+from finegrained_torch.data import images as data
+from finegrained_torch.training import setting
 from reproduction.runtime.run_folder import UserError
 
 
 def config(capsys, *argv):
-    with pytest.raises(SystemExit):
-        flags.parse_pipeline([*argv, "--print-config"])
-    return json.loads(capsys.readouterr().out)
+    return flags.parse_pipeline(list(argv))
+
+
+def load(config):
+    return setting.Setting(config).data
 
 
 def made(name, classes, channels=3, size=32, coarse=None):
@@ -30,7 +33,7 @@ def made(name, classes, channels=3, size=32, coarse=None):
 
 def test_cifar10_groups_are_vehicles_and_animals(monkeypatch, capsys):
     monkeypatch.setattr(datasets, "load", lambda *a, **k: made("cifar10", 10))
-    found = data.load(config(capsys))
+    found = load(config(capsys))
     assert found.parent.tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 0, 0] and found.coarse_names == ("vehicles", "animals")
     assert (found.num_coarse_labels, found.num_sub_labels) == (2, 10)
     assert found.train.coarse.tolist() == found.parent[found.train.fine].tolist()
@@ -40,31 +43,31 @@ def test_cifar10_groups_are_vehicles_and_animals(monkeypatch, capsys):
 def test_cifar100_groups_are_those_of_the_file(monkeypatch, capsys):
     coarse = np.array([0, 1, 1, 0])
     monkeypatch.setattr(datasets, "load", lambda *a, **k: made("cifar100", 4, coarse=coarse))
-    found = data.load(config(capsys, "--dataset", "cifar100"))
+    found = load(config(capsys, "--dataset", "cifar100"))
     assert found.train.coarse.tolist() == coarse[found.train.fine].tolist() and found.coarse_names == ("a", "b")
     assert found.mean == (0.4914, 0.4822, 0.4465)
 
 
 def test_digits_are_padded_and_grey_in_three_channels(capsys):
-    found = data.load(config(capsys, "--dataset", "mnist5k", "--limit_train", "100"))
+    found = load(config(capsys, "--dataset", "mnist5k", "--limit_train", "100"))
     assert found.train.images.shape == (100, 32, 32, 3) and found.test.images.shape == (1000, 32, 32, 3)
     assert (found.train.images[..., 0] == found.train.images[..., 2]).all()
     assert not found.train.images[:, :2].any() and found.train.images.any()
     assert ((found.train.fine >= 5) == found.train.coarse).all() and np.bincount(found.train.fine).tolist() == [10] * 10
-    again = data.load(config(capsys, "--dataset", "mnist5k", "--limit_train", "100", "--seed", "7"))
+    again = load(config(capsys, "--dataset", "mnist5k", "--limit_train", "100", "--seed", "7"))
     assert np.array_equal(found.train.images, again.train.images)  # the part belongs to the data set, not to the seed
     assert data.content_hash(found) == data.content_hash(again)
-    other = data.load(config(capsys, "--dataset", "mnist5k", "--limit_train", "110"))
+    other = load(config(capsys, "--dataset", "mnist5k", "--limit_train", "110"))
     assert data.content_hash(found) != data.content_hash(other)
 
 
 def test_a_set_without_known_subclasses_has_no_upper_bound(monkeypatch, capsys):
     monkeypatch.setattr(datasets, "load", lambda *a, **k: made("mine", 3))
-    found = data.load(config(capsys, "--dataset", "folder:some/mine"))
+    found = load(config(capsys, "--dataset", "folder:some/mine"))
     assert found.name == "mine" and (found.train.fine == -1).all() and found.num_sub_labels == 0
     assert all(0.4 < m < 0.6 for m in found.mean) and all(0.2 < s < 0.4 for s in found.std)
     with pytest.raises(UserError, match="no subclasses of mine are known"):
-        data.load(config(capsys, "--dataset", "folder:some/mine", "--no-use_pseudo"))
+        load(config(capsys, "--dataset", "folder:some/mine", "--no-use_pseudo"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -129,7 +132,7 @@ def test_pathmnist_from_a_file_in_medmnists_format(placed, capsys):
     with pytest.raises(datasets.DatasetError, match="bytes, expected 205,615,438"):
         datasets.load("pathmnist", root)
     capsys.readouterr()
-    found = data.load(config(capsys, "--dataset", "pathmnist", "--data_dir", str(root), "--accept-unverified"))
+    found = load(config(capsys, "--dataset", "pathmnist", "--data_dir", str(root), "--accept-unverified"))
     assert len(found.validation.coarse) == 9 and found.num_coarse_labels == 9 and found.num_sub_labels == 0
     assert found.mean == found.std == (0.5, 0.5, 0.5) and found.train.images.shape == (27, 28, 28, 3)
 

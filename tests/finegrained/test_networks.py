@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from finegrained_torch import head, networks
-from finegrained_torch.classifier import LitResnet, MultiHead
+from finegrained_torch.networks import heads as head
+from finegrained_torch.networks import resnet as networks
+from finegrained_torch.training.modules import LitResnet, MultiHead
 from reproduction.runtime.run_folder import UserError
 
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finegrained_torch import maps, pictures
-from finegrained_torch.membership import Settings
+from finegrained_torch import plots as pictures
+from finegrained_torch.method import umap_maps
+from finegrained_torch.method.cluster_one_class import Settings
+from finegrained_torch.training.cluster_files import make_maps
 from tests.hostile_names import NAMES, refuse_mathematics
 
 
@@ -57,9 +59,9 @@ def test_same_arrays_same_file(tmp_path):
 
 
 def test_joint_map_is_all_images_or_an_even_part():
-    np.testing.assert_array_equal(maps.joint_rows(300), np.arange(300))
-    rows = maps.joint_rows(50_000)
-    assert len(rows) == maps.JOINT_IMAGES and rows[0] == 0 and rows[-1] == 49_999
+    np.testing.assert_array_equal(umap_maps.joint_rows(300), np.arange(300))
+    rows = umap_maps.joint_rows(50_000)
+    assert len(rows) == umap_maps.JOINT_IMAGES and rows[0] == 0 and rows[-1] == 49_999
     assert set(np.diff(rows)) <= {2, 3}
 
 
@@ -72,19 +74,19 @@ def test_maps_are_kept_and_made_anew_for_other_features(tmp_path, monkeypatch):
         ran.append((len(points), settings.components))
         return points[:, :2].copy(), None, []
 
-    monkeypatch.setattr(maps.membership, "reduce", fake)
-    first = maps.make_maps(tmp_path / "maps.npz", features, coarse, Settings())
-    assert sorted(ran) == [(20, 2), (20, 2), (40, 2)] and set(first) == {maps.JOINT, 0, 1}
+    monkeypatch.setattr(umap_maps, "reduce", fake)
+    first = make_maps(tmp_path / "maps.npz", features, coarse, Settings())
+    assert sorted(ran) == [(20, 2), (20, 2), (40, 2)] and set(first) == {umap_maps.JOINT, 0, 1}
     np.testing.assert_array_equal(first[1], features[coarse == 1][:, :2])
-    again = maps.make_maps(tmp_path / "maps.npz", features, coarse, Settings())
+    again = make_maps(tmp_path / "maps.npz", features, coarse, Settings())
     assert len(ran) == 3
-    np.testing.assert_array_equal(again[maps.JOINT], first[maps.JOINT])
-    maps.make_maps(tmp_path / "maps.npz", features + 1, coarse, Settings())
+    np.testing.assert_array_equal(again[umap_maps.JOINT], first[umap_maps.JOINT])
+    make_maps(tmp_path / "maps.npz", features + 1, coarse, Settings())
     assert len(ran) == 6
-    few = maps.make_maps(tmp_path / "few.npz", features[:5], coarse[:5], Settings())
-    assert len(ran) == 6 and not few[maps.JOINT].any()  # too few to lay out
+    few = make_maps(tmp_path / "few.npz", features[:5], coarse[:5], Settings())
+    assert len(ran) == 6 and not few[umap_maps.JOINT].any()  # too few to lay out
     (tmp_path / "maps.npz").write_bytes(b"PK no")
-    maps.make_maps(tmp_path / "maps.npz", features, coarse, Settings())
+    make_maps(tmp_path / "maps.npz", features, coarse, Settings())
     assert len(ran) == 9  # a damaged file is made anew
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from finegrained_torch.data import Batches
+from finegrained_torch.data.images import Batches
 from reproduction.runtime import torch_runtime as runtime
 
 from . import ddp_worker as worker
@@ -20,11 +20,11 @@ def reference(parts: int):
     The running statistics are those of the first share, as process 0 writes them down.
     """
     items, module, config = worker.make_items(), worker.make_module(), worker.CONFIG
-    module.learning_rate = config["lr"]
+    module.learning_rate = config.lr
     made = module.configure_optimizers()
     optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
-    batches, history = Batches(worker.TRAIN, config["batch_size"], worker.KEY), []
-    for epoch in range(config["max_epochs"]):
+    batches, history = Batches(worker.TRAIN, config.batch_size, worker.KEY), []
+    for epoch in range(config.max_epochs):
         module.train()
         batches.set_epoch(epoch)
         total = 0.0

@@ -19,8 +19,8 @@ def test_use_from_own_code():
     assert len([line for line in lines if line]) <= 11
     found: dict = {}
     exec(code, found)
-    assert found["certain"].sum() == 216 and (found["made"].pseudo[~found["certain"]] == -1).all()
-    assert found["agreement"]["ari"] > 0.8  # well separated blobs
+    assert found["certain"].sum() == 216 and (found["clusters"].pseudo[~found["certain"]] == -1).all()
+    assert found["scores"]["ari"] > 0.8  # well separated blobs
 
 
 @pytest.mark.parametrize("line", COMMANDS)

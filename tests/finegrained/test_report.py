@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finegrained_torch import report, tables
+from finegrained_torch import flags as tables
+from finegrained_torch.training import report
 from reproduction.runtime.run_folder import UserError
 
 from . import toy_runs

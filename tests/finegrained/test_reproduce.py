@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from finegrained_torch import flags, reproduce, tables
+from finegrained_torch import flags, reproduce
+from finegrained_torch import flags as tables
 from reproduction.compare.tables import paper_of
 from reproduction.launch.pipeline import Request
 

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from finegrained_torch import scores, tables
+from finegrained_torch import flags as tables
+from finegrained_torch.method import agreement as scores
 from reproduction.compare.extras import mcnemar
 
 

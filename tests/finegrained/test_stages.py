@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from finegrained_torch import pipeline, stages, training
+from finegrained_torch import pipeline
+from finegrained_torch.training import loop, stage2
 from reproduction.runtime.run_folder import Stop, UserError
 
 from .conftest import ROOT, TINY, command, run
@@ -40,12 +41,12 @@ def fake_clusters(out_dir, dataset, features, coarse, certain, *, fine, record_f
 def clusters():
     """Stands in for UMAP and HDBSCAN, which take half a minute to compile."""
     from datasets import mnist5k
-    from finegrained_torch import controls, report
+    from finegrained_torch.training import cluster_stage, report
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist5k, "load", functools.cache(mnist5k.load))  # a second each time otherwise
-        patch.setattr(controls, "cluster_stage", fake_clusters)
-        patch.setattr(report, "write_report", lambda out_dir, config: (out_dir / "report.md").write_text("# here\n"))
+        patch.setattr(cluster_stage, "cluster_stage", fake_clusters)
+        patch.setattr(report, "write_report", lambda out_dir, *_: (out_dir / "report.md").write_text("# here\n"))
         yield
 
 
@@ -162,7 +163,7 @@ def test_step_one_artefacts(whole):
 def test_uncertain_images_never_reach_a_pseudo_label_training(whole, monkeypatch):
     out, _ = whole
     seen = []
-    monkeypatch.setattr(stages.Setting, "fit", lambda self, stage, run, module, where, **_: seen.append(where) or 1 / 0)
+    monkeypatch.setattr(stage2, "train", lambda task, config: seen.append((task.train, task.val)) or 1 / 0)
     for extra in (["--stage", "sub"], ["--stage", "multi-head", "--alpha", "0.5"]):
         with pytest.raises(ZeroDivisionError):
             run("pipeline.py", *TINY, "--out_dir", out, "--sub_labels", "random", *extra)
@@ -229,7 +230,7 @@ def test_a_stop_signal_ends_it_cleanly_and_early_stopping_survives_a_resume(tmp_
     assert 2 <= manifest["epochs"] < 12 and manifest["stopped_early"]
     with monkeypatch.context() as patch:
         stop = StopAt(signal.SIGTERM)
-        patch.setattr(training, "stop_signals", lambda: contextlib.nullcontext(stop))
+        patch.setattr(loop, "stop_signals", lambda: contextlib.nullcontext(stop))
         said = run("pipeline.py", *flags, "--out_dir", tmp_path / "broken", code=128 + signal.SIGTERM).stderr
     assert "stopped by SIGTERM" in said and "the same command goes on" in said
     assert (broken / "state-0001.ckpt").exists() and not (broken / "DONE").exists()
@@ -256,7 +257,7 @@ def test_a_lone_damaged_state_is_refused_and_stays(tmp_path):
     for content in ({"callbacks": {}}, {"callbacks": {"Keeper": 3}}, [1]):
         torch.save(content, state)
         with pytest.raises(UserError, match=r"state-0001.ckpt: not the full state.*no checkpoint can be restored"):
-            training.newest_state(tmp_path)
+            loop.newest_state(tmp_path)
         assert state.exists()
 
 

@@ -8,10 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from finegrained_torch import data, learning_rate, splits
-from finegrained_torch.callbacks import EarlyStoppingAfterMinimum
-from finegrained_torch.classifier import LitResnet, MultiHead, Optimization
-from finegrained_torch.ready import EarlyStopping, LightningModule, Trainer, quiet
+from finegrained_torch.data import images as data
+from finegrained_torch.data import splits
+from finegrained_torch.training import learning_rate
+from finegrained_torch.training.loop import stops_early
+from finegrained_torch.training.modules import (
+    Callback,
+    LightningModule,
+    LitResnet,
+    MultiHead,
+    Optimization,
+    Trainer,
+    quiet,
+)
 from reproduction.runtime.run_folder import UserError
 
 
@@ -94,6 +103,18 @@ class Scripted(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class Stopping(Callback):
+    """Our rule, asked at the end of each epoch as the training does."""
+
+    def __init__(self, patience):
+        self.patience, self.losses, self.signals = patience, [], 0
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.losses.append(float(trainer.callback_metrics["val_loss"]))
+        self.signals += stops_early(self.losses, self.patience, 0)
+        trainer.should_stop = stops_early(self.losses, self.patience, trainer.min_epochs)
+
+
 def epochs_with(stopping, losses, tmp_path, least=12, most=20):
     quiet()
     loader = DataLoader(TensorDataset(torch.zeros(2, 1)))
@@ -109,19 +130,21 @@ def epochs_with(stopping, losses, tmp_path, least=12, most=20):
 def test_a_plateau_before_min_epochs_does_not_end_the_training(tmp_path):
     """Plateau in epochs 4 to 9, then improvement: stock Lightning 2.6 stops at 12; as in 1.5.10 it goes to 20."""
     losses = [1.0, 0.9, 0.8] + [0.85] * 6 + [0.7 - 0.01 * i for i in range(11)]
+    from lightning.pytorch.callbacks import EarlyStopping
+
     assert epochs_with(EarlyStopping("val_loss", patience=4), losses, tmp_path) == 12
-    assert epochs_with(EarlyStoppingAfterMinimum("val_loss", 4), losses, tmp_path) == 20
+    assert epochs_with(Stopping(4), losses, tmp_path) == 20
 
 
 def test_a_plateau_that_lasts_ends_it_at_min_epochs(tmp_path):
-    ours = EarlyStoppingAfterMinimum("val_loss", 4)
+    ours = Stopping(4)
     assert epochs_with(ours, [1.0] * 20, tmp_path) == 12
     assert ours.signals == 8  # at the ends of epochs 5 to 12
 
 
 def test_a_later_plateau_ends_it_after_patience(tmp_path):
     losses = [1 - 0.01 * i for i in range(14)] + [2.0] * 6
-    assert epochs_with(EarlyStoppingAfterMinimum("val_loss", 4), losses, tmp_path) == 18
+    assert epochs_with(Stopping(4), losses, tmp_path) == 18
 
 
 @pytest.mark.parametrize(("schedule", "expected"), [

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from finegrained_torch import augment, networks
-from finegrained_torch.filter import certain_mask
-from finegrained_torch.uncertainty import draw_views, formula, uncertainty
+from finegrained_torch.method import uncertainty as augment
+from finegrained_torch.method.uncertainty import certain_mask, draw_views, formula, uncertainty
+from finegrained_torch.networks import resnet as networks
 
 
 def network(dtype=torch.float32, classes=3):
@@ -100,7 +100,7 @@ def test_shares_of_the_four_flips():
     views = draw_views(20000, 5, 0, "flips")
     shares = torch.bincount(views.flatten(), minlength=4) / views.numel()
     np.testing.assert_allclose(shares, [0.14, 0.56, 0.06, 0.24], atol=0.005)
-    counts = augment.counts_of(views, 4)
+    counts = augment.count_views(views, 4)
     assert (counts.sum(1) == 5).all() and torch.equal(counts.sum(0), torch.bincount(views.flatten()))
 
 

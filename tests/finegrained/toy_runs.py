@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from finegrained_torch import cluster_files, clustering, controls, scores, tables
+from finegrained_torch import flags as tables
+from finegrained_torch.method import agreement, controls
+from finegrained_torch.training import cluster_files
+from finegrained_torch.training.cluster_jobs import cluster_in_processes
+from finegrained_torch.training.cluster_stage import summarize
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run
 
@@ -28,7 +32,7 @@ def finish(
     folder: Path, stage: str, variant: str, seed: int, metrics: dict, details: dict, artefacts=(), *,
     dataset: str = DATASET, row: str = "",
 ) -> None:  # fmt: skip
-    """record.json, config.json, manifest.json and DONE, as `results.say` writes them; `row` stands for all variants."""
+    """record.json, config.json, manifest.json and DONE as a finished stage leaves them; `row` names all variants."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {**CONFIG, "seed": seed, "dataset": dataset}
     record = make_record(
@@ -80,15 +84,15 @@ def clusters(out: Path, seed: int, images: np.ndarray, fine: np.ndarray, coarse:
     np.savez(below / "uncertainty.npz", uncertainty=values, mean_prediction=mean, certain=certain)
     features = (images.reshape(len(images), -1) / 255).astype(np.float32)[:, ::4]
     np.save(below / "activations.npy", features)
-    made = clustering.cluster_classes(
+    made = cluster_in_processes(
         features, coarse, certain, reducer="none", min_cluster_size=5, progress=False, workers=0
     )
     made.pseudo = np.where(certain, np.where(rng.random(len(fine)) < 0.8, fine, 5 * coarse), -1)  # mostly right
     made.parent, made.num_labels = np.repeat([0, 1], 5), 10
     cluster_files.save_clustering(out, DATASET, made, certain, coarse, settings={"seed": seed})
     labels = {"random": controls.random_labels(made.pseudo, coarse, seed), "kmeans": made.pseudo, "pixels": fine}
-    metrics, details = controls._facts(made, labels, {}, coarse, certain, fine)
-    between = scores.in_between(np.where(certain, 0, -1), values.astype(np.float32), coarse, certain)
+    metrics, details = summarize(made, labels, {}, coarse, certain, fine)
+    between = agreement.in_between(np.where(certain, 0, -1), values.astype(np.float32), coarse, certain)
     metrics |= {name: {"last": value} for name, value in between.items()}
     details["class_names"] = ["digits 0-4", "digits 5-9"]
     finish(below / "stages" / "cluster", "cluster", "", seed, metrics, details)

@@ -110,7 +110,7 @@ def _load_subclass(path: Path) -> None:
 def _finegrained() -> list[bytes]:
     import torch
 
-    from finegrained_torch.classifier import LitResnet
+    from finegrained_torch.training.modules import LitResnet
 
     torch.manual_seed(0)
     facts = {
@@ -126,38 +126,38 @@ def _finegrained() -> list[bytes]:
 
 
 def _load_finegrained(path: Path) -> None:
-    from finegrained_torch.checkpoint import load
+    from finegrained_torch.training.evaluate import load
 
     load(path)
 
 
 def _newest_state(path: Path) -> None:
-    from finegrained_torch.training import newest_state
+    from finegrained_torch.training.loop import newest_state
 
     found = newest_state(path.parent)
-    assert found is None or isinstance(found[1], dict)
+    assert found is None or isinstance(found[1], list)
 
 
 def _pretrained(path: Path) -> None:
-    from finegrained_torch.networks import find_pretrained
+    from finegrained_torch.networks.resnet import find_pretrained
 
     find_pretrained(str(path), "")
 
 
 def _split(path: Path) -> None:
-    from finegrained_torch.splits import stored_split
+    from finegrained_torch.data.splits import stored_split
 
     stored_split(path, 40, 0)
 
 
 def _split_seed() -> list[bytes]:
-    from finegrained_torch.splits import fixed_split
+    from finegrained_torch.data.splits import fixed_split
 
     return [seeds.npz(dict(zip(("train", "val"), fixed_split(40, 0), strict=True)))]
 
 
 def _labels(path: Path) -> None:
-    from finegrained_torch.setting import read_labels
+    from finegrained_torch.training.cluster_files import read_labels
 
     read_labels(path, np.array([0, 0, 1, 1]))
 

@@ -191,23 +191,23 @@ def responses(path: Path) -> None:
 
 def column(path: Path) -> None:
     """A column of whole numbers of a clustering."""
-    from finegrained_torch.cluster_files import read_column
+    from finegrained_torch.training.cluster_files import read_column
 
     assert read_column(path).dtype == np.int64
 
 
 def clustering(path: Path) -> None:
     """clustering.npz."""
-    from finegrained_torch.cluster_files import load_clustering
+    from finegrained_torch.training.cluster_files import load_clustering
 
     load_clustering(path)
 
 
 def maps(path: Path) -> None:
     """The kept result of one class, which is read as the kept 2-D maps are."""
-    from finegrained_torch import cluster_jobs
+    from finegrained_torch.training import cluster_jobs
 
-    cluster_jobs._kept(path, "k")
+    cluster_jobs.read_stored(path, "k")
 
 
 def predictions(path: Path) -> None:

@@ -1,13 +1,16 @@
-"""Pictures of section 7.5, drawn from arrays and written as PNG; matplotlib is imported when one is drawn."""
+"""Plots, drawn from arrays and written as PNG; matplotlib is imported when the first is drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finegrained_torch.method import agreement
+from finegrained_torch.method.umap_maps import JOINT, joint_rows
 from reproduction.runtime.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ def class_map(
     name: str,
     fine_names: Sequence[str],
 ) -> None:
-    """Picture 1: the 2-D map of one coarse class by cluster, by certainty and by true subclass.
+    """Draws the 2-D map of one coarse class by cluster, by certainty and by true subclass.
 
     Args:
       points: float [n, 2]. pseudo: int64 [n], -1 for uncertain images. certain: bool [n].
@@ -87,7 +90,7 @@ def class_map(
 
 
 def joint_map(path: Path, points: np.ndarray, coarse: np.ndarray, certain: np.ndarray, names: Sequence[str]) -> None:
-    """Picture 2: one map of all classes, by coarse class and by certainty (after the authors' CIFAR10.png)."""
+    """Draws one map of all classes, by coarse class and by certainty (after the authors' CIFAR10.png)."""
     figure, axes = new_figure(11, 5.4, 1, 2)
     size = _dots(len(points))
     _scatter(axes[0, 0], points, [colour(label) for label in coarse.tolist()], size)
@@ -131,7 +134,7 @@ def cluster_grid(
     name: str,
     fine_names: Sequence[str],
 ) -> None:
-    """Picture 3: one row per cluster of a class, the strongest members and the first ones in file order.
+    """Draws one row per cluster of a class, the strongest members and the first ones in file order.
 
     Args:
       images: uint8 [n, H, W, C] of one coarse class, in file order. pseudo: int64 [n]. strength: float [n], largest
@@ -181,7 +184,7 @@ def certainty_examples(
     mean_prediction: np.ndarray,
     names: Sequence[str],
 ) -> None:
-    """Picture 4: the ten most and ten least certain images of each class with U, label and mean prediction.
+    """Draws the ten most and ten least certain images of each class with U, label and mean prediction.
 
     Args:
       images: uint8 [N, H, W, C]. uncertainty: float [N] in [0, 2]. coarse: int64 [N].
@@ -215,7 +218,7 @@ def certainty_examples(
 def uncertainty_histogram(
     path: Path, uncertainty: np.ndarray, coarse: np.ndarray, certain: np.ndarray, names: Sequence[str]
 ) -> None:
-    """Picture 5: histogram of U of each class, with the threshold and the share above 1."""
+    """Draws histogram of U of each class, with the threshold and the share above 1."""
     classes = np.unique(coarse).tolist()[:_LABELLED]
     columns = min(len(classes), 4)
     rows = -(-len(classes) // columns)
@@ -241,7 +244,7 @@ def uncertainty_histogram(
 
 
 def confusions(path: Path, matrices: Sequence[tuple[str, np.ndarray]], names: Sequence[str]) -> None:
-    """Picture 6: confusion matrices side by side, one colour scale, in percent of the true class.
+    """Draws confusion matrices side by side, one colour scale, in percent of the true class.
 
     Args:
       matrices: (title, int [C, C] counts, rows are true classes).
@@ -295,7 +298,7 @@ def contingency(
 
 
 def lr_curves(path: Path, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """Picture 7: the curve of each LR range test and the rate taken.
+    """Draws the curve of each LR range test and the rate taken.
 
     Args:
       found: (row, {"lr": [...], "loss": [...], "suggestion": rate or None}).
@@ -314,3 +317,81 @@ def lr_curves(path: Path, found: Sequence[tuple[str, Mapping[str, Any]]]) -> Non
         axis.set_title(title, fontsize=9)
         axis.set(xlabel="learning rate", ylabel="smoothed loss")
     save_figure(figure, path)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot of the cluster stage.
+
+    Attributes:
+      file: name in the folder of the stage's record.
+      caption: for the page.
+    """
+
+    file: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Images:
+    """Training images in file order.
+
+    Attributes:
+      images: uint8 [N, H, W, C].
+      coarse: int64 [N].
+      fine: int64 [N], None if no subclasses are known.
+      coarse_names: of the coarse classes.
+      fine_names: of the subclasses.
+    """
+
+    images: np.ndarray
+    coarse: np.ndarray
+    fine: np.ndarray | None
+    coarse_names: Sequence[str]
+    fine_names: Sequence[str]
+
+
+def plot_clusters(
+    folder: Path, clustering: Mapping[str, np.ndarray], data: Images, maps: Mapping[int, np.ndarray]
+) -> list[Figure]:
+    """Draws maps, example grids and the contingency heat map of a clustering.
+
+    Args:
+      folder: where the files go.
+      clustering: pseudo, strength [N] and parent [S] of a Clustering.
+      data: the training images.
+      maps: of `cluster_files.make_maps`; empty leaves the maps out.
+    Returns:
+      The plots that were drawn.
+    """
+    pseudo, certain, out = clustering["pseudo"], clustering["pseudo"] >= 0, []
+    classes = np.unique(data.coarse).tolist()
+    for label in classes if maps else ():
+        own, name = np.flatnonzero(data.coarse == label), data.coarse_names[label]
+        fine = None if data.fine is None else data.fine[own]
+        file = f"map_class{label}.png"
+        class_map(folder / file, maps[label], pseudo[own], certain[own], fine, name, data.fine_names)
+        panels = "clusters, uncertain images" + ("" if fine is None else ", true subclasses")
+        out.append(Figure(file, f"2-D UMAP of {name}: {panels}"))
+    if maps:
+        rows = joint_rows(len(pseudo))
+        joint_map(folder / "map_joint.png", maps[JOINT], data.coarse[rows], certain[rows], data.coarse_names)
+        out.append(Figure("map_joint.png", "2-D UMAP of all classes together"))
+    for label in classes:
+        own = np.flatnonzero(data.coarse == label)
+        if not certain[own].any():
+            continue
+        file = f"clusters_class{label}.png"
+        fine = None if data.fine is None else data.fine[own]
+        cluster_grid(
+            folder / file, data.images[own], pseudo[own], clustering["strength"][own], fine, data.coarse_names[label],
+            data.fine_names,
+        )  # fmt: skip
+        out.append(Figure(file, f"{data.coarse_names[label]}: examples of each cluster"))
+    if data.fine is not None and certain.any():
+        table, clusters, kinds = agreement.contingency(pseudo[certain], data.fine[certain])
+        parent = [int(clustering["parent"][cluster]) for cluster in clusters]
+        names = [data.fine_names[kind] for kind in kinds.tolist()]
+        contingency(folder / "contingency.png", table, clusters.tolist(), parent, names)
+        out.append(Figure("contingency.png", "Clusters against true subclasses, certain training images"))
+    return out

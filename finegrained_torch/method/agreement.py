@@ -26,7 +26,7 @@ def contingency(labels: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def purity(labels: np.ndarray, truth: np.ndarray) -> float:
-    """(1/n) sum over clusters of the largest subclass's count, in (0, 1]. Source: section 7.4."""
+    """(1/n) sum over clusters of the largest subclass's count, in (0, 1]."""
     table, _, _ = contingency(labels, truth)
     return float(table.max(1).sum() / table.sum())
 
@@ -38,7 +38,6 @@ def agreement(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
       labels, truth: int64 [n], n >= 1.
     Returns:
       NAMES -> value: adjusted Rand index in [-1, 1], the others in [0, 1]; NMI with the arithmetic mean.
-    Source: section 7.4.
     """
     from sklearn import metrics
 
@@ -61,7 +60,6 @@ def score(pseudo: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> dict[str,
       "weighted": NAMES -> mean over classes, weighted by their images; "class_mean": unweighted;
       "global": NAMES over all images at once. It is inflated: the coarse label is given, so clusters of different
       classes never mix. Empty dicts where no image has both labels.
-    Source: section 7.4.
     """
     used = (pseudo >= 0) & (fine >= 0)
     per_class: list[dict[str, Any]] = []
@@ -110,7 +108,6 @@ def in_between(hard: np.ndarray, strength: np.ndarray, coarse: np.ndarray, certa
     Returns:
       noise_certain, noise_uncertain: share of noise; weak_certain, weak_uncertain: share of images in the lowest
       tenth of their class by membership. Empty where either group is empty or a clustering of all is absent.
-    Source: section 7.2.
     """
     if certain.all() or not certain.any() or (hard < -1).any():
         return {}

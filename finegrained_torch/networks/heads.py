@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from finegrained_torch.networks import Legacy, Network, SharedLinear
+from finegrained_torch.networks.resnet import Legacy, Network, SharedLinear
 
 HEADS = ("plain", "deep_layer", "keep_sub_head")
 

@@ -1,19 +1,31 @@
-"""Pseudo-labels of all coarse classes: clusters of each class, then their numbering over all classes."""
+"""Pseudo-labels of all coarse classes: the clusters of each class, then their numbering over all classes."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from finegrained_torch.cluster_jobs import Found, Job, on_disk, run
-from finegrained_torch.membership import Settings
-from reproduction.runtime.run_folder import UserError
+from finegrained_torch.method.cluster_one_class import Settings, cluster_arrays
+
+
+class ClassRows(NamedTuple):
+    """The images of one coarse class.
+
+    Attributes:
+      label: the coarse class.
+      rows: int64 [n], its certain images among all features.
+      new_rows: int64 [m], its images among the new features.
+    """
+
+    label: int
+    rows: np.ndarray
+    new_rows: np.ndarray
+
+
+ClusterAll = Callable[[Sequence[ClassRows], Settings], Mapping[int, Mapping[str, np.ndarray]]]
 
 
 @dataclass
@@ -26,11 +38,11 @@ class Clustering:
       hard: int64 [N], HDBSCAN's own label, -1 for noise, -2 for uncertain images.
       strength: float32 [N], the largest membership, NaN for uncertain images.
       embedding: float32 [N, components], NaN for uncertain images.
-      num_labels: S.
+      num_labels: number of pseudo-labels S.
       parent: int64 [S], the coarse class of each pseudo-label.
       per_class: in visiting order: class, count, clusters, first (its lowest pseudo-label), silhouette, noise_share,
         disagreement, repaired, warnings.
-      new_pseudo: int64 [M], for `new` images of `cluster_classes`; empty without.
+      new_pseudo: int64 [M], for the `new` images of `cluster_classes`; empty without.
     """
 
     pseudo: np.ndarray
@@ -45,7 +57,7 @@ class Clustering:
 
 
 def visiting_order(coarse_labels: np.ndarray) -> list[int]:
-    """Coarse classes in order of first appearance in file order. Source: authors' pipeline.py."""
+    """Lists the coarse classes in order of first appearance in file order. Source: authors' pipeline.py."""
     values, first = np.unique(coarse_labels, return_index=True)
     return [int(value) for value in values[np.argsort(first)]]
 
@@ -62,16 +74,17 @@ def compact(raw: np.ndarray) -> tuple[np.ndarray, int]:
     return local.astype(np.int64), len(kinds)
 
 
-def _check(features: np.ndarray, coarse_labels: np.ndarray, certain: np.ndarray, settings: Settings) -> None:
+def check_input(features: np.ndarray, coarse_labels: np.ndarray, certain: np.ndarray, settings: Settings) -> None:
+    """Raises ValueError for what `cluster_classes` cannot cluster."""
     if features.ndim != 2 or len(features) == 0 or not len(features) == len(coarse_labels) == len(certain):
-        raise UserError(
+        raise ValueError(
             f"features {features.shape}, coarse labels {coarse_labels.shape}, certain {certain.shape}: "
             "one row of features, one label and one flag for each image are needed"
         )
     if settings.reducer not in ("umap", "none"):
-        raise UserError(f"reducer {settings.reducer!r} is not umap or none")
+        raise ValueError(f"reducer {settings.reducer!r} is not umap or none")
     if settings.min_cluster_size < 2 or settings.neighbors < 2 or settings.components < 1:
-        raise UserError(
+        raise ValueError(
             f"min_cluster_size {settings.min_cluster_size}, neighbors {settings.neighbors}, components "
             f"{settings.components}: at least 2, 2 and 1 are needed"
         )
@@ -80,10 +93,10 @@ def _check(features: np.ndarray, coarse_labels: np.ndarray, certain: np.ndarray,
         piece = features[at : at + 4096]
         bad = ~np.isfinite(piece).all(1)
         if bad.any():
-            raise UserError(f"features of image {at + int(bad.argmax())} are not finite; run --stage features again")
+            raise ValueError(f"features of image {at + int(bad.argmax())} are not finite; run --stage features again")
         alike = alike and bool((piece == features[0]).all())
     if alike and len(features) > 1:
-        raise UserError("the features of all images are equal; run --stage features --overwrite")
+        raise ValueError("the features of all images are equal; run --stage features --overwrite")
 
 
 def cluster_classes(
@@ -96,57 +109,67 @@ def cluster_classes(
     components: int = 4,
     min_cluster_size: int = 100,
     seed: int = 42,
-    workers: int | None = None,
     reducer: str = "umap",
-    progress: bool = True,
-    keep: Path | None = None,
     new: tuple[np.ndarray, np.ndarray] | None = None,
-    pool: ProcessPoolExecutor | None = None,
+    cluster_all: ClusterAll | None = None,
 ) -> Clustering:
-    """UMAP and HDBSCAN of the certain images of every coarse class, and the numbering of all clusters.
+    """Clusters the certain images of every coarse class by UMAP and HDBSCAN, and numbers all clusters.
 
     Args:
-      features: float32 [N, D], an array or a memory map. coarse_labels: int64 [N]. certain: bool [N].
-      neighbors, min_dist, components, min_cluster_size, seed, reducer: see `membership.Settings`.
-      workers: processes at once; None as many as cores and memory allow, 0 none (all in this process).
-      progress: show a bar, and each step of each class.
-      keep: folder for the results of finished classes, used again where the same class has the same input.
+      features: float32 [N, D], an array or a memory map.
+      coarse_labels: int64 [N].
+      certain: bool [N].
+      neighbors: see `cluster_one_class.Settings`, as the next five.
+      min_dist: of UMAP.
+      components: of UMAP.
+      min_cluster_size: of HDBSCAN.
+      seed: of UMAP.
+      reducer: "umap" or "none".
       new: (float32 [M, D], int64 [M] coarse labels) of images to assign to the clusters afterwards.
-      pool: of `cluster_jobs.open_pool`, where several clusterings share their processes.
+      cluster_all: clusters classes that have certain images, and returns label -> `cluster_arrays` of the class;
+        None: one after the other in this process.
     Returns:
-      The pseudo-labels. A class without certain images has none, and says so in its warnings.
+      The pseudo-labels. A class without certain images has none, and its warnings say so.
     Raises:
-      UserError: shapes that do not fit, values that are not finite, or a process that was killed.
-    Source: authors' pipeline.py; section 1.5. Deviations: FGL-D14, FGL-D15, FGL-D16, FGL-D17.
+      ValueError: shapes that do not fit, or values that are not finite.
+    Source: authors' pipeline.py. Deviations: FGL-D14, FGL-D15, FGL-D16, FGL-D17.
     """
     settings = Settings(neighbors, min_dist, components, min_cluster_size, seed, reducer)
     coarse_labels, certain = np.asarray(coarse_labels, np.int64), np.asarray(certain, bool)
-    _check(features, coarse_labels, certain, settings)
-    order = visiting_order(coarse_labels)
-    new_features, new_coarse = new if new is not None else (None, np.empty(0, np.int64))
-    rows = {label: np.flatnonzero((coarse_labels == label) & certain) for label in order}
-    new_rows = {label: np.flatnonzero(np.asarray(new_coarse) == label) for label in order}
-    found: dict[int, Found] = {}
-    with on_disk(features) as path, contextlib.ExitStack() as stack:
-        new_path = stack.enter_context(on_disk(new_features)) if new_features is not None else ""
-        jobs = [Job(c, path, rows[c], settings, progress, new_path, new_rows[c]) for c in order if len(rows[c])]
-        run(jobs, found, features, new_features, workers, progress, keep, pool)
-    return _number(found, order, rows, new_rows, len(features), len(new_coarse), settings, features.shape[1])
+    check_input(features, coarse_labels, certain, settings)
+    new_features, new_coarse = new if new is not None else (features[:0], np.empty(0, np.int64))
+    classes = [
+        ClassRows(c, np.flatnonzero((coarse_labels == c) & certain), np.flatnonzero(np.asarray(new_coarse) == c))
+        for c in visiting_order(coarse_labels)
+    ]
+    populated = [one for one in classes if len(one.rows)]
+    if cluster_all is not None:
+        clusters = cluster_all(populated, settings)
+    else:
+        clusters = {
+            one.label: cluster_arrays(features[one.rows], settings, new_features[one.new_rows]) for one in populated
+        }
+    width = components if reducer == "umap" else features.shape[1]
+    return number_clusters(clusters, classes, len(features), len(new_coarse), width)
 
 
-def _number(
-    found: Mapping[int, Found],
-    order: Sequence[int],
-    rows: Mapping[int, np.ndarray],
-    new_rows: Mapping[int, np.ndarray],
+def number_clusters(
+    clusters: Mapping[int, Mapping[str, np.ndarray]],
+    classes: Sequence[ClassRows],
     count: int,
     new_count: int,
-    settings: Settings,
-    dims: int,
+    width: int,
 ) -> Clustering:
-    """Joins the classes in visiting order; the offset of each is the number of labels of those before it."""
+    """Joins the classes in visiting order; the offset of each is the number of labels of those before it.
+
+    Args:
+      clusters: coarse class -> its `cluster_arrays`; classes without certain images are missing.
+      classes: all coarse classes in visiting order.
+      count: number of images N.
+      new_count: number of new images M.
+      width: columns of the embedding.
+    """
     # DEVIATION FGL-D18: NumPy arrays, in which an assignment holds
-    width = settings.components if settings.reducer == "umap" else dims
     out = Clustering(
         pseudo=np.full(count, -1, np.int64),
         raw=np.full(count, -1, np.int64),
@@ -159,33 +182,30 @@ def _number(
         new_pseudo=np.full(new_count, -1, np.int64),
     )
     parent: list[int] = []
-    for label in order:
-        own = rows[label]
-        entry: dict[str, Any] = {"class": label, "count": len(own), "clusters": 0, "first": out.num_labels}
-        if label not in found:
+    for label, rows, new_rows in classes:
+        entry: dict[str, Any] = {"class": label, "count": len(rows), "clusters": 0, "first": out.num_labels}
+        out.per_class.append(entry)
+        if label not in clusters:
             entry |= {"silhouette": None, "noise_share": None, "disagreement": None, "repaired": 0}
             entry["warnings"] = ["no certain image in this class"]
-            out.per_class.append(entry)
             continue
-        result = found[label]
-        local, kinds = compact(result["raw"])
-        out.pseudo[own] = local + out.num_labels
+        result = clusters[label]
+        raw, hard, silhouette = result["raw"], result["hard"], float(result["silhouette"][0])
+        local, kinds = compact(raw)
+        out.pseudo[rows] = local + out.num_labels
         for name in ("raw", "hard", "strength", "embedding"):
-            getattr(out, name)[own] = result[name]
-        if len(new_rows[label]):
-            place = {int(raw): int(out.num_labels + at) for at, raw in enumerate(np.unique(result["raw"]))}
-            out.new_pseudo[new_rows[label]] = [place[int(raw)] for raw in result["new_raw"]]
-        hard, silhouette = result["hard"], float(result["silhouette"][0])
+            getattr(out, name)[rows] = result[name]
+        if len(new_rows):
+            out.new_pseudo[new_rows] = np.searchsorted(np.unique(raw), result["new_raw"]) + out.num_labels
         placed = hard >= 0
         entry |= {
             "clusters": kinds,
             "silhouette": silhouette if np.isfinite(silhouette) else None,
             "noise_share": float(np.mean(~placed)),
-            "disagreement": float(np.mean(result["raw"][placed] != hard[placed])) if placed.any() else None,
+            "disagreement": float(np.mean(raw[placed] != hard[placed])) if placed.any() else None,
             "repaired": int(result["repaired"][0]),
             "warnings": [str(text) for text in result["warnings"]],
         }
-        out.per_class.append(entry)
         parent += [label] * kinds
         out.num_labels += kinds
     out.parent = np.array(parent, np.int64)

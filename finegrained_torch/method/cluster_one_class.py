@@ -5,17 +5,23 @@ UMAP is imported here and nowhere else: its package pulls in TensorFlow and torc
 
 from __future__ import annotations
 
+import atexit
+import functools
+import importlib.util
+import os
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from finegrained_torch.compile_cache import find_numba_cache
-
+_COMPILED = ("umap", "pynndescent")  # their functions are compiled with cache=True
 # Below this many points neither a neighbourhood graph nor its spectral layout makes sense.
 _FEW_POINTS = 12
 _WORKING_MIB = 128  # of scikit-learn's silhouette
@@ -27,8 +33,12 @@ class Settings:
     """What decides the clusters; the defaults are the release's.
 
     Attributes:
-      neighbors, min_dist, components: of UMAP. min_cluster_size: of HDBSCAN, which takes it as min_samples too.
-      seed: random_state of UMAP. reducer: "umap", or "none" to cluster the features themselves.
+      neighbors: n_neighbors of UMAP.
+      min_dist: of UMAP.
+      components: n_components of UMAP.
+      min_cluster_size: of HDBSCAN, which takes it as min_samples too.
+      seed: random_state of UMAP.
+      reducer: "umap", or "none" to cluster the features themselves.
     """
 
     neighbors: int = 30
@@ -44,14 +54,15 @@ class ClassFit:
     """The clusters of one coarse class with n certain images.
 
     Attributes:
-      embedding: float32 [n, components], where HDBSCAN clustered; zeros where nothing could be fitted.
+      embedding: float32 [n, components], the space that HDBSCAN clustered; zeros if nothing could be fitted.
       raw: int64 [n], arg-max cluster as HDBSCAN numbers them (may skip numbers).
       hard: int64 [n], HDBSCAN's own label, -1 for noise.
-      strength: float32 [n], the largest membership, in [0, 1]; 0 where the row is zero or NaN.
+      strength: float32 [n], the largest membership, in [0, 1]; 0 if the row is zero or NaN.
       silhouette: of `raw` in the embedding; NaN with fewer than two labels.
       warnings: what was unusual, in words.
-      repaired: rows of zeros or NaN.
-      reducer, clusterer: the fitted models, None where nothing was fitted.
+      repaired: number of rows of zeros or NaN.
+      reducer: the fitted UMAP; None if nothing was fitted.
+      clusterer: the fitted HDBSCAN; None if nothing was fitted.
     """
 
     embedding: np.ndarray
@@ -63,6 +74,51 @@ class ClassFit:
     repaired: int = 0
     reducer: Any = None
     clusterer: Any = None
+
+
+@functools.cache
+def find_numba_cache() -> None:
+    """Points NUMBA_CACHE_DIR at a temporary folder if numba would find no place; processes started later inherit it.
+
+    numba looks in NUMBA_CACHE_DIR, in the packages' own folders and in the user's cache. None of them can be written
+    to in a read-only environment without a usable HOME.
+
+    Raises:
+      ValueError: no temporary folder either.
+    """
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    if (named and _is_writable(Path(named))) or all(map(_is_writable, _own_folders())) or _is_writable(_user_cache()):
+        return
+    try:
+        folder = tempfile.mkdtemp(prefix="numba-")
+    except OSError as error:
+        raise ValueError(f"no place for numba's compiled code ({error}); set NUMBA_CACHE_DIR to a folder") from None
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["NUMBA_CACHE_DIR"] = folder
+    if "numba" in sys.modules:  # it has read the variable already
+        sys.modules["numba"].config.CACHE_DIR = folder
+
+
+def _own_folders() -> list[Path]:
+    specs = [importlib.util.find_spec(name) for name in _COMPILED]
+    return [Path(spec.origin).parent / "__pycache__" for spec in specs if spec is not None and spec.origin]
+
+
+def _user_cache() -> Path:
+    """Returns the folder that numba gets from its copy of appdirs."""
+    if sys.platform == "darwin":
+        return Path(os.path.expanduser("~/Library/Caches/numba"))
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "numba"
+
+
+def _is_writable(folder: Path) -> bool:
+    """Tells whether a file can be created there: numba's own test, which leaves an empty folder behind."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
 
 
 def import_umap() -> ModuleType:
@@ -84,23 +140,24 @@ def import_umap() -> ModuleType:
 
 
 def reduce(points: np.ndarray, settings: Settings) -> tuple[np.ndarray, Any, list[str]]:
-    """UMAP of one class.
+    """Fits UMAP to one class.
 
     Args:
       points: float32 [n, D], n >= 3, not all equal.
+      settings: everything that is not in them is the library's default.
     Returns:
       (float32 [n, components], the fitted UMAP, warnings); zeros and None if UMAP cannot embed the points.
-    Source: authors' pipeline.py; everything not in Settings is the library's default.
+    Source: authors' pipeline.py.
     """
     umap = import_umap()
-    said: list[str] = []
+    notes: list[str] = []
     count = len(points)
     neighbors = min(settings.neighbors, count - 1)
     if neighbors < settings.neighbors:
-        said.append(f"{count} points: {neighbors} neighbours instead of {settings.neighbors}")
+        notes.append(f"{count} points: {neighbors} neighbours instead of {settings.neighbors}")
 
     def fit(**options: Any) -> tuple[Any, str]:
-        """The fitted model, or None and why."""
+        """Returns the fitted model, or None and the reason."""
         model = umap.UMAP(
             n_neighbors=neighbors, min_dist=settings.min_dist, n_components=settings.components,
             random_state=settings.seed, n_jobs=1, **options,
@@ -115,23 +172,23 @@ def reduce(points: np.ndarray, settings: Settings) -> tuple[np.ndarray, Any, lis
 
     fitted, reason = fit()
     if fitted is None:  # many equal points leave the spectral layout without a solution
-        said.append(f"UMAP's spectral start failed ({reason}); random start instead")
+        notes.append(f"UMAP's spectral start failed ({reason}); random start instead")
         fitted, reason = fit(init="random")
     if fitted is None:  # squares of 1e19 and more are not finite in float32
-        said.append(f"UMAP's random start failed ({reason})")
-        return np.zeros((count, settings.components), np.float32), None, said
-    return np.asarray(fitted.embedding_, np.float32), fitted, said
+        notes.append(f"UMAP's random start failed ({reason})")
+        return np.zeros((count, settings.components), np.float32), None, notes
+    return np.asarray(fitted.embedding_, np.float32), fitted, notes
 
 
 def decide(memberships: np.ndarray, hard: np.ndarray, embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Labels from soft memberships.
+    """Turns soft memberships into labels.
 
     Args:
       memberships: float [n, k], rows of non-negative numbers; a row may be zero or NaN.
       hard: int64 [n], -1 for noise.
       embedding: float [n, d], used for rows without a membership.
     Returns:
-      (int64 [n] in 0..k-1, float32 [n] largest membership, rows that had none).
+      (int64 [n] in 0..k-1, float32 [n] largest membership, number of rows without one).
     Source: authors' pipeline.py (arg-max). Deviation: FGL-D17.
     """
     clean = np.nan_to_num(memberships, nan=0.0, posinf=0.0, neginf=0.0)
@@ -155,28 +212,28 @@ def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return np.array([((centres - point) ** 2).sum(1).argmin() for point in points], np.int64)
 
 
-def _one_cluster(embedding: np.ndarray, why: str, said: list[str], reducer: Any = None) -> ClassFit:
+def _one_cluster(embedding: np.ndarray, reason: str, notes: list[str], reducer: Any = None) -> ClassFit:
     """DEVIATION FGL-D16: a class in which nothing can be found is one pseudo-class, and the others go on."""
     count = len(embedding)
-    whole = np.zeros(count, np.int64)
     return ClassFit(
-        embedding, whole, np.full(count, -1, np.int64), np.zeros(count, np.float32), float("nan"),
-        [*said, f"one pseudo-class: {why}"], reducer=reducer,
+        embedding, np.zeros(count, np.int64), np.full(count, -1, np.int64), np.zeros(count, np.float32), float("nan"),
+        [*notes, f"one pseudo-class: {reason}"], reducer=reducer,
     )  # fmt: skip
 
 
 def fit_class(
-    points: np.ndarray, settings: Settings, say: Callable[[str], None] = lambda _: None, silhouette: bool = True
+    points: np.ndarray, settings: Settings, report: Callable[[str], None] = lambda _: None, silhouette: bool = True
 ) -> ClassFit:
-    """UMAP and HDBSCAN of the certain images of one coarse class.
+    """Fits UMAP and HDBSCAN to the certain images of one coarse class.
 
     Args:
       points: float32 [n, D], finite, n >= 1.
-      say: told what begins.
+      settings: of UMAP and HDBSCAN.
+      report: called with the name of each step before it begins.
       silhouette: False leaves it NaN, which saves most of the time after UMAP.
     Returns:
-      The clusters; one cluster with a warning where the class is too small or holds no structure.
-    Source: authors' pipeline.py; section 1.5. Deviations: FGL-D16, FGL-D17.
+      The clusters; one cluster with a warning if the class is too small or holds no structure.
+    Source: authors' pipeline.py. Deviations: FGL-D16, FGL-D17.
     """
     count = len(points)
     blank = np.zeros((count, settings.components if settings.reducer == "umap" else points.shape[1]), np.float32)
@@ -185,16 +242,16 @@ def fit_class(
     if (points == points[0]).all():
         return _one_cluster(blank, "all points are equal", [])
     if settings.reducer == "umap":
-        say(f"UMAP of {count:,} x {points.shape[1]}")
-        embedding, reducer, said = reduce(points, settings)
+        report(f"UMAP of {count:,} x {points.shape[1]}")
+        embedding, reducer, notes = reduce(points, settings)
         if reducer is None:
-            return _one_cluster(embedding, "UMAP cannot embed the points", said)
+            return _one_cluster(embedding, "UMAP cannot embed the points", notes)
     else:
-        embedding, reducer, said = np.asarray(points, np.float32), None, []
+        embedding, reducer, notes = np.asarray(points, np.float32), None, []
     if count < 2 * settings.min_cluster_size:  # HDBSCAN, which never returns a single cluster, has none to find
-        why = f"{count} points, fewer than twice min_cluster_size {settings.min_cluster_size}"
-        return _one_cluster(embedding, why, said, reducer)
-    say("HDBSCAN")
+        reason = f"{count} points, fewer than twice min_cluster_size {settings.min_cluster_size}"
+        return _one_cluster(embedding, reason, notes, reducer)
+    report("HDBSCAN")
     import hdbscan  # DEVIATION FGL-D32: this package, since scikit-learn's HDBSCAN has no membership vectors
 
     clusterer = hdbscan.HDBSCAN(min_cluster_size=settings.min_cluster_size, prediction_data=True, core_dist_n_jobs=1)
@@ -202,20 +259,20 @@ def fit_class(
         warnings.simplefilter("ignore")
         hard = clusterer.fit_predict(embedding).astype(np.int64)
         if hard.max(initial=-1) < 0:
-            return _one_cluster(embedding, "HDBSCAN found no cluster", said, reducer)
+            return _one_cluster(embedding, "HDBSCAN found no cluster", notes, reducer)
         memberships = hdbscan.all_points_membership_vectors(clusterer)
     raw, strength, repaired = decide(memberships, hard, embedding)
     if repaired:
-        said.append(f"{repaired} rows without a membership took their hard label or the nearest centroid")
+        notes.append(f"{repaired} rows without a membership took their hard label or the nearest centroid")
     value = float("nan")
     if silhouette:
-        say("silhouette")
+        report("silhouette")
         value = silhouette_of(embedding, raw)
-    return ClassFit(embedding, raw, hard, strength, value, said, repaired, reducer, clusterer)
+    return ClassFit(embedding, raw, hard, strength, value, notes, repaired, reducer, clusterer)
 
 
 def silhouette_of(embedding: np.ndarray, labels: np.ndarray) -> float:
-    """Mean silhouette in [-1, 1]; NaN with fewer than two labels, or one for each point."""
+    """Returns the mean silhouette in [-1, 1]; NaN with fewer than two labels, or one for each point."""
     kinds = len(np.unique(labels))
     if kinds < 2 or kinds >= len(labels):
         return float("nan")
@@ -230,7 +287,7 @@ def silhouette_of(embedding: np.ndarray, labels: np.ndarray) -> float:
 
 
 def assign_new(fit: ClassFit, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Clusters of images that were not clustered: UMAP.transform, then membership_vector, then arg-max.
+    """Assigns images that were not clustered: UMAP.transform, then membership_vector, then arg-max.
 
     Args:
       fit: of the same coarse class.
@@ -238,7 +295,7 @@ def assign_new(fit: ClassFit, points: np.ndarray) -> tuple[np.ndarray, np.ndarra
     Returns:
       (int64 [m], numbered as `fit.raw`; float32 [m] largest membership). An arg-max that no image of the fit has is
       moved to the nearest centroid, so that no new pseudo-class appears.
-    Source: authors' notebook (section 1.5, "New images"). Deviations: FGL-D16, FGL-D17.
+    Source: authors' notebook. Deviations: FGL-D16, FGL-D17.
     """
     if fit.clusterer is None or not len(points):
         return np.full(len(points), int(fit.raw[0]), np.int64), np.zeros(len(points), np.float32)
@@ -246,13 +303,44 @@ def assign_new(fit: ClassFit, points: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        where = points if fit.reducer is None else fit.reducer.transform(points)
-        memberships = hdbscan.membership_vector(fit.clusterer, np.asarray(where, np.float64))
+        embedding = points if fit.reducer is None else fit.reducer.transform(points)
+        memberships = hdbscan.membership_vector(fit.clusterer, np.asarray(embedding, np.float64))
     nobody = np.full(len(points), -1, np.int64)
     known = np.unique(fit.raw)
-    labels, strength, _ = decide(memberships, nobody, where)
+    labels, strength, _ = decide(memberships, nobody, embedding)
     lost = (strength <= 0) | ~np.isin(labels, known)
     if lost.any():
         centres = np.stack([fit.embedding[fit.raw == k].mean(0) for k in known])
-        labels[lost] = known[_nearest(np.asarray(where)[lost], centres)]
+        labels[lost] = known[_nearest(np.asarray(embedding)[lost], centres)]
     return labels, strength
+
+
+def cluster_arrays(
+    points: np.ndarray,
+    settings: Settings,
+    new_points: np.ndarray | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> dict[str, np.ndarray]:
+    """Clusters one class and returns arrays alone, which can be stored and sent between processes.
+
+    Args:
+      points: float32 [n, D], certain images.
+      settings: of UMAP and HDBSCAN.
+      new_points: float32 [m, D], images to assign to the clusters afterwards; None: no such images.
+      report: called with the name of each step before it begins.
+    Returns:
+      embedding, raw, hard, strength as in `ClassFit`; silhouette float64 [1]; repaired int64 [1]; warnings str [...];
+      new_raw int64 [m].
+    """
+    fit = fit_class(np.ascontiguousarray(points, np.float32), settings, report)
+    new_raw = np.empty(0, np.int64)
+    if new_points is not None and len(new_points):
+        report(f"{len(new_points):,} new images")
+        new_raw, _ = assign_new(fit, np.ascontiguousarray(new_points, np.float32))
+    return {
+        **{name: getattr(fit, name) for name in ("embedding", "raw", "hard", "strength")},
+        "silhouette": np.array([fit.silhouette]),
+        "repaired": np.array([fit.repaired]),
+        "warnings": np.array(fit.warnings, dtype=np.str_),
+        "new_raw": new_raw,
+    }

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch.utils.data import DataLoader
 
-from finegrained_torch.ready import LightningModule, Trainer, Tuner
+from finegrained_torch.training.modules import LightningModule, Trainer
 
 FALLBACK = 0.01
 STEPS, LOWEST, HIGHEST, STOP_AT = 100, 1e-8, 1.0, 4.0  # Lightning's defaults, then and now
@@ -66,6 +66,8 @@ def find(module: LightningModule, loader: DataLoader, trainer: Trainer) -> Found
     Returns:
       100 steps at most, lr_i = 10^(-8 + 0.08 i), the loss smoothed with beta 0.98.
     """
+    from lightning.pytorch.tuner import Tuner
+
     trial = copy.deepcopy(module)
     with contextlib.redirect_stderr(io.StringIO()):  # its own progress bar cannot be turned off
         # DEVIATION FGL-D05: Tuner, since auto_lr_find and trainer.tune are gone in Lightning 2

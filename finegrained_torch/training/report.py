@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from finegrained_torch import data, pictures, tables
+import numpy as np
+
+from finegrained_torch import flags, plots
+from finegrained_torch.data import images
 from reproduction.compare.collect import Collection, Entry, RowRuns, SeedRun, join
 from reproduction.compare.comparison import compare
 from reproduction.compare.export import write_text
@@ -22,12 +24,13 @@ from reproduction.runtime.record import load_record
 from reproduction.runtime.run_folder import DATA_ROOT, UserError, read_json, shown
 
 
-def write_report(out_dir: Path, config: Mapping[str, Any] | None = None) -> Path:
+def write_report(out_dir: Path, data_dir: str = str(DATA_ROOT), accept_unverified: bool = False) -> Path:
     """Writes report.md, report.html and figures/ of a run folder; the tables cover the seeds that lie next to it.
 
     Args:
       out_dir: the --out_dir of a run with at least one finished stage.
-      config: flags that say where the data lie (data_dir, accept_unverified); None: in the usual place.
+      data_dir: where the data lies.
+      accept_unverified: whether files with another checksum are read.
     Returns:
       Path of report.md.
     Raises:
@@ -42,7 +45,8 @@ def write_report(out_dir: Path, config: Mapping[str, Any] | None = None) -> Path
         raise UserError(f"{shown(folder)}: stages of several data sets ({', '.join(datasets)}); one per --out_dir")
     own = Collection(*join(entries))
     try:
-        draw(folder, own, {**entries[0].record.config, **(config or {})})
+        limit = int(entries[0].record.config.get("limit_train", 0))
+        draw(folder, own, images.load(datasets[0], data_dir, accept_unverified, limit))
     except UserError:
         raise
     except Exception as error:
@@ -85,61 +89,58 @@ def read_entries(folder: Path) -> list[Entry]:
         record = load_record(path)
         row, manifest = record.row, path.parent / "manifest.json"
         if record.profile == "custom" and manifest.exists():
-            row = tables.row_name(row, str(read_json(manifest, "").get("variant", ""))) or row
+            row = flags.row_name(row, str(read_json(manifest, "").get("variant", ""))) or row
         profile = record.profile if record.profile in ("paper", "cpu") else "cpu"
         entries.append(Entry(path, record.model_copy(update={"row": row, "profile": profile}), "runs"))
     return entries
 
 
-def draw(folder: Path, own: Collection, config: Mapping[str, Any]) -> None:
+def draw(folder: Path, own: Collection, data: images.Data) -> None:
     """Draws uncertainty, confusion and learning-rate plots of one seed into figures/.
 
     Args:
       folder: the run folder.
       own: its records.
-      config: resolved flags that say which images were trained on.
+      data: with the images that were trained on.
     """
-    places = {"data_dir": str(DATA_ROOT), "accept_unverified": False, "limit_train": 0, "use_pseudo": True}
-    loaded = data.load({**places, **config})
-    names = loaded.coarse_names
-    target = folder / "figures"
+    names, coarse, target = data.coarse_names, data.train.coarse, folder / "figures"
     for path in sorted(folder.glob("sub_*/uncertainty.npz")):
         stored = read_npz(path, ("uncertainty", "mean_prediction", "certain"), "run --stage uncertainty --overwrite")
-        values, coarse = stored["uncertainty"], loaded.train.coarse
+        values = stored["uncertainty"]
         if len(values) != len(coarse):
             raise UserError(f"{shown(path)}: {len(values)} values for {len(coarse)} training images; --overwrite")
-        pictures.certainty_examples(
-            target / "certainty.png", loaded.train.images, values, coarse, stored["mean_prediction"], names
+        plots.certainty_examples(
+            target / "certainty.png", data.train.images, values, coarse, stored["mean_prediction"], names
         )
-        pictures.uncertainty_histogram(target / "uncertainty.png", values, coarse, stored["certain"], names)
+        plots.uncertainty_histogram(target / "uncertainty.png", values, coarse, stored["certain"], names)
     variants = dict(_by_variant(own))
-    matrices = []
-    for variant in (tables.BASE, "ft", "ft-deep", "ft-keep", "ft-true"):
+    matrices: list[tuple[str, np.ndarray]] = []
+    for variant in (flags.BASE, "ft", "ft-deep", "ft-keep", "ft-true"):
         tested = predictions(variants[variant]) if variant in variants and len(matrices) < 3 else None
         if tested is not None:
             counts = confusion_counts(tested["labels"], tested["predicted"], len(names))
-            matrices.append((tables.title(variant), counts))
+            matrices.append((flags.title(variant), counts))
     if matrices:
-        pictures.confusions(target / "confusion.png", matrices, names)
+        plots.confusions(target / "confusion.png", matrices, names)
     rates = [(title, read_json(path, "lr", "loss")) for title, path in _rate_curves(variants)]
     if rates:
-        pictures.lr_curves(target / "lr_find.png", rates)
+        plots.lr_curves(target / "lr_find.png", rates)
 
 
 def _by_variant(own: Collection) -> Iterator[tuple[str, SeedRun]]:
-    """(variant, its run) in the order of the table."""
+    """Yields (variant, its run) in the order of the table."""
     rows: dict[str, RowRuns] = {group.row: group for group in own.rows.values()}
     base = min(rows, key=len)
     found = {row.removeprefix(base).removeprefix("-"): group.runs[0] for row, group in rows.items()}
-    yield from ((variant, found[variant]) for variant in tables.ordered(list(found)))
+    yield from ((variant, found[variant]) for variant in flags.ordered(list(found)))
 
 
 def _rate_curves(variants: Mapping[str, SeedRun]) -> Iterator[tuple[str, Path]]:
-    """(title, lr_find.json) of each training whose learning rate came from a range test."""
+    """Yields (title, lr_find.json) of each training whose learning rate came from a range test."""
     for variant, run in variants.items():
         for entry in run.entries:
             path = entry.path.parent / "lr_find.json"
             if path.exists():
-                title = tables.title(variant)
+                title = flags.title(variant)
                 sub = entry.record.stage == "sub"
                 yield f"sub classifier of {title.removeprefix('control: ')}" if sub else title, path

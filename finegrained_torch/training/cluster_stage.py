@@ -1,12 +1,10 @@
-"""The cluster stage: the method's clustering, the clusterings it is held against, and the scores of all of them."""
+"""The cluster stage: the method's clustering, the clusterings it is compared with, and the scores of all of them."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import shutil
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -14,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from finegrained_torch import maps, scores
-from finegrained_torch.cluster_files import save_clustering, write_labels
-from finegrained_torch.cluster_jobs import open_pool
-from finegrained_torch.clustering import Clustering, cluster_classes, compact, visiting_order
-from finegrained_torch.figures import Images, cluster_pictures
-from finegrained_torch.membership import Settings
+from finegrained_torch.method import agreement
+from finegrained_torch.method.cluster_one_class import Settings
+from finegrained_torch.method.clustering import Clustering
+from finegrained_torch.method.controls import kmeans_labels, random_labels
+from finegrained_torch.plots import Images, plot_clusters
+from finegrained_torch.training.cluster_files import make_maps, save_clustering, write_labels
+from finegrained_torch.training.cluster_jobs import cluster_in_processes, open_pool
+from reproduction.runtime.arrays import write_npz
 from reproduction.runtime.run_folder import UserError, write_bytes, write_json
 
 NAMES = ("random", "kmeans", "pixels", "nofilter", "noumap")
@@ -32,52 +32,6 @@ TITLES = {
     "noumap": "HDBSCAN on the features, no UMAP",
 }
 _DECIDING = ("umap_neighbors", "umap_min_dist", "umap_components", "min_cluster_size")
-_RANDOM, _TRIES = 0x52414E44, 10  # a word of the seed; starts of k-means
-
-
-def random_labels(pseudo: np.ndarray, coarse: np.ndarray, seed: int) -> np.ndarray:
-    """The found cluster sizes, dealt out at random within each coarse class.
-
-    Args:
-      pseudo: int64 [N], -1 where an image has none. coarse: int64 [N]. seed: >= 0.
-    Returns:
-      int64 [N], a permutation of `pseudo` within each class that leaves -1 where it is; a function of (seed, class).
-    Source: section 7.3.
-    """
-    out = pseudo.copy()
-    for label in np.unique(coarse).tolist():
-        own = np.flatnonzero((coarse == label) & (pseudo >= 0))
-        out[own] = pseudo[own][np.random.default_rng([seed, _RANDOM, label]).permutation(len(own))]
-    return out
-
-
-def kmeans_labels(points: np.ndarray, pseudo: np.ndarray, coarse: np.ndarray, seed: int) -> np.ndarray:
-    """k-means within each coarse class, with as many clusters as were found there.
-
-    Args:
-      points: float [N, ...], anything for images without a label. pseudo: int64 [N]. coarse: int64 [N].
-    Returns:
-      int64 [N], numbered over all classes like `pseudo`, -1 where that is.
-    Source: section 7.3; scikit-learn, 10 starts.
-    """
-    from sklearn.cluster import KMeans
-    from threadpoolctl import threadpool_limits
-
-    out = np.full(len(pseudo), -1, np.int64)
-    offset = 0
-    for label in visiting_order(coarse):
-        own = np.flatnonzero((coarse == label) & (pseudo >= 0))
-        if not len(own):
-            continue
-        k = len(np.unique(pseudo[own]))
-        flat = np.ascontiguousarray(points[own], np.float32).reshape(len(own), -1)
-        with threadpool_limits(limits=2), warnings.catch_warnings():  # more threads add up in another order
-            warnings.simplefilter("ignore")  # fewer distinct points than clusters
-            found = KMeans(n_clusters=k, n_init=_TRIES, random_state=seed).fit_predict(flat)
-        local, kinds = compact(found.astype(np.int64))
-        out[own] = local + offset
-        offset += kinds
-    return out
 
 
 def control_labels(
@@ -94,15 +48,22 @@ def control_labels(
     keep: Path | None = None,
     pool: ProcessPoolExecutor | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Clustering]]:
-    """Sub-labels of the controls of section 7.3.
+    """Computes the sub-labels of the controls.
 
     Args:
       names: some of NAMES.
-      features: float32 [N, D]. coarse: int64 [N]. certain: bool [N]. found: the method's clustering.
+      features: float32 [N, D].
+      coarse: int64 [N].
+      certain: bool [N].
+      found: the method's clustering.
       images: uint8 [N, H, W, C].
       settings: keyword arguments of `cluster_classes` that decide the clusters.
+      workers: of `cluster_in_processes`, as the next three.
+      progress: whether progress is shown.
+      keep: folder below which the results of finished classes are stored.
+      pool: shared processes.
     Returns:
-      (name -> int64 [N], -1 where an image has none; the clusterings behind nofilter and noumap).
+      (name -> int64 [N], -1 for images without a label; the clusterings behind nofilter and noumap).
     Raises:
       UserError: a name that is not one of NAMES.
     """
@@ -110,7 +71,7 @@ def control_labels(
     if unknown:
         raise UserError(f"control {unknown[0]!r} is not one of {', '.join(NAMES)}")
     labels: dict[str, np.ndarray] = {}
-    made: dict[str, Clustering] = {}
+    clusterings: dict[str, Clustering] = {}
     seed = int(settings["seed"])
     for name in (name for name in NAMES if name in names):
         if name == "random":
@@ -123,12 +84,12 @@ def control_labels(
             everyone = np.ones(len(coarse), bool)
             use = everyone if name == "nofilter" else certain
             changed = dict(settings) | ({"reducer": "none"} if name == "noumap" else {})
-            made[name] = cluster_classes(
+            clusterings[name] = cluster_in_processes(
                 features, coarse, use, **changed, workers=workers, progress=progress, pool=pool,
                 keep=None if keep is None else keep / name,
             )  # fmt: skip
-            labels[name] = made[name].pseudo
-    return labels, made
+            labels[name] = clusterings[name].pseudo
+    return labels, clusterings
 
 
 def cluster_stage(
@@ -147,24 +108,27 @@ def cluster_stage(
     record_folder: Path | None = None,
     progress: bool = True,
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Any], list[dict[str, str]]]:
-    """Clusters every coarse class, and the controls where asked for; writes all files; scores all of it.
+    """Clusters every coarse class, and the controls that are asked for; writes all files; scores all of it.
 
     Args:
-      folder: the --out_dir; dataset: name in the folders below it.
-      features: float32 [N, D], best memory-mapped. coarse: int64 [N]. certain: bool [N].
+      folder: the --out_dir.
+      dataset: name in the names of the folders below it.
+      features: float32 [N, D], best memory-mapped.
+      coarse: int64 [N].
+      certain: bool [N].
       settings: the resolved flags: umap_neighbors, umap_min_dist, umap_components, min_cluster_size, and optionally
         controls (some of NAMES) and cluster_workers (0: as many as cores and memory allow).
       seed: random_state of UMAP, of k-means and of the random labels.
-      fine: int64 [N] known subclasses, for the scores only; None where a data set has none.
-      images: uint8 [N, H, W, C], needed for the control `pixels`.
-      class_names, fine_names: of coarse classes and subclasses.
-      record_folder: where the stage's record will lie; scores and pictures go there. None: `folder/sub_<dataset>`,
-        and no pictures.
+      fine: int64 [N] known subclasses, for the scores only; None if a data set has none.
+      images: uint8 [N, H, W, C], needed for the control `pixels` and for plots.
+      class_names: of the coarse classes.
+      fine_names: of the subclasses.
+      record_folder: folder of the stage's record, for scores and plots. None: `folder/sub_<dataset>`, and no plots.
+      progress: whether progress is shown.
     Returns:
       (metrics, details, artefacts with paths relative to the record's folder) for the stage's record.
     Raises:
-      UserError: as `cluster_classes`; a control that needs images without them.
-    Source: sections 1.5, 7.2 to 7.4.
+      UserError: as `cluster_in_processes`; a control that needs images without them.
     """
     controls = list(settings.get("controls") or ())
     if "pixels" in controls and images is None:
@@ -176,40 +140,42 @@ def cluster_stage(
     keep = below / "finished_classes"
     counts = np.unique(coarse, return_counts=True)[1].tolist()
     with open_pool(counts, features.shape[1], workers) as pool:
-        found = cluster_classes(
+        found = cluster_in_processes(
             features, coarse, certain, **chosen, workers=workers, progress=progress, pool=pool, keep=keep / "found"
         )
-        labels, made = control_labels(
+        labels, clusterings = control_labels(
             controls, features, coarse, certain, found, images if images is not None else features, chosen,
             workers=workers, progress=progress, keep=keep, pool=pool,
         )  # fmt: skip
-        drawn = {}
+        maps = {}
         if record_folder is not None and images is not None:
             if progress:
-                print(f"cluster: 2-D maps of {len(features):,} images, for the pictures", file=sys.stderr, flush=True)
-            drawn = maps.make_maps(below / "maps.npz", features, coarse, Settings(**chosen), pool)
+                print(f"cluster: 2-D maps of {len(features):,} images, for the plots", file=sys.stderr, flush=True)
+            maps = make_maps(below / "maps.npz", features, coarse, Settings(**chosen), pool)
     save_clustering(
         folder, dataset, found, certain, coarse, settings=chosen, input_hash=digest, class_names=class_names, fine=fine
     )
     for name, sub in labels.items():
         write_labels(below / "controls" / name, sub, sub >= 0, coarse)
-    if "nofilter" in made:
-        _write_all_images(below / "controls" / "nofilter", made["nofilter"])
-    metrics, details = _facts(found, labels, made, coarse, certain, fine)
+    if "nofilter" in clusterings:  # noise and membership of all images: do uncertain ones lie between clusters?
+        everyone = clusterings["nofilter"]
+        arrays = {"hard": everyone.hard, "strength": everyone.strength}
+        write_npz(below / "controls" / "nofilter" / "membership.npz", arrays)
+    metrics, details = summarize(found, labels, clusterings, coarse, certain, fine)
     details["class_names"] = list(class_names)
-    beside = below if record_folder is None else record_folder
-    write_json(beside / "scores.json", {"metrics": metrics, **details})
+    target = below if record_folder is None else record_folder
+    write_json(target / "scores.json", {"metrics": metrics, **details})
     artefacts: list[dict[str, str]] = []
     if record_folder is not None and images is not None:
         names = class_names or [str(label) for label in range(int(coarse.max()) + 1)]
         kinds = fine_names or [str(kind) for kind in range(0 if fine is None else int(fine.max()) + 1)]
         data = Images(images, coarse, fine, names, kinds)
-        for figure in cluster_pictures(record_folder, vars(found), data, drawn):
+        for figure in plot_clusters(record_folder, vars(found), data, maps):
             artefacts.append({"kind": "image", "path": figure.file, "title": figure.caption})
     artefacts.append({"kind": "json", "path": "scores.json", "title": "Scores of clusters and controls"})
     if fine is not None:
-        text = scores.contingency_csv(found.pseudo, fine, found.parent.tolist(), fine_names)
-        write_bytes(beside / "contingency.csv", text.encode())
+        text = agreement.contingency_csv(found.pseudo, fine, found.parent.tolist(), fine_names)
+        write_bytes(target / "contingency.csv", text.encode())
         artefacts.append({"kind": "csv", "path": "contingency.csv", "title": "Clusters against known subclasses"})
     shutil.rmtree(keep, ignore_errors=True)
     if progress:
@@ -217,42 +183,46 @@ def cluster_stage(
     return metrics, details, artefacts
 
 
-def _write_all_images(folder: Path, clustering: Clustering) -> None:
-    """Noise and membership of all images, for claim C4."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, hard=clustering.hard, strength=clustering.strength)
-    write_bytes(folder / "membership.npz", buffer.getvalue())
-
-
-def _facts(
+def summarize(
     found: Clustering,
     labels: Mapping[str, np.ndarray],
-    made: Mapping[str, Clustering],
+    clusterings: Mapping[str, Clustering],
     coarse: np.ndarray,
     certain: np.ndarray,
     fine: np.ndarray | None,
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Any]]:
-    """Metrics (found: `ari`, control: `ari_kmeans`, ...; both means over classes) and details of the record."""
+    """Scores all clusterings for the stage's record.
+
+    Args:
+      found: the method's clustering.
+      labels: control -> int64 [N].
+      clusterings: of `control_labels`.
+      coarse: int64 [N].
+      certain: bool [N].
+      fine: int64 [N] known subclasses, or None.
+    Returns:
+      (metrics, such as `ari` of the method and `ari_kmeans` of a control, all means over classes; details).
+    """
     values: dict[str, float] = {"num_sub": float(found.num_labels), "certain_images": float(certain.sum())}
-    values |= scores.structure(found.per_class)
+    values |= agreement.structure(found.per_class)
     scored: dict[str, Any] = {}
     if fine is not None:
         for name, sub in {"found": found.pseudo, **labels}.items():
             # all on the certain images, so that they differ in nothing but the labels
-            scored[name] = scores.score(np.where(certain, sub, -1), fine, coarse)
+            scored[name] = agreement.score(np.where(certain, sub, -1), fine, coarse)
             suffix = "" if name == "found" else f"_{name}"
             for score, value in scored[name]["class_mean"].items():
                 values[score + suffix] = value
             for score, value in scored[name]["weighted"].items():
                 values[f"{score}_weighted{suffix}"] = value
-    if "nofilter" in made:
-        everyone = made["nofilter"]
-        values |= scores.in_between(everyone.hard, everyone.strength, coarse, certain)
+    if "nofilter" in clusterings:
+        everyone = clusterings["nofilter"]
+        values |= agreement.in_between(everyone.hard, everyone.strength, coarse, certain)
     details = {
         "per_class": found.per_class,
         "scores": scored,
         "controls": {name: {"num_sub": len(np.unique(sub[sub >= 0]))} for name, sub in labels.items()},
-        "controls_per_class": {name: clustering.per_class for name, clustering in made.items()},
+        "controls_per_class": {name: clustering.per_class for name, clustering in clusterings.items()},
     }
     return {name: {"last": value} for name, value in values.items()}, details
 

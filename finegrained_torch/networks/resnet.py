@@ -1,6 +1,6 @@
 """ResNet-18 with torchvision's parameter names, the network of the authors' main.py, and a small one of ours.
 
-Every network has `embed(x)` (what the head sees), `fc` (the head, replaced by `head.py`), `avgpool` (whose output are
+Every network has `embed(x)` (what the head sees), `fc` (the head, replaced by heads.py), `avgpool` (whose output are
 the features of step 1b) and `feature_dim` (width of that output).
 """
 

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 import datasets
 from datasets import pathmnist
 from reproduction.runtime import torch_runtime as runtime
-from reproduction.runtime.run_folder import UserError
 
 CIFAR10_COARSE = (0, 0, 1, 1, 1, 1, 1, 1, 0, 0)  # authors' dataloader_simple.py
 CIFAR10_COARSE_NAMES = ("vehicles", "animals")
@@ -89,23 +87,25 @@ def three_channels(images: np.ndarray, size: int = 0) -> np.ndarray:
     return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
 
 
-def load(config: Mapping[str, Any]) -> Data:
-    """Loads `--dataset` with its grouping, or the fixed part of it that `--limit_train` names.
+def load(name: str, data_dir: str, accept_unverified: bool = False, limit_train: int = 0) -> Data:
+    """Loads a data set with its grouping, or the fixed part of it that `limit_train` names.
 
     CIFAR-10: vehicles and animals; CIFAR-100: its 20 superclasses; digits: below 5 or not (ours); PathMNIST and
     folders: their classes are the coarse ones and no subclasses are known.
 
+    Args:
+      name: as --dataset.
+      data_dir: where the data sets lie.
+      accept_unverified: whether files with another checksum are read.
+      limit_train: number of training images; 0: all.
     Raises:
-      datasets.DatasetError: missing or damaged files. UserError: --no-use_pseudo without known subclasses.
+      datasets.DatasetError: missing or damaged files.
     """
-    name = config["dataset"]
     # DEVIATION FGL-D30: shared preparers, which keep the original training order; nothing goes into the source folder
-    ds = datasets.load(name, config["data_dir"], config["accept_unverified"])
-    official = None
-    if name == "pathmnist":
-        official = pathmnist.validation(Path(config["data_dir"]), config["accept_unverified"])
-    if config["limit_train"]:
-        ds = datasets.subset(ds, train=config["limit_train"], seed=0)
+    ds = datasets.load(name, data_dir, accept_unverified)
+    official = pathmnist.validation(Path(data_dir), accept_unverified) if name == "pathmnist" else None
+    if limit_train:
+        ds = datasets.subset(ds, train=limit_train, seed=0)
     grouped, coarse_names, fine_names = grouping(ds)
     size = PADDED if ds.train_images.shape[3] == 1 else 0  # DEVIATION FGL-D02: three equal channels padded to 32x32
 
@@ -114,8 +114,6 @@ def load(config: Mapping[str, Any]) -> Data:
             return Split(three_channels(images, size), labels, np.full(len(labels), -1, np.int64))
         return Split(three_channels(images, size), grouped[labels], labels)
 
-    if grouped is None and not config["use_pseudo"]:
-        raise UserError(f"--no-use_pseudo: no subclasses of {ds.name} are known; use pseudo-labels")
     train = split(ds.train_images, ds.train_labels)
     mean, std = NORMALIZATION.get(ds.name) or _constants(train.images)
     return Data(

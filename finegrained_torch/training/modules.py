@@ -1,20 +1,52 @@
-"""The two Lightning modules: one head (base, sub classifier, fine-tuning) and two heads (multi-head)."""
+"""The two Lightning modules: one head (base, sub classifier, fine-tuning) and two heads (multi-head).
+
+Lightning is imported here, after torchvision has been made importable: torchmetrics imports it if it is installed. A
+process that Lightning spawns imports this file first: flushing denormals must come before any other torch call.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from finegrained_torch import head, networks
-from finegrained_torch.data import Batch, normalize
-from finegrained_torch.ready import LightningModule
-from finegrained_torch.uncertainty import Uncertainty, uncertainty
-from reproduction.runtime.torch_runtime import derive
+from finegrained_torch.flags import TRAINING_CHILD
+from reproduction.runtime.torch_runtime import derive, torchvision_ready
+
+if TRAINING_CHILD in os.environ:
+    torch.set_flush_denormal(True)
+torchvision_ready()
+
+import torch.nn.functional as F  # noqa: E402
+
+# DEVIATION FGL-D32: lightning, umap-learn, hdbscan and scikit-learn are declared and pinned, and what they do is tested
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything  # noqa: E402
+from lightning.pytorch.callbacks import Checkpoint  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from finegrained_torch.data.images import Batch, normalize  # noqa: E402
+from finegrained_torch.method.uncertainty import Uncertainty, uncertainty  # noqa: E402
+from finegrained_torch.networks import resnet  # noqa: E402
+
+__all__ = ["Callback", "Checkpoint", "LightningModule", "Trainer", "seed_everything"]
+
+
+def quiet() -> None:
+    """Turns off Lightning's advice and hardware lines; our warnings and errors stay."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", message=".*(num_workers|lr_scheduler\\.step|isinstance\\(treespec).*")
+
+
+if TRAINING_CHILD in os.environ:
+    quiet()
+
 
 PERIOD, LOWEST_RATE = 10, 1e-6  # epochs between warm restarts; eta_min
 
@@ -50,8 +82,8 @@ class Module(LightningModule):
 
     mean: Tensor
     std: Tensor
-    network: networks.Network
-    prefix = ""  # behind the names of the logged figures: the coarse head of multi-head logs "val_acc sup"
+    network: resnet.Network
+    prefix = ""  # suffix of the logged names: the coarse head of multi-head logs "val_acc sup"
 
     def __init__(self, learning_rate: float, optimization: Optimization, mean: Any, std: Any):
         super().__init__()
@@ -80,7 +112,7 @@ class Module(LightningModule):
         """Mean loss and accuracy over the epoch, over all processes."""
         # DEVIATION FGL-D07: accuracy needs task and num_classes in torchmetrics now; the mean of hits is the same
         hits = (logits.detach().argmax(1) == labels).float().mean()
-        # times the processes: Lightning divides the sum of their counts by them in whole numbers, so 57 became 56
+        # Lightning divides the summed batch sizes by the world size with integer division; multiply first
         weight = len(labels) * (torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1)
         for name, value in ((f"{split}_loss{self.prefix}", loss.detach()), (f"{split}_acc{self.prefix}", hits)):
             self.log(name, value, on_step=False, on_epoch=True, batch_size=weight, sync_dist=True)
@@ -93,7 +125,7 @@ class LitResnet(Module):
       learning_rate: start of the schedule. num_classes: outputs. pretrained: True for the ImageNet weights in
         data/weights, or a state dict. unc: forward gives probabilities, else their logarithms.
       mode: "sup" learns the coarse label of a batch (image, fine, coarse), "sub" the fine one. batch_size: kept.
-      network: one of networks.NETWORKS. optimization, mean, std: see `Module`.
+      network: one of resnet.NETWORKS. optimization, mean, std: see `Module`.
       other_classes: outputs for the other kind of label in the same layer (fine ones stand first); network legacy only.
     Source: authors' models/Classifier.py; main.py for S + C outputs.
     """
@@ -109,7 +141,7 @@ class LitResnet(Module):
         self.unc, self.mode, self.batch_size, self.n_aug = unc, mode, batch_size, 5
         # DEVIATION FGL-D22: no labels are moved by hand and nothing is printed; Lightning places the batch
         place = {"before" if mode == "sup" else "after": other_classes}
-        self.network = networks.build(network, num_classes, _state(pretrained), **place)
+        self.network = resnet.build(network, num_classes, _state(pretrained), **place)
         self.activations: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -137,8 +169,9 @@ class LitResnet(Module):
 
     def uncertain(self, images: Tensor, labels: np.ndarray, seed: int = 42, **options: Any) -> Uncertainty:
         """Uncertainty of images, see `uncertainty.uncertainty`; on this module's device."""
+        network = resnet.inference_copy(self.network)
         return uncertainty(
-            self.network, images, labels, self.n_aug, seed, prepare=lambda x: self.prepare(x.to(self.device)), **options
+            network, images, labels, self.n_aug, seed, prepare=lambda x: self.prepare(x.to(self.device)), **options
         )
 
     def set_activations(self) -> None:
@@ -156,11 +189,13 @@ class LitResnet(Module):
 
         Args:
           dim_out: C. freeze: train batch norms and head only. dim_sub: S. deep_layer: the notebook's second run.
-          variant: a head by its name instead (head.HEADS).
+          variant: a head by its name instead (heads.HEADS).
         """
-        head.replace_head(self.network, variant or ("deep_layer" if deep_layer else "plain"), dim_sub, dim_out)
+        from finegrained_torch.networks import heads
+
+        heads.replace_head(self.network, variant or ("deep_layer" if deep_layer else "plain"), dim_sub, dim_out)
         if freeze:  # DEVIATION FGL-D26: off by default, as the release ran, whatever its comment says
-            head.freeze_backbone(self.network)
+            heads.freeze_backbone(self.network)
         self.mode = "sup"
 
 
@@ -184,7 +219,7 @@ class MultiHead(Module):
             raise ValueError(f"alpha {alpha}: 0 to 1")
         super().__init__(learning_rate, optimization, mean, std)
         self.alpha = alpha
-        self.network = networks.build(network, 1, _state(pretrained))
+        self.network = resnet.build(network, 1, _state(pretrained))
         width = self.network.embed_dim
         self.network.fc = nn.Identity()
         self.clsub, self.clsup = nn.Linear(width, num_classes), nn.Linear(width, num_superclasses)
@@ -218,5 +253,5 @@ def _state(pretrained: bool | Mapping[str, Tensor]) -> Mapping[str, Tensor] | No
     if pretrained is True:
         from datasets.core import DATA_ROOT
 
-        return networks.find_pretrained(None, str(DATA_ROOT))[0]
+        return resnet.find_pretrained(None, str(DATA_ROOT))[0]
     return None if pretrained is False else pretrained

@@ -1,0 +1,1 @@
+"""The networks, and the heads that fine-tuning puts on them."""

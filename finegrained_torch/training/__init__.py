@@ -1,0 +1,1 @@
+"""The stages: what is trained, handed over and recorded."""

@@ -1,0 +1,216 @@
+"""Files of a clustering: the release's three CSV files, a TensorBoard projector of each class, arrays and maps as npz.
+
+The CSV files hold one number per line, one line per training image in file order, without a header.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finegrained_torch.method.cluster_one_class import Settings
+from finegrained_torch.method.clustering import Clustering
+from finegrained_torch.method.umap_maps import JOINT, joint_rows, map_points, map_settings
+from finegrained_torch.training.cluster_jobs import on_disk
+from reproduction.runtime.arrays import read_npz, write_npz
+from reproduction.runtime.record import versions_of
+from reproduction.runtime.run_folder import MetricsLog, UserError, shown, write_bytes, write_json
+
+ARRAYS = ("pseudo", "raw", "hard", "strength", "embedding", "parent")
+
+
+def write_column(path: Path, values: np.ndarray) -> None:
+    """Writes one value per line, exactly: floats with as many digits as read back to the same number."""
+    write_bytes(path, ("\n".join(map(repr, values.tolist())) + "\n").encode())
+
+
+def read_column(path: Path) -> np.ndarray:
+    """Reads one of the CSV files as int64 [N].
+
+    Raises:
+      UserError: missing, or not one whole number per line.
+    """
+    try:
+        # not np.loadtxt: a character such as U+10FFFF where it expects a digit ends the process
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return np.array([int(line) for line in lines if line.strip()], np.int64)
+    except OSError as error:
+        raise UserError(f"{shown(path)}: {error.strerror or error}; --stage cluster writes it") from None
+    except (ValueError, OverflowError) as error:
+        raise UserError(
+            f"{shown(path)}: not a column of whole numbers ({error}); --stage cluster writes it anew"
+        ) from None
+
+
+def read_labels(path: Path, coarse: np.ndarray) -> np.ndarray:
+    """Reads the pseudo-labels of a clustering.
+
+    Args:
+      path: pseudo.csv.
+      coarse: int64 [N], coarse labels of the training images.
+    Returns:
+      int64 [N], -1 for none.
+    Raises:
+      UserError: another number of images, gaps in the numbering, or a label in two coarse classes.
+    """
+    labels = read_column(path)
+    if len(labels) != len(coarse):
+        raise UserError(f"{shown(path)}: {len(labels)} labels for {len(coarse)} training images; run --stage cluster")
+    kinds = np.unique(labels[labels >= 0])
+    if len(kinds) == 0 or labels.min() < -1 or not np.array_equal(kinds, np.arange(len(kinds))):
+        raise UserError(f"{shown(path)}: labels must be 0, 1, 2, ... without gaps, and -1")
+    pairs = np.unique(np.stack([labels[labels >= 0], coarse[labels >= 0]]), axis=1)
+    if pairs.shape[1] != len(kinds):
+        raise UserError(f"{shown(path)}: a label occurs in two coarse classes; it belongs to another data set")
+    return labels
+
+
+def write_labels(folder: Path, pseudo: np.ndarray, certain: np.ndarray, coarse: np.ndarray) -> None:
+    """Writes pseudo.csv (-1 for uncertain images), mask.csv (0 certain, 1 uncertain), new_super.csv (coarse label).
+
+    Args:
+      folder: where the files go; it is created.
+      pseudo: int64 [N].
+      certain: bool [N].
+      coarse: int64 [N].
+    Source: authors' pipeline.py (names and contents). Deviation: FGL-D08.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_column(folder / "mask.csv", 1 - certain.astype(np.int64))
+    write_column(folder / "new_super.csv", coarse)
+    write_column(folder / "pseudo.csv", pseudo)
+
+
+def save_clustering(
+    folder: Path,
+    dataset: str,
+    clustering: Clustering,
+    certain: np.ndarray,
+    coarse: np.ndarray,
+    *,
+    settings: Mapping[str, Any],
+    input_hash: str = "",
+    class_names: Sequence[str] = (),
+    fine: np.ndarray | None = None,
+) -> None:
+    """Writes everything about a clustering below `folder`.
+
+    Args:
+      folder: the --out_dir.
+      dataset: name in the names of the folders.
+      clustering: of all classes.
+      certain: bool [N].
+      coarse: int64 [N].
+      settings: of the clustering, JSON values.
+      input_hash: sha256 of the features.
+      class_names: of the coarse classes.
+      fine: int64 [N] known subclasses, for the projector's captions.
+    Source: authors' pipeline.py. The silhouette is a scalar, not a folder's name (FGL-D25).
+    """
+    below = folder / f"sub_{dataset}"
+    write_labels(below, clustering.pseudo, certain, coarse)
+    write_npz(below / "clustering.npz", {name: getattr(clustering, name) for name in ARRAYS})
+    for entry in clustering.per_class:
+        if entry["clusters"]:
+            _projector(folder / "run" / f"sub_{dataset}" / str(entry["class"]), clustering, coarse, entry, fine)
+    facts = {
+        "maker": "finegrained_torch, stage cluster",
+        "settings": dict(settings),
+        "features_sha256": input_hash,
+        "versions": versions_of("umap-learn", "hdbscan", "scikit-learn", "numpy", "numba"),
+        "num_labels": clustering.num_labels,
+        "parent": clustering.parent.tolist(),
+        "class_names": list(class_names),
+        "per_class": clustering.per_class,
+    }
+    write_json(below / "clusters.json", facts)
+
+
+def load_clustering(path: Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of `clustering.npz`.
+
+    Raises:
+      UserError: missing or damaged.
+    """
+    return read_npz(path, ARRAYS, "--stage cluster --overwrite makes it anew")
+
+
+def _projector(
+    folder: Path, clustering: Clustering, coarse: np.ndarray, entry: Mapping[str, Any], fine: np.ndarray | None
+) -> None:
+    """Writes TensorBoard's embedding projector for one class, and its silhouette as a scalar."""
+    folder.mkdir(parents=True, exist_ok=True)
+    own = np.flatnonzero((coarse == entry["class"]) & (clustering.pseudo >= 0))
+    tensors = "\n".join("\t".join(f"{value:.6g}" for value in row) for row in clustering.embedding[own])
+    rows = ["\t".join(["image", "pseudo", "membership"] + ([] if fine is None else ["subclass"]))]
+    for at in own.tolist():
+        cells = [str(at), str(clustering.pseudo[at]), f"{clustering.strength[at]:.4f}"]
+        rows.append("\t".join(cells + ([] if fine is None else [str(fine[at])])))
+    write_bytes(folder / "tensors.tsv", (tensors + "\n").encode())
+    write_bytes(folder / "metadata.tsv", ("\n".join(rows) + "\n").encode())
+    config = (
+        'embeddings {\n  tensor_name: "embedding"\n  tensor_path: "tensors.tsv"\n  metadata_path: "metadata.tsv"\n}\n'
+    )
+    write_bytes(folder / "projector_config.pbtxt", config.encode())
+    if entry["silhouette"] is not None:  # DEVIATION FGL-D25: a scalar, not a part of a folder's name
+        log = MetricsLog(folder, subfolder="events")
+        log.write(0, {"silhouette": entry["silhouette"]})
+        log.close()
+
+
+def _map_rows(path: str, rows: np.ndarray, settings: Settings) -> np.ndarray:
+    """Maps some rows of a .npy file; runs in a process of the pool."""
+    return map_points(np.load(path, mmap_mode="r", allow_pickle=False)[rows], settings)
+
+
+def make_maps(
+    file: Path, features: np.ndarray, coarse: np.ndarray, settings: Settings, pool: ProcessPoolExecutor | None = None
+) -> dict[int, np.ndarray]:
+    """Computes all 2-D maps, or reads them from `file` if it holds those of the same features and settings.
+
+    Args:
+      file: where the maps are stored (npz).
+      features: float32 [N, D].
+      coarse: int64 [N].
+      settings: of the clustering.
+      pool: of `cluster_jobs.open_pool`; None: in this process.
+    Returns:
+      coarse class -> float32 [n, 2], its images in file order; JOINT -> the same of `joint_rows`.
+    """
+    settings = map_settings(settings)
+    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    digest.update(coarse.tobytes() + np.ascontiguousarray(features, np.float32).tobytes())
+    key = digest.hexdigest()
+    if file.exists():
+        with contextlib.suppress(UserError):
+            stored = read_npz(file)
+            if str(stored.pop("key", "")) == key:
+                return {int(name): points for name, points in stored.items()}
+    rows = {JOINT: joint_rows(len(coarse))} | {c: np.flatnonzero(coarse == c) for c in np.unique(coarse).tolist()}
+    with on_disk(features) as path:
+        if pool is None:
+            maps = {label: _map_rows(path, own, settings) for label, own in rows.items()}
+        else:
+            waiting = {label: pool.submit(_map_rows, path, own, settings) for label, own in rows.items()}
+            maps = {label: job.result() for label, job in waiting.items()}
+    write_npz(file, {"key": np.array(key), **{str(label): points for label, points in maps.items()}}, compress=False)
+    return maps
+
+
+def read_maps(file: Path) -> dict[int, np.ndarray]:
+    """Reads the maps that the cluster stage stored; empty if there are none."""
+    if not file.exists():
+        return {}
+    stored = read_npz(file, hint="run --stage cluster --overwrite")
+    try:
+        return {int(name): points for name, points in stored.items() if name != "key"}
+    except ValueError:
+        raise UserError(f"{shown(file)}: not the maps of a clustering; run --stage cluster --overwrite") from None

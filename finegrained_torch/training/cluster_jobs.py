@@ -1,0 +1,268 @@
+"""Clusters classes in processes, as many as memory allows; each result is stored, so that a killed run goes on.
+
+A process gets the path of the features and the rows of its class, never the features themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finegrained_torch.method import clustering
+from finegrained_torch.method.cluster_one_class import Settings, cluster_arrays, find_numba_cache
+from finegrained_torch.method.clustering import ClassRows, Clustering
+from reproduction.runtime.arrays import read_npz, write_npz
+from reproduction.runtime.cores import cores
+from reproduction.runtime.run_folder import UserError
+
+# Largest resident size of one process (measured: 1.6 GB at 27,000 x 512): what the libraries take, and each point.
+_PROCESS_BYTES = 500 << 20
+_POINT_BYTES = 20_000
+_FLOAT_COPIES = 10
+# All processes together; with the process of the stage itself they stay under 4 GiB for 50,000 x 512.
+_TOTAL_BYTES = 3200 << 20
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def class_bytes(count: int, dims: int) -> int:
+    """Estimates the largest resident size of the process that clusters `count` points of `dims` numbers."""
+    return _PROCESS_BYTES + count * (_POINT_BYTES + _FLOAT_COPIES * 4 * dims)
+
+
+def available_bytes() -> int:
+    """Returns the memory that can be used without swapping, as the kernel reports it; else half of 8 GiB."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 4 << 30
+
+
+def worker_count(counts: Sequence[int], dims: int, cores: int, available: int) -> int:
+    """Decides how many classes may be clustered at once: the largest ones together must fit into memory.
+
+    Args:
+      counts: points of each class.
+      dims: numbers per point.
+      cores: of this machine.
+      available: free bytes.
+    Returns:
+      1..min(cores, classes).
+    """
+    budget = min(_TOTAL_BYTES, int(0.8 * available))
+    taken, workers = 0, 0
+    for count in sorted(counts, reverse=True)[: max(1, cores)]:
+        taken += class_bytes(count, dims)
+        if workers and taken > budget:
+            break
+        workers += 1
+    return max(1, workers)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One class on its way to a process.
+
+    Attributes:
+      rows: which rows of the features it has.
+      path: .npy file of the features.
+      new_path: .npy file of the new features; "" if there are none.
+      settings: of UMAP and HDBSCAN.
+      progress: whether each step is printed.
+    """
+
+    rows: ClassRows
+    path: str
+    new_path: str
+    settings: Settings
+    progress: bool
+
+
+ClassArrays = Mapping[str, np.ndarray]  # of `cluster_arrays`
+
+
+def _begin() -> None:
+    """Makes a process of the pool end with its parent and use one thread: the result depends on their number."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in _THREADS:
+        os.environ[name] = "1"
+
+
+def cluster_one(job: Job) -> ClassArrays:
+    """Clusters one class from the files of the features."""
+
+    def rows_of(path: str, rows: np.ndarray) -> np.ndarray:
+        return np.load(path, mmap_mode="r", allow_pickle=False)[rows]
+
+    def report(step: str) -> None:
+        if job.progress:
+            print(f"cluster: class {job.rows.label}: {step}", file=sys.stderr, flush=True)
+
+    new = rows_of(job.new_path, job.rows.new_rows) if job.new_path else None
+    return cluster_arrays(rows_of(job.path, job.rows.rows), job.settings, new, report)
+
+
+@contextlib.contextmanager
+def on_disk(features: np.ndarray) -> Iterator[str]:
+    """Gives the path of a .npy file with these features: the one they are memory-mapped from, else a temporary one."""
+    name = getattr(features, "filename", None)
+    if isinstance(features, np.memmap) and name is not None and str(name).endswith(".npy"):
+        mapped = np.load(name, mmap_mode="r", allow_pickle=False)
+        if mapped.shape == features.shape and mapped.dtype == features.dtype and features.offset == mapped.offset:
+            yield str(name)
+            return
+    with tempfile.TemporaryDirectory(prefix="features-") as folder:
+        path = str(Path(folder) / "features.npy")
+        np.save(path, np.asarray(features, np.float32), allow_pickle=False)
+        yield path
+
+
+def _key(features: np.ndarray, new: np.ndarray | None, rows: ClassRows, settings: Settings) -> str:
+    """Hashes everything that the clusters of one class depend on, except library versions."""
+    digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
+    for source, chosen in ((features, rows.rows), (new, rows.new_rows)):
+        if source is not None:
+            digest.update(np.ascontiguousarray(source[chosen], np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def read_stored(path: Path | None, key: str) -> dict[str, np.ndarray] | None:
+    """Reads what an earlier run stored under the same key; None if there is nothing that fits."""
+    if path is None or not path.exists():
+        return None
+    with contextlib.suppress(UserError):
+        stored = read_npz(path)
+        if str(stored.pop("key", "")) == key:
+            return stored
+    return None
+
+
+def cluster_in_processes(
+    features: np.ndarray,
+    coarse_labels: np.ndarray,
+    certain: np.ndarray,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    keep: Path | None = None,
+    new: tuple[np.ndarray, np.ndarray] | None = None,
+    pool: ProcessPoolExecutor | None = None,
+    **settings: Any,
+) -> Clustering:
+    """Runs `clustering.cluster_classes` with one process per class.
+
+    Args:
+      features: float32 [N, D], an array or a memory map.
+      coarse_labels: int64 [N].
+      certain: bool [N].
+      workers: processes at once; None: as many as cores and memory allow; 0: all in this process.
+      progress: whether a bar is shown and each step of each class is printed.
+      keep: folder for the results of finished classes, used again if the same class has the same input.
+      new: (float32 [M, D], int64 [M] coarse labels) of images to assign to the clusters afterwards.
+      pool: of `open_pool`, if several clusterings share their processes.
+      **settings: of `cluster_one_class.Settings`.
+    Raises:
+      UserError: shapes that do not fit, values that are not finite, or a process that was killed.
+    """
+    from tqdm import tqdm
+
+    try:
+        clustering.check_input(features, np.asarray(coarse_labels), np.asarray(certain), Settings(**settings))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    new_features = None if new is None else new[0]
+
+    def cluster_all(classes: Sequence[ClassRows], settings: Settings) -> Mapping[int, ClassArrays]:
+        """Uses what an earlier run stored, then clusters the other classes, the largest first."""
+        keys = {one.label: _key(features, new_features, one, settings) for one in classes}
+        files = {one.label: None if keep is None else keep / f"class{one.label}.npz" for one in classes}
+        stored = {label: read_stored(path, keys[label]) for label, path in files.items()}
+        results: dict[int, ClassArrays] = {label: arrays for label, arrays in stored.items() if arrays is not None}
+        missing = sorted((one for one in classes if one.label not in results), key=lambda one: -len(one.rows))
+        with tqdm(
+            total=len(classes), initial=len(results), desc="cluster", unit="class",
+            disable=not progress or not sys.stderr.isatty(),
+        ) as bar:  # fmt: skip
+            jobs = [Job(one, path, new_path, settings, progress) for one in missing]
+            for job, arrays in _run(jobs, features.shape[1], workers, pool):
+                label = job.rows.label
+                results[label] = arrays
+                file = files[label]
+                if file is not None:
+                    write_npz(file, {"key": np.array(keys[label]), **arrays}, compress=False)
+                bar.update()
+        return results
+
+    with on_disk(features) as path, contextlib.ExitStack() as stack:
+        new_path = stack.enter_context(on_disk(new_features)) if new_features is not None else ""
+        return clustering.cluster_classes(
+            features, coarse_labels, certain, new=new, cluster_all=cluster_all, **settings
+        )  # fmt: skip
+
+
+def _run(
+    jobs: Sequence[Job], dims: int, workers: int | None, pool: ProcessPoolExecutor | None
+) -> Iterator[tuple[Job, ClassArrays]]:
+    """Clusters classes, in this process or in those of a pool; yields each as soon as it is done."""
+    if workers == 0 or not jobs:
+        for job in jobs:
+            yield job, cluster_one(job)
+        return
+    with contextlib.ExitStack() as stack:
+        if pool is None:
+            pool = stack.enter_context(open_pool([len(job.rows.rows) for job in jobs], dims, workers))
+        waiting = {pool.submit(cluster_one, job): job for job in jobs}
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+
+
+@contextlib.contextmanager
+def open_pool(counts: Sequence[int], dims: int, workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Opens processes that cluster; shared by several clusterings, so that each compiles UMAP's loops once.
+
+    Args:
+      counts: points of the classes.
+      dims: numbers per point.
+      workers: processes at once, >= 1; None: as many as cores and memory allow.
+    Raises:
+      UserError: a process was killed, or there is no place for compiled code.
+    """
+    if workers is None:
+        workers = worker_count(counts, dims, cores(), available_bytes())
+    try:
+        find_numba_cache()  # before the processes start: they share the folder
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    # spawn: a fork would inherit the threads of torch and of OpenMP in an unknown state
+    size = max(1, min(workers, len(counts)))
+    with ProcessPoolExecutor(size, get_context("spawn"), initializer=_begin) as pool:
+        try:
+            yield pool
+        except BrokenProcessPool:
+            raise UserError(
+                f"a process that runs UMAP was killed, most likely for want of memory (largest class: {max(counts):,} "
+                "images); --cluster_workers 1 takes one class at a time, and finished classes are kept"
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+            raise

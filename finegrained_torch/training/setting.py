@@ -1,0 +1,239 @@
+"""What all stages of a command share: flags, folders, data, and what one stage reads of another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from finegrained_torch import flags
+from finegrained_torch.data import images, splits
+from finegrained_torch.data.images import Data, Items
+from finegrained_torch.flags import Config
+from finegrained_torch.networks import resnet
+from finegrained_torch.training.cluster_files import read_labels
+from finegrained_torch.training.loop import Task
+from finegrained_torch.training.modules import Module, Optimization
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.run_folder import Run, UserError, open_run, shown
+
+# Names of the release's checkpoint folders.
+FOLDERS = {"coarse": "classifier", "sub": "classifier_sub", "fine-tune": "fine-tuning", "multi-head": "multihead"}
+
+
+M = TypeVar("M", bound=Module)
+
+
+class Positions(NamedTuple):
+    """Images of a training.
+
+    Attributes:
+      train: items, and positions int64 [n] of the training images in them.
+      val: items, and positions of the validation images in them.
+    """
+
+    train: tuple[Items, np.ndarray]
+    val: tuple[Items, np.ndarray]
+
+
+class Setting:
+    """Flags, folders, device and data of a command; the data is loaded when a stage first needs it.
+
+    Attributes:
+      config: resolved flags.
+      out: the --out_dir.
+      device: of the networks.
+      name: of the data set, in names of folders.
+      tables: folder of features, uncertainty and clusters.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.out = Path(config.out_dir)
+        self.device = runtime.pick_device(config.device)
+        self.name = images.short_name(config.dataset)
+        self.tables = self.out / f"sub_{self.name}"
+
+    @cached_property
+    def data(self) -> Data:
+        config = self.config
+        data = images.load(config.dataset, config.data_dir, config.accept_unverified, config.limit_train)
+        if not config.use_pseudo and not data.num_sub_labels:
+            raise UserError(f"--no-use_pseudo: no subclasses of {data.name} are known; use pseudo-labels")
+        known = f", {data.num_sub_labels} known subclasses" if data.num_sub_labels else ""
+        print(
+            f"{data.name}: {len(data.train.coarse):,} training and {len(data.test.coarse):,} test images, "
+            f"{data.num_coarse_labels} coarse classes{known}; device {self.device}, {torch.get_num_threads()} threads",
+            flush=True,
+        )
+        return data
+
+    @cached_property
+    def data_hash(self) -> str:
+        return images.content_hash(self.data)
+
+    @cached_property
+    def train_items(self) -> Items:
+        return Items.of(self.data.train)
+
+    @cached_property
+    def test_items(self) -> Items:
+        return Items.of(self.data.test)
+
+    @cached_property
+    def pretrained(self) -> tuple[Any, str]:
+        """State dict to start from (False: none), and its name."""
+        config = self.config
+        if not config.pretrained:
+            return False, "none"
+        return resnet.find_pretrained(config.weights, config.data_dir, config.accept_unverified)
+
+    @property
+    def labels_kind(self) -> str:
+        """Which sub-labels are trained on: pseudo, true, or the name of a control; also the name of a folder."""
+        if not self.config.use_pseudo:
+            return "true"
+        return "pseudo" if self.config.sub_labels == "found" else self.config.sub_labels
+
+    def folder(self, stage: str, head: str = "", alpha: float | None = None) -> Path:
+        """Returns where a stage writes. DEVIATION FGL-D11: true, pseudo and every alpha have a folder of their own."""
+        if stage in ("features", "uncertainty", "cluster"):
+            return self.tables / "stages" / stage
+        base = self.out / FOLDERS[stage] / self.name
+        if stage == "coarse":
+            return base if self.config.control == "none" else base / self.config.control
+        base = base / self.labels_kind
+        return base / head if head else base if alpha is None else base / f"alpha_{alpha:g}"
+
+    def open(self, stage: str, folder: Path, inputs: Mapping[str, str], **more: Any) -> AbstractContextManager[Run]:
+        """Opens a stage's folder; a run of the same settings and inputs goes on or is finished, others are refused.
+
+        Args:
+          stage: its name.
+          folder: of `folder`.
+          inputs: name -> hash of what the stage reads.
+          **more: settings of this run that are one of several of a flag, such as `alpha`.
+        """
+        # DEVIATION FGL-D09: folders may exist, a manifest says what they hold, runs of other settings never mix
+        settings = flags.of_stage(self.config, stage) | more
+        settings |= {f"input_{name}": value for name, value in inputs.items()}
+        return open_run(folder, settings, overwrite=self.config.overwrite)
+
+    def new_module(
+        self, kind: Callable[..., M], key: tuple[int | str, ...], pretrained: bool = True, **options: Any
+    ) -> M:
+        """Builds a module on the CPU; the backbone's initial weights are the same in every stage of a seed.
+
+        Args:
+          kind: LitResnet or MultiHead.
+          key: seeds of order and dropout, (seed, stage).
+          pretrained: whether --pretrained applies.
+          **options: of `kind`.
+        """
+        config = self.config
+        torch.manual_seed(runtime.derive(config.seed, "weights"))
+        return kind(
+            config.lr or 0.1, pretrained=self.pretrained[0] if pretrained else False, network=config.network,
+            optimization=Optimization(config.optimizer, config.schedule, config.max_epochs, key),
+            mean=self.data.mean, std=self.data.std, **options,
+        )  # fmt: skip
+
+    def other_classes(self, count: int) -> int:
+        """Returns the outputs for the other kind of label: `count` in the network of the released main.py, else 0."""
+        return count if self.config.network == "legacy" else 0
+
+    def sub_labels(self) -> tuple[np.ndarray, int, str]:
+        """Returns the fine labels of the training images (-1: none), their number S, and the hash of their source.
+
+        Raises:
+          UserError: no clustering yet, or one of other images.
+        """
+        if not self.config.use_pseudo:
+            return self.data.train.fine, self.data.num_sub_labels, self.data_hash
+        control = self.config.sub_labels
+        path = self.tables / "pseudo.csv" if control == "found" else self.tables / "controls" / control / "pseudo.csv"
+        if not path.exists() or not (self.folder("cluster") / "DONE").exists():
+            more = "" if control == "found" else f" --controls {control}"
+            raise UserError(f"{shown(path)}: no finished clustering; run pipeline.py --stage cluster{more} first")
+        labels = read_labels(path, self.data.train.coarse)
+        # DEVIATION FGL-D14: the labels that exist are counted, whether or not a -1 is among them
+        return labels, int(labels.max()) + 1, file_hash(path)
+
+    def certain(self) -> np.ndarray:
+        """Returns which training images the uncertainty stage found certain, bool [N]."""
+        path = self.tables / "uncertainty.npz"
+        if not path.exists():
+            raise UserError(f"{shown(path)}: not there; run pipeline.py --stage uncertainty first")
+        return read_npz(path, ("certain",), "run pipeline.py --stage uncertainty --overwrite")["certain"]
+
+    def positions(self, stage: str, fine: np.ndarray | None = None, keep: np.ndarray | None = None) -> Positions:
+        """Chooses the images of a training.
+
+        Args:
+          stage: its name, for --split legacy.
+          fine: int64 [N] labels to learn besides the coarse ones; None: the known ones.
+          keep: bool [N], images that may be used; None: all.
+        """
+        data, seed = self.data, self.config.seed
+        items = self.train_items
+        if fine is not None:
+            items = Items(items.images, torch.from_numpy(fine), items.coarse)
+        usable = np.arange(len(items)) if keep is None else np.flatnonzero(keep)
+        if data.validation is not None and stage != "sub":
+            official = Items.of(data.validation)
+            return Positions((items, usable), (official, np.arange(len(official))))
+        if self.config.split == "legacy":
+            train_at, val_at = splits.legacy_split(len(usable), seed, stage)
+            return Positions((items, usable[train_at]), (items, usable[val_at]))
+        train_at, val_at = splits.stored_split(self.out / "split.npz", len(items), seed, self.config.overwrite)
+        allowed = np.isin(np.arange(len(items)), usable)
+        return Positions((items, train_at[allowed[train_at]]), (items, val_at[allowed[val_at]]))
+
+    def task(self, stage: str, run: Run, module: Module, positions: Positions, **facts: Any) -> Task:
+        """Describes a training, and prints what it trains on.
+
+        Args:
+          stage: its name.
+          run: its folder.
+          module: at its initial weights.
+          positions: of the images.
+          **facts: stored with the best weights, such as `classes`.
+        """
+        train, val, parameters = len(positions.train[1]), len(positions.val[1]), resnet.parameter_count(module, True)
+        print(f"{stage}: {train:,} training and {val:,} validation images, {parameters:,} parameters", flush=True)
+        facts |= {
+            "maker": "finegrained_torch", "stage": stage, "dataset": self.data.name, "network": self.config.network,
+            "mean": list(self.data.mean), "std": list(self.data.std), "coarse_names": list(self.data.coarse_names),
+        }  # fmt: skip
+        return Task(stage, run.folder, module, positions.train, positions.val, module.optimization.key, facts)
+
+
+def file_hash(path: Path) -> str:
+    """Returns the sha256 of a file, first 16 hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def best_weights(folder: Path, need: str) -> tuple[dict[str, Any], str]:
+    """Reads the best checkpoint of a finished stage; returns its content and its hash.
+
+    Args:
+      folder: of the stage.
+      need: name of the stage, for the message.
+    Raises:
+      UserError: the stage has not finished.
+    """
+    if not (folder / "DONE").exists():  # DEVIATION FGL-D10: stages hand over through files, so each can be resumed
+        raise UserError(f"{shown(folder)}: has not finished; run pipeline.py --stage {need} first")
+    path = folder / "best.ckpt"
+    return runtime.read_checkpoint(path), file_hash(path)
