@@ -29,8 +29,8 @@ def _config(**flags: Any) -> dict[str, Any]:
 
 def cached_features(small: bool) -> Pair:
     """Images/s of stage 2 on VGG16 (512 features) at batch 200: features once, or the CNN at every step."""
-    from class2str_tf import stage2
-    from class2str_tf.layers import tf1
+    from class2str_tf.method.layers import tf1
+    from class2str_tf.training import stage2
     from reproduction.runtime import tf_runtime
 
     batch = 20 if small else BATCH
@@ -90,8 +90,8 @@ def loop(model: str, steps: int, device: str, small: bool) -> Pair:
     """Images/s of stage 1: a bare loop of session.run, and our loop with all it does besides."""
     batch, steps = (20, min(steps, 6)) if small else (TRAINING_BATCH[model], steps)
     config, data, session_config = stage1_of(model, steps, batch, device)
-    from class2str_tf import stage1
-    from class2str_tf.layers import tf1
+    from class2str_tf.method.layers import tf1
+    from class2str_tf.training import stage1
     from reproduction.runtime.run_folder import open_run, read_metrics
 
     with tf1.Graph().as_default():
@@ -134,7 +134,7 @@ def xla_rates(session_config: Any, batch: int, inner: int, train: Any, start: An
     Raises:
       NotSupported: XLA cannot compile it.
     """
-    from class2str_tf.layers import tf, tf1
+    from class2str_tf.method.layers import tf, tf1
 
     rates, ready = [], tf1.global_variables_initializer()
     for level in (tf1.OptimizerOptions.OFF, tf1.OptimizerOptions.ON_2):
@@ -161,8 +161,8 @@ def xla(model: str, inner: int, device: str, small: bool) -> Pair:
     allow_xla()
     batch, inner = (20, 1) if small else (TRAINING_BATCH[model], inner)
     config, data, session_config = stage1_of(model, 50 * inner, batch, device)
-    from class2str_tf import stage1
-    from class2str_tf.layers import tf1
+    from class2str_tf.method.layers import tf1
+    from class2str_tf.training import stage1
 
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)

@@ -156,8 +156,8 @@ def _class2str(command: Command, config: dict[str, Any]) -> tuple[float, float]:
 @functools.cache
 def _class2str_networks(config: str, size: tuple[int, ...], classes: int) -> tuple[int, int, int]:
     """Multiply-adds of the CNN, width of its features, multiply-adds of the FC classifier."""
-    from class2str_tf import networks
-    from class2str_tf.layers import tf, tf1
+    from class2str_tf.method.layers import tf, tf1
+    from class2str_tf.networks import build as networks
 
     settings = json.loads(config)
     with tf1.Graph().as_default() as graph:

@@ -80,7 +80,7 @@ def clustering(images: int) -> Work:
 
 def decode(images: int, classes: int) -> Work:
     """Class of every image by the most likely class string, 16 bits."""
-    from class2str_tf import codes
+    from class2str_tf.method import codes
 
     rng = np.random.default_rng(0)
     one = rng.random((images, 16, 1))

@@ -277,7 +277,7 @@ def parse_rnn(parser: Parser, argv: list[str] | None = None) -> dict[str, Any]:
 def load_data(config: Mapping[str, Any]) -> datasets.Dataset:
     """Data set of a configuration, with --train-images applied."""
     if config["dataset"] == "imagenet":
-        from class2str_tf import imagenet  # imports TensorFlow
+        from class2str_tf.data import imagenet  # imports TensorFlow
 
         return imagenet.load(config)
     data = datasets.load(config["dataset"], config["data_dir"], config["accept_unverified"])

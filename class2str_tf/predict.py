@@ -44,8 +44,9 @@ def predict(run: Path, image: Path) -> None:
     if table is None:
         raise UserError(f"--run {run}: no *_strings.json; give the rnn/ folder of a stage-2 run")
 
-    from class2str_tf import codes, model, networks
-    from class2str_tf.layers import tf, tf1
+    from class2str_tf.method import codes, model
+    from class2str_tf.method.layers import tf, tf1
+    from class2str_tf.networks import build as networks
     from reproduction.runtime import tf_runtime
 
     shape = tuple(table["image_shape"])

@@ -14,7 +14,7 @@ def main() -> None:
     config = parse_fc(fc_parser("train_fc_classifer_imagenet.py", dataset="imagenet", original_flags=False))
     if already_done(run_folder(config), config):
         return
-    from class2str_tf.imagenet import run_fc
+    from class2str_tf.data.imagenet import run_fc
 
     run_fc(config)
 

@@ -14,7 +14,7 @@ def main() -> None:
     config = parse_fc(fc_parser("train_fc_classifier.py"))
     if already_done(run_folder(config), config):
         return
-    from class2str_tf.stage1 import run_stage1
+    from class2str_tf.training.stage1 import run_stage1
 
     run_stage1(config)
 

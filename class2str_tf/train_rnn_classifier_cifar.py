@@ -14,7 +14,7 @@ def main() -> None:
     config = parse_rnn(rnn_parser("train_rnn_classifier_cifar.py", "cifar10", "vgg16"))
     if already_done(run_folder(config), config):
         return
-    from class2str_tf.stage2 import run_stage2
+    from class2str_tf.training.stage2 import run_stage2
 
     run_stage2(config)
 

@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture
 def graph() -> Iterator[None]:
     """A fresh TensorFlow graph with a global step."""
-    from class2str_tf.layers import tf1
+    from class2str_tf.method.layers import tf1
 
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from class2str_tf import codes as c2s
+from class2str_tf.method import codes as c2s
 
-TABLES = tomllib.loads((Path(c2s.__file__).parent.parent / "reproduction/tables/class2str.toml").read_text())["table"]
+ROOT = Path(__file__).parents[2]
+TABLES = tomllib.loads((ROOT / "reproduction/tables/class2str.toml").read_text())["table"]
 POSTER = {
     name: c2s.from_strings([row["values"][0] for table in TABLES if table["id"] == name for row in table["rows"]])
     for name in ("strings-mnist", "strings-cifar10", "strings-cifar100")

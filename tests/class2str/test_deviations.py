@@ -88,7 +88,7 @@ def test_records_use_the_ids_of_the_table():
 )
 def test_what_a_run_writes_into_its_record(change, expected):
     """The ids that depend on flags; each that a run can write stands in the table."""
-    from class2str_tf.evaluation import deviations
+    from class2str_tf.training.record import deviations
 
     config = {
         "model": "vgg16", "features": "paper512", "legacy_batches": False, "dataset": "cifar10", "pixels": "raw",

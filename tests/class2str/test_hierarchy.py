@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from class2str_tf import hierarchy as h
-from class2str_tf.codes import from_strings, strings
+from class2str_tf.method import string_tree as h
+from class2str_tf.method.codes import from_strings, strings
 
-ROOT = Path(h.__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TABLES = tomllib.loads((ROOT / "reproduction/tables/class2str.toml").read_text())["table"]
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from class2str_tf import imagenet, model, pool5
-from class2str_tf.layers import count_parameters, tf, tf1
+from class2str_tf.data import imagenet
+from class2str_tf.method import model
+from class2str_tf.method.layers import count_parameters, tf, tf1
+from class2str_tf.training import imagenet_features as pool5
 from datasets import DatasetError
 from reproduction.runtime.run_folder import UserError
 from tests.fuzz import seeds

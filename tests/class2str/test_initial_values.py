@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from class2str_tf import imagenet, model, networks
-from class2str_tf.layers import tf, tf1
+from class2str_tf.data import imagenet
+from class2str_tf.method import model
+from class2str_tf.method.layers import tf, tf1
+from class2str_tf.networks import build as networks
 from tests.initial_values import CUT, Initial, check, glorot
 
 BY_NAME = {

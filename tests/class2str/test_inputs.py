@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from class2str_tf.inputs import Batches, batch_indices, has_fixed_order, steps_per_epoch
-from class2str_tf.layers import tf, tf1
+from class2str_tf.data.batches import Batches, batch_indices, has_fixed_order, steps_per_epoch
+from class2str_tf.method.layers import tf, tf1
 
 
 def orders(num_images: int, batch: int, seed: int, legacy: bool, steps: int) -> list[np.ndarray]:
@@ -61,9 +61,9 @@ def test_memory_mapped_features_give_the_same_batches(graph, tmp_path, monkeypat
     table = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
     np.save(tmp_path / "x.npy", table)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    monkeypatch.setattr("class2str_tf.inputs.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("class2str_tf.data.batches.IN_MEMORY_BYTES", 0)
     a = Batches(mapped, np.arange(30), 8, seed=0, legacy=False)
-    monkeypatch.setattr("class2str_tf.inputs.IN_MEMORY_BYTES", 1 << 30)
+    monkeypatch.setattr("class2str_tf.data.batches.IN_MEMORY_BYTES", 1 << 30)
     b = Batches(table, np.arange(30), 8, seed=0, legacy=False)
     with tf1.Session() as session:
         a.start(session, 2)

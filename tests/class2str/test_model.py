@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from class2str_tf import model
-from class2str_tf.layers import tf, tf1
+from class2str_tf.method import model
+from class2str_tf.method.layers import tf, tf1
 
 
 def softmax(x: np.ndarray) -> np.ndarray:

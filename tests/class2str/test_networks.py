@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from class2str_tf import model, networks
-from class2str_tf.layers import count_parameters, dropout, tf, tf1
+from class2str_tf.method import model
+from class2str_tf.method.layers import count_parameters, dropout, tf, tf1
+from class2str_tf.networks import build as networks
 
 
 def build(config: dict, shape: tuple[int, int, int], num_classes: int, training: bool = True):

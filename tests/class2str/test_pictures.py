@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from class2str_tf import pictures
-from class2str_tf.codes import from_strings
+from class2str_tf import plots as pictures
+from class2str_tf.method.codes import from_strings
 from tests.hostile_names import NAMES, refuse_mathematics
 
 

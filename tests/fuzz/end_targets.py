@@ -161,7 +161,7 @@ POOL5 = {
 
 def pool5(path: Path) -> None:
     """The features of ImageNet as stage 2 opens them."""
-    from class2str_tf.pool5 import open_features
+    from class2str_tf.training.imagenet_features import open_features
 
     for name, body in POOL5.items():
         if name != path.name:
@@ -173,7 +173,7 @@ def pool5(path: Path) -> None:
 
 def growing(path: Path) -> None:
     """The features of a killed stage 1, which it goes on with or makes anew."""
-    from class2str_tf.pool5 import _open_partial
+    from class2str_tf.training.imagenet_features import _open_partial
 
     for name, body in (
         ("train.progress", seeds.dumped({"maker": MAKER, "done": 2})),

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from tqdm import trange
 
-from class2str_tf import features, networks
-from class2str_tf.inputs import Batches, has_fixed_order, slices
-from class2str_tf.layers import count_parameters, tf, tf1
+from class2str_tf.data.batches import Batches, has_fixed_order, slices
+from class2str_tf.method.layers import count_parameters, tf, tf1
+from class2str_tf.networks import build as networks
+from class2str_tf.training import frozen_features as features
 from reproduction.runtime import tf_runtime
 
 

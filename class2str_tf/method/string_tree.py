@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from class2str_tf.codes import strings
+from class2str_tf.method.codes import strings
 
 PERMUTATIONS = 1000
 # CIFAR-10 has no superclasses in its files; ours, animals 0 and vehicles 1, in the order of its classes (airplane, ...)

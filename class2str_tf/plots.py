@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from class2str_tf.hierarchy import compact, trie
+from class2str_tf.method.string_tree import compact, trie
 from reproduction.runtime.figures import draw_literally
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 import datasets
-from class2str_tf import model, networks
-from class2str_tf.layers import tf, tf1
+from class2str_tf.method import model
+from class2str_tf.method.layers import tf, tf1
+from class2str_tf.networks import build as networks
 from reproduction.runtime import tf_runtime
 
 REPEATS = 30

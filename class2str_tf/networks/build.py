@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from class2str_tf import imagenet, lenet, vgg16
-from class2str_tf.layers import linear, tf, tf1
+from class2str_tf.data import imagenet
+from class2str_tf.method.layers import linear, tf, tf1
+from class2str_tf.networks import lenet, vgg16
 
 WEIGHT_DECAY = 0.001  # delta of the poster; stage 1, and stage 2 where the CNN is fine-tuned
 

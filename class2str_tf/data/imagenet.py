@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from class2str_tf import pool5
-from class2str_tf.layers import conv, count_parameters, linear, pool, tf, tf1
+from class2str_tf.method.layers import conv, count_parameters, linear, pool, tf, tf1
+from class2str_tf.training import imagenet_features as pool5
 from datasets import imagenet as listing
 from datasets import weights
 from datasets.verify import reading

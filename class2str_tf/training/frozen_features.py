@@ -10,9 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 import datasets
-from class2str_tf import networks, pool5
-from class2str_tf.inputs import IN_MEMORY_BYTES, slices
-from class2str_tf.layers import tf, tf1
+from class2str_tf.data.batches import IN_MEMORY_BYTES, slices
+from class2str_tf.method.layers import tf, tf1
+from class2str_tf.networks import build as networks
+from class2str_tf.training import imagenet_features as pool5
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.arrays import read_npy
 from reproduction.runtime.run_folder import UserError, read_json, shown, write_json

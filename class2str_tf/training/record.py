@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 import datasets
-from class2str_tf import codes, features, hierarchy, model, networks, pictures
+from class2str_tf import plots as pictures
 from class2str_tf.flags import SETTINGS, settings_of
-from class2str_tf.layers import count_parameters, tf, tf1
-from class2str_tf.reduced import train_reduced
-from class2str_tf.stage1 import active_deviations
-from class2str_tf.timing import forward_times
+from class2str_tf.method import codes, model
+from class2str_tf.method import string_tree as hierarchy
+from class2str_tf.method.layers import count_parameters, tf, tf1
+from class2str_tf.networks import build as networks
+from class2str_tf.training import frozen_features as features
+from class2str_tf.training.reduced_fc import train_reduced
+from class2str_tf.training.stage1 import active_deviations
+from class2str_tf.training.timing import forward_times
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.record import make_record, still_rising, versions_of
 from reproduction.runtime.run_folder import Run, UserError, shown, write_bytes, write_json

@@ -15,10 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 import datasets
-from class2str_tf import networks
+from class2str_tf.data.batches import Batches, has_fixed_order, slices, steps_per_epoch
 from class2str_tf.flags import RELEASED_DIGITS, load_data, run_folder
-from class2str_tf.inputs import Batches, has_fixed_order, slices, steps_per_epoch
-from class2str_tf.layers import count_parameters, tf, tf1
+from class2str_tf.method.layers import count_parameters, tf, tf1
+from class2str_tf.networks import build as networks
 from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.record import make_record, still_rising, versions_of
 from reproduction.runtime.run_folder import MetricsLog, Run, open_run, read_metrics, shown, stop_signals

@@ -15,11 +15,14 @@ import numpy as np
 from tqdm import tqdm
 
 import datasets
-from class2str_tf import codes, evaluation, features, model, networks
+from class2str_tf.data.batches import Batches, has_fixed_order, slices, steps_per_epoch
 from class2str_tf.flags import load_data, run_folder
-from class2str_tf.inputs import Batches, has_fixed_order, slices, steps_per_epoch
-from class2str_tf.layers import tf, tf1
-from class2str_tf.stage1 import (
+from class2str_tf.method import codes, model
+from class2str_tf.method.layers import tf, tf1
+from class2str_tf.networks import build as networks
+from class2str_tf.training import frozen_features as features
+from class2str_tf.training import record as evaluation
+from class2str_tf.training.stage1 import (
     PROJECT_AFTER,
     SCALARS_EVERY,
     WARM_UP,

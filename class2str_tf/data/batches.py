@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from class2str_tf.layers import tf, tf1
+from class2str_tf.method.layers import tf, tf1
 
 IN_MEMORY_BYTES = 1 << 30  # larger arrays stay memory-mapped and are read batch by batch
 

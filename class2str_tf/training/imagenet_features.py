@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from class2str_tf.layers import tf, tf1
+from class2str_tf.method.layers import tf, tf1
 from reproduction.runtime.arrays import read_npy
 from reproduction.runtime.run_folder import Run, UserError, read_json, shown, stop_signals, write_json
 
 if TYPE_CHECKING:
-    from class2str_tf.imagenet import ImageNet, Stream
+    from class2str_tf.data.imagenet import ImageNet, Stream
 
 BLOCK_BATCHES = 16  # batches between two notes of what is done
 FILES = {"train": ("features-train",), "val": ("features-test", "fc-logits-test")}

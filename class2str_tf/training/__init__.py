@@ -1,0 +1,1 @@
+"""What the two stages train and hand over."""
