@@ -19,7 +19,7 @@ BATCH = 200  # the authors'
 TRAINING_BATCH = {"lenet": BATCH, "vgg16": 50}  # a step of VGG16 at 200 takes two cores 2 s
 
 
-def _config(**flags: Any) -> dict[str, Any]:
+def _config(**flags: Any) -> Any:
     from class2str_tf.flags import resolve_rnn, rnn_parser
 
     args = rnn_parser("bench", "cifar10", "vgg16").parse_args([])
@@ -50,7 +50,7 @@ def cached_features(small: bool) -> Pair:
             session = tf1.Session(config=session_config)
             session.run(tf1.global_variables_initializer())
             built.batches.start(session, 0)
-        wanted = [built.scalars["loss"], built.train]
+        wanted = [built.loss, built.train]
 
         def step(session: Any = session, wanted: Any = wanted) -> None:
             session.run(wanted)
@@ -92,7 +92,7 @@ def loop(model: str, steps: int, device: str, small: bool) -> Pair:
     config, data, session_config = stage1_of(model, steps, batch, device)
     from class2str_tf.method.layers import tf1
     from class2str_tf.training import stage1
-    from reproduction.runtime.run_folder import open_run, read_metrics
+    from class2str_tf.training.loop import run_steps
 
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
@@ -111,11 +111,17 @@ def loop(model: str, steps: int, device: str, small: bool) -> Pair:
 
         def ours() -> float:
             session.run(reset)
-            with tempfile.TemporaryDirectory() as folder, open_run(Path(folder) / "run", config) as run:
-                stage1.train(session, graph, run, data)
+
+            def test(step: int) -> dict[str, float]:
+                return {stage1.TEST: stage1.accuracy(session, graph, data.test_images, data.test_labels, batch)}
+
+            with tempfile.TemporaryDirectory() as folder:
+                history = run_steps(
+                    "bench", session, graph, config, Path(folder), len(data.train_labels), steps, test,
+                    best_by=f"test/{stage1.TEST}",
+                )  # fmt: skip
                 # first step to the test after the last: what is saved and recorded then happens once, not per step
-                seconds = [line["test/seconds"] for line in read_metrics(run.folder) if "test/seconds" in line]
-                return steps * batch / seconds[-1]
+                return steps * batch / history[-1]["test/seconds"]
 
         name = f"training of stage 1, {model}, batch {batch}, {device}: our loop against bare session.run"
         return loops(name, batch, steps, bare, ours)

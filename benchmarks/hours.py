@@ -10,6 +10,7 @@ import math
 import shlex
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -159,7 +160,7 @@ def _class2str_networks(config: str, size: tuple[int, ...], classes: int) -> tup
     from class2str_tf.method.layers import tf, tf1
     from class2str_tf.networks import build as networks
 
-    settings = json.loads(config)
+    settings: Any = types.SimpleNamespace(**json.loads(config))
     with tf1.Graph().as_default() as graph:
         tf1.train.get_or_create_global_step()
         features = networks.cnn(tf1.placeholder(tf.uint8, [1, *size]), settings, training=False)

@@ -6,20 +6,19 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import datasets
 from reproduction.runtime.flags import Parser, add_common, dataset_name, finish_parsing, flag, given, number, whole
 from reproduction.runtime.run_folder import UserError, read_json, shown
 from reproduction.runtime.tf_runtime import newest_name
 
 # num_bits L, LSTM units as released and as the poster's budget needs, hidden width H of Class2Str and Str2Class,
-# decay mu, and the folder that the released stage 2 reads (class2str.md 2, 3.4, D04, D08)
+# decay mu, and the folder that the released stage 2 reads; C2S-D04, C2S-D08
 SETTINGS: dict[str, dict[str, Any]] = {
     "mnist": {"bits": 4, "released": (10,), "budget": (2,), "hidden": 100, "mu": 1.0, "cnn": "saved", "epochs": 100},
     "cifar10": {
@@ -38,6 +37,96 @@ SETTINGS: dict[str, dict[str, Any]] = {
 FIRST = "first:"
 RELEASED_DIGITS = FIRST + "50000"  # the released MNIST reader never goes past these
 ARCHITECTURE = ("model", "F", "features", "lenet", "lenet_relu", "pixels")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The resolved flags of a stage-1 script.
+
+    Attributes:
+      B, F: batch size, first width of VGG16.
+      features, lenet, lenet_relu, pixels: see `--help`; with model and F they are the architecture.
+      max_steps: None for all epochs.
+      train_images: 0 for all, N for a stratified subset, "first:N".
+    """
+
+    B: int
+    F: int
+    dataset: str
+    name: str
+    model: str
+    features: str
+    lenet: str
+    lenet_relu: bool
+    pixels: str
+    epochs: int
+    max_steps: int | None
+    lr: float
+    legacy_batches: bool
+    xla: bool
+    train_images: int | str
+    data_dir: str
+    runs_dir: str
+    seed: int
+    device: str
+    eval: str | None
+    row: str | None
+    overwrite: bool
+    accept_unverified: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where stage 1 writes: <runs-dir>/<name>."""
+        return Path(self.runs_dir) / self.name
+
+
+@dataclass(frozen=True)
+class Stage2Config(Config):
+    """The resolved flags of a stage-2 script.
+
+    Attributes:
+      w_c, w_i, w_l2: weights of the loss. mu: decay over bits.
+      n_sequence: bits L of a class string. hidden: width H of Class2Str and Str2Class. lstm_units: widths of the LSTMs.
+      cnn_dir: run folder of stage 1. stage1: digest of its newest checkpoint, or None.
+    """
+
+    w_c: float
+    w_i: float
+    w_l2: float
+    lr_drop_at: float
+    cnn_dir: str
+    label_grad: str
+    finetune: str
+    mu: float
+    n_sequence: int
+    lh_preset: str
+    lstm_units: list[int]
+    decode: str
+    retry_collisions: int
+    no_cache_features: bool
+    no_reduced_fc: bool
+    hidden: int
+    stage1: str | None
+
+    @property
+    def folder(self) -> Path:
+        """Where stage 2 writes: rnn/ below stage 1."""
+        return super().folder / "rnn"
+
+
+@dataclass(frozen=True)
+class MnistConfig(Stage2Config):
+    """Stage 2 of the MNIST script, which has two flags of its own."""
+
+    gpu: int
+    w_inv_loss: float
+
+
+@dataclass(frozen=True)
+class ImageNetConfig(Stage2Config):
+    """Stage 2 of the ImageNet script, which has a flag of its own."""
+
+    restore: int
 
 
 def settings_of(dataset: str) -> dict[str, Any]:
@@ -172,6 +261,7 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
 
 
 def _common(args: argparse.Namespace) -> dict[str, Any]:
+    """What both stages resolve alike."""
     config = {key: value for key, value in vars(args).items() if key not in ("argv", "print_config")}
     if config["pixels"] == "auto":
         config["pixels"] = "unit" if settings_of(args.dataset) is SETTINGS["mnist"] else "raw"
@@ -200,32 +290,33 @@ def adopt_architecture(config: dict[str, Any], args: argparse.Namespace, folder:
             config[key] = trained[key]
 
 
-def resolve_fc(args: argparse.Namespace) -> dict[str, Any]:
+def resolve_fc(args: argparse.Namespace) -> Config:
     """Resolved configuration of stage 1."""
-    config = _common(args)
-    config["epochs"] = args.epochs or 1000
-    return config
+    return Config(**_common(args) | {"epochs": args.epochs or 1000})
 
 
-def resolve_rnn(args: argparse.Namespace) -> dict[str, Any]:
+def resolve_rnn(args: argparse.Namespace) -> Stage2Config:
     """Resolved configuration of stage 2.
 
     Raises:
       UserError: LSTM widths that are no list of whole numbers, strings too short for the classes.
     """
     sizes = settings_of(args.dataset)
-    config = _common(args)
-    if "w_inv_loss" in config and not given(args, "w_i"):
-        config["w_i"] = args.w_inv_loss  # DEVIATION C2S-D13: declared by the authors, used nowhere
-    config["epochs"] = args.epochs or sizes["epochs"]
-    config["n_sequence"] = args.n_sequence or sizes["bits"]
-    config["mu"] = sizes["mu"] if args.mu is None else args.mu
-    config["hidden"] = sizes["hidden"]
-    config["lstm_units"] = _units(args.lstm_units) or list(sizes[args.lh_preset])
-    config["cnn_dir"] = str(find_cnn(args, sizes["cnn"]))
-    adopt_architecture(config, args, Path(config["cnn_dir"]))
-    config["stage1"] = stage1_digest(Path(config["cnn_dir"]))
-    return config
+    values, cnn_dir = _common(args), find_cnn(args, sizes["cnn"])
+    if "w_inv_loss" in values and not given(args, "w_i"):
+        values["w_i"] = args.w_inv_loss  # DEVIATION C2S-D13: declared by the authors, used nowhere
+    adopt_architecture(values, args, cnn_dir)
+    values |= {
+        "epochs": args.epochs or sizes["epochs"],
+        "n_sequence": args.n_sequence or sizes["bits"],
+        "mu": sizes["mu"] if args.mu is None else args.mu,
+        "hidden": sizes["hidden"],
+        "lstm_units": _units(args.lstm_units) or list(sizes[args.lh_preset]),
+        "cnn_dir": str(cnn_dir),
+        "stage1": stage1_digest(cnn_dir),
+    }
+    kind = MnistConfig if "w_inv_loss" in values else ImageNetConfig if "restore" in values else Stage2Config
+    return kind(**values)
 
 
 def stage1_digest(folder: Path) -> str | None:
@@ -233,12 +324,6 @@ def stage1_digest(folder: Path) -> str | None:
     prefix = newest_name(folder)
     index = prefix.with_name(prefix.name + ".index") if prefix else None
     return hashlib.sha256(index.read_bytes()).hexdigest()[:16] if index and index.exists() else None
-
-
-def run_folder(config: Mapping[str, Any]) -> Path:
-    """Where a configuration writes: <runs-dir>/<name>, and rnn/ below it in stage 2."""
-    folder = Path(config["runs_dir"]) / config["name"]
-    return folder / "rnn" if "cnn_dir" in config else folder
 
 
 def _units(text: str | None) -> list[int]:
@@ -264,36 +349,22 @@ def find_cnn(args: argparse.Namespace, original: str) -> Path:
     return ours
 
 
-def parse_fc(parser: Parser, argv: list[str] | None = None) -> dict[str, Any]:
+def trained_with(folder: Path) -> Stage2Config:
+    """The resolved flags of a run of stage 2, from its config.json.
+
+    Raises:
+      UserError: no such run, or one of another version.
+    """
+    names = [field.name for field in fields(Stage2Config)]
+    kept = read_json(folder / "config.json", *names)
+    return Stage2Config(**{name: kept[name] for name in names})
+
+
+def parse_fc(parser: Parser, argv: list[str] | None = None) -> Config:
     """Configuration of a stage-1 script; answers --print-config without importing TensorFlow."""
     return finish_parsing(parser, resolve_fc, argv)
 
 
-def parse_rnn(parser: Parser, argv: list[str] | None = None) -> dict[str, Any]:
+def parse_rnn(parser: Parser, argv: list[str] | None = None) -> Stage2Config:
     """Configuration of a stage-2 script; answers --print-config without importing TensorFlow."""
     return finish_parsing(parser, resolve_rnn, argv)
-
-
-def load_data(config: Mapping[str, Any]) -> datasets.Dataset:
-    """Data set of a configuration, with --train-images applied."""
-    if config["dataset"] == "imagenet":
-        from class2str_tf.data import imagenet  # imports TensorFlow
-
-        return imagenet.load(config)
-    data = datasets.load(config["dataset"], config["data_dir"], config["accept_unverified"])
-    wanted = config["train_images"]
-    if isinstance(wanted, str):
-        return first_images(data, int(wanted.removeprefix(FIRST)))
-    return datasets.subset(data, train=wanted, seed=0) if wanted else data
-
-
-def first_images(data: datasets.Dataset, count: int) -> datasets.Dataset:
-    """The first training images in the order of the files; the test split stays whole.
-
-    Raises:
-      UserError: there are fewer.
-    """
-    total = len(data.train_labels)
-    if count > total:
-        raise UserError(f"--train-images {FIRST}{count}: {data.name} has {total} training images")
-    return dataclasses.replace(data, train_images=data.train_images[:count], train_labels=data.train_labels[:count])

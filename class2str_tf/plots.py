@@ -74,7 +74,8 @@ def draw_tree(
     for xs, ys in segments:
         axes.plot(xs, ys, color=GREY, linewidth=1.1, solid_capstyle="round", zorder=1)
     if dots:
-        axes.scatter(*zip(*dots, strict=True), s=14, color=INK, zorder=3)
+        columns, heights = zip(*dots, strict=True)
+        axes.scatter(columns, heights, s=14, color=INK, zorder=3)
     for x, y, text in labels:
         axes.text(
             x + 0.06, y, text, fontsize=font - 2, family="monospace", color=GREY, va="center", ha="left", zorder=2,

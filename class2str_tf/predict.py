@@ -38,7 +38,9 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 def predict(run: Path, image: Path) -> None:
     """Prints the string that the LH classifier gives an image, the class that owns it, and the likeliest classes."""
-    config, table = read_json(run / "config.json", ""), None
+    from class2str_tf.flags import trained_with
+
+    config, table = trained_with(run), None
     for candidate in run.glob("*_strings.json"):
         table = read_json(candidate, "image_shape", "strings", "class_names")
     if table is None:
@@ -50,19 +52,19 @@ def predict(run: Path, image: Path) -> None:
     from reproduction.runtime import tf_runtime
 
     shape = tuple(table["image_shape"])
-    session_config = tf_runtime.start(config["seed"], "cpu")
+    session_config = tf_runtime.start(config.seed, "cpu")
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
         tf1.train.get_or_create_global_step()
         x = tf1.placeholder(tf.uint8, [None, *shape])
         outputs = networks.cnn(x, config, training=False)
-        p = tf.nn.softmax(model.lh_classifier(outputs, config["n_sequence"], config["lstm_units"]))
+        p = tf.nn.softmax(model.lh_classifier(outputs, config.n_sequence, config.lstm_units))
         cnn = tf1.get_collection(tf1.GraphKeys.GLOBAL_VARIABLES, scope="cnn/")
         lh = tf1.get_collection(tf1.GraphKeys.GLOBAL_VARIABLES, scope="lh/")
         with tf_runtime.session(session_config) as session:
             newest = _newest(run)
-            cnn_from = newest if config["finetune"] != "none" else _newest(Path(config["cnn_dir"]))
-            tf_runtime.restore_for_evaluation(session, cnn_from, config["model"], cnn)
+            cnn_from = newest if config.finetune != "none" else _newest(Path(config.cnn_dir))
+            tf_runtime.restore_for_evaluation(session, cnn_from, config.model, cnn)
             tf_runtime.restore_for_evaluation(session, newest, "the LH classifier", lh)
             probabilities = session.run(p, {x: read_image(image, shape)})
     known = codes.from_strings(table["strings"])

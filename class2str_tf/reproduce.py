@@ -16,7 +16,7 @@ DATASETS = {"paper": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
 PAPER_GIGABYTES = 0.17  # CIFAR-10
 STAGE2_SCRIPTS = {"mnist": "train_rnn_classifer_mnist.py", "cifar100": "train_rnn_classifier_cifar100.py"}
 
-# Loss weights w_c, w_i, w_l2: the README's for CIFAR-10, ours for the others (class2str.md 4.3, C2S-D23, D13)
+# Loss weights w_c, w_i, w_l2: the README's for CIFAR-10, ours for the others (C2S-D23, C2S-D13)
 WEIGHTS = {"mnist": (1, 100, 0.01), "cifar10": (4, 100, 0.1), "cifar100": (4, 100, 0.03), "imagenet": (4, 100, 0.03)}
 # At the cpu profile's ten times larger learning rate the digits' bits stay near a coin under w_l2 0.01; measured: ours
 CPU_WEIGHTS = {**WEIGHTS, "mnist": (1, 100, 0.03)}
@@ -42,13 +42,17 @@ MINUTES = (0.4, 0.3)
 # ARGS that stage 1 has to know too (network, length of the schedule): where one is given it is run again for the row
 BOTH_STAGES = ("--F", "--features", "--lenet", "--lenet-relu", "--pixels", "--epochs", "--train-images", "--xla")
 # ARGS that are a variant of the paper's table; any other ARGS name their row after themselves
-NAMED = {("--label-grad", "stop"): "stop", ("--finetune", "all"): "finetune", ("--lh-preset", "budget"): "budget"}
+NAMED: dict[tuple[str, ...], str] = {
+    ("--label-grad", "stop"): "stop",
+    ("--finetune", "all"): "finetune",
+    ("--lh-preset", "budget"): "budget",
+}
 
 
 def commands_of(request: Request) -> list[Command]:
     """Stage 1 once per seed, then stage 2 of every variant on it."""
     kind = next(name for name, row in SETTINGS.items() if settings_of(request.dataset)["hidden"] == row["hidden"])
-    variants = VARIANTS[request.profile]
+    variants: dict[str, tuple[str, ...]] = dict(VARIANTS[request.profile])
     if request.extra:  # flags passed through make one row of their own
         named = NAMED.get(request.extra)
         variants = {named or "": (*variants[""], *request.extra)}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
+from class2str_tf.flags import Config
 from class2str_tf.method.layers import tf, tf1
 
 IN_MEMORY_BYTES = 1 << 30  # larger arrays stay memory-mapped and are read batch by batch
 
 
-def has_fixed_order(config: Mapping[str, Any]) -> bool:
+def has_fixed_order(config: Config) -> bool:
     """Whether --legacy-batches replays an unshuffled order: the released ImageNet script alone shuffles each epoch."""
-    return bool(config["legacy_batches"]) and config["dataset"] != "imagenet"
+    return bool(config.legacy_batches) and config.dataset != "imagenet"
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:

@@ -3,7 +3,7 @@
 Symbols: C classes, L bits of a string, N images, D distinct strings. `codes` is the static table, uint8 [C, L], the
 most probable bits that Class2Str gives each class; `p` is what the LH classifier says of each bit of an image.
 A string is compared as a whole number (first bit most significant), which holds for L up to 62.
-Source: class2str.md sections 1.5 and 7; authors' TestHash and match_all.
+Source: authors' TestHash and match_all.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def collisions(bits: np.ndarray) -> list[list[int]]:
 def string_match(bits: np.ndarray, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether all predicted bits equal those of the true class; its mean is the authors' `rnn_acc`.
 
-    Where classes share a string this counts each of them as right (class2str.md 1.5): print D beside it.
+    Where classes share a string this counts each of them as right: print the number of distinct strings with it.
 
     Args:
       bits: uint8 [N, L], predicted.
@@ -106,7 +106,7 @@ def string_match(bits: np.ndarray, codes: np.ndarray, labels: np.ndarray) -> np.
       bool [N].
     Raises:
       ValueError: shapes that do not fit, a label out of range.
-    Source: authors' match_all; poster's column LH (class2str.md 5.2, inferred).
+    Source: authors' match_all; poster's column LH (inferred).
     """
     codes, labels = _check(bits, codes, labels)
     return np.asarray(_keys(_table(bits)) == _keys(codes)[labels])
@@ -121,7 +121,7 @@ def prefix_accuracy(bits: np.ndarray, codes: np.ndarray, labels: np.ndarray) -> 
       float64 [L] in [0, 1], non-increasing.
     Raises:
       ValueError: no images, or as `string_match`.
-    Source: poster's figure of the accuracy after each bit (class2str.md 5.2).
+    Source: poster's figure of the accuracy after each bit.
     """
     codes, labels = _check(bits, codes, labels)
     if not len(labels):
@@ -146,7 +146,7 @@ def decode(p: np.ndarray, codes: np.ndarray, rule: str) -> np.ndarray:
       int64 [N], -1 or 0..C-1.
     Raises:
       ValueError: unknown rule, shapes that do not fit, NaN, an empty table.
-    Source: class2str.md section 7.4; `exact` is what the poster's static table implies, the others are ours.
+    Source: `exact` is what the poster's static table implies, the others are ours.
     """
     if rule not in RULES:
         raise ValueError(f"decoding rule {rule!r}: choose {', '.join(RULES)}")
@@ -179,7 +179,7 @@ def class_accuracy(p: np.ndarray, codes: np.ndarray, labels: np.ndarray, rule: s
       unowned: share of images whose most probable string no class owns, whatever the rule.
     Raises:
       ValueError: as `decode` and `string_match`.
-    Source: class2str.md section 7.4.
+    Source: ours.
     """
     bits = bits_of(p)
     match = string_match(bits, codes, labels)

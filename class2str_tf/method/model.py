@@ -3,7 +3,7 @@
 Symbols of the paper, mapped once: C classes (`num_classes`), L bits of a class string (`num_bits`), p^i = what the LH
 classifier says of bit i of an image, q^i = what Class2Str says of bit i of its label, w_c, w_i, w_l2 = weights of
 the three terms, mu = decay over bits.
-Source: class2str.md section 1; authors' train_rnn_classifier_cifar.py (Hash, InvHash) and the ICPR poster.
+Source: authors' train_rnn_classifier_cifar.py (Hash, InvHash) and the ICPR poster.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A string is a path from the root of a binary tree: bit 1 decides at the root. Tw
 common prefix (LCP) is long. The questions asked of the tree are ours, not the paper's: do classes of one superclass
 share longer prefixes than others, and do classes that are confused, or whose features are alike?
 Each answer comes with a permutation null: the same figure after the strings are dealt to the classes at random.
-Source: class2str.md sections 5.3, 7.8 and 7.9.
+Source: the ICPR poster's table of prefixes; the statistics are ours.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def prefix_groups(
     coarse: Sequence[int] | np.ndarray | None = None,
     max_size: int = 5,
 ) -> list[dict[str, Any]]:
-    """Groups of classes by their longest common prefix, as the poster's table (class2str.md 5.3).
+    """Groups of classes by their longest common prefix, as the poster's table.
 
     The poster does not say how it chose its groups. Here they are the largest subtrees of at most `max_size` classes:
     with 5 this gives the poster's five groups from their strings.
@@ -188,7 +188,7 @@ def superclass_scores(
       `lcp` is None where no pair of classes shares a superclass, or all do.
     Raises:
       ValueError: coarse does not fit the strings.
-    Source: class2str.md section 7.9; ours, not the paper's metric.
+    Source: ours, not the paper's metric.
     """
     codes = np.asarray(codes)
     coarse = np.unique(np.asarray(coarse), return_inverse=True)[1]
@@ -301,7 +301,7 @@ def spearman(
       exist (fewer than three classes, or one of the two is constant).
     Raises:
       ValueError: shapes that do not fit, values that are not finite, a matrix that is not symmetric.
-    Source: class2str.md section 7.9; ours.
+    Source: ours.
     """
     from scipy.stats import rankdata
 

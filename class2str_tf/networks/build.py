@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from class2str_tf.data import imagenet
+from class2str_tf.flags import Config
 from class2str_tf.method.layers import linear, tf, tf1
-from class2str_tf.networks import lenet, vgg16
+from class2str_tf.networks import lenet, vgg16, vgg16_imagenet
 
 WEIGHT_DECAY = 0.001  # delta of the poster; stage 1, and stage 2 where the CNN is fine-tuned
 
@@ -21,7 +18,7 @@ def image_input(images: tf.Tensor, pixels: str) -> tf.Tensor:
     return x / 255.0 if pixels == "unit" else x
 
 
-def cnn(images: tf.Tensor, config: Mapping[str, Any], training: bool, dropout: bool = True) -> tf.Tensor:
+def cnn(images: tf.Tensor, config: Config, training: bool, dropout: bool = True) -> tf.Tensor:
     """Features of a batch; variables are shared between calls.
 
     Args:
@@ -32,24 +29,24 @@ def cnn(images: tf.Tensor, config: Mapping[str, Any], training: bool, dropout: b
     Returns:
       float32 [B, F].
     """
-    x = image_input(images, config["pixels"])
+    x = image_input(images, config.pixels)
     with tf1.variable_scope("cnn", reuse=tf1.AUTO_REUSE):
-        if config.get("dataset") == "imagenet":
-            return imagenet.features(images, config["F"])
-        if config["model"] == "lenet":
-            return lenet.features(x, training, config["lenet"] == "poster")
-        pools = 5 if config["features"] == "paper512" else 3
-        return vgg16.features(x, training, config["seed"], config["F"], pools, dropout)
+        if config.dataset == "imagenet":
+            return vgg16_imagenet.features(images, config.F)
+        if config.model == "lenet":
+            return lenet.features(x, training, config.lenet == "poster")
+        pools = 5 if config.features == "paper512" else 3
+        return vgg16.features(x, training, config.seed, config.F, pools, dropout)
 
 
-def fc_classifier(features: tf.Tensor, config: Mapping[str, Any], num_classes: int, training: bool) -> tf.Tensor:
+def fc_classifier(features: tf.Tensor, config: Config, num_classes: int, training: bool) -> tf.Tensor:
     """Logits float32 [B, C] of the full FC classifier; variables are shared between calls."""
     with tf1.variable_scope("classifier", reuse=tf1.AUTO_REUSE):
-        if config.get("dataset") == "imagenet":
-            return imagenet.classifier(features, num_classes, 64 * config["F"])
-        if config["model"] == "lenet":
-            return lenet.classifier(features, num_classes, config["lenet"] == "poster", config["lenet_relu"])
-        return vgg16.classifier(features, num_classes, training, config["seed"])
+        if config.dataset == "imagenet":
+            return vgg16_imagenet.classifier(features, num_classes, 64 * config.F)
+        if config.model == "lenet":
+            return lenet.classifier(features, num_classes, config.lenet == "poster", config.lenet_relu)
+        return vgg16.classifier(features, num_classes, training, config.seed)
 
 
 def reduced_fc(features: tf.Tensor, hidden: int, num_classes: int) -> tf.Tensor:
@@ -63,7 +60,7 @@ def reduced_fc(features: tf.Tensor, hidden: int, num_classes: int) -> tf.Tensor:
 def reduced_hidden(weights: int, num_features: int, num_classes: int) -> int:
     """Largest hidden width whose weights do not exceed `weights`; 0 means no hidden layer.
 
-    The paper does not define "reduced FC"; an FC head of about the LH's budget is our reading (class2str.md 5.1).
+    The paper does not define "reduced FC"; an FC head of about the LH's budget is our reading.
     """
     return weights // (num_features + num_classes)
 

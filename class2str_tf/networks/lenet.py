@@ -14,7 +14,7 @@ def features(x: tf.Tensor, training: bool, poster: bool = False) -> tf.Tensor:
       poster: two convolutions of 32 and 64 channels without BN, inferred from the poster's 1.61 M (`--lenet poster`).
     Returns:
       float32 [B, F], named cnn/features.
-    Source: authors' lenet.py; poster variant inferred (class2str.md 3.2).
+    Source: authors' lenet.py; poster variant inferred.
     """
     if poster:
         x = pool(tf.nn.relu(conv(x, 32, 5, "conv1")), "VALID", "pool1")

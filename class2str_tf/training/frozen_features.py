@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from tqdm import tqdm
 
 import datasets
 from class2str_tf.data.batches import IN_MEMORY_BYTES, slices
+from class2str_tf.flags import Stage2Config
 from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
-from class2str_tf.training import imagenet_features as pool5
+from class2str_tf.training import imagenet_features
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.arrays import read_npy
 from reproduction.runtime.run_folder import UserError, read_json, shown, write_json
@@ -39,9 +39,7 @@ def newest_checkpoint(folder: Path, stage1_command: str) -> Path:
     return present[0][1]
 
 
-def compute(
-    config: Mapping[str, Any], data: datasets.Dataset, prefix: Path, folder: Path, session_config: Any
-) -> Features:
+def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: Path, session_config: Any) -> Features:
     """Features of both splits under one checkpoint; taken from the run folder where they are there already.
 
     Args:
@@ -51,10 +49,10 @@ def compute(
       folder: where features-train.npy, features-test.npy, fc-logits-test.npy and features.json lie.
       session_config: see `tf_runtime.start`.
     """
-    if config["dataset"] == "imagenet":
+    if config.dataset == "imagenet":
         command = "class2str_tf/train_fc_classifer_imagenet.py"
-        return Features(*pool5.open_features(Path(config["cnn_dir"]), data, command))
-    maker = {"stage1": config["stage1"], "data": data.digests, "pixels": config["pixels"]}
+        return Features(*imagenet_features.open_features(Path(config.cnn_dir), cast(Any, data), command))
+    maker = {"stage1": config.stage1, "data": data.digests, "pixels": config.pixels}
     names = ("features-train.npy", "features-test.npy", "fc-logits-test.npy")
     stamp = folder / "features.json"
     if not (stamp.exists() and read_json(stamp) == maker):
@@ -65,10 +63,10 @@ def compute(
             outputs = networks.cnn(images, config, training=False)
             logits = networks.fc_classifier(outputs, config, len(data.class_names), training=False)
             with tf_runtime.session(session_config) as session:
-                tf_runtime.restore_for_evaluation(session, prefix, f"{config['model']} on {data.name}")
-                _write(session, outputs, images, data.train_images, folder / names[0], config["B"])
-                _write(session, outputs, images, data.test_images, folder / names[1], config["B"])
-                _write(session, logits, images, data.test_images, folder / names[2], config["B"])
+                tf_runtime.restore_for_evaluation(session, prefix, f"{config.model} on {data.name}")
+                _write(session, outputs, images, data.train_images, folder / names[0], config.B)
+                _write(session, outputs, images, data.test_images, folder / names[1], config.B)
+                _write(session, logits, images, data.test_images, folder / names[2], config.B)
         write_json(stamp, maker)
     return Features(*(_open(folder / name) for name in names))
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from class2str_tf.data.imagenet import ImageNet, Stream
 from class2str_tf.method.layers import tf, tf1
 from reproduction.runtime.arrays import read_npy
 from reproduction.runtime.run_folder import Run, UserError, read_json, shown, stop_signals, write_json
-
-if TYPE_CHECKING:
-    from class2str_tf.data.imagenet import ImageNet, Stream
 
 BLOCK_BATCHES = 16  # batches between two notes of what is done
 FILES = {"train": ("features-train",), "val": ("features-test", "fc-logits-test")}
@@ -28,6 +26,7 @@ def extract(
     data: ImageNet,
     digests: Mapping[str, str],
     run: Run,
+    batch_size: int,
 ) -> None:
     """Writes features-train.npy, features-test.npy and fc-logits-test.npy into the run folder, going on after a kill.
 
@@ -37,7 +36,8 @@ def extract(
       outputs: features [B, F] and logits [B, C] of `stream.images`.
       data: the images.
       digests: of what the features depend on; features of other weights or lists are written anew.
-      run: the run; its config holds B.
+      run: the run.
+      batch_size: B.
     Raises:
       UserError: an unreadable image, or less room on the disk than the files take.
     """
@@ -52,12 +52,12 @@ def extract(
             if done == len(paths):
                 continue
             stream.start(session, paths[done:])
-            block = BLOCK_BATCHES * run.config["B"]
+            block = BLOCK_BATCHES * batch_size
             bar = tqdm(total=len(paths), initial=done, desc=f"pool5, {split}", unit="img", disable=None, leave=False)
             while done < len(paths):
                 end = min(done + block, len(paths))
                 while done < end:
-                    batch = paths[done : done + run.config["B"]]
+                    batch = paths[done : done + batch_size]
                     try:
                         rows = session.run(tensors)
                     except tf.errors.OpError:
@@ -79,7 +79,7 @@ def extract(
 
 def _open_partial(
     folder: Path, split: str, maker: Mapping[str, Any], count: int, widths: Sequence[int]
-) -> tuple[list[np.ndarray], int]:
+) -> tuple[list[np.memmap], int]:
     """Growing files of a split and how many rows of them are written; ([], count) where all of them are whole."""
     progress = folder / f"{split}.progress"
     state = read_json(progress, "") if progress.exists() else {}
@@ -98,7 +98,7 @@ def _open_partial(
         done = 0
     if done:
         tables = [_growing(path, (count, width)) for path, width in zip(partial, widths, strict=True)]
-        whole = [table for table in tables if table is not None]
+        whole: list[Any] = [table for table in tables if table is not None]
         if len(whole) == len(partial):
             return whole, done
     progress.unlink(missing_ok=True)

@@ -1,64 +1,57 @@
 """Reduced FC: an FC classifier within the LH's weight budget, trained on the frozen features with stage 1's loss.
 
-The poster shows this column without defining it; the reading is ours (class2str.md 5.1 and 7.7).
+The poster shows this column without defining it; the reading is ours (docs/papers/class2str.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from tqdm import trange
 
+import datasets
 from class2str_tf.data.batches import Batches, has_fixed_order, slices
+from class2str_tf.flags import Stage2Config
 from class2str_tf.method.layers import count_parameters, tf, tf1
 from class2str_tf.networks import build as networks
-from class2str_tf.training import frozen_features as features
+from class2str_tf.training.frozen_features import Features
 from reproduction.runtime import tf_runtime
 
 
 def train_reduced(
-    config: Mapping[str, Any],
-    inputs: features.Features,
-    labels: np.ndarray,
-    test_labels: np.ndarray,
-    num_classes: int,
-    budget: int,
-    steps: int,
-    session_config: Any,
+    config: Stage2Config, data: datasets.Dataset, inputs: Features, budget: int, steps: int, session_config: Any
 ) -> dict[str, float]:
     """Trains the reduced classifier from scratch; short enough to start again after a kill.
 
     Args:
-      config: resolved flags of stage 2 (lr, B, seed).
+      config: resolved flags of stage 2.
+      data: the data set, for its labels.
       inputs: features of stage 1.
-      labels, test_labels: int64 [N], [N_test].
-      num_classes: C.
       budget: weights that the LH classifier has.
       steps: as many as stage 2 takes.
+      session_config: see `tf_runtime.start`.
     Returns:
-      {"accuracy": in [0, 1] over the whole test set, "parameters": .., "weights": .., "hidden": ..}.
+      Accuracy in [0, 1] over the whole test set, and the number of weights.
     """
+    num_classes = len(data.class_names)
     hidden = networks.reduced_hidden(budget, inputs.train.shape[1], num_classes)
     with tf1.Graph().as_default():
-        tf1.set_random_seed(config["seed"])
+        tf1.set_random_seed(config.seed)
         step = tf1.train.get_or_create_global_step()
-        batches = Batches(inputs.train, labels, config["B"], config["seed"], has_fixed_order(config))
+        batches = Batches(inputs.train, data.train_labels, config.B, config.seed, has_fixed_order(config))
         logits = networks.reduced_fc(batches.x, hidden, num_classes)
         penalty = networks.WEIGHT_DECAY * networks.weight_penalty("reduced")
         loss = networks.cross_entropy(batches.labels, logits) + penalty
-        train = tf1.train.AdamOptimizer(config["lr"]).minimize(loss, global_step=step)
+        train = tf1.train.AdamOptimizer(config.lr).minimize(loss, global_step=step)
         x = tf1.placeholder(tf.float32, [None, inputs.train.shape[1]])
         predicted = tf.argmax(networks.reduced_fc(x, hidden, num_classes), axis=1)
         with tf_runtime.session(session_config) as session:
             batches.start(session, 0)
             for _ in trange(steps, desc="reduced FC", disable=None, leave=False):
                 session.run(train)
-            answers = [session.run(predicted, {x: part}) for part in slices(inputs.test, config["B"])]
+            answers = np.concatenate([session.run(predicted, {x: part}) for part in slices(inputs.test, config.B)])
         return {
-            "accuracy": int(np.sum(np.concatenate(answers) == test_labels)) / len(test_labels),
-            "parameters": count_parameters("reduced"),
-            "weights": count_parameters("reduced", weights_only=True),
-            "hidden": hidden,
+            "reduced_fc_accuracy": int(np.sum(answers == data.test_labels)) / len(data.test_labels),
+            "reduced_fc_weights": count_parameters("reduced", weights_only=True),
         }

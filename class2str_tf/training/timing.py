@@ -1,14 +1,14 @@
-"""Forward time per image: CNN + FC against CNN + LH + string table (class2str.md 7.6)."""
+"""Forward time per image: CNN + FC against CNN + LH + string table."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 import datasets
+from class2str_tf.flags import Stage2Config
 from class2str_tf.method import model
 from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
@@ -19,7 +19,7 @@ SECONDS = 4.0  # enough repeats within this time; at least 5
 
 
 def forward_times(
-    config: Mapping[str, Any], data: datasets.Dataset, codes: np.ndarray, session_config: Any
+    config: Stage2Config, data: datasets.Dataset, codes: np.ndarray, session_config: Any
 ) -> dict[str, dict[str, float]]:
     """Times both classifiers behind the same CNN, interleaved, after a warm-up; the weights do not matter.
 
@@ -38,10 +38,10 @@ def forward_times(
         images = tf1.placeholder(tf.uint8, [None, *data.test_images.shape[1:]])
         outputs = networks.cnn(images, config, training=False)
         fc = tf.argmax(networks.fc_classifier(outputs, config, num_classes, training=False), axis=1)
-        bits = tf.argmax(model.lh_classifier(outputs, num_bits, config["lstm_units"]), axis=2)
+        bits = tf.argmax(model.lh_classifier(outputs, num_bits, config.lstm_units), axis=2)
         lh = tf.gather(tf.constant(owner), tf.reduce_sum(bits * tf.constant(powers, tf.int64), axis=1))
         with tf_runtime.session(session_config) as session:
-            return {str(size): _pair(session, fc, lh, {images: data.test_images[:size]}) for size in (1, config["B"])}
+            return {str(size): _pair(session, fc, lh, {images: data.test_images[:size]}) for size in (1, config.B)}
 
 
 def _pair(session: Any, fc: Any, lh: Any, feed: dict[Any, np.ndarray]) -> dict[str, float]:

@@ -46,14 +46,17 @@ class States:
         step = restore_newest(self.session, self.saver, self.folder, self.after)
         if step is None:
             return None
-        history = [line for line in read_metrics(self.folder) if self.test in line and line["step"] <= step]
+        history = [line for line in self._tests() if line["step"] <= step]
         return {"epoch": bisect.bisect_right(self.ends, step), "step": step, "history": history}
 
     def save(self, position: dict[str, Any]) -> None:
-        history = position["history"]
+        history = self._tests()  # of earlier attempts too
         best = [max(history, key=lambda line: line[self.test])["step"]] if history else []
         name, at_end = self.prefix(position["step"]), position["step"] == self.ends[-1]
         save_checkpoint(self.session, self.saver, self.folder / name, keep=best, with_graph=self.with_graph and at_end)
+
+    def _tests(self) -> list[dict[str, Any]]:
+        return [line for line in read_metrics(self.folder) if self.test in line]
 
     def newest(self) -> str | None:
         return shown(present[0][1]) if (present := checkpoints(self.folder)) else None

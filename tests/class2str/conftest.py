@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from class2str_tf.flags import Config, fc_parser, parse_fc
+
 
 @pytest.fixture
 def graph() -> Iterator[None]:
@@ -19,9 +21,6 @@ def graph() -> Iterator[None]:
 
 
 @pytest.fixture
-def config() -> dict:
-    """Architecture flags of stage 1 as the scripts resolve them."""
-    return {
-        "model": "vgg16", "F": 64, "features": "paper512", "lenet": "released", "lenet_relu": False,
-        "pixels": "raw", "seed": 0,
-    }  # fmt: skip
+def config() -> Config:
+    """Flags of stage 1 as the scripts resolve them."""
+    return parse_fc(fc_parser("train_fc_classifier.py"), ["--data-dir", "data", "--runs-dir", "runs"])

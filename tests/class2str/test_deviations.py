@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from class2str_tf.flags import fc_parser, rnn_parser
+from class2str_tf import deviations
+from class2str_tf.flags import fc_parser, parse_rnn, rnn_parser
 
 ROOT = Path(__file__).parents[2]
 PAGE, TABLE = ROOT / "docs/papers/class2str.md", ROOT / "docs/deviations/class2str.md"
@@ -88,14 +90,9 @@ def test_records_use_the_ids_of_the_table():
 )
 def test_what_a_run_writes_into_its_record(change, expected):
     """The ids that depend on flags; each that a run can write stands in the table."""
-    from class2str_tf.training.record import deviations
-
-    config = {
-        "model": "vgg16", "features": "paper512", "legacy_batches": False, "dataset": "cifar10", "pixels": "raw",
-        "label_grad": "flow", "finetune": "none", "lh_preset": "released", "lstm_units": [100, 20, 100],
-        "retry_collisions": 0, "mu": 0.9, "train_images": 0,
-    }  # fmt: skip
-    active = deviations({**config, **change})
+    places = ["--name", "nobody"]
+    config = replace(parse_rnn(rnn_parser("s", "cifar10", "vgg16"), places), **change)
+    active = deviations.active(config)
     assert len(active) == len(set(active)) and set(active) <= set(rows())
     switched = {"C2S-D01", "C2S-D02", "C2S-D03", "C2S-D15", "C2S-D23", "C2S-D26", "C2S-D28", "C2S-D30", "C2S-D31"}
     assert set(active) & switched == expected

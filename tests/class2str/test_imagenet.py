@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ import pytest
 from PIL import Image
 
 from class2str_tf.data import imagenet
+from class2str_tf.flags import fc_parser, parse_fc, parse_rnn, rnn_parser
 from class2str_tf.method import model
 from class2str_tf.method.layers import count_parameters, tf, tf1
+from class2str_tf.networks import vgg16_imagenet
 from class2str_tf.training import imagenet_features as pool5
+from class2str_tf.training import imagenet_stage1
 from datasets import DatasetError
 from reproduction.runtime.run_folder import UserError
 from tests.fuzz import seeds
@@ -37,13 +41,13 @@ def data_dir(tmp_path_factory):
                 image = Image.fromarray(pixels).convert("L" if i == 1 else "RGB")  # a grey one in every class
                 image.save(folder / (f"{i}.JPEG" if i == 2 else f"{i}.png"))
     (root / "weights").mkdir()
-    np.savez(root / "weights" / imagenet.WEIGHTS, **random_weights(rng))
+    np.savez(root / "weights" / vgg16_imagenet.WEIGHTS, **random_weights(rng))
     return root
 
 
 def random_weights(rng):
     arrays, before = {}, 3
-    for block, count in enumerate(imagenet.CONVOLUTIONS, 1):
+    for block, count in enumerate(vgg16_imagenet.CONVOLUTIONS, 1):
         for index in range(1, count + 1):
             width = WIDTH * min(2 ** (block - 1), 8)
             arrays[f"conv{block}_{index}_W"] = rng.normal(0, 0.3, (3, 3, before, width)).astype(np.float32)
@@ -56,10 +60,9 @@ def random_weights(rng):
 
 
 def flags(data_dir, runs_dir):
-    return {
-        "data_dir": str(data_dir), "runs_dir": str(runs_dir), "name": "vgg", "overwrite": False, "seed": 0, "B": BATCH,
-        "device": "cpu", "accept_unverified": True, "F": WIDTH, "row": None, "dataset": "imagenet", "model": "vgg16",
-    }  # fmt: skip
+    words = ["--data-dir", str(data_dir), "--runs-dir", str(runs_dir), "--name", "vgg", "--device", "cpu"]
+    words += ["--B", str(BATCH), "--F", str(WIDTH), "--accept-unverified"]
+    return parse_fc(fc_parser("train_fc_classifer_imagenet.py", "imagenet", original_flags=False), words)
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def config(data_dir, tmp_path):
 def undisturbed(data_dir, tmp_path_factory):
     """Flags of a run that nothing disturbed."""
     config = flags(data_dir, tmp_path_factory.mktemp("runs"))
-    imagenet.run_fc(config, SIZE)
+    imagenet_stage1.run_fc(config, SIZE)
     return config
 
 
@@ -89,8 +92,8 @@ def slow_image(path):
 
 def slow_network(image, arrays):
     """Features and logits of one image in float64 NumPy."""
-    x = image.astype(np.float64) - np.array(imagenet.MEAN)
-    for block, count in enumerate(imagenet.CONVOLUTIONS, 1):
+    x = image.astype(np.float64) - np.array(vgg16_imagenet.MEAN)
+    for block, count in enumerate(vgg16_imagenet.CONVOLUTIONS, 1):
         for index in range(1, count + 1):
             kernel, bias = (arrays[f"conv{block}_{index}_{kind}"].astype(np.float64) for kind in "Wb")
             padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
@@ -109,7 +112,7 @@ def slow_network(image, arrays):
 
 def test_sizes_of_the_paper(graph):
     images = tf1.placeholder(tf.uint8, [None, 224, 224, 3])
-    outputs, logits = imagenet.network(images, 1000, 64)
+    outputs, logits = vgg16_imagenet.network(images, 1000, 64)
     assert outputs.shape.as_list() == [None, 25_088] and outputs.name == "cnn/features:0"
     assert logits.shape.as_list() == [None, 1000] and logits.name == "classifier/logits:0"
     assert count_parameters("classifier") == 123_642_856
@@ -127,11 +130,11 @@ def test_the_budget_preset_gives_the_posters_parameters(graph):
 
 
 def test_features_and_fc_accuracy_equal_the_slow_network(undisturbed, data_dir, capsys):
-    config, folder = undisturbed, Path(undisturbed["runs_dir"]) / "vgg"
+    config, folder = undisturbed, undisturbed.folder
     data = imagenet.load(config, SIZE)
     train, test, logits = imagenet_features(folder, data)
     assert data.class_names == CLASSES and train.shape == (9, FEATURES) and isinstance(train, np.memmap)
-    with np.load(data_dir / "weights" / imagenet.WEIGHTS) as file:
+    with np.load(data_dir / "weights" / vgg16_imagenet.WEIGHTS) as file:
         arrays = dict(file)
     right = 0
     for i, path in enumerate(data.test_images.paths):
@@ -143,8 +146,8 @@ def test_features_and_fc_accuracy_equal_the_slow_network(undisturbed, data_dir, 
     np.testing.assert_allclose(train[png], slow_network(slow_image(data.train_images.paths[png]), arrays)[0], rtol=1e-4)
     record = json.loads((folder / "record.json").read_text())
     assert record["metrics"]["fc_accuracy"]["last"] == right / 6 and record["stage"] == "fc"
-    assert not record["data_verified"] and set(record["data"]) == {*data.digests, imagenet.WEIGHTS}
-    imagenet.run_fc(config, SIZE)  # nothing left to do
+    assert not record["data_verified"] and set(record["data"]) == {*data.digests, vgg16_imagenet.WEIGHTS}
+    imagenet_stage1.run_fc(config, SIZE)  # nothing left to do
     assert "finished before" in capsys.readouterr().out
 
 
@@ -177,14 +180,14 @@ def test_a_killed_pass_goes_on_and_ends_with_the_same_files(undisturbed, config,
 
     monkeypatch.setattr(pool5, "write_json", die)
     with pytest.raises(Killed):
-        imagenet.run_fc(config, SIZE)
-    folder = Path(config["runs_dir"])
+        imagenet_stage1.run_fc(config, SIZE)
+    folder = Path(config.runs_dir)
     assert not (folder / "vgg" / "features-test.npy").exists()
     with pytest.raises(UserError, match="run first"):
         imagenet_features(folder / "vgg", imagenet.load(config, SIZE))
 
     monkeypatch.setattr(pool5, "write_json", lambda path, value: (seen.append(value), real(path, value)))
-    imagenet.run_fc(config, SIZE)
+    imagenet_stage1.run_fc(config, SIZE)
     assert len(seen) == 5 + 3  # 9 and 6 images, two by two: no block that was done is done again
     for name in ("features-train", "features-test", "fc-logits-test"):
         files = [(Path(root) / "vgg" / f"{name}.npy").read_bytes() for root in (undisturbed["runs_dir"], folder)]
@@ -201,22 +204,22 @@ def test_killed_between_the_last_block_and_the_renaming(config, monkeypatch):
 
     monkeypatch.setattr(Path, "rename", die)
     with pytest.raises(Killed):
-        imagenet.run_fc(config, SIZE)
+        imagenet_stage1.run_fc(config, SIZE)
     monkeypatch.undo()
     monkeypatch.setattr(imagenet.Stream, "start", lambda *_: pytest.fail("a finished split is read again"))
-    imagenet.run_fc(config, SIZE)
-    assert not list((Path(config["runs_dir"]) / "vgg").glob("*.partial"))
+    imagenet_stage1.run_fc(config, SIZE)
+    assert not list((config.folder).glob("*.partial"))
 
 
 def test_features_of_other_weights_are_not_kept(undisturbed, config, tmp_path):
     folder = tmp_path / "vgg"
-    shutil.copytree(Path(undisturbed["runs_dir"]) / "vgg", folder)
+    shutil.copytree(undisturbed.folder, folder)
     (folder / "DONE").unlink()
     (folder / "config.json").unlink()
     before = (folder / "features-train.npy").read_bytes()
     other = tmp_path / "other.npz"
     np.savez(other, **random_weights(np.random.default_rng(1)))
-    imagenet.run_fc({**config, "weights": str(other)}, SIZE)
+    imagenet_stage1.run_fc(config, SIZE, other)
     assert (folder / "features-train.npy").read_bytes() != before
 
 
@@ -234,13 +237,13 @@ def test_a_damaged_image_is_named(config, data_dir, tmp_path):
         good = (data_dir / "imagenet" / split / "n01" / "0.png").read_bytes()
         (bad / "imagenet" / split / "n01" / "0.png").write_bytes(good)
         (bad / "imagenet" / split / "n01" / "1.png").write_bytes(good[:100])
-    images = imagenet.load({**config, "data_dir": str(bad)}, SIZE).train_images
+    images = imagenet.load(replace(config, data_dir=str(bad)), SIZE).train_images
     assert len(images[:1]) == 1
     with pytest.raises(UserError, match="1.png: not a readable image"):
         images[:2]
     (bad / "weights").symlink_to(data_dir / "weights")
     with pytest.raises(UserError):  # one class in the images, three in the weights
-        imagenet.run_fc({**config, "data_dir": str(bad)}, SIZE)
+        imagenet_stage1.run_fc(replace(config, data_dir=str(bad)), SIZE)
 
 
 @pytest.mark.parametrize(
@@ -258,21 +261,22 @@ def test_weights_that_do_not_fit_are_named(config, tmp_path, change, message):
     path = tmp_path / "weights.npz"
     np.savez(path, **arrays)
     with pytest.raises((UserError, DatasetError), match=message):
-        imagenet.run_fc({**config, "weights": str(path)}, SIZE)
+        imagenet_stage1.run_fc(config, SIZE, path)
 
 
 def test_too_small_a_disk_is_said_before_the_pass(config, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(pool5.shutil, "disk_usage", lambda _: usage(100, 90, 10))
     with pytest.raises(UserError, match="GB are free; choose --runs-dir"):
-        imagenet.run_fc(config, SIZE)
+        imagenet_stage1.run_fc(config, SIZE)
 
 
 def test_what_is_missing_is_named(config, tmp_path):
     with pytest.raises(DatasetError, match="no such folder"):
-        imagenet.load({**config, "data_dir": str(tmp_path)}, SIZE)
+        imagenet.load(replace(config, data_dir=str(tmp_path)), SIZE)
+    stage2 = parse_rnn(rnn_parser("s", "imagenet", "vgg16", flavour="imagenet"), ["--finetune", "all"])
     with pytest.raises(UserError, match="C2S-D02"):
-        imagenet.load({**config, "finetune": "all"}, SIZE)
+        imagenet.load(stage2, SIZE)
     with pytest.raises(UserError, match="run first: python class2str_tf/train_fc_classifer_imagenet.py"):
         imagenet_features(tmp_path, imagenet.load(config, SIZE))
 

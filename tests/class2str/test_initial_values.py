@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from class2str_tf.data import imagenet
 from class2str_tf.method import model
 from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
+from class2str_tf.networks import vgg16_imagenet
 from tests.initial_values import CUT, Initial, check, glorot
 
 BY_NAME = {
@@ -42,7 +44,7 @@ def check_graph() -> set[str]:
     [({}, (32, 32, 3)), ({"model": "lenet"}, (28, 28, 1)), ({"model": "lenet", "lenet": "poster"}, (28, 28, 1))],
 )
 def test_stage1(graph, config, flags, shape):
-    config = {**config, **flags}
+    config = replace(config, **flags)
     features = networks.cnn(tf1.placeholder(tf.uint8, [None, *shape]), config, True)
     networks.fc_classifier(features, config, 10, True)
     networks.reduced_fc(features, 12, 10)
@@ -50,7 +52,7 @@ def test_stage1(graph, config, flags, shape):
 
 
 def test_imagenet_head(graph):
-    imagenet.classifier(tf.zeros([1, 512]), 100, 64)
+    vgg16_imagenet.classifier(tf.zeros([1, 512]), 100, 64)
     assert check_graph() == {"weights", "biases"}
 
 

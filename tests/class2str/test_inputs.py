@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,9 +40,9 @@ def test_legacy_cursor_drops_the_last_batch_and_drifts(batch, cycle, unseen):
 
 
 @pytest.mark.parametrize(("dataset", "fixed"), [("cifar10", True), ("mnist", True), ("imagenet", False)])
-def test_the_released_order_of_imagenet_is_shuffled(dataset, fixed):
-    assert has_fixed_order({"legacy_batches": True, "dataset": dataset}) is fixed
-    assert not has_fixed_order({"legacy_batches": False, "dataset": dataset})
+def test_the_released_order_of_imagenet_is_shuffled(config, dataset, fixed):
+    assert has_fixed_order(replace(config, legacy_batches=True, dataset=dataset)) is fixed
+    assert not has_fixed_order(replace(config, legacy_batches=False, dataset=dataset))
 
 
 def test_batches_start_anywhere_and_repeat(graph):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from class2str_tf.flags import Config
 from class2str_tf.method import model
 from class2str_tf.method.layers import count_parameters, dropout, tf, tf1
 from class2str_tf.networks import build as networks
 
 
-def build(config: dict, shape: tuple[int, int, int], num_classes: int, training: bool = True):
+def build(config: Config, shape: tuple[int, int, int], num_classes: int, training: bool = True):
     images = tf1.placeholder(tf.uint8, [None, *shape])
     features = networks.cnn(images, config, training)
     return images, features, networks.fc_classifier(features, config, num_classes, training)
@@ -32,7 +35,7 @@ def build(config: dict, shape: tuple[int, int, int], num_classes: int, training:
     ],
 )
 def test_stage1_sizes(graph, config, flags, shape, num_classes, num_features, cnn, fc, fc_weights):
-    _, features, logits = build({**config, **flags}, shape, num_classes)
+    _, features, logits = build(replace(config, **flags), shape, num_classes)
     assert features.name == "cnn/features:0" and logits.name == "classifier/logits:0"
     assert features.shape.as_list() == [None, num_features]
     assert cnn in (None, count_parameters("cnn"))
@@ -92,7 +95,7 @@ def test_reduced_fc_stays_within_the_budget():
 
 
 def test_weight_penalty_counts_weights_only(graph, config):
-    build({**config, "model": "lenet"}, (28, 28, 1), 10)
+    build(replace(config, model="lenet"), (28, 28, 1), 10)
     penalty = networks.weight_penalty("cnn", "classifier")
     with tf1.Session() as session:
         session.run(tf1.global_variables_initializer())
@@ -119,7 +122,7 @@ def test_dropout_keeps_its_share_and_depends_on_step_and_layer_only(graph):
 @pytest.mark.parametrize("model", ["vgg16", "lenet"])
 def test_batch_statistics_without_dropout(graph, config, model):
     """What --finetune bn feeds stage 2: a second pass gives the same features, and they depend on the batch."""
-    config = {**config, "model": model, "F": 4}
+    config = replace(config, model=model, F=4)
     x = tf1.placeholder(tf.uint8, [None, 32, 32, 3])
     features = networks.cnn(x, config, training=True, dropout=False)
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
@@ -133,7 +136,7 @@ def test_batch_statistics_without_dropout(graph, config, model):
 
 
 def test_batch_norm_uses_moving_statistics_in_evaluation_only(graph, config):
-    config |= {"model": "lenet", "pixels": "unit"}
+    config = replace(config, model="lenet", pixels="unit")
     images, train, _ = build(config, (28, 28, 1), 10, training=True)
     x = tf1.placeholder(tf.uint8, [None, 28, 28, 1])
     evaluated = networks.cnn(x, config, training=False)

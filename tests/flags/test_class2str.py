@@ -7,6 +7,7 @@ import json
 import pytest
 
 from class2str_tf import flags
+from class2str_tf.data import images
 from class2str_tf.flags import fc_parser, parse_fc, parse_rnn, rnn_parser
 
 FC = {"B": (int, 200), "F": (int, 64), "dataset": (str, "cifar10"), "name": (str, "default"), "model": (str, "vgg16")}
@@ -45,7 +46,7 @@ def test_original_flags_are_verbatim(script_name):
 
 @pytest.mark.parametrize("form", ["--B=256", "--B 256"])
 def test_both_spellings_of_a_value(form):
-    assert parse_fc(fc_parser("s"), form.split())["B"] == 256
+    assert parse_fc(fc_parser("s"), form.split()).B == 256
 
 
 def test_seed_lines_resolve_and_chain(tmp_path):
@@ -55,15 +56,15 @@ def test_seed_lines_resolve_and_chain(tmp_path):
         rnn_parser("s", "cifar10", "vgg16"),
         "--B=200 --dataset cifar10 --name exp1 --model vgg16 --w_c=4 --w_i=100 --w_l2=0.1".split() + places,
     )
-    assert (first["B"], first["epochs"], first["lr"], first["features"], first["pixels"]) == (
+    assert (first.B, first.epochs, first.lr, first.features, first.pixels) == (
         256, 1000, 1e-4, "paper512", "raw",
     )  # fmt: skip
     expected = {
         "B": 200, "w_c": 4.0, "w_i": 100.0, "w_l2": 0.1, "mu": 0.9, "n_sequence": 4, "lstm_units": [100, 20, 100],
         "hidden": 500, "label_grad": "flow", "finetune": "none", "epochs": 1000, "cnn_dir": str(tmp_path / "exp1"),
     }  # fmt: skip
-    assert {key: second[key] for key in expected} == expected
-    assert flags.run_folder(second) == flags.run_folder(first) / "rnn" == tmp_path / "exp1" / "rnn"
+    assert {key: getattr(second, key) for key in expected} == expected
+    assert second.folder == first.folder / "rnn" == tmp_path / "exp1" / "rnn"
 
 
 def test_original_folder_is_found_where_the_named_one_is_empty(tmp_path, monkeypatch):
@@ -71,17 +72,17 @@ def test_original_folder_is_found_where_the_named_one_is_empty(tmp_path, monkeyp
     (tmp_path / "cifar10_cnn").mkdir()
     (tmp_path / "cifar10_cnn" / "model-20000.index").write_bytes(b"")
     args = ["--runs-dir", str(tmp_path / "runs")]
-    assert parse_rnn(rnn_parser("s", "cifar10", "vgg16"), args)["cnn_dir"] == "cifar10_cnn"
+    assert parse_rnn(rnn_parser("s", "cifar10", "vgg16"), args).cnn_dir == "cifar10_cnn"
 
 
 def test_sizes_of_every_data_set():
     cases = {"cifar100": (7, [40, 40], 0.9), "mnist": (4, [10], 1.0), "mnist5k": (4, [10], 1.0), "svhn": (4, None, 0.9)}
     for dataset, (bits, units, mu) in cases.items():
         config = parse_rnn(rnn_parser("s", "cifar10", "vgg16"), ["--dataset", dataset, "--name", "nobody"])
-        assert (config["n_sequence"], config["mu"]) == (bits, mu)
-        assert units is None or config["lstm_units"] == units
+        assert (config.n_sequence, config.mu) == (bits, mu)
+        assert units is None or config.lstm_units == units
     budget = parse_rnn(rnn_parser("s", "cifar10", "vgg16"), ["--lh_preset", "budget", "--name", "nobody"])
-    assert budget["lstm_units"] == [3, 3]
+    assert budget.lstm_units == [3, 3]
 
 
 def test_first_images_are_those_of_the_files(monkeypatch, capsys):
@@ -94,7 +95,7 @@ def test_first_images_are_those_of_the_files(monkeypatch, capsys):
     monkeypatch.setattr(datasets, "load", lambda *_: data)
 
     def loaded(*words):
-        return flags.load_data(parse_fc(fc_parser("s"), ["--dataset", "mnist", *words]))
+        return images.load(parse_fc(fc_parser("s"), ["--dataset", "mnist", *words]))
 
     first = loaded("--train-images", "first:50")
     np.testing.assert_array_equal(first.train_images.ravel(), np.arange(50))
@@ -111,7 +112,7 @@ def test_first_images_are_those_of_the_files(monkeypatch, capsys):
 
 def test_legacy_batches_keep_to_the_bound_of_the_released_digits():
     def train_images(*words):
-        return parse_fc(fc_parser("s"), list(words))["train_images"]
+        return parse_fc(fc_parser("s"), list(words)).train_images
 
     assert train_images("--dataset", "mnist", "--legacy-batches") == "first:50000"
     assert train_images("--dataset", "mnist", "--legacy-batches", "--train-images", "0") == 0
@@ -120,9 +121,9 @@ def test_legacy_batches_keep_to_the_bound_of_the_released_digits():
 
 def test_w_inv_loss_sets_the_inverse_weight():
     parser = lambda: rnn_parser("s", "mnist", "lenet", flavour="mnist")  # noqa: E731
-    assert parse_rnn(parser(), [])["w_i"] == 100
-    assert parse_rnn(parser(), ["--w_inv_loss=7"])["w_i"] == 7
-    assert parse_rnn(parser(), ["--w_inv_loss=7", "--w_i=3"])["w_i"] == 3
+    assert parse_rnn(parser(), []).w_i == 100
+    assert parse_rnn(parser(), ["--w_inv_loss=7"]).w_i == 7
+    assert parse_rnn(parser(), ["--w_inv_loss=7", "--w_i=3"]).w_i == 3
 
 
 def test_architecture_comes_from_stage1_and_contradictions_are_refused(tmp_path, capsys):
@@ -131,7 +132,7 @@ def test_architecture_comes_from_stage1_and_contradictions_are_refused(tmp_path,
     (stage1 / "config.json").write_text(json.dumps({"model": "vgg16", "F": 16, "features": "released8192"}))
     places = ["--runs-dir", str(tmp_path), "--name", "a"]
     config = parse_rnn(rnn_parser("s", "cifar100", "lenet"), places)
-    assert (config["model"], config["F"], config["features"]) == ("vgg16", 16, "released8192")
+    assert (config.model, config.F, config.features) == ("vgg16", 16, "released8192")
     with pytest.raises(SystemExit) as error:
         parse_rnn(rnn_parser("s", "cifar100", "lenet"), [*places, "--model", "lenet"])
     assert error.value.code == 2 and "trained with vgg16" in capsys.readouterr().err

@@ -253,7 +253,7 @@ def _tf_state(path: Path) -> None:
 
 def _tf_weights(path: Path) -> None:
     """vgg16_weights.npz into the variables of a small network."""
-    from class2str_tf.data.imagenet import assign_weights
+    from class2str_tf.networks.vgg16_imagenet import assign_weights
     from reproduction.runtime import tf_runtime
     from reproduction.runtime.tf_import import frameworks
 

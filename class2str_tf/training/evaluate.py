@@ -1,0 +1,91 @@
+"""What a finished stage 2 is worth: every accuracy over the whole test set, sizes, and what the strings mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import datasets
+from class2str_tf.flags import Stage2Config
+from class2str_tf.method import codes, model, string_tree
+from class2str_tf.method.layers import count_parameters, tf, tf1
+from class2str_tf.networks import build as networks
+from class2str_tf.training.frozen_features import Features
+from reproduction.runtime.arrays import confusion_counts
+
+
+def accuracies(results: Mapping[str, Any], fc_logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Every accuracy, each over all test images by counts.
+
+    Args:
+      results: "p" float32 [N, L, 2], "q" float32 [C, L, 2], "inverse_of" int64 [N], "inverse_of_q" int64 [C].
+      fc_logits: float32 [N, C] of stage 1.
+      labels: int64 [N].
+    Returns:
+      Metric name -> fraction in [0, 1], or a count. `lh_accuracy` is string match, the paper's column.
+    """
+    table, bits = codes.bits_of(results["q"]), codes.bits_of(results["p"])
+    exact = codes.class_accuracy(results["p"], table, labels, "exact")
+    values = {
+        "fc_accuracy": float(np.mean(fc_logits.argmax(axis=1) == labels)),
+        "lh_accuracy": float(np.mean(codes.string_match(bits, table, labels))),
+        "class_accuracy_exact": exact["accuracy"],
+        "class_accuracy_exact_pessimistic": exact["pessimistic"],
+        "unowned_strings": exact["unowned"],
+        "class_accuracy_hamming": codes.class_accuracy(results["p"], table, labels, "hamming")["accuracy"],
+        "class_accuracy_ml": codes.class_accuracy(results["p"], table, labels, "ml")["accuracy"],
+        "class_accuracy_str2class": float(np.mean(results["inverse_of"] == labels)),
+        "inverse_accuracy": float(np.mean(results["inverse_of_q"] == np.arange(len(table)))),
+        "distinct_codes": codes.num_distinct(table),
+        "classes": len(table),
+        "min_confidence": float(codes.min_confidence(results["q"])),
+    }
+    prefixes = codes.prefix_accuracy(bits, table, labels)
+    return values | {f"prefix_accuracy/{i}": float(value) for i, value in enumerate(prefixes, 1)}
+
+
+def classifier_sizes() -> dict[str, float]:
+    """Parameters of the graph that holds both classifiers: all trainable ones, and weights as the poster counts."""
+    sizes = {"cnn_parameters": count_parameters("cnn")}
+    for name, scope in (("fc", "classifier"), ("lh", "lh")):
+        sizes[f"{name}_parameters"] = count_parameters(scope)
+        sizes[f"{name}_weights"] = count_parameters(scope, weights_only=True)
+    ratio = sizes["lh_parameters"] / sizes["fc_parameters"]
+    whole = (sizes["cnn_parameters"] + sizes["lh_parameters"]) / (sizes["cnn_parameters"] + sizes["fc_parameters"])
+    return {**sizes, "parameter_ratio": ratio, "parameter_reduction": 1 - ratio, "network_ratio": whole}
+
+
+def sizes_of(config: Stage2Config, data: datasets.Dataset) -> dict[str, float]:
+    """`classifier_sizes` of a configuration."""
+    with tf1.Graph().as_default():
+        tf1.set_random_seed(0)
+        tf1.train.get_or_create_global_step()
+        outputs = networks.cnn(tf1.placeholder(tf.uint8, [None, *data.test_images.shape[1:]]), config, False)
+        networks.fc_classifier(outputs, config, len(data.class_names), False)
+        model.lh_classifier(outputs, config.n_sequence, config.lstm_units)
+        return classifier_sizes()
+
+
+def superclasses(data: datasets.Dataset) -> np.ndarray | None:
+    """Known superclass of each class, int64 [C], or None."""
+    if data.coarse_labels is not None:
+        return np.asarray(data.coarse_labels)
+    return np.asarray(string_tree.CIFAR10_SUPERCLASSES) if data.name == "cifar10" else None
+
+
+def structure(table: np.ndarray, inputs: Features, data: datasets.Dataset, seed: int) -> dict[str, Any]:
+    """How the strings relate to what is known of the classes: JSON values."""
+    labels, known, num_classes = data.test_labels, superclasses(data), len(table)
+    confusion = confusion_counts(labels, inputs.fc_logits.argmax(axis=1), num_classes)
+    means = np.stack([inputs.test[labels == c].mean(axis=0) for c in range(num_classes)])
+    found: dict[str, Any] = {
+        "groups": string_tree.prefix_groups(table, data.class_names, known),
+        "lcp": string_tree.lcp_matrix(table).tolist(),
+        "spearman_confusion": string_tree.spearman_with_confusion(table, confusion, seed=seed),
+        "spearman_features": string_tree.spearman_with_features(table, means, seed=seed),
+    }
+    if known is not None:
+        found["superclasses"] = string_tree.superclass_scores(table, known, seed=seed)
+    return found

@@ -1,0 +1,113 @@
+"""The loop of both stages: a step of the graph, again and again, and a test where an epoch ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from class2str_tf.data.batches import Batches, steps_per_epoch
+from class2str_tf.flags import Config
+from class2str_tf.method.layers import tf, tf1
+from reproduction.runtime import tf_runtime
+from reproduction.runtime.loop import Training
+from reproduction.runtime.run_folder import read_metrics, stop_signals
+from reproduction.runtime.tf_states import States
+
+SCALARS_EVERY = 10  # steps between two lines of the training scalars, as released
+LEGACY_SAVE = 10_000  # samples between two checkpoints of an epoch under --legacy-batches (C2S-D10)
+
+
+class Trainable(Protocol):
+    """What the loop needs of a stage's graph: its batches, the loss, the scalars to log, the update."""
+
+    @property
+    def batches(self) -> Batches: ...
+    @property
+    def loss(self) -> tf.Tensor: ...
+    @property
+    def scalars(self) -> Mapping[str, tf.Tensor]: ...
+    @property
+    def train(self) -> tf.Operation: ...
+
+
+def run_steps(
+    name: str,
+    session: tf1.Session,
+    graph: Trainable,
+    config: Config,
+    folder: Path,
+    num_images: int,
+    total: int,
+    evaluate: Callable[[int], dict[str, float]],
+    best_by: str,
+    offset: int = 0,
+) -> list[dict[str, Any]]:
+    """Trains to the end, from the newest checkpoint of the run folder where there is one.
+
+    Args:
+      name: for the progress bar and messages.
+      session: with the graph's variables initialised.
+      graph: of the stage.
+      config: resolved flags.
+      folder: run folder.
+      num_images: size of the training set.
+      total: steps of this training.
+      evaluate: global step -> values over the whole test set; called where an epoch ends.
+      best_by: the value whose best checkpoint is kept, named as in metrics.jsonl (`test/...`).
+      offset: steps of earlier attempts; the global step counts on.
+    Returns:
+      One line of metrics.jsonl a test, those of earlier attempts included.
+    Raises:
+      UserError: non-finite loss.
+    """
+    batch, per_epoch = config.B, steps_per_epoch(num_images, config.B)
+    ends = [offset + step for step in range(1, total + 1) if test_due(step, per_epoch, config) or step == total]
+    names = partial(checkpoint_name, per_epoch=per_epoch, config=config, last=ends[-1])
+    states = States(session, folder, ends, best_by, names, after=offset)
+    with stop_signals() as stop:
+        training = Training(name, folder, ends, batch, states, stop, start=offset, log_by="step", events="logs")
+        metrics = training.metrics
+        assert metrics is not None  # one process only
+        if not training.resumed:
+            session.run(tf1.assign(tf1.train.get_global_step(), offset))
+        print(
+            f"{tf_runtime.gpu_name() or 'CPU'}: {ends[-1] - training.step} of {total} steps of {batch} images to go, "
+            f"lr {config.lr:g}",
+            flush=True,
+        )
+        earlier = [line["test/seconds"] for line in read_metrics(folder) if best_by in line]
+        began = time.monotonic() - (earlier[-1] if earlier else 0.0)
+        graph.batches.start(session, training.step - offset)
+        for _ in training.epochs():
+            for step in training.steps():
+                if step % SCALARS_EVERY == 0:
+                    scalars, loss, _ = session.run([graph.scalars, graph.loss, graph.train])
+                    values = {name: float(value) for name, value in scalars.items()}
+                    metrics.write(step + 1, values, "train", step * batch)  # the authors' axis: samples seen before
+                else:
+                    loss, _ = session.run([graph.loss, graph.train])
+                training.log(loss)
+            step = training.step
+            line = {**evaluate(step), "epoch": (step - offset) / per_epoch}
+            line["seconds"] = round(time.monotonic() - began, 3)
+            metrics.write(step, line, "test", (step - 1) * batch)
+            training.end_epoch({"step": step, **{f"test/{name}": value for name, value in line.items()}})
+    return [line for line in read_metrics(folder) if best_by in line]
+
+
+def test_due(step: int, per_epoch: int, config: Config) -> bool:
+    """Once an epoch; under --legacy-batches where the sample counter of the epoch crosses a multiple of 10,000."""
+    if not config.legacy_batches:
+        return step % per_epoch == 0
+    before = (step - 1) % per_epoch * config.B
+    return before // LEGACY_SAVE < (before + config.B) // LEGACY_SAVE
+
+
+def checkpoint_name(step: int, per_epoch: int, config: Config, last: int) -> str:
+    """`model-<samples seen>`; under --legacy-batches the multiple of 10,000 in the epoch, reused as released."""
+    if step == last or not config.legacy_batches:
+        return f"model-{step * config.B}"
+    return f"model-{((step - 1) % per_epoch + 1) * config.B // LEGACY_SAVE * LEGACY_SAVE}"
