@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from class2str_tf.method.string_tree import compact, trie
-from reproduction.runtime.figures import draw_literally
+from reproduction.runtime.figures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +66,9 @@ def draw_tree(
     if coarse_names is not None and coarse is not None:
         legend_inches = 0.25 + 0.2 * -(-len(coarse_names) // _legend_columns(width))
     height = 0.8 + row_inches * len(rows) + legend_inches
-    figure = _figure(width, height)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
     axes = figure.add_axes((0.1 / width, legend_inches / height, tree_inches / width, row_inches * len(rows) / height))
     axes.set_xlim(-0.1, depth + 0.2)
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -101,7 +103,7 @@ def draw_tree(
     figure.text(0.1 / width, 1 - 0.38 / height, note, fontsize=9, color=GREY, va="top")
     if coarse_names is not None and coarse is not None:
         _legend(figure, coarse_names)
-    _save(figure, path)
+    save_figure(figure, path, DPI)
 
 
 def _lay_out(
@@ -213,7 +215,9 @@ def draw_prefix_curve(
     """
     reference = np.asarray(poster_curve(dataset) if poster is None else poster, float)
     ours = 100 * np.asarray(accuracy, float)
-    figure = _figure(6.4, 4.0)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), facecolor="white")
     axes = figure.add_axes((0.11, 0.13, 0.86, 0.72))
     _line(axes, ours, OURS, "ours", "o", above=True)
     if len(reference):
@@ -233,7 +237,7 @@ def draw_prefix_curve(
     where = f", {dataset}" if dataset else ""
     figure.text(0.02, 0.97, "First bits all right" + where, fontsize=13, weight="bold", color=INK, va="top")
     figure.text(0.02, 0.905, "the last point is the string-match accuracy", fontsize=9, color=GREY, va="top")
-    _save(figure, path)
+    save_figure(figure, path, DPI)
 
 
 def _line(axes: Axes, values: np.ndarray, colour: str, label: str, marker: str, above: bool) -> None:
@@ -253,20 +257,3 @@ def poster_curve(dataset: str) -> list[float]:
     name = POSTER_ROWS.get(dataset)
     numbers = [n for n in paper_of("class2str").numbers() if n.table == "bits" and n.row == name]
     return [n.value / 100 for n in numbers if n.value is not None]
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Writes the PNG without the version of the program, so that equal pictures are equal files."""
-    draw_literally(figure)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", metadata={"Software": None})
-    partial.replace(path)

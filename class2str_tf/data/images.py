@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+
 import datasets
 from class2str_tf.flags import FIRST, Config
+from class2str_tf.method.string_tree import CIFAR10_SUPERCLASSES
 from reproduction.runtime.run_folder import UserError
 
 
@@ -40,3 +43,10 @@ def first_images(data: datasets.Dataset, count: int) -> datasets.Dataset:
     if count > total:
         raise UserError(f"--train-images {FIRST}{count}: {data.name} has {total} training images")
     return dataclasses.replace(data, train_images=data.train_images[:count], train_labels=data.train_labels[:count])
+
+
+def superclasses(data: datasets.Dataset) -> np.ndarray | None:
+    """Known superclass of each class, int64 [C], or None."""
+    if data.coarse_labels is not None:
+        return np.asarray(data.coarse_labels)
+    return np.asarray(CIFAR10_SUPERCLASSES) if data.name == "cifar10" else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from class2str_tf.flags import Config
 from class2str_tf.method.layers import linear, tf, tf1
-from class2str_tf.networks import lenet, vgg16, vgg16_imagenet
+from class2str_tf.networks import lenet, vgg16
 
 WEIGHT_DECAY = 0.001  # delta of the poster; stage 1, and stage 2 where the CNN is fine-tuned
 
@@ -32,6 +32,8 @@ def cnn(images: tf.Tensor, config: Config, training: bool, dropout: bool = True)
     x = image_input(images, config.pixels)
     with tf1.variable_scope("cnn", reuse=tf1.AUTO_REUSE):
         if config.dataset == "imagenet":
+            from class2str_tf.networks import vgg16_imagenet
+
             return vgg16_imagenet.features(images, config.F)
         if config.model == "lenet":
             return lenet.features(x, training, config.lenet == "poster")
@@ -43,6 +45,8 @@ def fc_classifier(features: tf.Tensor, config: Config, num_classes: int, trainin
     """Logits float32 [B, C] of the full FC classifier; variables are shared between calls."""
     with tf1.variable_scope("classifier", reuse=tf1.AUTO_REUSE):
         if config.dataset == "imagenet":
+            from class2str_tf.networks import vgg16_imagenet
+
             return vgg16_imagenet.classifier(features, num_classes, 64 * config.F)
         if config.model == "lenet":
             return lenet.classifier(features, num_classes, config.lenet == "poster", config.lenet_relu)

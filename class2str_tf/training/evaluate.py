@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import datasets
+from class2str_tf.data.images import superclasses
 from class2str_tf.flags import Stage2Config
 from class2str_tf.method import codes, model, string_tree
 from class2str_tf.method.layers import count_parameters, tf, tf1
@@ -66,13 +67,6 @@ def sizes_of(config: Stage2Config, data: datasets.Dataset) -> dict[str, float]:
         networks.fc_classifier(outputs, config, len(data.class_names), False)
         model.lh_classifier(outputs, config.n_sequence, config.lstm_units)
         return classifier_sizes()
-
-
-def superclasses(data: datasets.Dataset) -> np.ndarray | None:
-    """Known superclass of each class, int64 [C], or None."""
-    if data.coarse_labels is not None:
-        return np.asarray(data.coarse_labels)
-    return np.asarray(string_tree.CIFAR10_SUPERCLASSES) if data.name == "cifar10" else None
 
 
 def structure(table: np.ndarray, inputs: Features, data: datasets.Dataset, seed: int) -> dict[str, Any]:

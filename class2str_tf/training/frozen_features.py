@@ -13,7 +13,6 @@ from class2str_tf.data.batches import IN_MEMORY_BYTES, slices
 from class2str_tf.flags import Stage2Config
 from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
-from class2str_tf.training import imagenet_features
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.arrays import read_npy
 from reproduction.runtime.run_folder import UserError, read_json, shown, write_json
@@ -50,6 +49,8 @@ def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: 
       session_config: see `tf_runtime.start`.
     """
     if config.dataset == "imagenet":
+        from class2str_tf.training import imagenet_features
+
         command = "class2str_tf/train_fc_classifer_imagenet.py"
         return Features(*imagenet_features.open_features(Path(config.cnn_dir), cast(Any, data), command))
     maker = {"stage1": config.stage1, "data": data.digests, "pixels": config.pixels}

@@ -12,10 +12,10 @@ import numpy as np
 
 import datasets
 from class2str_tf import deviations, plots
+from class2str_tf.data.images import superclasses
 from class2str_tf.flags import Config, Stage2Config
 from class2str_tf.method import codes, string_tree
 from class2str_tf.method.layers import count_parameters
-from class2str_tf.training.evaluate import superclasses
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.record import Record, make_record, still_rising, versions_of
 from reproduction.runtime.run_folder import Run, UserError, shown, write_bytes, write_json
