@@ -175,7 +175,7 @@ def loop(network: str, steps: int, device: str, small: bool) -> Pair:
     task = ours_loop.Task(
         stage="bench", images=images, labels=labels, subclass2class=torch.arange(10, device=where),
         criterion=losses.class_loss, constants=constants, epochs=1, lr_at=lambda epoch: 0.001, observe=False,
-        after_epoch=lambda p: None,
+        first_test=2, test_images=images[:0], test_labels=labels[:0],
     )  # fmt: skip
 
     def fresh() -> torch.nn.Module:
@@ -201,8 +201,8 @@ def loop(network: str, steps: int, device: str, small: bool) -> Pair:
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
-            p = ours_loop.run_stage(task, config, fresh(), World(0, 1, where), Stop(), path, path / "log.csv")
-        return count / p.history[-1]["seconds"]
+            training = ours_loop.run_stage(task, config, fresh(), World(0, 1, where), Stop(), path, path / "log.csv")
+        return count / training.history[-1]["seconds"]
 
     name = f"training, {network}, batch {batch}, {device}: our loop against a bare loop on the same batches"
     why = "loss and both accuracies of every step, the seed of its dropout"

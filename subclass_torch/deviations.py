@@ -1,42 +1,37 @@
-"""The ids of the ledger: where we leave the released code, and the flag that goes back to it.
+"""Ids of the deviations from the released code, and under which flags each is active.
 
 docs/deviations/subclass.md explains each; a test holds the comments in the code, that table and this list together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-Config = Mapping[str, Any]
+from subclass_torch.flags import Config
 
 # id -> whether it is active under a configuration of notebook.py; None: always.
 IMAGES: dict[str, Callable[[Config], bool] | None] = {
-    "SDN-D01": lambda c: not c["always_subclass"],
-    "SDN-D02": lambda c: not c["data_augmentation"],
-    "SDN-D03": lambda c: c["learning_rate"] != 0.1,
-    "SDN-D04": lambda c: c["stage1_lr"] == "scheduled",
-    "SDN-D05": lambda c: c["neglect_weight"] == "batch",
-    "SDN-D06": lambda c: c["neglect_total"] == "mean",
-    "SDN-D07": lambda c: c["neglect_total"] == "mean",
+    "SDN-D01": lambda c: not c.always_subclass,
+    "SDN-D02": lambda c: not c.data_augmentation,
+    "SDN-D03": lambda c: c.learning_rate != 0.1,
+    "SDN-D04": lambda c: c.stage1_lr == "scheduled",
+    "SDN-D05": lambda c: c.neglect_weight == "batch",
+    "SDN-D06": lambda c: c.neglect_total == "mean",
+    "SDN-D07": lambda c: c.neglect_total == "mean",
     "SDN-D08": None,
     "SDN-D09": None,
-    "SDN-D10": lambda c: c["mixing"] == "wide",
+    "SDN-D10": lambda c: c.mixing == "wide",
     "SDN-D11": None,
-    "SDN-D12": lambda c: c["kmeans_view"] == "plain",
+    "SDN-D12": lambda c: c.kmeans_view == "plain",
     **{f"SDN-D{n}": None for n in range(13, 28)},
 }
 
 # The same for notebook_yt8m.py.
-VIDEOS: dict[str, Callable[[Config], bool] | None] = {
+VIDEOS: dict[str, Callable[[Any], bool] | None] = {
     "SDN-Y01": None,
-    "SDN-Y02": lambda c: c["l2"] == "declared",
-    "SDN-Y03": lambda c: c["dropout"] == "active",
-    "SDN-Y04": lambda c: c["label_loss"] == "subclass",
+    "SDN-Y02": lambda c: c.l2 == "declared",
+    "SDN-Y03": lambda c: c.dropout == "active",
+    "SDN-Y04": lambda c: c.label_loss == "subclass",
     **{f"SDN-Y{n:02d}": None for n in range(5, 11)},
 }
-
-
-def active(config: Config, table: Mapping[str, Callable[[Config], bool] | None]) -> list[str]:
-    """The ids by which a run differs from the released code."""
-    return sorted(name for name, test in table.items() if test is None or test(config))

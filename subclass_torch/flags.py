@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from datasets import DatasetError, check_name
-from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, number, whole
+from reproduction.runtime.flags import (
+    Parser,
+    add_common,
+    as_dict,
+    dataset_name,
+    finish_parsing,
+    flag,
+    number,
+    whole,
+)
 from reproduction.runtime.run_folder import DATA_ROOT, UserError
 
 MODELS = ("wideresnet", "vgg16", "wrn_small", "vgg_small")  # the last two are ours
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "mnist": 10, "mnist5k": 10, "fashion_mnist": 10}
 CHANCE_EPOCHS = 5
 
-# Switches of the ledger: flag -> (default, value of --compat official). None: by data set.
+# Switches of the list of deviations: flag -> (default, value of --compat official). None: by data set.
 SWITCHES: dict[str, tuple[Any, Any]] = {
     "always_subclass": (False, True),
     "data_augmentation": (None, True),
@@ -32,12 +40,71 @@ STAGE2_ONLY = frozenset(
 )
 
 
-def data_set(text: str) -> str:
-    """Type of --dataset."""
-    try:
-        return check_name(text)
-    except DatasetError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Resolved flags of notebook.py under their names; `make_parser` describes them.
+
+    Attributes that are no flags:
+      argv: the command line.
+      chance_stops: whether training accuracy at chance is an error.
+      num_classes: C; None for a folder, whose classes are known once it is read.
+      num_subclasses: S; None for a folder.
+      processes: how many torchrun has started.
+    """
+
+    dataset: str
+    model: str
+    batch_size: int
+    epochs_class: int
+    epochs: int
+    learning_rate: float
+    data_augmentation: bool
+    cutout: bool
+    subclass: bool
+    subclass_label_weight: float
+    numClasses2Repartition: int
+    numSubclassesPerClass: int
+    n_holes: int
+    length: int
+    no_cuda: bool
+    seed: int
+    compat: str
+    stage: str
+    neglected: str | None
+    baseline_loss: str
+    beside: str | None
+    always_subclass: bool
+    stage1_lr: str
+    neglect_weight: str
+    neglect_total: str
+    mixing: str
+    kmeans_view: str
+    milestones: list[int]
+    gamma: float
+    subset: int
+    max_steps: int
+    chance_epochs: int
+    checkpoint_steps: int
+    amp: str | None
+    compile: bool
+    channels_last: bool
+    deterministic: bool
+    threads: int
+    workers: int
+    data_dir: str
+    name: str
+    runs_dir: str
+    device: str
+    eval: str | None
+    row: str | None
+    overwrite: bool
+    accept_unverified: bool
+    print_config: bool
+    argv: list[str] = field(default_factory=list)
+    chance_stops: bool
+    num_classes: int | None
+    num_subclasses: int | None
+    processes: int
 
 
 def whole_list(text: str) -> list[int]:
@@ -56,7 +123,10 @@ def make_parser() -> Parser:
     p = Parser("notebook.py", "Subclass deep neural networks: find the neglected classes, then train on subclasses.")
     g = p.original_group()
     g.add_argument(
-        "--dataset", type=data_set, default="cifar10", help="cifar10, cifar100, svhn; also mnist5k, ..., folder:PATH"
+        "--dataset",
+        type=dataset_name,
+        default="cifar10",
+        help="cifar10, cifar100, svhn; also mnist5k, ..., folder:PATH",
     )
     g.add_argument("--model", choices=MODELS, default="vgg16", help="network (WRN: 28-10, for svhn 16-8)")
     g.add_argument("--batch_size", type=whole(1), default=128, help="training (both stages) and test (default 128)")
@@ -129,50 +199,48 @@ def make_parser() -> Parser:
     return p
 
 
-def resolve(args: argparse.Namespace) -> dict[str, Any]:
-    """Resolved configuration: no None is left where the data set or --compat decides.
+def resolve(args: argparse.Namespace) -> Config:
+    """Fills in what the data set or --compat decides.
 
     Raises:
       UserError: more classes to repartition than exist, or flags that exclude each other.
     """
-    config = vars(args).copy()
+    values = vars(args).copy()
     svhn = args.dataset == "svhn"
-    # DEVIATION SDN-D02: off for svhn, as the flag's comment says. DEVIATION SDN-D03: 0.01 for svhn, likewise
-    by_data_set = {"data_augmentation": not svhn, "learning_rate": 0.01 if svhn else 0.1}
-    for name, (ours, official) in SWITCHES.items():
-        if config[name] is None:
-            value = official if args.compat == "official" else ours
-            config[name] = by_data_set[name] if value is None else value
-    if config["milestones"] is None:
-        config["milestones"] = [80, 120, 160, 220] if svhn else [60, 120, 160, 220, 260]
-    if config["gamma"] is None:
-        config["gamma"] = 0.1 if svhn else 0.2
-    config["subclass"] = args.subclass or config["always_subclass"]
-    config["chance_stops"] = args.chance_epochs is not None and args.compat != "official"
-    if args.chance_epochs is None:
-        config["chance_epochs"] = CHANCE_EPOCHS
+    by_data_set = {
+        # DEVIATION SDN-D02: off for svhn, as the flag's comment says. DEVIATION SDN-D03: 0.01 for svhn, likewise
+        "data_augmentation": not svhn, "learning_rate": 0.01 if svhn else 0.1, "gamma": 0.1 if svhn else 0.2,
+        "milestones": [80, 120, 160, 220] if svhn else [60, 120, 160, 220, 260], "chance_epochs": CHANCE_EPOCHS,
+    }  # fmt: skip
+    defaults = by_data_set | {
+        name: official if args.compat == "official" else ours
+        for name, (ours, official) in SWITCHES.items()
+        if ours is not None or args.compat == "official"
+    }
+    values |= {name: value for name, value in defaults.items() if values[name] is None}
+    subclass = values["subclass"] = args.subclass or values["always_subclass"]
+    values["chance_stops"] = args.chance_epochs is not None and args.compat != "official"
     if args.no_cuda:
-        config["device"] = "cpu"
+        values["device"] = "cpu"
     classes = NUM_CLASSES.get(args.dataset)
-    added = args.numClasses2Repartition * (args.numSubclassesPerClass - 1) if config["subclass"] else 0
-    config["num_classes"] = classes  # None for a folder: known once it is read
-    config["num_subclasses"] = classes + added if classes else None
-    if classes and config["subclass"] and args.numClasses2Repartition > classes:
+    added = args.numClasses2Repartition * (args.numSubclassesPerClass - 1) if subclass else 0
+    if classes and subclass and args.numClasses2Repartition > classes:
         raise UserError(f"--numClasses2Repartition {args.numClasses2Repartition}: {args.dataset} has {classes} classes")
-    if args.stage != "all" and not config["subclass"]:
+    if args.stage != "all" and not subclass:
         raise UserError(f"--stage {args.stage}: needs --subclass; without it there is one stage only")
     if args.neglected and args.stage != "train":
         raise UserError("--neglected: only with --stage train")
-    if config["name"] is None:
-        word = "".join(
-            c if c.isalnum() else "_" for c in args.dataset.removeprefix("folder:").strip("/").rpartition("/")[2]
-        )
-        config["name"] = f"{word}_{args.model}" + ("" if config["subclass"] else "_baseline")
-    config["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
-    return config
+    if args.name is None:
+        stem = args.dataset.removeprefix("folder:").strip("/").rpartition("/")[2]
+        word = "".join(c if c.isalnum() else "_" for c in stem)
+        values["name"] = f"{word}_{args.model}" + ("" if subclass else "_baseline")
+    return Config(
+        **values, num_classes=classes, num_subclasses=classes + added if classes else None,
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+    )  # fmt: skip
 
 
-def parse(argv: list[str] | None = None) -> dict[str, Any]:
+def parse(argv: list[str] | None = None) -> Config:
     """Parses and resolves; answers --help and --print-config by itself."""
     return finish_parsing(make_parser(), resolve, argv)
 
@@ -180,8 +248,9 @@ def parse(argv: list[str] | None = None) -> dict[str, Any]:
 _NOT_FLAGS = {"stage", "neglected", "beside", "workers", "no_cuda", "checkpoint_steps", "chance_stops"}
 
 
-def of_run(config: Mapping[str, Any], stage1: bool) -> dict[str, Any]:
+def of_run(config: Config, stage1: bool) -> dict[str, Any]:
     """The part of the configuration that decides what a stage computes; a run folder belongs to it."""
     left_out = _NOT_FLAGS | (STAGE2_ONLY if stage1 else frozenset())
     # the check for chance accuracy computes nothing; its default stays, which is in the records of older runs
-    return {name: value for name, value in config.items() if name not in left_out} | {"chance_epochs": CHANCE_EPOCHS}
+    values = as_dict(config) | {"chance_epochs": CHANCE_EPOCHS}
+    return {name: value for name, value in values.items() if name not in left_out}

@@ -16,11 +16,32 @@ from subclass_torch import flags  # noqa: E402
 
 
 def main() -> None:
-    """Parses first: --help and --print-config need no framework."""
+    """Parses first: --help and --print-config need no framework; each stage loads what it needs."""
     config = flags.parse()
-    from subclass_torch.training import stages
+    from reproduction.runtime import torch_runtime as runtime
+    from reproduction.runtime.run_folder import stop_signals
 
-    stages.run(config)
+    # DEVIATION SDN-D25: everything is seeded, not torch alone
+    runtime.start(config.seed, config.threads, config.deterministic)
+    with runtime.open_world(config.device) as world, stop_signals() as stop:  # DEVIATION SDN-D23: device is a flag
+        if config.eval:
+            from subclass_torch.training.evaluate import evaluate_checkpoint
+
+            evaluate_checkpoint(config, world)
+            return
+        from subclass_torch.training.setting import Setting
+
+        setting = Setting(config, world, stop)
+        if config.subclass and config.stage != "train":
+            from subclass_torch.training.stage1 import identify
+
+            identify(setting)
+            runtime.agreed(world, False)  # the other processes read what the first one wrote
+        if config.stage != "identify":
+            from subclass_torch.training.stage2 import train
+
+            runtime.set_threads(config.threads)
+            train(setting)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from reproduction.runtime.flags import run_main  # noqa: E402
-from subclass_torch.yt8m import flags as yt8m_flags  # noqa: E402
+from subclass_torch.yt8m import flags  # noqa: E402
 
 
 def main() -> None:
     """Parses first: --help and --print-config need no framework."""
-    config = yt8m_flags.parse()
-    from subclass_torch.yt8m import stages as yt8m_stages
+    config = flags.parse()
+    from subclass_torch.yt8m import stages
 
-    yt8m_stages.run(config)
+    stages.run(config)
 
 
 if __name__ == "__main__":

@@ -1,44 +1,22 @@
-"""Pictures of a run: neglection degrees per epoch, confusion before and after, gain per class. Written as PNG."""
+"""Plots of a run: neglection degrees per epoch, confusion before and after, gain per class. Written as PNG."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reproduction.runtime.figures import draw_literally
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from reproduction.runtime.figures import new_figure, save_figure
 
 _RED, _GREY = "#c0392b", "#9aa5b1"
 _LABELLED = 20  # more classes than this are not written along an axis
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, np.ndarray]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
-    return figure, axes[0]
-
-
-def _save(figure: Figure, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    draw_literally(figure)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
-
-
 def neglection(path: Path, degrees: Sequence[Sequence[float]], neglected: Sequence[int], names: Sequence[str]) -> None:
     """Curves t_i(e), one per class, the neglected ones in red; [E][C]."""
     values = np.asarray(degrees)
-    figure, (axis,) = _figure(7, 4)
+    figure, ((axis,),) = new_figure(7, 4)
     epochs = np.arange(1, len(values) + 1)
     for label in range(values.shape[1]):
         if label not in neglected:
@@ -54,7 +32,7 @@ def neglection(path: Path, degrees: Sequence[Sequence[float]], neglected: Sequen
         axis.legend(handles=lines, title="neglected", fontsize=8)
     axis.set(xlabel="epoch of stage 1", ylabel="neglection degree (1 = no cancellation)")
     axis.set_title("How far each class's gradients cancel")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def confusions(
@@ -62,7 +40,7 @@ def confusions(
 ) -> None:
     """Confusion matrices side by side, rows as shares of the true class, diagonal left out; neglected in red."""
     classes = len(names)
-    figure, axes = _figure(5.2 * len(matrices), 4.8, len(matrices))
+    figure, (axes,) = new_figure(5.2 * len(matrices), 4.8, columns=len(matrices))
     shares = []
     for _, matrix in matrices:
         share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
@@ -79,7 +57,7 @@ def confusions(
                 axis.get_yticklabels()[label].set_color(_RED)
                 axis.get_xticklabels()[label].set_color(_RED)
     figure.colorbar(image, ax=list(axes), label="% of the true class (errors only)", shrink=0.8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def gains(
@@ -88,11 +66,11 @@ def gains(
     """Accuracy of each class with subclasses minus without, in points; neglected classes in red."""
     points = 100 * (np.asarray(after, float) - np.asarray(before, float))
     order = np.argsort(points)
-    figure, (axis,) = _figure(6, max(3.0, min(0.28 * len(names), 14) + 0.8))
+    figure, ((axis,),) = new_figure(6, max(3.0, min(0.28 * len(names), 14) + 0.8))
     colours = [_RED if label in neglected else _GREY for label in order]
     axis.barh(np.arange(len(order)), points[order], color=colours)
     axis.axvline(0, color="black", linewidth=0.8)
     if len(names) <= 60:
         axis.set_yticks(np.arange(len(order)), [names[label] for label in order], fontsize=8)
     axis.set(xlabel="points, with subclasses minus without", title="Gain per class (neglected in red)")
-    _save(figure, path)
+    save_figure(figure, path)

@@ -13,8 +13,8 @@ from reproduction.runtime.flags import Parser, run_main, whole  # noqa: E402
 from reproduction.runtime.run_folder import UserError, shown, together  # noqa: E402
 
 
-def read_image(path: Path, channels: int):
-    """Reads a picture as uint8 [1, 32, 32, channels]: its centre square at 32, or at 28 in a border.
+def read_image(path: Path, channels: int) -> Any:
+    """Reads an image as uint8 [1, 32, 32, channels]: its centre square at 32, or at 28 in a border.
 
     Raises:
       UserError: missing, not JPEG or PNG, or too large.
@@ -40,17 +40,19 @@ def predict(checkpoint: Path, image: Path, top: int = 5) -> list[tuple[str, floa
     """The best classes of one image.
 
     Args:
-      checkpoint: file or run folder. image: picture file. top: how many classes.
+      checkpoint: file or run folder.
+      image: image file.
+      top: how many classes.
     Returns:
       (class name, score in [0, 1], winning subclass) in descending order.
     Raises:
-      UserError: a damaged checkpoint or picture.
+      UserError: a damaged checkpoint or image.
     """
     import torch
 
-    from subclass_torch.training import evaluate
+    from subclass_torch.training.evaluate import load_network
 
-    model, content = evaluate.load_network(checkpoint, torch.device("cpu"))
+    model, content = load_network(checkpoint, torch.device("cpu"))
     pixels = torch.from_numpy(read_image(image, len(content["mean"])))
     with together(checkpoint):
         return _best(model, content, pixels, top)
@@ -59,18 +61,18 @@ def predict(checkpoint: Path, image: Path, top: int = 5) -> list[tuple[str, floa
 def _best(model: Any, content: dict[str, Any], pixels: Any, top: int) -> list[tuple[str, float, int]]:
     import torch
 
-    from subclass_torch.data import augment
-    from subclass_torch.networks import build as models
-    from subclass_torch.training import evaluate
+    from subclass_torch.data.augment import normalize
+    from subclass_torch.method.losses import class_scores
+    from subclass_torch.networks.build import scores
 
-    inputs = augment.normalize(pixels, torch.tensor(content["mean"]), torch.tensor(content["std"])).contiguous()
+    inputs = normalize(pixels, torch.tensor(content["mean"]), torch.tensor(content["std"])).contiguous()
     mapping, names = content["subclass2class"], content["class_names"]
-    scores = torch.sigmoid(models.scores(model, inputs))[0]
-    best = evaluate.class_scores(scores[None], mapping, len(names))[0]
+    p = torch.sigmoid(scores(model, inputs))[0]
+    best = class_scores(p[None], mapping, len(names))[0]
     out = []
     for label in best.argsort(descending=True, stable=True)[:top].tolist():
         subclasses = (mapping == label).nonzero()[:, 0]
-        out.append((names[label], float(best[label]), int(subclasses[scores[subclasses].argmax()])))
+        out.append((names[label], float(best[label]), int(subclasses[p[subclasses].argmax()])))
     return out
 
 

@@ -20,7 +20,7 @@ SEES = {  # room -> rooms of the same paper that it may import
 }
 OUTSIDE_METHOD = {"reproduction", "datasets"}  # packages of ours that `method` must not need,
 TENSORFLOW = "reproduction.runtime.tf_import"  # but for how TensorFlow is imported
-MOVED: tuple[str, ...] = ("class2str_tf", "triplet_tf",)
+MOVED: tuple[str, ...] = ("class2str_tf", "subclass_torch", "triplet_tf")
 
 
 @cache

@@ -6,8 +6,10 @@ function of (seed, stage, epoch, image) alone and not of the batch or the proces
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,10 +30,26 @@ class Draws(NamedTuple):
         """The draws of some items, in their order."""
         return Draws(*(field[items] for field in self))
 
+    def to(self, device: torch.device) -> Draws:
+        """The draws on a device."""
+        return Draws(*(field.to(device) for field in self))
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """The array as a tensor without a copy; a read-only memory map (SVHN) gives no warning, nothing here writes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
 
 def draw(count: int, size: int, n_holes: int, generator: torch.Generator) -> Draws:
-    """Draws crop offset, mirroring and hole centres for `count` images of `size` x `size` pixels.
+    """Draws crop offset, mirroring and hole centres.
 
+    Args:
+      count: N, images.
+      size: their side in pixels.
+      n_holes: holes an image.
+      generator: gives the random numbers.
     Returns:
       top, left uniform in 0..2*PAD; flip with probability 1/2; hole centres uniform over the image (0..size-1).
     Source: authors' notebook.py (transforms) and cutout.py; one draw for the whole epoch is ours.
@@ -72,10 +90,12 @@ def crop_flip(images: Tensor, draws: Draws) -> Tensor:
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(images - mean) / std per channel.
+    """Computes (images - mean) / std per channel.
 
     Args:
-      images: uint8 [B, H, W, C]. mean, std: float32 [C] on the 0-255 scale.
+      images: uint8 [B, H, W, C].
+      mean: float32 [C], on the 0-255 scale.
+      std: float32 [C], on the 0-255 scale.
     Returns:
       float32 [B, C, H, W], a channels-last view.
     """
@@ -113,10 +133,16 @@ def cut_holes(inputs: Tensor, draws: Draws, length: int) -> Tensor:
 def training_batch(
     images: Tensor, draws: Draws, mean: Tensor, std: Tensor, crop: bool, cutout: bool, length: int
 ) -> Tensor:
-    """One training batch: crop and mirror, normalize, cut out, in the authors' order.
+    """Makes a training batch: crop and mirror, normalize, cut out, in the authors' order.
 
     Args:
-      images: uint8 [B, H, W, C]. draws: of these images. crop: `--data_augmentation`. cutout, length: as the flags.
+      images: uint8 [B, H, W, C].
+      draws: of these images.
+      mean: float32 [C], on the 0-255 scale.
+      std: float32 [C], on the 0-255 scale.
+      crop: whether to crop and mirror (`--data_augmentation`).
+      cutout: whether to cut holes (`--cutout`).
+      length: side of a hole in pixels (`--length`).
     Returns:
       float32 [B, C, H, W].
     """

@@ -10,6 +10,7 @@ import numpy as np
 
 import datasets
 from reproduction.runtime.run_folder import UserError
+from subclass_torch.flags import Config
 
 SIZE = 32
 # Mean and standard deviation on the 0-255 scale [authors' notebook.py]; CIFAR-100 takes CIFAR-10's, as they do.
@@ -44,6 +45,10 @@ class Images:
 def to_size(images: np.ndarray) -> np.ndarray:
     """Pads smaller images (MNIST: 28x28) with a black border to 32x32.
 
+    Args:
+      images: uint8 [N, H, W, C].
+    Returns:
+      uint8 [N, 32, 32, C].
     Raises:
       UserError: larger than 32x32.
     """
@@ -65,19 +70,20 @@ def constants_of(name: str, train_images: np.ndarray) -> tuple[tuple[float, ...]
     return tuple(round(float(m), 1) for m in mean), tuple(max(round(float(s), 1), 1.0) for s in std)
 
 
-def load(config: Mapping[str, Any]) -> Images:
-    """Loads `--dataset`, its `--subset` where one is asked for, at 32x32.
+def load(config: Config) -> Images:
+    """Loads `--dataset`, or the part of it that `--subset` asks for, at 32x32.
 
     Raises:
-      datasets.DatasetError: missing or damaged files. UserError: fewer classes than `--numClasses2Repartition`.
+      datasets.DatasetError: missing or damaged files.
+      UserError: fewer classes than `--numClasses2Repartition`.
     """
-    options = {"size": SIZE} if config["dataset"].startswith("folder:") else {}
-    ds = datasets.load(config["dataset"], config["data_dir"], config["accept_unverified"], **options)
-    if config["subset"]:
-        ds = datasets.subset(ds, train=config["subset"], seed=0)
-    wanted, held = config["numClasses2Repartition"], len(ds.class_names)
-    if config["subclass"] and wanted > held:
-        raise UserError(f"--numClasses2Repartition {wanted}: {ds.name} has {held} classes")
+    options: dict[str, Any] = {"size": SIZE} if config.dataset.startswith("folder:") else {}
+    ds = datasets.load(config.dataset, config.data_dir, config.accept_unverified, **options)
+    if config.subset:
+        ds = datasets.subset(ds, train=config.subset, seed=0)
+    wanted, classes = config.numClasses2Repartition, len(ds.class_names)
+    if config.subclass and wanted > classes:
+        raise UserError(f"--numClasses2Repartition {wanted}: {ds.name} has {classes} classes")
     train = to_size(ds.train_images)
     mean, std = constants_of(ds.name, train)
     return Images(

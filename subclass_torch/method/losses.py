@@ -1,4 +1,4 @@
-"""The losses, per sample, on logits: class, subclass and multi-label subclass cross-entropy over independent sigmoids.
+"""Losses per sample on logits, and the decision: cross-entropy over independent sigmoids, for classes and subclasses.
 
 Notation: B samples, C classes, S >= C subclasses, p = sigmoid(logit), w = `--subclass_label_weight`. Everything is
 computed in float32 even under autocast, with the authors' eps inside the logarithm: the usual log-sigmoid form differs
@@ -18,16 +18,17 @@ def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum over outputs of the binary cross-entropy with one positive output per sample.
 
     Args:
-      logits: float [B, S]. labels: int64 [B], in 0..S-1.
+      logits: float [B, S].
+      labels: int64 [B], in 0..S-1.
     Returns:
       float32 [B].
-    Source: authors' mylosses.py; section 1.1 of the specification.
+    Source: authors' mylosses.py.
     """
     p = torch.sigmoid(logits.float())  # [B, S]
-    own = p.gather(1, labels[:, None])[:, 0]  # [B]
+    positive = p.gather(1, labels[:, None])[:, 0]  # [B]
     negative = -torch.log(1 - p + EPS)  # [B, S]
-    own_negative = negative.gather(1, labels[:, None])[:, 0]
-    return -torch.log(own + EPS) + negative.sum(1) - own_negative
+    excluded = negative.gather(1, labels[:, None])[:, 0]
+    return -torch.log(positive + EPS) + negative.sum(1) - excluded
 
 
 def softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -39,7 +40,8 @@ def label_weights(subclass2class: Tensor, weight: float) -> Tensor:
     """Table of m: how far output s is excused from being negative for a sample of subclass t.
 
     Args:
-      subclass2class: int64 [S]. weight: w in [0, 1].
+      subclass2class: int64 [S].
+      weight: w in [0, 1].
     Returns:
       float32 [S, S]: 1 on the diagonal, w for siblings (same class), 0 elsewhere; row t belongs to subclass t.
     Source: authors' trainutils.py, which builds it per sample in Python.
@@ -53,21 +55,25 @@ def subclass_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Subclass cross-entropy: siblings of the true subclass must be negative with weight 1 - w only.
 
     Args:
-      logits: float [B, S]. labels: int64 [B], subclasses. weights: float32 [S, S] from `label_weights`.
+      logits: float [B, S].
+      labels: int64 [B], subclasses.
+      weights: float32 [S, S] from `label_weights`.
     Returns:
       float32 [B].
-    Source: authors' mylosses.py and trainutils.py; section 1.3 of the specification.
+    Source: authors' mylosses.py and trainutils.py.
     """
     p = torch.sigmoid(logits.float())
-    own = p.gather(1, labels[:, None])[:, 0]
-    return -torch.log(own + EPS) - ((1 - weights[labels]) * torch.log(1 - p + EPS)).sum(1)
+    positive = p.gather(1, labels[:, None])[:, 0]
+    return -torch.log(positive + EPS) - ((1 - weights[labels]) * torch.log(1 - p + EPS)).sum(1)
 
 
 def multilabel_loss(logits: Tensor, indicator: Tensor, subclass2class: Tensor, weight: float) -> Tensor:
     """Subclass cross-entropy for videos with several labels.
 
     Args:
-      logits: float [B, S]. indicator: float [B, S], 1 for each subclass label. subclass2class: int64 [S].
+      logits: float [B, S].
+      indicator: float [B, S], 1 for each subclass label.
+      subclass2class: int64 [S].
       weight: w; 0 gives the plain sigmoid cross-entropy.
     Returns:
       float32 [B], summed over outputs.
@@ -79,7 +85,36 @@ def multilabel_loss(logits: Tensor, indicator: Tensor, subclass2class: Tensor, w
     negative = 1 - indicator
     if weight:
         classes = int(subclass2class.max()) + 1
-        of_class = indicator.new_zeros(len(indicator), classes).index_add_(1, subclass2class, indicator)  # [B, C]
-        sibling = (of_class[:, subclass2class] > 0) & (indicator == 0)  # [B, S]
+        by_class = indicator.new_zeros(len(indicator), classes).index_add_(1, subclass2class, indicator)  # [B, C]
+        sibling = (by_class[:, subclass2class] > 0) & (indicator == 0)  # [B, S]
         negative = negative - weight * sibling.float()  # DEVIATION SDN-Y04: sibling weight also for videos
     return -(indicator * torch.log(p + EPS) + negative * torch.log(1 - p + EPS)).sum(1)
+
+
+def decide(logits: Tensor, subclass2class: Tensor) -> Tensor:
+    """Decides for the class of the strongest subclass.
+
+    Args:
+      logits: float [B, S].
+      subclass2class: int64 [S].
+    Returns:
+      int64 [B], classes.
+    Source: authors' testutils.py.
+    """
+    return subclass2class[logits.argmax(1)]
+
+
+def class_scores(scores: Tensor, subclass2class: Tensor, classes: int) -> Tensor:
+    """Gives each class the maximum over its subclasses; the best class is that of `decide`.
+
+    Args:
+      scores: float [B, S].
+      subclass2class: int64 [S].
+      classes: C.
+    Returns:
+      float [B, C].
+    Source: authors' subclasscnn.py (a loop over videos and classes). Deviation: SDN-Y05, SDN-Y06.
+    """
+    out = torch.full((len(scores), classes), -torch.inf, dtype=scores.dtype, device=scores.device)
+    # DEVIATION SDN-Y05: one scatter, not two Python loops. DEVIATION SDN-Y06: no added classes is no special case
+    return out.scatter_reduce(1, subclass2class.expand(len(scores), -1), scores, "amax")

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reproduction.runtime.run_folder import UserError
-
 _CHUNK = 4096  # images turned to float at a time
 
 
@@ -23,8 +21,9 @@ class Partition:
       classes: the neglected classes, in descending theta.
       subclass2class: int64 [S].
       labels: int64 [N], subclass of each original image.
-      source, partner: int64 [M], the two original images behind each mixed one.
-      mixed_labels: int64 [M].
+      source: int64 [M], the image of the neglected class behind each mixed one.
+      partner: int64 [M], the image that is mixed into it.
+      mixed_labels: int64 [M], subclass of each mixed image.
     """
 
     classes: tuple[int, ...]
@@ -36,10 +35,12 @@ class Partition:
 
 
 def mix(first: np.ndarray, second: np.ndarray, wrap: bool = False) -> np.ndarray:
-    """Average of two images or batches, truncated to uint8 (SamplePairing).
+    """Averages two images or batches, truncated to uint8 (SamplePairing).
 
     Args:
-      first, second: uint8, same shape. wrap: let the sum wrap at 256 before the halving, as the released code does.
+      first: uint8.
+      second: uint8, same shape.
+      wrap: let the sum wrap at 256 before the halving, as the released code does.
     Returns:
       uint8, same shape.
     Source: authors' subclassutils.py. Deviation: SDN-D10.
@@ -50,10 +51,11 @@ def mix(first: np.ndarray, second: np.ndarray, wrap: bool = False) -> np.ndarray
 
 
 def split(pixels: np.ndarray, k: int) -> np.ndarray:
-    """k-means on flattened pixels.
+    """Clusters flattened pixels by k-means.
 
     Args:
-      pixels: float32 [n, D], C-contiguous; used as working space (no second copy). k: clusters, 1..n.
+      pixels: float32 [n, D], C-contiguous; used as working space (no second copy).
+      k: clusters, 1..n.
     Returns:
       int64 [n], cluster of each image.
     Source: authors' subclassutils.py (random_state 0). Deviations: SDN-D13 (n_init 10, as scikit-learn had in 2019).
@@ -82,56 +84,55 @@ def make_partition(
     """Augments and splits the neglected classes.
 
     Args:
-      images: uint8 [N, H, W, C]. labels: int64 [N], in 0..num_classes-1.
+      images: uint8 [N, H, W, C].
+      labels: int64 [N], in 0..num_classes-1.
       classes: neglected classes in order of treatment; empty leaves everything as it is (S = C).
       k: subclasses per class, >= 1.
+      num_classes: C.
       view: (class, uint8 [n, H, W, C], int64 [n] position in the class's 2 N_c images) -> float32, what k-means sees.
       partners: (class, count) -> int64 [count] in 0..N-1, the partner of each of the class's images.
       wrap: as in `mix`.
     Returns:
       The partition. Cluster 0 keeps the class's label, the others get the next free ones: S = C + sum (k - 1).
     Raises:
-      UserError: a class is named twice, does not exist, or holds too few images.
-    Source: authors' subclassutils.py; section 1.2 of the specification.
+      ValueError: a class is named twice, does not exist, or has too few images.
+    Source: authors' subclassutils.py.
     """
     if len(set(classes)) != len(classes) or any(not 0 <= c < num_classes for c in classes):
-        raise UserError(f"neglected classes {list(classes)}: different classes in 0..{num_classes - 1} are needed")
-    out = labels.astype(np.int64).copy()
-    mapping = list(range(num_classes))
-    sources, mates, mixed_labels = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        raise ValueError(f"neglected classes {list(classes)}: different classes in 0..{num_classes - 1} are needed")
+    new_labels, mapping = labels.astype(np.int64), list(range(num_classes))
+    sources, mates, mixed_labels = ([np.empty(0, np.int64)] for _ in range(3))
     for label in classes:
-        own = np.flatnonzero(labels == label)
-        if 2 * len(own) < k or len(own) == 0:
-            raise UserError(f"class {label} holds {len(own)} images, too few for {k} subclasses")
-        mate = partners(label, len(own))
-        pixels = np.empty((2 * len(own), int(np.prod(images.shape[1:]))), np.float32)
-        for at in range(0, len(own), _CHUNK):  # DEVIATION SDN-D14: float32 of the selected class only
-            a = images[own[at : at + _CHUNK]]
-            b = mix(a, images[mate[at : at + _CHUNK]], wrap)
-            place = np.arange(at, at + len(a))
-            pixels[place] = view(label, a, place).reshape(len(a), -1)
-            pixels[place + len(own)] = view(label, b, place + len(own)).reshape(len(a), -1)
+        members = np.flatnonzero(labels == label)
+        if 2 * len(members) < k or len(members) == 0:
+            raise ValueError(f"class {label} holds {len(members)} images, too few for {k} subclasses")
+        mate = partners(label, len(members))
+        pixels = np.empty((2 * len(members), int(np.prod(images.shape[1:]))), np.float32)
+        for at in range(0, len(members), _CHUNK):  # DEVIATION SDN-D14: float32 of the selected class only
+            originals = images[members[at : at + _CHUNK]]
+            mixed = mix(originals, images[mate[at : at + _CHUNK]], wrap)
+            place = np.arange(at, at + len(originals))
+            for part, position in ((originals, place), (mixed, place + len(members))):
+                pixels[position] = view(label, part, position).reshape(len(part), -1)
         cluster = split(pixels, k)
         del pixels
         names = np.array([label, *range(len(mapping), len(mapping) + k - 1)])
         mapping += [label] * (k - 1)
-        out[own] = names[cluster[: len(own)]]
-        sources.append(own)
+        new_labels[members] = names[cluster[: len(members)]]
+        sources.append(members)
         mates.append(mate)
-        mixed_labels.append(names[cluster[len(own) :]])
-    return Partition(
-        tuple(int(c) for c in classes),
-        np.array(mapping, np.int64),
-        out,
-        np.concatenate(sources),
-        np.concatenate(mates).astype(np.int64),
-        np.concatenate(mixed_labels).astype(np.int64),
-    )
+        mixed_labels.append(names[cluster[len(members) :]])
+    source, partner, of_mixed = (np.concatenate(parts).astype(np.int64) for parts in (sources, mates, mixed_labels))
+    return Partition(tuple(int(c) for c in classes), np.array(mapping, np.int64), new_labels, source, partner, of_mixed)
 
 
 def training_set(images: np.ndarray, partition: Partition, wrap: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Originals followed by the mixed images, with their subclass labels.
+    """Lists the originals, followed by the mixed images, with their subclass labels.
 
+    Args:
+      images: uint8 [N, H, W, C], the originals.
+      partition: of these images.
+      wrap: as in `mix`.
     Returns:
       uint8 [N + M, H, W, C] and int64 [N + M].
     """

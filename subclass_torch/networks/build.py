@@ -33,8 +33,12 @@ class VGG(nn.Module):
         dropout: float = 0.5,
     ):
         """Args:
-        outputs: S. plan: channels of each 3x3 convolution, "M" for a 2x2 max-pool. width: F.
-        channels, size: of the input images.
+        outputs: S.
+        plan: channels of each 3x3 convolution, "M" for a 2x2 max-pool.
+        width: F.
+        channels: of the input images.
+        size: side of the input images in pixels.
+        dropout: in front of both linear layers.
         """
         super().__init__()
         layers: list[nn.Module] = []
@@ -102,7 +106,11 @@ class WideResNet(nn.Module):
 
     def __init__(self, outputs: int, depth: int = 28, widen: int = 10, dropout: float = 0.3, channels: int = 3):
         """Args:
-        outputs: S. depth: 6 n + 4. widen: k. dropout: inside the blocks. channels: of the input images.
+        outputs: S.
+        depth: 6 n + 4.
+        widen: k.
+        dropout: inside the blocks.
+        channels: of the input images.
         """
         super().__init__()
         if depth < 10 or (depth - 4) % 6:
@@ -142,7 +150,9 @@ def build(model: str, dataset: str, outputs: int, channels: int = 3) -> VGG | Wi
     """Builds the network of `--model` for a data set.
 
     Args:
-      model: vgg16, vgg_small, wideresnet or wrn_small. dataset: name; svhn takes WRN-16-8. outputs: S.
+      model: vgg16, vgg_small, wideresnet or wrn_small.
+      dataset: name; svhn takes WRN-16-8.
+      outputs: S.
       channels: of the images.
     Returns:
       The network with PyTorch's (VGG) or the authors' (WRN) initialization.
@@ -152,6 +162,12 @@ def build(model: str, dataset: str, outputs: int, channels: int = 3) -> VGG | Wi
     return kind(outputs, channels=channels, **arguments)
 
 
+def place(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    """Moves a network to a device, in the memory format of `--channels-last` or torch's own."""
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
+
+
 def parameter_count(model: nn.Module) -> int:
     """Trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -159,8 +175,8 @@ def parameter_count(model: nn.Module) -> int:
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     """The state dict under the authors' names, whatever wraps the network (compile, DDP)."""
-    while hasattr(model, "module") or hasattr(model, "_orig_mod"):
-        model = model.module if hasattr(model, "module") else model._orig_mod
+    while wrapped := getattr(model, "module", None) or getattr(model, "_orig_mod", None):
+        model = wrapped
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 

@@ -1,111 +1,22 @@
-"""Decisions and figures on the test split: confusion matrix, CCR, per-class accuracy."""
+"""Trained networks: read back from a checkpoint, and evaluated by --eval."""
 
 from __future__ import annotations
 
-import warnings
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reproduction.runtime.run_folder import UserError, shown
-from reproduction.runtime.torch_runtime import World, autocast, read_checkpoint, reduce_sum
-from subclass_torch.data import augment
-from subclass_torch.networks import build as models
-
-
-def tensor_of(array: np.ndarray) -> Tensor:
-    """The array as a tensor without a copy; a read-only memory map (SVHN) gives no warning, nothing here writes."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
-
-
-def decide(logits: Tensor, subclass2class: Tensor) -> Tensor:
-    """Class of each sample: argmax over all S outputs, then the subclass's class.
-
-    Args:
-      logits: [B, S]. subclass2class: int64 [S].
-    Returns:
-      int64 [B].
-    Source: authors' testutils.py.
-    """
-    return subclass2class[logits.argmax(1)]
-
-
-def class_scores(scores: Tensor, subclass2class: Tensor, classes: int) -> Tensor:
-    """Score of each class: the maximum over its subclasses. Agrees with `decide` for the top class.
-
-    Args:
-      scores: [B, S]. subclass2class: int64 [S]. classes: C.
-    Returns:
-      [B, C].
-    Source: authors' subclasscnn.py (a loop over videos and classes). Deviation: SDN-Y05, SDN-Y06.
-    """
-    out = torch.full((len(scores), classes), -torch.inf, dtype=scores.dtype, device=scores.device)
-    # DEVIATION SDN-Y05: one scatter, not two Python loops. DEVIATION SDN-Y06: no added classes is no special case
-    return out.scatter_reduce(1, subclass2class.expand(len(scores), -1), scores, "amax")
-
-
-@torch.no_grad()
-def confusion(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    subclass2class: Tensor,
-    classes: int,
-    constants: tuple[Tensor, Tensor],
-    config: dict[str, Any],
-    world: World,
-) -> Tensor:
-    """Confusion matrix on a test split; each process takes its share of the batches.
-
-    Args:
-      model: in any mode; left in evaluation mode. images: uint8 [M, H, W, C]. labels: int64 [M].
-      subclass2class: int64 [S]. classes: C. constants: mean and std, float32 [channels].
-      config: batch_size, amp, channels_last.
-    Returns:
-      int64 [C, C], row = true class, column = decision, on the CPU.
-    """
-    model.eval()
-    total = torch.zeros(classes * classes, dtype=torch.int64, device=world.device)
-    batch = config["batch_size"]
-    for at in range(world.rank * batch, len(images), world.size * batch):
-        inputs = augment.normalize(images[at : at + batch].to(world.device), *constants)
-        if not config["channels_last"]:
-            inputs = inputs.contiguous()
-        with autocast(world.device, config["amp"]):
-            logits = model(inputs)
-        decided = decide(logits.float(), subclass2class)
-        truth = labels[at : at + batch].to(world.device)
-        total += torch.bincount(truth * classes + decided, minlength=classes * classes)
-    reduce_sum(world, total)
-    return total.view(classes, classes).cpu()
-
-
-def accuracy(matrix: Tensor | np.ndarray) -> float:
-    """CCR as a fraction in [0, 1]: correct over all, from integer counts."""
-    matrix = np.asarray(matrix)
-    return float(np.trace(matrix)) / float(matrix.sum())
-
-
-def class_accuracy(matrix: Tensor | np.ndarray) -> list[float | None]:
-    """Accuracy of each class, None for a class without test images."""
-    matrix = np.asarray(matrix)
-    totals = matrix.sum(1)
-    return [float(matrix[c, c]) / float(n) if n else None for c, n in enumerate(totals)]
-
-
-_KEYS = {"state_dict", "subclass2class", "neglected", "args", "epoch", "accuracy", "class_names", "mean", "std"}
-
-
-def pack(model: nn.Module, **facts: Any) -> dict[str, Any]:
-    """What a checkpoint for use holds: weights, subclass map and how to feed the network."""
-    content = {"state_dict": models.state_of(model), **facts}
-    assert content.keys() == _KEYS, content.keys() ^ _KEYS
-    return content
+from reproduction.runtime.torch_runtime import World, read_checkpoint
+from subclass_torch.data import images
+from subclass_torch.data.augment import tensor_of
+from subclass_torch.flags import Config
+from subclass_torch.networks import build
+from subclass_torch.training import record
+from subclass_torch.training.loop import confusion
 
 
 def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
@@ -113,6 +24,7 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str,
 
     Args:
       path: a checkpoint, or a run folder, which stands for its best one.
+      device: where the network is put.
     Returns:
       The network and the rest of the checkpoint.
     Raises:
@@ -120,35 +32,60 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str,
     """
     path = Path(path)
     if path.is_dir():
-        found = [
-            p
-            for p in sorted((path / "checkpoints").glob("*.pt"))
-            if not p.stem.endswith("_last") and not p.name.startswith("state-")
-        ]
-        if not found:
+        files = sorted((path / "checkpoints").glob("*.pt"))
+        files = [file for file in files if not file.stem.endswith("_last") and not file.name.startswith("state-")]
+        if not files:
             raise UserError(f"--eval {shown(path)}: holds no checkpoint (checkpoints/<id>.pt)")
-        path = found[-1]
+        path = files[-1]
     content = read_checkpoint(path, device)
     if not isinstance(content, dict) or "subclass2class" not in content:
         raise UserError(
             f"{shown(path)}: has no subclass map (subclass2class); only checkpoints of this repository can be evaluated"
         )
-    if missing := _KEYS - content.keys():
+    if missing := record.CHECKPOINT_KEYS - content.keys():
         raise UserError(f"{shown(path)}: lacks {', '.join(sorted(missing))}")
     try:
-        config, weights = content["args"], content["state_dict"]
+        args, weights = content["args"], content["state_dict"]
         if len(content["subclass2class"]) > sum(value.numel() for value in weights.values()):
             raise ValueError(f"{len(content['subclass2class'])} subclasses")  # before a network of that size is made
         if not all(isinstance(name, str) for name in content["class_names"]):
             raise ValueError("a class name that is no text")
-        model = models.build(config["model"], config["dataset"], len(content["subclass2class"]), len(content["mean"]))
+        model = build.build(args["model"], args["dataset"], len(content["subclass2class"]), len(content["mean"]))
         model.load_state_dict(weights)
-        channels_last = config["channels_last"]
+        channels_last = args["channels_last"]
     except Exception as error:  # any entry may be of any kind; a foreign file is all that is meant
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise UserError(f"{shown(path)}: weights do not fit ({reason})") from None
     content["path"] = path
-    model = model.to(device)
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    return model.eval(), content
+    return build.place(model, device, channels_last).eval(), content
+
+
+def evaluate_checkpoint(config: Config, world: World) -> None:
+    """--eval CHECKPOINT: prints the accuracy on the whole test split, which must be the logged one.
+
+    Raises:
+      UserError: bad checkpoint, or a data set with other classes.
+    """
+    model, content = load_network(Path(config.eval or ""), world.device)
+    names = ("dataset", "subset", "batch_size", "amp", "channels_last")
+    settings = dataclasses.replace(config, **{name: content["args"][name] for name in names}, subclass=False)
+    data = images.load(settings)
+    classes = len(data.class_names)
+    if classes != len(content["class_names"]):
+        raise UserError(
+            f"--eval: the checkpoint knows {len(content['class_names'])} classes, {data.name} has {classes}"
+        )
+    mean, std = (torch.tensor(content[key], device=world.device) for key in ("mean", "std"))
+    matrix = confusion(
+        model, tensor_of(data.test_images), tensor_of(data.test_labels), content["subclass2class"].to(world.device),
+        classes, (mean, std), settings, world,
+    )  # fmt: skip
+    if world.rank != 0:
+        return
+    accuracy, logged = record.accuracy(matrix), content["accuracy"]
+    record.print_classes(range(classes), record.class_accuracy(matrix), content["neglected"], data.class_names)
+    same = "equal to" if accuracy == logged else "differs from"
+    print(f"CCR {100 * accuracy:.4f} % on {int(matrix.sum()):,} test images of {data.name}, {same} the logged "
+          f"{100 * logged:.4f} % (epoch {content['epoch']})")  # fmt: skip
+    if accuracy != logged:
+        raise UserError("--eval: other data, device or library than the run's; see its record.json")

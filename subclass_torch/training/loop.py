@@ -1,56 +1,71 @@
-"""The training loop of a stage; stage 1, stage 2 and the baseline all run through it."""
+"""The training loop of a stage; stage 1, stage 2 and the plain network all run through it."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from reproduction.runtime import torch_runtime as runtime
-from reproduction.runtime.run_folder import MetricsLog, Stop, UserError
+from reproduction.runtime.loop import Training
+from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World
+from reproduction.runtime.torch_states import States
 from subclass_torch.data import augment
-from subclass_torch.method import neglect
-from subclass_torch.training import progress
-from subclass_torch.training.progress import Progress
+from subclass_torch.flags import Config
+from subclass_torch.method import losses, neglect
+from subclass_torch.training import record
+from subclass_torch.training.chance import check_chance
 
 SAVE_EVERY_S = 30.0  # at the end of an epoch a full state is written, but not more often than this
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a stage trains.
+    """What a stage trains and tests.
 
     Attributes:
-      stage: name in seeds and messages. images, labels: uint8 [N, H, W, C], int64 [N] (outputs), on the device.
-      subclass2class: int64 [S]. criterion: (logits [B, S], labels [B]) -> float32 [B].
-      constants: mean and std, float32 [channels]. epochs: E. lr_at: learning rate of a 0-based epoch.
+      stage: name in seeds and messages.
+      images: uint8 [N, H, W, C], on the device.
+      labels: int64 [N], the output of each image, on the device.
+      test_images: uint8 [M, H, W, C].
+      test_labels: int64 [M], classes.
+      subclass2class: int64 [S], on the device.
+      constants: mean and standard deviation, float32 [channels], on the device.
+      criterion: (logits [B, S], labels [B]) -> float32 [B].
+      epochs: E.
+      lr_at: learning rate of an epoch, counted from 0.
+      first_test: the epoch, counted from 1, from which on the test split is decided.
       observe: measure the neglection degree (labels are classes then).
-      after_epoch: (epoch) -> test accuracy or None; sees the network in the state after that epoch.
+      best_file: checkpoint of the best epoch; None writes none.
+      facts: what that checkpoint holds besides weights, epoch and accuracy.
     """
 
     stage: str
     images: Tensor
     labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
     subclass2class: Tensor
-    criterion: Callable[[Tensor, Tensor], Tensor]
     constants: tuple[Tensor, Tensor]
+    criterion: Callable[[Tensor, Tensor], Tensor]
     epochs: int
     lr_at: Callable[[int], float]
+    first_test: int
     observe: bool
-    after_epoch: Callable[[Progress], float | None]
+    best_file: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def learning_rate(epoch: int, base: float, milestones: list[int], gamma: float) -> float:
+def learning_rate(epoch: int, base: float, milestones: Sequence[int], gamma: float) -> float:
     """base * gamma^(number of milestones <= epoch), epoch counted from 0: the rate that is used is the one logged."""
     # DEVIATION SDN-D19: a function of the epoch, not a scheduler. DEVIATION SDN-D20: so no get_lr() is logged
     return base * gamma ** sum(milestone <= epoch for milestone in milestones)
@@ -62,188 +77,162 @@ def optimizer_of(model: nn.Module, lr: float) -> torch.optim.SGD:
 
 
 def run_stage(
-    task: Task, config: dict[str, Any], model: nn.Module, world: World, stop: Stop, folder: Path, log_csv: Path
-) -> Progress:
+    task: Task, config: Config, model: nn.Module, world: World, stop: Stop, folder: Path, log_csv: Path
+) -> Training:
     """Trains a stage to its end, from its newest checkpoint where there is one.
 
     Args:
-      task, config: what to train, and the resolved flags. model: on the device, trained in place.
-      folder: the stage's run folder, written by rank 0. log_csv: the authors' log file in it.
+      task: what to train.
+      config: the resolved flags.
+      model: on the device, trained in place.
+      world: the processes.
+      stop: set by SIGINT or SIGTERM.
+      folder: the stage's run folder, written by rank 0.
+      log_csv: the authors' log file in it.
+    Returns:
+      The finished training; its `state` holds degrees t_i(e) [E][C], skipped degrees, best epoch and its accuracy.
     Raises:
       UserError: non-finite loss, or training accuracy at chance and --chance-epochs given.
     """
     optimizer = optimizer_of(model, task.lr_at(0))
-    net: nn.Module = torch.compile(model) if config["compile"] else model  # type: ignore[assignment]
+    net: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     if world.size > 1:
-        net = nn.parallel.DistributedDataParallel(
-            net, device_ids=[world.device.index] if world.device.type == "cuda" else None
-        )
-    p = progress.new(int(task.subclass2class.max()) + 1, world.device)
-    count, size, seed = len(task.images), config["batch_size"], config["seed"]
+        on_gpu = world.device.type == "cuda"
+        net = nn.parallel.DistributedDataParallel(net, device_ids=[world.device.index] if on_gpu else None)
+    count, size, classes = len(task.images), config.batch_size, int(task.subclass2class.max()) + 1
     steps = math.ceil(count / size)
-    if count % size and count % size < world.size:
+    if 0 < count % size < world.size:
         steps -= 1  # a last batch with fewer samples than processes is left out
-    limit = min(config["max_steps"] or task.epochs * steps, task.epochs * steps)
-    resumed = progress.resume(p, model, optimizer, world, folder)
-    if resumed and world.rank == 0 and p.epoch * steps + p.step < limit:
-        print(f"{task.stage}: going on at epoch {p.epoch + 1}, step {p.step + 1} of {steps}", flush=True)
-    log = MetricsLog(folder, resume_step=p.epoch if resumed else -1) if world.rank == 0 else None
-    saved_at = time.monotonic()
-    while p.step or p.epoch * steps < limit:  # a state of the last step may be from before the end of its epoch
-        for group in optimizer.param_groups:
-            group["lr"] = task.lr_at(p.epoch)
-        order = torch.randperm(count, generator=runtime.generator(seed, task.stage, "order", p.epoch))
-        draws = augment.draw(
-            count, task.images.shape[1], config["n_holes"], runtime.generator(seed, task.stage, "augment", p.epoch)
-        )
-        order, draws = order.to(world.device), augment.Draws(*(d.to(world.device) for d in draws))
-        began, last = time.monotonic() - p.seconds, min(steps, limit - p.epoch * steps)
-        bar = tqdm(
-            total=last * size, initial=p.step * size, desc=f"{task.stage} {p.epoch + 1}/{task.epochs}", unit="img",
-            leave=False, disable=None if world.rank == 0 else True,
-        )  # fmt: skip
+    limit = min(config.max_steps or task.epochs * steps, task.epochs * steps)
+    ends = [min(limit, end) for end in range(steps, limit + steps, steps)]
+    states = States(folder, world, {"model": model, "optimizer": optimizer}, functools.partial(upgrade, ends=ends))
+    training = Training(
+        task.stage, folder, ends, size, states, stop, checkpoint_steps=config.checkpoint_steps,
+        save_every_s=SAVE_EVERY_S, state={
+            "totals": neglect.new_totals(classes, world.device), "degrees": [], "skipped": 0, "best_epoch": -1,
+            "best_accuracy": -1.0,
+        },
+    )  # fmt: skip
+    state, reduce = training.state, functools.partial(runtime.reduce_sum, world)
+    for epoch in training.epochs():
+        optimizer.param_groups[0]["lr"] = lr = task.lr_at(epoch)
+        draw = functools.partial(runtime.generator, config.seed, task.stage)
+        order = torch.randperm(count, generator=draw("order", epoch)).to(world.device)
+        draws = augment.draw(count, task.images.shape[1], config.n_holes, draw("augment", epoch)).to(world.device)
         net.train()
-        with neglect.watch(model.penultim_layer) if task.observe else contextlib.nullcontext([]) as seen:
-            while p.step < last:
-                batch = order[p.step * size : (p.step + 1) * size]
-                mine = batch[world.rank :: world.size]
+        watch: contextlib.AbstractContextManager[list[Tensor]] = contextlib.nullcontext([])
+        if task.observe:
+            watch = neglect.watch(model.get_submodule("penultim_layer"))
+        with watch as seen:
+            for batch in training.batches(order):
+                mine = batch[world.rank :: world.size]  # this process's share
+                labels = task.labels[mine]
                 images = augment.training_batch(
                     task.images[mine], draws.of(mine), *task.constants,
-                    config["data_augmentation"], config["cutout"], config["length"],
+                    config.data_augmentation, config.cutout, config.length,
                 )  # fmt: skip
-                torch.manual_seed(runtime.derive(seed, task.stage, "dropout", p.epoch, p.step, world.rank))
-                loss = train_step(task, config, net, optimizer, images, task.labels[mine], len(batch), seen, p, world)
-                p.step += 1
-                at = p.epoch * steps + p.step
-                p.first_bad = torch.where((p.first_bad < 0) & ~torch.isfinite(loss), at - 1, p.first_bad)
-                due = bool(config["checkpoint_steps"]) and at % config["checkpoint_steps"] == 0
-                leaving = runtime.agreed(world, stop.requested) if world.size == 1 or at % 20 == 0 else False
-                if world.device.type == "cpu" or at % 50 == 0 or due or leaving or p.step == last:  # waits for a GPU
-                    runtime.check_finite(p.first_bad, task.stage, len(batch), folder / "checkpoints")
-                    bar.set_postfix(loss=f"{float(loss):.3f}", refresh=False)
-                bar.update(len(batch))
-                if due or leaving:
-                    p.seconds = time.monotonic() - began
-                    progress.save(p, model, optimizer, world, folder, at)
-                if leaving:
-                    stop.leave(folder)
-        bar.close()
-        close_epoch(task, config, p, steps, min(last * size, count), began, world)
-        if log is not None:
-            shown = {name: value for name, value in p.history[-1].items() if value is not None}
-            log.write(p.epoch, shown)
-            progress.write_csv(log_csv, p.history)
-        leaving = runtime.agreed(world, stop.requested)
-        if leaving or p.epoch * steps >= limit or runtime.agreed(world, time.monotonic() - saved_at > SAVE_EVERY_S):
-            progress.save(p, model, optimizer, world, folder, p.epoch * steps)
-            saved_at = time.monotonic()
-        if leaving and p.epoch * steps < limit:
-            stop.leave(folder)
-    if log is not None:
-        log.close()
-    return p
+                step = training.step - epoch * steps
+                torch.manual_seed(runtime.derive(config.seed, task.stage, "dropout", epoch, step, world.rank))
+                with runtime.autocast(world.device, config.amp):
+                    logits = net(images if config.channels_last else images.contiguous())
+                loss = task.criterion(logits, labels).sum() / len(batch)
+                optimizer.zero_grad(set_to_none=True)
+                (loss * world.size).backward()  # DDP averages over the processes
+                optimizer.step()
+                if task.observe:  # by the forward pass of the update, that is by the weights before it
+                    r, positives = neglect.batch_degree(seen[0], logits, labels, reduce)
+                    neglect.add_batch(state["totals"], r, positives, len(batch), config.neglect_weight == "sample")
+                decided = logits.detach().argmax(1)
+                class_right = task.subclass2class[decided] == task.subclass2class[labels]
+                training.log(
+                    loss, loss_sum=loss.detach().double() * len(batch), right=(decided == labels).sum(),
+                    class_right=class_right.sum(),
+                )  # fmt: skip
+        samples = min((training.step - epoch * steps) * size, count)
+        # DEVIATION SDN-D16: means over all samples, not the batch size
+        mean = {name: float(total) / samples for name, total in states.total(training.sums).items()}
+        if task.observe:
+            degrees, skipped = neglect.close_epoch(state["totals"], config.neglect_total == "compound")
+            state["degrees"].append(degrees)
+            state["skipped"] += skipped
+            state["totals"] = neglect.new_totals(classes, world.device)
+        began, accuracy = time.monotonic(), None
+        if epoch + 1 >= task.first_test:
+            matrix = confusion(model, task.test_images, task.test_labels, task.subclass2class, classes,
+                               task.constants, config, world)  # fmt: skip
+            accuracy = record.accuracy(matrix)
+            if accuracy > state["best_accuracy"]:
+                # DEVIATION SDN-D21: the best epoch is chosen on the test split, so the last is reported too
+                state["best_accuracy"], state["best_epoch"] = accuracy, epoch + 1
+                if task.best_file and world.rank == 0:
+                    record.write_network(task.best_file, model, task.facts, epoch + 1, accuracy)
+        row = {
+            "epoch": epoch + 1, "lr": lr, "trn_acc": mean["right"], "trn_class_acc": mean["class_right"],
+            "loss": mean["loss_sum"], "seconds": training.seconds, "tst_acc": accuracy,
+            "test_seconds": time.monotonic() - began,
+        }  # fmt: skip
+        # DEVIATION SDN-D18: class accuracy next to the subclass accuracy
+        if training.metrics is not None:
+            record.print_epoch(task.stage, task.epochs, row, samples)
+        if epoch + 1 == config.chance_epochs:
+            truth = task.subclass2class[task.labels]
+            check_chance(task.stage, truth, classes, config, mean["class_right"], samples, world)
+        if training.metrics is not None:
+            training.metrics.write(epoch + 1, {name: value for name, value in row.items() if value is not None})
+            record.write_csv(log_csv, [*training.history, row])
+        training.end_epoch(row)
+    return training
 
 
-def train_step(
-    task: Task, config: dict[str, Any], net: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor,
-    labels: Tensor, batch: int, seen: list[Tensor], p: Progress, world: World,
+@torch.no_grad()
+def confusion(
+    model: nn.Module, images: Tensor, labels: Tensor, subclass2class: Tensor, classes: int,
+    constants: tuple[Tensor, Tensor], config: Config, world: World,
 ) -> Tensor:  # fmt: skip
-    """One update; the neglection degree comes from the same forward pass, i.e. from before the update.
+    """Counts the decisions on a test split; each process takes its share of the batches.
 
     Args:
-      images: float32 [b, C, H, W], this process's share of a batch of `batch` samples. labels: int64 [b].
-      seen: penultimate output of the newest forward pass (see `neglect.watch`); used where the task observes.
-    Returns:
-      This process's part of the mean loss over the batch, a scalar.
-    """
-    with runtime.autocast(world.device, config["amp"]):
-        logits = net(images if config["channels_last"] else images.contiguous())
-    part = task.criterion(logits, labels).sum() / batch
-    optimizer.zero_grad(set_to_none=True)
-    (part * world.size).backward()  # DDP averages over the processes
-    optimizer.step()
-    if task.observe:
-        r, count = neglect.batch_degree(seen[0], logits, labels, world)
-        neglect.add_batch(p.totals, r, count, batch, config["neglect_weight"] == "sample")
-    part, decided = part.detach(), logits.detach().argmax(1)
-    right, class_right = decided == labels, task.subclass2class[decided] == task.subclass2class[labels]
-    p.sums += torch.stack([part.double() * batch, right.sum().double(), class_right.sum().double()])
-    return part
-
-
-def close_epoch(
-    task: Task, config: dict[str, Any], p: Progress, steps: int, samples: int, began: float, world: World
-) -> None:
-    """Ends an epoch: one transfer of its sums and degrees to the host, the test, the history, the chance check."""
-    runtime.reduce_sum(world, p.sums)
-    loss, right, class_right = (p.sums / samples).tolist()  # DEVIATION SDN-D16: over all samples, not the batch size
-    if task.observe:
-        degrees, skipped = neglect.close_epoch(p.totals, config["neglect_total"] == "compound")
-        p.degrees.append(degrees)
-        p.skipped += skipped
-    seconds = time.monotonic() - began
-    lr = task.lr_at(p.epoch)
-    p.epoch += 1
-    row = {"epoch": p.epoch, "lr": lr, "trn_acc": right, "trn_class_acc": class_right, "loss": loss, "seconds": seconds}
-    p.history.append(row)  # DEVIATION SDN-D18: class accuracy beside the subclass accuracy
-    began = time.monotonic()
-    row["tst_acc"] = task.after_epoch(p)
-    row["test_seconds"] = time.monotonic() - began
-    progress.clear_epoch(p)
-    if world.rank == 0:
-        tested = f", test {100 * row['tst_acc']:.2f} %" if row["tst_acc"] is not None else ""
-        left = (task.epochs - p.epoch) * (seconds + row["test_seconds"]) / 60
-        told = p.epoch in (1, task.epochs // 2) and p.epoch < task.epochs and not config["max_steps"]
-        ahead = f", about {left:.1f} min to go" if told else ""
-        print(
-            f"{task.stage} epoch {p.epoch}/{task.epochs}: loss {loss:.4f}, train {100 * class_right:.2f} %{tested}, "
-            f"{seconds:.1f} s, {samples / seconds:.0f} images/s{ahead}",
-            flush=True,
-        )
-    if p.epoch == config["chance_epochs"]:
-        check_chance(task, config, class_right, samples, world)
-
-
-def check_chance(task: Task, config: dict[str, Any], accuracy: float, samples: int, world: World) -> None:
-    """Warns if the training accuracy of an epoch is at chance, as the released program goes on then.
-
-    At chance: within three standard errors of the share of the largest class.
-
-    Args:
-      task: the stage.
-      config: the resolved flags; `chance_stops` asks for an error.
-      accuracy: share of the samples whose class was right in this epoch.
-      samples: how many samples the epoch had.
-      world: the processes; the first one prints.
-    Raises:
-      UserError: training is at chance and --chance-epochs was given.
-    """
-    share = torch.bincount(task.subclass2class[task.labels]).max().item() / len(task.labels)
-    if accuracy > share + 3 * math.sqrt(share * (1 - share) / samples):
-        return
-    epochs, rate = config["chance_epochs"], working_rate(config["learning_rate"], int(task.subclass2class.max()) + 1)
-    message = (
-        f"{task.stage}: after {epochs} epochs the training accuracy {100 * accuracy:.2f} % is still at chance "
-        f"({100 * share:.2f} %); try --learning_rate {rate:g}"
-    )
-    if config["chance_stops"]:
-        raise UserError(f"{message} (--chance-epochs 0 goes on)")
-    if world.rank == 0:
-        hint = "" if config["compat"] == "official" else f"; --chance-epochs {epochs} stops it"
-        print(f"warning: {message} (the run goes on{hint})", file=sys.stderr, flush=True)
-
-
-def working_rate(rate: float, classes: int) -> float:
-    """The learning rate to try after one that left training at chance.
-
-    The loss is a sum over outputs, so the largest rate that does not saturate them falls with their number: tried on
-    CIFAR, 0.01 works for 10 classes and 0.001 for 100. See "Saturation" in docs/papers/subclass.md.
-
-    Args:
-      rate: the rate that failed.
+      model: in any mode; left in evaluation mode.
+      images: uint8 [M, H, W, C].
+      labels: int64 [M], classes.
+      subclass2class: int64 [S], on the device.
       classes: C.
+      constants: mean and standard deviation, float32 [channels], on the device.
+      config: batch_size, amp, channels_last.
+      world: the processes.
     Returns:
-      0.1 / C to one digit; a tenth of that if it is what failed.
+      int64 [C, C], row = true class, column = decision, on the CPU.
     """
-    tried = float(f"{0.1 / classes:.0e}")
-    return tried / 10 if rate == tried else tried
+    model.eval()
+    total = torch.zeros(classes * classes, dtype=torch.int64, device=world.device)
+    batch = config.batch_size
+    for at in range(world.rank * batch, len(images), world.size * batch):
+        inputs = augment.normalize(images[at : at + batch].to(world.device), *constants)
+        with runtime.autocast(world.device, config.amp):
+            logits = model(inputs if config.channels_last else inputs.contiguous())
+        pairs = labels[at : at + batch].to(world.device) * classes + losses.decide(logits.float(), subclass2class)
+        total += torch.bincount(pairs, minlength=classes * classes)
+    runtime.reduce_sum(world, total)
+    return total.view(classes, classes).cpu()
+
+
+def upgrade(state: dict[str, Any], ends: Sequence[int]) -> dict[str, Any]:
+    """Turns a state from before the shared loop, with counters of its own, into today's.
+
+    Args:
+      state: as read from the file.
+      ends: numbers of steps after which an epoch ends.
+    """
+    if "position" in state:
+        return state
+    names = ("totals", "degrees", "skipped", "best_epoch", "best_accuracy")
+    epoch = state["epoch"]
+    position = {
+        "epoch": epoch,
+        "step": (ends[epoch - 1] if epoch else 0) + state["step"],
+        "history": state["history"],
+        "seconds": state["seconds"],
+        "sums": dict(zip(("loss_sum", "right", "class_right"), state["sums"], strict=True)),
+        "state": {name: state[name] for name in names},
+    }
+    return {"model": state["model"], "optimizer": state["optimizer"], "position": position}

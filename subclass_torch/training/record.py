@@ -1,59 +1,124 @@
-"""What a finished stage writes down: records, neglected classes, pictures; and the evaluation of a checkpoint."""
+"""What a stage writes down: log, checkpoints for use, partition, neglected classes, record."""
 
 from __future__ import annotations
 
+import csv
 import io
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from torch import Tensor, nn
 
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.arrays import write_npz
+from reproduction.runtime.deviations import active
+from reproduction.runtime.loop import Training
 from reproduction.runtime.record import Record, make_record, versions_of
 from reproduction.runtime.run_folder import UserError, read_json, shown, write_bytes, write_json
 from reproduction.runtime.torch_runtime import World
-from subclass_torch import flags
-from subclass_torch import plots as pictures
-from subclass_torch.data import images
-from subclass_torch.deviations import IMAGES, active
+from subclass_torch import flags, plots
+from subclass_torch.data.images import Images
+from subclass_torch.deviations import IMAGES
+from subclass_torch.flags import Config
 from subclass_torch.method import neglect
 from subclass_torch.method.partition import Partition
-from subclass_torch.networks import build as models
-from subclass_torch.training import evaluate
-from subclass_torch.training.progress import Progress
+from subclass_torch.networks import build
+
+CHECKPOINT_KEYS = {
+    "state_dict", "subclass2class", "neglected", "args", "epoch", "accuracy", "class_names", "mean", "std",
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """End of stage 2 or of the baseline: stage name, progress, partition, theta [C] or [], confusion last and best."""
+class Outcome(NamedTuple):
+    """End of stage 2 or of the plain network.
 
-    stage: str
-    progress: Progress
+    Attributes:
+      training: the finished training.
+      partition: what it was trained on.
+      theta: float [C], or empty without neglected classes.
+      last: int64 [C, C], confusion of the last epoch.
+      best: int64 [C, C], confusion of the best epoch.
+    """
+
+    training: Training
     partition: Partition
     theta: Sequence[float]
     last: np.ndarray
     best: np.ndarray
 
 
-def write_partition(folder: Path, made: Partition) -> None:
-    """partition.npz: labels, mixed pairs and the subclass map, for people and for checks. No pickle."""
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        classes=np.array(made.classes, np.int64),
-        subclass2class=made.subclass2class,
-        labels=made.labels,
-        source=made.source,
-        partner=made.partner,
-        mixed_labels=made.mixed_labels,
+def accuracy(matrix: Tensor | np.ndarray) -> float:
+    """CCR as a fraction in [0, 1]: correct over all, from integer counts."""
+    matrix = np.asarray(matrix)
+    return float(np.trace(matrix)) / float(matrix.sum())
+
+
+def class_accuracy(matrix: Tensor | np.ndarray) -> list[float | None]:
+    """Accuracy of each class, None for a class without test images."""
+    matrix = np.asarray(matrix)
+    totals = matrix.sum(1)
+    return [float(matrix[c, c]) / float(n) if n else None for c, n in enumerate(totals)]
+
+
+def print_epoch(stage: str, epochs: int, row: Mapping[str, Any], samples: int) -> None:
+    """Prints an epoch's numbers in one line."""
+    tested = "" if row["tst_acc"] is None else f", test {100 * row['tst_acc']:.2f} %"
+    print(
+        f"{stage} epoch {row['epoch']}/{epochs}: loss {row['loss']:.4f}, train {100 * row['trn_class_acc']:.2f} %"
+        f"{tested}, {row['seconds']:.1f} s, {samples / row['seconds']:.0f} images/s",
+        flush=True,
     )
-    write_bytes(folder / "partition.npz", buffer.getvalue())
 
 
-def _seconds(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def write_csv(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Rewrites the authors' log file: their four columns first, then ours; epochs count from 0."""
+    columns = ["epoch", "lr", "trn_acc", "tst_acc", "trn_class_acc", "loss", "seconds"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", restval="", lineterminator="\n")
+    writer.writeheader()  # DEVIATION SDN-D24: csv writer, not DataFrame.append
+    writer.writerows({**row, "epoch": row["epoch"] - 1} for row in history)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, text.getvalue().encode())
+
+
+def write_network(path: Path, model: nn.Module, facts: Mapping[str, Any], epoch: int, accuracy: float) -> None:
+    """Writes a checkpoint for use: weights, subclass map and how to feed the network.
+
+    Args:
+      path: the file.
+      model: its weights are written under the authors' names.
+      facts: the other entries of `CHECKPOINT_KEYS`.
+      epoch: counted from 1.
+      accuracy: on the test split, in [0, 1].
+    """
+    # DEVIATION SDN-D22: with the subclass map
+    content = {"state_dict": build.state_of(model), **facts, "epoch": epoch, "accuracy": accuracy}
+    assert content.keys() == CHECKPOINT_KEYS, content.keys() ^ CHECKPOINT_KEYS
+    runtime.write_checkpoint(path, content)
+
+
+def write_partition(folder: Path, partition: Partition) -> None:
+    """Writes partition.npz: labels, mixed pairs and the subclass map, for people and for checks. No pickle."""
+    names = ("subclass2class", "labels", "source", "partner", "mixed_labels")
+    arrays = {name: getattr(partition, name) for name in names}
+    write_npz(folder / "partition.npz", {"classes": np.array(partition.classes, np.int64), **arrays})
+
+
+def warn_of_unmeasured(theta: Sequence[float], chosen: Sequence[int]) -> None:
+    """Warns if classes were chosen whose degree was never measured: their theta is 0, a measured one is 1 or more."""
+    if unmeasured := [label for label in chosen if not theta[label]]:
+        print(
+            f"warning: stage1: no neglection degree could be measured for {len(unmeasured)} of the {len(chosen)} "
+            f"classes chosen, the first is {unmeasured[0]}: they are chosen by their number alone",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def seconds_of(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Total seconds of training and testing, and the mean and spread of an epoch."""
     epochs = [row["seconds"] for row in history]
     return {
@@ -64,154 +129,173 @@ def _seconds(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _common(
-    config: dict[str, Any], data: images.Images, world: World, progress: Progress, samples: int
-) -> dict[str, Any]:
-    """The fields that the records of all stages share."""
-    times = _seconds(progress.history)
-    limited = bool(config["max_steps"])
-    return {
-        "paper": "subclass",
-        "row": config["row"],
-        "seed": config["seed"],
-        "argv": config["argv"],
-        "seconds": times["train_seconds"] + times["test_seconds"],
-        "images_per_s": None if limited else samples * len(progress.history) / times["train_seconds"],
-        "data": data.digests,
-        "data_verified": data.verified,
-        "deviations": active(config, IMAGES),
-        "versions": versions_of("torch", "numpy", "scikit-learn"),
-        "deterministic": world.device.type == "cpu" or config["deterministic"],
-        "precision": "bfloat16 autocast" if config["amp"] else "float32",
-        "gpu": runtime.device_name(world.device),
-    }
+def record_of(
+    config: Config, data: Images, world: World, training: Training, stage: str, samples: int,
+    details: Mapping[str, Any], **fields: Any,
+) -> Record:  # fmt: skip
+    """Builds a record from what all stages share and the stage's own fields.
+
+    Args:
+      config: the resolved flags.
+      data: the data set.
+      world: the processes.
+      training: the finished training.
+      stage: "stage1", "stage2" or "baseline".
+      samples: training images of an epoch.
+      details: the stage's own details; the times are added.
+      **fields: other fields of the record.
+    """
+    times = seconds_of(training.history)
+    limited = bool(config.max_steps)
+    return make_record(
+        paper="subclass", row=config.row, stage=stage, seed=config.seed, argv=config.argv,
+        config=flags.of_run(config, stage1=stage == "stage1"),
+        seconds=times["train_seconds"] + times["test_seconds"],
+        images_per_s=None if limited else samples * len(training.history) / times["train_seconds"],
+        data=data.digests, data_verified=data.verified, deviations=active(config, IMAGES),
+        versions=versions_of("torch", "numpy", "scikit-learn"),
+        deterministic=world.device.type == "cpu" or config.deterministic,
+        precision="bfloat16 autocast" if config.amp else "float32", gpu=runtime.device_name(world.device),
+        details={**details, **times}, **fields,
+    )  # fmt: skip
 
 
-def stage1_record(
-    config: dict[str, Any], data: images.Images, world: World, p: Progress, folder: Path, name: str, last: np.ndarray
-) -> Record:
-    """Writes the neglected classes as JSON and returns the record of stage 1; `draw_stage1` draws its picture."""
-    theta, order = neglect.ranking(p.degrees, config["neglect_total"] == "compound")
-    chosen = order[: config["numClasses2Repartition"]]
-    neglect.warn_of_unmeasured(theta, chosen)
-    if p.skipped:
-        print(f"stage1: {p.skipped} non-finite neglection degrees were left out")
-    write_json(
-        folder / "logs" / f"{name}_neglected.json",
-        {
-            "args": flags.of_run(config, stage1=True) | {"data_dir": None, "runs_dir": None, "argv": None},
-            "degrees": p.degrees,
-            "theta": theta,
-            "ranking": order,
-            "class_names": list(data.class_names),
-            "counts": np.bincount(data.train_labels, minlength=len(theta)).tolist(),
-            "skipped": p.skipped,
-        },
-    )
+def stage1_record(config: Config, data: Images, world: World, training: Training, folder: Path, name: str) -> Record:
+    """Writes the neglected classes as JSON and returns the record of stage 1; `draw_stage1` draws the plot.
+
+    Args:
+      config: the resolved flags.
+      data: the data set.
+      world: the processes.
+      training: the finished training.
+      folder: the stage's run folder.
+      name: the run's id, for file names.
+    """
+    degrees, skipped = training.state["degrees"], training.state["skipped"]
+    theta, order = neglect.ranking(degrees, config.neglect_total == "compound")
+    chosen = order[: config.numClasses2Repartition]
+    warn_of_unmeasured(theta, chosen)
+    if skipped:
+        print(f"stage1: {skipped} non-finite neglection degrees were left out")
+    content = {
+        "args": flags.of_run(config, stage1=True) | {"data_dir": None, "runs_dir": None, "argv": None},
+        "degrees": degrees, "theta": theta, "ranking": order, "class_names": list(data.class_names),
+        "counts": np.bincount(data.train_labels, minlength=len(theta)).tolist(), "skipped": skipped,
+    }  # fmt: skip
+    write_json(folder / "logs" / f"{name}_neglected.json", content)
     words = ", ".join(f"{data.class_names[c]} ({theta[c]:.3f})" for c in chosen)
     print(f"stage1: neglected classes: {words or 'none'}", flush=True)
-    accuracy = evaluate.accuracy(last)
-    metrics = {"identify_ccr": {"last": accuracy}, "identify_loss": {"last": p.history[-1]["loss"]}}
-    return make_record(
-        **_common(config, data, world, p, len(data.train_images)),
-        stage="stage1",
-        config=flags.of_run(config, stage1=True),
-        metrics=metrics,
+    last = training.history[-1]
+    title = "Neglection degree of each class, by epoch of stage 1"
+    return record_of(
+        config, data, world, training, "stage1", len(data.train_images),
+        {"theta": theta, "ranking": order, "stage1_skipped": skipped},
+        metrics={"identify_ccr": {"last": last["tst_acc"]}, "identify_loss": {"last": last["loss"]}},
         artefacts=[
-            {
-                "kind": "image",
-                "path": "neglection.png",
-                "title": "Neglection degree of each class, by epoch of stage 1",
-            },
+            {"kind": "image", "path": "neglection.png", "title": title},
             {"kind": "json", "path": f"logs/{name}_neglected.json", "title": "Neglection degrees, theta and ranking"},
             {"kind": "csv", "path": f"logs/{name}.csv", "title": "Log of stage 1"},
         ],
-        details={"theta": theta, "ranking": order, "stage1_skipped": p.skipped, **_seconds(p.history)},
-    )
+    )  # fmt: skip
 
 
-def draw_stage1(config: dict[str, Any], data: images.Images, p: Progress, folder: Path) -> None:
-    """neglection.png: the neglection degrees, with the neglected classes marked."""
-    order = neglect.ranking(p.degrees, config["neglect_total"] == "compound")[1]
-    chosen = order[: config["numClasses2Repartition"]]
-    pictures.neglection(folder / "neglection.png", p.degrees, chosen, data.class_names)
+def stage2_record(config: Config, data: Images, world: World, outcome: Outcome, folder: Path, name: str) -> Record:
+    """Writes the evaluation as JSON and returns the record of stage 2 or of the plain network; see `draw_stage2`.
 
-
-def stage2_record(
-    config: dict[str, Any], data: images.Images, world: World, outcome: Outcome, folder: Path, name: str
-) -> Record:
-    """Writes the evaluation (JSON) and returns the record of stage 2 or of the baseline.
-
-    `draw_stage2` draws its pictures.
+    Args:
+      config: the resolved flags.
+      data: the data set.
+      world: the processes.
+      outcome: of the training.
+      folder: the run folder.
+      name: the run's id, for file names.
     """
-    p, neglected = outcome.progress, list(outcome.partition.classes)
-    last, best = evaluate.class_accuracy(outcome.last), evaluate.class_accuracy(outcome.best)
+    training, partition, theta = outcome.training, outcome.partition, list(outcome.theta)
+    neglected, best_epoch = list(partition.classes), training.state["best_epoch"]
+    last, best = class_accuracy(outcome.last), class_accuracy(outcome.best)
+    final = training.history[-1]
     metrics: dict[str, dict[str, float | None]] = {
-        "ccr": {"last": evaluate.accuracy(outcome.last), "best_on_test": evaluate.accuracy(outcome.best)},
-        "loss": {"last": p.history[-1]["loss"]},
-        "trn_class_acc": {"last": p.history[-1]["trn_class_acc"]},
+        "ccr": {"last": accuracy(outcome.last), "best_on_test": accuracy(outcome.best)},
+        "loss": {"last": final["loss"]},
+        "trn_class_acc": {"last": final["trn_class_acc"]},
     }
     metrics |= {
         f"class_accuracy/{c}": {"last": a, "best_on_test": b} for c, (a, b) in enumerate(zip(last, best, strict=True))
     }
-    if config["subclass"]:
+    if config.subclass:
         metrics["neglected_classes"] = {"last": float(len(neglected))}
     if neglected:
         metrics["neglected_accuracy"] = {"last": _mean(last, neglected), "best_on_test": _mean(best, neglected)}
-    samples = len(outcome.partition.labels) + len(outcome.partition.source)
     evaluation = {
-        "ccr": metrics["ccr"],
-        "best_epoch": p.best_epoch,
-        "class_names": list(data.class_names),
-        "class_accuracy_last": last,
-        "class_accuracy_best": best,
-        "neglected": neglected,
-        "theta": list(outcome.theta),
-        "confusion_last": outcome.last.tolist(),
-        "confusion_best": outcome.best.tolist(),
-        **_seconds(p.history),
-    }
+        "ccr": metrics["ccr"], "best_epoch": best_epoch, "class_names": list(data.class_names),
+        "class_accuracy_last": last, "class_accuracy_best": best, "neglected": neglected, "theta": theta,
+        "confusion_last": outcome.last.tolist(), "confusion_best": outcome.best.tolist(),
+        **seconds_of(training.history),
+    }  # fmt: skip
     write_json(folder / "evaluation.json", evaluation)
     artefacts = [
         {"kind": "json", "path": "evaluation.json", "title": "CCR, accuracy of each class, confusion matrices, times"},
         {"kind": "csv", "path": f"logs/{name}.csv", "title": "Log, with the authors' columns"},
+        *_before_and_after(config, data, outcome, folder, last, neglected),
     ]
-    artefacts += _before_and_after(config, data, outcome, folder, last, neglected)
-    if config["subclass"]:
+    if config.subclass:
         artefacts.append({"kind": "npz", "path": "partition.npz", "title": "Subclass of each training image"})
-    _print_table(data, last, neglected, metrics["ccr"], p)
-    return make_record(
-        **_common(config, data, world, p, samples),
-        stage=outcome.stage,
-        config=flags.of_run(config, stage1=False),
-        metrics=metrics,
-        artefacts=artefacts,
-        details={
-            **(
-                {"neglected": neglected, "neglected_names": [data.class_names[c] for c in neglected]}
-                if neglected
-                else {}
-            ),
-            **({"theta": list(outcome.theta)} if neglected else {}),
-            "class_names": list(data.class_names),
-            "subclasses": len(outcome.partition.subclass2class),
-            "training_images": samples,
-            "parameters": models.parameter_count(
-                models.build(config["model"], config["dataset"], len(outcome.partition.subclass2class), data.channels)
-            ),
-            "best_epoch": p.best_epoch,
-            **_seconds(p.history),
-        },
+    print("class accuracy, last epoch (* neglected):")
+    shown_classes = [c for c in range(len(last)) if len(last) <= 20 or c in neglected]
+    print_classes(shown_classes, last, neglected, data.class_names)
+    print(
+        f"CCR last {100 * accuracy(outcome.last):.2f} %, best {100 * accuracy(outcome.best):.2f} % (epoch {best_epoch},"
+        f" chosen on the test split); {seconds_of(training.history)['seconds_per_epoch']:.2f} s per epoch",
+        flush=True,
     )
+    outputs, samples = len(partition.subclass2class), len(partition.labels) + len(partition.source)
+    network = build.build(config.model, config.dataset, outputs, data.channels)
+    found = {"neglected": neglected, "neglected_names": [data.class_names[c] for c in neglected], "theta": theta}
+    details = {
+        **(found if neglected else {}), "class_names": list(data.class_names), "subclasses": outputs,
+        "training_images": samples, "parameters": build.parameter_count(network), "best_epoch": best_epoch,
+    }  # fmt: skip
+    return record_of(
+        config, data, world, training, "stage2" if config.subclass else "baseline", samples, details,
+        metrics=metrics, artefacts=artefacts,
+    )  # fmt: skip
 
 
-def _mean(values: Sequence[float | None], of: Sequence[int]) -> float | None:
-    held = [value for label in of if (value := values[label]) is not None]
-    return sum(held) / len(held) if held else None
+def draw_stage1(config: Config, data: Images, training: Training, folder: Path) -> None:
+    """Draws neglection.png: the neglection degrees, with the neglected classes marked."""
+    degrees = training.state["degrees"]
+    chosen = neglect.ranking(degrees, config.neglect_total == "compound")[1][: config.numClasses2Repartition]
+    plots.neglection(folder / "neglection.png", degrees, chosen, data.class_names)
+
+
+def draw_stage2(config: Config, data: Images, outcome: Outcome, folder: Path) -> None:
+    """Draws confusion.png and, with --beside, gains.png."""
+    neglected, names = list(outcome.partition.classes), data.class_names
+    pair = [("with subclasses" if config.subclass else "without subclasses", outcome.last)]
+    if config.beside and config.subclass:
+        pair = [("without subclasses", read_beside(config.beside, len(names))), *pair]
+        before, after = ([v or 0.0 for v in class_accuracy(matrix)] for _, matrix in pair)
+        plots.gains(folder / "gains.png", before, after, neglected, names)
+    plots.confusions(folder / "confusion.png", pair, neglected, names)
+
+
+def print_classes(
+    classes: Sequence[int], values: Sequence[float | None], neglected: Sequence[int], names: Sequence[str]
+) -> None:
+    """Prints the accuracy of some classes, one a line; a star marks the neglected ones."""
+    for label in classes:
+        value = values[label]
+        text = "no test images" if value is None else f"{100 * value:6.2f} %"
+        print(f"  {'*' if label in neglected else ' '} {label:>3} {names[label]:<20} {text}")
+
+
+def _mean(values: Sequence[float | None], classes: Sequence[int]) -> float | None:
+    present = [value for label in classes if (value := values[label]) is not None]
+    return sum(present) / len(present) if present else None
 
 
 def read_beside(folder: str, classes: int) -> np.ndarray:
-    """The last epoch's confusion matrix, [C, C], of the run of --beside.
+    """Reads the last epoch's confusion matrix, [C, C], of the run of --beside.
 
     Raises:
       UserError: no evaluation.json, or one of another number of classes.
@@ -223,95 +307,25 @@ def read_beside(folder: str, classes: int) -> np.ndarray:
 
 
 def _before_and_after(
-    config: dict[str, Any], data: images.Images, outcome: Outcome, folder: Path,
-    last: Sequence[float | None], neglected: list[int],
-) -> list[dict[str, str]]:  # fmt: skip
-    """gains.json, against the run of --beside where there is one; returns the pictures and it for the record."""
-    if not config["beside"] or not config["subclass"]:
-        what = "with subclasses" if config["subclass"] else "without subclasses"
+    config: Config, data: Images, outcome: Outcome, folder: Path, last: Sequence[float | None], neglected: list[int]
+) -> list[dict[str, str]]:
+    """Writes gains.json, against the run of --beside where there is one; returns it and the plots as artefacts."""
+    names = data.class_names
+    if not config.beside or not config.subclass:
+        what = "with subclasses" if config.subclass else "without subclasses"
         return [{"kind": "image", "path": "confusion.png", "title": f"Confusion {what}, last epoch"}]
-    before = read_beside(config["beside"], len(data.class_names))
-    earlier = evaluate.class_accuracy(before)
-    write_json(
-        folder / "gains.json",
-        {
-            "classes": [
-                {"class": c, "name": data.class_names[c], "neglected": c in neglected, "before": a, "after": b}
-                for c, (a, b) in enumerate(zip(earlier, last, strict=True))
-            ],
-            "ccr_before": evaluate.accuracy(before),
-            "ccr_after": evaluate.accuracy(outcome.last),
-        },
-    )
+    before = read_beside(config.beside, len(names))
+    earlier = class_accuracy(before)
+    content = {
+        "classes": [
+            {"class": c, "name": names[c], "neglected": c in neglected, "before": a, "after": b}
+            for c, (a, b) in enumerate(zip(earlier, last, strict=True))
+        ],
+        "ccr_before": accuracy(before), "ccr_after": accuracy(outcome.last),
+    }  # fmt: skip
+    write_json(folder / "gains.json", content)
     return [
         {"kind": "image", "path": "confusion.png", "title": "Confusion before and after, last epoch"},
         {"kind": "image", "path": "gains.png", "title": "Gain of each class in points"},
         {"kind": "json", "path": "gains.json", "title": "Accuracy of each class before and after"},
     ]
-
-
-def draw_stage2(config: dict[str, Any], data: images.Images, outcome: Outcome, folder: Path) -> None:
-    """confusion.png and, with --beside, gains.png."""
-    neglected, names = list(outcome.partition.classes), data.class_names
-    pair = [("with subclasses" if config["subclass"] else "without subclasses", outcome.last)]
-    if config["beside"] and config["subclass"]:
-        pair = [("without subclasses", read_beside(config["beside"], len(names))), *pair]
-        before, after = ([v or 0.0 for v in evaluate.class_accuracy(matrix)] for _, matrix in pair)
-        pictures.gains(folder / "gains.png", before, after, neglected, names)
-    pictures.confusions(folder / "confusion.png", pair, neglected, names)
-
-
-def _print_table(
-    data: images.Images,
-    last: Sequence[float | None],
-    neglected: list[int],
-    ccr: Mapping[str, float | None],
-    p: Progress,
-) -> None:
-    print("class accuracy, last epoch (* neglected):")
-    for label, value in enumerate(last):
-        if len(last) <= 20 or label in neglected:
-            text = "no test images" if value is None else f"{100 * value:6.2f} %"
-            print(f"  {'*' if label in neglected else ' '} {label:>3} {data.class_names[label]:<20} {text}")
-    print(
-        f"CCR last {100 * (ccr['last'] or 0):.2f} %, best {100 * (ccr['best_on_test'] or 0):.2f} % "
-        f"(epoch {p.best_epoch}, chosen on the test split); {_seconds(p.history)['seconds_per_epoch']:.2f} s per epoch",
-        flush=True,
-    )
-
-
-def print_evaluation(config: dict[str, Any], world: World) -> None:
-    """--eval CHECKPOINT: the accuracy on the whole test split, which must be the logged one.
-
-    Raises:
-      UserError: bad checkpoint, or a data set with other classes.
-    """
-    model, content = evaluate.load_network(Path(config["eval"]), world.device)
-    settings = {
-        **config,
-        **{key: content["args"][key] for key in ("dataset", "subset", "batch_size", "amp", "channels_last")},
-    }
-    data = images.load({**settings, "subclass": False})
-    if len(data.class_names) != len(content["class_names"]):
-        raise UserError(
-            f"--eval: the checkpoint knows {len(content['class_names'])} classes, "
-            f"{data.name} has {len(data.class_names)}"
-        )
-    mean, std = (torch.tensor(content[key], device=world.device) for key in ("mean", "std"))
-    matrix = evaluate.confusion(
-        model, evaluate.tensor_of(data.test_images), evaluate.tensor_of(data.test_labels),
-        content["subclass2class"].to(world.device), len(data.class_names), (mean, std), settings, world,
-    )  # fmt: skip
-    if world.rank != 0:
-        return
-    accuracy, logged = evaluate.accuracy(matrix), content["accuracy"]
-    last = evaluate.class_accuracy(matrix)
-    for label, value in enumerate(last):
-        mark = "*" if label in content["neglected"] else " "
-        text = "no test images" if value is None else f"{100 * value:6.2f} %"
-        print(f"  {mark} {label:>3} {data.class_names[label]:<20} {text}")
-    same = "equal to" if accuracy == logged else "differs from"
-    print(f"CCR {100 * accuracy:.4f} % on {int(matrix.sum()):,} test images of {data.name}, {same} the logged "
-          f"{100 * logged:.4f} % (epoch {content['epoch']})")  # fmt: skip
-    if accuracy != logged:
-        raise UserError("--eval: other data, device or library than the run's; see its record.json")

@@ -9,18 +9,19 @@ videos per neglected class; larger classes fit their clusters on a seeded sample
 
 from __future__ import annotations
 
-import io
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from reproduction.runtime.arrays import write_npz
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 from reproduction.runtime.torch_runtime import derive
 from subclass_torch.yt8m import tfrecord
 from subclass_torch.yt8m.data import RGB, decode
+from subclass_torch.yt8m.flags import Config
 
 
 @dataclass(frozen=True)
@@ -127,54 +128,41 @@ def _written(
             video += 1
 
 
-def create(paths: Sequence[Path], neglected: Sequence[int], config: dict[str, Any]) -> int:
+def create(paths: Sequence[Path], neglected: Sequence[int], config: Config) -> int:
     """Writes the subclass training files and their map.
 
     Args:
-      paths: training shards with class labels. neglected: classes in descending theta.
+      paths: training shards with class labels.
+      neglected: classes in descending theta.
       config: num_classes, seed, kmeans_videos, records_per_shard, and the two output flags.
     Returns:
       Number of records written.
     """
-    classes, seed = config["num_classes"], config["seed"]
-    pattern = Path(config["train_data_pattern_glob"].replace("\\", "/"))
+    classes, seed = config.num_classes, config.seed
+    pattern = Path(config.train_data_pattern_glob.replace("\\", "/"))
     if "*" not in pattern.name or "*" in str(pattern.parent):
         raise UserError(f"--train_data_pattern_glob {pattern}: needs one * in its file name, for the shard numbers")
     if pattern.parent.resolve() in {path.parent.resolve() for path in paths}:
         raise UserError(f"--train_data_pattern_glob {pattern}: would write beside the files it is made from")
     pattern.parent.mkdir(parents=True, exist_ok=True)
     index = build_index(paths, neglected, classes)
-    centres = {label: centres_of(index, label, classes, seed, config["kmeans_videos"]) for label in neglected}
+    centres = {label: centres_of(index, label, classes, seed, config.kmeans_videos) for label in neglected}
     names = {label: classes + rank for rank, label in enumerate(neglected)}
     for old in pattern.parent.glob(pattern.name):
         old.unlink()
-    block: list[bytes] = []
+    records = _written(index, classes, centres, names, seed)
     shard = total = 0
-
-    def flush() -> None:
-        nonlocal shard
+    while block := list(itertools.islice(records, config.records_per_shard)):
         write_bytes(pattern.with_name(pattern.name.replace("*", f"{shard:04d}")), b"".join(block))
-        shard += 1
-        block.clear()
-
-    for record in _written(index, classes, centres, names, seed):
-        block.append(record)
-        total += 1
-        if len(block) == config["records_per_shard"]:
-            flush()
-    if block:
-        flush()
-    write_map(Path(config["subclass_labelling_data_save_fname"].replace("\\", "/")), neglected, classes)
+        shard, total = shard + 1, total + len(block)
+    write_map(Path(config.subclass_labelling_data_save_fname.replace("\\", "/")), neglected, classes)
     return total
 
 
 def write_map(path: Path, neglected: Sequence[int], classes: int) -> None:
     """The npz of the subclass map: subclass2class int64 [S], no pickle. Deviation: SDN-Y09."""
-    buffer = io.BytesIO()
     # DEVIATION SDN-Y09: an int array, not a pickled dict
-    np.savez(buffer, subclass2class=np.array([*range(classes), *neglected], np.int64))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, buffer.getvalue())
+    write_npz(path, {"subclass2class": np.array([*range(classes), *neglected], np.int64)}, compress=False)
 
 
 def read_map(path: Path, classes: int, outputs: int, trust_pickle: bool = False) -> np.ndarray:

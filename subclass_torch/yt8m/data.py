@@ -6,7 +6,7 @@ import glob
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,16 +102,22 @@ def payloads(paths: list[Path], seed: int, epoch: int, shuffle: bool, buffer: in
 def batches(
     paths: list[Path], size: int, classes: int, seed: int = 0, epoch: int = 0,
     shuffle: bool = False, buffer: int = 10000, skip: int = 0, ahead: int = 0,
-) -> Iterator[Videos]:  # fmt: skip
+) -> Generator[Videos, None, None]:  # fmt: skip
     """Batches of decoded videos; the last one may be smaller.
 
     Args:
-      paths: shards. size: videos per batch. classes: allowed labels are 0..classes-1.
+      paths: shards.
+      size: videos per batch.
+      classes: allowed labels are 0..classes-1.
+      seed: of the order.
+      epoch: of the order.
+      shuffle: shards and records.
+      buffer: records kept for shuffling.
       skip: batches passed over without decoding, to go on after a stop.
       ahead: batches prepared in the background; they come in the same order.
     """
 
-    def make() -> Iterator[Videos]:
+    def decoded() -> Generator[Videos, None, None]:
         features, labels, count = [], [], 0
         for payload, path, number in payloads(paths, seed, epoch, shuffle, buffer):
             count += 1
@@ -126,10 +132,10 @@ def batches(
         if features:
             yield Videos(np.stack(features), labels)
 
-    return _in_background(make(), ahead) if ahead else make()
+    return _in_background(decoded(), ahead) if ahead else decoded()
 
 
-def _in_background(source: Iterator[Videos], ahead: int) -> Iterator[Videos]:
+def _in_background(source: Iterator[Videos], ahead: int) -> Generator[Videos, None, None]:
     """Runs an iterator in a thread that stays at most `ahead` items in front; its errors come out here."""
     box: queue.Queue[Videos | BaseException | None] = queue.Queue(ahead)
     closed = threading.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass, field
 from typing import Any
 
 from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, number, whole
@@ -20,6 +21,67 @@ UNUSED: dict[str, Any] = {
 }
 # flag -> (default, value of --compat official)
 SWITCHES = {"l2": ("declared", "none"), "dropout": ("active", "inactive"), "label_loss": ("subclass", "plain")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Resolved flags of notebook_yt8m.py under their names; `make_parser` describes them.
+
+    Attributes that are no flags:
+      argv: the command line.
+      ignored: names of the flags without effect that were set.
+      dataset: "yt8m".
+    """
+
+    train_data_pattern_glob: str
+    subclass_labelling_data_save_fname: str
+    eval_data_pattern_glob: str
+    feature_names: str
+    shuffle_data: bool
+    num_parallel_calls: int
+    shuffle_buffer_size: int
+    num_subclasses: int
+    num_classes: int
+    num_train_observations: int
+    top_k: int
+    dr_method: str
+    perform_training: bool
+    optimizer: str
+    batch_size: int
+    regularization_penalty: float
+    base_learning_rate: float
+    learning_rate_decay: float
+    learning_rate_decay_examples: float
+    num_epochs: int
+    max_steps: int
+    compat: str
+    l2: str
+    dropout: str
+    label_loss: str
+    subclass_label_weight: float
+    stage: str
+    plain_data_pattern_glob: str
+    num_neglected: int
+    kmeans_videos: int
+    records_per_shard: int
+    trust_pickle: bool
+    checkpoint_steps: int
+    amp: str | None
+    compile: bool
+    threads: int
+    name: str
+    data_dir: str
+    runs_dir: str
+    seed: int
+    device: str
+    eval: str | None
+    row: str | None
+    overwrite: bool
+    accept_unverified: bool
+    print_config: bool
+    argv: list[str] = field(default_factory=list)
+    ignored: list[str]
+    dataset: str
 
 
 def boolean(text: str) -> bool:
@@ -40,9 +102,11 @@ def make_parser() -> Parser:
     """The parser."""
     p = Parser("notebook_yt8m.py", "Subclass deep neural networks on YouTube-8M (video level).")
     g = p.original_group()
-    made = f"{_FOLDER}/train_subclass"
-    g.add_argument("--train_data_pattern_glob", default=f"{made}/train*.tfrecord", help="files with subclass labels")
-    labelling = f"{made}/subclassLabellingData.npz"
+    subclass_files = f"{_FOLDER}/train_subclass"
+    g.add_argument(
+        "--train_data_pattern_glob", default=f"{subclass_files}/train*.tfrecord", help="files with subclass labels"
+    )
+    labelling = f"{subclass_files}/subclassLabellingData.npz"
     g.add_argument("--subclass_labelling_data_save_fname", default=labelling, help="the subclass map")
     g.add_argument(
         "--eval_data_pattern_glob", default=f"{_FOLDER}/validate/validate*.tfrecord", help="files to score on"
@@ -56,7 +120,7 @@ def make_parser() -> Parser:
     g.add_argument("--num_subclasses", type=whole(1), default=CLASSES + 100, help="outputs S (default 3962)")
     g.add_argument("--num_classes", type=whole(1), default=CLASSES, help="classes C (default 3862)")
     g.add_argument(
-        "--num_train_observations", type=whole(1), default=3888919, help="only to project the time of an epoch"
+        "--num_train_observations", type=whole(1), default=3888919, help="accepted, unused: the records are counted"
     )
     g.add_argument("--top_k", type=whole(1), default=20, help="retrieval set of MAP and GAP (default 20)")
     g.add_argument("--dr_method", default=UNUSED["dr_method"], help="accepted, unused")
@@ -107,32 +171,28 @@ def make_parser() -> Parser:
     return p
 
 
-def resolve(args: argparse.Namespace) -> dict[str, Any]:
-    """Resolved configuration.
+def resolve(args: argparse.Namespace) -> Config:
+    """Fills in what --compat decides.
 
     Raises:
       UserError: numbers of classes that do not fit each other.
     """
-    config = vars(args).copy()
+    values = vars(args).copy()
     for name, (ours, official) in SWITCHES.items():
-        if config[name] is None:
-            config[name] = official if args.compat == "official" else ours
+        if values[name] is None:
+            values[name] = official if args.compat == "official" else ours
     added = args.num_subclasses - args.num_classes
     if added < 0:
         raise UserError(f"--num_subclasses {args.num_subclasses}: fewer than --num_classes {args.num_classes}")
-    if config["num_neglected"] is None:
-        config["num_neglected"] = added  # two subclasses each
-    if config["num_neglected"] > args.num_classes:
-        raise UserError(f"--num-neglected {config['num_neglected']}: there are {args.num_classes} classes")
-    if config["num_neglected"] != added and args.stage in ("create", "all"):
-        raise UserError(
-            f"--num-neglected {config['num_neglected']}: --num_subclasses leaves room for {added} (two each)"
-        )
-    config["ignored"] = [name for name, default in UNUSED.items() if config[name] != default]
-    config["dataset"] = "yt8m"
-    return config
+    neglected = added if args.num_neglected is None else args.num_neglected  # two subclasses each
+    if neglected > args.num_classes:
+        raise UserError(f"--num-neglected {neglected}: there are {args.num_classes} classes")
+    if neglected != added and args.stage in ("create", "all"):
+        raise UserError(f"--num-neglected {neglected}: --num_subclasses leaves room for {added} (two each)")
+    ignored = [name for name, default in UNUSED.items() if values[name] != default]
+    return Config(**values | {"num_neglected": neglected}, ignored=ignored, dataset="yt8m")
 
 
-def parse(argv: list[str] | None = None) -> dict[str, Any]:
+def parse(argv: list[str] | None = None) -> Config:
     """Parses and resolves; answers --help and --print-config by itself."""
     return finish_parsing(make_parser(), resolve, argv)

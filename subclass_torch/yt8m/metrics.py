@@ -1,7 +1,8 @@
 """Hit@1, PERR, MAP and GAP of YouTube-8M.
 
 Kept per video: its 20 best scores, their classes and whether they are labels; sorted once at the end, globally for GAP
-and by class for MAP. Source: google/youtube-8m; section 7.3 of the specification.
+and by class for MAP. Source: google/youtube-8m,
+eval_util.py and average_precision_calculator.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ class Metrics:
     """Sums over the batches seen so far.
 
     Attributes:
-      classes: C. top_k: size of the retrieval set of a video.
+      classes: C.
+      top_k: size of the retrieval set of a video.
     """
 
     classes: int
@@ -34,7 +36,8 @@ class Metrics:
         """Adds one batch.
 
         Args:
-          scores: float [n, C], class scores. indicator: [n, C], 1 for each label.
+          scores: float [n, C], class scores.
+          indicator: [n, C], 1 for each label.
         """
         n = len(scores)
         rows = np.arange(n)[:, None]
@@ -62,15 +65,15 @@ class Metrics:
         names, scores, right = (np.concatenate(part) for part in (self.names, self.scores, self.right))
         order = np.argsort(names, kind="stable")
         bounds = np.searchsorted(names[order], np.arange(self.classes + 1))
-        held = np.flatnonzero(self.positives)
+        labelled = np.flatnonzero(self.positives)
         per_class = []
-        for label in held:  # empty classes are left out; a class never retrieved counts 0
+        for label in labelled:  # empty classes are left out; a class never retrieved counts 0
             own = order[bounds[label] : bounds[label + 1]]
             per_class.append(average_precision(scores[own], right[own], self.positives[label]))
         return {
             "hit_at_1": self.hits / self.videos,
             "perr": self.precision / self.videos,
-            "map": float(np.mean(per_class)) if len(held) else 0.0,
+            "map": float(np.mean(per_class)) if len(labelled) else 0.0,
             "gap": average_precision(scores, right, float(self.positives.sum())),
         }
 
@@ -92,7 +95,9 @@ def average_precision(scores: np.ndarray, right: np.ndarray, positives: float) -
     """Sum of precision@i over the ranks that hold a positive, divided by all positives of the data.
 
     Args:
-      scores: float [n]. right: bool [n]. positives: P, also those that were not retrieved.
+      scores: float [n].
+      right: bool [n].
+      positives: P, also those that were not retrieved.
     Returns:
       In [0, 1]. Ties: shuffled with Python's seed 0, then sorted stably in descending order.
     """

@@ -21,7 +21,8 @@ def network_input(features: Tensor, noise: Tensor | None = None) -> Tensor:
     """Normalized, noisy in training, normalized again as a whole.
 
     Args:
-      features: float32 [B, 1152], raw. noise: float32 [B, 1152], standard normal, or None outside training.
+      features: float32 [B, 1152], raw.
+      noise: float32 [B, 1152], standard normal, or None outside training.
     Returns:
       float32 [B, 1152] of length 1.
     Source: authors' yt8m_utils.py.
@@ -38,7 +39,8 @@ class VideoNetwork(nn.Module):
 
     def __init__(self, outputs: int, dropout: float = 0.3):
         """Args:
-        outputs: S. dropout: 0 where the released code's inactive dropout is wanted.
+        outputs: S.
+        dropout: 0 for the released code's inactive dropout.
         """
         super().__init__()
         self.conv = nn.Conv1d(1, 64, 3, padding=1)
@@ -47,7 +49,7 @@ class VideoNetwork(nn.Module):
         self.dense = nn.Linear(64 * (WIDTH // 2), outputs)
         for layer in (self.conv, self.dense):
             nn.init.xavier_uniform_(layer.weight)  # Keras's glorot_uniform
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Maps float [B, 1152] to logits [B, S]."""

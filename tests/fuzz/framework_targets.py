@@ -93,9 +93,9 @@ def _subclass() -> list[bytes]:
         "args": config, "subclass2class": torch.arange(10), "mean": torch.zeros(1), "std": torch.ones(1),
         "state_dict": network.state_dict(), "epoch": 1, "id": "x", "class_names": list("0123456789"),
     }  # fmt: skip
-    from subclass_torch.training.evaluate import _KEYS
+    from subclass_torch.training.record import CHECKPOINT_KEYS
 
-    return [_saved({**dict.fromkeys(_KEYS, 0), **content})]
+    return [_saved({**dict.fromkeys(CHECKPOINT_KEYS, 0), **content})]
 
 
 def _load_subclass(path: Path) -> None:
@@ -169,7 +169,7 @@ def _map(path: Path) -> None:
 
 
 def _ranking(path: Path) -> None:
-    from subclass_torch.training.stages import neglected_classes
+    from subclass_torch.training.stage2 import neglected_classes
 
     neglected_classes(path, 2)
 

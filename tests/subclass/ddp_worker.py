@@ -10,15 +10,14 @@ import torch  # noqa: E402
 
 from reproduction.runtime import torch_runtime as runtime  # noqa: E402
 from reproduction.runtime.run_folder import stop_signals  # noqa: E402
+from subclass_torch import flags  # noqa: E402
 from subclass_torch.method import losses  # noqa: E402
 from subclass_torch.networks import build as models  # noqa: E402
 from subclass_torch.training.loop import Task, run_stage  # noqa: E402
 
-CONFIG = {
-    "seed": 3, "batch_size": 16, "max_steps": 0, "n_holes": 1, "data_augmentation": True, "cutout": True, "length": 8,
-    "amp": None, "compile": False, "channels_last": False, "checkpoint_steps": 0, "neglect_weight": "batch",
-    "neglect_total": "mean", "chance_epochs": 0,
-}  # fmt: skip
+CONFIG = flags.resolve(flags.make_parser().parse_args(
+    "--seed 3 --batch_size 16 --data_augmentation --cutout --length 8 --chance-epochs 0".split()
+))  # fmt: skip
 CLASSES = 4
 
 
@@ -32,13 +31,15 @@ def make_task(device):
         stage="stage1",
         images=images.to(device),
         labels=labels.to(device),
+        test_images=images,
+        test_labels=labels,
         subclass2class=torch.arange(CLASSES, device=device),
         criterion=losses.class_loss,
         constants=constants,
         epochs=2,
         lr_at=lambda epoch: 0.02 / (1 + epoch),
+        first_test=3,  # never
         observe=True,
-        after_epoch=lambda p: None,
     )
 
 
@@ -54,9 +55,10 @@ if __name__ == "__main__":
         folder = Path(sys.argv[2])
         folder.mkdir(parents=True, exist_ok=True)
         model = make_model()
-        p = run_stage(make_task(world.device), CONFIG, model, world, stop, folder, folder / "log.csv")
+        training = run_stage(make_task(world.device), CONFIG, model, world, stop, folder, folder / "log.csv")
         if world.rank == 0:
-            history = [{k: v for k, v in row.items() if "seconds" not in k} for row in p.history]
+            history = [{k: v for k, v in row.items() if "seconds" not in k} for row in training.history]
             torch.save(
-                {"weights": dict(model.named_parameters()), "degrees": p.degrees, "history": history}, sys.argv[1]
+                {"weights": dict(model.named_parameters()), "degrees": training.state["degrees"], "history": history},
+                sys.argv[1],
             )

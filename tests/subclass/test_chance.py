@@ -1,7 +1,6 @@
 """Training at chance: a warning by default, an error on request; the authors' command lines run to their end."""
 
 import json
-import types
 
 import pytest
 import torch
@@ -9,8 +8,8 @@ import torch
 from reproduction.runtime.run_folder import UserError
 from reproduction.runtime.torch_runtime import World
 from subclass_torch import flags
-from subclass_torch.method import neglect
-from subclass_torch.training.loop import check_chance, working_rate
+from subclass_torch.training.chance import check_chance, working_rate
+from subclass_torch.training.record import warn_of_unmeasured
 
 from .conftest import TINY, run
 
@@ -22,8 +21,7 @@ AUTHORS = (
 
 def check(line, accuracy, world=WORLD):
     config = flags.resolve(flags.make_parser().parse_args(line.split()))
-    task = types.SimpleNamespace(stage="stage1", subclass2class=torch.arange(100), labels=torch.arange(50000) % 100)
-    check_chance(task, config, accuracy, 50000, world)
+    check_chance("stage1", torch.arange(50000) % 100, 100, config, accuracy, 50000, world)
 
 
 def test_the_authors_cifar100_line_warns_and_names_a_rate(capsys):
@@ -72,11 +70,11 @@ def test_the_check_is_no_part_of_what_a_run_computes():
 
 
 def test_classes_chosen_without_a_measurement_are_counted(capsys):
-    neglect.warn_of_unmeasured([0.0, 1.5, 0.0], [1, 0])
+    warn_of_unmeasured([0.0, 1.5, 0.0], [1, 0])
     assert "no neglection degree could be measured for 1 of the 2 classes chosen, the first is 0" in (
         capsys.readouterr().err
     )
-    neglect.warn_of_unmeasured([0.0, 1.5, 1.0], [1, 2])
+    warn_of_unmeasured([0.0, 1.5, 1.0], [1, 2])
     assert capsys.readouterr().err == ""
 
 

@@ -2,9 +2,11 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 
+from reproduction.runtime.deviations import active
 from subclass_torch import deviations, flags
 from subclass_torch.yt8m import flags as yt8m_flags
 
@@ -47,7 +49,7 @@ def test_switches_exist_and_official_turns_them_off(table, make, module, capsys)
     def config(*argv):
         with pytest.raises(SystemExit):
             module.parse([*argv, "--print-config"])
-        return json.loads(capsys.readouterr().out)
+        return SimpleNamespace(**json.loads(capsys.readouterr().out))
 
     switched = {name for name, test in table.items() if test is not None}
     known = make()._option_string_actions
@@ -56,9 +58,9 @@ def test_switches_exist_and_official_turns_them_off(table, make, module, capsys)
         assert words and all(word in known for word in words), name
     for name in table.keys() - switched:
         assert rows()[name][4] == "-", name
-    active = deviations.active(config(), table)
-    official = deviations.active(config("--compat", "official"), table)
+    ours = active(config(), table)
+    official = active(config("--compat", "official"), table)
     assert not set(official) & switched
-    assert set(table) - set(active) <= {"SDN-D02", "SDN-D03"}  # equal to the code's on CIFAR-10
+    assert set(table) - set(ours) <= {"SDN-D02", "SDN-D03"}  # equal to the code's on CIFAR-10
     if module is flags:
-        assert {"SDN-D02", "SDN-D03"} <= set(deviations.active(config("--dataset", "svhn"), table))
+        assert {"SDN-D02", "SDN-D03"} <= set(active(config("--dataset", "svhn"), table))

@@ -1,5 +1,6 @@
 """channels-last, bf16 and torch.compile against the plain loop: same draws, tolerances that could fail."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -19,10 +20,20 @@ def train(folder, **changes):
     if changes.get("channels_last"):
         model = model.to(memory_format=torch.channels_last)
     world = World(0, 1, torch.device("cpu"))
-    p = run_stage(
-        worker.make_task(world.device), {**worker.CONFIG, **changes}, model, world, Stop(), folder, folder / "a.csv"
+    training = run_stage(
+        worker.make_task(world.device),
+        dataclasses.replace(worker.CONFIG, **changes),
+        model,
+        world,
+        Stop(),
+        folder,
+        folder / "a.csv",
     )
-    return [row["loss"] for row in p.history], np.array(p.degrees), dict(model.named_parameters())
+    return (
+        [row["loss"] for row in training.history],
+        np.array(training.state["degrees"]),
+        dict(model.named_parameters()),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproduction.runtime.run_folder import UserError
+from subclass_torch import flags
 from subclass_torch.method import partition
-from subclass_torch.training import stages
+from subclass_torch.training import stage2
 
 
 def plain_view(_label, images, _place):
@@ -101,15 +101,15 @@ def test_wrapping_reaches_the_training_set():
 
 @pytest.mark.parametrize("classes", [[4], [1, 1], [-1]])
 def test_classes_that_do_not_exist(classes):
-    with pytest.raises(UserError, match=r"classes in 0\.\.3"):
+    with pytest.raises(ValueError, match=r"classes in 0\.\.3"):
         make(classes)
 
 
 def test_too_few_images():
-    with pytest.raises(UserError, match="class 1 holds 10 images, too few for 21"):
+    with pytest.raises(ValueError, match="class 1 holds 10 images, too few for 21"):
         make([1], k=21)
     images, labels = toy()
-    with pytest.raises(UserError, match="class 4 holds 0 images"):
+    with pytest.raises(ValueError, match="class 4 holds 0 images"):
         partition.make_partition(images, labels, [4], 2, 5, plain_view, partners(40))
 
 
@@ -117,12 +117,12 @@ def test_too_few_images():
 def test_the_view_of_kmeans_depends_on_seed_class_and_position_alone(kind, monkeypatch):
     def view_of(seed):
         monkeypatch.setattr(partition, "make_partition", lambda *a, **_: a[5])
-        config = {"seed": seed, "kmeans_view": kind, "n_holes": 1, "data_augmentation": True, "cutout": True,
-                  "length": 8, "numSubclassesPerClass": 2, "mixing": "wide", "threads": 1}  # fmt: skip
+        words = f"--seed {seed} --kmeans-view {kind} --data_augmentation --cutout --length 8 --threads 1"
+        config = flags.resolve(flags.make_parser().parse_args(words.split()))
         data = SimpleNamespace(train_images=np.zeros((20, 32, 32, 3), np.uint8), class_names=("a", "b"),
                                train_labels=np.repeat([0, 1], 10))  # fmt: skip
         constants = (torch.zeros(3), torch.ones(3))
-        return stages.make_partition(SimpleNamespace(config=config, data=data, constants=constants), [0, 1])
+        return stage2.split_classes(SimpleNamespace(config=config, data=data, constants=constants), [0, 1])
 
     images, place = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8), np.arange(20)
     view = view_of(3)

@@ -24,6 +24,6 @@ def test_names_are_drawn_literally(tmp_path, monkeypatch):
 
 def test_a_name_that_begins_with_an_underscore_is_in_the_legend(tmp_path, monkeypatch):
     legends = []
-    monkeypatch.setattr(plots, "_save", lambda figure, _: legends.append(figure.axes[0].get_legend()))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, _: legends.append(figure.axes[0].get_legend()))
     plots.neglection(tmp_path / "neglection.png", np.ones((2, 3)), [0, 2], ("_x", "b", "c"))
     assert [text.get_text() for text in legends[0].get_texts()] == ["_x", "c"]

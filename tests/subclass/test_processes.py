@@ -37,8 +37,8 @@ def reference(parts=2):
     degrees, losses = [], []
     for epoch in range(task.epochs):
         optimizer.param_groups[0]["lr"] = task.lr_at(epoch)
-        order = torch.randperm(57, generator=runtime.generator(config["seed"], "stage1", "order", epoch))
-        draws = augment.draw(57, 32, 1, runtime.generator(config["seed"], "stage1", "augment", epoch))
+        order = torch.randperm(57, generator=runtime.generator(config.seed, "stage1", "order", epoch))
+        draws = augment.draw(57, 32, 1, runtime.generator(config.seed, "stage1", "augment", epoch))
         kept, total = [[] for _ in range(worker.CLASSES)], 0.0
         for at in range(0, 57, 16):
             batch = order[at : at + 16]
@@ -46,7 +46,7 @@ def reference(parts=2):
             seen, logits = [], []
             for half in (batch[rank::parts] for rank in range(parts)):
                 x = augment.training_batch(
-                    task.images[half], draws.of(half), *task.constants, True, True, config["length"]
+                    task.images[half], draws.of(half), *task.constants, True, True, config.length
                 )
                 features = model.penultim_layer(model.features(x.contiguous()).flatten(1))
                 z = model.classifier(features)

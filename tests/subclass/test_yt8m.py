@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from reproduction.runtime.run_folder import Stop, UserError
 from reproduction.runtime.torch_runtime import World
 from subclass_torch.method import losses
-from subclass_torch.training import evaluate
 from subclass_torch.yt8m import create as yt8m_create
 from subclass_torch.yt8m import data as yt8m_data
 from subclass_torch.yt8m import flags as yt8m_flags
 from subclass_torch.yt8m import stages as yt8m_stages
 from subclass_torch.yt8m import tfrecord
+from subclass_torch.yt8m.loop import rate_at, train_stage
 from subclass_torch.yt8m.metrics import Metrics
 from subclass_torch.yt8m.model import VideoNetwork, unit_vectors
-from subclass_torch.yt8m.stages import rate_at
 
 from .conftest import ROOT, command, reached, run
 
@@ -102,21 +101,16 @@ def test_class_scores_and_decision(seed, videos, classes, added):
     rng = np.random.default_rng(seed)
     mapping = np.concatenate([np.arange(classes), rng.integers(classes, size=added)])
     scores = torch.tensor(rng.random((videos, len(mapping))))
-    fast = evaluate.class_scores(scores, torch.tensor(mapping), classes)
+    fast = losses.class_scores(scores, torch.tensor(mapping), classes)
     slow = [
         [max(row[s] for s in range(len(mapping)) if mapping[s] == c) for c in range(classes)] for row in scores.tolist()
     ]
     assert fast.tolist() == slow
-    assert (fast.argmax(1) == evaluate.decide(scores, torch.tensor(mapping))).all()
+    assert (fast.argmax(1) == losses.decide(scores, torch.tensor(mapping))).all()
 
 
 def test_learning_rate_falls_in_stairs():
-    config = {
-        "base_learning_rate": 0.001,
-        "learning_rate_decay": 0.95,
-        "learning_rate_decay_examples": 4e6,
-        "batch_size": 1024,
-    }
+    config = config_for([])
     assert rate_at(3906, config) == 0.001 and rate_at(3907, config) == pytest.approx(0.00095)
     assert rate_at(2 * 3907, config) == pytest.approx(0.001 * 0.95**2)
 
@@ -128,11 +122,11 @@ def test_normalization_twins():
 
 def test_creation(videos):
     paths = yt8m_data.shards(str(videos / "train" / "train*.tfrecord"), "x")
-    config = {
-        "num_classes": 6, "seed": 0, "kmeans_videos": 4096, "records_per_shard": 20,
-        "train_data_pattern_glob": str(videos / "train_subclass" / "train*.tfrecord"),
-        "subclass_labelling_data_save_fname": str(videos / "train_subclass" / "map.npz"),
-    }  # fmt: skip
+    config = config_for([
+        "--num_classes", "6", "--num_subclasses", "8", "--records-per-shard", "20",
+        "--train_data_pattern_glob", videos / "train_subclass" / "train*.tfrecord",
+        "--subclass_labelling_data_save_fname", videos / "train_subclass" / "map.npz",
+    ])  # fmt: skip
     neglected = [4, 1]
     count = yt8m_create.create(paths, neglected, config)
     made = sorted((videos / "train_subclass").glob("train*.tfrecord"))
@@ -243,7 +237,7 @@ def test_one_empty_file_among_others_is_counted(videos, capsys):
 def test_adam_is_that_of_tensorflow_1(videos, tmp_path, capsys):
     """A slow oracle of tf.train.AdamOptimizer: epsilon is added to the square root of the uncorrected moment."""
     config = config_for([*flags_for(videos, tmp_path), "--max_steps", "3", "--num_subclasses", "6", "--l2", "none"])
-    paths = yt8m_data.shards(config["plain_data_pattern_glob"], "x")
+    paths = yt8m_data.shards(config.plain_data_pattern_glob, "x")
     torch.manual_seed(0)
     model = VideoNetwork(6)
     value = model.dense.weight.detach().double().numpy().copy()
@@ -254,7 +248,7 @@ def test_adam_is_that_of_tensorflow_1(videos, tmp_path, capsys):
         return 1e-5 * losses.multilabel_loss(logits, truth, torch.arange(6), 0.0)
 
     world = World(0, 1, torch.device("cpu"))
-    yt8m_stages.train_stage(config, "stage2", model, paths, criterion, world, Stop(), tmp_path, observe=False)
+    train_stage(config, "stage2", model, paths, criterion, world, Stop(), tmp_path, observe=False)
     start, m, v = value.copy(), np.zeros_like(value), np.zeros_like(value)
     for t, gradient in enumerate(gradients, start=1):
         m = 0.9 * m + 0.1 * gradient
@@ -288,7 +282,7 @@ def test_kill_and_resume(videos, tmp_path):
         child.stderr.close()
     assert not (folder / "DONE").exists()
     done = run("notebook_yt8m.py", *flags, "--name", "killed")
-    assert "stage2: going on after step " in done.stdout and done.stdout.splitlines()[-1] == whole
+    assert "stage2: going on at epoch " in done.stdout and done.stdout.splitlines()[-1] == whole
     states = [
         torch.load(tmp_path / "runs" / name / "checkpoints" / "model-12.pt", weights_only=True)
         for name in ("whole", "killed")
@@ -296,6 +290,37 @@ def test_kill_and_resume(videos, tmp_path):
     assert states[0]["scores"] == states[1]["scores"] and whole.startswith("Hit@1: ")
     for name, value in states[0]["state_dict"].items():
         assert torch.equal(value, states[1]["state_dict"][name]), name
+
+
+def test_a_state_from_before_the_shared_loop_goes_on(videos, tmp_path):
+    config = config_for([*flags_for(videos, tmp_path), "--num_subclasses", "6", "--num_epochs", "2"])
+    paths = yt8m_data.shards(config.plain_data_pattern_glob, "x")
+
+    def train(name, stop_at=0):
+        (tmp_path / name).mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        model, stop, steps = VideoNetwork(6), Stop(), []
+
+        def criterion(logits, truth):
+            steps.append(len(truth))
+            stop.signal_number = 15 * (len(steps) == stop_at)
+            return losses.multilabel_loss(logits, truth, torch.arange(6), 0.0)
+
+        world = World(0, 1, torch.device("cpu"))
+        training = train_stage(config, "stage1", model, paths, criterion, world, stop, tmp_path / name, observe=True)
+        return training.state["degrees"], training.state["videos"], model.state_dict()
+
+    degrees, count, weights = train("calm")
+    with pytest.raises(SystemExit):
+        train("old", stop_at=6)
+    path = max((tmp_path / "old" / "checkpoints").glob("state-*.pt"))
+    new = torch.load(path, weights_only=True)
+    position = new.pop("position")
+    assert (position["epoch"], position["step"]) == (1, 6)  # 55 videos in batches of 16
+    torch.save({**new, **position["state"], "epoch": 1, "step": 6, "in_epoch": 2}, path)
+    again = train("old")
+    assert again[:2] == (degrees, count) and count == 2 * 55
+    assert all(torch.equal(value, weights[name]) for name, value in again[2].items())
 
 
 def test_the_buffer_bounds_what_is_held(videos):

@@ -1,0 +1,93 @@
+"""What both stages share: flags, processes, data, run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reproduction.runtime import run_data
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.flags import as_dict
+from reproduction.runtime.run_folder import Run, Stop, open_run, read_json, write_json
+from reproduction.runtime.torch_runtime import World
+from subclass_torch.data import images
+from subclass_torch.flags import Config
+from subclass_torch.networks import build
+
+
+class Setting:
+    """Flags, processes and request to stop; the data, loaded when a stage first needs them."""
+
+    def __init__(self, config: Config, world: World, stop: Stop):
+        self.config, self.world, self.stop = config, world, stop
+        self.seen = run_data.look_at(as_dict(config))  # before anything is loaded
+        self.folder = Path(config.runs_dir) / config.name
+
+    @cached_property
+    def data(self) -> images.Images:
+        data = images.load(self.config)
+        if self.world.rank == 0:
+            print(
+                f"{data.name}: {len(data.train_images):,} training and {len(data.test_images):,} test images, "
+                f"{len(data.class_names)} classes; device {self.world.device}, {self.world.size} process(es), "
+                f"{torch.get_num_threads()} threads",
+                flush=True,
+            )
+        return data
+
+    @cached_property
+    def constants(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, float32 [channels], on the device."""
+        mean, std = (torch.tensor(values, device=self.world.device) for values in (self.data.mean, self.data.std))
+        return mean, std
+
+    def network(self, stage: str, outputs: int) -> nn.Module:
+        """Builds a fresh network whose weights are a function of seed and stage."""
+        torch.manual_seed(runtime.derive(self.config.seed, stage, "weights"))
+        network = build.build(self.config.model, self.config.dataset, outputs, self.data.channels)
+        return build.place(network, self.world.device, self.config.channels_last)
+
+    @contextlib.contextmanager
+    def opened(self, folder: Path, flags: dict[str, Any]) -> Iterator[Run | None]:
+        """Opens a run folder for these flags on rank 0; gives None on the other processes."""
+        if self.world.rank != 0:
+            yield None
+            return
+        with open_run(folder, flags, overwrite=self.config.overwrite) as run:
+            yield run
+
+    def is_finished(self, opened: Run | None, sources: Sequence[Path] = ()) -> bool:
+        """Whether a stage has nothing left to do; rank 0 decides.
+
+        Args:
+          opened: the stage's run on rank 0.
+          sources: folders of the runs whose results the stage takes over.
+        Raises:
+          UserError: the stage, or a run that it takes over from, belongs to other data.
+        """
+
+        def digests() -> Mapping[str, str]:
+            for folder in sources:
+                hint = "run --stage identify --overwrite" if folder.name == "stage1" else "choose another --beside"
+                run_data.check_data(folder, self.data.digests, hint)
+            return self.data.digests
+
+        return runtime.decided(
+            self.world, lambda: opened is not None and run_data.is_finished(opened, self.seen, digests)
+        )
+
+
+def run_id(folder: Path, config: Config) -> str:
+    """Returns `<dataset>_<model>_<YYYYmmdd_HHMMSS>`, chosen once for a run folder and kept when it resumes."""
+    path = folder / "id.json"
+    if not path.exists():
+        name = config.dataset.rpartition("/")[2].replace("folder:", "")
+        write_json(path, {"id": f"{name}_{config.model}_{time.strftime('%Y%m%d_%H%M%S')}"})
+    return str(read_json(path, "id")["id"])
