@@ -1,7 +1,8 @@
 """FGVC-Aircraft 2013b, variants: 10,000 photographs of 100 aircraft variants; train, val and test of a third each.
 
 The lists come from `images_variant_{train,val,test}.txt`: a label is the place of the variant among the 100 names in
-ASCII order. The fingerprints of the lists that the triplet authors ship are asserted. Source: triplet.md 2.5.
+ASCII order. The fingerprints of the lists that the triplet authors ship are asserted.
+Source: docs/papers/triplet.md.
 """
 
 from __future__ import annotations

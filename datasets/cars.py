@@ -1,6 +1,6 @@
 """Stanford Cars: 16,185 photographs of 196 models; 8,144 train, 8,041 test. Labels are 1..196, as the official ones.
 
-Source: cars_annos.mat (one struct array over car_ims/, with the flag `test`); triplet.md 2.4, 2.5.
+Source: cars_annos.mat (one struct array over car_ims/, with the flag `test`); docs/papers/triplet.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Stanford Dogs: 20,580 photographs of 120 breeds; 12,000 train, 8,580 test.
 
-Source: train_list.mat and test_list.mat of lists.tar (cell arrays of file names, labels 1..120); triplet.md 2.4, 5.2.
+Source: train_list.mat and test_list.mat of lists.tar (cell arrays of file names, labels 1..120);
+docs/papers/triplet.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Oxford Flowers-102: 8,189 photographs; 1,020 train, 1,020 val, 6,149 test.
 
 The authors train on the 1,020 images of `trnid` alone (their table says 1020/6149), so `train_all` is that list too.
-Source: imagelabels.mat and setid.mat; triplet.md 5.1, 5.2.
+Source: imagelabels.mat and setid.mat; docs/papers/triplet.md.
 """
 
 from __future__ import annotations

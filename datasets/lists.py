@@ -3,7 +3,7 @@
 A list is UTF-8 with LF and the header `,label,file_name`: running number from 0, whole number, file name below the
 folder of images. Four lists belong to a set (`FILES`). Sets of unequal images are never decoded here; whoever
 trains on them decodes what it needs. Source: lists shipped by the authors of "Boosting Standard Classification
-Architectures Through a Ranking Regularizer"; triplet.md 2.5.
+Architectures Through a Ranking Regularizer"; docs/papers/triplet.md.
 """
 
 from __future__ import annotations

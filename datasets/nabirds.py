@@ -1,7 +1,7 @@
 """NABirds: 48,562 photographs of 555 visual categories; 23,929 train, 24,633 test. By hand: the makers ask to register.
 
 Labels of the lists are the official class ids, which have gaps; the loader maps them to 0..554.
-Source: images.txt, image_class_labels.txt, train_test_split.txt, classes.txt; triplet.md 2.4, 5.2.
+Source: images.txt, image_class_labels.txt, train_test_split.txt, classes.txt; docs/papers/triplet.md.
 """
 
 from __future__ import annotations

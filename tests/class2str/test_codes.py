@@ -29,7 +29,7 @@ def soft(bits, confidence=0.9):
 
 
 def slow_decode(p, codes, rule):
-    """The rules of class2str.md 7.4, one image and one class at a time."""
+    """The decoding rules, one image and one class at a time."""
     num_classes, num_bits = codes.shape
     result = []
     for image in p:
@@ -147,7 +147,7 @@ def test_six_strings_of_the_posters_mnist_table_are_unowned():
 
 
 def test_all_classes_on_one_string_match_fully_but_decode_to_chance():
-    # what the flag defaults 1, 1, 1 lead to: rnn_acc 100 % means nothing (class2str.md 1.5, 4.3)
+    # what the flag defaults 1, 1, 1 lead to: rnn_acc 100 % means nothing
     codes = np.zeros((10, 4), np.uint8)
     labels = np.arange(10)
     p = soft(codes)

@@ -61,7 +61,7 @@ def test_the_posters_cifar10_tree_is_no_better_than_chance():
         every.append(within - across)
     exact = sum(value >= -0.125 - 1e-12 for value in every) / len(every)
     assert found["p"] == pytest.approx(exact, abs=0.05)
-    assert found["p"] == pytest.approx(0.72, abs=0.05)  # class2str.md 1.4
+    assert found["p"] == pytest.approx(0.72, abs=0.05)
 
 
 def test_cifar100_groups_of_the_poster():

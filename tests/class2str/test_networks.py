@@ -1,4 +1,4 @@
-"""Parameter counts of class2str.md section 3, and what the networks do in training and in use."""
+"""Parameter counts of the poster and the released code, and what the networks do in training and in use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names, sizes and parameter counts of triplet.md section 3; initial values by name; dropout without state."""
+"""Names, sizes and parameter counts; initial values by name; dropout without state."""
 
 from __future__ import annotations
 

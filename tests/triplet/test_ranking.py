@@ -1,4 +1,4 @@
-"""The metric losses against the values of triplet.md 1.8, slow oracles and finite differences; degenerate batches."""
+"""The metric losses: values of the authors' functions, slow oracles, finite differences, degenerate batches."""
 
 from __future__ import annotations
 
