@@ -41,7 +41,7 @@ def flags_of(profile: str, dataset: str) -> list[str]:
 
 
 def commands_of(request: Request) -> list[Command]:
-    """For each seed: baseline, stage 1, stage 2; the last is shown beside the first."""
+    """For each seed: baseline, stage 1, stage 2; the last is compared with the first."""
     shared = [*flags_of(request.profile, request.dataset), *request.extra]
     row = request.row().replace("-model-", "-")  # ARGS="--model wideresnet" is the row <dataset>-paper-wideresnet
     hours = GPU_HOURS.get(request.dataset, (1.6, 1.8)) if request.profile == "paper" else (0.0, 0.0)

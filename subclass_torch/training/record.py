@@ -250,9 +250,13 @@ def stage2_record(config: Config, data: Images, world: World, outcome: Outcome, 
     )
     outputs, samples = len(partition.subclass2class), len(partition.labels) + len(partition.source)
     network = build.build(config.model, config.dataset, outputs, data.channels)
-    found = {"neglected": neglected, "neglected_names": [data.class_names[c] for c in neglected], "theta": theta}
+    ranked = {
+        "neglected": neglected,
+        "neglected_names": [data.class_names[c] for c in neglected],
+        "theta": theta,
+    }
     details = {
-        **(found if neglected else {}), "class_names": list(data.class_names), "subclasses": outputs,
+        **(ranked if neglected else {}), "class_names": list(data.class_names), "subclasses": outputs,
         "training_images": samples, "parameters": build.parameter_count(network), "best_epoch": best_epoch,
     }  # fmt: skip
     return record_of(

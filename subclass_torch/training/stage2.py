@@ -53,7 +53,7 @@ def neglected_classes(path: Path, count: int) -> tuple[list[int], list[float]]:
     content = read_json(path)
     ranking, theta = (content.get(key) for key in ("ranking", "theta")) if isinstance(content, dict) else (None, None)
     if not isinstance(ranking, list) or not isinstance(theta, list) or len(theta) != len(ranking):
-        raise UserError(f"{shown(path)}: holds no ranking of classes (made by --stage identify)")
+        raise UserError(f"{shown(path)}: holds no ranking of classes (--stage identify writes one)")
     if sorted(ranking, key=str) != sorted(range(len(ranking)), key=str):
         raise UserError(f"{shown(path)}: its ranking does not name each class once")
     return ranking[:count], theta

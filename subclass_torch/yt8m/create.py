@@ -143,7 +143,7 @@ def create(paths: Sequence[Path], neglected: Sequence[int], config: Config) -> i
     if "*" not in pattern.name or "*" in str(pattern.parent):
         raise UserError(f"--train_data_pattern_glob {pattern}: needs one * in its file name, for the shard numbers")
     if pattern.parent.resolve() in {path.parent.resolve() for path in paths}:
-        raise UserError(f"--train_data_pattern_glob {pattern}: would write beside the files it is made from")
+        raise UserError(f"--train_data_pattern_glob {pattern}: would write next to the files it is made from")
     pattern.parent.mkdir(parents=True, exist_ok=True)
     index = build_index(paths, neglected, classes)
     centres = {label: centres_of(index, label, classes, seed, config.kmeans_videos) for label in neglected}

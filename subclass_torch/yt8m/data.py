@@ -29,7 +29,7 @@ class Videos(NamedTuple):
 
 def shards(pattern: str, flag: str) -> list[Path]:
     """Files of a pattern, sorted. Windows separators are taken as `/`; a relative pattern starts at the working
-    directory or, where nothing matches there, at the repository.
+    directory or, if nothing matches there, at the repository.
 
     An empty file among others holds no record, which is allowed and worth a warning.
 
@@ -38,9 +38,9 @@ def shards(pattern: str, flag: str) -> list[Path]:
     """
     pattern = pattern.replace("\\", "/")  # DEVIATION SDN-Y01: the released defaults hold Windows separators
     for root in ("", f"{REPO_ROOT}/"):
-        found = sorted(glob.glob(pattern if Path(pattern).is_absolute() else root + pattern.removeprefix("./")))
-        if found:
-            paths = [Path(name) for name in found]
+        names = sorted(glob.glob(pattern if Path(pattern).is_absolute() else root + pattern.removeprefix("./")))
+        if names:
+            paths = [Path(name) for name in names]
             empty = [path for path in paths if not path.stat().st_size]
             if len(empty) == len(paths):
                 raise UserError(
@@ -80,23 +80,23 @@ def decode(payload: bytes, path: Path, record: int, classes: int) -> tuple[np.nd
 
 
 def payloads(paths: list[Path], seed: int, epoch: int, shuffle: bool, buffer: int) -> Iterator[tuple[bytes, Path, int]]:
-    """Raw records of all shards, in an order that is a function of (seed, epoch); at most `buffer` are held."""
+    """Raw records of all shards, in an order that is a function of (seed, epoch); at most `buffer` wait at a time."""
     rng = np.random.default_rng(derive(seed, "yt8m", "order", epoch))
     order = rng.permutation(len(paths)) if shuffle else np.arange(len(paths))
-    held: list[tuple[bytes, Path, int]] = []
+    waiting: list[tuple[bytes, Path, int]] = []
     for index in order:
         for number, (_, payload) in enumerate(tfrecord.records(paths[index])):
             item = (payload, paths[index], number)
             if not shuffle or buffer < 2:
                 yield item
-            elif len(held) < buffer:
-                held.append(item)
+            elif len(waiting) < buffer:
+                waiting.append(item)
             else:
                 place = int(rng.integers(buffer))
-                yield held[place]
-                held[place] = item
-    for place in rng.permutation(len(held)):
-        yield held[place]
+                yield waiting[place]
+                waiting[place] = item
+    for place in rng.permutation(len(waiting)):
+        yield waiting[place]
 
 
 def batches(
@@ -112,7 +112,7 @@ def batches(
       seed: of the order.
       epoch: of the order.
       shuffle: shards and records.
-      buffer: records kept for shuffling.
+      buffer: records that wait for shuffling.
       skip: batches passed over without decoding, to go on after a stop.
       ahead: batches prepared in the background; they come in the same order.
     """

@@ -115,7 +115,7 @@ def make_parser() -> Parser:
     _add_boolean(g, "shuffle_data", "shuffle shards and records (default True)")
     g.add_argument("--num_parallel_calls", type=whole(0), default=4, help="batches prepared ahead (default 4)")
     g.add_argument(
-        "--shuffle_buffer_size", type=whole(1), default=10000, help="records held for shuffling (default 10000)"
+        "--shuffle_buffer_size", type=whole(1), default=10000, help="records that wait for shuffling (default 10000)"
     )
     g.add_argument("--num_subclasses", type=whole(1), default=CLASSES + 100, help="outputs S (default 3962)")
     g.add_argument("--num_classes", type=whole(1), default=CLASSES, help="classes C (default 3862)")

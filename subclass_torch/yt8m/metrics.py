@@ -48,8 +48,8 @@ class Metrics:
         self.videos += n
         self.hits += float(ranked[:, 0].sum())
         inside = np.arange(order.shape[1])[None, :] < wanted[:, None]
-        found = (ranked & inside & (scores[rows, order] > 0)).sum(1)
-        self.precision += float((found / np.maximum(wanted, 1)).sum())
+        hits = (ranked & inside & (scores[rows, order] > 0)).sum(1)
+        self.precision += float((hits / np.maximum(wanted, 1)).sum())
         self.positives = (self.positives if len(self.positives) else np.zeros(self.classes)) + labels.sum(0)
         top = order[:, : self.top_k]
         # Class by class within a batch, videos in order: the order in which the original collects the pairs.

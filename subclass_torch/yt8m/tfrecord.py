@@ -85,8 +85,8 @@ def records(path: Path, start: int = 0, check: bool = True) -> Iterator[tuple[in
         number, at = 0, start
 
         def bad(reason: str) -> UserError:
-            where = f"record {number}" if not start else f"record at byte {at}"
-            return UserError(f"{shown(path)}: {where}: {reason}; the file is damaged, fetch it again")
+            position = f"record {number}" if not start else f"record at byte {at}"
+            return UserError(f"{shown(path)}: {position}: {reason}; the file is damaged, fetch it again")
 
         while head := file.read(12):
             if len(head) < 12:
@@ -160,13 +160,13 @@ def _message(value: bytes | int) -> bytes:
 
 def _list(kind: int, data: bytes) -> Value:
     """Values of a bytes (1), float (2) or int64 (3) list."""
-    found = [(wire, value) for number, wire, value in _fields(data) if number == 1]
+    values = [(wire, value) for number, wire, value in _fields(data) if number == 1]
     if kind == 1:
-        return [_message(value) for _, value in found]
+        return [_message(value) for _, value in values]
     if kind == 2:
-        return np.concatenate([np.frombuffer(_message(value), "<f4") for _, value in found] or [np.empty(0, "<f4")])
+        return np.concatenate([np.frombuffer(_message(value), "<f4") for _, value in values] or [np.empty(0, "<f4")])
     numbers: list[int] = []
-    for _, value in found:
+    for _, value in values:
         if isinstance(value, int):
             numbers.append(value)
             continue

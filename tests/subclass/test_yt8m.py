@@ -327,5 +327,5 @@ def test_the_buffer_bounds_what_is_held(videos):
     paths = yt8m_data.shards(str(videos / "train" / "train*.tfrecord"), "x")
     stream = yt8m_data.payloads(paths, seed=0, epoch=0, shuffle=True, buffer=7)
     next(stream)
-    assert len(stream.gi_frame.f_locals["held"]) == 7
+    assert len(stream.gi_frame.f_locals["waiting"]) == 7
     assert sum(1 for _ in stream) == 54
