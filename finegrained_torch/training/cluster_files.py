@@ -20,57 +20,12 @@ from finegrained_torch.method.cluster_one_class import Settings
 from finegrained_torch.method.clustering import Clustering
 from finegrained_torch.method.umap_maps import JOINT, joint_rows, map_points, map_settings
 from finegrained_torch.training.cluster_jobs import on_disk
+from finegrained_torch.training.setting import write_column
 from reproduction.runtime.arrays import read_npz, write_npz
 from reproduction.runtime.record import versions_of
-from reproduction.runtime.run_folder import MetricsLog, UserError, shown, write_bytes, write_json
+from reproduction.runtime.run_folder import MetricsLog, UserError, write_bytes, write_json
 
 ARRAYS = ("pseudo", "raw", "hard", "strength", "embedding", "parent")
-
-
-def write_column(path: Path, values: np.ndarray) -> None:
-    """Writes one value per line, exactly: floats with as many digits as read back to the same number."""
-    write_bytes(path, ("\n".join(map(repr, values.tolist())) + "\n").encode())
-
-
-def read_column(path: Path) -> np.ndarray:
-    """Reads one of the CSV files as int64 [N].
-
-    Raises:
-      UserError: missing, or not one whole number per line.
-    """
-    try:
-        # not np.loadtxt: a character such as U+10FFFF where it expects a digit ends the process
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        return np.array([int(line) for line in lines if line.strip()], np.int64)
-    except OSError as error:
-        raise UserError(f"{shown(path)}: {error.strerror or error}; --stage cluster writes it") from None
-    except (ValueError, OverflowError) as error:
-        raise UserError(
-            f"{shown(path)}: not a column of whole numbers ({error}); --stage cluster writes it anew"
-        ) from None
-
-
-def read_labels(path: Path, coarse: np.ndarray) -> np.ndarray:
-    """Reads the pseudo-labels of a clustering.
-
-    Args:
-      path: pseudo.csv.
-      coarse: int64 [N], coarse labels of the training images.
-    Returns:
-      int64 [N], -1 for none.
-    Raises:
-      UserError: another number of images, gaps in the numbering, or a label in two coarse classes.
-    """
-    labels = read_column(path)
-    if len(labels) != len(coarse):
-        raise UserError(f"{shown(path)}: {len(labels)} labels for {len(coarse)} training images; run --stage cluster")
-    kinds = np.unique(labels[labels >= 0])
-    if len(kinds) == 0 or labels.min() < -1 or not np.array_equal(kinds, np.arange(len(kinds))):
-        raise UserError(f"{shown(path)}: labels must be 0, 1, 2, ... without gaps, and -1")
-    pairs = np.unique(np.stack([labels[labels >= 0], coarse[labels >= 0]]), axis=1)
-    if pairs.shape[1] != len(kinds):
-        raise UserError(f"{shown(path)}: a label occurs in two coarse classes; it belongs to another data set")
-    return labels
 
 
 def write_labels(folder: Path, pseudo: np.ndarray, certain: np.ndarray, coarse: np.ndarray) -> None:
@@ -203,14 +158,3 @@ def make_maps(
             maps = {label: job.result() for label, job in waiting.items()}
     write_npz(file, {"key": np.array(key), **{str(label): points for label, points in maps.items()}}, compress=False)
     return maps
-
-
-def read_maps(file: Path) -> dict[int, np.ndarray]:
-    """Reads the maps that the cluster stage stored; empty if there are none."""
-    if not file.exists():
-        return {}
-    stored = read_npz(file, hint="run --stage cluster --overwrite")
-    try:
-        return {int(name): points for name, points in stored.items() if name != "key"}
-    except ValueError:
-        raise UserError(f"{shown(file)}: not the maps of a clustering; run --stage cluster --overwrite") from None

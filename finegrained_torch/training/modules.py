@@ -10,7 +10,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +30,10 @@ from lightning.pytorch.callbacks import Checkpoint  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from finegrained_torch.data.images import Batch, normalize  # noqa: E402
-from finegrained_torch.method.uncertainty import Uncertainty, uncertainty  # noqa: E402
 from finegrained_torch.networks import resnet  # noqa: E402
+
+if TYPE_CHECKING:
+    from finegrained_torch.method.uncertainty import Uncertainty
 
 __all__ = ["Callback", "Checkpoint", "LightningModule", "Trainer", "seed_everything"]
 
@@ -169,6 +171,8 @@ class LitResnet(Module):
 
     def uncertain(self, images: Tensor, labels: np.ndarray, seed: int = 42, **options: Any) -> Uncertainty:
         """Uncertainty of images, see `uncertainty.uncertainty`; on this module's device."""
+        from finegrained_torch.method.uncertainty import uncertainty
+
         network = resnet.inference_copy(self.network)
         return uncertainty(
             network, images, labels, self.n_aug, seed, prepare=lambda x: self.prepare(x.to(self.device)), **options

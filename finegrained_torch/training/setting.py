@@ -17,12 +17,11 @@ from finegrained_torch.data import images, splits
 from finegrained_torch.data.images import Data, Items
 from finegrained_torch.flags import Config
 from finegrained_torch.networks import resnet
-from finegrained_torch.training.cluster_files import read_labels
 from finegrained_torch.training.loop import Task
 from finegrained_torch.training.modules import Module, Optimization
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import read_npz
-from reproduction.runtime.run_folder import Run, UserError, open_run, shown
+from reproduction.runtime.run_folder import Run, UserError, open_run, shown, write_bytes
 
 # Names of the release's checkpoint folders.
 FOLDERS = {"coarse": "classifier", "sub": "classifier_sub", "fine-tune": "fine-tuning", "multi-head": "multihead"}
@@ -222,6 +221,52 @@ def file_hash(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def write_column(path: Path, values: np.ndarray) -> None:
+    """Writes one value per line, exactly: floats with as many digits as read back to the same number."""
+    write_bytes(path, ("\n".join(map(repr, values.tolist())) + "\n").encode())
+
+
+def read_column(path: Path) -> np.ndarray:
+    """Reads one of the CSV files as int64 [N].
+
+    Raises:
+      UserError: missing, or not one whole number per line.
+    """
+    try:
+        # not np.loadtxt: a character such as U+10FFFF where it expects a digit ends the process
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return np.array([int(line) for line in lines if line.strip()], np.int64)
+    except OSError as error:
+        raise UserError(f"{shown(path)}: {error.strerror or error}; --stage cluster writes it") from None
+    except (ValueError, OverflowError) as error:
+        raise UserError(
+            f"{shown(path)}: not a column of whole numbers ({error}); --stage cluster writes it anew"
+        ) from None
+
+
+def read_labels(path: Path, coarse: np.ndarray) -> np.ndarray:
+    """Reads the pseudo-labels of a clustering.
+
+    Args:
+      path: pseudo.csv.
+      coarse: int64 [N], coarse labels of the training images.
+    Returns:
+      int64 [N], -1 for none.
+    Raises:
+      UserError: another number of images, gaps in the numbering, or a label in two coarse classes.
+    """
+    labels = read_column(path)
+    if len(labels) != len(coarse):
+        raise UserError(f"{shown(path)}: {len(labels)} labels for {len(coarse)} training images; run --stage cluster")
+    kinds = np.unique(labels[labels >= 0])
+    if len(kinds) == 0 or labels.min() < -1 or not np.array_equal(kinds, np.arange(len(kinds))):
+        raise UserError(f"{shown(path)}: labels must be 0, 1, 2, ... without gaps, and -1")
+    pairs = np.unique(np.stack([labels[labels >= 0], coarse[labels >= 0]]), axis=1)
+    if pairs.shape[1] != len(kinds):
+        raise UserError(f"{shown(path)}: a label occurs in two coarse classes; it belongs to another data set")
+    return labels
 
 
 def best_weights(folder: Path, need: str) -> tuple[dict[str, Any], str]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finegrained_torch.training.cluster_files import read_labels
+from finegrained_torch.training.setting import read_labels
 from reproduction.runtime.run_folder import UserError
 
 from .conftest import TINY, run

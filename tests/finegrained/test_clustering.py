@@ -8,7 +8,7 @@ import pytest
 
 from finegrained_torch.method import cluster_one_class, clustering
 from finegrained_torch.method.cluster_one_class import Settings, decide, fit_class
-from finegrained_torch.training import cluster_files, cluster_jobs
+from finegrained_torch.training import cluster_files, cluster_jobs, setting
 from finegrained_torch.training.cluster_jobs import cluster_in_processes
 from reproduction.runtime.run_folder import UserError
 
@@ -304,10 +304,10 @@ def test_files_have_the_released_names_and_can_be_read_back(tmp_path):
     settings = {"min_cluster_size": 12}
     cluster_files.save_clustering(tmp_path, "toy", made, certain, coarse, settings=settings, fine=which)
     below = tmp_path / "sub_toy"
-    np.testing.assert_array_equal(cluster_files.read_column(below / "pseudo.csv"), made.pseudo)
-    np.testing.assert_array_equal(cluster_files.read_column(below / "mask.csv"), ~certain)
-    np.testing.assert_array_equal(cluster_files.read_column(below / "new_super.csv"), coarse)
-    assert ((cluster_files.read_column(below / "pseudo.csv") == -1) == ~certain).all()
+    np.testing.assert_array_equal(setting.read_column(below / "pseudo.csv"), made.pseudo)
+    np.testing.assert_array_equal(setting.read_column(below / "mask.csv"), ~certain)
+    np.testing.assert_array_equal(setting.read_column(below / "new_super.csv"), coarse)
+    assert ((setting.read_column(below / "pseudo.csv") == -1) == ~certain).all()
     held = cluster_files.load_clustering(below / "clustering.npz")
     for name in cluster_files.ARRAYS:
         np.testing.assert_array_equal(held[name], getattr(made, name))
@@ -326,10 +326,10 @@ def test_files_have_the_released_names_and_can_be_read_back(tmp_path):
 def test_damaged_label_file_names_itself(tmp_path, text):
     path = tmp_path / "pseudo.csv"
     with pytest.raises(UserError, match="pseudo.csv.*--stage cluster"):
-        cluster_files.read_column(path)
+        setting.read_column(path)
     path.write_text(text)
     with pytest.raises(UserError, match="pseudo.csv.*whole number"):
-        cluster_files.read_column(path)
+        setting.read_column(path)
     (tmp_path / "clustering.npz").write_bytes(b"PK nonsense")
     with pytest.raises(UserError, match="clustering.npz"):
         cluster_files.load_clustering(tmp_path / "clustering.npz")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from finegrained_torch.method import controls
-from finegrained_torch.training import cluster_files, cluster_stage
+from finegrained_torch.training import cluster_stage, setting
 from finegrained_torch.training.cluster_jobs import cluster_in_processes
 from reproduction.runtime.run_folder import UserError
 
@@ -99,8 +99,8 @@ def test_the_stage_writes_everything_and_scores_it(tmp_path, monkeypatch, capsys
     assert {f"ari_{name}" for name in cluster_stage.NAMES} < values.keys()
     assert {"noise_certain", "noise_uncertain", "weak_certain", "weak_uncertain", "silhouette"} < values.keys()
     for name in cluster_stage.NAMES:
-        sub = cluster_files.read_column(below / "controls" / name / "pseudo.csv")
-        mask = cluster_files.read_column(below / "controls" / name / "mask.csv")
+        sub = setting.read_column(below / "controls" / name / "pseudo.csv")
+        mask = setting.read_column(below / "controls" / name / "mask.csv")
         assert len(sub) == len(points) and ((sub == -1) == (mask == 1)).all()
         assert ((sub == -1) == (~certain if name != "nofilter" else False)).all()
     assert all((below / item["path"]).exists() for item in artefacts)

@@ -157,7 +157,7 @@ def _split_seed() -> list[bytes]:
 
 
 def _labels(path: Path) -> None:
-    from finegrained_torch.training.cluster_files import read_labels
+    from finegrained_torch.training.setting import read_labels
 
     read_labels(path, np.array([0, 0, 1, 1]))
 

@@ -191,7 +191,7 @@ def responses(path: Path) -> None:
 
 def column(path: Path) -> None:
     """A column of whole numbers of a clustering."""
-    from finegrained_torch.training.cluster_files import read_column
+    from finegrained_torch.training.setting import read_column
 
     assert read_column(path).dtype == np.int64
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from datasets import aircraft, cars, download, imagenet, lists, manifest, matfile, nabirds
 from datasets.core import DatasetError
-from finegrained_torch.training import cluster_files
+from finegrained_torch.training import setting
 from hierarchy_cnn_torch.viewer import export
 from reproduction.compare import tables
 from reproduction.page import curves
@@ -218,7 +218,7 @@ def test_pseudo_labels_of_any_characters_do_not_end_the_process(tmp_path, charac
     path = tmp_path / "pseudo.csv"
     path.write_text(f"0\n-1\n1{character}\n1\n\n", encoding="utf-8")
     with suppress(UserError):
-        assert len(cluster_files.read_labels(path, np.array([0, 0, 1, 1]))) == 4
+        assert len(setting.read_labels(path, np.array([0, 0, 1, 1]))) == 4
 
 
 def _table(path):
@@ -232,8 +232,8 @@ WRITTEN_BY_HAND = {
     aircraft.read_split: ("images_variant_test.txt", "1514522 F-16A/B\n"),
     lambda path: imagenet.read(path, path.parent): ("l.json", '{"paths": ["l.json"], "labels": [0]}'),
     runs.read_json: ("tree.json", '{"id": 1}'),
-    lambda path: cluster_files.read_labels(path, np.array([0, 1])): ("pseudo.csv", "0\n1\n"),
-    cluster_files.read_column: ("mask.csv", "0\n1\n"),
+    lambda path: setting.read_labels(path, np.array([0, 1])): ("pseudo.csv", "0\n1\n"),
+    setting.read_column: ("mask.csv", "0\n1\n"),
     lambda path: export._array(str(path), "--confusion"): ("m.csv", "5,1\n2,7\n"),
     _table: ("class2str.toml", (tables.TABLES / "class2str.toml").read_text(encoding="utf-8")),
     manifest._read.__wrapped__: ("manifest.toml", manifest.PATH.read_text(encoding="utf-8")),
