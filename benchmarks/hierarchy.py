@@ -12,7 +12,8 @@ from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
 from benchmarks.measure import REPEATS, Measure, Pair, devices, interleave, loops, rise, seconds
-from hierarchy_cnn_torch.method import responses, selectivity, seriation, similarity, statistics, trees
+from hierarchy_cnn_torch.method import selectivity, seriation, similarity, statistics, trees
+from hierarchy_cnn_torch.report import response_file
 
 
 def seriation_pairs(small: bool) -> list[Pair]:
@@ -98,8 +99,8 @@ def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
 
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
-            p = ours_loop.run(config, fresh(), data, branches, World(0, 1, where), Stop(), Path(folder))
-        return count / p["seconds"]
+            training = ours_loop.run(config, fresh(), data, branches, World(0, 1, where), Stop(), Path(folder))
+        return count / training.state["seconds"]
 
     name = f"training, alexnet32 {preset} with branches, batch {batch}, {device}: our loop against a bare loop"
     why = "every layer's gradient norms and the accuracy, which the figures need; the seed of its dropout"
@@ -118,11 +119,11 @@ def prepare_responses(images: int, channels: int) -> Callable[[], list[float]]:
     def work() -> list[float]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            stream = seconds(lambda: responses.stream(batches(), images, 1000, folder))
+            stream = seconds(lambda: response_file.stream(batches(), images, 1000, folder))
             data: list[np.ndarray] = []
 
             def rank() -> None:
-                data.append(responses.open_responses(folder / "layer")[0])
+                data.append(response_file.open_responses(folder / "layer")[0])
                 selectivity.sample_selectivity(data[0], np.arange(images) % 1000 < 59)
 
             return [stream(), seconds(rank)()]

@@ -1,16 +1,15 @@
-"""The ids of the ledger: what the paper says or leaves open, and where we chose.
+"""The deviations by their ids: what the paper leaves open, and where we chose.
 
 docs/deviations/hierarchy.md explains each; a test holds the comments in the code, that table and this list together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from datasets import manifest
-
-Config = Mapping[str, Any]
+from hierarchy_cnn_torch.flags import Config
+from reproduction.runtime import deviations
 
 
 def _smaller_than_32(dataset: str) -> bool:
@@ -21,19 +20,19 @@ def _smaller_than_32(dataset: str) -> bool:
 
 # id -> whether it is active under a configuration of train.py; None: always.
 TABLE: dict[str, Callable[[Config], bool] | None] = {
-    "HCN-D01": lambda c: not c["dataset"].startswith("imagenet"),
-    "HCN-D02": lambda c: c["trunk"] == "alexnet32",
-    "HCN-D03": lambda c: c["trunk"] == "alexnet",
-    "HCN-D04": lambda c: c["arm"] not in ("A0", "A5"),
+    "HCN-D01": lambda c: not c.dataset.startswith("imagenet"),
+    "HCN-D02": lambda c: c.trunk == "alexnet32",
+    "HCN-D03": lambda c: c.trunk == "alexnet",
+    "HCN-D04": lambda c: c.arm not in ("A0", "A5"),
     "HCN-D05": None,
-    "HCN-D06": lambda c: c["tree"] == "derived",
-    "HCN-D07": lambda c: c["image_size"] < 32 and _smaller_than_32(c["dataset"]),
-    "HCN-D08": lambda c: bool(c["folds"]),
+    "HCN-D06": lambda c: c.tree == "derived",
+    "HCN-D07": lambda c: c.image_size < 32 and _smaller_than_32(c.dataset),
+    "HCN-D08": lambda c: bool(c.folds),
     "HCN-D09": None,
     "HCN-D10": None,
 }
 
 
 def active(config: Config) -> list[str]:
-    """The ids by which a run departs from the paper as far as it is known."""
-    return sorted(name for name, test in TABLE.items() if test is None or test(config))
+    """Returns the ids by which a run departs from the paper, as far as the paper is known."""
+    return deviations.active(config, TABLE)

@@ -1,15 +1,19 @@
-"""The command line of train.py and what it resolves to; imports no framework."""
+"""The command lines of train.py and analyze.py and what they resolve to; imports no framework."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
 from reproduction.runtime.flags import Parser, add_common, flag, number, whole
-from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.run_folder import UserError, read_json
 
 ARMS = ("A0", "A1", "A2", "A3", "A4", "A5")
 ARM_NAMES = {
@@ -25,6 +29,97 @@ PRESETS = ("paper32", "small", "mini")
 SIZES = {"alexnet32": 32, "alexnet": 227, "torchvision": 224}
 TREES = ("official", "derived", "random")
 SIMILARITIES = ("logits", "confusion", "profile", "weights", "responses")
+PARTS = ("confusion", "arms", "responses", "probes", "quality")  # what analyze.py measures
+# flags of a finished run without which its files mean nothing
+NEEDED = ("dataset", "seed", "preset", "epochs", "tree", "image_size", "data_dir")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The resolved flags of train.py under their own names; `lambda_` is --lambda, a word that Python has taken."""
+
+    dataset: str
+    trunk: str
+    preset: str
+    image_size: int
+    stage: str
+    arm: str
+    tree: str
+    similarity: str
+    levels: str
+    taps: str
+    lambda_: float
+    schedule: str
+    bt_switch: str
+    predict: str
+    epochs: int
+    batch: int
+    lr: float
+    augment: str
+    bn: bool
+    subset: int
+    held_out: int
+    curve_images: int
+    keep_epochs: str
+    flat_run: str | None
+    label_noise: float
+    split_class: int
+    folds: int
+    fold: int
+    max_steps: int
+    checkpoint_steps: int
+    threads: int
+    deterministic: bool
+    amp: str | None
+    compile: bool
+    channels_last: bool
+    data_dir: str
+    runs_dir: str
+    name: str
+    seed: int
+    device: str
+    eval: str | None
+    row: str | None
+    overwrite: bool
+    accept_unverified: bool
+    argv: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class AnalysisConfig:
+    """The resolved flags of analyze.py under their own names."""
+
+    run: str
+    compare: str
+    summary: str
+    what: str
+    response: str
+    response_images: int
+    probe_images: int
+    probe_test_images: int
+    permutations: int
+    bootstrap: int
+    threads: int
+    thumbs: str | None
+    data_dir: str
+    runs_dir: str
+    name: str
+    seed: int
+    device: str
+    eval: str | None
+    row: str | None
+    overwrite: bool
+    accept_unverified: bool
+    argv: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def as_user_error() -> Iterator[None]:
+    """Turns a ValueError of `method` into a UserError with the same text: flags or files of the user caused it."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(error) from None
 
 
 def parse_taps(text: str) -> list[tuple[str, int]]:
@@ -101,22 +196,20 @@ def train_parser() -> Parser:
     return p
 
 
-def resolve_train(args: argparse.Namespace) -> dict[str, Any]:
-    """Checks what can be checked without data and fills in what depends on other flags."""
-    config = {key: value for key, value in vars(args).items() if key not in ("print_config", "out")}
+def resolve_train(args: argparse.Namespace) -> Config:
+    """Checks what can be checked without data and fills in what depends on other flags.
+
+    Raises:
+      UserError: flags that do not fit each other.
+    """
     datasets.check_name(args.dataset)
-    config["arm"] = args.arm or ("A0" if args.stage == "flat" else "A1")
-    if (config["arm"] == "A0") != (args.stage == "flat"):
-        raise UserError(f"--arm {config['arm']} with --stage {args.stage}: A0 is stage flat, A1 to A5 are stage aware")
-    official = args.dataset in ("cifar10", "cifar100", "fashion_mnist")
-    config["tree"] = args.tree or ("official" if official and args.dataset != "fashion_mnist" else "derived")
-    if config["tree"] not in TREES and not Path(config["tree"]).exists():
-        raise UserError(f"--tree {config['tree']}: not official, derived or random, and no such file")
-    if args.preset is None:
-        config["preset"] = "mini" if args.device == "cpu" or not _gpu() else "paper32"
-    config["image_size"] = args.image_size or SIZES[args.trunk]
-    if args.augment == "auto":
-        config["augment"] = "crop_flip" if args.dataset.startswith("cifar") else "none"
+    arm = args.arm or ("A0" if args.stage == "flat" else "A1")
+    if (arm == "A0") != (args.stage == "flat"):
+        raise UserError(f"--arm {arm} with --stage {args.stage}: A0 is stage flat, A1 to A5 are stage aware")
+    official = args.dataset in ("cifar10", "cifar100")  # Fashion-MNIST has one, of ours
+    tree = args.tree or ("official" if official else "derived")
+    if tree not in TREES and not Path(tree).exists():
+        raise UserError(f"--tree {tree}: not official, derived or random, and no such file")
     parse_taps(args.taps)
     parse_numbers("--levels", args.levels)
     parse_numbers("--bt-switch", args.bt_switch)
@@ -129,9 +222,73 @@ def resolve_train(args: argparse.Namespace) -> dict[str, Any]:
     if args.folds and args.stage != "flat":
         raise UserError("--folds belongs to --stage flat")
     folder = Path(args.out) if args.out else Path(args.runs_dir) / args.name
-    config["runs_dir"], config["name"] = str(folder.parent), folder.name
+    resolved = {
+        "arm": arm,
+        "tree": tree,
+        "preset": args.preset or ("mini" if args.device == "cpu" or not _gpu() else "paper32"),
+        "image_size": args.image_size or SIZES[args.trunk],
+        "runs_dir": str(folder.parent),
+        "name": folder.name,
+    }
+    if args.augment == "auto":
+        resolved["augment"] = "crop_flip" if args.dataset.startswith("cifar") else "none"
     if args.stage == "aware" and not args.flat_run:
-        config["flat_run"] = str(folder.parent / "A0")
+        resolved["flat_run"] = str(folder.parent / "A0")
+    config: Config = _fill(Config, {**vars(args), **resolved})
+    return config
+
+
+def _fill(kind: Any, values: dict[str, Any]) -> Any:
+    """Makes a frozen configuration of flags by name; names that it lacks are left out."""
+    names = {entry.name: entry.name.rstrip("_") for entry in dataclasses.fields(kind)}
+    return kind(**{name: values[flag] for name, flag in names.items() if flag in values})
+
+
+def read_config(folder: Path) -> Config:
+    """Reads the flags of a finished run of train.py; a flag that came later has its default.
+
+    Args:
+      folder: run folder.
+    Raises:
+      UserError: config.json is missing or damaged.
+    """
+    stored = read_json(folder / "config.json", *NEEDED)
+    config: Config = _fill(Config, {**vars(train_parser().parse_args([])), "arm": "A0", **stored})
+    return config
+
+
+def analyze_parser() -> Parser:
+    """All flags of analyze.py."""
+    p = Parser("analyze.py", "Measures the arms of one seed, or, with --summary, draws all seeds of a row.")
+    g = p.additions
+    flag(g, "--run", metavar="DIR", default="", help="folder that holds A0, A1, ... of one seed")
+    flag(g, "--compare", metavar="ARM", default="A1", help="arm compared with A0 in gaps and in the viewer")
+    flag(g, "--summary", metavar="DIR", default="", help="folder of a row: plots and tables over its seeds")
+    flag(g, "--what", default=",".join(PARTS), metavar="A,B", help=f"parts: {', '.join(PARTS)}")
+    flag(g, "--response", choices=("mean", "max", "q95"), default="mean", help="how a map becomes one number")
+    flag(g, "--response-images", type=whole(0), default=2000, help="test images for responses (0: all)")
+    flag(g, "--probe-images", type=whole(100), default=10000, help="training images for probes")
+    flag(g, "--probe-test-images", type=whole(0), default=0, help="test images for probes (0: all)")
+    flag(g, "--permutations", type=whole(99), default=9999)
+    flag(g, "--bootstrap", type=whole(10), default=2000)
+    flag(g, "--threads", type=whole(0), default=0)
+    flag(g, "--thumbs", choices=("embed", "folder", "none"), help="thumbnails of the viewer")
+    add_common(p, "hierarchy")
+    return p
+
+
+def resolve_analyze(args: argparse.Namespace) -> AnalysisConfig:
+    """Checks the flags of analyze.py.
+
+    Raises:
+      UserError: not exactly one of --run and --summary, or an unknown part.
+    """
+    if bool(args.run) == bool(args.summary):
+        raise UserError("give --run (one seed) or --summary (a row), not both")
+    unknown = [part for part in args.what.split(",") if part not in PARTS]
+    if unknown:
+        raise UserError(f"--what {unknown[0]}: not one of {', '.join(PARTS)}")
+    config: AnalysisConfig = _fill(AnalysisConfig, vars(args))
     return config
 
 

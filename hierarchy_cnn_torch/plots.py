@@ -1,4 +1,4 @@
-"""Figures F1 to F9 as PNG files, from the measurements of one or several seeds."""
+"""Plots F1 to F9 as PNG files, from the measurements of one or several seeds."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from hierarchy_cnn_torch.data.images import Data
 from hierarchy_cnn_torch.flags import ARM_NAMES
 from hierarchy_cnn_torch.method import seriation, similarity, trees
 from hierarchy_cnn_torch.method.responses import class_correlation
-from hierarchy_cnn_torch.report.measure import npz
-from reproduction.runtime.figures import draw_literally
+from hierarchy_cnn_torch.method.selectivity import column_order
+from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.figures import new_figure, save_figure
 
 # Okabe-Ito colours and a line style each: readable without colour vision
 STYLES = {"A0": ("#000000", "-"), "A1": ("#D55E00", "-"), "A2": ("#0072B2", "--"), "A3": ("#009E73", ":"),
@@ -24,20 +22,25 @@ STYLES = {"A0": ("#000000", "-"), "A1": ("#D55E00", "-"), "A2": ("#0072B2", "--"
 Seeds = Sequence[Mapping[str, Any]]
 
 
+def npz(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a run's file; UserError if it is missing or damaged."""
+    return read_npz(path, hint="run that arm again with --overwrite")
+
+
 def save(figure: Any, path: Path) -> None:
-    """Writes and closes a figure."""
-    draw_literally(figure)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
+    """Writes a figure without its empty margins."""
+    save_figure(figure, path, bbox_inches="tight")
 
 
 def boxes(axes: Any, level: np.ndarray, order: np.ndarray) -> None:
     """Outlines of neighbouring classes of one group."""
+    from matplotlib.patches import Rectangle
+
     start = 0
     for at in range(1, len(order) + 1):
         if at == len(order) or level[order[at]] != level[order[start]]:
             size = at - start
-            axes.add_patch(plt.Rectangle((start - 0.5, start - 0.5), size, size, fill=False, ec="#D55E00", lw=1.2))
+            axes.add_patch(Rectangle((start - 0.5, start - 0.5), size, size, fill=False, ec="#D55E00", lw=1.2))
             start = at
 
 
@@ -54,8 +57,8 @@ def f1_confusion(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
     counts = similarity.confusion_matrix(saved["test_labels"], saved["test_logits"].argmax(1), len(seed["names"]))
     np.fill_diagonal(counts, 0)
     levels, order = orders_of(seed, folder)
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained")
-    for ax, this, title in zip(axes, (np.arange(len(order)), order), ("class-id order", "tree order"), strict=True):
+    figure, axes = new_figure(11, 5.4, 1, 2)
+    for ax, this, title in zip(axes[0], (np.arange(len(order)), order), ("class-id order", "tree order"), strict=True):
         ax.imshow(np.log1p(counts[np.ix_(this, this)]), cmap="cividis_r", interpolation="nearest")
         ax.set_title(f"{seed['dataset']}, A0, errors, {title}")
         ax.set_xlabel("predicted")
@@ -75,8 +78,8 @@ def f2_correlation(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
     levels, order = orders_of(seed, folder)
     last = seed["kept_epochs"][-1]
     names = list(seed["mantel"])
-    figure, axes = plt.subplots(1, len(names), figsize=(2.2 * len(names), 2.8))
-    for ax, name in zip(axes, names, strict=True):
+    figure, axes = new_figure(2.2 * len(names), 2.8, 1, len(names), layout=None)
+    for ax, name in zip(axes[0], names, strict=True):
         values = class_correlation(arrays[f"{name}__{last}"].astype(float))
         ax.imshow(values[np.ix_(order, order)], cmap="PuOr_r", vmin=-1, vmax=1, interpolation="nearest")
         boxes(ax, levels[-1], order)
@@ -92,8 +95,8 @@ def f3_probes(seeds: Seeds, path: Path) -> None:
     taps = list(seeds[0]["probes"])
     questions = list(seeds[0]["probes"][taps[0]])
     epochs = seeds[0]["kept_epochs"]
-    figure, axes = plt.subplots(1, len(questions), figsize=(2.9 * len(questions), 2.9), sharey=True)
-    for ax, question in zip(np.atleast_1d(axes), questions, strict=True):
+    figure, axes = new_figure(2.9 * len(questions), 2.9, 1, len(questions), layout=None, sharey=True)
+    for ax, question in zip(axes[0], questions, strict=True):
         grid = np.mean([[[s["probes"][tap][question][str(e)] for e in epochs] for tap in taps] for s in seeds], 0)
         ax.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         for i, row in enumerate(grid):
@@ -111,15 +114,14 @@ def f3_probes(seeds: Seeds, path: Path) -> None:
 
 def f4_responses(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
     """Response map of conv5, columns by relevance to the first group of the coarsest level."""
-    from hierarchy_cnn_torch.method.selectivity import column_order
-
     arrays = npz(folder / "analysis" / "profiles.npz")
     levels, order = orders_of(seed, folder)
     values = arrays[f"conv5__{seed['kept_epochs'][-1]}"].astype(float)
     values = (values - values.min(0)) / np.maximum(np.ptp(values, axis=0), 1e-12)
     members = levels[0] == levels[0][order[0]]
     columns, share = column_order(values, members)
-    figure, ax = plt.subplots(figsize=(9, 4))
+    figure, axes = new_figure(9, 4, layout=None)
+    ax = axes[0, 0]
     ax.imshow(values[np.ix_(order, columns)], cmap="cividis_r", aspect="auto", interpolation="nearest")
     edge = int(members.sum()) - 0.5
     ax.axhline(edge, color="#D55E00")
@@ -134,8 +136,8 @@ def f5_selectivity(seeds: Seeds, path: Path) -> None:
     """Best channel's sample selectivity by layer and level, with the 95 % point of its null."""
     layers = list(seeds[0]["selectivity"])
     count = len(seeds[0]["selectivity"][layers[0]])
-    figure, axes = plt.subplots(1, count, figsize=(4 * count, 3.2), sharey=True)
-    for at, ax in enumerate(np.atleast_1d(axes)):
+    figure, axes = new_figure(4 * count, 3.2, 1, count, layout=None, sharey=True)
+    for at, ax in enumerate(axes[0]):
         rows = {key: np.array([[s["selectivity"][name][at][key] for name in layers] for s in seeds])
                 for key in ("best", "null_mean", "null_95")}  # fmt: skip
         x = np.arange(len(layers))
@@ -146,8 +148,8 @@ def f5_selectivity(seeds: Seeds, path: Path) -> None:
         ax.set_xticks(x, layers, rotation=45)
         ax.set_title(f"{seeds[0]['selectivity'][layers[0]][at]['level_groups']} groups")
         ax.set_ylim(0, 1.02)
-    np.atleast_1d(axes)[0].set_ylabel("S_img, mean over groups")
-    np.atleast_1d(axes)[0].legend(fontsize=7)
+    axes[0, 0].set_ylabel("S_img, mean over groups")
+    axes[0, 0].legend(fontsize=7)
     save(figure, path)
 
 
@@ -173,8 +175,8 @@ def f6_top_images(seed: Mapping[str, Any], folder: Path, test_images: np.ndarray
     """The strongest images of the 8 most selective channels of each convolution. The channels are not named by us."""
     arrays = npz(folder / "analysis" / "profiles.npz")
     layers = [name for name in seed["selectivity"] if name.startswith("conv")]
-    figure, axes = plt.subplots(1, len(layers), figsize=(2.6 * len(layers), 3.2))
-    for ax, name in zip(axes, layers, strict=True):
+    figure, axes = new_figure(2.6 * len(layers), 3.2, 1, len(layers), layout=None)
+    for ax, name in zip(axes[0], layers, strict=True):
         best = np.argsort(-arrays[f"simg__{name}"].max(0), kind="stable")[:8]
         ids = arrays[f"top__{name}"][:9, best].T.ravel()
         show_sheet(ax, test_images[ids], 9)
@@ -186,7 +188,8 @@ def f7_gaps(seeds: Seeds, path: Path) -> None:
     """Train minus test accuracy per group, flat against aware."""
     arms = list(seeds[0]["gap"])
     names = [name for name in seeds[0]["gap"][arms[0]] if all(name in s["gap"][a] for s in seeds for a in arms)]
-    figure, ax = plt.subplots(figsize=(max(6, 0.5 * len(names) + 3), 3.6))
+    figure, axes = new_figure(max(6, 0.5 * len(names) + 3), 3.6, layout=None)
+    ax = axes[0, 0]
     for at, arm in enumerate(arms):
         values = np.array([[s["gap"][arm][name] for name in names] for s in seeds]) * 100
         mean = values.mean(0)
@@ -203,36 +206,35 @@ def f7_gaps(seeds: Seeds, path: Path) -> None:
 
 def f8_curves(seeds: Seeds, path: Path) -> None:
     """Test error of the arms over epochs (mean and sd over seeds), and gradient norms of the first epoch by layer."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8))
+    figure, ((errors, gradients),) = new_figure(11, 3.8, 1, 2, layout=None)
     for arm in seeds[0]["arms"]:
         colour, line = STYLES[arm]
         runs = np.array([s["curves"][arm]["test"] for s in seeds if arm in s.get("curves", {})])
         error = 100 * (1 - runs)
         x = np.arange(1, error.shape[1] + 1)
-        axes[0].plot(x, error.mean(0), color=colour, ls=line, label=f"{arm} {ARM_NAMES[arm]}")
+        errors.plot(x, error.mean(0), color=colour, ls=line, label=f"{arm} {ARM_NAMES[arm]}")
         if len(runs) > 1:
             sd = error.std(0, ddof=1)
-            axes[0].fill_between(x, error.mean(0) - sd, error.mean(0) + sd, color=colour, alpha=0.12)
+            errors.fill_between(x, error.mean(0) - sd, error.mean(0) + sd, color=colour, alpha=0.12)
         norms = np.array([s["curves"][arm]["first_epoch_gradients"] for s in seeds if arm in s.get("curves", {})])
-        axes[1].plot(range(1, norms.shape[1] + 1), norms.mean(0), color=colour, ls=line, marker="o", ms=3)
-    axes[0].set_xlabel("epoch")
-    axes[0].set_ylabel("test error, %")
-    axes[0].set_title(f"a: test error, {len(seeds)} seed(s), mean ± sd")
-    axes[0].legend(fontsize=7)
-    axes[1].set_xlabel("convolution")
-    axes[1].set_xticks(range(1, 6))
-    axes[1].set_yscale("log")
-    axes[1].set_title("b: gradient L2 norm, first epoch")
+        gradients.plot(range(1, norms.shape[1] + 1), norms.mean(0), color=colour, ls=line, marker="o", ms=3)
+    errors.set_xlabel("epoch")
+    errors.set_ylabel("test error, %")
+    errors.set_title(f"a: test error, {len(seeds)} seed(s), mean ± sd")
+    errors.legend(fontsize=7)
+    gradients.set_xlabel("convolution")
+    gradients.set_xticks(range(1, 6))
+    gradients.set_yscale("log")
+    gradients.set_title("b: gradient L2 norm, first epoch")
     save(figure, path)
 
 
 def f9_quality(seed: Mapping[str, Any], train_images: np.ndarray, path: Path) -> None:
     """Contact sheets: the most doubtful labels (s2), images between two far classes (s3), near-duplicates."""
     found = seed["quality"]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.4))
-    for ax, key, title in zip(
-        axes, ("s2", "s3"), ("far, confident errors (s2)", "two far classes alike (s3)"), strict=False
-    ):
+    figure, (axes,) = new_figure(12, 4.4, 1, 3, layout=None)
+    titles = {"s2": "far, confident errors (s2)", "s3": "two far classes alike (s3)"}
+    for ax, (key, title) in zip(axes, titles.items(), strict=False):
         show_sheet(ax, train_images[np.array(found[f"images_{key}"][:48])], 8)
         planted = int(np.count_nonzero(found[f"planted_{key}"][:48]))
         ax.set_title(f"{title}; {planted} of 48 were planted", fontsize=9)
@@ -263,7 +265,7 @@ FIGURES = (  # name, what of a seed's measurements it needs, title
 
 
 def artefacts_of(seed: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The figures that one seed's measurements allow, for the record."""
+    """Returns the plots that one seed's measurements allow, for the record."""
     return [
         {"kind": "image", "path": f"{name}.png", "title": f"{name}: {title}"}
         for name, needs, title in FIGURES
@@ -271,8 +273,15 @@ def artefacts_of(seed: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def draw_seed(seed: Mapping[str, Any], folder: Path, data: Any, out: Path) -> None:
-    """Draws all figures that one seed's measurements allow."""
+def draw_seed(seed: Mapping[str, Any], folder: Path, data: Data, out: Path) -> None:
+    """Draws all plots that one seed's measurements allow.
+
+    Args:
+      seed: content of analysis.json.
+      folder: holds A0, A1, ... and analysis.
+      data: images in their splits.
+      out: folder to write to.
+    """
     draws: dict[str, Callable[[Path], None]] = {
         "F1": lambda path: f1_confusion(seed, folder, path),
         "F2": lambda path: f2_correlation(seed, folder, path),
@@ -284,7 +293,6 @@ def draw_seed(seed: Mapping[str, Any], folder: Path, data: Any, out: Path) -> No
         "F8": lambda path: f8_curves([seed], path),
         "F9": lambda path: f9_quality(seed, data.images, path),
     }
-    out.mkdir(parents=True, exist_ok=True)
     for name, needs, _ in FIGURES:
         if needs in seed:
             draws[name](out / f"{name}.png")

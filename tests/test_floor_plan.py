@@ -18,8 +18,9 @@ SEES = {  # room -> rooms of the same paper that it may import
     "networks": {"networks", "method", "flags"},
     "training": {"training", "data", "networks", "method", "flags", "plots", "deviations"},
 }
-OUTSIDE_METHOD = {"reproduction", "datasets"}  # packages of ours that `method` must not need
-MOVED: tuple[str, ...] = ("class2str_tf", "finegrained_torch", "subclass_torch", "triplet_tf",)
+OUTSIDE_METHOD = {"reproduction", "datasets"}  # packages of ours that `method` must not need,
+TENSORFLOW = "reproduction.runtime.tf_import"  # but for how TensorFlow is imported
+MOVED: tuple[str, ...] = ("class2str_tf", "finegrained_torch", "hierarchy_cnn_torch", "subclass_torch", "triplet_tf")
 
 
 @cache

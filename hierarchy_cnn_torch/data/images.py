@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor
 
 import datasets
 from datasets.split import stratified
-from hierarchy_cnn_torch.method import label_quality, trees
+from hierarchy_cnn_torch.flags import Config
 from reproduction.runtime.run_folder import UserError
 from reproduction.runtime.torch_runtime import generator
 
@@ -21,18 +19,23 @@ SUBSET_SEED = 0  # the fixed subset and the held-out part are the same for every
 
 @dataclass
 class Data:
-    """One run's images.
+    """The images of one run.
 
     Attributes:
-      images, labels: uint8 [N, H, W, C] and int64 [N] of all training images in use (labels with planted noise).
-      train, val: int64 indices into them; val is the held-out part, or the fold to predict.
-      test_images, test_labels: as loaded.
+      images: uint8 [N, H, W, C], all training images in use.
+      labels: int64 [N], with planted noise.
+      train: int64 indices into them of the training part.
+      val: int64 indices into them of the held-out part, or of the fold to predict.
+      test_images: uint8 [M, H, W, C].
+      test_labels: int64 [M].
       curve: int64 indices into the test images that every epoch is evaluated on.
-      names: class names, one more where a class was split.
+      names: class names, one more if a class was split.
       kind: int8 [N], 0 untouched, 1 near flip, 2 far flip.
       true_labels: int64 [N], before planting.
-      mean, sd: float32 [C], of the training part, in 0..1.
-      digests, verified: of the data set.
+      mean: float32 [C], of the training part, in [0, 1].
+      sd: float32 [C], likewise.
+      digests: name -> sha256 of each part of the data set.
+      verified: whether all digests are the known ones.
     """
 
     images: np.ndarray
@@ -51,72 +54,50 @@ class Data:
     verified: bool
 
 
-def load(config: Mapping[str, Any]) -> Data:
-    """Loads and splits as the flags say; the same split for every seed and arm of a row.
+def load(config: Config) -> Data:
+    """Loads and splits as the flags say; the same split for every seed and variant of a row.
 
+    Args:
+      config: resolved flags.
     Raises:
       UserError: nothing to train on or to keep back, a class or tree that the set does not have.
     """
     try:
-        full = datasets.load(
-            config["dataset"], config["data_dir"], config["accept_unverified"], size=config["image_size"] or 32
-        )
+        full = datasets.load(config.dataset, config.data_dir, config.accept_unverified, size=config.image_size or 32)
     except datasets.DatasetError as error:
-        if config["dataset"] == "fashion_mnist":
+        if config.dataset == "fashion_mnist":
             raise UserError(f"{error}; or DATASET=mnist5k (--dataset mnist5k), its own row") from None
         raise
-    if config["subset"]:
-        full = datasets.subset(full, min(config["subset"], len(full.train_labels)), SUBSET_SEED)
+    if config.subset:
+        full = datasets.subset(full, min(config.subset, len(full.train_labels)), SUBSET_SEED)
     names = [str(name) for name in full.class_names]
     labels = np.asarray(full.train_labels, np.int64)
-    kind = np.zeros(len(labels), np.int8)
-    planted = labels
-    if config["split_class"] >= 0:
-        if config["split_class"] >= len(names):
-            raise UserError(f"--split-class: {config['split_class']}, allowed are 0 to {len(names) - 1}")
-        planted = label_quality.split_class(labels, config["split_class"], len(names), config["seed"])
-        names = [*names, f"{names[config['split_class']]} (second label)"]
-    if config["label_noise"]:
-        level = trees.choose_levels(noise_tree(config, names), [])[-1]
-        allowed = labels != config["split_class"]
-        planted, kind = label_quality.plant_noise(planted, level, config["label_noise"], config["seed"], allowed)
-    if config["folds"]:
+    planted, kind = labels, np.zeros(len(labels), np.int8)
+    if config.split_class >= 0 or config.label_noise:
+        from hierarchy_cnn_torch.data.label_noise import plant
+
+        planted, kind, names = plant(config, labels, names)
+    if config.folds:
         # DEVIATION HCN-D08: out-of-fold predictions, so that planted labels are judged by networks that never saw them
-        parts = np.random.RandomState(SUBSET_SEED).permutation(len(labels)) % config["folds"]
-        train, val = np.flatnonzero(parts != config["fold"]), np.flatnonzero(parts == config["fold"])
+        parts = np.random.RandomState(SUBSET_SEED).permutation(len(labels)) % config.folds
+        train, val = np.flatnonzero(parts != config.fold), np.flatnonzero(parts == config.fold)
     else:
-        held = min(config["held_out"] or min(5000, len(labels) // 5), len(labels))
-        val, train = (np.sort(part) for part in stratified(labels, held, SUBSET_SEED + 1))
+        count = min(config.held_out or min(5000, len(labels) // 5), len(labels))
+        val, train = (np.sort(part) for part in stratified(labels, count, SUBSET_SEED + 1))
     if not len(train) or not len(val):
         raise UserError(
             f"{len(train)} images to train on, {len(val)} kept back of {len(labels)}: both need some; change --subset, "
             "--held-out or --folds"
         )
-    count = config["curve_images"] or len(full.test_labels)
-    curve = np.sort(stratified(full.test_labels, min(count, len(full.test_labels)), SUBSET_SEED)[0])
+    test_labels = np.asarray(full.test_labels, np.int64)
+    count = min(config.curve_images or len(test_labels), len(test_labels))
+    curve = np.sort(stratified(full.test_labels, count, SUBSET_SEED)[0])
     pixels = torch.from_numpy(np.array(full.train_images[train[:20000]])).float() / 255
     mean, sd = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2)).clamp_min(1e-3)
     return Data(
-        full.train_images, planted, train, val, full.test_images, np.asarray(full.test_labels, np.int64), curve,
+        full.train_images, planted, train, val, full.test_images, test_labels, curve,
         names, kind, labels, mean, sd, dict(full.digests), full.verified,
     )  # fmt: skip
-
-
-def noise_tree(config: Mapping[str, Any], names: list[str]) -> trees.Node:
-    """The tree whose groups say which flips are near; a split class gets its twin as sibling."""
-    base = names[:-1] if config["split_class"] >= 0 else names
-    if config["tree"] in ("derived", "random"):
-        raise UserError("--label-noise needs --tree official or a tree file: near and far are defined by its groups")
-    tree = named_tree(config["tree"], config["dataset"], base)
-    if len(base) == len(names):
-        return tree
-    levels = [np.append(level, level[config["split_class"]]) for level in trees.levels_of(tree)]
-    return trees.tree_of(levels, names)
-
-
-def named_tree(tree: str, dataset: str, names: list[str]) -> trees.Node:
-    """The official tree, or one from a file."""
-    return trees.official_tree(dataset, names) if tree == "official" else trees.load_tree(tree, names)
 
 
 def prepared(images: Tensor, mean: Tensor, sd: Tensor, size: int) -> Tensor:

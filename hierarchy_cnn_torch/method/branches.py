@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hierarchy_cnn_torch.method.trees import random_levels
-from reproduction.runtime.run_folder import UserError
 
 DEFAULT_TAPS = ("conv2", "conv3", "conv4")
 # B-CNN's loss weights for three outputs (its "BT" strategy), and where they change as shares of 60 epochs
@@ -45,22 +44,22 @@ def branches_of(arm: str, levels: Sequence[np.ndarray], taps: Sequence[tuple[str
       taps: (layer, groups) of --taps; empty takes conv2, conv3, conv4 for the levels from the coarsest on.
       seed: of the random tree of A2.
     Raises:
-      UserError: a number of groups the tree has no level of, or more levels than default taps.
+      ValueError: a number of groups the tree has no level of, or more levels than default taps.
     """
     if arm in ("A0", "A5"):
         return Branches((), ())
     if not levels:
-        raise UserError("the tree has no level between its root and the classes; choose another --tree or --levels")
+        raise ValueError("the tree has no level between its root and the classes; choose another --tree or --levels")
     levels = random_levels(levels, seed) if arm == "A2" else list(levels)
     if taps:
         found = {int(level.max()) + 1: level for level in levels}
         for tap, groups in taps:
             if groups not in found:
-                raise UserError(f"--taps {tap}:{groups}: the tree has levels of {sorted(found)} groups")
+                raise ValueError(f"--taps {tap}:{groups}: the tree has levels of {sorted(found)} groups")
         names, labels = [tap for tap, _ in taps], [found[groups] for _, groups in taps]
     else:
         if len(levels) > len(DEFAULT_TAPS):
-            raise UserError(f"--taps: name a layer for each of the tree's {len(levels)} levels, or choose --levels")
+            raise ValueError(f"--taps: name a layer for each of the tree's {len(levels)} levels, or choose --levels")
         names, labels = list(DEFAULT_TAPS[: len(levels)]), list(levels)
     if arm == "A3":
         labels = [np.arange(len(levels[0])) for _ in labels]
@@ -92,12 +91,12 @@ def bt_switches(branches: int, epochs: int, given: Sequence[int] = ()) -> list[i
     """Epochs (0-based) from which the next phase holds; `given` are counted as B-CNN counts: the change is at the end.
 
     Raises:
-      UserError: not as many as phases need, or not ascending.
+      ValueError: not as many as phases need, or not ascending.
     """
     needed = branches + 1
     if given:
         if len(given) != needed or any(b <= a for a, b in itertools.pairwise(given)):
-            raise UserError(f"--bt-switch: {needed} ascending epochs are needed for {branches} branches")
+            raise ValueError(f"--bt-switch: {needed} ascending epochs are needed for {branches} branches")
         return [epoch + 1 for epoch in given]
     return [round(epochs * share) for share in np.linspace(*BT_SWITCH, needed)]
 

@@ -90,51 +90,6 @@ def duplicates(hashes: np.ndarray, labels: np.ndarray, most: int = 4, block: int
     return sorted(found, key=lambda pair: (pair[2], pair[0], pair[1]))
 
 
-def plant_noise(
-    labels: np.ndarray, level: np.ndarray, share: float, seed: int, allowed: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Flips some labels, half to another class of the same group (near), half to a class of another group (far).
-
-    Args:
-      labels: int [N].
-      level: int [K] group labels; a class alone in its group only gets far flips.
-      share: of the images, 0..1.
-      seed: of the draws.
-      allowed: bool [N], images that may be flipped.
-    Returns:
-      (int64 [N] noisy labels, int8 [N]: 0 untouched, 1 near, 2 far).
-    """
-    rng = np.random.default_rng([seed, 0xF11B])
-    labels = np.asarray(labels, np.int64)
-    noisy, kind = labels.copy(), np.zeros(len(labels), np.int8)
-    candidates = rng.permutation(np.flatnonzero(np.ones(len(labels), bool) if allowed is None else allowed))
-    wanted = round(share * len(candidates))
-    classes = np.arange(len(level))
-    planted = {1: 0, 2: 0}
-    for image in candidates:
-        which = 1 if planted[1] < wanted // 2 else 2
-        label = labels[image]
-        same = level == level[label]
-        choices = classes[same & (classes != label)] if which == 1 else classes[~same]
-        if not len(choices):
-            continue
-        noisy[image] = rng.choice(choices)
-        kind[image] = which
-        planted[which] += 1
-        if planted[1] + planted[2] >= wanted:
-            break
-    return noisy, kind
-
-
-def split_class(labels: np.ndarray, chosen: int, num_classes: int, seed: int) -> np.ndarray:
-    """Gives half of a class's images, at random, the new label `num_classes`: two labels that mean the same."""
-    rng = np.random.default_rng([seed, 0x5911])
-    labels = np.asarray(labels, np.int64).copy()
-    members = np.flatnonzero(labels == chosen)
-    labels[rng.permutation(members)[: len(members) // 2]] = num_classes
-    return labels
-
-
 def retrieval(scores: np.ndarray, kind: np.ndarray) -> dict[str, float]:
     """How well a score finds planted flips (T4).
 

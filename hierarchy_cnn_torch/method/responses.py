@@ -1,18 +1,16 @@
-"""Responses of a network's channels to images, streamed: class sums in RAM, the image-by-channel matrix on disk."""
+"""Responses of a network's channels to images: pooling, sums by class, strongest images, class correlation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reproduction.runtime.run_folder import UserError, read_json, shown, write_json
+from hierarchy_cnn_torch.method.similarity import correlation
 
 AGGREGATES = ("mean", "max", "q95")
-SCALE_IMAGES = 1000
 
 
 def aggregate(maps: Any, how: str = "mean") -> Any:
@@ -89,70 +87,6 @@ class ClassSums:
             return np.sqrt(np.clip(self.square / self.count[:, None] - self.mean() ** 2, 0, None))
 
 
-class ResponseFile:
-    """The image-by-channel matrix on disk, float16 with one scale per channel so that nothing overflows.
-
-    The scale is the largest magnitude among the first 1,000 images (1 where that is 0); larger values later are fine
-    up to 65,504 times that. Stored as `<name>.f16` with `<name>.json` beside it.
-    """
-
-    def __init__(self, path: Path, images: int, channels: int):
-        self.path = path
-        self.shape = (images, channels)
-        self.row = 0
-        self.scale = np.zeros(channels, np.float32)
-        self._waiting: list[np.ndarray] = []
-        self._map = np.memmap(path.with_suffix(".f16"), np.float16, "w+", shape=self.shape)
-
-    def append(self, values: np.ndarray) -> None:
-        """Adds the rows of a batch, float [B, M]."""
-        values = np.asarray(values, np.float32)
-        if self.row == 0:  # until the scale is known
-            self._waiting.append(values)
-            if sum(map(len, self._waiting)) >= min(SCALE_IMAGES, self.shape[0]):
-                self._start()
-        else:
-            self._write(values)
-
-    def _start(self) -> None:
-        values = np.concatenate(self._waiting)
-        self._waiting = []
-        largest = np.abs(values[:SCALE_IMAGES]).max(0)
-        self.scale = np.where(largest > 0, largest, 1).astype(np.float32)
-        self._write(values)
-
-    def _write(self, values: np.ndarray) -> None:
-        self._map[self.row : self.row + len(values)] = values / self.scale
-        self.row += len(values)
-
-    def close(self) -> None:
-        """Flushes, and writes the scales; raises ValueError where rows are missing."""
-        if self._waiting:
-            self._start()
-        if self.row != self.shape[0]:
-            raise ValueError(f"{self.path.name}: {self.row} of {self.shape[0]} rows were written")
-        self._map.flush()
-        del self._map
-        write_json(self.path.with_suffix(".json"), {"shape": list(self.shape), "scale": self.scale.tolist()})
-
-
-def open_responses(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Opens what `ResponseFile` wrote.
-
-    Returns:
-      (memory map float16 [N, M] in units of the scale, float32 [M] scale). Ranks need no scale.
-    Raises:
-      UserError: missing, or damaged.
-    """
-    settings = read_json(path.with_suffix(".json"), "shape", "scale")
-    try:
-        rows, channels = settings["shape"]
-        data = np.memmap(path.with_suffix(".f16"), np.float16, "r", shape=(rows, channels))
-        return data, np.array(settings["scale"], np.float32).reshape(channels)
-    except (OSError, ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{shown(path)}: not the responses of a run ({error}); run analyze.py again") from None
-
-
 class TopImages:
     """The images that excite each channel most, kept by a running top k; int64 [k, M], strongest first."""
 
@@ -170,37 +104,6 @@ class TopImages:
         self.images = np.take_along_axis(ids, order, 0)
 
 
-def stream(
-    batches: Iterable[tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]],
-    num_images: int,
-    num_classes: int,
-    folder: Path,
-) -> dict[str, tuple[ClassSums, TopImages]]:
-    """Collects sums, top images and the matrix on disk from batches of pooled responses.
-
-    Args:
-      batches: (layer -> float [B, M], labels int [B], image ids int [B]) in a fixed order.
-      num_images: images in all.
-      num_classes: K.
-      folder: one `<layer>.f16` and `.json` per layer go here.
-    Returns:
-      layer -> (class sums, top images).
-    """
-    out: dict[str, tuple[ClassSums, TopImages]] = {}
-    files: dict[str, ResponseFile] = {}
-    for values, labels, images in batches:
-        for name, rows in values.items():
-            if name not in out:
-                out[name] = (ClassSums(num_classes, rows.shape[1]), TopImages(rows.shape[1]))
-                files[name] = ResponseFile(folder / name, num_images, rows.shape[1])
-            out[name][0].update(rows, labels)
-            out[name][1].update(rows, images)
-            files[name].append(rows)
-    for file in files.values():
-        file.close()
-    return out
-
-
 def class_correlation(profiles: np.ndarray) -> np.ndarray:
     """Correlation of the classes' profiles at a layer, each channel standardised over classes first.
 
@@ -209,8 +112,6 @@ def class_correlation(profiles: np.ndarray) -> np.ndarray:
     Returns:
       float64 [K, K].
     """
-    from hierarchy_cnn_torch.method.similarity import correlation
-
     centred = profiles - profiles.mean(0)
     sd = centred.std(0)
     return correlation(np.divide(centred, sd, out=np.zeros_like(centred), where=sd > 1e-12))

@@ -9,7 +9,6 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from hierarchy_cnn_torch.method.trees import check_levels
-from reproduction.runtime.run_folder import UserError
 
 MOST_IMAGES = 2**53  # whole numbers up to here are exact in float64, in which matrices and the viewer's page add up
 
@@ -39,32 +38,32 @@ def check_confusion(counts: np.ndarray, names: Sequence[str] | None = None) -> n
     Returns:
       int64 [K, K].
     Raises:
-      UserError: not square, negative, fractional, not finite, more than MOST_IMAGES in all, or the number of names
+      ValueError: not square, negative, fractional, not finite, more than MOST_IMAGES in all, or the number of names
         differs.
     """
     counts = np.asarray(counts)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1] or counts.shape[0] < 2:
-        raise UserError(f"confusion matrix: shape {counts.shape}, a square of at least 2 x 2 is needed")
+        raise ValueError(f"confusion matrix: shape {counts.shape}, a square of at least 2 x 2 is needed")
     if counts.dtype.kind not in "iufb":
-        raise UserError(f"confusion matrix: dtype {counts.dtype}, counts are needed")
+        raise ValueError(f"confusion matrix: dtype {counts.dtype}, counts are needed")
     if not np.isfinite(counts.astype(float)).all():
-        raise UserError("confusion matrix: holds values that are not finite")
+        raise ValueError("confusion matrix: holds values that are not finite")
     if (counts < 0).any():
         row, column = np.argwhere(counts < 0)[0]
-        raise UserError(f"confusion matrix: negative count {counts[row, column]} at row {row}, column {column}")
+        raise ValueError(f"confusion matrix: negative count {counts[row, column]} at row {row}, column {column}")
     if counts.dtype.kind == "f" and (counts != np.floor(counts)).any():
         row, column = np.argwhere(counts != np.floor(counts))[0]
-        raise UserError(
+        raise ValueError(
             f"confusion matrix: fractional count {counts[row, column]:g} at row {row}, column {column}; "
             "give counts of images, not rates"
         )
     if max(counts.max(), counts.sum(dtype=np.float64)) > MOST_IMAGES:
-        raise UserError(
+        raise ValueError(
             f"confusion matrix: {counts.sum(dtype=np.float64):.4g} images in all; at most {MOST_IMAGES:,} (2^53) are "
             "counted exactly"
         )
     if names is not None and len(names) != counts.shape[0]:
-        raise UserError(f"names: {len(names)} names for a confusion matrix of {counts.shape[0]} classes")
+        raise ValueError(f"names: {len(names)} names for a confusion matrix of {counts.shape[0]} classes")
     return counts.astype(np.int64)
 
 
@@ -179,11 +178,11 @@ def check_sizes(sizes: Sequence[int], num_classes: int) -> None:
     """Checks numbers of groups that a user asks for.
 
     Raises:
-      UserError: a size is not in [2, K - 1].
+      ValueError: a size is not in [2, K - 1].
     """
     for size in sizes:
         if not 2 <= size < num_classes:
-            raise UserError(f"--levels: {size} groups, allowed are 2 to {num_classes - 1} for {num_classes} classes")
+            raise ValueError(f"--levels: {size} groups, allowed are 2 to {num_classes - 1} for {num_classes} classes")
 
 
 def lacking(levels: Sequence[np.ndarray], sizes: Sequence[int]) -> str:
@@ -205,7 +204,7 @@ def cut(merged: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
     Returns:
       int64 [K] per level, coarsest first, nested.
     Raises:
-      UserError: a size is not in [2, K - 1].
+      ValueError: a size is not in [2, K - 1].
     """
     num_classes = len(merged) + 1
     levels: list[np.ndarray] = []
@@ -216,3 +215,12 @@ def cut(merged: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
         if found > 1 and not (levels and found == len(np.unique(levels[-1]))):
             levels.append(level)
     return check_levels(levels, num_classes)
+
+
+def default_sizes(num_classes: int) -> list[int]:
+    """Returns groups per level if nobody asks for numbers: 2, about the middle, about one group in five classes."""
+    if num_classes < 5:
+        return [2] if num_classes > 2 else []
+    if num_classes <= 20:
+        return sorted({2, max(3, num_classes // 2 - 1)})
+    return sorted({2, round(2 * (num_classes / 10) ** 0.5), round(num_classes / 5)})

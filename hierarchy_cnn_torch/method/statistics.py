@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata, t
@@ -171,12 +172,24 @@ def group_counts(counts: np.ndarray, level: np.ndarray) -> np.ndarray:
     return member.T @ np.asarray(counts, np.int64) @ member
 
 
+def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Returns the share of images whose label is among the k largest scores.
+
+    Args:
+      scores: float [N, K].
+      labels: int [N].
+      k: how many scores count.
+    """
+    top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    return float((top == labels[:, None]).any(1).mean())
+
+
 def chance_corrected(accuracy: float, largest_share: float) -> float:
     """(a - q) / (1 - q): 0 for always naming the largest group, 1 for perfect."""
     return (accuracy - largest_share) / (1 - largest_share)
 
 
-def group_report(counts: np.ndarray, level: np.ndarray) -> dict[str, np.ndarray | float]:
+def group_report(counts: np.ndarray, level: np.ndarray) -> dict[str, Any]:
     """Accuracy of the groups that class predictions imply, with recall, precision and F1 per group.
 
     Returns:

@@ -9,14 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from reproduction.runtime.run_folder import UserError, read_json, write_json
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 @dataclass(frozen=True)
@@ -55,15 +50,15 @@ def check_levels(levels: Sequence[np.ndarray], num_classes: int | None = None) -
     Returns:
       The levels with labels renumbered from 0 in the order of their lowest class; int64.
     Raises:
-      UserError: lengths differ, or two levels do not nest; names the level, the group and two classes.
+      ValueError: lengths differ, or two levels do not nest; names the level, the group and two classes.
     """
     out: list[np.ndarray] = []
     for depth, level in enumerate(levels):
         level = np.asarray(level)
         if level.ndim != 1 or (num_classes is not None and len(level) != num_classes):
-            raise UserError(f"tree level {depth + 1} has {level.shape} labels, {num_classes} classes are expected")
+            raise ValueError(f"tree level {depth + 1} has {level.shape} labels, {num_classes} classes are expected")
         if out and len(level) != len(out[0]):
-            raise UserError(f"tree level {depth + 1} has {len(level)} classes, level 1 has {len(out[0])}")
+            raise ValueError(f"tree level {depth + 1} has {len(level)} classes, level 1 has {len(out[0])}")
         _, first, inverse = np.unique(level, return_index=True, return_inverse=True)
         rank = np.empty(len(first), np.int64)
         rank[np.argsort(first)] = np.arange(len(first))
@@ -74,7 +69,7 @@ def check_levels(levels: Sequence[np.ndarray], num_classes: int | None = None) -
                 members = np.flatnonzero(level == label)
                 apart = members[above[members] != above[members[0]]]
                 if len(apart):
-                    raise UserError(
+                    raise ValueError(
                         f"tree does not nest: classes {members[0]} and {apart[0]} share a group at level {depth + 1} "
                         f"but not at level {depth}"
                     )
@@ -138,23 +133,23 @@ def check_tree(tree: Node, names: Sequence[str]) -> Node:
     """Checks that the tree holds every class once.
 
     Raises:
-      UserError: a class is missing, stands twice, or is out of range; names it.
+      ValueError: a class is missing, stands twice, or is out of range; names it.
     """
     seen: list[int] = [node.classes[0] for _, node in tree.walk() if not node.children and len(node.classes) == 1]
     for _, node in tree.walk():
         if not node.children and len(node.classes) != 1:
-            raise UserError(f"tree: group {node.name!r} has no children and {len(node.classes)} classes")
+            raise ValueError(f"tree: group {node.name!r} has no children and {len(node.classes)} classes")
         inside = sorted(c for child in node.children for c in child.classes)
         if node.children and sorted(node.classes) != inside:
-            raise UserError(f"tree does not nest: group {node.name!r} lists classes its children do not hold")
+            raise ValueError(f"tree does not nest: group {node.name!r} lists classes its children do not hold")
     for index in seen:
         if not 0 <= index < len(names):
-            raise UserError(f"tree: class {index} is not one of the {len(names)} classes")
+            raise ValueError(f"tree: class {index} is not one of the {len(names)} classes")
         if seen.count(index) > 1:
-            raise UserError(f"tree does not nest: class {index} ({names[index]}) stands in two groups")
+            raise ValueError(f"tree does not nest: class {index} ({names[index]}) stands in two groups")
     missing = sorted(set(range(len(names))) - set(seen))
     if missing:
-        raise UserError(f"tree misses class {missing[0]} ({names[missing[0]]}), {len(missing)} classes in all")
+        raise ValueError(f"tree misses class {missing[0]} ({names[missing[0]]}), {len(missing)} classes in all")
     return tree
 
 
@@ -176,68 +171,30 @@ def from_json(data: Any, names: Sequence[str]) -> Node:
       data: what `to_json` wrote, possibly edited by hand.
       names: class names; a leaf without `classes` is looked up among them.
     Raises:
-      UserError: malformed, or see `check_tree`.
+      ValueError: malformed, or see `check_tree`.
     """
 
     def one(item: Any, depth: int) -> Node:
         if not isinstance(item, dict) or depth > 200:
-            raise UserError("tree: every node must be an object with name and children or classes")
+            raise ValueError("tree: every node must be an object with name and children or classes")
         title, listed = str(item.get("name", "")), item.get("classes")
         children = item.get("children") or []
         if not isinstance(children, list) or not (listed is None or isinstance(listed, list)):
-            raise UserError(f"tree: children and classes of {title!r} must be lists")
+            raise ValueError(f"tree: children and classes of {title!r} must be lists")
         if listed is not None and not all(isinstance(c, int) and not isinstance(c, bool) for c in listed):
-            raise UserError(f"tree: classes of {title!r} must be whole numbers")
+            raise ValueError(f"tree: classes of {title!r} must be whole numbers")
         if children:
             node = group(title, [one(child, depth + 1) for child in children])
             return node if listed is None else Node(title, tuple(sorted(listed)), node.children)
         if listed is None:
             if title not in names:
-                raise UserError(f"tree: {title!r} is no class name and has no children")
+                raise ValueError(f"tree: {title!r} is no class name and has no children")
             listed = [list(names).index(title)]
         if len(listed) == 1:
             return leaf(listed[0], title or names[listed[0]] if 0 <= listed[0] < len(names) else title)
         return group(title, [leaf(c, names[c] if 0 <= c < len(names) else str(c)) for c in listed])
 
     return check_tree(one(data, 0), names)
-
-
-def save_tree(path: Path, tree: Node) -> None:
-    """Writes a tree as JSON for people to edit."""
-    write_json(path, to_json(tree))
-
-
-def load_tree(path: Path | str, names: Sequence[str]) -> Node:
-    """Reads and checks a tree file.
-
-    Raises:
-      UserError: one line that begins with the file's name.
-    """
-    data = read_json(Path(path))
-    try:
-        return from_json(data, names)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-
-
-def leaf_names(path: Path) -> dict[int, str]:
-    """Class id -> name, as a tree file that we wrote spells it; nothing is checked."""
-    nodes = [read_json(path)]
-    for node in nodes:  # grows on the way
-        nodes += node["children"]
-    return {node["classes"][0]: node["name"] for node in nodes if not node["children"]}
-
-
-def official_tree(dataset: str, names: Sequence[str]) -> Node:
-    """The tree that comes with a data set (CIFAR-10, CIFAR-100; for Fashion-MNIST the expected one, ours).
-
-    Raises:
-      UserError: the set has none; the message offers the derived one.
-    """
-    path = CONFIGS / f"tree_{dataset}.json"
-    if not path.exists():
-        raise UserError(f"--tree official: {dataset} has no official tree; use --tree derived, or a tree file")
-    return load_tree(path, names)
 
 
 def random_levels(levels: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
@@ -268,13 +225,13 @@ def choose_levels(tree: Node, sizes: Sequence[int]) -> list[np.ndarray]:
     """The levels of a tree that have the asked numbers of groups; all of them where no sizes are asked.
 
     Raises:
-      UserError: a size is not among the tree's; says which are.
+      ValueError: a size is not among the tree's; says which are.
     """
     levels = levels_of(tree)
     found = {int(level.max()) + 1: level for level in levels}
     missing = [size for size in sizes if size not in found]
     if missing:
-        raise UserError(f"--levels: the tree has levels of {sorted(found)} groups, not {missing[0]}")
+        raise ValueError(f"--levels: the tree has levels of {sorted(found)} groups, not {missing[0]}")
     return [found[size] for size in sorted(sizes)] if sizes else levels
 
 
@@ -286,13 +243,13 @@ def from_wordnet(parents: dict[str, list[str]], synsets: Sequence[str], names: S
       synsets: node of each class.
       names: class names.
     Raises:
-      UserError: a synset is not in the graph, or the classes share no root.
+      ValueError: a synset is not in the graph, or the classes share no root.
     """
     below: dict[str, set[str]] = {}
     roots: set[str] = set()
     for synset in synsets:
         if synset not in parents:
-            raise UserError(f"WordNet: no entry for {synset}")
+            raise ValueError(f"WordNet: no entry for {synset}")
         paths, seen = [[synset]], {synset}
         while paths:  # breadth first: the first path to reach a root is a shortest one
             path = paths.pop(0)

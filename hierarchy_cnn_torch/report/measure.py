@@ -1,9 +1,10 @@
-"""All statistics of one seed, as JSON values: what the tables, figures and claims are made of."""
+"""All statistics of one seed, as JSON values: what the tables, plots and claims are made of."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,46 @@ import numpy as np
 import torch
 
 from datasets.split import stratified
-from hierarchy_cnn_torch.data.images import Data, named_tree
+from hierarchy_cnn_torch.data.images import Data
+from hierarchy_cnn_torch.data.tree_files import leaf_names, load_tree, official_tree
+from hierarchy_cnn_torch.flags import AnalysisConfig, Config, read_config
 from hierarchy_cnn_torch.method import label_quality, probes, responses, selectivity, similarity, statistics, trees
+from hierarchy_cnn_torch.report.response_file import open_responses, stream
 from hierarchy_cnn_torch.training import evaluate
-from reproduction.runtime.arrays import read_npz
+from reproduction.runtime.arrays import read_npz, write_npz
 from reproduction.runtime.run_folder import UserError, read_json, read_metrics, shown
 from reproduction.runtime.torch_runtime import generator
 
 CONTROLS = 2  # random groupings of equal sizes per level, for the probes
 
 
+@dataclass(frozen=True)
+class Seed:
+    """The finished variants of one seed, and how they are to be measured.
+
+    Attributes:
+      folder: holds A0, A1, ...
+      flat: flags of A0.
+      config: flags of analyze.py.
+      arms: names of the finished variants.
+      folds: number of finished folds of the label study.
+      data: images in their splits.
+      levels: int64 [K] per level of the tree that statistics refer to, coarsest first.
+      device: where to compute.
+    """
+
+    folder: Path
+    flat: Config
+    config: AnalysisConfig
+    arms: list[str]
+    folds: int
+    data: Data
+    levels: list[np.ndarray]
+    device: torch.device
+
+
 def npz(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a run's file.
+    """Returns the arrays of a run's file.
 
     Raises:
       UserError: missing or unreadable.
@@ -30,8 +59,8 @@ def npz(path: Path) -> dict[str, np.ndarray]:
     return read_npz(path, hint="run that arm again with --overwrite")
 
 
-def flat_config(seed_folder: Path) -> dict[str, Any]:
-    """Flags of the seed's A0.
+def flat_config(seed_folder: Path) -> Config:
+    """Returns the flags of the seed's A0.
 
     Raises:
       UserError: stage 1 is missing; names the command.
@@ -42,144 +71,153 @@ def flat_config(seed_folder: Path) -> dict[str, Any]:
             f"{shown(folder)}: no finished stage 1; run: python hierarchy_cnn_torch/train.py --stage flat "
             f"--out {shown(folder)}"
         )
-    return dict(read_json(folder / "config.json", "dataset", "seed"))
+    return read_config(folder)
 
 
-def study_tree(seed_folder: Path, flat: Mapping[str, Any], names: list[str]) -> tuple[trees.Node, str]:
-    """The tree that statistics refer to: the official one where there is one, else the derived one."""
-    if flat["tree"] == "official":
-        return named_tree("official", flat["dataset"], names), "official"
-    return trees.load_tree(seed_folder / "A0" / "tree.json", names), flat["tree"]
+def study_tree(seed_folder: Path, flat: Config, names: list[str]) -> tuple[trees.Node, str]:
+    """Returns the tree that statistics refer to and its kind: the official one if there is one, else A0's."""
+    if flat.tree == "official":
+        return official_tree(flat.dataset, names), "official"
+    return load_tree(seed_folder / "A0" / "tree.json", names), flat.tree
 
 
 def everything(
-    seed_folder: Path, flat: dict[str, Any], config: dict[str, Any], data: Data, device: torch.device, out: Path
-) -> dict[str, Any]:
-    """Runs the parts of --what.
+    folder: Path, flat: Config, config: AnalysisConfig, arms: list[str], folds: int, data: Data, device: torch.device,
+    out: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Measures the parts of --what.
 
+    Args:
+      folder: holds A0, A1, ...
+      flat: flags of A0.
+      config: flags of analyze.py.
+      arms: names of the finished variants.
+      folds: number of finished folds of the label study.
+      data: images in their splits.
+      device: where to compute.
+      out: folder of the analysis, for arrays.
     Returns:
-      JSON values; `metrics` holds the flat figures for the record.
+      JSON values; `metrics` holds the single numbers for the record.
     """
-    tree, kind = study_tree(seed_folder, flat, data.names)
+    tree, kind = study_tree(folder, flat, data.names)
     levels = trees.levels_of(tree)
     if not levels:
-        raise UserError(f"{shown(seed_folder)}: the {kind} tree has no level between root and classes")
-    arms = config["arms"]
-    found: dict[str, Any] = {
-        "dataset": flat["dataset"], "seed": flat["seed"], "preset": flat["preset"], "epochs": flat["epochs"],
-        "names": data.names, "tree": kind, "levels": [level.tolist() for level in levels], "arms": arms, "metrics": {},
+        raise UserError(f"{shown(folder)}: the {kind} tree has no level between root and classes")
+    seed = Seed(folder, flat, config, arms, folds, data, levels, device)
+    results: dict[str, Any] = {
+        "dataset": flat.dataset, "seed": flat.seed, "preset": flat.preset, "epochs": flat.epochs, "names": data.names,
+        "tree": kind, "levels": [level.tolist() for level in levels], "arms": arms,
     }  # fmt: skip
-    what = config["what"].split(",")
-    derived = trees.levels_of(trees.load_tree(seed_folder / "A0" / "tree.json", data.names))
+    derived = trees.levels_of(load_tree(folder / "A0" / "tree.json", data.names))
     if kind == "official" and derived:
-        found["agreement"] = statistics.tree_agreement(levels, derived)
-    if "confusion" in what:
-        found["T1"] = confusion_tables(seed_folder, data, levels, config)
-        first = found["T1"]["A0"]["levels"]
-        found["metrics"] |= {
-            "block_lift_coarse": first[0]["lift"], "block_p_coarse": first[0]["p"],
-            "block_lift_fine": first[-1]["lift"], "block_p_fine": first[-1]["p"],
-            "mistake_height": found["T1"]["A0"]["height"],
-        }  # fmt: skip
-        if config["compare"] in arms:
-            found["gap"] = group_gaps(seed_folder, ("A0", config["compare"]), data, levels, config["bootstrap"])
-            for arm in ("A0", config["compare"]):
-                found["metrics"][f"gap/{arm}"] = found["gap"][arm]["all"][0]
-            groups = [value[0] for name, value in found["gap"]["A0"].items() if name != "all"]
-            found["metrics"]["gap_spread"] = max(groups) - min(groups)
-    if "arms" in what:
-        found["curves"] = arm_curves(seed_folder, arms, data)
-        for arm in arms:
-            reached = epochs_to(found["curves"]["A0"]["test"], found["curves"][arm]["test"])
-            found["metrics"][f"epochs_to_A0/{arm}"] = reached
-    if "responses" in what:
-        layer_statistics(seed_folder, flat, config, data, levels, device, out, found)
-    if "probes" in what:
-        probe_tables(seed_folder, flat, config, data, levels, device, found)
-    if "quality" in what and config["folds"]:
-        found["quality"] = study_labels(seed_folder, data)
-        found["metrics"] |= {f"quality_{name}": value for name, value in found["quality"]["retrieval"].items()}
-    found["metrics"] = {k: float(v) for k, v in found["metrics"].items() if v is not None and math.isfinite(v)}
-    return found
+        results["agreement"] = statistics.tree_agreement(levels, derived)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "confusion": lambda: confusions(seed),
+        "arms": lambda: compare_arms(seed),
+        "responses": lambda: layer_statistics(seed, out),
+        "probes": lambda: probe_tables(seed),
+        "quality": lambda: study_labels(seed) if folds else {},
+    }
+    metrics: dict[str, Any] = {}
+    for name, measure in parts.items():
+        if name in config.what.split(","):
+            part = measure()
+            metrics |= part.pop("metrics", {})
+            results |= part
+    finite = {name: float(v) for name, v in metrics.items() if v is not None and math.isfinite(v)}
+    return results | {"metrics": finite}
 
 
-def confusion_tables(
-    seed_folder: Path, data: Data, levels: list[np.ndarray], config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """T1 and C1 for every arm, on the test images."""
-    out = {}
-    for arm in config["arms"]:
-        saved = npz(seed_folder / arm / "predictions.npz")
-        labels, predicted = saved["test_labels"], saved["test_logits"].argmax(1)
-        counts = similarity.confusion_matrix(labels, predicted, len(data.names))
-        rows = []
-        for level in levels:
-            row: dict[str, Any] = dict(statistics.block_diagonality(counts, level, config["permutations"]))
-            row["within_95"] = statistics.within_interval(labels, predicted, level, config["bootstrap"])
-            report = statistics.group_report(counts, level)
-            row |= {"accuracy": report["accuracy"], "corrected": report["corrected"]}
-            rows.append(row)
-        out[arm] = {
-            "levels": rows, "height": statistics.mistake_severity(counts, levels),
-            "nested": statistics.nested_shares(counts, levels),
-            "conditional": statistics.conditional_accuracy(counts, levels),
-            "counts": counts.tolist() if len(data.names) <= 200 else None,
-        }  # fmt: skip
-    return out
+def confusions(seed: Seed) -> dict[str, Any]:
+    """Measures the blocks of every variant's confusion matrix, and the over-fitting of two variants."""
+    tables = {arm: confusion_table(seed, arm) for arm in seed.arms}
+    levels = tables["A0"]["levels"]
+    metrics = {
+        "block_lift_coarse": levels[0]["lift"], "block_p_coarse": levels[0]["p"],
+        "block_lift_fine": levels[-1]["lift"], "block_p_fine": levels[-1]["p"],
+        "mistake_height": tables["A0"]["height"],
+    }  # fmt: skip
+    results = {"T1": tables, "metrics": metrics}
+    if seed.config.compare in seed.arms:
+        gap = {arm: group_gaps(seed, arm) for arm in ("A0", seed.config.compare)}
+        metrics |= {f"gap/{arm}": groups["all"][0] for arm, groups in gap.items()}
+        groups = [value[0] for name, value in gap["A0"].items() if name != "all"]
+        metrics["gap_spread"] = max(groups) - min(groups)
+        results["gap"] = gap
+    return results
 
 
-def group_gaps(
-    seed_folder: Path, arms: tuple[str, ...], data: Data, levels: list[np.ndarray], draws: int
-) -> dict[str, dict[str, list[float]]]:
-    """Train accuracy minus test accuracy of each finest group: [gap, low, high], bootstrap over images (C6)."""
-    level = levels[-1]
-    tree = trees.tree_of([level], data.names)
-    out: dict[str, dict[str, list[float]]] = {}
-    for arm in arms:
-        saved = npz(seed_folder / arm / "predictions.npz")
-        train = saved["train_labels"], saved["train_predicted"] == saved["train_labels"]
-        test = saved["test_labels"], saved["test_logits"].argmax(1) == saved["test_labels"]
-        out[arm] = {}
-        groups = [("all", np.zeros(0, int)), *((node.name, np.array(node.classes)) for node in tree.children)]
-        for name, classes in groups:
-            a = train[1] if name == "all" else train[1][np.isin(train[0], classes)]
-            b = test[1] if name == "all" else test[1][np.isin(test[0], classes)]
-            if not len(a) or not len(b):
-                continue
-            rng = np.random.default_rng([0, 0x6A9])
-            drawn = [
-                a[rng.integers(0, len(a), len(a))].mean() - b[rng.integers(0, len(b), len(b))].mean()
-                for _ in range(draws)
-            ]
-            low, high = np.percentile(drawn, [2.5, 97.5])
-            out[arm][name] = [float(a.mean() - b.mean()), float(low), float(high)]
-    return out
+def confusion_table(seed: Seed, arm: str) -> dict[str, Any]:
+    """Returns T1 and C1 of a variant, on the test images."""
+    saved, names, config = npz(seed.folder / arm / "predictions.npz"), seed.data.names, seed.config
+    labels, predicted = saved["test_labels"], saved["test_logits"].argmax(1)
+    counts = similarity.confusion_matrix(labels, predicted, len(names))
+    rows = []
+    for level in seed.levels:
+        row: dict[str, Any] = dict(statistics.block_diagonality(counts, level, config.permutations))
+        row["within_95"] = statistics.within_interval(labels, predicted, level, config.bootstrap)
+        report = statistics.group_report(counts, level)
+        rows.append(row | {"accuracy": report["accuracy"], "corrected": report["corrected"]})
+    return {
+        "levels": rows, "height": statistics.mistake_severity(counts, seed.levels),
+        "nested": statistics.nested_shares(counts, seed.levels),
+        "conditional": statistics.conditional_accuracy(counts, seed.levels),
+        "counts": counts.tolist() if len(names) <= 200 else None,
+    }  # fmt: skip
 
 
-def arm_curves(seed_folder: Path, arms: list[str], data: Data) -> dict[str, Any]:
-    """F8: accuracy and gradient norms per epoch of each arm, and the figures of T3."""
-    out = {}
-    for arm in arms:
-        rows = read_metrics(seed_folder / arm)
-        record = read_json(seed_folder / arm / "record.json", "metrics", "details")
-        out[arm] = {
+def group_gaps(seed: Seed, arm: str) -> dict[str, list[float]]:
+    """Returns training minus test accuracy of each finest group: [gap, low, high], bootstrap over images (C6)."""
+    saved = npz(seed.folder / arm / "predictions.npz")
+    train_right = saved["train_predicted"] == saved["train_labels"]
+    test_right = saved["test_logits"].argmax(1) == saved["test_labels"]
+    tree = trees.tree_of([seed.levels[-1]], seed.data.names)
+    groups = [("all", range(len(seed.data.names))), *((node.name, node.classes) for node in tree.children)]
+    gaps = {}
+    for name, classes in groups:
+        a = train_right[np.isin(saved["train_labels"], classes)]
+        b = test_right[np.isin(saved["test_labels"], classes)]
+        if not len(a) or not len(b):
+            continue
+        rng = np.random.default_rng([0, 0x6A9])
+        drawn = [
+            a[rng.integers(0, len(a), len(a))].mean() - b[rng.integers(0, len(b), len(b))].mean()
+            for _ in range(seed.config.bootstrap)
+        ]
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        gaps[name] = [float(a.mean() - b.mean()), float(low), float(high)]
+    return gaps
+
+
+def compare_arms(seed: Seed) -> dict[str, Any]:
+    """Returns F8, accuracy and gradient norms per epoch of each variant, and the numbers of T3."""
+    curves: dict[str, dict[str, Any]] = {}
+    for arm in seed.arms:
+        folder = seed.folder / arm
+        rows = read_metrics(folder)
+        record = read_json(folder / "record.json", "metrics", "details")
+        gradients = npz(folder / "curves.npz")["gradients"]
+        steps = max(1, len(gradients) // len(rows))
+        curves[arm] = {
             "test": [row["test/accuracy"] for row in rows],
             "val": [row["val/accuracy"] for row in rows],
             "train": [row["train/accuracy"] for row in rows],
             "gradient": {k.split("/")[1]: [row[k] for row in rows] for k in rows[0] if k.startswith("gradient/")},
             "metrics": {name.partition("/")[2]: value["last"] for name, value in record["metrics"].items()},
             "betas": record["details"].get("betas"),
+            "first_epoch_gradients": gradients[:steps, 0].mean(0).tolist(),
+            "first_epoch_ratios": gradients[:steps, 1].mean(0).tolist(),
         }
-        saved = npz(seed_folder / arm / "curves.npz")["gradients"]
-        steps = max(1, len(saved) // len(rows))
-        out[arm]["first_epoch_gradients"] = saved[:steps, 0].mean(0).tolist()
-        out[arm]["first_epoch_ratios"] = saved[:steps, 1].mean(0).tolist()
-    return out
+    goal = curves["A0"]["test"]
+    metrics = {f"epochs_to_A0/{arm}": epochs_to(goal, curve["test"]) for arm, curve in curves.items()}
+    return {"curves": curves, "metrics": metrics}
 
 
 def epochs_to(reference: list[float], curve: list[float]) -> float:
-    """First epoch (1-based, interpolated) at which a curve reaches the reference's last value; one more than its
-    length where it never does."""
+    """Returns the first epoch (1-based, interpolated) at which a curve reaches the reference's last value.
+
+    One more than the curve's length if it never does.
+    """
     goal = reference[-1]
     if curve[0] >= goal:
         return 1.0
@@ -189,158 +227,150 @@ def epochs_to(reference: list[float], curve: list[float]) -> float:
     return float(len(curve) + 1)
 
 
-def layer_statistics(
-    seed_folder: Path, flat: dict[str, Any], config: dict[str, Any], data: Data, levels: list[np.ndarray],
-    device: torch.device, out: Path, found: dict[str, Any],
-) -> None:  # fmt: skip
-    """C4 and C5: responses of A0, per layer; class correlation over kept epochs, selectivity at the last one."""
-    folder = seed_folder / "A0"
-    network = evaluate.rebuild(flat, data)
-    count = min(config["response_images"] or len(data.test_labels), len(data.test_labels))
+def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
+    """Measures the layers of A0 (C4, C5): class correlation over kept epochs, selectivity at the last one.
+
+    Args:
+      seed: what to measure.
+      out: folder of the analysis; profiles.npz and the responses go there.
+    """
+    data, flat, how = seed.data, seed.flat, seed.config.response
+    folder, network = seed.folder / "A0", evaluate.rebuild(flat, data)
+    count = min(seed.config.response_images or len(data.test_labels), len(data.test_labels))
     index = np.sort(stratified(data.test_labels, count, 3)[0])
     pixels, labels = data.test_images[index], data.test_labels[index]
-    layers = [*network.response_layers()]
-    epochs = evaluate.kept_epochs(folder)
+    layers, epochs = list(network.response_layers()), evaluate.kept_epochs(folder)
     mantel: dict[str, dict[str, Any]] = {name: {} for name in layers}
     arrays: dict[str, np.ndarray] = {}
+
+    def batches() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
+        start = 0
+        pool = lambda x: responses.aggregate(x, how)  # noqa: E731
+        for batch in evaluate.passes(network, data, pixels, flat, seed.device, layers, pool):
+            end = start + len(next(iter(batch.values())))
+            yield batch, labels[start:end], index[start:end]
+            start = end
+
     for epoch in epochs:
         evaluate.load_epoch(network, folder, epoch)
         if epoch == epochs[-1]:
-            streamed = evaluate.stream_responses(
-                network, data, pixels, labels, index, flat, device, layers, config["response"], out / "responses"
-            )
+            (out / "responses").mkdir(parents=True, exist_ok=True)
+            streamed = stream(batches(), len(pixels), len(data.names), out / "responses")
             profiles = {name: sums.mean() for name, (sums, _) in streamed.items()}
         else:
-            profiles = evaluate.class_profiles(network, data, pixels, labels, flat, device, layers, config["response"])
+            profiles = evaluate.class_profiles(network, data, pixels, labels, flat, seed.device, layers, how)
         for name, profile in profiles.items():
-            correlation = responses.class_correlation(profile)
-            mantel[name][str(epoch)] = statistics.mantel(correlation, levels, 999)
+            mantel[name][str(epoch)] = statistics.mantel(responses.class_correlation(profile), seed.levels, 999)
             arrays[f"{name}/{epoch}"] = profile.astype(np.float32)
     chosen: dict[str, list[dict[str, Any]]] = {}
     for name in layers[:-1]:
-        values, _ = responses.open_responses(out / "responses" / name)
+        values, _ = open_responses(out / "responses" / name)
         arrays[f"top/{name}"] = streamed[name][1].images
-        chosen[name] = []
-        shares = []
-        for level in levels:
+        chosen[name], shares = [], []
+        for level in seed.levels:
+            groups = range(int(level.max()) + 1)
+            sizes = [int((level == group).sum()) for group in groups]
+            nulls = [selectivity.random_best(len(data.names), size, values.shape[1]) for size in sizes]
             row = selectivity.best_with_null(values, labels, level)
-            row["level_groups"] = int(level.max()) + 1
-            row["class_rank_null"] = [
-                selectivity.random_best(len(data.names), int((level == g).sum()), values.shape[1])
-                for g in range(int(level.max()) + 1)
-            ]
-            chosen[name].append(row)
-            per_group = [
-                selectivity.sample_selectivity(values, level[labels] == g) for g in range(int(level.max()) + 1)
-            ]
-            shares.append(np.max(per_group, 0))
+            chosen[name].append(row | {"level_groups": len(groups), "class_rank_null": nulls})
+            share = [selectivity.sample_selectivity(values, level[labels] == group) for group in groups]
+            shares.append(np.max(share, 0))
         arrays[f"simg/{name}"] = np.stack(shares).astype(np.float32)
-    from hierarchy_cnn_torch.training.record import write_npz
-
-    write_npz(out / "profiles.npz", **{key.replace("/", "__"): value for key, value in arrays.items()})
+    write_npz(out / "profiles.npz", {key.replace("/", "__"): value for key, value in arrays.items()})
     coarsest = [rows[0] for rows in chosen.values()]
     at, p = selectivity.best_layer(coarsest)
-    best = coarsest[at]
     for rows in chosen.values():
         for row in rows:
             del row["null"]  # long, and summed up by its mean and its 95 % point
-    found["mantel"], found["selectivity"], found["kept_epochs"] = mantel, chosen, epochs
     last = str(epochs[-1])
-    early, late = mantel["conv1"][last]["rho"], mantel["fc7"][last]["rho"]
-    found["metrics"] |= {
-        "mantel_conv1": early, "mantel_fc7": late, "mantel_fc7_p": mantel["fc7"][last]["p"],
-        "selectivity_best": best["best"], "selectivity_null_95": best["null_95"], "selectivity_p": p,
+    metrics = {
+        "mantel_conv1": mantel["conv1"][last]["rho"], "mantel_fc7": mantel["fc7"][last]["rho"],
+        "mantel_fc7_p": mantel["fc7"][last]["p"], "selectivity_best": coarsest[at]["best"],
+        "selectivity_null_95": coarsest[at]["null_95"], "selectivity_p": p,
     }  # fmt: skip
+    return {"mantel": mantel, "selectivity": chosen, "kept_epochs": epochs, "metrics": metrics}
 
 
-def probe_tables(
-    seed_folder: Path, flat: dict[str, Any], config: dict[str, Any], data: Data, levels: list[np.ndarray],
-    device: torch.device, found: dict[str, Any],
-) -> None:  # fmt: skip
-    """C2, C3, T2: chance-corrected probe accuracy of A0 per tap, level and kept epoch, with random-group controls."""
-    folder = seed_folder / "A0"
-    network = evaluate.rebuild(flat, data)
-    count = min(config["probe_images"], len(data.train))
+def probe_tables(seed: Seed) -> dict[str, Any]:
+    """Returns chance-corrected probe accuracy of A0 per layer, level and epoch, with random groups (C2, C3, T2)."""
+    data, config = seed.data, seed.config
+    folder, network = seed.folder / "A0", evaluate.rebuild(seed.flat, data)
+    count = min(config.probe_images, len(data.train))
     train = data.train[np.sort(stratified(data.labels[data.train], count, 5)[0])]
-    size = min(config["probe_test_images"] or len(data.test_labels), len(data.test_labels))
-    test = np.sort(stratified(data.test_labels, size, 5)[0])
-    val = data.val[: max(200, count // 4)]
-    classes = np.arange(len(data.names))
-    questions: dict[str, list[np.ndarray]] = {str(int(level.max()) + 1): [level] for level in levels}
-    questions["classes"] = [classes]
-    controls = {name: [trees.random_levels([q[0]], 100 + c)[0] for c in range(CONTROLS)]
-                for name, q in questions.items() if name != "classes"}  # fmt: skip
+    size = min(config.probe_test_images or len(data.test_labels), len(data.test_labels))
+    test, val = np.sort(stratified(data.test_labels, size, 5)[0]), data.val[: max(200, count // 4)]
+    labelings: dict[str, np.ndarray] = {}
+    for level in seed.levels:
+        name = str(int(level.max()) + 1)
+        labelings[name] = level
+        for at in range(CONTROLS):
+            labelings[f"{name}/random{at}"] = trees.random_levels([level], 100 + at)[0]
+    labelings["classes"] = np.arange(len(data.names))
+    coarse, early, late = next(iter(labelings)), "conv2", "fc7"
+    pixels = (data.images[train], data.images[val], data.test_images[test])
     truth = [data.labels[train], data.labels[val], data.test_labels[test]]
-    table: dict[str, Any] = {}
-    purity: dict[str, Any] = {}
+    table: dict[str, dict[str, dict[str, float]]] = {
+        tap: {name: {} for name in labelings} for tap in evaluate.PROBE_TAPS
+    }
+    purity: dict[str, float] = {}
     epochs = evaluate.kept_epochs(folder)
     for epoch in epochs:
         evaluate.load_epoch(network, folder, epoch)
-        parts = [
-            evaluate.probe_features(network, data, pixels, flat, device)
-            for pixels in (data.images[train], data.images[val], data.test_images[test])
-        ]
-        for tap in evaluate.PROBE_TAPS:
+        parts = [evaluate.probe_features(network, data, images, seed.flat, seed.device) for images in pixels]
+        for tap, rows in table.items():
             features = [part[tap] for part in parts]
-            for name, (level,) in questions.items():
-                value = probes.probe(features, truth, level)
-                table.setdefault(tap, {}).setdefault(name, {})[str(epoch)] = value
-                for at, control in enumerate(controls.get(name, [])):
-                    value = probes.probe(features, truth, control)
-                    table[tap].setdefault(f"{name}/random{at}", {})[str(epoch)] = value
+            for name, level in labelings.items():
+                rows[name][str(epoch)] = probes.probe(features, truth, level)
             if epoch == epochs[-1]:
-                purity[tap] = probes.kmeans_purity(features[2].numpy()[:2000], levels[0][truth[2][:2000]])
+                purity[tap] = probes.kmeans_purity(features[2].numpy()[:2000], seed.levels[0][truth[2][:2000]])
     e90 = {
-        tap: {
-            name: statistics.epoch_to_90([int(e) for e in curve], list(curve.values())) for name, curve in rows.items()
-        }
+        tap: {name: statistics.epoch_to_90(list(map(int, curve)), list(curve.values())) for name, curve in rows.items()}
         for tap, rows in table.items()
     }
-    found["probes"], found["e90"], found["purity"] = table, e90, purity
-    coarse, early, late = next(iter(questions)), "conv2", "fc7"
-    first = str(epochs[min(1, len(epochs) - 1)])
-    last = str(epochs[-1])
-    control = float(np.mean([table[early][f"{coarse}/random{c}"][first] for c in range(CONTROLS)]))
-    found["metrics"] |= {
+    untrained, first, last = (str(epochs[at]) for at in (0, min(1, len(epochs) - 1), -1))
+    control = float(np.mean([table[early][f"{coarse}/random{at}"][first] for at in range(CONTROLS)]))
+    metrics = {
         "e90_early_coarse": e90[early][coarse], "e90_late_classes": e90[late]["classes"],
         "e90_late_coarse": e90[late][coarse],
         "probe_early_coarse_first": table[early][coarse][first], "probe_early_random_first": control,
-        "probe_early_coarse_untrained": table[early][coarse][str(epochs[0])],
+        "probe_early_coarse_untrained": table[early][coarse][untrained],
         "probe_late_classes_last": table[late]["classes"][last],
     }  # fmt: skip
+    return {"probes": table, "e90": e90, "purity": purity, "metrics": metrics}
 
 
-def study_labels(seed_folder: Path, data: Data) -> dict[str, Any]:
-    """C8, T4: planted flips and the split class, found from out-of-fold predictions."""
-    parts = [npz(path) for path in sorted(seed_folder.glob("fold*/fold.npz"))]
+def study_labels(seed: Seed) -> dict[str, Any]:
+    """Finds planted flips and the split class from out-of-fold predictions, and near-duplicates (C8, T4)."""
+    data = seed.data
+    parts = [npz(path) for path in sorted(seed.folder.glob("fold*/fold.npz"))]
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    config = read_json(sorted(seed_folder.glob("fold*/config.json"))[0], "")
-    twin = config["split_class"]
+    probabilities, labels, kind = joined["probabilities"], joined["labels"], joined["kind"]
+    twin = read_json(sorted(seed.folder.glob("fold*/config.json"))[0], "")["split_class"]
     names = [*data.names, "second label"] if twin >= 0 else list(data.names)
-    kept = sorted(seed_folder.glob("fold*/noise_tree.json"))[0]
-    spelled = trees.leaf_names(kept)
-    tree = trees.load_tree(kept, [spelled.get(i, name) for i, name in enumerate(names)])
-    levels = trees.levels_of(tree)
-    scores = label_quality.label_scores(joined["probabilities"], joined["labels"], levels)
+    tree_file = sorted(seed.folder.glob("fold*/noise_tree.json"))[0]
+    spelled = leaf_names(tree_file)
+    tree = load_tree(tree_file, [spelled.get(at, name) for at, name in enumerate(names)])
+    scores = label_quality.label_scores(probabilities, labels, trees.levels_of(tree))
     use = joined["true_labels"] != twin  # the split class is a question of its own
-    out: dict[str, Any] = {"retrieval": label_quality.retrieval(scores["s2"][use], joined["kind"][use])}
-    out["planted"] = {"near": int((joined["kind"] == 1).sum()), "far": int((joined["kind"] == 2).sum())}
-    plain = label_quality.retrieval(scores["s1"][use], joined["kind"][use])
-    out["retrieval_s1"] = plain
-    pairs = label_quality.redundant_pairs(label_quality.out_of_fold_counts(joined["probabilities"], joined["labels"]))
-    out["pairs"] = [[i, j, s] for i, j, s in pairs[:10]]
+    retrieval = label_quality.retrieval(scores["s2"][use], kind[use])
+    pairs = label_quality.redundant_pairs(label_quality.out_of_fold_counts(probabilities, labels))
     if twin >= 0:
         ranks = [at for at, (i, j, _) in enumerate(pairs, 1) if (i, j) == (twin, len(data.names))]
-        out["retrieval"]["redundant_rank"] = float(ranks[0]) if ranks else float(len(pairs) + 1)
+        retrieval["redundant_rank"] = float(ranks[0]) if ranks else float(len(pairs) + 1)
+    first = np.sort(torch.randperm(len(data.images), generator=generator(0, "duplicates"))[:10000].numpy())
+    duplicates = label_quality.duplicates(label_quality.difference_hash(data.images[first]), data.true_labels[first])
+    quality: dict[str, Any] = {
+        "retrieval": retrieval,
+        "retrieval_s1": label_quality.retrieval(scores["s1"][use], kind[use]),
+        "planted": {"near": int((kind == 1).sum()), "far": int((kind == 2).sum())},
+        "pairs": [[i, j, s] for i, j, s in pairs[:10]],
+        "duplicates": [[int(first[a]), int(first[b]), d] for a, b, d in duplicates[:30]],
+        "duplicate_pairs": len(duplicates),
+    }
     for name in ("s2", "s3"):
         order = np.argsort(-scores[name], kind="stable")[:60]
-        out[f"images_{name}"] = joined["index"][order].tolist()
-        out[f"labels_{name}"] = joined["labels"][order].tolist()
-        out[f"predicted_{name}"] = joined["probabilities"][order].argmax(1).tolist()
-        out[f"planted_{name}"] = joined["kind"][order].tolist()
-    first = np.sort(torch.randperm(len(data.images), generator=generator(0, "duplicates"))[:10000].numpy())
-    hashes = label_quality.difference_hash(data.images[first])
-    found = label_quality.duplicates(hashes, data.true_labels[first])
-    out["duplicates"] = [[int(first[a]), int(first[b]), d] for a, b, d in found[:30]]
-    out["duplicate_pairs"] = len(found)
-    return out
+        quality[f"images_{name}"] = joined["index"][order].tolist()
+        quality[f"labels_{name}"] = labels[order].tolist()
+        quality[f"predicted_{name}"] = probabilities[order].argmax(1).tolist()
+        quality[f"planted_{name}"] = kind[order].tolist()
+    return {"quality": quality, "metrics": {f"quality_{name}": value for name, value in retrieval.items()}}

@@ -1,11 +1,9 @@
-"""Figures and tables over the seeds of a row; the first seed's record points at them, so the report shows them."""
+"""Plots and tables over the seeds of a row; the first seed's record points at them, so the page shows them."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from hierarchy_cnn_torch import plots
 from hierarchy_cnn_torch.report import tables
@@ -26,7 +24,7 @@ def origin_of(folders: list[Path]) -> str:
     )
 
 
-def summarise(row: Path, _config: Mapping[str, Any]) -> None:
+def summarise(row: Path) -> None:
     """Writes <row>/summary, and the same tables and figures into the first seed's analysis folder.
 
     Raises:
@@ -50,14 +48,14 @@ def _summarise(row: Path) -> None:
         ("F7", "gap", plots.f7_gaps),
         ("F8", "curves", plots.f8_curves),
     ):
-        held = [seed for seed in seeds if needs in seed]
-        if held:
-            draw(held, out / f"{name}.png")
+        measured = [seed for seed in seeds if needs in seed]
+        if measured:
+            draw(measured, out / f"{name}.png")
     for path in out.iterdir():
         shutil.copyfile(path, folders[0] / "analysis" / path.name)
     for name in ("T1", "T2", "T3", "T4"):
         if (out / f"{name}.md").exists():
             print((out / f"{name}.md").read_text(encoding="utf-8"))
     view = folders[0] / "analysis" / "view.html"
-    print(f"figures and tables of {len(seeds)} seed(s): {shown(out)}")
+    print(f"plots and tables of {len(seeds)} seed(s): {shown(out)}")
     print(f"open {shown(view)} in a browser: the viewer, on seed {seeds[0]['seed']}", flush=True)

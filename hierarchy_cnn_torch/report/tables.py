@@ -9,24 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hierarchy_cnn_torch.flags import ARM_NAMES
 from hierarchy_cnn_torch.method.statistics import paired_interval
+from reproduction.compare.tabular import markdown_table, spread
 from reproduction.runtime.run_folder import write_bytes
 
 Seeds = Sequence[Mapping[str, Any]]
 # The paper's ImageNet errors as recalled: nobody here could open its table. Never compared with ours.
 RECALLED = [("AlexNet, standard", 42.6, 19.6), ("AlexNet, hierarchy-aware", 34.33, 13.02)]
-
-
-def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
-    """Mean and sd over seeds."""
-    values = [v * scale for v in values if v is not None and math.isfinite(v)]
-    if not values:
-        return "–"
-    sd = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{sd}"
 
 
 def interval(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
@@ -55,60 +45,48 @@ def t2(seeds: Seeds) -> list[list[str]]:
     """Epoch to 90 % of the rise, per layer and level, with the random-group control."""
     first = seeds[0]["e90"]
     questions = [q for q in next(iter(first.values())) if "/" not in q]
-    rows = [
-        [
-            "layer",
-            *[f"{q} groups" if q != "classes" else q for q in questions],
-            *[f"{q} random" for q in questions if q != "classes"],
-        ]
-    ]
+    levels = [q for q in questions if q != "classes"]
+    heads = ["classes" if q == "classes" else f"{q} groups" for q in questions]
+    rows = [["layer", *heads, *(f"{q} random" for q in levels)]]
     for tap in first:
-        row = [tap]
-        for q in questions:
-            row.append(spread([s["e90"][tap].get(q) for s in seeds]))
-        for q in questions:
-            if q != "classes":
-                control = [v for s in seeds for name, v in s["e90"][tap].items() if name.startswith(f"{q}/")]
-                row.append(spread(control))
-        rows.append(row)
+        controls = [[v for s in seeds for name, v in s["e90"][tap].items() if name.startswith(f"{q}/")] for q in levels]
+        own = [[s["e90"][tap].get(q) for s in seeds] for q in questions]
+        rows.append([tap, *map(spread, own), *map(spread, controls)])
     return rows
 
 
 def t3(seeds: Seeds) -> list[list[str]]:
     """Arms: errors, epochs to A0's final error, parameters, seconds per epoch, paired difference to A0."""
     arms = seeds[0]["arms"]
-    metric: Callable[[str, str], list[Any]] = lambda arm, name: [s["curves"][arm]["metrics"].get(name) for s in seeds]  # noqa: E731
-    groups = [
-        str(s)
-        for s in sorted(
-            {
-                int(name.split("/")[1])
-                for s in seeds
-                for name in s["curves"]["A0"]["metrics"]
-                if name.startswith("group_accuracy/")
-            }
-        )
-    ]
-    top5 = all(v is not None for v in metric("A0", "test_top5_accuracy"))
-    head = ["arm", "top-1 error %", *(["top-5 error %"] if top5 else []), *[f"{g}-group error %" for g in groups],
-            "epochs to A0's error", "parameters", "s/epoch", "accuracy - A0, points", "A1 - arm, points"]  # fmt: skip
-    rows = [head]
+
+    def metric(arm: str, name: str) -> list[Any]:
+        return [s["curves"][arm]["metrics"].get(name) for s in seeds]
+
+    def error(arm: str, name: str) -> str:
+        return spread([1 - v for v in metric(arm, name) if v is not None], 100)
+
+    def difference(arm: str, other: str) -> str:
+        pairs = zip(metric(arm, "test_accuracy"), metric(other, "test_accuracy"), strict=True)
+        return interval([a - b for a, b in pairs], 100)
+
+    names = {name for s in seeds for name in s["curves"]["A0"]["metrics"] if name.startswith("group_accuracy/")}
+    groups = sorted(int(name.split("/")[1]) for name in names)
+    errors = {"top-1 error %": "test_accuracy"}
+    if all(v is not None for v in metric("A0", "test_top5_accuracy")):
+        errors["top-5 error %"] = "test_top5_accuracy"
+    errors |= {f"{group}-group error %": f"group_accuracy/{group}" for group in groups}
+    rows = [["arm", *errors, "epochs to A0's error", "parameters", "s/epoch", "accuracy - A0, points",
+             "A1 - arm, points"]]  # fmt: skip
     for arm in arms:
-        error = lambda name, arm=arm: [None if v is None else 1 - v for v in metric(arm, name)]  # noqa: E731
-        accuracy = {a: metric(a, "test_accuracy") for a in arms}
-        row = [f"{arm} {ARM_NAMES[arm]}", spread(error("test_accuracy"), 100)]
-        row += [spread(error("test_top5_accuracy"), 100)] if top5 else []
-        row += [spread(error(f"group_accuracy/{g}"), 100) for g in groups]
-        row += [spread([s["metrics"][f"epochs_to_A0/{arm}"] for s in seeds]), spread(metric(arm, "parameters"), 1, 0)]
-        row += [spread(metric(arm, "seconds_per_epoch"), 1, 1)]
-        row.append(
-            "–" if arm == "A0" else interval([a - b for a, b in zip(accuracy[arm], accuracy["A0"], strict=True)], 100)
-        )
-        with_a1 = "A1" in arms and arm != "A1"
-        row.append(
-            interval([a - b for a, b in zip(accuracy["A1"], accuracy[arm], strict=True)], 100) if with_a1 else "–"
-        )
-        rows.append(row)
+        rows.append([
+            f"{arm} {ARM_NAMES[arm]}",
+            *(error(arm, name) for name in errors.values()),
+            spread([s["metrics"][f"epochs_to_A0/{arm}"] for s in seeds]),
+            spread(metric(arm, "parameters"), 1, 0),
+            spread(metric(arm, "seconds_per_epoch"), 1, 1),
+            "-" if arm == "A0" else difference(arm, "A0"),
+            difference("A1", arm) if "A1" in arms and arm != "A1" else "-",
+        ])  # fmt: skip
     return rows
 
 
@@ -126,21 +104,8 @@ def t4(seeds: Seeds) -> list[list[str]]:
     return rows
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    head, *body = rows
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)])
-
-
-def recalled_block() -> str:
-    """The paper's own errors, marked."""
-    rows = [["model (paper, ImageNet, recalled, not re-run)", "top-1 error %", "top-5 error %"]]
-    rows += [[name, f"{a:g} (recalled)", f"{b:g} (recalled)"] for name, a, b in RECALLED]
-    return markdown(rows)
-
-
-TABLES = (  # name, what of a seed's measurements it needs, title, builder
+TABLES: tuple[tuple[str, str, str, Callable[[Seeds], list[list[str]]]], ...] = (
+    # name, what of a seed's measurements it needs, title, builder
     ("T1", "T1", "errors inside groups, per level", t1),
     ("T2", "e90", "epochs to 90 % per layer and level", t2),
     ("T3", "curves", "arms", t3),
@@ -149,7 +114,7 @@ TABLES = (  # name, what of a seed's measurements it needs, title, builder
 
 
 def artefacts_of(seed: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The tables that one seed's measurements allow, for the record."""
+    """Returns the tables that one seed's measurements allow, for the record."""
     return [
         {"kind": "text", "path": f"{name}.md", "title": f"{name}: {title}"}
         for name, needs, title, _ in TABLES
@@ -158,21 +123,24 @@ def artefacts_of(seed: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def write_all(seeds: Seeds, origin: str, out: Path) -> None:
-    """Writes the tables that the measurements allow.
+    """Writes the tables that the measurements allow, as CSV and Markdown.
 
     Args:
       seeds: analysis.json of each seed.
       origin: line under each table: seeds, commit, data checksum, preset, epochs.
+      out: folder to write to.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    recalled = [[name, f"{a:g} (recalled)", f"{b:g} (recalled)"] for name, a, b in RECALLED]
+    block = markdown_table(
+        ["model (paper, ImageNet, recalled, not re-run)", "top-1 error %", "top-5 error %"], recalled
+    )
     for name, needs, title, build in TABLES:
-        if not all(needs in seed for seed in seeds[:1]):
+        if needs not in seeds[0]:
             continue
-        rows = build([seed for seed in seeds if needs in seed])
+        head, *body = build([seed for seed in seeds if needs in seed])
         text = io.StringIO()
-        csv.writer(text).writerows(rows)
+        csv.writer(text).writerows([head, *body])
+        out.mkdir(parents=True, exist_ok=True)
         write_bytes(out / f"{name}.csv", text.getvalue().encode())
-        body = f"# {name}: {title}\n\n{markdown(rows)}\n\n{origin}\n"
-        if name == "T3":
-            body += f"\n{recalled_block()}\n"
-        write_bytes(out / f"{name}.md", body.encode())
+        page = f"# {name}: {title}\n\n{markdown_table(head, body)}\n\n{origin}\n"
+        write_bytes(out / f"{name}.md", (page + (f"\n{block}\n" if name == "T3" else "")).encode())

@@ -12,13 +12,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hierarchy_cnn_torch.flags import parse_numbers
+from hierarchy_cnn_torch.flags import as_user_error, parse_numbers
 from reproduction.runtime.arrays import read_npy, read_npz
 from reproduction.runtime.flags import Parser, flag, run_main
 from reproduction.runtime.run_folder import UserError, shown
+
+if TYPE_CHECKING:
+    from hierarchy_cnn_torch.viewer.view import View
 
 LARGEST_RESPONSE = 1e100  # squares and sums of larger numbers overflow
 
@@ -94,21 +98,13 @@ def probabilities_of(scores: np.ndarray) -> np.ndarray:
     return softmax(scores)
 
 
-def default_sizes(num_classes: int) -> list[int]:
-    """Groups per level where nobody asked: 2, about the middle, about one group in five classes."""
-    if num_classes < 5:
-        return [2] if num_classes > 2 else []
-    if num_classes <= 20:
-        return sorted({2, max(3, num_classes // 2 - 1)})
-    return sorted({2, round(2 * (num_classes / 10) ** 0.5), round(num_classes / 5)})
-
-
-def from_files(args: argparse.Namespace) -> object:
+def from_files(args: argparse.Namespace) -> View:
     """The view of files of one's own."""
-    from hierarchy_cnn_torch.method import similarity, trees
+    from hierarchy_cnn_torch.data.tree_files import load_tree
+    from hierarchy_cnn_torch.method import similarity
     from hierarchy_cnn_torch.method.responses import class_correlation
     from hierarchy_cnn_torch.viewer.other_runs import derived_tree
-    from hierarchy_cnn_torch.viewer.view import Layer, View, samples_of
+    from hierarchy_cnn_torch.viewer.view import Epoch, Layer, View, samples_of
 
     if not (args.confusion or args.scores):
         raise UserError("give --run, or --confusion and --names, or --scores and --names")
@@ -120,7 +116,8 @@ def from_files(args: argparse.Namespace) -> object:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--names: {args.names}: not readable ({error})") from None
     scores = read_npz(args.scores, hint="--scores takes an .npz file") if args.scores else None
-    probabilities = labels = None
+    probabilities: Any = None  # of --scores, as are the labels
+    labels: Any = None
     if scores is not None:
         if not {"scores", "labels"} <= scores.keys():
             raise UserError(f"--scores: {args.scores}: holds {sorted(scores)}, needs scores and labels")
@@ -137,30 +134,34 @@ def from_files(args: argparse.Namespace) -> object:
         stack = _stack(_array(args.confusion, "--confusion"), "--confusion")
     else:
         stack = similarity.confusion_matrix(labels, probabilities.argmax(1), len(names))[None]
-    stack = [similarity.check_confusion(counts, names) for counts in stack]
-    distance = similarity.profile_distance(stack[-1])
+    with as_user_error():
+        matrices = [similarity.check_confusion(counts, names) for counts in stack]
+    distance = similarity.profile_distance(matrices[-1])
     if scores is not None:
         distance = similarity.score_distance(scores["scores"])
         counts = similarity.confusion_matrix(labels, probabilities.argmax(1), len(names))
-        if (counts != stack[-1]).any():
+        if (counts != matrices[-1]).any():
             raise UserError("--scores: their predictions do not give the counts of --confusion (its last epoch)")
     if args.tree:
-        tree = trees.load_tree(args.tree, names)
+        tree = load_tree(args.tree, names)
     else:
         asked = parse_numbers("--levels", args.levels)
-        tree = derived_tree(distance, names, asked, default_sizes(len(names)))
+        tree = derived_tree(distance, names, asked, similarity.default_sizes(len(names)))
     label = lambda at, count: f"epoch {at + 1}" if count > 1 else "last"  # noqa: E731
-    runs = [(Path(args.confusion or args.scores).stem, [(label(i, len(stack)), c) for i, c in enumerate(stack)])]
+    runs = [(Path(args.confusion or args.scores).stem, [(label(i, len(matrices)), c) for i, c in enumerate(matrices)])]
     if args.compare:
         other = _stack(_array(args.compare, "--compare"), "--compare")
-        pairs = [(label(i, len(other)), similarity.check_confusion(c, names)) for i, c in enumerate(other)]
+        with as_user_error():
+            pairs = [(label(i, len(other)), similarity.check_confusion(c, names)) for i, c in enumerate(other)]
         runs.append((Path(args.compare).stem, pairs))
     layers = []
     for name, values in (
         read_npz(args.responses, hint="--responses takes an .npz file") if args.responses else {}
     ).items():
         stack_r = _responses(name, values, len(names))
-        epochs = [(label(i, len(stack_r)), r, class_correlation(r), float("nan")) for i, r in enumerate(stack_r)]
+        epochs: list[Epoch] = [
+            (label(i, len(stack_r)), r, class_correlation(r), float("nan")) for i, r in enumerate(stack_r)
+        ]
         layers.append(Layer(name, epochs))
     images = _images(args.images) if args.images else None
     samples = None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from hierarchy_cnn_torch.data.tree_files import leaf_names
+from hierarchy_cnn_torch.flags import Config
 from hierarchy_cnn_torch.method import similarity, trees
 from hierarchy_cnn_torch.method.responses import class_correlation
-from hierarchy_cnn_torch.viewer.view import Layer, View, samples_of, softmax
+from hierarchy_cnn_torch.report.measure import flat_config, npz, study_tree
+from hierarchy_cnn_torch.viewer.view import Epoch, Layer, View, samples_of, softmax
 from reproduction.runtime import run_data
 from reproduction.runtime.run_folder import UserError, read_json, shown, together
 
@@ -29,18 +31,16 @@ def view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: st
 
 
 def _view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: str | None) -> View:
-    from hierarchy_cnn_torch.report.measure import flat_config, npz, study_tree
-
     flat = flat_config(seed_folder)
     saved = npz(seed_folder / "A0" / "predictions.npz")
     names = _names(seed_folder)
     tree, kind = study_tree(seed_folder, flat, names)
     distance = similarity.score_distance(saved["val_logits"])
-    runs = [("A0", _epochs(seed_folder / "A0", saved, len(names), npz))]
+    runs = [("A0", _epochs(seed_folder / "A0", saved, len(names)))]
     if compare and (seed_folder / compare / "DONE").exists():
         other = npz(seed_folder / compare / "predictions.npz")
-        runs.append((compare, _epochs(seed_folder / compare, other, len(names), npz)))
-    layers, keep = _layers(seed_folder, trees.levels_of(tree), npz)
+        runs.append((compare, _epochs(seed_folder / compare, other, len(names))))
+    layers, keep = _layers(seed_folder, trees.levels_of(tree))
     probabilities = softmax(saved["test_logits"])
     images = _test_images(seed_folder / "A0", flat, data_dir)
     if images is not None and len(images) != len(probabilities):
@@ -56,22 +56,22 @@ def _view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: s
     )
     accuracy = float((probabilities.argmax(1) == saved["test_labels"]).mean())
     about = (
-        f"{flat['dataset']}, {flat['preset']} network, seed {flat['seed']}, {flat['epochs']} epochs, top-1 accuracy "
+        f"{flat.dataset}, {flat.preset} network, seed {flat.seed}, {flat.epochs} epochs, top-1 accuracy "
         f"{100 * accuracy:.2f} %. Tree: {kind}. Epoch 'end' is measured on the whole test set, the epochs before it on "
         f"the images of the learning curve."
     )
-    return View(title or f"{flat['dataset']}, seed {flat['seed']}", names, tree, distance, runs, layers, samples, about)
+    return View(title or f"{flat.dataset}, seed {flat.seed}", names, tree, distance, runs, layers, samples, about)
 
 
 def _names(seed_folder: Path) -> list[str]:
     analysed = seed_folder / "analysis" / "analysis.json"
     if analysed.exists():
         return list(read_json(analysed, "names")["names"])
-    found = trees.leaf_names(seed_folder / "A0" / "tree.json")
+    found = leaf_names(seed_folder / "A0" / "tree.json")
     return [found[i] for i in range(len(found))]
 
 
-def _epochs(folder: Path, saved: Mapping[str, np.ndarray], size: int, npz: Any) -> list[tuple[str, np.ndarray]]:
+def _epochs(folder: Path, saved: Mapping[str, np.ndarray], size: int) -> list[tuple[str, np.ndarray]]:
     curves = npz(folder / "curves.npz")
     labels = saved["test_labels"][curves["curve_index"]]
     epochs = [
@@ -81,7 +81,7 @@ def _epochs(folder: Path, saved: Mapping[str, np.ndarray], size: int, npz: Any) 
     return [*epochs, ("end", last)]
 
 
-def _layers(seed_folder: Path, levels: list[np.ndarray], npz: Any) -> tuple[list[Layer], list[int]]:
+def _layers(seed_folder: Path, levels: list[np.ndarray]) -> tuple[list[Layer], list[int]]:
     path = seed_folder / "analysis" / "profiles.npz"
     analysed = seed_folder / "analysis" / "analysis.json"
     if not path.exists() or not analysed.exists():
@@ -92,7 +92,7 @@ def _layers(seed_folder: Path, levels: list[np.ndarray], npz: Any) -> tuple[list
     found = read_json(analysed, "mantel", "selectivity")
     layers, keep = [], set()
     for name, per_epoch in found["mantel"].items():
-        epochs = []
+        epochs: list[Epoch] = []
         for epoch, statistic in sorted(per_epoch.items(), key=lambda item: int(item[0])):
             profile = arrays[f"{name}/{epoch}"]
             rho = float("nan") if statistic["rho"] is None else float(statistic["rho"])
@@ -105,14 +105,14 @@ def _layers(seed_folder: Path, levels: list[np.ndarray], npz: Any) -> tuple[list
     return layers, sorted(keep)
 
 
-def _test_images(folder: Path, flat: Mapping[str, Any], data_dir: str | None) -> np.ndarray | None:
+def _test_images(folder: Path, flat: Config, data_dir: str | None) -> np.ndarray | None:
     import datasets
 
-    place = data_dir or flat["data_dir"]
-    size = flat["image_size"] if flat["dataset"].startswith("folder:") else 32
+    place = data_dir or flat.data_dir
+    size = flat.image_size if flat.dataset.startswith("folder:") else 32
     try:
-        data = datasets.load(flat["dataset"], place, flat["accept_unverified"], size=size)
+        data = datasets.load(flat.dataset, place, flat.accept_unverified, size=size)
     except datasets.DatasetError as error:
-        raise UserError(f"viewer: the images of {flat['dataset']} are missing ({error})") from None
+        raise UserError(f"viewer: the images of {flat.dataset} are missing ({error})") from None
     run_data.check_data(folder, data.digests, "train.py --overwrite writes it anew")
     return data.test_images

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import datasets
+from hierarchy_cnn_torch.flags import as_user_error
 from hierarchy_cnn_torch.method import similarity, trees
 from hierarchy_cnn_torch.viewer.view import View, samples_of, softmax
 from reproduction.runtime.arrays import read_npy
@@ -59,7 +60,8 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
             tables = []
         if not tables:
             raise UserError(f"{shown(evaluation)}: holds no confusions of named classes; it is damaged or another file")
-        epochs = [(label, similarity.check_confusion(counts, names)) for label, counts in tables]
+        with as_user_error():
+            epochs = [(label, similarity.check_confusion(counts, names)) for label, counts in tables]
         distance = similarity.profile_distance(epochs[-1][1])
         return View(name, names, derived_tree(distance, names, asked, [2, 4]), distance, [("run", epochs)])
     raise UserError(
@@ -75,7 +77,8 @@ def derived_tree(distance: np.ndarray, names: list[str], asked: list[int], defau
       UserError: levels were asked for and there is none; a line on stderr where only some are lacking.
     """
     sizes = asked or default
-    levels = similarity.cut(similarity.dendrogram(distance), sizes) if sizes else []
+    with as_user_error():
+        levels = similarity.cut(similarity.dendrogram(distance), sizes) if sizes else []
     message = similarity.lacking(levels, asked)
     if message and not levels:
         raise UserError(f"{message}; leave --levels out, or give --tree")

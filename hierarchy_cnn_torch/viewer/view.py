@@ -17,6 +17,8 @@ from hierarchy_cnn_torch.viewer import pack
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
 PER_SPRITE, ACROSS = 1000, 40
+# label, class responses float [K, M] or None, class correlation float [K, K] or None, rho or NaN
+Epoch = tuple[str, np.ndarray | None, np.ndarray | None, float]
 NO_THUMB = 0xFFFFFFFF
 EXEMPLARS = 5
 
@@ -27,14 +29,14 @@ class Layer:
 
     Attributes:
       name: shown.
-      epochs: (label, class responses float [K, M] or None, class correlation float [K, K] or None, rho or NaN).
+      epochs: oldest first.
       top: image ids of each channel's strongest images, int [25, M], or None.
       simg: best group's sample selectivity per level and channel, float [L, M] in [0, 1], or None.
       null: 95 % point of the best channel by chance, one number per level, or None.
     """
 
     name: str
-    epochs: list[tuple[str, np.ndarray | None, np.ndarray | None, float]]
+    epochs: list[Epoch]
     top: np.ndarray | None = None
     simg: np.ndarray | None = None
     null: list[float] | None = None

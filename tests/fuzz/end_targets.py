@@ -98,7 +98,7 @@ def summary_of(damaged: str) -> Callable[[Path], None]:
             open(os.devnull, "w", errors="backslashreplace", encoding="utf-8") as nowhere,
             contextlib.redirect_stdout(nowhere),
         ):
-            summary.summarise(path.parent, {})
+            summary.summarise(path.parent)
 
     return read
 
@@ -132,22 +132,18 @@ def evaluated(path: Path) -> None:
     """train.py --eval of the hierarchy networks."""
     import torch
 
-    from hierarchy_cnn_torch import train
-    from hierarchy_cnn_torch.data import images
+    from hierarchy_cnn_torch import flags
+    from hierarchy_cnn_torch.training.evaluate import evaluate_checkpoint
     from reproduction.runtime.torch_runtime import World
 
-    data = SimpleNamespace(
+    data: Any = SimpleNamespace(
         images=np.zeros((1, 32, 32, 1), np.uint8), names=NAMES, test_images=np.zeros((4, 32, 32, 1), np.uint8),
         test_labels=np.arange(4), mean=torch.zeros(1), sd=torch.ones(1),
     )  # fmt: skip
-    config = {"eval": str(path), "trunk": "alexnet32", "preset": "mini", "dataset": "x", "bn": False, "amp": None,
-              "image_size": 32, "channels_last": False}  # fmt: skip
-    with (
-        mock.patch.object(images, "load", lambda _: data),
-        open(os.devnull, "w", encoding="utf-8") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-    ):
-        train.evaluate(config, World(0, 1, torch.device("cpu")))
+    words = ["--preset", "mini", "--image-size", "32", "--eval", str(path)]
+    config = flags.resolve_train(flags.train_parser().parse_args(words))
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        evaluate_checkpoint(config, data, World(0, 1, torch.device("cpu")))
 
 
 MAKER = {"imagenet-train.json": "1", "imagenet-val.json": "2"}

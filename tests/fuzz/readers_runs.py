@@ -138,9 +138,10 @@ def artefact(path: Path) -> None:
 
 def tree(path: Path) -> None:
     """A tree that somebody edited."""
+    from hierarchy_cnn_torch.data.tree_files import load_tree
     from hierarchy_cnn_torch.method import trees
 
-    found = trees.load_tree(path, NAMES)
+    found = load_tree(path, NAMES)
     for level in trees.levels_of(found):
         assert level.shape == (len(NAMES),)
 
@@ -182,7 +183,7 @@ def other_run(path: Path) -> None:
 
 def responses(path: Path) -> None:
     """What the response file says of itself; the matrix beside it is whole."""
-    from hierarchy_cnn_torch.method.responses import open_responses
+    from hierarchy_cnn_torch.report.response_file import open_responses
 
     (path.parent / "r.f16").write_bytes(np.zeros((4, 3), np.float16).tobytes())
     data, scale = open_responses(path.with_suffix(""))
@@ -251,7 +252,6 @@ def _parsers() -> dict[str, Callable[[list[str]], Any]]:
     """Every script's command line, by a short name."""
     from class2str_tf import flags as c2s
     from finegrained_torch import flags as fgl
-    from hierarchy_cnn_torch import analyze
     from hierarchy_cnn_torch import flags as hcn
     from reproduction.launch.sweep import parser as sweep
     from reproduction.runtime.flags import finish_parsing
@@ -268,7 +268,7 @@ def _parsers() -> dict[str, Callable[[list[str]], Any]]:
         "main": fgl.parse_main,
         "triplet": lambda words: base_config.parse(base_config.training_parser(), words),
         "train": lambda words: finish_parsing(hcn.train_parser(), hcn.resolve_train, words),
-        "analyze": lambda words: finish_parsing(analyze.parser(), analyze.resolve, words),
+        "analyze": lambda words: finish_parsing(hcn.analyze_parser(), hcn.resolve_analyze, words),
         "sweep": lambda words: sweep().parse_args(words),
     }
 

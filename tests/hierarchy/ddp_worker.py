@@ -9,18 +9,16 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from hierarchy_cnn_torch import flags  # noqa: E402
 from hierarchy_cnn_torch.data.images import Data  # noqa: E402
 from hierarchy_cnn_torch.method.branches import Branches  # noqa: E402
 from hierarchy_cnn_torch.networks import alexnet  # noqa: E402
-from hierarchy_cnn_torch.training import loop  # noqa: E402
+from hierarchy_cnn_torch.training import evaluate, loop  # noqa: E402
 from reproduction.runtime import torch_runtime as runtime  # noqa: E402
 from reproduction.runtime.run_folder import stop_signals  # noqa: E402
 
-CONFIG = {
-    "arm": "A1", "seed": 3, "batch": 16, "lr": 0.02, "epochs": 2, "max_steps": 0, "channels_last": False,
-    "compile": False, "amp": None, "keep_epochs": "none", "schedule": "joint", "lambda": 0.3, "bt_switch": "",
-    "augment": "crop_flip", "image_size": 32, "checkpoint_steps": 0, "folds": 0, "curve_images": 0,
-}  # fmt: skip
+WORDS = "--stage aware --seed 3 --batch 16 --lr 0.02 --epochs 2 --keep-epochs none --lambda 0.3 --augment crop_flip"
+CONFIG = flags.resolve_train(flags.train_parser().parse_args([*WORDS.split(), "--device", "cpu"]))
 BRANCHES = Branches(("conv2", "conv3"), (np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2])))
 TRAIN = np.arange(57)  # batches of 16, 16, 16 and 9, so that the halves of the last are unequal
 
@@ -43,15 +41,15 @@ def make_network():
 
 
 if __name__ == "__main__":
-    loop.EVAL_BATCH = 7  # so that both processes evaluate
+    evaluate.EVAL_BATCH = 7  # so that both processes evaluate
     runtime.start(0, threads=1)
     with runtime.open_world("cpu") as world, stop_signals() as stop:
         folder = Path(sys.argv[2])
         folder.mkdir(parents=True, exist_ok=True)
         network = make_network()
-        p = loop.run(CONFIG, network, make_data(), BRANCHES, world, stop, folder)
+        training = loop.run(CONFIG, network, make_data(), BRANCHES, world, stop, folder)
         data = make_data()
-        scores, _ = loop.scores_of(network, data.test_images, data, CONFIG, world)
+        scores, _ = evaluate.scores_of(network, data.test_images, data, CONFIG, world)
         if world.rank == 0:
-            rows = [{k: float(row[k]) for k in ("train/loss", "val/accuracy")} for row in p["history"]]
+            rows = [{k: float(row[k]) for k in ("train/loss", "val/accuracy")} for row in training.history]
             torch.save({"weights": network.state_dict(), "history": rows, "scores": scores}, sys.argv[1])

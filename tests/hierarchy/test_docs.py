@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from hierarchy_cnn_torch import analyze, deviations, flags, reproduce
+from hierarchy_cnn_torch import deviations, flags, reproduce
 from hierarchy_cnn_torch.viewer import export
 from reproduction.launch.pipeline import Request
 from reproduction.runtime.run_folder import REPO_ROOT
@@ -15,7 +15,7 @@ README = (REPO_ROOT / "hierarchy_cnn_torch" / "README.md").read_text()
 LEDGER = (REPO_ROOT / "docs" / "deviations" / "hierarchy.md").read_text()
 PARSERS = {
     "train.py": flags.train_parser,
-    "analyze.py": analyze.parser,
+    "analyze.py": flags.analyze_parser,
     "hierarchy_cnn_torch.viewer.export": export.parser,
 }
 
@@ -45,7 +45,7 @@ def test_every_profiles_commands_parse(profile, monkeypatch):
     runs = [command.flags for command in commands if command.script.endswith("train.py")]
     for command in commands:
         if command.script.endswith("analyze.py"):
-            analyze.resolve(analyze.parser().parse_args(list(command.flags)))
+            flags.resolve_analyze(flags.analyze_parser().parse_args(list(command.flags)))
     for words in runs:
         flags.resolve_train(flags.train_parser().parse_args(list(words)))
     assert len([words for words in runs if "--arm" in words]) == 18

@@ -92,9 +92,9 @@ def test_arms_fit_what_they_should():
     assert losses.branches_of("A5", LEVELS, [], 0).taps == losses.branches_of("A0", LEVELS, [], 0).taps == ()
     chosen = losses.branches_of("A1", LEVELS, flags.parse_taps("conv5:10,conv1:2"), 0)
     assert chosen.outputs() == {"conv1": 2, "conv5": 10}
-    with pytest.raises(UserError, match=r"levels of \[2, 4, 10\] groups"):
+    with pytest.raises(ValueError, match=r"levels of \[2, 4, 10\] groups"):
         losses.branches_of("A1", LEVELS, [("conv2", 3)], 0)
-    with pytest.raises(UserError, match="no level between"):
+    with pytest.raises(ValueError, match="no level between"):
         losses.branches_of("A1", [], [], 0)
 
 
@@ -124,7 +124,7 @@ def test_bt_is_b_cnns_schedule_at_its_switch_epochs():
     for branches in (1, 2, 3):
         assert all(sum(row) == pytest.approx(1) for row in losses.bt_phases(branches))
         assert len(losses.bt_switches(branches, 60)) == branches + 1
-    with pytest.raises(UserError, match="3 ascending epochs"):
+    with pytest.raises(ValueError, match="3 ascending epochs"):
         losses.bt_switches(2, 60, [8, 18])
 
 
@@ -163,7 +163,8 @@ def test_preparing_pads_and_normalises():
 
 
 def test_learning_rate_drops_twice():
-    config = {"epochs": 20, "lr": 1.0}
+    words = ["--epochs", "20", "--lr", "1"]
+    config = flags.resolve_train(flags.train_parser().parse_args(words))
     rates = [loop.learning_rate(config, epoch) for epoch in range(20)]
     assert rates[:12] == [1.0] * 12 and rates[12:17] == [0.1] * 5 and rates[17:] == pytest.approx([0.01] * 3)
 

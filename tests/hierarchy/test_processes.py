@@ -10,7 +10,7 @@ import torch
 
 from hierarchy_cnn_torch.data import images
 from hierarchy_cnn_torch.method import branches as losses
-from hierarchy_cnn_torch.training import loop
+from hierarchy_cnn_torch.training import evaluate, loop
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.torch_runtime import World
 
@@ -25,7 +25,7 @@ def reference(parts: int):
     The running statistics are those of the first share, as process 0 writes them down.
     """
     data, network, config = worker.make_data(), worker.make_network(), worker.CONFIG
-    optimizer = torch.optim.SGD(network.parameters(), config["lr"], 0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(network.parameters(), config.lr, 0.9, weight_decay=5e-4)
     maps = [torch.from_numpy(table) for table in worker.BRANCHES.labels]
     pixels, labels = torch.from_numpy(data.images[:57]), torch.from_numpy(data.labels[:57])
     history = []
@@ -49,10 +49,10 @@ def reference(parts: int):
                     for name, value in network.named_buffers():
                         value.copy_(kept[name])
             optimizer.step()
-        val, _ = loop.scores_of(network, data.images[data.val], data, config, ALONE)
+        val, _ = evaluate.scores_of(network, data.images[data.val], data, config, ALONE)
         right = (val.argmax(1).numpy() == data.labels[data.val]).mean()
         history.append({"train/loss": total / 57, "val/accuracy": float(right)})
-    scores, _ = loop.scores_of(network, data.test_images, data, config, ALONE)
+    scores, _ = evaluate.scores_of(network, data.test_images, data, config, ALONE)
     return network.state_dict(), history, scores
 
 

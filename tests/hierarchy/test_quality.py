@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hierarchy_cnn_torch.data import label_noise
 from hierarchy_cnn_torch.method import label_quality
 
 LEVEL = np.arange(12) // 3
@@ -19,20 +20,20 @@ def made_up_predictions(labels, level, rng, confusion=0.9):
 
 def test_planted_flips_are_half_near_half_far_and_never_the_old_label():
     labels = np.random.default_rng(0).integers(0, 12, 5000)
-    noisy, kind = label_quality.plant_noise(labels, LEVEL, 0.02, 1)
+    noisy, kind = label_noise.plant_noise(labels, LEVEL, 0.02, 1)
     assert (kind == 1).sum() == (kind == 2).sum() == 50
     assert ((noisy != labels) == (kind > 0)).all()
     assert (LEVEL[noisy[kind == 1]] == LEVEL[labels[kind == 1]]).all()
     assert (LEVEL[noisy[kind == 2]] != LEVEL[labels[kind == 2]]).all()
-    again = label_quality.plant_noise(labels, LEVEL, 0.02, 1)
+    again = label_noise.plant_noise(labels, LEVEL, 0.02, 1)
     assert (again[0] == noisy).all()
     allowed = labels != 3
-    assert not label_quality.plant_noise(labels, LEVEL, 0.02, 1, allowed)[1][labels == 3].any()
+    assert not label_noise.plant_noise(labels, LEVEL, 0.02, 1, allowed)[1][labels == 3].any()
 
 
 def test_classes_alone_in_their_group_only_get_far_flips():
     labels = np.zeros(100, int)
-    _, kind = label_quality.plant_noise(labels, np.array([0, 1, 1]), 0.1, 0)
+    _, kind = label_noise.plant_noise(labels, np.array([0, 1, 1]), 0.1, 0)
     assert (kind == 1).sum() == 0
 
 
@@ -40,7 +41,7 @@ def test_far_flips_are_easier_than_near_ones_and_both_beat_chance():
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 12, 6000)
     probabilities = made_up_predictions(labels, LEVEL, rng)
-    noisy, kind = label_quality.plant_noise(labels, LEVEL, 0.02, 3)
+    noisy, kind = label_noise.plant_noise(labels, LEVEL, 0.02, 3)
     scores = label_quality.label_scores(probabilities, noisy, [LEVEL])
     found = label_quality.retrieval(scores["s2"], kind)
     assert found["auroc_far"] > found["auroc_near"] > 0.8 and found["auroc_near"] < 1
@@ -72,7 +73,7 @@ def test_retrieval_of_a_perfect_and_a_useless_score():
 def test_a_split_class_is_the_first_redundant_pair():
     rng = np.random.default_rng(5)
     labels = np.repeat(np.arange(12), 100)
-    split = label_quality.split_class(labels, 7, 12, 0)
+    split = label_noise.split_class(labels, 7, 12, 0)
     assert (split == 12).sum() == 50 and ((split == 12) <= (labels == 7)).all()
     probabilities = made_up_predictions(labels, LEVEL, rng)
     wide = np.concatenate([probabilities, np.zeros((len(labels), 1))], 1)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hierarchy_cnn_torch.method import responses
+from hierarchy_cnn_torch.report import response_file
 
 
 def batches_of(values, labels, size=64):
@@ -16,26 +17,26 @@ def batches_of(values, labels, size=64):
 def test_streamed_sums_and_top_images_equal_one_shot(tmp_path):
     rng = np.random.default_rng(0)
     values, labels = rng.random((1300, 9)).astype(np.float32) * 7, rng.integers(0, 5, 1300)
-    sums, tops = responses.stream(batches_of(values, labels), 1300, 5, tmp_path)["a"]
+    sums, tops = response_file.stream(batches_of(values, labels), 1300, 5, tmp_path)["a"]
     for k in range(5):
         assert sums.mean()[k] == pytest.approx(values[labels == k].mean(0, dtype=float))
         assert sums.sd()[k] == pytest.approx(values[labels == k].std(0, dtype=float))
     assert (tops.images == np.argsort(-values, axis=0, kind="stable")[:25]).all()
-    stored, scale = responses.open_responses(tmp_path / "a")
+    stored, scale = response_file.open_responses(tmp_path / "a")
     assert np.allclose(stored.astype(np.float32) * scale, values, rtol=1e-3, atol=1e-4)
 
 
 def test_large_responses_do_not_overflow_float16(tmp_path):
     values = np.full((40, 2), 3e6, np.float32)
     values[:, 1] = 0
-    responses.stream(batches_of(values, np.zeros(40, int), 16), 40, 1, tmp_path)
-    stored, scale = responses.open_responses(tmp_path / "a")
+    response_file.stream(batches_of(values, np.zeros(40, int), 16), 40, 1, tmp_path)
+    stored, scale = response_file.open_responses(tmp_path / "a")
     assert np.isfinite(stored).all() and np.allclose(stored[:, 0].astype(float) * scale[0], 3e6, rtol=1e-3)
 
 
 def test_missing_rows_are_noticed(tmp_path):
     with pytest.raises(ValueError, match="40 of 50 rows"):
-        responses.stream(batches_of(np.ones((40, 2), np.float32), np.zeros(40, int)[:40], 40), 50, 1, tmp_path)
+        response_file.stream(batches_of(np.ones((40, 2), np.float32), np.zeros(40, int)[:40], 40), 50, 1, tmp_path)
 
 
 def test_aggregates():
@@ -76,7 +77,8 @@ def test_streaming_holds_no_image_by_channel_matrix(tmp_path):
 
     code = f"""
 import numpy as np, pathlib, re
-from hierarchy_cnn_torch.method import responses, selectivity
+from hierarchy_cnn_torch.method import selectivity
+from hierarchy_cnn_torch.report import response_file
 def anon():
     return int(re.search(r"RssAnon:\\s+(\\d+)", open("/proc/self/status").read()).group(1))
 def batches():
@@ -89,8 +91,8 @@ def watched():
     for batch in batches():
         yield batch
         peak = max(peak, anon())
-responses.stream(watched(), 12000, 10, pathlib.Path({str(tmp_path)!r}))
-data, _ = responses.open_responses(pathlib.Path({str(tmp_path)!r}) / "a")
+response_file.stream(watched(), 12000, 10, pathlib.Path({str(tmp_path)!r}))
+data, _ = response_file.open_responses(pathlib.Path({str(tmp_path)!r}) / "a")
 selectivity.sample_selectivity(data, np.arange(12000) % 10 < 3)
 print(max(peak, anon()) - before)
 """

@@ -1,5 +1,7 @@
 """An arm that is cut off at the end of an epoch goes on to the figures and the best weights of an undisturbed one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -19,26 +21,27 @@ class Killed(Exception):
 def arm(folder, max_steps):
     """History, metrics.jsonl, last and best weights of one start of the arm."""
     folder.mkdir(exist_ok=True)
-    network, config = worker.make_network(), {**worker.CONFIG, "checkpoint_steps": 1, "max_steps": max_steps}
-    p = loop.run(config, network, worker.make_data(), worker.BRANCHES, ALONE, Stop(), folder)
+    network, config = worker.make_network(), replace(worker.CONFIG, checkpoint_steps=1, max_steps=max_steps)
+    training = loop.run(config, network, worker.make_data(), worker.BRANCHES, ALONE, Stop(), folder)
     best = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
-    return p["history"], read_metrics(folder), network.state_dict(), best
+    return training.history, read_metrics(folder), network.state_dict(), best
 
 
 @pytest.mark.parametrize("max_steps", [0, 6])
-@pytest.mark.parametrize("name", ["close_epoch", "keep_best", "save"])
+@pytest.mark.parametrize("name", ["evaluate_epoch", "keep_best", "save"])
 def test_a_kill_around_the_end_of_an_epoch(tmp_path, monkeypatch, name, max_steps):
     calm = arm(tmp_path / "calm", max_steps)
-    ends, whole = [0], getattr(loop, name)
+    place = loop.Training if name == "save" else loop
+    ends, whole = [0], getattr(place, name)
 
     def killed_once(*args):
         ends[0] += 1
         # of the last epoch's end; of the first best weights; of the state that closes an epoch
-        if ends[0] == {"close_epoch": 2, "keep_best": 1, "save": 4}[name]:
+        if ends[0] == {"evaluate_epoch": 2, "keep_best": 1, "save": 4}[name]:
             raise Killed
         return whole(*args)
 
-    monkeypatch.setattr(loop, name, killed_once)
+    monkeypatch.setattr(place, name, killed_once)
     with pytest.raises(Killed):
         arm(tmp_path / "killed", max_steps)
     history, lines, weights, best = arm(tmp_path / "killed", max_steps)

@@ -219,14 +219,14 @@ def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file, monkeypat
     counts[arrays[f"{key}_row"], arrays[f"{key}_col"]] = arrays[f"{key}_n"]
     assert (counts == np.array([[((labels == i) & (predicted == j)).sum() for j in range(4)] for i in range(4)])).all()
     (out / "DONE").unlink()
-    config = finish_parsing(analyze.parser(), analyze.resolve, ["--run", str(flat.parent), *small])
+    config = finish_parsing(flags.analyze_parser(), flags.resolve_analyze, ["--run", str(flat.parent), *small])
     with monkeypatch.context() as patch:
         patch.setattr(plots, "f1_confusion", lambda *_: 1 / 0)
-        analyze.analyze_seed(dict(config))
+        analyze.analyze_seed(config)
     assert "the record is complete, but a picture" in capsys.readouterr().err
     assert json.loads((out / "record.json").read_text())["metrics"] == record["metrics"]
     assert (out / "DONE").exists() and not (out / "F1.png").exists()
-    analyze.analyze_seed(dict(config))
+    analyze.analyze_seed(config)
     assert (out / "F1.png").exists() and "undrawn" not in json.loads((out / "DONE").read_text())
     row = flat.parent.parent / "row"
     row.mkdir(exist_ok=True)
@@ -260,7 +260,7 @@ def test_analysis_of_damaged_files_is_one_line(flat, tmp_path, monkeypatch, part
         (tmp_path / "seed0" / part).write_bytes(content)
     monkeypatch.setattr("reproduction.runtime.torch_runtime.start", lambda *_: None)  # it sets up the whole process
     small = "--what confusion,arms --permutations 99 --bootstrap 20 --device cpu".split()
-    config = finish_parsing(analyze.parser(), analyze.resolve, ["--run", str(tmp_path / "seed0"), *small])
+    config = finish_parsing(flags.analyze_parser(), flags.resolve_analyze, ["--run", str(tmp_path / "seed0"), *small])
     with pytest.raises(UserError, match="seed0.*damaged"):
         analyze.analyze_seed(config)
 
@@ -276,7 +276,7 @@ def test_a_summary_of_a_table_without_layers_is_one_line(tmp_path):
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(content))
     with pytest.raises(UserError, match="damaged or do not fit each other .StopIteration"):
-        summary.summarise(tmp_path, {})
+        summary.summarise(tmp_path)
 
 
 @pytest.mark.parametrize("more", [["--held-out", "80"], ["--held-out", "500"], ["--subset", "4"]])

@@ -5,7 +5,6 @@ import pytest
 from scipy.cluster.hierarchy import fcluster
 
 from hierarchy_cnn_torch.method import similarity, statistics
-from reproduction.runtime.run_folder import UserError
 
 L100 = [np.arange(100) // 50, np.arange(100) // 5]
 
@@ -41,7 +40,7 @@ def test_confusion_counts_equal_a_loop():
     ],
 )
 def test_bad_confusion_matrices(counts, names, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         similarity.check_confusion(np.array(counts), names)
 
 
@@ -112,6 +111,6 @@ def test_inversions_are_refused_and_cuts_nest():
     for method in ("centroid", "median"):
         with pytest.raises(ValueError, match="inversions"):
             similarity.dendrogram(d, method)
-    with pytest.raises(UserError, match="2 to 99"):
+    with pytest.raises(ValueError, match="2 to 99"):
         similarity.cut(similarity.dendrogram(d), [100])
     assert [int(c.max()) + 1 for c in similarity.cut(similarity.dendrogram(d), [20, 2, 9, 9])] == [2, 9, 20]

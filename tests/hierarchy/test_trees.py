@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from hierarchy_cnn_torch.data import tree_files
 from hierarchy_cnn_torch.method import trees
 from reproduction.runtime.run_folder import UserError
 
@@ -12,7 +13,7 @@ CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def test_cifar10_tree_has_the_groups_of_the_specification():
-    levels = trees.levels_of(trees.official_tree("cifar10", CIFAR10))
+    levels = trees.levels_of(tree_files.official_tree("cifar10", CIFAR10))
     assert [int(level.max()) + 1 for level in levels] == [2, 7]
     groups = {frozenset(np.flatnonzero(levels[1] == g).tolist()) for g in range(7)}
     assert groups == {frozenset(g) for g in ([0], [8], [1, 9], [2], [6], [3, 5], [4, 7])}
@@ -20,7 +21,7 @@ def test_cifar10_tree_has_the_groups_of_the_specification():
 
 
 def test_cifar100_tree_is_2_9_20_and_follows_the_coarse_labels():
-    data = json.loads((trees.CONFIGS / "tree_cifar100.json").read_text())
+    data = json.loads((tree_files.CONFIGS / "tree_cifar100.json").read_text())
     names = {}
 
     def collect(node):
@@ -32,7 +33,7 @@ def test_cifar100_tree_is_2_9_20_and_follows_the_coarse_labels():
     collect(data)
     names = [names[i] for i in range(100)]
     assert names == sorted(names)  # CIFAR-100 lists its fine classes alphabetically
-    levels = trees.levels_of(trees.official_tree("cifar100", names))
+    levels = trees.levels_of(tree_files.official_tree("cifar100", names))
     assert [int(level.max()) + 1 for level in levels] == [2, 9, 20]
     assert (np.bincount(levels[2]) == 5).all()
     artefact = {names[c] for c in np.flatnonzero(levels[0] == levels[0][names.index("rocket")])}
@@ -41,17 +42,17 @@ def test_cifar100_tree_is_2_9_20_and_follows_the_coarse_labels():
 
 def test_fashion_tree_and_a_set_without_one():
     names = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
-    levels = trees.levels_of(trees.official_tree("fashion_mnist", names))
+    levels = trees.levels_of(tree_files.official_tree("fashion_mnist", names))
     assert [int(level.max()) + 1 for level in levels] == [2, 4]
     assert set(np.flatnonzero(levels[1] == levels[1][5])) == {5, 7, 9}
     with pytest.raises(UserError, match="no official tree.*derived"):
-        trees.official_tree("mnist5k", list("0123456789"))
+        tree_files.official_tree("mnist5k", list("0123456789"))
 
 
 def test_json_keeps_the_tree_and_accepts_edits(tmp_path):
-    tree = trees.official_tree("cifar10", CIFAR10)
-    trees.save_tree(tmp_path / "t.json", tree)
-    assert trees.load_tree(tmp_path / "t.json", CIFAR10) == tree
+    tree = tree_files.official_tree("cifar10", CIFAR10)
+    tree_files.save_tree(tmp_path / "t.json", tree)
+    assert tree_files.load_tree(tmp_path / "t.json", CIFAR10) == tree
     edited = {"name": "all", "children": [{"name": "a", "classes": [0, 1]}, {"name": "b", "children": [{"name": "z"}]}]}
     node = trees.from_json(edited, ["x", "y", "z"])
     assert [child.classes for child in node.children] == [(0, 1), (2,)]
@@ -77,12 +78,12 @@ def test_bad_trees_are_refused_in_one_line(data, message, tmp_path):
     path = tmp_path / "tree.json"
     path.write_text(json.dumps(data))
     with pytest.raises(UserError, match=message) as caught:
-        trees.load_tree(path, ["a", "b"])
+        tree_files.load_tree(path, ["a", "b"])
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
 
 def test_levels_that_do_not_nest_are_refused():
-    with pytest.raises(UserError, match="classes 1 and 2 share a group at level 2 but not at level 1"):
+    with pytest.raises(ValueError, match="classes 1 and 2 share a group at level 2 but not at level 1"):
         trees.check_levels([np.array([0, 0, 1, 1]), np.array([0, 1, 1, 2])])
 
 
@@ -100,7 +101,7 @@ def test_tree_of_levels_and_back():
 
 
 def test_lca_height_equals_a_walk_up_the_tree():
-    levels = trees.levels_of(trees.official_tree("cifar10", CIFAR10))
+    levels = trees.levels_of(tree_files.official_tree("cifar10", CIFAR10))
     height = trees.lca_height(levels, 10)
     for i in range(10):
         for j in range(10):
@@ -113,7 +114,7 @@ def test_lca_height_equals_a_walk_up_the_tree():
 
 
 def test_random_tree_keeps_sizes_and_nests():
-    levels = trees.levels_of(trees.official_tree("cifar10", CIFAR10))
+    levels = trees.levels_of(tree_files.official_tree("cifar10", CIFAR10))
     drawn = trees.random_levels(levels, 3)
     trees.check_levels(drawn)
     for a, b in zip(levels, drawn, strict=True):
@@ -123,9 +124,9 @@ def test_random_tree_keeps_sizes_and_nests():
 
 
 def test_choose_levels_names_what_there_is():
-    tree = trees.official_tree("cifar10", CIFAR10)
+    tree = tree_files.official_tree("cifar10", CIFAR10)
     assert [int(level.max()) + 1 for level in trees.choose_levels(tree, [7])] == [7]
-    with pytest.raises(UserError, match=r"levels of \[2, 7\] groups, not 3"):
+    with pytest.raises(ValueError, match=r"levels of \[2, 7\] groups, not 3"):
         trees.choose_levels(tree, [3])
 
 
@@ -143,5 +144,5 @@ def test_wordnet_paths_are_shortest_and_chains_collapse():
     }
     tree = trees.from_wordnet(parents, ["dog", "wolf", "car"], ["dog", "wolf", "car"])
     assert tree.name == "entity" and {child.name for child in tree.children} == {"animal", "car"}
-    with pytest.raises(UserError, match="no entry for n01"):
+    with pytest.raises(ValueError, match="no entry for n01"):
         trees.from_wordnet(parents, ["n01"], ["x"])

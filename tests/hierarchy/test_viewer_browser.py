@@ -13,13 +13,14 @@ L10 = [np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1]), np.array([0, 0, 1, 2, 3, 3, 3, 
 
 
 def make(folder, size, levels, shares, per_class, channels):
+    from hierarchy_cnn_torch.data import tree_files
     from hierarchy_cnn_torch.method import trees
     from hierarchy_cnn_torch.viewer import export
     from hierarchy_cnn_torch.viewer.view import write
 
     given = planted_files(folder, size, levels, shares, per_class, channels, images=size < 500)
     tree = trees.tree_of(levels, [f"class {i:03d}" for i in range(size)])
-    trees.save_tree(folder / "tree.json", tree)
+    tree_files.save_tree(folder / "tree.json", tree)
     words = export_arguments(folder, folder / "view.html", images=size < 500) + ["--tree", str(folder / "tree.json")]
     args = export.parser().parse_args(words)
     write(export.from_files(args), folder / "view.html")

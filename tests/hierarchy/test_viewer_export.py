@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from hierarchy_cnn_torch.data import tree_files
 from hierarchy_cnn_torch.method import seriation, similarity, trees
 from hierarchy_cnn_torch.viewer import export as export_module
 from hierarchy_cnn_torch.viewer import pack
@@ -79,7 +80,7 @@ def test_order_in_the_page_is_the_seriation(files, tmp_path):
     from hierarchy_cnn_torch.method.similarity import profile_distance
 
     tree = trees.tree_of(L10, [f"class {i:03d}" for i in range(10)])
-    trees.save_tree(tmp_path / "tree.json", tree)
+    tree_files.save_tree(tmp_path / "tree.json", tree)
     answer = export(
         "--confusion",
         folder / "m.npy",

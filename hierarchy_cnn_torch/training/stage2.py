@@ -1,0 +1,81 @@
+"""Stage 2: trains a hierarchy-aware network or one of its controls on the tree of stage 1, or on another tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from hierarchy_cnn_torch.data.images import Data
+from hierarchy_cnn_torch.data.tree_files import load_tree, named_tree
+from hierarchy_cnn_torch.flags import Config, as_user_error, parse_numbers, parse_taps
+from hierarchy_cnn_torch.method import trees
+from hierarchy_cnn_torch.method.branches import Branches, branches_of, loss_weights
+from hierarchy_cnn_torch.networks.alexnet import Network, parameters_of, trunk_of, widened
+from hierarchy_cnn_torch.training import evaluate, loop, record
+from hierarchy_cnn_torch.training.stage1 import describe
+from reproduction.runtime.run_folder import Run, Stop, UserError, shown
+from reproduction.runtime.torch_runtime import World
+
+
+def finished_stage_1(config: Config) -> Path:
+    """Returns the finished folder of stage 1.
+
+    Raises:
+      UserError: it is missing or not finished; the message holds the command that makes it.
+    """
+    folder = Path(config.flat_run or "")
+    if (folder / "DONE").exists():
+        return folder
+    raise UserError(
+        f"--stage aware needs a finished stage 1 in {shown(folder)}; run: python hierarchy_cnn_torch/train.py "
+        f"--stage flat --dataset {config.dataset} --preset {config.preset} --epochs {config.epochs} --batch "
+        f"{config.batch} --lr {config.lr:g} --seed {config.seed} --subset {config.subset} --held-out "
+        f"{config.held_out} --out {shown(folder)}"
+    )
+
+
+def train(config: Config, data: Data, run: Run, world: World, stop: Stop) -> None:
+    """Trains one of A1 to A5 from its flags to its record.
+
+    Args:
+      config: resolved flags.
+      data: images in their splits.
+      run: open run folder.
+      world: the processes that train together.
+      stop: set by SIGINT or SIGTERM.
+    Raises:
+      UserError: stage 1 is missing, or --levels, --taps or --bt-switch do not fit the tree.
+    """
+    levels, tree = levels_for(config, data.names)
+    trunk, channels, classes = trunk_of(config.trunk, config.preset), data.images.shape[3], len(data.names)
+    with as_user_error():
+        branches = branches_of("A1" if config.arm == "A5" else config.arm, levels, parse_taps(config.taps), config.seed)
+        if config.arm != "A5":
+            switches = parse_numbers("--bt-switch", config.bt_switch)
+            loss_weights(config.schedule, len(branches.taps), config.lambda_, 0, config.epochs, switches)
+    if config.arm == "A5":  # flat, with as many parameters as A1
+        aware = Network(trunk, channels, classes, branches.outputs(), config.bn)
+        trunk, branches = widened(trunk, channels, classes, parameters_of(aware)), Branches((), ())
+    network = Network(trunk, channels, classes, branches.outputs(), config.bn, config.seed).to(world.device)
+    describe(config, data, network, branches, world)
+    training = loop.run(config, network, data, branches, world, stop, run.folder)
+    splits = evaluate.evaluate_splits(network, data, config, world, training.history, run.folder)
+    if world.rank == 0:
+        record.write_record(config, run, network, data, branches, tree, training, splits)
+
+
+def levels_for(config: Config, names: list[str]) -> tuple[list[np.ndarray], trees.Node]:
+    """Returns the levels that the branches fit, coarsest first, and their tree.
+
+    Raises:
+      UserError: the tree is missing, or has no level of a size that --levels asks for.
+    """
+    if config.tree in ("derived", "random"):
+        tree = load_tree(finished_stage_1(config) / "tree.json", names)
+    else:
+        tree = named_tree(config.tree, config.dataset, names)
+    if config.tree == "random":
+        tree = trees.tree_of(trees.random_levels(trees.levels_of(tree), config.seed), names)
+    with as_user_error():
+        return trees.choose_levels(tree, parse_numbers("--levels", config.levels)), tree
