@@ -12,7 +12,7 @@ from torch import Tensor
 from hierarchy_cnn_torch import deviations
 from hierarchy_cnn_torch.data.images import Data
 from hierarchy_cnn_torch.data.tree_files import save_tree
-from hierarchy_cnn_torch.flags import Config
+from hierarchy_cnn_torch.flags import ARM_NAMES, Config
 from hierarchy_cnn_torch.method import trees
 from hierarchy_cnn_torch.method.branches import Branches, choose_betas, joined
 from hierarchy_cnn_torch.method.similarity import confusion_matrix
@@ -24,8 +24,20 @@ from reproduction.runtime.arrays import write_npz
 from reproduction.runtime.loop import Training
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, shown
+from reproduction.runtime.torch_runtime import World
 
 Metrics = dict[str, dict[str, float | None]]
+
+
+def describe(config: Config, data: Data, network: Network, branches: Branches, world: World) -> None:
+    """Prints what is going to be trained on what, once for all processes."""
+    if world.rank == 0:
+        print(
+            f"{config.dataset}: {len(data.train):,} training, {len(data.val):,} held-out, {len(data.test_labels):,} "
+            f"test images, {len(data.names)} classes; {config.arm} ({ARM_NAMES[config.arm]}), "
+            f"{parameters_of(network):,} parameters, branches {branches.outputs() or 'none'}; {world.device}",
+            flush=True,
+        )
 
 
 def write_fold(config: Config, run: Run, data: Data, training: Training, scores: Tensor, tree: trees.Node) -> None:

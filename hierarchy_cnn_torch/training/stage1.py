@@ -9,10 +9,10 @@ import torch
 
 from hierarchy_cnn_torch.data.images import Data
 from hierarchy_cnn_torch.data.tree_files import named_tree
-from hierarchy_cnn_torch.flags import ARM_NAMES, Config, as_user_error, parse_numbers
+from hierarchy_cnn_torch.flags import Config, as_user_error, parse_numbers
 from hierarchy_cnn_torch.method import similarity, trees
 from hierarchy_cnn_torch.method.branches import Branches
-from hierarchy_cnn_torch.networks.alexnet import Network, parameters_of, trunk_of
+from hierarchy_cnn_torch.networks.alexnet import Network, trunk_of
 from hierarchy_cnn_torch.training import evaluate, loop, record
 from reproduction.runtime.run_folder import Run, Stop
 from reproduction.runtime.torch_runtime import World
@@ -35,7 +35,7 @@ def train(config: Config, data: Data, run: Run, world: World, stop: Stop) -> Non
     branches = Branches((), ())
     trunk = trunk_of(config.trunk, config.preset)
     network = Network(trunk, data.images.shape[3], len(data.names), {}, config.bn, config.seed).to(world.device)
-    describe(config, data, network, branches, world)
+    record.describe(config, data, network, branches, world)
     training = loop.run(config, network, data, branches, world, stop, run.folder)
     if config.folds:
         scores, _ = evaluate.scores_of(network, data.images[data.val], data, config, world)
@@ -46,17 +46,6 @@ def train(config: Config, data: Data, run: Run, world: World, stop: Stop) -> Non
     if world.rank == 0:
         tree = derive_tree(config, network, data, splits.val.numpy(), world.device)
         record.write_record(config, run, network, data, branches, tree, training, splits)
-
-
-def describe(config: Config, data: Data, network: Network, branches: Branches, world: World) -> None:
-    """Prints what is going to be trained on what, once for all processes."""
-    if world.rank == 0:
-        print(
-            f"{config.dataset}: {len(data.train):,} training, {len(data.val):,} held-out, {len(data.test_labels):,} "
-            f"test images, {len(data.names)} classes; {config.arm} ({ARM_NAMES[config.arm]}), "
-            f"{parameters_of(network):,} parameters, branches {branches.outputs() or 'none'}; {world.device}",
-            flush=True,
-        )
 
 
 def derive_tree(config: Config, network: Network, data: Data, logits: np.ndarray, device: torch.device) -> trees.Node:

@@ -13,7 +13,6 @@ from hierarchy_cnn_torch.method import trees
 from hierarchy_cnn_torch.method.branches import Branches, branches_of, loss_weights
 from hierarchy_cnn_torch.networks.alexnet import Network, parameters_of, trunk_of, widened
 from hierarchy_cnn_torch.training import evaluate, loop, record
-from hierarchy_cnn_torch.training.stage1 import describe
 from reproduction.runtime.run_folder import Run, Stop, UserError, shown
 from reproduction.runtime.torch_runtime import World
 
@@ -58,7 +57,7 @@ def train(config: Config, data: Data, run: Run, world: World, stop: Stop) -> Non
         aware = Network(trunk, channels, classes, branches.outputs(), config.bn)
         trunk, branches = widened(trunk, channels, classes, parameters_of(aware)), Branches((), ())
     network = Network(trunk, channels, classes, branches.outputs(), config.bn, config.seed).to(world.device)
-    describe(config, data, network, branches, world)
+    record.describe(config, data, network, branches, world)
     training = loop.run(config, network, data, branches, world, stop, run.folder)
     splits = evaluate.evaluate_splits(network, data, config, world, training.history, run.folder)
     if world.rank == 0:
