@@ -14,7 +14,8 @@ import torch
 from benchmarks.measure import Measure, Pair, devices, interleave, loops, rate, rise, seconds
 from benchmarks.steps import flushed, synchronize
 from reproduction.runtime.run_folder import Stop
-from reproduction.runtime.torch_runtime import World, torchvision_ready
+from reproduction.runtime.torch_runtime import World
+from reproduction.runtime.torchvision_guard import torchvision_ready
 from subclass_torch import flags
 from subclass_torch.data import augment
 from subclass_torch.method import losses, neglect, partition

@@ -27,6 +27,7 @@ def train(config: flags.Config) -> None:
     """Trains, or evaluates a checkpoint with --eval."""
     from hierarchy_cnn_torch.data import images
     from reproduction.runtime import torch_runtime as runtime
+    from reproduction.runtime import torch_states
 
     runtime.start(config.seed, config.threads, config.deterministic)
     with runtime.open_world(config.device) as world:
@@ -55,7 +56,7 @@ def train(config: flags.Config) -> None:
                     run_data.check_data(Path(config.flat_run or ""), load().digests, hint)
                 return load().digests
 
-            if not runtime.decided(world, lambda: run_data.is_finished(run, seen, digests)):
+            if not torch_states.decided(world, lambda: run_data.is_finished(run, seen, digests)):
                 stage.train(config, load(), run, world, stop)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from finegrained_torch.flags import TRAINING_CHILD
-from reproduction.runtime.torch_runtime import derive, torchvision_ready
+from reproduction.runtime.torch_runtime import derive
+from reproduction.runtime.torchvision_guard import torchvision_ready
 
 if TRAINING_CHILD in os.environ:
     torch.set_flush_denormal(True)

@@ -111,7 +111,9 @@ class Setting:
         base = base / self.labels_kind
         return base / head if head else base if alpha is None else base / f"alpha_{alpha:g}"
 
-    def open(self, stage: str, folder: Path, inputs: Mapping[str, str], **more: Any) -> AbstractContextManager[Run]:
+    def open_stage(
+        self, stage: str, folder: Path, inputs: Mapping[str, str], **more: Any
+    ) -> AbstractContextManager[Run]:
         """Opens a stage's folder; a run of the same settings and inputs goes on or is finished, others are refused.
 
         Args:

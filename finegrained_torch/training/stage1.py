@@ -47,7 +47,7 @@ def train_coarse(setting: Setting) -> None:
         inputs["certain"] = file_hash(setting.tables / "uncertainty.npz")
     if control == "budget":
         inputs["base"] = best_weights(setting.out / FOLDERS["coarse"] / setting.name, "coarse")[1]
-    with setting.open("coarse", setting.folder("coarse"), inputs) as run:
+    with setting.open_stage("coarse", setting.folder("coarse"), inputs) as run:
         if run.done:
             run.say_done()
             return
@@ -69,7 +69,7 @@ def extract_features(setting: Setting) -> None:
     start_stage(setting.config)
     module, digest = load_base(setting)
     inputs = {"data": setting.data_hash, "base": digest}
-    with setting.open("features", setting.folder("features"), inputs) as run:
+    with setting.open_stage("features", setting.folder("features"), inputs) as run:
         if run.done:
             run.say_done()
             return
@@ -111,7 +111,7 @@ def compute_uncertainty(setting: Setting) -> None:
     start_stage(config)
     module, digest = load_base(setting)
     inputs = {"data": setting.data_hash, "base": digest}
-    with setting.open("uncertainty", setting.folder("uncertainty"), inputs) as run:
+    with setting.open_stage("uncertainty", setting.folder("uncertainty"), inputs) as run:
         if run.done:
             run.say_done()
             return
@@ -147,7 +147,7 @@ def cluster(setting: Setting) -> None:
         raise UserError(f"--threshold {config.threshold}: stage uncertainty ran with "
                         f"{manifest['settings']['threshold']:g}; run it again with --overwrite")  # fmt: skip
     inputs = {"features": file_hash(path), "uncertainty": file_hash(setting.tables / "uncertainty.npz")}
-    with setting.open("cluster", setting.folder("cluster"), inputs) as run:
+    with setting.open_stage("cluster", setting.folder("cluster"), inputs) as run:
         if run.done:
             run.say_done()
             return

@@ -16,7 +16,7 @@ def train_sub(setting: Setting) -> None:
     config = setting.config
     fine, count, digest = setting.sub_labels()
     inputs = {"data": setting.data_hash, "labels": digest, "weights": setting.pretrained[1]}
-    with setting.open("sub", setting.folder("sub"), inputs) as run:
+    with setting.open_stage("sub", setting.folder("sub"), inputs) as run:
         if run.done:
             run.say_done()
             return
@@ -37,7 +37,7 @@ def fine_tune(setting: Setting) -> None:
     count, other = int(content["classes"]), content.get("other_classes", 0)
     inputs = {"data": setting.data_hash, "sub": digest}
     for head in config.head:
-        with setting.open("fine-tune", setting.folder("fine-tune", head=head), inputs, head=head) as run:
+        with setting.open_stage("fine-tune", setting.folder("fine-tune", head=head), inputs, head=head) as run:
             if run.done:
                 run.say_done()
                 continue
@@ -61,7 +61,7 @@ def train_multi_head(setting: Setting) -> None:
     fine, count, digest = setting.sub_labels()
     inputs = {"data": setting.data_hash, "labels": digest, "weights": setting.pretrained[1]}
     for alpha in config.alpha:
-        with setting.open("multi-head", setting.folder("multi-head", alpha=alpha), inputs, alpha=alpha) as run:
+        with setting.open_stage("multi-head", setting.folder("multi-head", alpha=alpha), inputs, alpha=alpha) as run:
             if run.done:
                 run.say_done()
                 continue

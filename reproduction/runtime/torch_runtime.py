@@ -9,8 +9,7 @@ import hashlib
 import os
 import random
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +20,6 @@ import torch.distributed as dist
 from reproduction.runtime.arrays import checked, spares_the_file
 from reproduction.runtime.cores import cores
 from reproduction.runtime.run_folder import Damaged, UserError, newest_whole, shown
-
-_kept: list[Any] = []  # operator names declared for torchvision live as long as the process
 
 
 class World(NamedTuple):
@@ -111,31 +108,6 @@ def agreed(world: World, answer: bool) -> bool:
     return bool(flag)
 
 
-def decided(world: World, decide: Callable[[], bool]) -> bool:
-    """The answer of rank 0 on every process; if it refuses, the others end without a message of their own.
-
-    Args:
-      world: the processes.
-      decide: called on rank 0 alone.
-    Raises:
-      Whatever `decide` raises, on rank 0. SystemExit: on the other processes then.
-    """
-    if world.size == 1:
-        return decide()
-    answer = torch.full((2,), 0, device=world.device)  # yes, refused
-    try:
-        if world.rank == 0:
-            answer[0] = decide()
-    except BaseException:
-        answer[1] = 1
-        raise
-    finally:
-        reduce_sum(world, answer)
-    if answer[1]:
-        raise SystemExit(2)
-    return bool(answer[0])
-
-
 def autocast(device: torch.device, amp: str | None) -> contextlib.AbstractContextManager[Any]:
     """bfloat16 autocast where `amp` is "bf16", else nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
@@ -206,20 +178,3 @@ def save_state(folder: Path, step: int, state: dict[str, Any], keep: int = 2) ->
 def load_state(folder: Path, device: torch.device | str = "cpu", needs: Iterable[str] = ()) -> dict[str, Any] | None:
     """The newest whole full state that has what it `needs`, or None where there is none; see `newest_whole`."""
     return newest_whole(states_of(folder), lambda path: read_checkpoint(path, device, needs))
-
-
-def torchvision_ready() -> str:
-    """Imports torchvision, also beside a CPU torch that its compiled part does not fit; returns its version."""
-    try:
-        import torchvision
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for operator in ("nms", "qnms"):
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _kept.append(library)
-        import torchvision
-    return str(torchvision.__version__)

@@ -56,3 +56,28 @@ class States:
 
     def agreed(self, answer: bool) -> bool:
         return agreed(self.world, answer)
+
+
+def decided(world: World, decide: Callable[[], bool]) -> bool:
+    """The answer of rank 0 on every process; if it refuses, the others end without a message of their own.
+
+    Args:
+      world: the processes.
+      decide: called on rank 0 alone.
+    Raises:
+      Whatever `decide` raises, on rank 0. SystemExit: on the other processes then.
+    """
+    if world.size == 1:
+        return decide()
+    answer = torch.full((2,), 0, device=world.device)  # yes, refused
+    try:
+        if world.rank == 0:
+            answer[0] = decide()
+    except BaseException:
+        answer[1] = 1
+        raise
+    finally:
+        reduce_sum(world, answer)
+    if answer[1]:
+        raise SystemExit(2)
+    return bool(answer[0])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reproduction.runtime import run_data
+from reproduction.runtime import run_data, torch_states
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.flags import as_dict
 from reproduction.runtime.run_folder import Run, Stop, open_run, read_json, write_json
@@ -79,7 +79,7 @@ class Setting:
                 run_data.check_data(folder, self.data.digests, hint)
             return self.data.digests
 
-        return runtime.decided(
+        return torch_states.decided(
             self.world, lambda: opened is not None and run_data.is_finished(opened, self.seen, digests)
         )
 

@@ -253,7 +253,7 @@ def test_input_that_does_not_fit_is_refused(call):
 
 def test_strings_and_tree_need_no_framework():
     loaded = subprocess.run(
-        [sys.executable, "-c", "import sys; from class2str_tf import codes, hierarchy, pictures; print(*sys.modules)"],
+        [sys.executable, "-c", "import sys; from class2str_tf import plots; print(*sys.modules)"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert not {"tensorflow", "torch", "sklearn", "matplotlib", "scipy"} & set(loaded)

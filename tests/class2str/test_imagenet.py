@@ -190,7 +190,7 @@ def test_a_killed_pass_goes_on_and_ends_with_the_same_files(undisturbed, config,
     imagenet_stage1.run_fc(config, SIZE)
     assert len(seen) == 5 + 3  # 9 and 6 images, two by two: no block that was done is done again
     for name in ("features-train", "features-test", "fc-logits-test"):
-        files = [(Path(root) / "vgg" / f"{name}.npy").read_bytes() for root in (undisturbed["runs_dir"], folder)]
+        files = [(Path(root) / "vgg" / f"{name}.npy").read_bytes() for root in (undisturbed.runs_dir, folder)]
         assert files[0] == files[1]
 
 

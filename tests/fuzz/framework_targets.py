@@ -294,7 +294,8 @@ def targets() -> list[Target]:
     torch = [
         t("checkpoint", "c.pt", _tensors, _read, WRONG, evil_checkpoints, zip_in),
         t("state", "state-0000000002.pt", _tensors, _state, WRONG, evil_checkpoints, zip_in),
-        t("lightning state", "state-0002.ckpt", lambda: [_saved({"callbacks": {"Keeper": {"a": 1}}})], _newest_state,
+        t("lightning state", "state-0002.ckpt",
+          lambda: [_saved({"callbacks": {"Keeper": {"history": [{"a": 1}]}}})], _newest_state,
           WRONG, evil_checkpoints, zip_in),
         t("subclass network", "n.pt", _subclass, _load_subclass, WRONG, evil_checkpoints, zip_in, share=0.3),
         t("finegrained network", "best.ckpt", _finegrained, _load_finegrained, WRONG, evil_checkpoints, zip_in,

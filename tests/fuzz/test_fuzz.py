@@ -111,13 +111,13 @@ def test_a_slow_parser_and_a_greedy_one_are_seen(tmp_path):
 
 
 def test_a_parser_that_ends_the_process_is_a_fault_and_the_rest_goes_on():
-    """At a planted input, and at one that hypothesis drew, after 1 valid, 12 planted and 4 damaged ones."""
+    """At a planted input, and at one that hypothesis drew, after 2 valid, 12 planted and 4 damaged ones."""
     found = {result["name"]: result for result in program.parent({"idx": 30, "csv list": 10}, 0, "tests.fuzz.dying")}
     assert [fault["input"] for fault in found["idx"]["faults"]] == ["position 3"]
     assert found["idx"]["inputs"] >= 30 and found["idx"]["hypothesis"] == 17
     (fault,) = found["csv list"]["faults"]
     assert fault["input"] == "position 20" and fault["hex"]
-    assert found["csv list"]["inputs"] == 23 and found["csv list"]["hypothesis"] == 6
+    assert found["csv list"]["inputs"] == 24 and found["csv list"]["hypothesis"] == 6
 
 
 # ---- hypothesis -----------------------------------------------------------------------------------------------------

@@ -135,7 +135,8 @@ def test_denormals_are_flushed_and_torchvision_imports():
     code = (
         "from reproduction.runtime import torch_runtime as r\nr.start(0, 1)\nimport torch\n"
         "assert (torch.full((64,), 1e-30) * 1e-10).abs().sum() == 0\n"
-        "assert torch.get_num_threads() == 1\nprint(r.torchvision_ready())\n"
+        "assert torch.get_num_threads() == 1\nfrom reproduction.runtime import torchvision_guard as g\n"
+        "print(g.torchvision_ready())\n"
         "from torchvision import transforms; transforms.RandomCrop(4)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

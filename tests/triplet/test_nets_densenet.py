@@ -84,7 +84,7 @@ def torchvision_name(name: str) -> str:
 def test_same_numbers_as_torchvision(built):
     import torch
 
-    from reproduction.runtime.torch_runtime import torchvision_ready
+    from reproduction.runtime.torchvision_guard import torchvision_ready
 
     torchvision_ready()
     import torchvision

@@ -1,0 +1,27 @@
+"""torchvision next to a torch that its compiled part does not fit."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+_kept: list[Any] = []  # operator names declared for torchvision live as long as the process
+
+
+def torchvision_ready() -> str:
+    """Imports torchvision, also beside a CPU torch that its compiled part does not fit; returns its version."""
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for operator in ("nms", "qnms"):
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _kept.append(library)
+        import torchvision
+    return str(torchvision.__version__)
