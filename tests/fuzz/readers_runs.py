@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib.font_manager  # noqa: F401 - makes its folder and cache at import, which is no fault of a reader
 import numpy as np
 
 from datasets import identity
