@@ -165,9 +165,7 @@ def test_the_same_seed_draws_the_same_inputs_and_none_twice(tmp_path):
 
 def test_documents_are_written_as_their_readers_take_them(tmp_path):
     """Every format is that of some reader, which reads what the format makes of the same document."""
-    importlib.import_module(
-        "finegrained_torch.training.cluster_jobs"
-    )  # imports torch, which is not what is watched here
+    importlib.import_module("finegrained_torch.training.modules")  # torch and torchvision are not what is watched here
     engine.watch()
     used = set()
     for target in table().values():
