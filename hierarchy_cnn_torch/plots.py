@@ -91,7 +91,7 @@ def f2_correlation(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
 
 
 def f3_probes(seeds: Seeds, path: Path) -> None:
-    """Chance-corrected probe accuracy: layer by epoch per level, mean over seeds; random groups beside it."""
+    """Chance-corrected probe accuracy: layer by epoch per level, mean over seeds; and of random groups."""
     taps = list(seeds[0]["probes"])
     questions = list(seeds[0]["probes"][taps[0]])
     epochs = seeds[0]["kept_epochs"]
@@ -231,21 +231,23 @@ def f8_curves(seeds: Seeds, path: Path) -> None:
 
 def f9_quality(seed: Mapping[str, Any], train_images: np.ndarray, path: Path) -> None:
     """Contact sheets: the most doubtful labels (s2), images between two far classes (s3), near-duplicates."""
-    found = seed["quality"]
+    quality = seed["quality"]
     figure, (axes,) = new_figure(12, 4.4, 1, 3, layout=None)
     titles = {"s2": "far, confident errors (s2)", "s3": "two far classes alike (s3)"}
     for ax, (key, title) in zip(axes, titles.items(), strict=False):
-        show_sheet(ax, train_images[np.array(found[f"images_{key}"][:48])], 8)
-        planted = int(np.count_nonzero(found[f"planted_{key}"][:48]))
+        show_sheet(ax, train_images[np.array(quality[f"images_{key}"][:48])], 8)
+        planted = int(np.count_nonzero(quality[f"planted_{key}"][:48]))
         ax.set_title(f"{title}; {planted} of 48 were planted", fontsize=9)
     names = [*seed["names"], "second label"]
-    lines = [f"{names[i]} / {names[j]}: {s:.3f}" for i, j, s in found["pairs"][:6]]
-    pairs = np.array([pair[:2] for pair in found["duplicates"][:12]], int).reshape(-1)
+    lines = [f"{names[i]} / {names[j]}: {s:.3f}" for i, j, s in quality["pairs"][:6]]
+    pairs = np.array([pair[:2] for pair in quality["duplicates"][:12]], int).reshape(-1)
     if len(pairs):
         show_sheet(axes[2], train_images[pairs], 4)
     axes[2].axis("off")
     axes[2].set_title(
-        "redundant labels (s4):\n" + "\n".join(lines) + f"\nnear-duplicates across classes: {found['duplicate_pairs']}",
+        "redundant labels (s4):\n"
+        + "\n".join(lines)
+        + f"\nnear-duplicates across classes: {quality['duplicate_pairs']}",
         fontsize=8,
     )
     save(figure, path)

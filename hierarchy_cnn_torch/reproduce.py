@@ -72,7 +72,7 @@ def commands_of(request: Request) -> list[Command]:
         words = ("--run", shown(folder), *ANALYZE[request.profile].split(), *request.shared_flags(row))
         title, out = f"analysis and viewer, seed {seed}", folder / "analysis"
         commands.append(Command(row, title, ANALYZE_SCRIPT, words, out, hours / 2, minutes, lane=f"seed{seed}"))
-    title = "figures and tables over the seeds"
+    title = "plots and tables over the seeds"
     commands.append(Command(row, title, ANALYZE_SCRIPT, ("--summary", shown(top)), top / "summary"))
     return commands
 

@@ -52,11 +52,11 @@ def branches_of(arm: str, levels: Sequence[np.ndarray], taps: Sequence[tuple[str
         raise ValueError("the tree has no level between its root and the classes; choose another --tree or --levels")
     levels = random_levels(levels, seed) if arm == "A2" else list(levels)
     if taps:
-        found = {int(level.max()) + 1: level for level in levels}
+        by_size = {int(level.max()) + 1: level for level in levels}
         for tap, groups in taps:
-            if groups not in found:
-                raise ValueError(f"--taps {tap}:{groups}: the tree has levels of {sorted(found)} groups")
-        names, labels = [tap for tap, _ in taps], [found[groups] for _, groups in taps]
+            if groups not in by_size:
+                raise ValueError(f"--taps {tap}:{groups}: the tree has levels of {sorted(by_size)} groups")
+        names, labels = [tap for tap, _ in taps], [by_size[groups] for _, groups in taps]
     else:
         if len(levels) > len(DEFAULT_TAPS):
             raise ValueError(f"--taps: name a layer for each of the tree's {len(levels)} levels, or choose --levels")
@@ -87,22 +87,22 @@ def bt_phases(branches: int) -> list[list[float]]:
     return phases
 
 
-def bt_switches(branches: int, epochs: int, given: Sequence[int] = ()) -> list[int]:
-    """Epochs (0-based) from which the next phase holds; `given` are counted as B-CNN counts: the change is at the end.
+def bt_switches(branches: int, epochs: int, switch_epochs: Sequence[int] = ()) -> list[int]:
+    """Epochs (0-based) from which the next phase holds; `switch_epochs` as B-CNN counts: at their end.
 
     Raises:
       ValueError: not as many as phases need, or not ascending.
     """
     needed = branches + 1
-    if given:
-        if len(given) != needed or any(b <= a for a, b in itertools.pairwise(given)):
+    if switch_epochs:
+        if len(switch_epochs) != needed or any(b <= a for a, b in itertools.pairwise(switch_epochs)):
             raise ValueError(f"--bt-switch: {needed} ascending epochs are needed for {branches} branches")
-        return [epoch + 1 for epoch in given]
+        return [epoch + 1 for epoch in switch_epochs]
     return [round(epochs * share) for share in np.linspace(*BT_SWITCH, needed)]
 
 
 def loss_weights(
-    schedule: str, branches: int, strength: float, epoch: int, epochs: int, given: Sequence[int] = ()
+    schedule: str, branches: int, strength: float, epoch: int, epochs: int, switch_epochs: Sequence[int] = ()
 ) -> list[float]:
     """Weights [branch 1, ..., branch L, classes] in an epoch.
 
@@ -110,11 +110,11 @@ def loss_weights(
       schedule: joint (strength for each branch, 1 for the classes) or bt.
       epoch: 0-based.
       epochs: in all.
-      given: --bt-switch.
+      switch_epochs: --bt-switch.
     """
     if schedule == "joint" or not branches:
         return [strength] * branches + [1.0]
-    switches = bt_switches(branches, epochs, given)
+    switches = bt_switches(branches, epochs, switch_epochs)
     return bt_phases(branches)[sum(epoch >= at for at in switches)]
 
 
@@ -124,7 +124,8 @@ def total_loss(
     """Summed loss of a batch: weighted cross-entropies of the classes and of each branch.
 
     Args:
-      logits: float32 [B, K]; branch_logits: float32 [B, n_l] each.
+      logits: float32 [B, K].
+      branch_logits: float32 [B, n_l] each.
       labels: int64 [B] classes.
       maps: int64 [K] per branch, class -> its label.
       weights: [branches..., classes].

@@ -81,13 +81,13 @@ def duplicates(hashes: np.ndarray, labels: np.ndarray, most: int = 4, block: int
     Returns:
       (image, image, Hamming distance), nearest first.
     """
-    found = []
+    pairs = []
     for start in range(0, len(hashes), block):
         bits = np.bitwise_count(hashes[start : start + block, None] ^ hashes[None, start:])
         i, j = np.nonzero(bits <= most)
         keep = (j > i) & (labels[start + i] != labels[start + j])
-        found += [(int(start + a), int(start + b), int(bits[a, b])) for a, b in zip(i[keep], j[keep], strict=True)]
-    return sorted(found, key=lambda pair: (pair[2], pair[0], pair[1]))
+        pairs += [(int(start + a), int(start + b), int(bits[a, b])) for a, b in zip(i[keep], j[keep], strict=True)]
+    return sorted(pairs, key=lambda pair: (pair[2], pair[0], pair[1]))
 
 
 def retrieval(scores: np.ndarray, kind: np.ndarray) -> dict[str, float]:

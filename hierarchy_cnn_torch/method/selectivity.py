@@ -21,7 +21,7 @@ def class_selectivity(responses: np.ndarray, members: np.ndarray) -> np.ndarray:
       members: bool [K].
     Returns:
       float64 [M] in [0, 1]. Classes that tie across the border count by their expected share.
-    Source: the paper's measure as remembered (class-rank form); says nothing for about 10 classes.
+    Source: the paper's measure as recalled (class-rank form); with about 10 classes it tells nothing apart.
     """
     return _top_share(np.asarray(responses, np.float64), np.asarray(members, bool))
 
@@ -131,7 +131,7 @@ def best_with_null(
     seed: int = 0,
     exact_below: int = EXACT_BELOW,
 ) -> dict[str, Any]:
-    """Best channel of each group of a level (sample form), beside the same for other groups of equal sizes.
+    """Best channel of each group of a level (sample form), and the same for other groups of equal sizes.
 
     A grouping moves whole classes between groups, so channels keep their correlations and classes their images. Where
     fewer than `exact_below` groupings exist all are tried, the level's own among them, else `permutations` random ones.

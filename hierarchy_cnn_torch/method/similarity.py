@@ -187,11 +187,11 @@ def check_sizes(sizes: Sequence[int], num_classes: int) -> None:
 
 def lacking(levels: Sequence[np.ndarray], sizes: Sequence[int]) -> str:
     """What to print where a dendrogram has no levels of the sizes asked for; "" where it has them all."""
-    found = [int(level.max()) + 1 for level in levels]
-    if set(sizes) <= set(found):
+    present = [int(level.max()) + 1 for level in levels]
+    if set(sizes) <= set(present):
         return ""
     asked = ",".join(map(str, sizes))
-    have = f"only levels of {', '.join(map(str, found))} groups" if found else "no level at all"
+    have = f"only levels of {', '.join(map(str, present))} groups" if present else "no level at all"
     return f"--levels {asked}: {have}, since classes lie equally far from each other (as where none are confused)"
 
 
@@ -211,8 +211,8 @@ def cut(merged: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
     check_sizes(sorted(set(sizes)), num_classes)
     for size in sorted(set(sizes)):
         level = fcluster(merged, size, "maxclust")
-        found = len(np.unique(level))
-        if found > 1 and not (levels and found == len(np.unique(levels[-1]))):
+        count = len(np.unique(level))
+        if count > 1 and not (levels and count == len(np.unique(levels[-1]))):
             levels.append(level)
     return check_levels(levels, num_classes)
 

@@ -228,11 +228,11 @@ def choose_levels(tree: Node, sizes: Sequence[int]) -> list[np.ndarray]:
       ValueError: a size is not among the tree's; says which are.
     """
     levels = levels_of(tree)
-    found = {int(level.max()) + 1: level for level in levels}
-    missing = [size for size in sizes if size not in found]
+    by_size = {int(level.max()) + 1: level for level in levels}
+    missing = [size for size in sizes if size not in by_size]
     if missing:
-        raise ValueError(f"--levels: the tree has levels of {sorted(found)} groups, not {missing[0]}")
-    return [found[size] for size in sorted(sizes)] if sizes else levels
+        raise ValueError(f"--levels: the tree has levels of {sorted(by_size)} groups, not {missing[0]}")
+    return [by_size[size] for size in sorted(sizes)] if sizes else levels
 
 
 def from_wordnet(parents: dict[str, list[str]], synsets: Sequence[str], names: Sequence[str]) -> Node:

@@ -98,7 +98,7 @@ def trunk_of(name: str, preset: str) -> Trunk:
 
 
 class Network(nn.Module):
-    """The flat network, or the hierarchy-aware one where branches are given."""
+    """The flat network, or, with branches, the hierarchy-aware one."""
 
     def __init__(
         self,

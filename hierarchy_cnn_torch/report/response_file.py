@@ -17,7 +17,7 @@ class ResponseFile:
     """The image-by-channel matrix on disk, float16 with one scale per channel so that nothing overflows.
 
     The scale is the largest magnitude among the first 1,000 images (1 where that is 0); larger values later are fine
-    up to 65,504 times that. Stored as `<name>.f16` with `<name>.json` beside it.
+    up to 65,504 times that. Stored as `<name>.f16` with its scales in `<name>.json`.
     """
 
     def __init__(self, path: Path, images: int, channels: int):

@@ -25,7 +25,7 @@ def origin_of(folders: list[Path]) -> str:
 
 
 def summarise(row: Path) -> None:
-    """Writes <row>/summary, and the same tables and figures into the first seed's analysis folder.
+    """Writes <row>/summary, and the same tables and plots into the first seed's analysis folder.
 
     Raises:
       UserError: no seed of the row has been analysed, or the files of one are damaged.

@@ -93,12 +93,12 @@ def t3(seeds: Seeds) -> list[list[str]]:
 def t4(seeds: Seeds) -> list[list[str]]:
     """Planted label noise: AUROC and precision, near and far, and the rank of the split class."""
     rows = [["planted", "AUROC (s2)", "precision (s2)", "AUROC (s1)"]]
-    held = [s["quality"] for s in seeds if "quality" in s]
+    studies = [s["quality"] for s in seeds if "quality" in s]
     for name in ("near", "far", "all"):
-        rows.append([name, spread([q["retrieval"][f"auroc_{name}"] for q in held], 1, 3),
-                     spread([q["retrieval"][f"precision_{name}"] for q in held], 1, 3),
-                     spread([q["retrieval_s1"][f"auroc_{name}"] for q in held], 1, 3)])  # fmt: skip
-    ranks = [q["retrieval"]["redundant_rank"] for q in held if "redundant_rank" in q["retrieval"]]
+        rows.append([name, spread([q["retrieval"][f"auroc_{name}"] for q in studies], 1, 3),
+                     spread([q["retrieval"][f"precision_{name}"] for q in studies], 1, 3),
+                     spread([q["retrieval_s1"][f"auroc_{name}"] for q in studies], 1, 3)])  # fmt: skip
+    ranks = [q["retrieval"]["redundant_rank"] for q in studies if "redundant_rank" in q["retrieval"]]
     if ranks:
         rows.append(["one class split in two: rank of the pair by s4", spread(ranks, 1, 1), "", ""])
     return rows

@@ -26,7 +26,7 @@ TRAIN_SAMPLE = 5000  # training images on which the gap between training and tes
 
 @dataclass
 class Scores:
-    """What a trained network says of the images, on the CPU.
+    """The scores that a trained network gives the images, on the CPU.
 
     Attributes:
       test: float32 [M, K] class logits of the test images.

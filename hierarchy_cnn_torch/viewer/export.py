@@ -89,7 +89,7 @@ def _responses(name: str, values: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def probabilities_of(scores: np.ndarray) -> np.ndarray:
-    """Scores as probabilities: taken as they are where rows are non-negative and sum to 1, else softmax."""
+    """Returns scores as probabilities: unchanged if rows are non-negative and sum to 1, else their softmax."""
     from hierarchy_cnn_torch.viewer.view import softmax
 
     scores = np.asarray(scores, np.float64)

@@ -67,8 +67,8 @@ def _names(seed_folder: Path) -> list[str]:
     analysed = seed_folder / "analysis" / "analysis.json"
     if analysed.exists():
         return list(read_json(analysed, "names")["names"])
-    found = leaf_names(seed_folder / "A0" / "tree.json")
-    return [found[i] for i in range(len(found))]
+    names = leaf_names(seed_folder / "A0" / "tree.json")
+    return [names[at] for at in range(len(names))]
 
 
 def _epochs(folder: Path, saved: Mapping[str, np.ndarray], size: int) -> list[tuple[str, np.ndarray]]:
@@ -89,16 +89,16 @@ def _layers(seed_folder: Path, levels: list[np.ndarray]) -> tuple[list[Layer], l
     arrays = {key.replace("__", "/"): value for key, value in npz(path).items()}
     if odd := [key for key, value in arrays.items() if value.dtype.kind not in "biuf"]:
         raise ValueError(f"{odd[0]} in {path.name} holds no numbers")
-    found = read_json(analysed, "mantel", "selectivity")
+    analysis = read_json(analysed, "mantel", "selectivity")
     layers, keep = [], set()
-    for name, per_epoch in found["mantel"].items():
+    for name, per_epoch in analysis["mantel"].items():
         epochs: list[Epoch] = []
         for epoch, statistic in sorted(per_epoch.items(), key=lambda item: int(item[0])):
             profile = arrays[f"{name}/{epoch}"]
             rho = float("nan") if statistic["rho"] is None else float(statistic["rho"])
             epochs.append((f"epoch {epoch}", profile, class_correlation(profile.astype(np.float64)), rho))
         top = arrays.get(f"top/{name}")
-        null = [row["null_95"] for row in found["selectivity"][name]] if name in found["selectivity"] else None
+        null = [row["null_95"] for row in analysis["selectivity"][name]] if name in analysis["selectivity"] else None
         layers.append(Layer(name, epochs, top, arrays.get(f"simg/{name}"), null))
         if top is not None:
             keep |= set(top.ravel().tolist())

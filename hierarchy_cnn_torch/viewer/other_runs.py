@@ -48,13 +48,13 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
         samples = samples_of(labels, probabilities, data.test_images, note="test images of the fully connected head")
         tree = derived_tree(distance, names, asked, [2, 4])
         return View(name, names, tree, distance, [("FC head", [("last", counts)])], [], samples)
-    if evaluation.exists() and "confusion_last" in (found := read_json(evaluation, "")):
+    if evaluation.exists() and "confusion_last" in (content := read_json(evaluation, "")):
         try:
-            names = [str(n) for n in found["class_names"]]
+            names = [str(n) for n in content["class_names"]]
             tables = [
-                (label, np.array(found[key]))
+                (label, np.array(content[key]))
                 for label, key in (("best epoch", "confusion_best"), ("last", "confusion_last"))
-                if found.get(key)
+                if content.get(key)
             ]
         except (KeyError, TypeError, ValueError):
             tables = []

@@ -261,11 +261,11 @@ def write(view: View, out: Path, thumbs: str | None = None) -> Mapping[str, Any]
     Args:
       view: what to show.
       out: the HTML file.
-      thumbs: embed, folder (sheets beside the page) or none; None chooses embed up to 25 MB in all, else folder.
+      thumbs: embed, folder (sheets next to the page) or none; None chooses embed up to 25 MB in all, else folder.
     Returns:
       The page's settings.
     Raises:
-      UserError: thumbnails asked for but no images given; too large; or it cannot be written.
+      UserError: thumbnails without images; too large; or it cannot be written.
     """
     meta, arrays = build(view)
     images = None if view.samples is None else view.samples.images
