@@ -1,5 +1,5 @@
 # One place to run everything. `make` lists the targets; the README shows what each prints.
-# Variables: PROFILE=auto|paper|cpu|smoke DATASET= SEEDS="0 1 2" DEVICE=auto|cpu|cuda DATA=folder COPY=name ARGS="flags" FORCE=1 GPU=1 JOBS=n
+# Variables: PROFILE=auto|paper|matched|cpu|smoke DATASET= SEEDS="0 1 2" DEVICE=auto|cpu|cuda DATA=folder COPY=name ARGS="flags" ROWS=core|all FORCE=1 GPU=1 JOBS=n
 # TASK="what one task of a sweep asks, and how often it is tried again"
 
 SHELL := /bin/sh
@@ -14,6 +14,7 @@ DEVICE ?= auto
 DATA ?=
 COPY ?=
 ARGS ?=
+ROWS ?= core
 FORCE ?=
 JOBS ?= 0
 PAPER ?=
@@ -47,13 +48,13 @@ EXTRAS = $(sort $(foreach paper,$(or $(PAPER),$(PAPERS)),$(EXTRA_$(paper))))
 ONE_FRAMEWORK = @test -z "$(and $(GPU),$(word 2,$(EXTRAS)))" || { echo "make $@: GPU=1 keeps TensorFlow with CUDA apart from \
 	torch and this needs both: name papers of one framework in PAPER, or give GPU= (only torch then has CUDA)" >&2; exit 2; }
 RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" \
-	--data-dir "$(DATA)" --copy "$(COPY)" --args="$(ARGS)" --jobs "$(JOBS)" $(if $(FORCE),--force)
+	--data-dir "$(DATA)" --copy "$(COPY)" --rows "$(ROWS)" --args="$(ARGS)" --jobs "$(JOBS)" $(if $(FORCE),--force)
 
 .PHONY: help setup reproduce plan compare results report verify-data sweep bench soak fuzz test lint clean clean-runs clean-data \
 	$(addprefix reproduce-,$(PAPERS)) $(addprefix data-,$(SETS))
 
 help: ## list the targets
-	@echo 'usage: make TARGET [PROFILE=auto|paper|cpu|smoke] [DATASET=name] [SEEDS="0 1 2"] [DEVICE=auto|cpu|cuda] [DATA=folder] [COPY=name] [ARGS="flags"] [FORCE=1] [JOBS=n]'
+	@echo 'usage: make TARGET [PROFILE=auto|paper|matched|cpu|smoke] [DATASET=name] [SEEDS="0 1 2"] [DEVICE=auto|cpu|cuda] [DATA=folder] [COPY=name] [ARGS="flags"] [ROWS=core|all] [FORCE=1] [JOBS=n]'
 	@echo
 	@sed -n 's/^\([a-z<>-]*\):.*## \(.*\)/  \1|\2/p; s/^# help: \(.*\)/  \1/p' Makefile | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
 
@@ -85,11 +86,11 @@ compare: ## print our figures beside the papers' (PAPER=name, RUNS=folder for ru
 
 results: PAPER := $(or $(PAPER),class2str)
 results sweep: VENV = $(if $(filter torch,$(EXTRAS)),.venv,$(TF_VENV))
-results: ## run in a worktree at HEAD and take the records into reproduction/results (PAPER, PROFILE=cpu or paper, SEEDS)
+results: ## run in a worktree at HEAD and take the records into reproduction/results (PAPER, PROFILE=cpu, matched or paper, SEEDS)
 	$(ONE_FRAMEWORK)
 	@$(INSTALL) base $(EXTRAS)
 	@$(PY) -m reproduction.take_results --papers "$(PAPER)" --profile "$(if $(filter auto,$(PROFILE)),cpu,$(PROFILE))" \
-	  --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --args="$(ARGS)"
+	  --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --rows "$(ROWS)" --args="$(ARGS)"
 
 report: ## write runs/report.html, one self-contained page
 	@$(INSTALL) report
@@ -121,7 +122,7 @@ sweep: ## cells of the tables x seeds as Ray tasks, here or on RAY_ADDRESS (PAPE
 	$(ONE_FRAMEWORK)
 	@$(INSTALL) $(EXTRAS) cluster
 	@$(PY) -m reproduction.launch.sweep --papers "$(PAPER)" --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" \
-	  --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --args="$(ARGS)" $(if $(FORCE),--force) $(TASK)
+	  --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --rows "$(ROWS)" --args="$(ARGS)" $(if $(FORCE),--force) $(TASK)
 
 # files are dealt to as many processes as there are cores, four at most (each may load a framework)
 test: ## the whole test suite: no network, no GPU

@@ -92,7 +92,7 @@ class SeedRun:
                 found.append("uncommitted changes")
             if not record.data_verified:
                 found.append("unverified data")
-        if self.profile not in ("paper", "cpu"):
+        if self.profile not in ("paper", "matched", "cpu"):
             found.append(f"{self.profile} profile")
         return list(dict.fromkeys(found))
 

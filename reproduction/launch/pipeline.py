@@ -27,14 +27,17 @@ from reproduction.runtime.flags import Parser, flag, whole
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, shown
 
 COPY_HELP = "name of a copy of the data with other checksums: it is accepted, and rows carry the name (e.g. q90)"
-DEFAULT_SEEDS = {"paper": (0, 1, 2), "cpu": (0, 1, 2), "smoke": (0,)}
+ROWS_HELP = "rows of the matched profile: `core` decides the paper's claims, `all` adds further variants and data sets"
+DEFAULT_SEEDS = {"paper": (0, 1, 2), "matched": (0, 1, 2, 3, 4), "cpu": (0, 1, 2), "smoke": (0,)}
 
 
 @dataclass(frozen=True)
 class Request:
     """What the user asked of `make reproduce-<paper>`; `profile` is resolved, never `auto`.
 
-    `copy` names a copy of the data set that is not the published one, byte for byte: its rows carry the name.
+    Attributes:
+      copy: name of a copy of the data set that is not the published one, byte for byte: its rows carry the name.
+      all_rows: run the further rows of the matched profile too, not only what the paper's claims stand or fall with.
     """
 
     profile: str
@@ -45,6 +48,7 @@ class Request:
     force: bool
     data_dir: str | None
     copy: str = ""
+    all_rows: bool = False
 
     def row(self, variant: str = "") -> str:
         """`<dataset>[-copy]-<profile>[-variant]`; flags passed through ARGS make a variant of their own."""
@@ -99,12 +103,19 @@ def _parse(
 ) -> tuple[Request, argparse.Namespace]:
     parser = Parser(f"python -m {paper}.reproduce", f"Runs every stage of {paper} and prints the comparison.")
     group = parser.additions
-    flag(group, "--profile", choices=["auto", "paper", "cpu", "smoke"], default="auto", help="which flags to fill in")
+    flag(
+        group,
+        "--profile",
+        choices=["auto", "paper", "matched", "cpu", "smoke"],
+        default="auto",
+        help="which flags to fill in",
+    )
     flag(group, "--dataset", default="", help="data set; default: the profile's own")
     flag(group, "--seeds", default="", help='for example "0 1 2"; default: the profile\'s own')
     flag(group, "--device", default="auto")
     flag(group, "--data-dir", default="")
     flag(group, "--copy", default="", help=COPY_HELP)
+    flag(group, "--rows", choices=["core", "all"], default="core", help=ROWS_HELP)
     flag(
         group, "--args", default="", help="flags passed through to the scripts of stage 2; they make a row of their own"
     )
@@ -138,6 +149,8 @@ def request_of(
     profile = args.profile
     if profile == "auto":
         profile = "paper" if gpu_listed() and args.device != "cpu" else "cpu"
+    if profile not in dataset_of:
+        raise UserError(f"argument --profile: this paper has no profile {profile}; it has {', '.join(dataset_of)}")
     try:
         seeds = tuple(int(word) for word in args.seeds.replace(",", " ").split()) or tuple(default_seeds[profile])
         if min(seeds) < 0 or len(set(seeds)) != len(seeds):
@@ -154,12 +167,14 @@ def request_of(
         extra = tuple(shlex.split(args.args))
     except ValueError as error:
         raise UserError(f"argument --args: {args.args!r} cannot be split into flags ({error})") from None
-    return Request(profile, dataset, seeds, args.device, extra, args.force, args.data_dir or None, args.copy)
+    return Request(
+        profile, dataset, seeds, args.device, extra, args.force, args.data_dir or None, args.copy, args.rows == "all"
+    )
 
 
 def on_gpu(request: Request) -> bool:
     """Whether the commands take the GPU: then one at a time, with all cores for the input."""
-    return request.profile == "paper" and request.device != "cpu"
+    return request.device != "cpu" and (request.profile == "paper" or (request.profile == "matched" and gpu_listed()))
 
 
 def one_thread_each(request: Request, commands: Sequence[Command]) -> list[Command]:
@@ -216,7 +231,7 @@ def run(
         if args.plan:
             _print_plan(paper, request, commands, paper_gigabytes)
             return
-        if on_gpu(request) and not _framework_sees_gpu(framework):
+        if request.profile == "paper" and on_gpu(request) and not _framework_sees_gpu(framework):
             raise UserError(
                 f"PROFILE=paper needs a CUDA GPU and {framework} sees none; PROFILE=cpu runs the same stages in "
                 "minutes, DEVICE=cpu runs the paper's own settings here, for days"

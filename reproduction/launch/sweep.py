@@ -23,7 +23,7 @@ from typing import Any
 import filelock
 
 from reproduction.launch.jobs import Command, ending, start
-from reproduction.launch.pipeline import COPY_HELP, compare_runs, on_gpu, one_thread_each, request_of
+from reproduction.launch.pipeline import COPY_HELP, ROWS_HELP, compare_runs, on_gpu, one_thread_each, request_of
 from reproduction.runtime.cores import cores
 from reproduction.runtime.flags import Parser, flag, number, run_main, whole
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
@@ -171,12 +171,13 @@ def parser() -> Parser:
     p = Parser("python -m reproduction.launch.sweep", "Runs cells of the papers' tables times seeds as Ray tasks.")
     group = p.additions
     flag(group, "--papers", default="", help=f"of {', '.join(FOLDERS)}; default: all that are here")
-    flag(group, "--profile", choices=["auto", "paper", "cpu", "smoke"], default="auto")
+    flag(group, "--profile", choices=["auto", "paper", "matched", "cpu", "smoke"], default="auto")
     flag(group, "--dataset", default="", help="data set; default: the profile's own of each paper")
     flag(group, "--seeds", default="", help='for example "0 1 2 3 4"')
     flag(group, "--device", default="auto")
     flag(group, "--data-dir", default="")
     flag(group, "--copy", default="", help=COPY_HELP)
+    flag(group, "--rows", choices=["core", "all"], default="core", help=ROWS_HELP)
     flag(group, "--args", default="", help="flags passed through to the scripts")
     flag(group, "--force", action="store_true", help="run finished stages again, those of a retried task too")
     flag(group, "--cpus-per-task", type=number(0), default=1.0)

@@ -20,7 +20,7 @@ from typing import Any
 
 from reproduction.compare import readme
 from reproduction.compare.collect import RESULTS
-from reproduction.launch.pipeline import COPY_HELP
+from reproduction.launch.pipeline import COPY_HELP, ROWS_HELP
 from reproduction.launch.sweep import FOLDERS
 from reproduction.runtime.flags import Parser, flag, run_main
 from reproduction.runtime.record import Record, load_record
@@ -45,7 +45,7 @@ def take(runs: Path, results: Path = RESULTS) -> list[Path]:
     newest: dict[tuple[str, str, int, str], tuple[Record, Any]] = {}
     for path in sorted(runs.rglob("record.json")):
         record = load_record(path)
-        if record.profile not in ("cpu", "paper"):
+        if record.profile not in ("cpu", "matched", "paper"):
             continue
         key = (record.paper, record.row, record.seed, record.stage)
         if not all(PLAIN_NAME.fullmatch(name) for name in (record.paper, record.row, record.stage)):
@@ -58,7 +58,7 @@ def take(runs: Path, results: Path = RESULTS) -> list[Path]:
         if key not in newest or newest[key][0].date <= record.date:
             newest[key] = record, json.loads(path.read_text(encoding="utf-8"))
     if not newest:
-        raise UserError(f"{shown(runs)}: no record of a cpu or paper run")
+        raise UserError(f"{shown(runs)}: no record of a cpu, matched or paper run")
     for paper, row, seed, stage in newest:  # what an earlier run of the same seed and stage left
         folder = results / paper / row
         for old in [folder / f"seed{seed}.json", *folder.glob(f"seed{seed}-*.json")]:
@@ -110,12 +110,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "python -m reproduction.take_results", "Runs reproductions in a worktree at HEAD and takes their records."
     )
     flag(p.additions, "--papers", default="class2str", help=f"of {', '.join(FOLDERS)}")
-    flag(p.additions, "--profile", choices=["cpu", "paper"], default="cpu")
+    flag(p.additions, "--profile", choices=["cpu", "matched", "paper"], default="cpu")
     flag(p.additions, "--dataset", default="")
     flag(p.additions, "--seeds", default="")
     flag(p.additions, "--device", default="auto")
     flag(p.additions, "--data-dir", default="", help="default: data/ of this checkout")
     flag(p.additions, "--copy", default="", help=COPY_HELP)
+    flag(p.additions, "--rows", choices=["core", "all"], default="core", help=ROWS_HELP)
     flag(p.additions, "--args", default="", help="flags passed through to the scripts")
     flag(
         p.additions, "--from", dest="source", default="", metavar="DIR", help="take the records below DIR, run nothing"
@@ -131,7 +132,7 @@ def _main(args: Any) -> None:
     if not args.source:
         data = str(Path(args.data_dir or REPO_ROOT / "data").resolve())
         flags = ["--profile", args.profile, "--dataset", args.dataset, "--seeds", args.seeds, "--device", args.device]
-        flags += ["--data-dir", data, "--copy", args.copy, f"--args={args.args}"]
+        flags += ["--data-dir", data, "--copy", args.copy, "--rows", args.rows, f"--args={args.args}"]
         runs = run_in_worktree(papers, flags)
     for path in take(runs):
         print(f"took {shown(path)}")

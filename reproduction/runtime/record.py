@@ -23,6 +23,7 @@ from typing import Any, Literal
 import pydantic
 
 from reproduction.runtime.cores import cores
+from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 
@@ -63,10 +64,11 @@ class Record(pydantic.BaseModel):
     row: str
     stage: str
     seed: int
-    profile: Literal["paper", "cpu", "smoke", "custom"]
+    profile: Literal["paper", "matched", "cpu", "smoke", "custom"]
     argv: list[str]
     config: dict[str, Any]
     metrics: dict[str, Metric]
+    outcomes: dict[str, Outcomes] = {}  # of accuracies, under the name of the metric; they belong to its `last`
     details: dict[str, Any] = {}
     curve: str | None = None
     artefacts: list[Artefact] = []
@@ -96,7 +98,7 @@ def split_row(row: str | None) -> tuple[str, str]:
     """
     if row is None:
         return "custom", "custom"
-    match = re.fullmatch(r"[\w.+:]+(?:-[\w.+:]+)*?-(paper|cpu|smoke)(?:-.+)?", row)
+    match = re.fullmatch(r"[\w.+:]+(?:-[\w.+:]+)*?-(paper|matched|cpu|smoke)(?:-.+)?", row)
     return row, match.group(1) if match else "custom"
 
 
@@ -212,6 +214,7 @@ def make_record(
     curve: str | None = "metrics.jsonl",
     artefacts: Sequence[Mapping[str, str]] = (),
     details: Mapping[str, Any] | None = None,
+    outcomes: Mapping[str, Outcomes] | None = None,
     gpu: str | None = None,
 ) -> Record:
     """Builds the record of a finished stage; adds machine, commit, date and memory by itself.
@@ -223,6 +226,7 @@ def make_record(
       config: resolved flags, JSON values.
       deviations: ids of the deviations that were active, as in docs/deviations/<paper>.md.
       versions: as `versions_of` returns.
+      outcomes: name of an accuracy -> which test images the last epoch's network got right (`outcomes_of`).
     Returns:
       A validated record.
     """
@@ -241,6 +245,7 @@ def make_record(
         argv=_without_paths(list(argv)),
         config=_without_paths(dict(config)),
         metrics={name: Metric(**values) for name, values in metrics.items()},
+        outcomes=dict(outcomes or {}),
         details=_without_paths(dict(details or {})),
         curve=curve,
         artefacts=[Artefact(**item) for item in artefacts],  # type: ignore[arg-type]
