@@ -16,7 +16,7 @@ ASKED = {"profile": "cpu", "dataset": "cifar100", "seeds": "", "device": "cpu", 
 
 
 def asked(**changed: str) -> Request:
-    return request_of(Namespace(**{**ASKED, "data_dir": "", "copy": "", **changed}), {"cpu": "mnist5k"})
+    return request_of(Namespace(**{**ASKED, "data_dir": "", "copy": "", "rows": "core", **changed}), {"cpu": "mnist5k"})
 
 
 @pytest.mark.parametrize("paper", FOLDERS)
