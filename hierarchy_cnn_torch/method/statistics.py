@@ -172,8 +172,8 @@ def group_counts(counts: np.ndarray, level: np.ndarray) -> np.ndarray:
     return member.T @ np.asarray(counts, np.int64) @ member
 
 
-def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Returns the share of images whose label is among the k largest scores.
+def among_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Returns whether each image's label is among its k largest scores, bool [N].
 
     Args:
       scores: float [N, K].
@@ -181,7 +181,7 @@ def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
       k: how many scores count.
     """
     top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    return float((top == labels[:, None]).any(1).mean())
+    return np.asarray((top == labels[:, None]).any(1))
 
 
 def chance_corrected(accuracy: float, largest_share: float) -> float:

@@ -15,13 +15,13 @@ from hierarchy_cnn_torch.data.tree_files import save_tree
 from hierarchy_cnn_torch.flags import ARM_NAMES, Config
 from hierarchy_cnn_torch.method import trees
 from hierarchy_cnn_torch.method.branches import Branches, choose_betas, joined
-from hierarchy_cnn_torch.method.similarity import confusion_matrix
-from hierarchy_cnn_torch.method.statistics import group_report, top_k_accuracy
+from hierarchy_cnn_torch.method.statistics import among_top_k
 from hierarchy_cnn_torch.networks.alexnet import Network, parameters_of
-from hierarchy_cnn_torch.training.evaluate import Scores, accuracy_of
+from hierarchy_cnn_torch.training.evaluate import Scores
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import write_npz
 from reproduction.runtime.loop import Training
+from reproduction.runtime.outcomes import outcomes_of
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, shown
 from reproduction.runtime.torch_runtime import World
@@ -58,8 +58,9 @@ def write_fold(config: Config, run: Run, data: Data, training: Training, scores:
     }  # fmt: skip
     write_npz(run.folder / "fold.npz", arrays)
     save_tree(run.folder / "noise_tree.json", tree)
-    accuracy = training.history[-1]["val/accuracy"]
-    _finish(config, run, data, training, f"fold{config.fold}", {"fold_accuracy": {"last": accuracy}}, {}, [])
+    right = {"fold_accuracy": scores.numpy().argmax(1) == data.labels[index]}
+    # the true labels identify the images: planted ones differ from seed to seed
+    _finish(config, run, data, training, f"fold{config.fold}", {}, right, data.true_labels[index], {}, [])
 
 
 def write_record(
@@ -91,34 +92,38 @@ def write_record(
     curve = torch.stack(state["curve"]).numpy()
     write_npz(folder / "curves.npz", {"curve": curve, "curve_index": data.curve, "gradients": gradients})
     every_epoch = [row["test/accuracy"] for row in history]
+    chosen: dict[str, float | None] = {
+        "best_on_val": scores.best_on_val,
+        "best_on_test": max(every_epoch) if len(data.curve) == len(labels) else None,
+    }
     metrics: Metrics = {
-        "test_accuracy": {
-            "last": scores.last,
-            "best_on_val": scores.best_on_val,
-            "best_on_test": max(every_epoch) if len(data.curve) == len(labels) else None,
-        },
+        "test_accuracy": chosen,
         "train_accuracy": {"last": float((train_predicted == train_labels).mean())},
         "val_accuracy": {"last": history[-1]["val/accuracy"]},
         "parameters": {"last": float(parameters_of(network))},
         "seconds_per_epoch": {"last": state["seconds"] / training.epoch},
     }
+    predicted = test.argmax(1)
+    right = {"test_accuracy": predicted == labels}
     if len(data.names) >= 20:
-        metrics["test_top5_accuracy"] = {"last": top_k_accuracy(test, labels, 5)}
-    counts = confusion_matrix(labels, test.argmax(1), len(data.names))
+        right["test_top5_accuracy"] = among_top_k(test, labels, 5)
     for level in trees.levels_of(tree):
-        metrics[f"group_accuracy/{int(level.max()) + 1}"] = {"last": group_report(counts, level)["accuracy"]}
+        right[f"group_accuracy/{int(level.max()) + 1}"] = level[predicted] == level[labels]
     details: dict[str, Any] = {"branches": branches.outputs(), "curve_images": len(data.curve)}
     lead = "test_accuracy"
     if branches.taps:
-        details["betas"] = join_heads(config, data, branches, scores, metrics)
+        details["betas"], of_heads = join_heads(config, data, branches, scores)
+        right |= of_heads
         lead = "test_accuracy_product" if config.predict == "product" else lead
-    metrics["accuracy"] = dict(metrics[lead])
+    right["accuracy"], metrics["accuracy"] = right[lead], metrics.get(lead, {})
     artefact = {"kind": "json", "path": "tree.json", "title": f"{config.arm}: class tree"}
-    _finish(config, run, data, training, config.arm, metrics, details, [artefact])
+    _finish(config, run, data, training, config.arm, metrics, right, labels, details, [artefact])
 
 
-def join_heads(config: Config, data: Data, branches: Branches, scores: Scores, metrics: Metrics) -> list[float]:
-    """Adds the accuracies of the branches and of the product of all heads to the metrics; returns its weights."""
+def join_heads(
+    config: Config, data: Data, branches: Branches, scores: Scores
+) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Returns the weights of the product of all heads, and bool [M]: what that product and each branch got right."""
 
     def logs(values: list[Tensor]) -> list[np.ndarray]:
         return [torch.log_softmax(value.double(), 1).numpy() for value in values]
@@ -126,27 +131,43 @@ def join_heads(config: Config, data: Data, branches: Branches, scores: Scores, m
     val, *val_heads = logs([scores.val, *scores.val_heads])
     test, *test_heads = logs([scores.test, *scores.test_heads])
     betas = choose_betas(val, val_heads, branches.labels, data.labels[data.val])
-    product = float((joined(test, test_heads, branches.labels, betas).argmax(1) == data.test_labels).mean())
-    metrics["test_accuracy_product"] = {"last": product}
+    right = {"test_accuracy_product": joined(test, test_heads, branches.labels, betas).argmax(1) == data.test_labels}
     for tap, head, table in zip(branches.taps, scores.test_heads, branches.labels, strict=True):
-        metrics[f"branch_accuracy/{tap}"] = {"last": accuracy_of(head, table[data.test_labels])}
+        right[f"branch_accuracy/{tap}"] = head.numpy().argmax(1) == table[data.test_labels]
+    product = right["test_accuracy_product"].mean()
     print(
         f"{config.arm}: last head {100 * scores.last:.2f} %, product of heads {100 * product:.2f} % "
         f"(betas {betas} chosen on the held-out part)",
         flush=True,
     )
-    return betas
+    return betas, right
 
 
 def _finish(
-    config: Config, run: Run, data: Data, training: Training, stage: str, metrics: Metrics, details: dict[str, Any],
-    artefacts: list[dict[str, str]],
+    config: Config, run: Run, data: Data, training: Training, stage: str, metrics: Metrics,
+    right: dict[str, np.ndarray], labels: np.ndarray, details: dict[str, Any], artefacts: list[dict[str, str]],
 ) -> None:  # fmt: skip
-    """Writes the record and the DONE stamp."""
+    """Writes the record and the DONE stamp.
+
+    Args:
+      config: resolved flags.
+      run: open run folder.
+      data: images in their splits.
+      training: finished.
+      stage: name of the variant or fold, in front of each metric.
+      metrics: name -> how its epoch was chosen -> value.
+      right: name of an accuracy -> bool [N], what the last epoch's network got right; its mean becomes `last`.
+      labels: int64 [N] true classes of these images.
+      details: further JSON values.
+      artefacts: files for the page.
+    """
+    for name, bits in right.items():
+        metrics[name] = {**metrics.get(name, {}), "last": float(bits.mean())}
     seconds, device = training.state["seconds"], runtime.pick_device(config.device)
     record = make_record(
         paper="hierarchy", row=config.row, stage=stage, seed=config.seed, argv=sys.argv, config=run.config,
         metrics={f"{stage}/{name}": value for name, value in metrics.items()}, seconds=seconds,
+        outcomes={f"{stage}/{name}": outcomes_of(bits, labels) for name, bits in right.items()},
         images_per_s=len(data.train) * training.epoch / max(seconds, 1e-9), data=data.digests,
         data_verified=data.verified, deviations=deviations.active(config),
         precision="bfloat16" if config.amp else "float32",
@@ -154,5 +175,5 @@ def _finish(
         versions=versions_of("torch", "numpy", "scipy"), gpu=runtime.device_name(device),
     )  # fmt: skip
     run.finish(record)
-    accuracy = next(iter(metrics.values()))["last"]
-    print(f"{shown(run.folder)}: {stage} finished, accuracy {100 * (accuracy or 0):.2f} %", flush=True)
+    accuracy = next(iter(right.values())).mean()
+    print(f"{shown(run.folder)}: {stage} finished, accuracy {100 * accuracy:.2f} %", flush=True)

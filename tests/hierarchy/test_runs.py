@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from hierarchy_cnn_torch.viewer import pack
 from hierarchy_cnn_torch.viewer.from_run import view_of_run
 from hierarchy_cnn_torch.viewer.view import write
 from reproduction.runtime.flags import finish_parsing
+from reproduction.runtime.outcomes import outcomes_of
+from reproduction.runtime.record import load_record
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 TRAIN = REPO_ROOT / "hierarchy_cnn_torch" / "train.py"
@@ -87,6 +90,17 @@ def same(a, b):
     assert all((a[2][key] == b[2][key]).all() for key in a[2])
 
 
+def outcomes_agree(folder):
+    """Every test accuracy of a record has its outcomes, whose mean is `last`, in the order of the test split."""
+    record = load_record(folder / "record.json")
+    wanted = {name for name in record.metrics if "accuracy" in name and not re.search("(train|val)_accuracy", name)}
+    assert record.outcomes.keys() == wanted and len(wanted) >= (1 if "fold" in record.stage else 3)
+    for name, outcomes in record.outcomes.items():
+        assert outcomes.bits().mean() == pytest.approx(record.metrics[name].last, abs=1e-12)
+    assert len({outcomes.order for outcomes in record.outcomes.values()}) == 1
+    return record
+
+
 @pytest.fixture(scope="module")
 def flat(pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("seed0") / "A0"
@@ -109,6 +123,7 @@ def test_both_stages_write_records_and_artefacts(flat, aware):
         assert record["paper"] == "hierarchy" and record["stage"] == arm
         assert set(record["metrics"][f"{arm}/test_accuracy"]) == {"last", "best_on_val", "best_on_test"}
         assert (folder / "tree.json").exists() and (folder / "DONE").exists()
+        outcomes_agree(folder)
     assert json.loads((aware / "record.json").read_text())["details"]["branches"] == {"conv2": 2}
     assert sorted(path.name for path in (flat / "weights").iterdir())[0] == "epoch-0000.pt"
 
@@ -196,6 +211,10 @@ def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file, monkeypat
         more = ["--stage", "flat", "--tree", tree_file, "--label-noise", "0.1", "--folds", 2, "--fold", fold]
         answer = run(words(pictures, flat.parent / f"fold{fold}", *more, "--epochs", "1"))
         assert answer.returncode == 0, answer.stderr
+        record = outcomes_agree(flat.parent / f"fold{fold}")
+        with np.load(flat.parent / f"fold{fold}" / "fold.npz") as saved:  # planted labels differ from seed to seed
+            right = saved["probabilities"].argmax(1) == saved["labels"]
+            assert record.outcomes[f"fold{fold}/fold_accuracy"] == outcomes_of(right, saved["true_labels"])
     small = "--probe-images 100 --permutations 99 --bootstrap 20 --threads 1 --device cpu".split()
     answer = run([sys.executable, str(ANALYZE), "--run", str(flat.parent), *small])
     assert answer.returncode == 0, answer.stderr
