@@ -19,7 +19,7 @@ from reproduction.runtime.flags import (
 )
 from reproduction.runtime.run_folder import DATA_ROOT, UserError
 
-MODELS = ("wideresnet", "vgg16", "wrn_small", "vgg_small")  # the last two are ours
+MODELS = ("wideresnet", "vgg16", "wrn_small", "vgg_small", "vgg_fast")  # the last three are ours
 NUM_CLASSES = {"cifar10": 10, "cifar100": 100, "svhn": 10, "mnist": 10, "mnist5k": 10, "fashion_mnist": 10}
 CHANCE_EPOCHS = 5
 
@@ -36,8 +36,12 @@ SWITCHES: dict[str, tuple[Any, Any]] = {
 }
 STAGE2_ONLY = frozenset(
     "epochs milestones gamma subclass_label_weight numClasses2Repartition numSubclassesPerClass num_subclasses mixing "
-    "kmeans_view baseline_loss subclass always_subclass".split()
+    "kmeans_view baseline_loss subclass always_subclass repartition copies".split()
 )
+# Flags that older runs do not know: at these values, which compute the same, they are not in the flags of a run.
+SINCE: dict[str, Any] = {
+    "schedule": "steps", "eval_batch": 0, "holdout": 0, "repartition": "neglected", "copies": "mixed",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,11 @@ class Config:
     chance_epochs: int
     checkpoint_steps: int
     amp: str | None
+    schedule: str
+    eval_batch: int
+    holdout: int
+    repartition: str
+    copies: str
     compile: bool
     channels_last: bool
     deterministic: bool
@@ -157,7 +166,12 @@ def make_parser() -> Parser:
         help="official: every switch as the released code behaves",
     )
     a.add_argument("--stage", choices=["all", "identify", "train"], default="all")
-    a.add_argument("--neglected", metavar="FILE", help="classes for --stage train: a *_neglected.json of stage 1")
+    a.add_argument(
+        "--neglected",
+        metavar="FILE",
+        help="neglected classes, a *_neglected.json of stage 1 or the mean over seeds: for --stage train, or for a "
+        "plain network that reports their accuracy",
+    )
     flag(a, "--baseline-loss", choices=["sigmoid", "softmax"], default="sigmoid", help="loss without --subclass")
     flag(a, "--beside", metavar="FOLDER", help="finished run without subclasses, for confusion and gains before/after")
     flag(a, "--always-subclass", action="store_true", default=None, help="SDN-D01: --subclass or not, the method runs")
@@ -184,7 +198,36 @@ def make_parser() -> Parser:
         f"{CHANCE_EPOCHS}; with --compat official never more than a warning)",
     )
     flag(a, "--checkpoint-steps", type=whole(0), default=0, help="also write the full state every so many steps")
-    flag(a, "--amp", choices=["bf16"], help="autocast")
+    flag(a, "--amp", choices=["bf16", "auto"], help="autocast; auto: where the device computes in bfloat16")
+    flag(
+        a,
+        "--schedule",
+        choices=["steps", "onecycle"],
+        default="steps",
+        help="onecycle: the rate rises to --learning_rate and falls again, over all updates of the stage",
+    )
+    flag(a, "--eval-batch", type=whole(0), default=0, help="images of a test batch (0: --batch_size)")
+    flag(
+        a,
+        "--holdout",
+        type=whole(0),
+        default=0,
+        help="test on so many training images, held out, instead of the test split (0: test split)",
+    )
+    flag(
+        a,
+        "--repartition",
+        choices=["neglected", "random"],
+        default="neglected",
+        help="random: as many of the other classes, drawn once for all seeds, in place of the neglected ones",
+    )
+    flag(
+        a,
+        "--copies",
+        choices=["mixed", "plain", "none"],
+        default="mixed",
+        help="what doubles a repartitioned class: mixed images, its own once more, or nothing",
+    )
     flag(a, "--compile", action="store_true", help="torch.compile")
     flag(a, "--channels-last", action="store_true", help="channels-last memory format")
     flag(a, "--deterministic", action="store_true", help="deterministic GPU kernels")
@@ -228,8 +271,10 @@ def resolve(args: argparse.Namespace) -> Config:
         raise UserError(f"--numClasses2Repartition {args.numClasses2Repartition}: {args.dataset} has {classes} classes")
     if args.stage != "all" and not subclass:
         raise UserError(f"--stage {args.stage}: needs --subclass; without it there is one stage only")
-    if args.neglected and args.stage != "train":
+    if args.neglected and subclass and args.stage != "train":
         raise UserError("--neglected: only with --stage train")
+    if classes and args.repartition == "random" and 2 * args.numClasses2Repartition > classes:
+        raise UserError(f"--repartition random: {args.numClasses2Repartition} other classes of {classes} do not exist")
     if args.name is None:
         stem = args.dataset.removeprefix("folder:").strip("/").rpartition("/")[2]
         word = "".join(c if c.isalnum() else "_" for c in stem)
@@ -253,4 +298,5 @@ def of_run(config: Config, stage1: bool) -> dict[str, Any]:
     left_out = _NOT_FLAGS | (STAGE2_ONLY if stage1 else frozenset())
     # the check for chance accuracy computes nothing; its default stays, which is in the records of older runs
     values = as_dict(config) | {"chance_epochs": CHANCE_EPOCHS}
-    return {name: value for name, value in values.items() if name not in left_out}
+    unchanged = {name for name, value in SINCE.items() if values[name] == value}
+    return {name: value for name, value in values.items() if name not in left_out | unchanged}

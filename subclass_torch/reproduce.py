@@ -1,4 +1,7 @@
-"""`make reproduce-subclass`: per seed the plain network, then both stages of the method, then the comparison."""
+"""`make reproduce-subclass`: per seed the plain network, then both stages of the method, then the comparison.
+
+Profile matched: stage 1 of ten seeds, their mean ranking, then per seed every variant with the same classes.
+"""
 
 import sys
 from pathlib import Path
@@ -9,13 +12,30 @@ from reproduction.launch.pipeline import Command, Request, run  # noqa: E402
 from reproduction.runtime.run_folder import RUNS_ROOT  # noqa: E402
 
 SCRIPT = "subclass_torch/notebook.py"
-DATASETS = {"paper": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
+RANKING = "subclass_torch/ranking.py"
+DATASETS = {"paper": "cifar10", "matched": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
 CLASSES_TO_SPLIT = {"cifar100": 10}
 CUTOUT = {"cifar10": 16, "cifar100": 8, "svhn": 20}
 # Of one seed on one current GPU, and of one seed on two cores: estimates for `make plan`.
 GPU_HOURS = {"cifar10": (1.6, 1.8), "cifar100": (1.6, 1.7), "svhn": (16.0, 22.0)}
 WIDE = 1.7  # times as long with the wide residual network
 CPU_MINUTES = (0.8, 1.1)
+
+# Profile matched: every variant makes UPDATES updates, EPOCHS passes over the images that are not doubled.
+EPOCHS, BATCH, RATE, RANKED = 10, 128, "0.1", 10
+UPDATES = 50_000 * EPOCHS // BATCH
+MATCHED_MINUTES = {"stage1": 1.6, "train": 7.6}  # two cores, measured with one thread on one idle core
+PLAIN = {"baseline": (), "softmax": ("--baseline-loss", "softmax")}
+SPLIT: dict[str, tuple[str, ...]] = {
+    "": (),
+    "doubled": ("--numSubclassesPerClass", "1"),
+    "random": ("--repartition", "random"),
+    "copied": ("--copies", "plain"),
+    "undoubled": ("--copies", "none"),
+    "epochs": ("--max_steps", "0"),  # equal epochs instead of equal updates
+}
+CORE = ("baseline", "", "doubled", "random")
+FURTHER = ("copied", "undoubled", "softmax", "epochs")
 
 
 def flags_of(profile: str, dataset: str) -> list[str]:
@@ -40,8 +60,52 @@ def flags_of(profile: str, dataset: str) -> list[str]:
     return flags
 
 
+def matched(request: Request) -> list[Command]:
+    """Stage 1 of RANKED seeds, their mean ranking, then for each seed every variant; the further ones come last."""
+    split = CLASSES_TO_SPLIT.get(request.dataset, 2)
+    shared = [
+        "--dataset", request.dataset, "--model", "vgg_fast", "--batch_size", str(BATCH), "--eval-batch", "500",
+        "--learning_rate", RATE, "--schedule", "onecycle", "--amp", "auto", "--channels-last",
+        "--cutout", "--length", "8", "--numClasses2Repartition", str(split),
+    ]  # fmt: skip
+    runs, ranked = RUNS_ROOT / "subclass", request.base_row() + "-ranking"
+    names = [f"{ranked}/seed{seed}" for seed in range(RANKED)]
+    minutes = MATCHED_MINUTES["stage1"]
+    commands = []
+    for seed, name in enumerate(names):
+        flags = [*shared, "--subclass", "--stage", "identify", "--epochs_class", "2", "--seed", str(seed)]
+        flags += ["--name", name, *request.shared_flags(ranked)]
+        stage = f"seed {seed}, stage 1"
+        commands.append(Command(ranked, stage, SCRIPT, tuple(flags), runs / name, 0.01, minutes, f"seed{seed}"))
+    folders = [f"runs/subclass/{name}" for name in names]
+    flags = ["--runs", *folders, "--classes", str(split), "--name", ranked, *request.shared_flags(ranked)]
+    commands.append(Command(ranked, "mean ranking", RANKING, tuple(flags), runs / ranked))
+    shared += ["--neglected", f"runs/subclass/{ranked}/neglected.json", "--epochs", str(EPOCHS)]
+    minutes = MATCHED_MINUTES["train"]
+    for seed, variant in [
+        *((seed, variant) for seed in request.seeds for variant in CORE),
+        *((seed, variant) for seed in request.seeds[:3] for variant in (FURTHER if request.all_rows else ())),
+    ]:
+        row = request.row(variant)
+        flags = [*shared, "--max_steps", str(UPDATES), *(PLAIN | SPLIT)[variant], *request.extra]
+        if variant in SPLIT:
+            flags += [
+                "--subclass",
+                "--stage",
+                "train",
+                "--beside",
+                f"runs/subclass/{request.row('baseline')}/seed{seed}",
+            ]
+        flags += ["--seed", str(seed), "--name", f"{row}/seed{seed}", *request.shared_flags(row)]
+        stage, folder = f"seed {seed}, {variant or 'subclasses'}", runs / row / f"seed{seed}"
+        commands.append(Command(row, stage, SCRIPT, tuple(flags), folder, 0.02, minutes, f"seed{seed}"))
+    return commands
+
+
 def commands_of(request: Request) -> list[Command]:
     """For each seed: baseline, stage 1, stage 2; the last is compared with the first."""
+    if request.profile == "matched":
+        return matched(request)
     shared = [*flags_of(request.profile, request.dataset), *request.extra]
     row = request.row().replace("-model-", "-")  # ARGS="--model wideresnet" is the row <dataset>-paper-wideresnet
     hours = GPU_HOURS.get(request.dataset, (1.6, 1.8)) if request.profile == "paper" else (0.0, 0.0)

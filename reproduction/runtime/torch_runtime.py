@@ -108,8 +108,27 @@ def agreed(world: World, answer: bool) -> bool:
     return bool(flag)
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16: without them autocast is many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def amp_of(device: torch.device, amp: str | None) -> str | None:
+    """What `--amp` means on this device: "auto" is "bf16" where it has that, else None (float32)."""
+    return ("bf16" if computes_bf16(device) else None) if amp == "auto" else amp
+
+
+def precision(device: torch.device, amp: str | None) -> str:
+    """What a run computes in, for its first line and the record."""
+    return "bfloat16 autocast" if amp_of(device, amp) else "float32"
+
+
 def autocast(device: torch.device, amp: str | None) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 autocast where `amp` is "bf16", else nothing."""
+    """bfloat16 autocast where `amp` asks for it (see `amp_of`), else nothing."""
+    amp = amp_of(device, amp)
     return torch.autocast(device.type, dtype=torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
 
 

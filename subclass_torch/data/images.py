@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import datasets
+from datasets.split import stratified
 from reproduction.runtime.run_folder import UserError
 from subclass_torch.flags import Config
 
@@ -70,6 +72,21 @@ def constants_of(name: str, train_images: np.ndarray) -> tuple[tuple[float, ...]
     return tuple(round(float(m), 1) for m in mean), tuple(max(round(float(s), 1), 1.0) for s in std)
 
 
+def hold_out(ds: datasets.Dataset, count: int) -> datasets.Dataset:
+    """Takes a fixed stratified part of the training images as the test split; the official one is not looked at.
+
+    Raises:
+      UserError: no training image would be left.
+    """
+    if count >= len(ds.train_labels):
+        raise UserError(f"--holdout {count}: {ds.name} has {len(ds.train_labels)} training images")
+    out, kept = stratified(ds.train_labels, count, 0)
+    images, labels = ds.train_images, ds.train_labels
+    return dataclasses.replace(
+        ds, train_images=images[kept], train_labels=labels[kept], test_images=images[out], test_labels=labels[out]
+    )
+
+
 def load(config: Config) -> Images:
     """Loads `--dataset`, or the part of it that `--subset` asks for, at 32x32.
 
@@ -79,6 +96,8 @@ def load(config: Config) -> Images:
     """
     options: dict[str, Any] = {"size": SIZE} if config.dataset.startswith("folder:") else {}
     ds = datasets.load(config.dataset, config.data_dir, config.accept_unverified, **options)
+    if config.holdout:
+        ds = hold_out(ds, config.holdout)
     if config.subset:
         ds = datasets.subset(ds, train=config.subset, seed=0)
     wanted, classes = config.numClasses2Repartition, len(ds.class_names)

@@ -69,6 +69,53 @@ class VGG(nn.Module):
         return self.classifier(self.penultim_layer(self.features(images).flatten(1)))
 
 
+class FastVGG(nn.Module):
+    """Six 3x3 convolutions with batch norm behind fixed whitening filters, pooled early; for a few epochs on CPUs.
+
+    Source: ours, after the public speed records on CIFAR-10. The first layer decorrelates 2x2 patches, the convolutions
+    start as identities and batch norm keeps its scale of 1: a short training has less to learn.
+    """
+
+    def __init__(self, outputs: int, widths: tuple[int, int, int] = (32, 64, 128), channels: int = 3):
+        """Args:
+        outputs: S.
+        widths: of the three pairs of convolutions; the last is F.
+        channels: of the input images.
+        """
+        super().__init__()
+        count = 2 * 4 * channels
+        self.whitening = nn.Conv2d(channels, count, 2, bias=False).requires_grad_(False)
+        layers: list[nn.Module] = [nn.MaxPool2d(2), nn.GELU()]
+        for pair, width in enumerate(widths):
+            for inside in (count, width):
+                conv = nn.Conv2d(inside, width, 3, padding=1, bias=False)
+                nn.init.dirac_(conv.weight.data[:inside])
+                norm = nn.BatchNorm2d(width)
+                norm.weight.requires_grad = False
+                pool = [nn.MaxPool2d(2)] if pair and inside == count else []
+                layers += [conv, *pool, norm, nn.GELU()]
+            count = width
+        self.features = nn.Sequential(*layers)
+        self.penultim_layer = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(widths[-1], outputs)
+
+    @torch.no_grad()
+    def whiten(self, inputs: Tensor) -> None:
+        """Sets the first layer from images: eigenvectors of their 2x2 patches over standard deviation, in both signs.
+
+        Args:
+          inputs: float [B, C, H, W], normalized.
+        """
+        patches = inputs.double().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
+        variance, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (vectors / (variance + 5e-4).sqrt()).T.reshape(-1, *self.whitening.weight.shape[1:])
+        self.whitening.weight.copy_(torch.cat([filters, -filters]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps float [B, C, H, W] to logits [B, S]."""
+        return self.classifier(self.penultim_layer(self.features(self.whitening(images))))
+
+
 class _Block(nn.Module):
     """BN-ReLU-conv-BN-ReLU-dropout-conv with a 1x1 shortcut, from the activated input, where the width changes."""
 
@@ -143,14 +190,15 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "vgg_small": {"plan": VGG_SMALL, "width": 128, "dropout": 0.2},
     "wideresnet": {"depth": 28, "widen": 10, "dropout": 0.3},
     "wrn_small": {"depth": 10, "widen": 1, "dropout": 0.1},
+    "vgg_fast": {},
 }
 
 
-def build(model: str, dataset: str, outputs: int, channels: int = 3) -> VGG | WideResNet:
+def build(model: str, dataset: str, outputs: int, channels: int = 3) -> VGG | FastVGG | WideResNet:
     """Builds the network of `--model` for a data set.
 
     Args:
-      model: vgg16, vgg_small, wideresnet or wrn_small.
+      model: vgg16, vgg_small, vgg_fast, wideresnet or wrn_small.
       dataset: name; svhn takes WRN-16-8.
       outputs: S.
       channels: of the images.
@@ -158,7 +206,7 @@ def build(model: str, dataset: str, outputs: int, channels: int = 3) -> VGG | Wi
       The network with PyTorch's (VGG) or the authors' (WRN) initialization.
     """
     arguments = WRN_SVHN if (model, dataset) == ("wideresnet", "svhn") else ARGUMENTS[model]
-    kind = VGG if model.startswith("vgg") else WideResNet
+    kind = FastVGG if model == "vgg_fast" else VGG if model.startswith("vgg") else WideResNet
     return kind(outputs, channels=channels, **arguments)
 
 

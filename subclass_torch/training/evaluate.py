@@ -13,7 +13,7 @@ from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.torch_runtime import World, read_checkpoint
 from subclass_torch.data import images
 from subclass_torch.data.augment import tensor_of
-from subclass_torch.flags import Config
+from subclass_torch.flags import SINCE, Config
 from subclass_torch.networks import build
 from subclass_torch.training import record
 from subclass_torch.training.loop import confusion
@@ -67,8 +67,9 @@ def evaluate_checkpoint(config: Config, world: World) -> None:
       UserError: bad checkpoint, or a data set with other classes.
     """
     model, content = load_network(Path(config.eval or ""), world.device)
-    names = ("dataset", "subset", "batch_size", "amp", "channels_last")
-    settings = dataclasses.replace(config, **{name: content["args"][name] for name in names}, subclass=False)
+    names = ("dataset", "subset", "batch_size", "amp", "channels_last", "eval_batch", "holdout")
+    args = SINCE | content["args"]
+    settings = dataclasses.replace(config, **{name: args[name] for name in names}, subclass=False)
     data = images.load(settings)
     classes = len(data.class_names)
     if classes != len(content["class_names"]):

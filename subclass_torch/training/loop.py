@@ -71,6 +71,17 @@ def learning_rate(epoch: int, base: float, milestones: Sequence[int], gamma: flo
     return base * gamma ** sum(milestone <= epoch for milestone in milestones)
 
 
+RISE, LAST = 0.23, 0.07  # of one cycle: share of the updates with a rising rate; last rate over the peak
+
+
+def one_cycle(step: int, steps: int, peak: float) -> float:
+    """Rate of a step, counted from 0: linear up to `peak`, then linear down to LAST * peak in the last step."""
+    top = max(1, round(RISE * steps))
+    if step < top:
+        return peak * (step + 1) / top
+    return peak * (1 - (1 - LAST) * (step + 1 - top) / (steps - top))
+
+
 def optimizer_of(model: nn.Module, lr: float) -> torch.optim.SGD:
     """SGD, Nesterov momentum 0.9, weight decay 5e-4 on everything [authors' notebook.py]."""
     return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -133,6 +144,8 @@ def run_stage(
                 )  # fmt: skip
                 step = training.step - epoch * steps
                 torch.manual_seed(runtime.derive(config.seed, task.stage, "dropout", epoch, step, world.rank))
+                if config.schedule == "onecycle":
+                    optimizer.param_groups[0]["lr"] = one_cycle(training.step, limit, config.learning_rate)
                 with runtime.autocast(world.device, config.amp):
                     logits = net(images if config.channels_last else images.contiguous())
                 loss = task.criterion(logits, labels).sum() / len(batch)
@@ -148,6 +161,8 @@ def run_stage(
                     loss, loss_sum=loss.detach().double() * len(batch), right=(decided == labels).sum(),
                     class_right=class_right.sum(),
                 )  # fmt: skip
+        if config.schedule == "onecycle":
+            lr = one_cycle(training.step - 1, limit, config.learning_rate)  # the last one, for the log
         samples = min((training.step - epoch * steps) * size, count)
         # DEVIATION SDN-D16: means over all samples, not the batch size
         mean = {name: float(total) / samples for name, total in states.total(training.sums).items()}
@@ -184,12 +199,11 @@ def run_stage(
     return training
 
 
-@torch.no_grad()
 def confusion(
     model: nn.Module, images: Tensor, labels: Tensor, subclass2class: Tensor, classes: int,
     constants: tuple[Tensor, Tensor], config: Config, world: World,
 ) -> Tensor:  # fmt: skip
-    """Counts the decisions on a test split; each process takes its share of the batches.
+    """Counts the decisions on a test split.
 
     Args:
       model: in any mode; left in evaluation mode.
@@ -198,22 +212,35 @@ def confusion(
       subclass2class: int64 [S], on the device.
       classes: C.
       constants: mean and standard deviation, float32 [channels], on the device.
-      config: batch_size, amp, channels_last.
+      config: batch_size, eval_batch, amp, channels_last.
       world: the processes.
     Returns:
       int64 [C, C], row = true class, column = decision, on the CPU.
     """
+    return counts(decisions(model, images, subclass2class, constants, config, world), labels, classes)
+
+
+def counts(decided: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Confusion matrix, int64 [C, C], of decisions int64 [M] and classes int64 [M], both on the CPU."""
+    return torch.bincount(labels * classes + decided, minlength=classes * classes).view(classes, classes)
+
+
+@torch.no_grad()
+def decisions(
+    model: nn.Module, images: Tensor, subclass2class: Tensor, constants: tuple[Tensor, Tensor], config: Config,
+    world: World,
+) -> Tensor:  # fmt: skip
+    """Decides for a class of each image, int64 [M], on the CPU; each process takes its share of the batches."""
     model.eval()
-    total = torch.zeros(classes * classes, dtype=torch.int64, device=world.device)
-    batch = config.batch_size
+    decided = torch.zeros(len(images), dtype=torch.int64, device=world.device)
+    batch = config.eval_batch or config.batch_size
     for at in range(world.rank * batch, len(images), world.size * batch):
         inputs = augment.normalize(images[at : at + batch].to(world.device), *constants)
         with runtime.autocast(world.device, config.amp):
             logits = model(inputs if config.channels_last else inputs.contiguous())
-        pairs = labels[at : at + batch].to(world.device) * classes + losses.decide(logits.float(), subclass2class)
-        total += torch.bincount(pairs, minlength=classes * classes)
-    runtime.reduce_sum(world, total)
-    return total.view(classes, classes).cpu()
+        decided[at : at + batch] = losses.decide(logits.float(), subclass2class)
+    runtime.reduce_sum(world, decided)
+    return decided.cpu()
 
 
 def upgrade(state: dict[str, Any], ends: Sequence[int]) -> dict[str, Any]:

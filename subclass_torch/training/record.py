@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import write_npz
 from reproduction.runtime.deviations import active
 from reproduction.runtime.loop import Training
+from reproduction.runtime.outcomes import Outcomes, outcomes_of
 from reproduction.runtime.record import Record, make_record, versions_of
 from reproduction.runtime.run_folder import UserError, read_json, shown, write_bytes, write_json
 from reproduction.runtime.torch_runtime import World
@@ -41,6 +43,9 @@ class Outcome(NamedTuple):
       theta: float [C], or empty without neglected classes.
       last: int64 [C, C], confusion of the last epoch.
       best: int64 [C, C], confusion of the best epoch.
+      decided: int64 [M], class that the last epoch's network decides for.
+      neglected: the neglected classes, in descending theta.
+      others: as many other classes, drawn at random, where both come from a file of --neglected.
     """
 
     training: Training
@@ -48,6 +53,9 @@ class Outcome(NamedTuple):
     theta: Sequence[float]
     last: np.ndarray
     best: np.ndarray
+    decided: np.ndarray
+    neglected: Sequence[int]
+    others: Sequence[int]
 
 
 def accuracy(matrix: Tensor | np.ndarray) -> float:
@@ -61,6 +69,12 @@ def class_accuracy(matrix: Tensor | np.ndarray) -> list[float | None]:
     matrix = np.asarray(matrix)
     totals = matrix.sum(1)
     return [float(matrix[c, c]) / float(n) if n else None for c, n in enumerate(totals)]
+
+
+def outcomes_by_class(decided: np.ndarray, labels: np.ndarray, classes: Sequence[int]) -> Outcomes:
+    """Which test images of some classes were classified correctly."""
+    rows = np.isin(labels, classes)
+    return outcomes_of(decided[rows] == labels[rows], labels[rows])
 
 
 def print_epoch(stage: str, epochs: int, row: Mapping[str, Any], samples: int) -> None:
@@ -146,21 +160,26 @@ def record_of(
       **fields: other fields of the record.
     """
     times = seconds_of(training.history)
-    limited = bool(config.max_steps)
+    full, rest = divmod(training.step, math.ceil(samples / config.batch_size))
+    seen = full * samples + min(rest * config.batch_size, samples)
+    limited = config.max_steps and config.schedule == "steps"
+    print(f"{stage}: {training.step:,} updates, {seen:,} images seen", flush=True)
     return make_record(
         paper="subclass", row=config.row, stage=stage, seed=config.seed, argv=config.argv,
         config=flags.of_run(config, stage1=stage == "stage1"),
         seconds=times["train_seconds"] + times["test_seconds"],
-        images_per_s=None if limited else samples * len(training.history) / times["train_seconds"],
+        images_per_s=None if limited else seen / times["train_seconds"],
         data=data.digests, data_verified=data.verified, deviations=active(config, IMAGES),
         versions=versions_of("torch", "numpy", "scikit-learn"),
         deterministic=world.device.type == "cpu" or config.deterministic,
-        precision="bfloat16 autocast" if config.amp else "float32", gpu=runtime.device_name(world.device),
-        details={**details, **times}, **fields,
+        precision=runtime.precision(world.device, config.amp), gpu=runtime.device_name(world.device),
+        details={**details, **times, "updates": training.step, "images_seen": seen}, **fields,
     )  # fmt: skip
 
 
-def stage1_record(config: Config, data: Images, world: World, training: Training, folder: Path, name: str) -> Record:
+def stage1_record(
+    config: Config, data: Images, world: World, training: Training, folder: Path, name: str, decided: np.ndarray
+) -> Record:
     """Writes the neglected classes as JSON and returns the record of stage 1; `draw_stage1` draws the plot.
 
     Args:
@@ -170,6 +189,7 @@ def stage1_record(config: Config, data: Images, world: World, training: Training
       training: the finished training.
       folder: the stage's run folder.
       name: the run's id, for file names.
+      decided: int64 [M], class that the network decides for at the end.
     """
     degrees, skipped = training.state["degrees"], training.state["skipped"]
     theta, order = neglect.ranking(degrees, config.neglect_total == "compound")
@@ -191,6 +211,7 @@ def stage1_record(config: Config, data: Images, world: World, training: Training
         config, data, world, training, "stage1", len(data.train_images),
         {"theta": theta, "ranking": order, "stage1_skipped": skipped},
         metrics={"identify_ccr": {"last": last["tst_acc"]}, "identify_loss": {"last": last["loss"]}},
+        outcomes={"identify_ccr": outcomes_of(decided == data.test_labels, data.test_labels)},
         artefacts=[
             {"kind": "image", "path": "neglection.png", "title": title},
             {"kind": "json", "path": f"logs/{name}_neglected.json", "title": "Neglection degrees, theta and ranking"},
@@ -211,7 +232,7 @@ def stage2_record(config: Config, data: Images, world: World, outcome: Outcome, 
       name: the run's id, for file names.
     """
     training, partition, theta = outcome.training, outcome.partition, list(outcome.theta)
-    neglected, best_epoch = list(partition.classes), training.state["best_epoch"]
+    neglected, best_epoch = list(outcome.neglected), training.state["best_epoch"]
     last, best = class_accuracy(outcome.last), class_accuracy(outcome.best)
     final = training.history[-1]
     metrics: dict[str, dict[str, float | None]] = {
@@ -219,13 +240,14 @@ def stage2_record(config: Config, data: Images, world: World, outcome: Outcome, 
         "loss": {"last": final["loss"]},
         "trn_class_acc": {"last": final["trn_class_acc"]},
     }
-    metrics |= {
-        f"class_accuracy/{c}": {"last": a, "best_on_test": b} for c, (a, b) in enumerate(zip(last, best, strict=True))
-    }
+    groups = {f"class_accuracy/{c}": [c] for c in range(len(last))}
+    groups |= {"neglected_accuracy": neglected} if neglected else {}
+    groups |= {"random_accuracy": list(outcome.others)} if outcome.others else {}
+    metrics |= {name: {"last": _mean(last, of), "best_on_test": _mean(best, of)} for name, of in groups.items()}
+    outcomes = {name: of for name, of in groups.items() if metrics[name]["last"] is not None}
+    outcomes["ccr"] = list(range(len(last)))
     if config.subclass:
         metrics["neglected_classes"] = {"last": float(len(neglected))}
-    if neglected:
-        metrics["neglected_accuracy"] = {"last": _mean(last, neglected), "best_on_test": _mean(best, neglected)}
     evaluation = {
         "ccr": metrics["ccr"], "best_epoch": best_epoch, "class_names": list(data.class_names),
         "class_accuracy_last": last, "class_accuracy_best": best, "neglected": neglected, "theta": theta,
@@ -255,6 +277,8 @@ def stage2_record(config: Config, data: Images, world: World, outcome: Outcome, 
         "neglected_names": [data.class_names[c] for c in neglected],
         "theta": theta,
     }
+    if config.subclass:
+        ranked["repartitioned"] = list(partition.classes)
     details = {
         **(ranked if neglected else {}), "class_names": list(data.class_names), "subclasses": outputs,
         "training_images": samples, "parameters": build.parameter_count(network), "best_epoch": best_epoch,
@@ -262,6 +286,7 @@ def stage2_record(config: Config, data: Images, world: World, outcome: Outcome, 
     return record_of(
         config, data, world, training, "stage2" if config.subclass else "baseline", samples, details,
         metrics=metrics, artefacts=artefacts,
+        outcomes={name: outcomes_by_class(outcome.decided, data.test_labels, of) for name, of in outcomes.items()},
     )  # fmt: skip
 
 
@@ -274,7 +299,7 @@ def draw_stage1(config: Config, data: Images, training: Training, folder: Path) 
 
 def draw_stage2(config: Config, data: Images, outcome: Outcome, folder: Path) -> None:
     """Draws confusion.png and, with --beside, gains.png."""
-    neglected, names = list(outcome.partition.classes), data.class_names
+    neglected, names = list(outcome.neglected), data.class_names
     pair = [("with subclasses" if config.subclass else "without subclasses", outcome.last)]
     if config.beside and config.subclass:
         pair = [("without subclasses", read_beside(config.beside, len(names))), *pair]

@@ -18,8 +18,11 @@ from reproduction.runtime.flags import as_dict
 from reproduction.runtime.run_folder import Run, Stop, open_run, read_json, write_json
 from reproduction.runtime.torch_runtime import World
 from subclass_torch.data import images
+from subclass_torch.data.augment import normalize, tensor_of
 from subclass_torch.flags import Config
 from subclass_torch.networks import build
+
+WHITENING = 5000  # images that the first layer of the fast network is set from
 
 
 class Setting:
@@ -37,7 +40,8 @@ class Setting:
             print(
                 f"{data.name}: {len(data.train_images):,} training and {len(data.test_images):,} test images, "
                 f"{len(data.class_names)} classes; device {self.world.device}, {self.world.size} process(es), "
-                f"{torch.get_num_threads()} threads",
+                f"{torch.get_num_threads()} threads"
+                + (f", {runtime.precision(self.world.device, self.config.amp)}" if self.config.amp else ""),
                 flush=True,
             )
         return data
@@ -52,6 +56,9 @@ class Setting:
         """Builds a fresh network whose weights are a function of seed and stage."""
         torch.manual_seed(runtime.derive(self.config.seed, stage, "weights"))
         network = build.build(self.config.model, self.config.dataset, outputs, self.data.channels)
+        if isinstance(network, build.FastVGG):
+            mean, std = (constant.cpu() for constant in self.constants)
+            network.whiten(normalize(tensor_of(self.data.train_images[:WHITENING]), mean, std))
         return build.place(network, self.world.device, self.config.channels_last)
 
     @contextlib.contextmanager

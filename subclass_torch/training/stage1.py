@@ -8,7 +8,7 @@ from subclass_torch import flags
 from subclass_torch.data.augment import tensor_of
 from subclass_torch.method import losses
 from subclass_torch.training import record
-from subclass_torch.training.loop import Task, learning_rate, run_stage
+from subclass_torch.training.loop import Task, decisions, learning_rate, run_stage
 from subclass_torch.training.setting import Setting, run_id
 
 MILESTONES, GAMMA = [10, 20, 30], 0.2  # authors' notebook.py; not reached in 10 epochs
@@ -41,7 +41,9 @@ def identify(setting: Setting) -> None:
         )
         training = run_stage(task, config, model, world, setting.stop, folder, folder / "logs" / f"{name}.csv")
         if opened:
+            alone = world._replace(size=1)  # the other processes have finished
+            decided = decisions(model, task.test_images, task.subclass2class, task.constants, config, alone)
             opened.finish(
-                record.stage1_record(config, data, world, training, folder, name),
+                record.stage1_record(config, data, world, training, folder, name, decided.numpy()),
                 lambda: record.draw_stage1(config, data, training, folder),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from subclass_torch.data.augment import tensor_of
 from subclass_torch.data.images import SIZE
 from subclass_torch.method import losses, partition
 from subclass_torch.training import record
-from subclass_torch.training.loop import Task, confusion, learning_rate, run_stage
+from subclass_torch.training.loop import Task, counts, decisions, learning_rate, run_stage
 from subclass_torch.training.setting import Setting, run_id
 
 # not in the flags that a checkpoint carries: places of this machine
@@ -59,6 +60,13 @@ def neglected_classes(path: Path, count: int) -> tuple[list[int], list[float]]:
     return ranking[:count], theta
 
 
+def random_classes(neglected: list[int], classes: int) -> list[int]:
+    """As many of the other classes as there are neglected ones; the same for every seed."""
+    others = [label for label in range(classes) if label not in neglected]
+    picked = torch.randperm(len(others), generator=runtime.generator("random classes"))
+    return [others[i] for i in picked[: len(neglected)].tolist()]
+
+
 def split_classes(setting: Setting, neglected: list[int]) -> partition.Partition:
     """Augments and splits the neglected classes; every draw depends on (seed, class) alone. Deviation: SDN-D11.
 
@@ -79,6 +87,8 @@ def split_classes(setting: Setting, neglected: list[int]) -> partition.Partition
         return augment.training_batch(batch, draws, mean, std, crop, cutout, length).numpy()
 
     def partners(label: int, wanted: int) -> np.ndarray:
+        if config.copies != "mixed":
+            return np.flatnonzero(data.train_labels == label)  # mixed with itself an image stays what it is
         # DEVIATION SDN-D11: partners are seeded
         generator = runtime.generator(config.seed, "partition", "partners", label)
         return torch.randint(0, len(data.train_images), (wanted,), generator=generator).numpy()
@@ -91,7 +101,8 @@ def split_classes(setting: Setting, neglected: list[int]) -> partition.Partition
     except ValueError as error:
         raise UserError(error) from error
     runtime.set_threads(config.threads)  # scikit-learn changes torch's thread count
-    return parts
+    none = np.empty(0, np.int64)
+    return replace(parts, source=none, partner=none, mixed_labels=none) if config.copies == "none" else parts
 
 
 def train(setting: Setting) -> None:
@@ -101,7 +112,7 @@ def train(setting: Setting) -> None:
     neglected: list[int] = []
     theta: list[float] = []
     sources = [Path(config.beside)] if config.beside and method else []
-    if method and config.numClasses2Repartition:
+    if (method or config.neglected) and config.numClasses2Repartition:
         source = neglected_file(setting)
         neglected, theta = neglected_classes(source, config.numClasses2Repartition)
         run_flags["neglected_classes"] = neglected
@@ -116,7 +127,9 @@ def train(setting: Setting) -> None:
             raise UserError(f"{shown(source)}: ranks {len(theta)} classes, the data set has {classes}")
         if method and config.beside:
             record.read_beside(config.beside, classes)  # an error now, not after the training
-        parts = split_classes(setting, neglected)  # DEVIATION SDN-D15: none is allowed, S = C
+        others = random_classes(neglected, classes) if config.neglected else []
+        chosen = others if config.repartition == "random" else neglected
+        parts = split_classes(setting, chosen if method else [])  # DEVIATION SDN-D15: none is allowed, S = C
         if opened and method:
             record.write_partition(folder, parts)
         pixels, labels = partition.training_set(data.train_images, parts, wrap=config.mixing == "wrap")
@@ -154,20 +167,20 @@ def train(setting: Setting) -> None:
         training = run_stage(task, config, model, world, setting.stop, folder, folder / "logs" / f"{name}.csv")
         if opened:
 
-            def decisions(network: nn.Module) -> np.ndarray:
-                return confusion(
-                    network, task.test_images, task.test_labels, subclass2class, classes, task.constants, config,
-                    world._replace(size=1),  # the other processes have finished
-                ).numpy()  # fmt: skip
+            def decided(network: nn.Module) -> Tensor:
+                alone = world._replace(size=1)  # the other processes have finished
+                return decisions(network, task.test_images, subclass2class, task.constants, config, alone)
 
-            best = last = decisions(model)
+            at_end = decided(model)
+            best = last = counts(at_end, task.test_labels, classes).numpy()
             epochs = len(training.history)
             record.write_network(best_file.with_name(f"{name}_last.pt"), model, facts, epochs, record.accuracy(last))
             if training.state["best_epoch"] != epochs:
                 from subclass_torch.training.evaluate import load_network
 
-                best = decisions(load_network(best_file, world.device)[0])
-            outcome = record.Outcome(training, parts, theta, last, best)
+                network = load_network(best_file, world.device)[0]
+                best = counts(decided(network), task.test_labels, classes).numpy()
+            outcome = record.Outcome(training, parts, theta, last, best, at_end.numpy(), neglected, others)
             opened.finish(
                 record.stage2_record(config, data, world, outcome, folder, name),
                 lambda: record.draw_stage2(config, data, outcome, folder),

@@ -1,0 +1,117 @@
+"""The mean ranking of classes by neglection degree over several runs of stage 1: one file of neglected classes for all.
+
+python subclass_torch/ranking.py --runs runs/subclass/cifar10-matched-ranking/seed* --name cifar10-matched-ranking
+"""
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from reproduction.runtime.flags import Parser, add_common, flag, run_main, whole  # noqa: E402
+from reproduction.runtime.record import make_record, versions_of  # noqa: E402
+from reproduction.runtime.run_folder import UserError, open_run, read_json, shown, write_json  # noqa: E402
+
+
+def make_parser() -> Parser:
+    """The parser of this script."""
+    p = Parser("ranking.py", "Mean ranking of the classes over runs of stage 1, and how far the runs agree.")
+    flag(p.additions, "--runs", nargs="+", required=True, metavar="FOLDER", help="finished runs of --stage identify")
+    flag(p.additions, "--classes", type=whole(1), default=2, help="neglected classes (default 2)")
+    add_common(p, "subclass")
+    return p
+
+
+def read_runs(folders: list[str]) -> list[dict[str, Any]]:
+    """The neglected classes and the record of each run's stage 1.
+
+    Raises:
+      UserError: a run has not finished, or ranks other classes than the first.
+    """
+    found = []
+    for folder in folders:
+        stage = Path(folder) / "stage1"
+        files = sorted((stage / "logs").glob("*_neglected.json")) if (stage / "DONE").exists() else []
+        if not files:
+            raise UserError(f"{shown(stage)}: stage 1 has not finished there (--stage identify)")
+        found.append(read_json(files[-1], "degrees", "theta", "class_names"))
+        found[-1]["record"] = read_json(stage / "record.json", "data", "data_verified")
+        if found[-1]["class_names"] != found[0]["class_names"]:
+            raise UserError(f"{shown(stage)}: ranks other classes than {shown(folders[0])}")
+    return found
+
+
+def mean_ranking(thetas: list[list[float]]) -> tuple[list[list[int]], list[float], list[int]]:
+    """Ranks within each run (1: the most neglected), their means, and the classes in the order of these.
+
+    Args:
+      thetas: [runs][C]. Ties of a run: the smaller class first; ties of mean ranks: the larger mean theta first.
+    """
+    from subclass_torch.method.neglect import ranking
+
+    ranks = []
+    for theta in thetas:
+        place = {label: at for at, label in enumerate(ranking([theta])[1], 1)}
+        ranks.append([place[label] for label in range(len(theta))])
+    mean = [sum(column) / len(ranks) for column in zip(*ranks, strict=True)]
+    total = [sum(column) for column in zip(*thetas, strict=True)]
+    return ranks, mean, sorted(range(len(mean)), key=lambda c: (mean[c], -total[c], c))
+
+
+def correlation(first: list[int], second: list[int]) -> float:
+    """Spearman's rank correlation of two rankings without ties."""
+    count = len(first)
+    squares = sum((a - b) ** 2 for a, b in zip(first, second, strict=True))
+    return 1 - 6 * squares / (count * (count * count - 1))
+
+
+def rank(args: argparse.Namespace) -> None:
+    """Writes ranking.json and the record, unless the run folder is finished."""
+    folder = Path(args.runs_dir) / args.name
+    flags = {"runs": [shown(path) for path in args.runs], "classes": args.classes}
+    with open_run(folder, flags, overwrite=args.overwrite) as run:
+        if run.done:
+            run.say_done()
+            return
+        found = read_runs(args.runs)
+        thetas = [item["theta"] for item in found]
+        ranks, mean, order = mean_ranking(thetas)
+        names, chosen = found[0]["class_names"], order[: args.classes]
+        content = {
+            "ranking": order, "theta": [sum(column) / len(thetas) for column in zip(*thetas, strict=True)],
+            "mean_rank": mean, "ranks": ranks, "degrees": [item["degrees"] for item in found], "class_names": names,
+        }  # fmt: skip
+        write_json(folder / "neglected.json", content)
+        pairs = [correlation(a, b) for a, b in itertools.combinations(ranks, 2)]
+        same = [sorted(row.index(place) for place in range(1, args.classes + 1)) == sorted(chosen) for row in ranks]
+        metrics = {
+            "rank_correlation": sum(pairs) / len(pairs) if pairs else None,
+            "same_classes": sum(same) / len(same),
+        }
+        words = ", ".join(f"{names[c]} (mean rank {mean[c]:.1f})" for c in chosen)
+        print(f"neglected in {len(found)} runs: {words}; {sum(same)} runs choose the same", flush=True)
+        run.finish(
+            make_record(
+                paper="subclass", row=args.row, stage="ranking", seed=0, argv=args.argv, config=flags, seconds=0.0,
+                metrics={name: {"last": value} for name, value in metrics.items()},
+                data={key: value for item in found for key, value in item["record"]["data"].items()},
+                data_verified=all(item["record"]["data_verified"] for item in found), deviations=[],
+                versions=versions_of("numpy"), deterministic=True, curve=None,
+                artefacts=[{"kind": "json", "path": "neglected.json", "title": "Mean ranking and the runs' degrees"}],
+                details={"neglected": chosen, "neglected_names": [names[c] for c in chosen], **content},
+            )
+        )  # fmt: skip
+
+
+def main() -> None:
+    """Parses first: --help needs no framework."""
+    args = make_parser().parse_args()
+    args.argv = sys.argv[1:]
+    rank(args)
+
+
+if __name__ == "__main__":
+    run_main(main)
