@@ -132,6 +132,22 @@ def autocast(device: torch.device, amp: str | None) -> contextlib.AbstractContex
     return torch.autocast(device.type, dtype=torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
 
 
+def one_cycle(step: int, steps: int, peak: float, rise: float = 0.23, final: float = 0.07) -> float:
+    """Learning rate of a step of a one-cycle schedule: linear up to the peak, then linear down.
+
+    Args:
+      step: counted from 0.
+      steps: steps of the whole training.
+      peak: the highest rate.
+      rise: share of the steps with a rising rate.
+      final: rate of the last step divided by the peak.
+    """
+    top = max(1, round(rise * steps))
+    if step < top:
+        return peak * (step + 1) / top
+    return peak * (1 - (1 - final) * (step + 1 - top) / (steps - top))
+
+
 def check_finite(first_bad: torch.Tensor, stage: str, batch: int, folder: Path) -> None:
     """Raises UserError with step, batch and last checkpoint if a non-finite loss has been seen.
 

@@ -71,17 +71,6 @@ def learning_rate(epoch: int, base: float, milestones: Sequence[int], gamma: flo
     return base * gamma ** sum(milestone <= epoch for milestone in milestones)
 
 
-RISE, LAST = 0.23, 0.07  # of one cycle: share of the updates with a rising rate; last rate over the peak
-
-
-def one_cycle(step: int, steps: int, peak: float) -> float:
-    """Rate of a step, counted from 0: linear up to `peak`, then linear down to LAST * peak in the last step."""
-    top = max(1, round(RISE * steps))
-    if step < top:
-        return peak * (step + 1) / top
-    return peak * (1 - (1 - LAST) * (step + 1 - top) / (steps - top))
-
-
 def optimizer_of(model: nn.Module, lr: float) -> torch.optim.SGD:
     """SGD, Nesterov momentum 0.9, weight decay 5e-4 on everything [authors' notebook.py]."""
     return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -145,7 +134,7 @@ def run_stage(
                 step = training.step - epoch * steps
                 torch.manual_seed(runtime.derive(config.seed, task.stage, "dropout", epoch, step, world.rank))
                 if config.schedule == "onecycle":
-                    optimizer.param_groups[0]["lr"] = one_cycle(training.step, limit, config.learning_rate)
+                    optimizer.param_groups[0]["lr"] = runtime.one_cycle(training.step, limit, config.learning_rate)
                 with runtime.autocast(world.device, config.amp):
                     logits = net(images if config.channels_last else images.contiguous())
                 loss = task.criterion(logits, labels).sum() / len(batch)
@@ -162,7 +151,7 @@ def run_stage(
                     class_right=class_right.sum(),
                 )  # fmt: skip
         if config.schedule == "onecycle":
-            lr = one_cycle(training.step - 1, limit, config.learning_rate)  # the last one, for the log
+            lr = runtime.one_cycle(training.step - 1, limit, config.learning_rate)  # the last one, for the log
         samples = min((training.step - epoch * steps) * size, count)
         # DEVIATION SDN-D16: means over all samples, not the batch size
         mean = {name: float(total) / samples for name, total in states.total(training.sums).items()}

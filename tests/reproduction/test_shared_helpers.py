@@ -6,12 +6,14 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from reproduction.compare.tabular import latex_table, markdown_table, spread
 from reproduction.runtime import arrays
 from reproduction.runtime.arrays import confusion_counts, read_npz, write_npz
 from reproduction.runtime.deviations import active
 from reproduction.runtime.figures import new_figure, save_figure
+from reproduction.runtime.torch_runtime import amp_of, one_cycle, precision
 
 
 def test_markdown_cells_stay_as_they_are_but_for_what_would_end_them():
@@ -69,3 +71,19 @@ def test_equal_plots_are_equal_files(tmp_path):
 def test_deviations_are_active_always_or_by_their_test():
     table = {"X-D02": lambda config: config["mode"] == "ours", "X-D01": None, "X-D03": lambda config: False}
     assert active({"mode": "ours"}, table) == ["X-D01", "X-D02"] and active({"mode": "authors"}, table) == ["X-D01"]
+
+
+def test_one_cycle_rises_to_the_peak_and_falls():
+    rates = [one_cycle(step, 100, 0.5) for step in range(100)]
+    assert max(rates) == rates[22] == 0.5 and rates[0] == pytest.approx(0.5 / 23)
+    assert rates[-1] == pytest.approx(0.07 * 0.5)
+    assert np.diff(rates[:23]) == pytest.approx(0.5 / 23) and np.all(np.diff(rates[22:]) < 0)
+    assert one_cycle(0, 1, 0.5) == 0.5 and one_cycle(9, 10, 1.0, rise=0.3, final=0.01) == pytest.approx(0.01)
+
+
+def test_bf16_is_taken_where_the_device_computes_in_it(monkeypatch):
+    cpu = torch.device("cpu")
+    for has, amp in ((True, "bf16"), (False, None)):
+        monkeypatch.setattr("reproduction.runtime.torch_runtime.computes_bf16", lambda device, has=has: has)
+        assert amp_of(cpu, "auto") == amp and precision(cpu, "auto") == ("bfloat16 autocast" if has else "float32")
+        assert amp_of(cpu, "bf16") == "bf16" and amp_of(cpu, None) is None

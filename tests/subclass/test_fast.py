@@ -2,25 +2,14 @@
 
 import dataclasses
 
-import numpy as np
-import pytest
 import torch
 
 from reproduction.launch.pipeline import Request
 from subclass_torch import flags, ranking, reproduce
 from subclass_torch.networks import build
 from subclass_torch.training import stage2
-from subclass_torch.training.loop import LAST, one_cycle
 
 REQUEST = Request("matched", "cifar10", (0, 1), "cpu", (), False, None)
-
-
-def test_one_cycle_rises_to_the_peak_and_falls():
-    rates = [one_cycle(step, 100, 0.5) for step in range(100)]
-    assert max(rates) == rates[22] == 0.5 and rates[0] == pytest.approx(0.5 / 23)
-    assert rates[-1] == pytest.approx(LAST * 0.5)
-    assert np.diff(rates[:23]) == pytest.approx(0.5 / 23) and np.all(np.diff(rates[22:]) < 0)
-    assert one_cycle(0, 1, 0.5) == 0.5
 
 
 def test_new_flags_leave_the_flags_of_older_runs_alone():
