@@ -19,10 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `make compare`; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m reproduction.compare",
-        description="Prints our figures beside the papers', with verdicts, then the papers' claims.",
+        description="Prints what the papers claim next to what we find; with --paper or --runs every number as well.",
         allow_abbrev=False,
     )
-    parser.add_argument("--paper", action="append", default=[], help="one paper (repeatable); default: all")
+    parser.add_argument("--paper", action="append", default=[], help="everything about one paper (repeatable)")
     made = "records or run folders made elsewhere; default: runs/ and the committed results"
     parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=made)
     for name in ("markdown", "csv", "latex"):
@@ -31,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
         comparisons, found = given(papers, args.runs)
-        terminal.print_comparisons(comparisons, found.problems)
+        if args.paper or args.runs:
+            terminal.print_comparisons(comparisons, found.problems)
+        else:
+            terminal.print_first_table(comparisons, found.problems)
         for name, text in (("markdown", export.markdown), ("csv", export.csv_text), ("latex", export.latex)):
             path: Path | None = getattr(args, name)
             if path is not None:

@@ -1,89 +1,61 @@
-"""What the papers claim, tested on the records: supported, not supported, inconclusive, or not testable here.
+"""Tests what the papers claim on the records, by the table of verdicts.py.
 
-A claim is an effect (a metric, or the difference or ratio of two) and a margin. Its 95 percent interval over seeds
-wholly inside the margin is `supported`, wholly outside `not supported`, else `inconclusive`; fewer than five seeds
-add `indicative`. Several effects of one seed (one for each neglected class) are averaged first: they share a network
-and are no independent draws. Two other tests exist: `every seed` for exact counts, which have no spread, and
-`permutation` for an effect whose chance level was found by shuffling. Source: ours.
+An effect is a metric of the method minus that of the baseline, seed by seed. Where both records hold the outcomes of
+their test images, the noise of the test set enters the interval; records with other orders of the test images are
+never paired. Claims of a paper on one data set are a family, adjusted by Holm's method.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from reproduction.compare.claim_language import Claim, Side, matches
 from reproduction.compare.collect import Collection, RowRuns, SeedRun
-from reproduction.compare.tables import Claim, Paper, Side
+from reproduction.compare.effects import Effect, effect_of
+from reproduction.compare.tables import Paper
+from reproduction.compare.verdicts import Control, Verdict, holm, judge
+from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.run_folder import REPO_ROOT, read_json
 
-MIN_SEEDS = 5
-MIN_FOR_INTERVAL = 3  # two equal values would make an interval of no width
-SIGNIFICANCE = 0.05
 BENCHMARKS = REPO_ROOT / "docs" / "benchmarks.json"
+PROFILES = ("paper", "matched", "cpu")
 
 
 @dataclass(frozen=True)
 class Result:
-    """A claim on one row. Effect, low and high are in the claim's unit; None where there is nothing to compute.
+    """A claim on one row; numbers are in the claim's unit, None if there is nothing to compute.
 
     Attributes:
-      values: one effect per unit: per seed, or per seed and class.
-      labels: what each value belongs to ("seed 0", "seed 0, class 8").
-      on: what it was tested on: row, and "unverified data" or the like where it applies.
+      row: the base row, "" if none was run.
+      on: what it was tested on: the row, and "unverified data" or the like.
+      profile: of the row, "" if none was run.
+      seeds: those that both sides have.
+      effect: method minus baseline; for a fact the metric itself.
+      baseline: mean of the baseline's metric.
+      control: method minus control.
+      published: the paper's effect, if its numbers are verified.
+      published_baseline: as the paper prints it, with a mark if it is recalled; "" if unknown.
+      missing: which term of the interval is missing and why; "" if none.
     """
 
     paper: str
     claim: Claim
     row: str
     on: str
+    profile: str
     seeds: tuple[int, ...]
-    labels: tuple[str, ...]
-    values: tuple[float, ...]
-    effect: float | None
-    low: float | None
-    high: float | None
-    p_value: float | None
-    word: str
-    verdict: str
-
-
-def t_quantile(n: int) -> float:
-    """Returns t(0.975, n-1), the factor of a two-sided 95 percent interval from n values; n >= 2."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(n - 1, 0.975))
-
-
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Returns the 95 percent t interval of the mean of paired effects; None with fewer than two."""
-    n = len(values)
-    if n < 2:
-        return None
-    half = t_quantile(n) * statistics.stdev(values) / math.sqrt(n)
-    mean = statistics.fmean(values)
-    return mean - half, mean + half
-
-
-def inside(claim: Claim, value: float) -> bool:
-    """Whether an effect of this size satisfies the claim."""
-    return (
-        (claim.above is None or value > claim.above)
-        and (claim.least is None or value >= claim.least)
-        and (claim.below is None or value < claim.below)
-        and (claim.most is None or value <= claim.most)
-    )
-
-
-def decide(claim: Claim, low: float, high: float) -> str:
-    """Verdict of an interval [low, high] against the margin, itself an interval."""
-    if inside(claim, low) and inside(claim, high):
-        return "supported"
-    under = (claim.above is not None and high <= claim.above) or (claim.least is not None and high < claim.least)
-    over = (claim.below is not None and low >= claim.below) or (claim.most is not None and low > claim.most)
-    return "not supported" if under or over else "inconclusive"
+    effect: Effect | None
+    baseline: float | None
+    control: Effect | None
+    published: float | None
+    published_baseline: str
+    missing: str
+    verdict: Verdict
 
 
 def scale_of(unit: str) -> float:
@@ -91,143 +63,204 @@ def scale_of(unit: str) -> float:
     return 100.0 if unit in ("percent", "points") else 1.0
 
 
-def _effect(claim: Claim, a: float | None, b: float | None) -> float | None:
-    if a is None or (claim.combine != "value" and b is None):
+def _group(found: Collection, paper: str, base: str, variant: str) -> RowRuns | None:
+    return found.rows.get((paper, f"{base}-{variant}" if variant else base))
+
+
+def _value(run: SeedRun | None, side: Side, scale: float) -> float | None:
+    if side.value is not None:
+        return side.value
+    number = run.figure(side.metric, side.selection) if run is not None else None
+    return None if number is None else scale * number
+
+
+def _outcomes(run: SeedRun | None, side: Side) -> Outcomes | None:
+    """Outcomes belong to the last epoch's network."""
+    return run.outcomes(side.metric) if run is not None and side.metric and side.selection == "last" else None
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The paired seeds of two sides."""
+
+    seeds: tuple[int, ...]
+    effect: Effect | None
+    baseline: float | None
+    missing: str
+
+
+def pair(found: Collection, claim: Claim, paper: str, base: str, method: Side, other: Side | None) -> _Pairs:
+    """Pairs method and baseline (or control) seed by seed.
+
+    Args:
+      found: the records; a refused pair adds one line to `found.problems`.
+      claim: gives the unit.
+      paper: its id.
+      base: the base row.
+      method: the side that is claimed to be better.
+      other: the side it is compared with; None for a fact.
+    """
+    scale, zero = scale_of(claim.unit), Side(value=0.0)
+    left, right = ({run.seed: run for run in group.runs} if group is not None else {} for group in (
+        _group(found, paper, base, method.variant), _group(found, paper, base, (other or zero).variant)))  # fmt: skip
+    other, seeds, values, baselines, rows = other or zero, [], [], [], []
+    order, missing = "", "" if other.metric else "seeds only: compared with a fixed value"
+    for seed in sorted(left.keys() & right.keys() if other.metric else left):
+        a, b = _value(left[seed], method, scale), _value(right.get(seed), other, scale)
+        if a is None or b is None:
+            continue
+        bits = [_outcomes(left[seed], method), _outcomes(right.get(seed), other)]
+        orders = {bit.order for bit in bits if bit is not None}
+        if len(orders) > 1 or (order and orders and orders != {order}):
+            found.problems.append(
+                f"{paper} {base}, {claim.id}, seed {seed}: not paired, the order digests of the test images differ "
+                f"({', '.join(sorted(orders | {order} - {''}))})"
+            )
+            continue
+        order = order or next(iter(orders), "")
+        seeds.append(seed)
+        values.append(a - b)
+        baselines.append(b)
+        if bits[0] is not None and bits[1] is not None:
+            rows.append(bits[0].bits().astype(np.int8) - bits[1].bits())
+        elif other.metric and not missing:
+            missing = "seeds only: no outcomes of test images in the records"
+    if not seeds:
+        return _Pairs((), None, None, missing)
+    effect = effect_of(values, np.stack(rows) if len(rows) == len(seeds) else None, scale)
+    return _Pairs(tuple(seeds), effect, statistics.fmean(baselines), missing if effect.image_variance is None else "")
+
+
+def _gate(paper: Paper, found: Collection, base: str) -> str:
+    """Why the baseline's accuracy does not allow a verdict on this row; "" if it does."""
+    gate = next((gate for gate in paper.gate if matches(gate.rows, base)), None)
+    if gate is None:
+        return "no least accuracy is named for this data set"
+    group = _group(found, paper.paper.id, base, gate.variant)
+    numbers = [run.figure(gate.metric, gate.selection) for run in group.runs] if group is not None else []
+    known = [100 * number for number in numbers if number is not None]
+    if not known:
+        return f"{gate.metric} of the baseline was not run, needs {gate.least:g}"
+    mean = statistics.fmean(known)
+    return "" if mean >= gate.least else f"baseline {mean:.2f}, needs {gate.least:g}"
+
+
+def _degenerate(paper: Paper, groups: Sequence[RowRuns], base: str) -> str:
+    """Which run of a row is degenerate and why; "" if none is."""
+    for rule in paper.health:
+        for group in groups if matches(rule.rows, base) else ():
+            for run in group.runs:
+                number, divisor = run.figure(rule.metric, "last"), run.figure(rule.over, "last") if rule.over else 1.0
+                if number is not None and divisor and number / divisor < rule.least:
+                    return f"degenerate: {rule.text} ({number / divisor:.2f}, needs {rule.least:g})"
+    return ""
+
+
+def _published(claim: Claim, paper: Paper, base: str) -> tuple[float | None, str]:
+    """The paper's effect if verified, and the baseline's number as the paper prints it."""
+    cells = next((cells for pattern, cells in claim.published.items() if matches((pattern,), base)), None)
+    if cells is None:
+        return None, ""
+    by_cell = {number.cell: number for number in reversed(paper.numbers())}
+    method, baseline = (by_cell[cell] for cell in cells)
+    printed = baseline.printed + ("" if baseline.evidence == "verified" else "\N{DAGGER}")
+    if "recalled" in (method.evidence, baseline.evidence) or method.value is None or baseline.value is None:
+        return None, printed
+    return method.value - baseline.value, printed
+
+
+def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
+    """One line for each metric of a claim or gate that rows it is about should have and no committed record knows.
+
+    A record of a run in progress may lack a metric; that is why only committed records are looked at.
+    """
+    runs = [run for group in found.of(paper.paper.id) for run in group.runs]
+    known = {name for run in runs for entry in run.entries for name in (*entry.record.metrics, *entry.record.details)}
+    rows = {run.row for run in runs}
+    lines = []
+    for claim in paper.claim:
+        bases = _bases(claim, paper, found)
+        for key, side in (("method", claim.method), ("baseline", claim.baseline), ("control", claim.control)):
+            here = side is not None and any((f"{b}-{side.variant}" if side.variant else b) in rows for b in bases)
+            if side is not None and side.metric and here and side.metric.partition("[")[0] not in known:
+                lines.append(f"tables/{paper.paper.id}.toml: {claim.id}: {key}: no record has {side.metric!r}")
+    for gate in paper.gate:
+        if gate.metric not in known and any(matches(gate.rows, row) for row in rows):
+            lines.append(f"tables/{paper.paper.id}.toml: gate {gate.rows[0]}: no record has {gate.metric!r}")
+    return lines
+
+
+def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Result | None:
+    """Tests one claim on one base row; None if the records do not hold what it needs."""
+    assert claim.method is not None
+    name = paper.paper.id
+    method = _group(found, name, base, claim.method.variant)
+    if method is None or method.profile not in PROFILES:
         return None
-    if claim.combine == "value":
-        return a * scale_of(claim.unit)
-    assert b is not None
-    if claim.combine == "difference":
-        return (a - b) * scale_of(claim.unit)
-    return a / b if b else None
+    pairs = pair(found, claim, name, base, claim.method, claim.baseline)
+    if pairs.effect is None:
+        return None
+    sides = [side for side in (claim.method, claim.baseline, claim.control) if side is not None and side.metric]
+    groups = [group for side in sides if (group := _group(found, name, base, side.variant)) is not None]
+    control = pair(found, claim, name, base, claim.method, claim.control).effect if claim.control else None
+    published, published_baseline = _published(claim, paper, base)
+    if claim.group == "fact":
+        verdict = Verdict("fact", "", 0)
+    else:
+        reason = _degenerate(paper, groups, base)
+        if claim.group in ("main", "finding"):
+            reason = reason or _gate(paper, found, base)
+        if reason:
+            verdict = Verdict("not testable", f"not testable: {reason}", 1)
+        else:
+            assert claim.margin is not None
+            against = Control(claim.control.name, control) if claim.control else None
+            verdict = judge(pairs.effect, claim.margin, claim.sign, claim.no_loss, against, published)
+    notes = ", ".join(dict.fromkeys(note for group in groups for note in group.blemish.split(", ") if note))
+    return Result(
+        name, claim, base, base + (f" ({notes})" if notes else ""), method.profile, pairs.seeds, pairs.effect,
+        pairs.baseline, control, published, published_baseline, pairs.missing, verdict,
+    )  # fmt: skip
 
 
-def _group(found: Collection, paper: str, base: str, side: Side) -> RowRuns | None:
-    """The row a side of a claim is read from: the base row itself, or its variant."""
-    return found.rows.get((paper, f"{base}-{side.variant}" if side.variant else base))
-
-
-def _by_seed(group: RowRuns | None) -> dict[int, SeedRun]:
-    return {run.seed: run for run in group.runs} if group is not None else {}
-
-
-def _units(claim: Claim, run: SeedRun) -> list[tuple[str, str]]:
-    """(suffix of the metric, label) of what is paired within one seed."""
-    if claim.per is None:
-        return [("", f"seed {run.seed}")]
-    listed = run.detail(claim.per)
-    names = listed if isinstance(listed, list) else []
+def _adjusted(results: Sequence[Result]) -> list[Result]:
+    """Marks main claims whose effect does not survive Holm's adjustment over the claims on the same row."""
+    families: dict[str, dict[str, float]] = {}
+    for result in results:
+        if result.claim.group == "main" and result.effect is not None and result.verdict.line >= 2:
+            families.setdefault(result.row, {})[result.claim.id] = result.effect.p_value()
+    surviving = {row: holm(family) for row, family in families.items()}
     return [
-        (f"/{name}", f"seed {run.seed}, class {name}")
-        for name in names
-        if isinstance(name, (int, str)) and not isinstance(name, bool)
+        replace(result, verdict=replace(result.verdict, text=f"{result.verdict.text} (unadjusted)"))
+        if result.verdict.line in (3, 4)
+        and result.claim.id in families.get(result.row, {})
+        and result.claim.id not in surviving[result.row]
+        else result
+        for result in results
     ]
 
 
-def effects(claim: Claim, left: RowRuns, right: RowRuns | None) -> tuple[list[int], list[str], list[float]]:
-    """The paired effects of a claim.
-
-    Args:
-      left: row of the claim's side a.
-      right: row of side b; None for a claim about one value.
-    Returns:
-      (seed, label, effect in the claim's unit) of each, as three lists; seeds whose runs break `agree` are left out.
-    """
-    assert claim.a is not None
-    ours, theirs = _by_seed(left), _by_seed(right)
-    paired = ours.keys() & theirs.keys() if claim.b is not None else ours.keys()
-    seeds, labels, values = [], [], []
-    for seed in sorted(paired):
-        if not ours[seed].agrees(claim.agree) or (seed in theirs and not theirs[seed].agrees(claim.agree)):
-            continue
-        for suffix, label in _units(claim, ours[seed]):
-            a = ours[seed].figure(claim.a.metric + suffix, claim.a.selection)
-            b = theirs[seed].figure(claim.b.metric + suffix, claim.b.selection) if claim.b is not None else None
-            value = _effect(claim, a, b)
-            if value is not None:
-                labels.append(label)
-                values.append(value)
-                seeds.append(seed)
-    return seeds, labels, values
-
-
-def _largest_p(claim: Claim, group: RowRuns, seeds: Sequence[int]) -> float | None:
-    """The largest permutation p of these seeds: chance has to be ruled out in every one. None where one has none."""
-    assert claim.a is not None and claim.p_value is not None
-    runs = _by_seed(group)
-    found = [runs[seed].figure(claim.p_value, claim.a.selection) for seed in seeds]
-    known = [p for p in found if p is not None and 0.0 <= p <= 1.0]
-    return max(known) if len(known) == len(found) else None
-
-
-def check_claim(claim: Claim, paper: str, base: str, found: Collection) -> Result | None:
-    """Tests one claim on one base row; None where the records do not hold what it needs."""
-    assert claim.a is not None
-    left = _group(found, paper, base, claim.a)
-    right = _group(found, paper, base, claim.b) if claim.b is not None else None
-    if left is None or left.profile not in claim.profiles:
-        return None
-    of, labels, values = effects(claim, left, right)
-    if not values:
-        return None
-    seeds = sorted(set(of))
-    means = [statistics.fmean(v for seed, v in zip(of, values, strict=True) if seed == one) for one in seeds]
-    bounds = interval(means)
-    by_interval = decide(claim, *bounds) if bounds and len(means) >= MIN_FOR_INTERVAL else "inconclusive"
-    few = len(seeds) < MIN_SEEDS
-    p: float | None = None
-    if claim.test == "every seed":
-        word = "supported" if all(inside(claim, value) for value in values) else "not supported"
-        # one seed refutes it for good; an exact count comes out the same in every seed and needs no more of them
-        few = few and word == "supported" and (len(values) < 2 or len(set(values)) > 1)
-    elif claim.test == "permutation":
-        p = _largest_p(claim, left, seeds)  # seeds share test images, so their p are not pooled
-        enough = len(means) >= MIN_FOR_INTERVAL
-        significant = enough and p is not None and p < SIGNIFICANCE and inside(claim, statistics.fmean(means))
-        # a large p is no evidence against an effect: only an interval outside the margin is
-        word = "supported" if significant else "not supported" if by_interval == "not supported" else "inconclusive"
-    else:
-        word = by_interval
-    reasons = [group.blemish for group in (left, right) if group is not None and group.blemish]
-    blemish = ", ".join(dict.fromkeys(reasons))
-    return Result(
-        paper=paper,
-        claim=claim,
-        row=base,
-        on=base + (f" ({blemish})" if blemish else ""),
-        seeds=tuple(seeds),
-        labels=tuple(labels),
-        values=tuple(values),
-        effect=statistics.fmean(means),
-        low=bounds[0] if bounds else None,
-        high=bounds[1] if bounds else None,
-        p_value=p,
-        word=word,
-        verdict=word + (", indicative" if few else ""),
-    )
-
-
-def check_benchmark(paper: str, claim: Claim, path: Path | None = None) -> Result:
-    """Tests a claim about time on what `make bench` measured last.
-
-    The effect is the overhead in percent, 100 (1 / ratio - 1): its median and the 95 percent interval of the median.
-    """
+def benchmark_fact(paper: Paper, claim: Claim, path: Path | None = None) -> Result:
+    """Reads a fact about time from what `make bench` measured last: overheads in percent, 100 (1 / ratio - 1)."""
     path = path or BENCHMARKS
     entries = read_json(path) if path.is_file() else []
-    for entry in entries if isinstance(entries, list) else []:
-        if isinstance(entry, dict) and entry.get("name") == claim.bench:
-            found = [entry.get(key) for key in ("ratio", "ratio_high", "ratio_low")]
-            figures = [100 * (1 / value - 1) for value in found if isinstance(value, (int, float)) and value > 0]
-            if len(figures) == 3:
-                effect, low, high = figures
-                word = decide(claim, low, high)
-                return Result(paper, claim, "", "make bench", (), (), (effect,), effect, low, high, None, word, word)
-    return _empty(paper, claim)
+    texts = []
+    for name in claim.bench:
+        for entry in entries if isinstance(entries, list) else []:
+            if isinstance(entry, dict) and entry.get("name") == name:
+                ratios = [entry.get(key) for key in ("ratio", "ratio_high", "ratio_low")]
+                known = [100 * (1 / value - 1) for value in ratios if isinstance(value, (int, float)) and value > 0]
+                if len(known) == 3:
+                    label = name.rpartition(": ")[2].partition(" against")[0]
+                    texts.append("{} {:+.1f} % [{:+.1f}, {:+.1f}]".format(label, *known))
+    if not texts:
+        return without_run(paper, claim)
+    return replace(without_run(paper, claim), on="make bench", verdict=Verdict("fact", "; ".join(texts), 0))
 
 
 def _bases(claim: Claim, paper: Paper, found: Collection) -> list[str]:
-    """Base rows a claim may be tested on, in the order of the paper's rows: those whose side a was run."""
-    variant = f"-{claim.a.variant}" if claim.a is not None and claim.a.variant else ""
+    """Base rows a claim may be tested on, in the order of the paper's rows: those whose method was run."""
+    variant = f"-{claim.method.variant}" if claim.method is not None and claim.method.variant else ""
     rows = [group.row for group in found.of(paper.paper.id)]
     bases = {row.removesuffix(variant) for row in rows if row.endswith(variant)}
     order = {row.row: place for place, row in enumerate(paper.row)}
@@ -240,16 +273,19 @@ def check_claims(paper: Paper, found: Collection) -> list[Result]:
     results: list[Result] = []
     for claim in paper.claim:
         if claim.bench:
-            results.append(check_benchmark(paper.paper.id, claim))
+            results.append(benchmark_fact(paper, claim))
             continue
         bases = [] if claim.not_testable else _bases(claim, paper, found)
-        here = [check_claim(claim, paper.paper.id, base, found) for base in bases]
-        results += [result for result in here if result is not None] or [_empty(paper.paper.id, claim)]
-    return results
+        here = [check_claim(claim, paper, base, found) for base in bases]
+        results += [result for result in here if result is not None] or [without_run(paper, claim)]
+    return _adjusted(results)
 
 
-def _empty(paper: str, claim: Claim) -> Result:
-    word = "not testable here" if claim.not_testable else "not run"
-    reason = claim.not_testable or claim.needs
-    verdict = f"{word}: {reason}" if reason else word
-    return Result(paper, claim, "", "-", (), (), (), None, None, None, None, word, verdict)
+def without_run(paper: Paper, claim: Claim) -> Result:
+    """Returns the result of a claim that no run tests: what is missing, next to the paper's first number."""
+    if claim.not_testable:
+        verdict = Verdict("not testable", f"not testable: {claim.not_testable}", 1)
+    else:
+        verdict = Verdict("not run", f"not run: needs {claim.needs}" if claim.needs else "not run", 0)
+    published, baseline = _published(claim, paper, next(iter(claim.published), ""))
+    return Result(paper.paper.id, claim, "", "-", "", (), None, None, None, published, baseline, "", verdict)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.record import Metric, Record, load_record
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, flags_hash, shown
 
@@ -58,6 +59,10 @@ class SeedRun:
             if value is not None:
                 return float(value) if math.isfinite(value) else None
         return None
+
+    def outcomes(self, metric: str) -> Outcomes | None:
+        """Which test images an accuracy of the run got right, the latest stage first; None if no record says so."""
+        return next((e.record.outcomes[metric] for e in reversed(self.entries) if metric in e.record.outcomes), None)
 
     def detail(self, name: str) -> Any:
         """An entry of the records' details, the latest stage first."""

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduction.compare.claims import Result, check_claims, scale_of, t_quantile
+from reproduction.compare.claims import Result, check_claims, scale_of, unknown_metrics
 from reproduction.compare.collect import Collection, RowRuns, collect
+from reproduction.compare.effects import t_quantile
 from reproduction.compare.tables import Number, OurRow, Paper, Selection
 from reproduction.runtime.run_folder import UserError
 
@@ -74,7 +75,7 @@ def half_width(values: Sequence[float], published: float, samples: int | None) -
     n = len(values)
     if n < 2:
         return None
-    spread = t_quantile(n) * statistics.stdev(values) * math.sqrt(1 + 1 / n)
+    spread = t_quantile(0.975, n - 1) * statistics.stdev(values) * math.sqrt(1 + 1 / n)
     binomial = 0.0
     if samples:
         share = min(max(published / 100.0, 0.0), 1.0)
@@ -246,21 +247,10 @@ class Comparison:
     lines: list[Line]
     claims: list[Result]
 
-    def overview(self) -> list[Line]:
-        """The main figures of the rows that `overview` marks in the toml: the method and its baseline.
-
-        A row that was not run is there for its published number. Where none of the marked rows was run but others were,
-        such as a user's own data set, those stand first.
-        """
-        marked = {row.row for row in self.paper.row if row.overview}
-        keys = [line for line in self.lines if line.key and (line.source or line.number is not None)]
-        chosen = [line for line in keys if line.row in marked]
-        return chosen if any(line.source for line in chosen) else [line for line in keys if line.source] + chosen
-
     def only_run(self) -> Comparison:
         """The same without rows and claims that no run stands behind."""
         lines = [line for line in self.lines if line.source]
-        return Comparison(self.paper, lines, [result for result in self.claims if result.word != "not run"])
+        return Comparison(self.paper, lines, [result for result in self.claims if result.verdict.word != "not run"])
 
 
 def compare(papers: Sequence[Paper], found: Collection) -> list[Comparison]:
@@ -282,4 +272,6 @@ def given(papers: Sequence[Paper], runs: Sequence[Path]) -> tuple[list[Compariso
         why = f"papers there: {other}" if other else found.problems[0] if found.problems else "no record at all"
         raise UserError(f"--runs: no record of {asked}; {why}")
     comparisons = compare(here, found)
+    if not runs:
+        found.problems += [line for paper in here for line in unknown_metrics(paper, found)]
     return ([comparison.only_run() for comparison in comparisons] if runs else comparisons), found

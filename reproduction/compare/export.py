@@ -8,15 +8,18 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduction.compare.claims import Result
+from reproduction.compare.claims import Result, without_run
 from reproduction.compare.comparison import Comparison, Line
+from reproduction.compare.effects import Effect
 from reproduction.compare.tabular import escape_latex, latex_table, markdown_table
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
 RECALLED_MARK = "\N{DAGGER}"
 RECALLED_NOTE = f"{RECALLED_MARK} recalled: nobody here could open the source; never judged against"
 LINE_HEAD = ("row", "quantity", "paper's number", "ours", "h", "verdict", "command")
-CLAIM_HEAD = ("claim", "tested on", "effect [95 %]", "seeds", "verdict")
+CLAIM_HEAD = ("claim", "tested on", "baseline", "effect [95 %]", "against the control", "seeds", "verdict")
+FIRST_HEAD = ("paper", "claim", "row", "baseline %, paper / ours", "effect, paper / ours [95 %]", "seeds", "verdict")
+GROUPS = {"main": "Claims", "finding": "Findings", "check": "Checks", "fact": "Facts"}
 
 
 def number_text(value: float, unit: str) -> str:
@@ -67,35 +70,38 @@ def quantity_text(line: Line) -> str:
     return f"{line.quantity}{words}{chosen}" if line.quantity else ""
 
 
+def interval_text(effect: Effect | None, unit: str) -> str:
+    """Returns an effect with its 95 % interval; the sign is always there."""
+    if effect is None:
+        return "-"
+    words = {"points": " points", "percent": " %"}.get(unit, "")
+
+    def signed(value: float) -> str:
+        return ("+" if value > 0 else "") + number_text(value, unit)
+
+    if effect.seeds < 2:
+        return signed(effect.mean) + words
+    low, high = effect.interval()
+    return f"{signed(effect.mean)} [{signed(low)}, {signed(high)}]{words}"
+
+
 def effect_text(result: Result) -> str:
-    """Returns the effect with its interval and, if it has one, the permutation p."""
-    if result.effect is None:
-        return "-"
-    unit = {"points": " points", "percent": " %"}.get(result.claim.unit, "")
-    sign = "+" if result.claim.combine == "difference" else ""
-    form = "count" if result.claim.unit == "count" else result.claim.unit
-
-    def one(value: float) -> str:
-        text = number_text(value, form)
-        return f"+{text}" if sign and value > 0 else text
-
-    text = one(result.effect)
-    if result.low is not None and result.high is not None and result.claim.test != "every seed":
-        text += f" [{one(result.low)}, {one(result.high)}]"
-    text += unit
-    if result.claim.test == "every seed" and len(set(result.values)) > 1:
-        text += f" ({', '.join(one(value) for value in result.values)})"
-    if result.p_value is not None:
-        text += f", p = {result.p_value:.2g}"
-    return text
+    """Returns the effect with its interval and what the interval lacks; a fact as mean and values."""
+    if result.claim.group == "fact":
+        if result.effect is None:
+            return result.verdict.text or "-"
+        values = [number_text(value, result.claim.unit) for value in result.effect.by_seed]
+        mean = number_text(result.effect.mean, result.claim.unit)
+        return mean + (f" ({', '.join(values)})" if len(set(values)) > 1 else "")
+    missing = " (seeds only)" if result.missing and result.effect is not None else ""
+    return interval_text(result.effect, result.claim.unit) + missing
 
 
-def seeds_text(result: Result) -> str:
-    """Returns the number of seeds, and of pairs if a seed gives several."""
-    if not result.seeds:
-        return "-"
-    pairs = f" ({len(result.values)} pairs)" if len(result.values) != len(result.seeds) else ""
-    return f"{len(result.seeds)}{pairs}"
+def baseline_text(result: Result) -> str:
+    """Returns the mean of the baseline, in the unit of the claim; nothing for a fixed value."""
+    if result.baseline is None or result.claim.baseline is None or not result.claim.baseline.metric:
+        return ""
+    return number_text(result.baseline, result.claim.unit)
 
 
 def line_cells(line: Line) -> tuple[str, ...]:
@@ -116,9 +122,11 @@ def claim_cells(result: Result) -> tuple[str, ...]:
     return (
         f"{result.claim.id}: {result.claim.text}",
         result.on,
+        baseline_text(result),
         effect_text(result),
-        seeds_text(result),
-        result.verdict,
+        interval_text(result.control, result.claim.unit) if result.claim.control else "",
+        str(len(result.seeds) or "-"),
+        "" if result.claim.group == "fact" and result.verdict.word == "fact" else result.verdict.text,
     )
 
 
@@ -133,19 +141,59 @@ def claim_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
     return rows
 
 
-def verdict_counts(results: Sequence[Result]) -> str:
-    """Counts the verdicts over the rows that claims were tested on: `40 claims of the papers in 107 lines, ...`.
+def main_results(comparison: Comparison) -> list[Result]:
+    """Chooses one result for each main claim: a judged row, of the paper profile before `matched`, else any.
 
-    The papers' own claims, then what this repository adds to them.
+    Rows of the cpu profile stand for a claim only if they were judged.
     """
-    order = ("supported", "not supported", "inconclusive", "not run", "not testable here")
+
+    def rank(result: Result) -> tuple[bool, int]:
+        return result.verdict.line < 2, ("paper", "matched", "", "cpu").index(result.profile)
+
+    chosen: dict[str, Result] = {}
+    for result in comparison.claims:
+        if result.claim.group != "main":
+            continue
+        if result.profile == "cpu" and result.verdict.line < 2:
+            result = without_run(comparison.paper, result.claim)
+        before = chosen.get(result.claim.id)
+        if before is None or rank(result) < rank(before):
+            chosen[result.claim.id] = result
+    return list(chosen.values())
+
+
+def first_cells(comparison: Comparison, result: Result) -> tuple[str, ...]:
+    """Returns the cells of a main claim under FIRST_HEAD."""
+    unit = result.claim.unit
+    paper = "?" if result.published is None else f"{result.published:+.2f}"
+    accuracy = baseline_text(result) if unit == "points" else ""
+    baseline = f"{result.published_baseline or '?'} / {accuracy or '-'}" if unit == "points" else ""
+    return (
+        comparison.paper.paper.short,
+        result.claim.text,
+        result.on,
+        baseline,
+        f"{paper} / {effect_text(result)}",
+        str(len(result.seeds) or "-"),
+        result.verdict.text,
+    )
+
+
+def first_table(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """Returns the rows of the first table of README, report and `make compare`: one for each main claim."""
+    return [first_cells(one, result) for one in comparisons for result in main_results(one)]
+
+
+def verdict_counts(results: Sequence[Result]) -> str:
+    """Counts the verdicts by group: `10 claims in 12 lines: 3 supported, ...`."""
     parts = []
-    for ours, whose in ((False, "claims of the papers"), (True, "controls, expectations and bars of ours")):
-        here = [result for result in results if result.claim.ours is ours]
-        counts = Counter(result.word for result in here)
-        lines = ", ".join(f"{counts[word]} {word}" for word in order if counts[word])
-        claims = len({(result.paper, result.claim.id) for result in here})
-        parts += [f"{claims} {whose} in {len(here)} lines, one for each row: {lines}"] if here else []
+    for group, title in GROUPS.items():
+        here = [result for result in results if result.claim.group == group]
+        counts = Counter(result.verdict.word for result in here)
+        lines = ", ".join(f"{count} {word}" for word, count in counts.most_common())
+        if here and group != "fact":
+            number = len({(result.paper, result.claim.id) for result in here})
+            parts.append(f"{number} {title.lower()} in {len(here)} lines, one for each row: {lines}")
     return "; ".join(parts)
 
 
@@ -184,9 +232,18 @@ def markdown_lines(lines: Sequence[Line]) -> str:
     return "\n\n".join(parts)
 
 
+def by_group(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Splits results into claims, findings, checks and facts, by title; empty ones are left out."""
+    split = {title: [r for r in results if r.claim.group == group] for group, title in GROUPS.items()}
+    return {title: here for title, here in split.items() if here}
+
+
 def markdown_claims(results: Sequence[Result]) -> str:
-    """Returns one Markdown table of claims."""
-    return markdown_table(CLAIM_HEAD, claim_rows(results))
+    """Returns a Markdown table for claims, findings, checks and facts each."""
+    parts = []
+    for title, here in by_group(results).items():
+        parts += [f"**{title}**", markdown_table(CLAIM_HEAD, claim_rows(here))]
+    return "\n\n".join(parts)
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
@@ -221,11 +278,14 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
                 "", "", "", line.verdict.text, line.command,
             ])  # fmt: skip
         for result in comparison.claims:
-            selection = result.claim.a.selection if result.claim.a is not None else ""
+            selection = result.claim.method.selection if result.claim.method is not None else ""
+            effect = result.effect
+            low, high = effect.interval() if effect is not None and effect.seeds > 1 else (None, None)
             writer.writerow([
-                "claim", result.paper, result.row, result.claim.id, result.claim.unit, selection, "", "",
-                " ".join(map(str, result.seeds)), " ".join(map(plain, result.values)), plain(result.effect), "", "", "",
-                plain(result.low), plain(result.high), plain(result.p_value), result.verdict, "",
+                result.claim.group, result.paper, result.row, result.claim.id, result.claim.unit, selection, "", "",
+                " ".join(map(str, result.seeds)), " ".join(map(plain, effect.by_seed)) if effect else "",
+                plain(effect.mean if effect else None), "", "", "", plain(low), plain(high),
+                plain(effect.p_value() if effect and effect.seeds > 1 else None), result.verdict.text, "",
             ])  # fmt: skip
     return out.getvalue()
 
@@ -240,7 +300,7 @@ def latex(comparisons: Sequence[Comparison]) -> str:
         parts.append(latex_table(title, LINE_HEAD[:-1], "llrrrl", rows))
         if comparison.claims:
             cells = claim_rows(comparison.claims)
-            columns = r"p{0.4\linewidth}lllp{0.2\linewidth}"
+            columns = r"p{0.3\linewidth}lllllp{0.2\linewidth}"
             parts.append(latex_table(f"{about.short}: claims", CLAIM_HEAD, columns, cells))
         if has_recalled(comparison.lines):
             parts.append(escape_latex(RECALLED_NOTE))

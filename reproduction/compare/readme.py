@@ -26,35 +26,26 @@ BLOCK = re.compile(r"(^<!-- generated: ([^\n]*?) -->\n)(.*?)(^<!-- end -->$)", r
 OPENING = re.compile(r"^<!-- generated: [^\n]*? -->$", re.MULTILINE)
 FOLDERS = ("", "docs", "docs/papers", "docs/deviations")
 LEGEND = (
-    "Ours: mean ± standard deviation over (so many) seeds; `last` is the last epoch where the figure is of the best. "
-    "Rows named `cpu` run a small network on few images: they test what a paper claims, not its number."
+    "One line for each main claim of a paper; `?`: the paper's number is not known here. Effect: method minus baseline "
+    "over the same seeds, with its 95 % interval; `seeds only`: without the noise of the test images. `not testable`: "
+    "the baseline is too far from the paper's level, or something is missing. How a verdict is reached: "
+    "[docs/results.md](docs/results.md)."
 )
 
 
 def overview(comparisons: Sequence[Comparison]) -> str:
-    """A screenful: paper | row | quantity | paper's number | ours | verdict | command.
-
-    Of each paper the method and its baseline; every other row stands on the paper's page, and is counted below.
-    """
-    chosen = [(comparison.paper.paper, line) for comparison in comparisons for line in comparison.overview()]
-    rows = []
-    for about, line in chosen:
-        row, quantity, number, ours, _, verdict, command = export.line_cells(line)
-        page = f"[{about.short}](docs/papers/{about.id}.md)"
-        rows.append([page, row, quantity, number, ours, verdict, f"`{command}`" if command else ""])
-    head = ("paper", "row", "quantity", "paper's number", "ours", "verdict", "command")
+    """Returns the first table: one line for each main claim, and what else was tested."""
+    shorts = {comparison.paper.paper.short: comparison.paper.paper.id for comparison in comparisons}
+    rows = [[f"[{short}](docs/papers/{shorts[short]}.md)", *cells] for short, *cells in export.first_table(comparisons)]
+    counts = export.verdict_counts([result for comparison in comparisons for result in comparison.claims])
     lines = [line for comparison in comparisons for line in comparison.lines]
     ran, known = ({(line.paper, line.row) for line in lines if line.source or not only} for only in (True, False))
-    counts = export.verdict_counts([result for comparison in comparisons for result in comparison.claims])
-    parts = [
-        markdown_table(head, rows),
-        LEGEND,
-        f"These are the main rows; all of them ({len(ran)} run, {len(known - ran)} not, with the reason) stand on the "
-        "papers' pages.",
-        f"[Claims](docs/results.md#claims-of-all-papers), tested on these records: {counts}.",
-    ]
-    note = [export.RECALLED_NOTE] if export.has_recalled([line for _, line in chosen]) else []
-    return "\n\n".join(parts + note)
+    more = (
+        f"Everything tested: {counts}. All rows ({len(ran)} run, {len(known - ran)} not, with the reason) stand on the "
+        "papers' pages."
+    )
+    note = [export.RECALLED_NOTE] if any(export.RECALLED_MARK in cell for row in rows for cell in row) else []
+    return "\n\n".join([markdown_table(export.FIRST_HEAD, rows), LEGEND, more, *note])
 
 
 def claims(comparisons: Sequence[Comparison]) -> str:

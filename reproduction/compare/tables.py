@@ -17,19 +17,12 @@ from typing import Any, Literal
 
 import pydantic
 
+from reproduction.compare.claim_language import Claim, Gate, Health, Selection, Strict, Unit
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
 
 TABLES = REPO_ROOT / "reproduction" / "tables"
 Evidence = Literal["verified", "recalled"]
-Unit = Literal["percent", "points", "parameters", "seconds", "count", "ratio", "degree", "correlation", "text"]
-Selection = Literal["last", "best_on_val", "best_on_test"]
 ABSENT = "-"  # a cell of a published table that holds nothing (TOML has no null)
-
-
-class Strict(pydantic.BaseModel):
-    """Refuses keys it does not know, so that a misspelt one is an error and not silence."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 class Picture(Strict):
@@ -68,7 +61,7 @@ class Column(Strict):
     metric: str | None = None
     selection: Selection = "last"
     judge: Literal["proportion", "exact", "none"] = "none"  # how our figures are held against it
-    key: bool = False  # a row's main figure: stands in the overview where its row does
+    key: bool = False  # a row's main number
     agree: tuple[str, str] | None = None  # judged only where these two metrics of a run are equal, else `unlike`
     unlike: str = ""
     note: str = ""
@@ -117,7 +110,6 @@ class OurRow(Strict):
     needs: str = ""  # why it has not been run here: hardware, hours, data
     short: str = ""  # what of the paper's schedule was cut; the verdict is then never more than indicative
     quantity: str = ""  # what its main figure is called where the column alone does not say of which network
-    overview: bool = False  # its key figures stand in the overview of README and report
     note: str = ""
 
 
@@ -129,14 +121,6 @@ class Shown(Strict):
     unit: Unit
     selection: Selection = "last"
     key: bool = False  # a main figure of rows beside which no published number stands
-
-
-class Side(Strict):
-    """One side of a claim: a metric, in the row itself or in a variant of it."""
-
-    metric: str
-    variant: str = ""
-    selection: Selection = "last"
 
 
 class DetailColumn(Strict):
@@ -157,57 +141,6 @@ class DetailTable(Strict):
     labels: tuple[str, ...] = ()  # column names of what "*" and `key` stand for
     columns: tuple[DetailColumn, ...]
     note: str = ""
-
-
-class Claim(Strict):
-    """What the paper claims, as a margin on an effect."""
-
-    id: str
-    text: str
-    source: str
-    a: Side | None = None
-    b: Side | None = None
-    combine: Literal["value", "difference", "ratio"] = "value"
-    unit: Unit = "points"
-    above: float | None = None  # effect > above
-    least: float | None = None  # effect >= least
-    below: float | None = None  # effect < below
-    most: float | None = None  # effect <= most
-    test: Literal["interval", "every seed", "permutation"] = "interval"
-    p_value: str | None = None  # metric that holds the permutation p, for test = "permutation"
-    bench: str = ""  # name of the benchmark whose overhead in percent is the effect, instead of `a`
-    per: str | None = None  # entry of the record's details that lists units (class ids) paired within each seed
-    agree: tuple[str, str] | None = None  # seeds in which these two metrics differ are left out
-    rows: tuple[str, ...] = ("*",)  # patterns; with "!" in front: not these
-    profiles: tuple[str, ...] = ("paper", "cpu")
-    not_testable: str = ""  # why nothing here can test it
-    needs: str = ""  # what a run that tests it takes, printed as long as there is none
-    note: str = ""
-
-    @property
-    def ours(self) -> bool:
-        """Whether the paper does not say it: a control, an expectation or a bar of this repository."""
-        return self.source.startswith("ours")
-
-    def is_about(self, row: str) -> bool:
-        """Whether a base row matches one of `rows` and none that is excluded."""
-        return any(fnmatch.fnmatchcase(row, pattern) for pattern in self.rows) and not any(
-            fnmatch.fnmatchcase(row, pattern[1:]) for pattern in self.rows if pattern.startswith("!")
-        )
-
-    @pydantic.model_validator(mode="after")
-    def _complete(self) -> Claim:
-        if self.not_testable:
-            return self
-        if (self.a is None) == (not self.bench):
-            raise ValueError(f"{self.id}: a claim needs `a`, or `bench`, or `not_testable` with the reason")
-        if (self.combine == "value") != (self.b is None):
-            raise ValueError(f"{self.id}: `b` goes with combine difference or ratio, and only with these")
-        if (self.test == "permutation") != (self.p_value is not None):
-            raise ValueError(f"{self.id}: `p_value` goes with test permutation, and only with it")
-        if all(bound is None for bound in (self.above, self.least, self.below, self.most)):
-            raise ValueError(f"{self.id}: no margin (above, least, below or most)")
-        return self
 
 
 class Number(Strict):
@@ -246,6 +179,8 @@ class Paper(Strict):
     table: tuple[PublishedTable, ...] = ()
     row: tuple[OurRow, ...] = ()
     shown: tuple[Shown, ...] = ()
+    gate: tuple[Gate, ...] = ()
+    health: tuple[Health, ...] = ()
     claim: tuple[Claim, ...] = ()
     details: tuple[DetailTable, ...] = ()
 
@@ -260,6 +195,10 @@ class Paper(Strict):
             if twice:
                 raise ValueError(f"{kind} {twice[0]} stands twice")
         cells = [number.cell for number in self.numbers()]
+        for claim in self.claim:
+            for cell in (cell for pair in claim.published.values() for cell in pair):
+                if cell not in cells:
+                    raise ValueError(f"claim {claim.id}: published {cell!r} is no published cell")
         main_figures = sum(show.key for show in self.shown)
         for row in self.row:
             if row.quantity and main_figures > 1:

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 from reproduction.compare.comparison import Comparison, Line
 from reproduction.compare.export import (
     CLAIM_HEAD,
+    FIRST_HEAD,
     LINE_HEAD,
     RECALLED_NOTE,
+    by_group,
     claim_rows,
+    first_table,
     has_recalled,
     line_cells,
+    main_results,
     number_text,
     paper_text,
     quantity_text,
@@ -42,6 +46,10 @@ def print_comparisons(comparisons: Sequence[Comparison], problems: Sequence[str]
     if any(has_recalled(comparison.lines) for comparison in comparisons):
         console.print(RECALLED_NOTE, markup=False)
     console.print("h: half-width for one run, max(t(0.975, n-1) sd sqrt(1 + 1/n), binomial error of the test split)")
+    _print_problems(console, problems)
+
+
+def _print_problems(console: Console, problems: Sequence[str]) -> None:
     if problems:
         console.print(f"\nleft out ({len(problems)}):")
         for problem in problems[:20]:
@@ -54,9 +62,11 @@ def _colour(word: str) -> str:
     return {
         "consistent": "green",
         "supported": "green",
+        "agrees with the paper": "green",
         "above paper": "cyan",
         "below paper": "red",
-        "not supported": "red",
+        "contradicted": "red",
+        "explained by control": "red",
         "inconclusive": "yellow",
         "indicative": "yellow",
     }.get(word, "dim")
@@ -137,18 +147,36 @@ def _print_seeds(console: Console, lines: Sequence[Line]) -> None:
 
 
 def _print_claims(console: Console, comparison: Comparison) -> None:
+    """One table for claims, findings, checks and facts each."""
+    for title, results in by_group(comparison.claims).items():
+        words = [result.verdict.word for result in results]
+        _print_table(console, title, CLAIM_HEAD, claim_rows(results), words)
+
+
+def print_first_table(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
+    """Prints one line for each main claim of every paper, and what was left out."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=False)
+    words = [result.verdict.word for one in comparisons for result in main_results(one)]
+    _print_table(console, "What the papers claim, and what we find", FIRST_HEAD, first_table(comparisons), words)
+    console.print("every number, claim and row of a paper: make compare PAPER=class2str", markup=False)
+    _print_problems(console, problems)
+
+
+def _print_table(
+    console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[str]
+) -> None:
+    """A table whose last column is a verdict; a row that names something new in its first column begins a section."""
     from rich.markup import escape
     from rich.table import Table
 
-    if not comparison.claims:
-        return
-    table = Table(title="claims", title_justify="left")
-    for name in CLAIM_HEAD:
+    table = Table(title=title, title_justify="left")
+    for name in head:
         table.add_column(name, overflow="fold")
-    for result, texts in zip(comparison.claims, claim_rows(comparison.claims), strict=True):
+    for word, texts in zip(words, rows, strict=True):
         cells = [escape(text) for text in texts]
         if cells[0]:
             table.add_section()
-        cells[4] = f"[{_colour(result.word)}]{cells[4]}[/]"
-        table.add_row(*cells)
+        table.add_row(*cells[:-1], f"[{_colour(word)}]{cells[-1]}[/]")
     console.print(table)

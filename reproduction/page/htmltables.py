@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from markupsafe import Markup
@@ -12,7 +12,6 @@ from reproduction.compare.claims import Result
 from reproduction.compare.comparison import Comparison, Line
 from reproduction.page.templates import part
 
-OVERVIEW_HEAD = ("paper", *export.LINE_HEAD)
 MAX_SEEDS_LISTED = 20
 
 
@@ -27,18 +26,28 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], verdicts: Sequence
     return part("table", head, rows, verdicts)
 
 
-def lines_table(lines: Sequence[Line], with_paper: Callable[[Line], str] | None = None) -> Markup:
-    """Renders comparison lines, with the paper's name in front where asked for."""
-    rows = [(*((with_paper(line),) if with_paper else ()), *export.line_cells(line)) for line in lines]
-    head = OVERVIEW_HEAD if with_paper else export.LINE_HEAD
+def lines_table(lines: Sequence[Line]) -> Markup:
+    """Renders comparison lines."""
     note = part("note", export.RECALLED_NOTE) if export.has_recalled(lines) else Markup()
-    return table(head, rows, [line.verdict.word for line in lines]) + note
+    return (
+        table(export.LINE_HEAD, [export.line_cells(line) for line in lines], [line.verdict.word for line in lines])
+        + note
+    )
 
 
 def claims_table(results: Sequence[Result]) -> Markup:
-    """Renders a group of lines per claim, a line for each row it was tested on; below the claim its source."""
-    groups = [list(group) for _, group in groupby(results, key=lambda result: result.claim.id)]
-    return part("claims", export.CLAIM_HEAD, groups, export.claim_cells)
+    """Renders claims, findings, checks and facts; a group of lines per claim, below the claim its source."""
+    tables = Markup()
+    for title, here in export.by_group(results).items():
+        groups = [list(group) for _, group in groupby(here, key=lambda result: result.claim.id)]
+        tables += Markup("<h4>{}</h4>").format(title) + part("claims", export.CLAIM_HEAD, groups, export.claim_cells)
+    return tables
+
+
+def first_table(comparisons: Sequence[Comparison]) -> Markup:
+    """Renders one line for each main claim of every paper."""
+    words = [result.verdict.word for one in comparisons for result in export.main_results(one)]
+    return table(export.FIRST_HEAD, export.first_table(comparisons), words)
 
 
 def seeds_table(lines: Sequence[Line]) -> Markup:

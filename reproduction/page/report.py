@@ -25,7 +25,7 @@ from reproduction.compare.tables import About, load_tables, paper_of
 from reproduction.compare.tabular import markdown_table
 from reproduction.page.curves import row_charts
 from reproduction.page.gallery import Budget, gallery, without_folders
-from reproduction.page.htmltables import claims_table, lines_table, not_run, published, seeds_table
+from reproduction.page.htmltables import claims_table, first_table, lines_table, not_run, published, seeds_table
 from reproduction.page.templates import part, whole_page
 from reproduction.runtime.record import commit_and_dirty
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
@@ -136,7 +136,7 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
         verdict_counts=export.verdict_counts(results),
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         commit=commit[:10] + (" with changes" if dirty and commit != "unknown" else ""),
-        overview=lines_table([line for c in comparisons for line in c.overview()], lambda line: names[line.paper]),
+        overview=first_table(comparisons),
         claims=claims_table(results),
         papers=papers,
         machines=machines(entries),

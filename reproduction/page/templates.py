@@ -11,10 +11,11 @@ from markupsafe import Markup
 
 PAGE = Path(__file__).resolve().parent  # templates, style.css and script.js
 COLOURS = {
-    "consistent": "good", "supported": "good", "above paper": "cyan", "below paper": "bad", "not supported": "bad",
+    "consistent": "good", "supported": "good", "above paper": "cyan", "below paper": "bad", "contradicted": "bad",
+    "agrees with the paper": "good", "explained by control": "bad", "no effect": "open", "control undecided": "open",
     "inconclusive": "open", "indicative": "open",
 }  # fmt: skip
-NUMERIC = ("paper's number", "ours", "h", "value", "seeds")
+NUMERIC = ("paper's number", "ours", "h", "value", "seeds", "baseline")
 CODE = ("command", "sha256", "row")
 
 

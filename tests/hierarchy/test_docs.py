@@ -86,7 +86,7 @@ def test_claims_use_metrics_that_the_analysis_writes():
         for name in ("report/measure.py", "method/label_quality.py", "training/record.py")
     )
     for claim in table["claim"]:
-        for side in ("a", "b"):
+        for side in ("method", "baseline", "control"):
             metric = claim.get(side, {}).get("metric", "").split("/")
             for part in metric:
                 known = part in ("", *flags.ARMS) or part in sources or part.removeprefix("quality_") in sources

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from reproduction.compare import claims, readme
+from reproduction.compare import claims, export, readme
 from reproduction.compare.collect import collect
 from reproduction.compare.comparison import compare
-from reproduction.compare.tables import load_tables
+from reproduction.compare.tables import load_tables, paper_of
 from reproduction.runtime.run_folder import UserError
 
 
@@ -36,35 +36,56 @@ def test_blocks_are_filled_from_records_and_the_rest_stays(checkout):
     assert text.startswith("# Title\n\n<!-- generated: overview -->\n| paper |") and text.endswith(
         "<!-- end -->\n\nrest\n"
     )
-    first = text.splitlines()[5]
     page = "[Class2Str](docs/papers/class2str.md)"
-    assert first.startswith(f"| {page} | mnist-paper | FC % | 99.38 | 99.38 ± 0.00 (3) | consistent; +0.00 |")
-    assert "all of them (1 run, " in text and " lines, one for each row: 1 not supported, " in text
+    first = next(line for line in text.splitlines() if line.startswith(f"| {page} |"))
+    assert first.endswith("| 90.43 / - | +0.08 / - | - | not run: needs make reproduce-class2str PROFILE=matched |")
+    assert "All rows (1 run, " in text and "15 claims in 15 lines, one for each row:" in text
     path.write_text(text)
     assert readme.changed(checkout, checkout / "results") == {}
 
 
-def test_the_overview_is_a_screenful_and_names_every_paper():
-    """What the first screen is for: the method and its baseline of each paper, beside what the paper says."""
-    comparisons = compare(list(load_tables().values()), collect(committed_only=True))
-    for comparison in comparisons:
-        lines = comparison.overview()
-        assert 2 <= len(lines) <= 6, comparison.paper.paper.id
-        assert any(line.source for line in lines)
-        assert all(line.command and (line.source or line.number) for line in lines)
-    assert sum(len(comparison.overview()) for comparison in comparisons) <= 24
+def all_papers():
+    return compare(list(load_tables().values()), collect(committed_only=True))
+
+
+def test_the_first_table_is_a_screenful_and_names_every_paper():
+    rows = export.first_table(all_papers())
+    assert 10 <= len(rows) <= 15
+    assert {row[0] for row in rows} == {paper.paper.short for paper in load_tables().values()}
+    assert all(len(cell) <= 120 for row in rows for cell in row)
+    missing = " ".join(row[-1] for row in rows if row[-1].startswith("not"))
+    for name in ("pathmnist.npz", "SVHN", "TFRecords", "ImageNet", "CUDA GPU"):
+        assert name in missing, name
+
+
+def test_a_judged_row_stands_for_its_claim_and_the_cpu_profile_only_if_judged(make, tmp_path):
+    def first(row: str, accuracy: float):
+        for variant, value in (("", accuracy + 0.02), ("-baseline", accuracy)):
+            for seed in range(5):
+                record = make.record({"ccr": make.metric(value)}, row=row + variant, seed=seed, paper="subclass")
+                make.put(tmp_path, record)
+        found = collect(runs=tmp_path, results=tmp_path / "none")
+        return export.first_table(compare([paper_of("subclass")], found))[0][2:]
+
+    assert first("cifar10-cpu", 0.6)[-1] == "not run: needs make reproduce-subclass PROFILE=matched"
+    row, baseline, effect, seeds, verdict = first("cifar10-matched", 0.9)
+    assert (row, seeds) == ("cifar10-matched", "5") and baseline == "93.5\N{DAGGER} / 90.00"
+    assert effect == "? / +2.00 [+2.00, +2.00] points (seeds only)"
+    assert verdict == "supported, control undecided (not run)"
 
 
 def test_all_claims_stand_in_one_table_each_named_once():
-    comparisons = compare(list(load_tables().values()), collect(committed_only=True))
+    comparisons = all_papers()
     table = readme.claims(comparisons)
     for comparison in comparisons:
         for claim in comparison.paper.claim:
             assert table.count(f"| {claim.id}: ") == 1
-    assert len(table.splitlines()) == 2 + sum(len(comparison.claims) for comparison in comparisons)
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    assert len(lines) == 4 + sum(len(comparison.claims) for comparison in comparisons)  # four heads
 
 
 def test_a_changed_record_is_a_difference(checkout, make):
+    (checkout / "README.md").write_text("<!-- generated: table class2str -->\nold\n<!-- end -->\n")
     for path, text in readme.changed(checkout, checkout / "results").items():
         path.write_text(text)
     record = make.record({"fc_accuracy": make.metric(0.9)}, seed=1)

@@ -312,13 +312,13 @@ def test_pictures_of_a_seed_that_no_record_lists_stand_on_the_page_once(make, tm
 def test_a_claim_stands_once_above_the_rows_it_was_tested_on(make, tmp_path):
     for row in ("mnist5k-cpu", "cifar10-cpu"):
         for seed in range(3):
-            metrics = {"fc_accuracy": make.metric(0.9), "lh_accuracy": make.metric(0.895)}
+            metrics = {"fc_accuracy": make.metric(0.9), "class_accuracy_ml": make.metric(0.895)}
             make.put(tmp_path, make.record(metrics, row=row, seed=seed))
     found = collect(runs=tmp_path, results=tmp_path / "none")
     text = htmltables.claims_table(check_claims(paper_of("class2str"), found))
-    group = next(part for part in text.split("<tbody>") if "C2S-C1:" in part)
-    assert group.count("<tr>") == 2 and 'rowspan="2"' in group and group.count("C2S-C1:") == 1
-    assert "string-match accuracy, as the poster, in seeds without a shared string" in group
+    group = next(part for part in text.split("<tbody>") if "C2S-C1-poster:" in part)
+    assert group.count("<tr>") == 2 and 'rowspan="2"' in group and group.count("C2S-C1-poster:") == 1
+    assert "accuracy by the most likely string" in group
     assert "mnist5k-cpu" in group and "cifar10-cpu" in group
 
 
@@ -351,8 +351,9 @@ def test_in_a_real_browser(make, tmp_path):
         (folder / long["path"]).write_text("epoch\n")
     text = build(tmp_path / "runs", tmp_path / "r.html")
     probe = """<script>addEventListener("load", () => {
-      const table = document.querySelector("table.sortable"), head = [...table.tHead.rows[0].cells];
-      const column = head.findIndex((h) => h.textContent === "ours");
+      const named = (t) => [...t.tHead.rows[0].cells].findIndex((h) => h.textContent === "ours");
+      const table = [...document.querySelectorAll("table.sortable")].find((t) => named(t) >= 0);
+      const column = named(table), head = [...table.tHead.rows[0].cells];
       const values = () => [...table.tBodies[0].rows].map((r) => parseFloat(r.cells[column].textContent));
       head[column].querySelector("button").click(); const up = values();
       head[column].querySelector("button").click(); const down = values();
@@ -376,6 +377,6 @@ def test_in_a_real_browser(make, tmp_path):
     up, down = ([value for value in probe_values[way] if value is not None] for way in ("up", "down"))
     assert len(up) == 2 and up == sorted(up) == down[::-1]
     assert up == probe_values["up"][:2] and down == probe_values["down"][:2]  # what has no number stands last
-    assert sorted(probe_values["given"]) == sorted(probe_values["turned"]) and len(probe_values["given"]) > 40
+    assert sorted(probe_values["given"]) == sorted(probe_values["turned"]) and len(probe_values["given"]) >= 10
     assert probe_values["turned"][0].startswith("STL-") and probe_values["turned"][-1].startswith("C2S-")
     assert probe_values["sort"] == "descending" and probe_values["wide"] is False

@@ -1,0 +1,124 @@
+"""The keys of a claim in `tables/<paper>.toml`; `docs/results.md` explains them with examples."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any, Literal
+
+import pydantic
+
+Unit = Literal["percent", "points", "parameters", "seconds", "count", "ratio", "degree", "correlation", "text"]
+Selection = Literal["last", "best_on_val", "best_on_test"]
+Group = Literal["main", "finding", "check", "fact"]
+
+
+class Strict(pydantic.BaseModel):
+    """Refuses keys it does not know, so that a misspelt one is an error and not silence."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Side(Strict):
+    """One side of a comparison: a metric in the row itself or in a variant of it, or a fixed null value."""
+
+    metric: str = ""
+    variant: str = ""
+    selection: Selection = "last"
+    value: float | None = None  # in the claim's unit, instead of a metric
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_two(self) -> Side:
+        if bool(self.metric) == (self.value is not None):
+            raise ValueError("a side needs `metric` or `value`, and not both")
+        return self
+
+
+class ControlSide(Side):
+    """The side that could explain the effect instead of the method."""
+
+    name: str  # in words: "the same classes doubled, not split"
+
+
+class Gate(Strict):
+    """The least accuracy of the baseline, in percent, at which claims are judged on a row."""
+
+    rows: tuple[str, ...]
+    metric: str
+    variant: str = ""
+    selection: Selection = "last"
+    least: float
+
+
+class Health(Strict):
+    """A metric, or the ratio of two, below which a run is degenerate: shown, never judged."""
+
+    rows: tuple[str, ...] = ("*",)
+    metric: str
+    over: str = ""  # divides `metric`
+    least: float
+    text: str  # what happened and which setting avoids it
+
+
+class Claim(Strict):
+    """One sentence about an effect, or a fact.
+
+    Attributes:
+      group: `main` claims of the paper stand in the first table; `finding` and `check` on the paper's page; a `fact` is
+        a number without a verdict.
+      sign: 1 if the claim says that method - baseline is positive, -1 if negative.
+      no_loss: the claim says "at least as good as", not "better than".
+      margin: m, below which an effect does not matter, in the unit.
+      published: pattern of rows -> published cells ("row/column") of method and baseline.
+      bench: names in docs/benchmarks.json whose overhead in percent is the fact.
+      not_testable: why nothing here can test it.
+      needs: what a run that tests it takes, printed until there is one.
+    """
+
+    id: str
+    text: str
+    source: str
+    group: Group
+    method: Side | None = None
+    baseline: Side | None = None
+    control: ControlSide | None = None
+    sign: Literal[1, -1] = 1
+    no_loss: bool = False
+    unit: Unit = "points"
+    margin: float | None = pydantic.Field(default=None, gt=0)
+    published: dict[str, tuple[str, str]] = {}
+    rows: tuple[str, ...] = ("*",)  # patterns; with "!" in front: not these
+    bench: tuple[str, ...] = ()
+    not_testable: str = ""
+    needs: str = ""
+    note: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """Whether the paper does not say it."""
+        return self.source.startswith("ours")
+
+    def is_about(self, row: str) -> bool:
+        """Whether a base row matches one of `rows` and none that is excluded."""
+        return matches(self.rows, row)
+
+    @pydantic.model_validator(mode="after")
+    def _complete(self) -> Claim:
+        if self.not_testable:
+            return self
+        if (self.method is None) == (not self.bench):
+            raise ValueError(f"{self.id}: needs `method`, or `bench`, or `not_testable` with the reason")
+        if self.group == "fact":
+            if self.control or self.margin is not None:
+                raise ValueError(f"{self.id}: a fact has no margin and no control")
+        elif self.method is None or self.baseline is None or self.margin is None:
+            raise ValueError(f"{self.id}: a {self.group} needs `method`, `baseline` and `margin`")
+        return self
+
+
+def matches(patterns: tuple[str, ...], row: str) -> bool:
+    """Whether a row matches a pattern and none of those with "!" in front."""
+
+    def any_of(chosen: Any) -> bool:
+        return any(fnmatch.fnmatchcase(row, pattern) for pattern in chosen)
+
+    return any_of(p for p in patterns if p[0] != "!") and not any_of(p[1:] for p in patterns if p[0] == "!")
