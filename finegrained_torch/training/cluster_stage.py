@@ -204,6 +204,7 @@ def summarize(
       (metrics, such as `ari` of the method and `ari_kmeans` of a control, all means over classes; details).
     """
     values: dict[str, float] = {"num_sub": float(found.num_labels), "certain_images": float(certain.sum())}
+    values["clusters_per_class"] = found.num_labels / len(found.per_class)  # 1: no class was split
     values |= agreement.structure(found.per_class)
     scored: dict[str, Any] = {}
     if fine is not None:

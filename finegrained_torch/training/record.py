@@ -17,6 +17,7 @@ from finegrained_torch.training import evaluate
 from finegrained_torch.training.loop import Task, Trained, log_probabilities
 from finegrained_torch.training.setting import Setting
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.outcomes import Outcomes, outcomes_of
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, write_json
 
@@ -49,6 +50,7 @@ class Outcome:
       manifest: further entries of the manifest.
       seconds: of a training's epochs; None: since this process opened the run.
       images_per_s: of a training.
+      outcomes: name of a test accuracy -> which test images the last epoch's network classified correctly.
     """
 
     stage: str
@@ -61,6 +63,7 @@ class Outcome:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     images_per_s: float | None = None
+    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
 
 
 def write_outcome(setting: Setting, run: Run, outcome: Outcome) -> None:
@@ -93,6 +96,7 @@ def write_outcome(setting: Setting, run: Run, outcome: Outcome) -> None:
         curve="metrics.jsonl" if "lr" in outcome.details else None,
         artefacts=outcome.artefacts,
         details={**outcome.details, "inputs": inputs},
+        outcomes=outcome.outcomes,
         gpu=runtime.device_name(setting.device),
     )
     run.finish(record)
@@ -133,7 +137,7 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
     else:
         tested, items, at, fine = "test", setting.test_items, np.arange(len(setting.test_items)), data.test.fine
         labels = fine if stage == "sub" else data.test.coarse
-    _, last = _measure(setting, task, trained.last_state, items, at, labels)
+    last_scores, last = _measure(setting, task, trained.last_state, items, at, labels)
     best_file = run.folder / "best.ckpt"
     scores, best = _measure(setting, task, best_file, items, at, labels)
     val = best if tested == "val" else _measure(setting, task, best_file, val_items, val_at, val_labels)[1]
@@ -157,6 +161,10 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
         f"{prefix}{name}": {"best_on_val": value, "last": last.get(name)} for name, value in best.items()
     }
     metrics[f"{prefix}val_accuracy"] = {"best_on_val": val["accuracy"]}
+    metrics[f"{prefix}train_accuracy"] = {
+        "best_on_val": trained.history[best_epoch - 1]["train_acc"], "last": trained.history[-1]["train_acc"],
+    }  # fmt: skip
+    right = {f"{prefix}accuracy": outcomes_of(last_scores.argmax(1) == labels, labels)} if tested == "test" else {}
     choice = {"head": head} if stage == "fine-tune" else {} if alpha is None else {"alpha": alpha}
     manifest = shared | {
         "choice": choice,
@@ -173,6 +181,6 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
         artefacts.append({"kind": "json", "path": "lr_find.json", "title": "Learning-rate range test"})
     outcome = Outcome(
         stage, inputs, metrics, details, artefacts, variant, choice, manifest, seconds,
-        images * epochs / seconds if seconds else None,
+        images * epochs / seconds if seconds else None, right,
     )  # fmt: skip
     write_outcome(setting, run, outcome)

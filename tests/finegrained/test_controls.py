@@ -96,6 +96,7 @@ def test_the_stage_writes_everything_and_scores_it(tmp_path, monkeypatch, capsys
     below = tmp_path / "sub_toy"
     values = {name: metric["last"] for name, metric in metrics.items()}
     assert values["ari"] > 0.9 and abs(values["ari_random"]) < 0.5 and values["num_sub"] == 6
+    assert values["clusters_per_class"] == 2
     assert {f"ari_{name}" for name in cluster_stage.NAMES} < values.keys()
     assert {"noise_certain", "noise_uncertain", "weak_certain", "weak_uncertain", "silhouette"} < values.keys()
     for name in cluster_stage.NAMES:

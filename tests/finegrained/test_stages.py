@@ -15,6 +15,7 @@ import torch
 
 from finegrained_torch import pipeline
 from finegrained_torch.training import loop, stage2
+from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.run_folder import Stop, UserError
 
 from .conftest import ROOT, TINY, command, run
@@ -113,6 +114,7 @@ def test_what_each_training_saw_and_wrote(whole):
         train, val = kept["train"], kept["val"]
     labels = np.loadtxt(out / "sub_mnist5k" / "pseudo.csv", dtype=int)
     certain_train = int((labels[train] >= 0).sum())
+    orders: dict[str, set] = {}  # accuracy -> images and order of their labels
     for folder in trainings(out):
         manifest = json.loads((folder / "manifest.json").read_text())
         record = json.loads((folder / "record.json").read_text())
@@ -129,11 +131,21 @@ def test_what_each_training_saw_and_wrote(whole):
         assert manifest["metrics"]["test_accuracy"] == right
         key = "sub_accuracy" if "classifier_sub" in name else "accuracy"
         assert record["metrics"][key]["best_on_val"] == right and 0 <= record["metrics"][key]["last"] <= 1
+        if "classifier_sub/mnist5k/pseudo" in name:  # test images have no pseudo-labels
+            assert record["outcomes"] == {}
+        else:
+            which = Outcomes(**record["outcomes"].pop(key))
+            assert record["outcomes"] == {} and which.bits().mean() == record["metrics"][key]["last"]
+            orders.setdefault(key, set()).add((which.count, which.order))
         curve = rows(folder)
+        trained = record["metrics"][key.replace("accuracy", "train_accuracy")]
+        assert trained["best_on_val"] == curve[manifest["best_epoch"] - 1]["train_acc"]
+        assert trained["last"] == curve[-1]["train_acc"]
         best = max(curve, key=lambda row: row["val_acc"])
         assert [row["step"] for row in curve] == [1, 2, 3] and manifest["best_epoch"] == best["step"]
         np.testing.assert_allclose(manifest["metrics"]["val_accuracy"], best["val_acc"], atol=1e-6)
         assert str(ROOT) not in (folder / "record.json").read_text() and len(list(folder.glob("state-*.ckpt"))) == 2
+    assert [len(found) for found in orders.values()] == [1, 1] and not set.intersection(*orders.values())
     sub = json.loads((out / "classifier_sub/mnist5k/pseudo/manifest.json").read_text())
     assert sub["counts"]["tested_on"] == "val" and sub["num_sub"] == labels.max() + 1
     true = json.loads((out / "classifier_sub/mnist5k/true/manifest.json").read_text())
@@ -296,19 +308,8 @@ def test_base_controls(whole, tmp_path):
     out, _ = whole
     copy = tmp_path / "out"
     shutil.copytree(out, copy)
-    flags = [
-        *TINY,
-        "--row",
-        "mnist5k-smoke",
-        "--out_dir",
-        copy,
-        "--stage",
-        "coarse",
-        "--max_epochs",
-        "2",
-        "--min_epochs",
-        "1",
-    ]
+    few = ["--max_epochs", "2", "--min_epochs", "1"]
+    flags = [*TINY, "--row", "mnist5k-smoke", "--out_dir", copy, "--stage", "coarse", *few]
     for control, images in (("budget", 180), ("certain", None)):
         run("pipeline.py", *flags, "--control", control)
         manifest = json.loads((copy / "classifier/mnist5k" / control / "manifest.json").read_text())

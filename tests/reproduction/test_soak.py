@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
-from tests.soak import smoke_copy, soak
+from tests.soak import same_bits, smoke_copy, soak
 
 # A pipeline of 12 steps with states to go on from; FLAW makes it lose something
 PROGRAM = """
@@ -293,3 +293,24 @@ def test_the_copy_holds_the_tracked_files_and_no_runs(tmp_path):
     copy = smoke_copy.checkout(tmp_path / "a b")
     assert (copy / "Makefile").read_bytes() == (REPO_ROOT / "Makefile").read_bytes()
     assert not (copy / "runs").exists() and not (copy / ".git").exists()
+
+
+class Numbers:
+    """In place of a copy of the checkout: what its runs computed."""
+
+    def __init__(self, numbers):
+        self.numbers = lambda: numbers
+
+
+def test_two_commits_are_compared_in_what_the_old_one_has():
+    old = {"record.json": [{"accuracy": {"last": 0.5}}, {"epochs": 2}], "metrics.jsonl": [{"step": 1, "loss": 1.0}]}
+    more = {"record.json": [{"accuracy": {"last": 0.5}, "ratio": {"last": 2.0}}, {"epochs": 2, "time": 1}],
+            "metrics.jsonl": [{"step": 1, "loss": 1.0, "ratio": 3.0}]}  # fmt: skip
+    same_bits.same(Numbers(more), old)
+    for name, value in (
+        ("record.json", [{"accuracy": {"last": 0.6}}, {"epochs": 2}]), ("record.json", [{}, {"epochs": 2}]),
+        ("metrics.jsonl", [{"step": 1, "loss": 1.1}]), ("metrics.jsonl", more["metrics.jsonl"] * 2),
+        ("metrics.jsonl", None), ("another.json", []),
+    ):  # fmt: skip
+        with pytest.raises(smoke_copy.Broken, match=f"figures differ in {name}"):
+            same_bits.same(Numbers({**more, name: value}), old)

@@ -103,3 +103,28 @@ def test_mean_distances_by_sums_equal_those_by_pairs():
                 (same if labels[i] == labels[j] else other).append(distance)
     assert found["positive_distance"] == pytest.approx(np.mean(same))
     assert found["negative_distance"] == pytest.approx(np.mean(other))
+    assert found["embedding_ratio"] == pytest.approx(np.mean(other) / np.mean(same))
+
+
+def test_a_collapsed_embedding_has_a_ratio_near_1_and_equal_points_0():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(4), 25)
+    ratio = [measures.mean_distances(np.float32(points), labels)["embedding_ratio"]
+             for points in (rng.normal(size=(100, 8)), np.ones((100, 8)), np.eye(4)[labels])]  # fmt: skip
+    assert 0.9 < ratio[0] < 1.1 and ratio[1] == 0.0 and 1e6 < ratio[2] < math.inf
+
+
+def test_what_shows_a_collapse_during_training_is_what_the_record_holds():
+    emb, labels = points(4)
+    tested = measures.Tested(labels, labels[:, None], np.ones(len(labels), np.float32), emb)
+    found = measures.embedding_health(tested)
+    assert found["embedding_ratio"] == measures.mean_distances(emb, labels)["embedding_ratio"]
+    assert found["recall_at_1"] == np.mean(labels[slow_neighbours(emb, 1)[:, 0]] == labels)
+
+
+def test_each_image_is_right_or_wrong_by_the_metric_of_that_name():
+    result = outcome([0, 0, 0, 1], [[0, 1], [0, 1], [1, 0], [2, 1]])
+    right = measures.right_by_metric(result, np.array([[1, 2], [3, 0], [0, 1], [0, 1]]))
+    assert {name: bits.tolist() for name, bits in right.items()} == {
+        "accuracy": [True, True, False, False], "top5_accuracy": [True] * 4, "recall_at_1": [True, False, True, False],
+    }  # fmt: skip

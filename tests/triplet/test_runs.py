@@ -6,6 +6,7 @@ One process pays for TensorFlow's import: most runs call the script's main() her
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from datasets import lists
+from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.run_folder import UserError
 from tests.triplet.conftest import CLASSES, TEST, write_set
 from triplet_tf import eval as eval_script
@@ -24,6 +26,7 @@ from triplet_tf import fast_fgvr_semi_train
 from triplet_tf.config.base_config import parse, training_parser
 from triplet_tf.data_sampling import sampler
 from triplet_tf.training import loop
+from triplet_tf.training.run_files import LogFile
 
 TRAIN = "triplet_tf/fast_fgvr_semi_train.py"
 NET = ("--net", "mobile", "--aug_style", "img", "--frame_size", "32", "--resize_sides", "34,40", "--init", "random",
@@ -72,6 +75,10 @@ def test_every_mode_trains_tests_and_records(runs, mode):
     assert {"nmi", "macro_accuracy", "positive_distance"} | {f"recall_at_{k}" for k in (1, 2, 4, 8, 16, 32)} <= set(
         last
     )
+    outcomes = {name: Outcomes(**value) for name, value in record["outcomes"].items()}
+    assert set(outcomes) == {"accuracy", "top5_accuracy", "recall_at_1"}
+    for name, value in outcomes.items():  # every image of the test list, of the last step's network
+        assert value.count == CLASSES * TEST and value.bits().mean() == pytest.approx(last[name])
     for item in record["artefacts"]:
         assert (folder / item["path"]).stat().st_size > 0
     assert (folder / "DONE").exists() and record["stage"] == ("softmax" if mode == "vanilla" else "two-head")
@@ -102,6 +109,10 @@ def test_files_of_a_run_agree(runs):
     assert metrics["metrics"] == {name: v["last"] for name, v in record_of(folder)["metrics"].items()}
     tests = [line for line in curve(folder) if "test/Split_Val_Accuracy" in line]
     assert [line["step"] for line in tests] == [2, 4, 6]
+    last = metrics["metrics"]
+    assert (tests[-1]["test/embedding_ratio"], tests[-1]["test/recall_at_1"]) == (
+        last["embedding_ratio"], last["recall_at_1"],
+    )  # fmt: skip
     best = max(line["test/Split_Val_Accuracy"] for line in tests)
     assert record_of(folder)["metrics"]["accuracy"] == {
         "last": tests[-1]["test/Split_Val_Accuracy"], "best_on_val": None, "best_on_test": best,
@@ -114,6 +125,21 @@ def test_files_of_a_run_agree(runs):
         assert (folder / f"{name}.index").exists() and list(folder.glob(f"{name}.data-*"))
     assert (folder / "model.ckpt.index").read_bytes() == (folder / "model-6.index").read_bytes()
     assert not list(folder.rglob("*.partial")) and not list(folder.glob("*.meta"))  # the graph is never written
+
+
+def test_an_embedding_that_stays_collapsed_is_warned_of(tmp_path, capsys):
+    config = parse(training_parser(), ["--train_mode", "hard"])
+    log = LogFile(tmp_path / "log.txt")
+    lines = [
+        {"step": n, "test/Split_Val_Accuracy": 0.5, "test/macro_accuracy": 0.5, "test/embedding_ratio": ratio}
+        for n, ratio in enumerate((1.0, 1.5, 1.03, 1.04))
+    ]
+    for place, line in enumerate(lines):
+        log.test(config, line, lines[:place])
+    warned = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "collapsing" in line]
+    assert len(warned) == 1 and "across / within 1.04" in warned[0] and "--triplet_loss_lambda 0.1" in warned[0]
+    log.test(dataclasses.replace(config, train_mode="vanilla"), lines[3], lines[:3])
+    assert (tmp_path / "log.txt").read_text().count("collapsing") == 1
 
 
 def test_validation_split_never_selects_on_the_test_list(runs):

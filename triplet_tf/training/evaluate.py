@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 RECALLS = (1, 2, 4, 8, 16, 32)
 TOP = 5
 KMEANS_RESTARTS, KMEANS_SEED = 10, 0
+TINY = 1e-12  # squared distances of equal points
 AT_ONCE = 256  # queries whose distances are in memory at a time
 
 
@@ -45,6 +46,18 @@ def run_test(session: Any, evaluation: Evaluation) -> Tested:
         parts.append((labels, ranked, cross_entropy, embeddings))
         count += len(labels)
     return Tested(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def right_by_metric(tested: Tested, neighbours: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns accuracy and recall@1 of each image, bool [N], under the names that `accuracies` and `recall_at` use.
+
+    Args:
+      tested: answers for the list.
+      neighbours: int64 [N, M] of `nearest`.
+    """
+    hits = tested.ranked == tested.labels[:, None]
+    same = tested.labels[neighbours[:, 0]] == tested.labels
+    return {"accuracy": hits[:, 0], "top5_accuracy": hits.any(axis=1), "recall_at_1": same}
 
 
 def confusion_matrix(tested: Tested, num_classes: int) -> np.ndarray:
@@ -120,7 +133,10 @@ def nmi(embeddings: np.ndarray, labels: np.ndarray, num_classes: int) -> float:
 
 
 def mean_distances(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Returns the mean squared distances of pairs of one class and of two, over the whole list; near 0: a collapse.
+    """Returns the mean squared distances of pairs of one class and of two over the whole list, and their ratio.
+
+    `embedding_ratio` is the distance across classes over that within; near 1 the embedding has collapsed. It is 0 if
+    all points are equal.
 
     By sums, not by pairs: sum over i, j in S of |e_i - e_j|^2 = 2 |S| sum |e_i|^2 - 2 |sum e_i|^2.
     """
@@ -133,9 +149,19 @@ def mean_distances(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, floa
     same = sum(total(points[labels == c]) for c in np.flatnonzero(counts))
     same_pairs = int(np.sum(counts * (counts - 1)))
     other_pairs = len(labels) ** 2 - int(np.sum(counts**2))
+    within, across = same / max(same_pairs, 1), (total(points) - same) / max(other_pairs, 1)
     return {
-        "positive_distance": same / max(same_pairs, 1),
-        "negative_distance": (total(points) - same) / max(other_pairs, 1),
+        "positive_distance": within,
+        "negative_distance": across,
+        "embedding_ratio": max(across, 0.0) / max(within, TINY),
+    }
+
+
+def embedding_health(tested: Tested) -> dict[str, float]:
+    """Returns what shows a collapse at a test during training: `embedding_ratio` and recall@1."""
+    return {
+        "embedding_ratio": mean_distances(tested.embeddings, tested.labels)["embedding_ratio"],
+        **recall_at(tested.labels, nearest(tested.embeddings, 1), ks=(1,)),
     }
 
 

@@ -19,10 +19,10 @@ from triplet_tf.config.base_config import Config
 from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import data_set, digests, open_lists
 from triplet_tf.data_sampling.loader import explained
-from triplet_tf.training.evaluate import Tested, accuracies, run_test
+from triplet_tf.training.evaluate import Tested, accuracies, embedding_health, run_test
 from triplet_tf.training.graph import Graph, build, count_parameters
 from triplet_tf.training.record import write_record
-from triplet_tf.training.run_files import Checkpoints, LogFile, best_test
+from triplet_tf.training.run_files import Checkpoints, LogFile
 
 
 def run_training(config: Config) -> None:
@@ -102,11 +102,11 @@ def train(
             values = accuracies(tested, lists.num_classes)
             # DEVIATION STL-D15: loss and accuracy over the whole list, not over its last batch
             row = {"Split_Val_Accuracy": values["accuracy"], "macro_accuracy": values["macro_accuracy"],
-                   "Val_Loss": values["cross_entropy"],
+                   "Val_Loss": values["cross_entropy"], **embedding_health(tested),
                    "seconds": round(seconds + time.monotonic() - start, 3)}  # fmt: skip
             training.metrics.write(training.step, row, "test")
             row = {"step": training.step, **{f"test/{name}": value for name, value in row.items()}}
-            log.test(config, row, best_test([*training.history, row]))
+            log.test(config, row, training.history)
             training.end_epoch(row)  # DEVIATION STL-D16: saves at every test and at the end; keeps the best test's
     return training.history, tested
 

@@ -17,6 +17,7 @@ import numpy as np
 from datasets.lists import ImageLists
 from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.arrays import write_npz
+from reproduction.runtime.outcomes import outcomes_of
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, UserError, read_json, shown, write_bytes, write_json
 from triplet_tf import deviations, plots
@@ -152,6 +153,10 @@ def write_record(
             "parameters": count_parameters(),
             "initial_weights": read_json(folder / "initial_weights.json") if config.init == "imagenet" else {},
         },
+        outcomes={
+            name: outcomes_of(right, tested.labels)
+            for name, right in evaluate.right_by_metric(tested, neighbours).items()
+        },
         artefacts=ARTEFACTS,
         seconds=seconds,
         images_per_s=round(total * config.batch_size * config.caffe_iter_size / max(seconds, 1e-9), 1),
@@ -178,7 +183,7 @@ def print_metrics(config: Config, metrics: Mapping[str, float], checkpoint: str)
     )
     recalls = ", ".join(f"@{k} {100 * metrics[f'recall_at_{k}']:.2f}" for k in evaluate.RECALLS)
     print(f"recall {recalls}; mean squared distance {metrics['positive_distance']:.3f} in a class, "
-          f"{metrics['negative_distance']:.3f} across")  # fmt: skip
+          f"{metrics['negative_distance']:.3f} across, ratio {metrics['embedding_ratio']:.2f}")  # fmt: skip
 
 
 def evaluate_checkpoint(config: Config) -> None:

@@ -17,6 +17,8 @@ from reproduction.runtime.tf_states import States
 from triplet_tf.config.base_config import Config
 
 ACCURACY = "test/Split_Val_Accuracy"  # the authors' name, as metrics.jsonl has it
+RATIO = "test/embedding_ratio"
+COLLAPSED = 1.2  # across / within below which an embedding has collapsed
 IN_LOG = {
     "cross_entropy": "CE", "batch_accuracy": "accuracy", "metric_loss": "metric", "positive_distance": "d+",
     "negative_distance": "d-", "active_triplets": "active",
@@ -53,12 +55,26 @@ class LogFile:
         values = " ".join(f"{IN_LOG[name]} {value:.4f}" for name, value in scalars.items() if name in IN_LOG)
         self.write(f"step {step} {values} ({seconds:.3f} s)")
 
-    def test(self, config: Config, line: Mapping[str, float], best: Mapping[str, float]) -> None:
-        """Writes the accuracies of a test and the best of the run."""
+    def test(self, config: Config, line: dict[str, Any], earlier: list[dict[str, Any]]) -> None:
+        """Writes the accuracies of a test and the best of the run; warns if the embedding has collapsed.
+
+        Args:
+          config: resolved flags.
+          line: of this test, as in metrics.jsonl.
+          earlier: lines of the tests before, oldest first.
+        """
+        best = best_test([*earlier, line])
         self.write(
-            f"step {line['step']} accuracy {100 * line[ACCURACY]:.2f} macro {100 * line['test/macro_accuracy']:.2f}; "
-            f"best {100 * best[ACCURACY]:.2f} at step {best['step']} of {config.name}"
+            f"step {line['step']} accuracy {100 * line[ACCURACY]:.2f} macro {100 * line['test/macro_accuracy']:.2f} "
+            f"across / within {line[RATIO]:.2f}; best {100 * best[ACCURACY]:.2f} at step {best['step']} "
+            f"of {config.name}"
         )
+        before = earlier[-1].get(RATIO, COLLAPSED) if earlier else COLLAPSED
+        if config.train_mode != "vanilla" and line[RATIO] < COLLAPSED and before < COLLAPSED:
+            self.write(
+                f"warning: the embedding is collapsing: across / within {line[RATIO]:.2f} at two tests in a row; "
+                "see docs/papers/triplet.md, try --triplet_loss_lambda 0.1"
+            )
 
 
 class Checkpoints(States):
