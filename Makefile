@@ -88,7 +88,7 @@ results: PAPER := $(or $(PAPER),class2str)
 results sweep: VENV = $(if $(filter torch,$(EXTRAS)),.venv,$(TF_VENV))
 results: ## run in a worktree at HEAD and take the records into reproduction/results (PAPER, PROFILE=cpu, matched or paper, SEEDS)
 	$(ONE_FRAMEWORK)
-	@$(INSTALL) base $(EXTRAS)
+	@$(INSTALL) base report $(EXTRAS)
 	@$(PY) -m reproduction.take_results --papers "$(PAPER)" --profile "$(if $(filter auto,$(PROFILE)),cpu,$(PROFILE))" \
 	  --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --rows "$(ROWS)" --args="$(ARGS)"
 

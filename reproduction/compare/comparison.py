@@ -18,7 +18,8 @@ from pathlib import Path
 from reproduction.compare.claims import Result, check_claims, scale_of, unknown_metrics
 from reproduction.compare.collect import Collection, RowRuns, collect
 from reproduction.compare.effects import t_quantile
-from reproduction.compare.tables import Number, OurRow, Paper, Selection
+from reproduction.compare.tables import Number, OurRow, Paper, Selection, paper_of
+from reproduction.compare.verdicts import planned_seeds
 from reproduction.runtime.run_folder import UserError
 
 MIN_RUNS = 3
@@ -275,3 +276,18 @@ def given(papers: Sequence[Paper], runs: Sequence[Path]) -> tuple[list[Compariso
     if not runs:
         found.problems += [line for paper in here for line in unknown_metrics(paper, found)]
     return ([comparison.only_run() for comparison in comparisons] if runs else comparisons), found
+
+
+def planned(paper: str) -> list[str]:
+    """Returns one line for each main claim of a paper: the seeds that its matched rows need, by the runs there are."""
+    about = paper_of(paper)
+    lines = []
+    for result in check_claims(about, collect()):
+        claim, effect = result.claim, result.effect
+        if claim.group == "main" and result.profile == "matched" and effect is not None and effect.seeds > 1:
+            assert claim.margin is not None
+            seeds = planned_seeds(effect, claim.margin, result.published)
+            lines.append(
+                f"{claim.id} on {result.row}: {seeds} (spread of {effect.seeds}, test images {effect.image_term:.2f})"
+            )
+    return lines or ["seeds: 5, until three seeds of a matched row show the spread"]

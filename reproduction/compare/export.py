@@ -215,7 +215,7 @@ def markdown_lines(lines: Sequence[Line]) -> str:
         command = "" if same or not line.command else f"`{line.command}`"
         rows.append(["" if same else line.row, *cells[1:5], verdict, command])
         before = cells
-    parts = [markdown_table(LINE_HEAD, rows)] if rows else []
+    parts = ['<a id="rows"></a>', markdown_table(LINE_HEAD, rows)] if rows else []
     waiting: dict[tuple[str, str], list[Line]] = {}
     for line in (line for line in lines if not line.source):
         waiting.setdefault((line.verdict.text, line.command), []).append(line)

@@ -1,8 +1,9 @@
 """Keeps the generated tables of README and docs current: `python -m reproduction.readme --check | --write`.
 
 A generated block stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `overview` (every
-paper), `claims`, `table PAPER` or `claims PAPER`. The blocks show committed records only, so that two checkouts of one
-commit generate the same text; a machine's own runs are shown by `make compare` and `make report`.
+paper), `claims`, `table PAPER` or `claims PAPER`. docs/findings.md is made from its template. All of it shows committed
+records only, so that two checkouts of one commit generate the same text; a machine's own runs are shown by `make
+compare` and `make report`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from datasets.terminal import any_terminal
 from reproduction.compare import export
 from reproduction.compare.collect import RESULTS, collect
 from reproduction.compare.comparison import Comparison, compare
+from reproduction.compare.findings import PAGE, findings
 from reproduction.compare.tables import load_tables
 from reproduction.compare.tabular import markdown_table
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
@@ -118,6 +120,9 @@ def changed(root: Path = REPO_ROOT, results: Path = RESULTS) -> dict[Path, str]:
         new = regenerate(old, comparisons, shown(path))
         if new != old:
             stale[path] = new
+    page = root / "docs" / PAGE.name
+    if page.is_file() and (new := findings(comparisons, found)) != page.read_text(encoding="utf-8"):
+        stale[page] = new
     return stale
 
 

@@ -287,3 +287,7 @@ def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper
     print(f"  {estimate} (estimate), {download}")
     for command in commands:
         print(f"  {command.line()}")
+    if request.profile == "matched":
+        from reproduction.compare.comparison import planned  # reads every record: only for this plan
+
+        print("\n".join(f"  {line}" for line in planned(paper)))

@@ -1,0 +1,85 @@
+"""Writes docs/findings.md from its template and the committed records: no number on that page is typed.
+
+The template, `reproduction/tables/findings.md.j2`, calls the methods of `Answers`; a name that no record knows is an
+error that names it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from reproduction.compare.claims import Result
+from reproduction.compare.collect import Collection
+from reproduction.compare.comparison import Comparison
+from reproduction.compare.export import interval_text, number_text
+from reproduction.compare.tables import TABLES
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
+
+TEMPLATE = TABLES / "findings.md.j2"
+PAGE = REPO_ROOT / "docs" / "findings.md"
+
+
+class Answers:
+    """What the template may ask; a paper is named by its id, a row by its label, a claim by its id."""
+
+    def __init__(self, comparisons: Sequence[Comparison], found: Collection):
+        """Args:
+        comparisons: one a paper.
+        found: the records they were made from.
+        """
+        self.results = {(r.claim.id, r.row): r for comparison in comparisons for r in comparison.claims}
+        self.found = found
+
+    def _result(self, claim: str, row: str) -> Result:
+        if (claim, row) not in self.results:
+            raise UserError(f"{TEMPLATE.name}: no record tests {claim!r} on {row!r}")
+        return self.results[claim, row]
+
+    def ran(self, paper: str, row: str, seeds: int = 3) -> bool:
+        """Whether a row has records of so many seeds."""
+        group = self.found.rows.get((paper, row))
+        return group is not None and len(group.runs) >= seeds
+
+    def mean(self, paper: str, row: str, metric: str, unit: str = "percent") -> str:
+        """Returns a metric of the last epoch over seeds, such as "88.41 %"."""
+        group = self.found.rows.get((paper, row))
+        numbers = [run.figure(metric, "last") for run in group.runs] if group is not None else []
+        known = [number for number in numbers if number is not None]
+        if not known:
+            raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has {metric!r}")
+        scale = 100 if unit in ("percent", "points") else 1
+        return number_text(scale * statistics.fmean(known), unit) + {"percent": " %", "points": " points"}.get(unit, "")
+
+    def effect(self, claim: str, row: str) -> str:
+        """Returns an effect with its interval, such as "+0.32 [-0.10, +0.74] points"."""
+        result = self._result(claim, row)
+        return interval_text(result.effect, result.claim.unit)
+
+    def verdict(self, claim: str, row: str) -> str:
+        """Returns the verdict as printed in the tables."""
+        return self._result(claim, row).verdict.text
+
+    def row(self, paper: str, row: str) -> str:
+        """Returns a link to the table that holds the row."""
+        if (paper, row) not in self.found.rows:
+            raise UserError(f"{TEMPLATE.name}: no record of {paper} {row}")
+        return f"[`{row}`](papers/{paper}.md#rows)"
+
+
+def findings(comparisons: Sequence[Comparison], found: Collection, template: Path = TEMPLATE) -> str:
+    """Renders the page.
+
+    Raises:
+      UserError: the template asks for what no record holds, or is no template.
+    """
+    from jinja2 import Environment, StrictUndefined, TemplateError
+
+    answers = Answers(comparisons, found)
+    names = {name: getattr(answers, name) for name in ("ran", "mean", "effect", "verdict", "row")}
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
+    try:
+        return environment.from_string(template.read_text(encoding="utf-8")).render(**names).rstrip() + "\n"
+    except TemplateError as error:
+        raise UserError(f"{template.name}: {error}") from None

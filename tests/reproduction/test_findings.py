@@ -1,0 +1,65 @@
+"""The page of findings: every number from records, and a template that asks for more is an error that names it."""
+
+from __future__ import annotations
+
+import pytest
+
+from reproduction.compare.collect import collect
+from reproduction.compare.comparison import compare, planned
+from reproduction.compare.findings import TEMPLATE, findings
+from reproduction.compare.tables import load_tables
+from reproduction.runtime.run_folder import UserError
+
+
+@pytest.fixture(scope="module")
+def committed():
+    found = collect(committed_only=True)
+    return compare(list(load_tables().values()), found), found
+
+
+def test_each_paper_has_three_to_six_findings_with_a_link_each(committed):
+    sections = findings(*committed).split("\n## ")[1:]
+    assert len(sections) == 5
+    for section in sections:
+        items = section.split("\n* ")[1:]
+        assert 2 <= len(items) <= 6, section[:60]
+        assert all("](papers/" in item for item in items), section[:60]
+        assert "What surprised us" in section and "What would change our mind" in section
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('{{ mean("subclass", "cifar10-cpu", "ccx") }}', "no record of subclass cifar10-cpu has 'ccx'"),
+        ('{{ mean("subclass", "no-row", "ccr") }}', "no record of subclass no-row"),
+        ('{{ effect("SDN-C2", "no-row") }}', "no record tests 'SDN-C2' on 'no-row'"),
+        ('{{ row("subclass", "no-row") }}', "no record of subclass no-row"),
+        ("{{ men() }}", "'men' is undefined"),
+        ("{% if %}", "findings.j2"),
+    ],
+)
+def test_a_placeholder_without_a_record_is_an_error(committed, tmp_path, text, names):
+    template = tmp_path / "findings.j2"
+    template.write_text(text)
+    with pytest.raises(UserError, match=names):
+        findings(*committed, template)
+
+
+def test_the_number_is_the_one_of_the_records(committed, tmp_path):
+    template = tmp_path / "findings.j2"
+    template.write_text('{{ mean("subclass", "cifar10-cpu", "ccr") }}')
+    runs = committed[1].rows["subclass", "cifar10-cpu"].runs
+    mean = 100 * sum(run.figure("ccr", "last") for run in runs) / len(runs)
+    assert findings(*committed, template) == f"{mean:.2f} %\n"
+
+
+def test_no_number_with_decimals_is_typed():
+    """Apart from the papers' own numbers, which the toml files hold."""
+    import re
+
+    text = re.sub(r"\{[{%].*?[}%]\}", "", TEMPLATE.read_text(encoding="utf-8"))
+    assert set(re.findall(r"\d+\.\d+", text)) <= {"0.08", "2.11", "0.1"}
+
+
+def test_the_plan_names_the_seeds_of_each_main_claim():
+    assert all("seeds" in line for line in planned("class2str"))
