@@ -20,6 +20,8 @@ import numpy as np
 import datasets
 from benchmarks.measure import REPEATS, Measure, Pair, interleave, seconds
 from reproduction.compare import collect
+from reproduction.compare.claim_language import matches
+from reproduction.compare.tables import load_tables
 from reproduction.launch.pipeline import Request
 from reproduction.page import report
 from reproduction.runtime.record import Record, load_record, make_record
@@ -202,5 +204,41 @@ def cpu_profiles(small: bool) -> list[Measure]:
     return measures
 
 
+def matched_profiles(small: bool) -> list[Measure]:
+    """Minutes in which the baseline of every paper's matched profile reaches its gate, by the newest records.
+
+    The note compares images/s with the cpu profile's network, whose rows are of the same paper.
+    """
+    found, measures = collect.collect(), []
+    for paper, about in load_tables().items():
+        groups = {profile: [g for g in found.of(paper) if g.profile == profile] for profile in ("matched", "cpu")}
+        small_speeds = [e.record.images_per_s for g in groups["cpu"] for run in g.runs for e in run.entries]
+        known = [speed for speed in small_speeds if speed]
+        for gate in about.gate:
+            for group in groups["matched"]:
+                base = group.row.removesuffix(f"-{gate.variant}") if gate.variant else group.row
+                if not matches(gate.rows, base) or (gate.variant and base == group.row):
+                    continue
+                reached = [
+                    entry.record
+                    for run in group.runs
+                    for entry in run.entries
+                    if (metric := entry.record.metrics.get(gate.metric)) and 100 * (metric.last or 0) >= gate.least
+                ]
+                speeds = [record.images_per_s for record in reached if record.images_per_s]
+                if reached:
+                    newest = reached[-1]
+                    note = f"{newest.machine.cpu}, {newest.precision}; {statistics.median(speeds or [0]):.0f} images/s"
+                    note += f", the cpu profile's networks {statistics.median(known):.0f}" if known else ""
+                    title = f"matched profile of {paper}, {base}: minutes until {gate.metric} passes {gate.least:g} %"
+                    measures.append(Measure(title, "min", [record.seconds / 60 for record in reached], note=note))
+    return measures
+
+
 PAIRS: dict[str, Callable[[bool], Pair]] = {"load cifar10": load_cifar10, "load mnist5k": load_mnist5k}
-MEASURES: dict[str, Callable[[bool], Any]] = {"records": records, "start-up": start_up, "cpu profiles": cpu_profiles}
+MEASURES: dict[str, Callable[[bool], Any]] = {
+    "records": records,
+    "start-up": start_up,
+    "cpu profiles": cpu_profiles,
+    "matched profiles": matched_profiles,
+}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as runner
-from benchmarks import measure, page
+from benchmarks import measure, page, repository
 from benchmarks.measure import Curve, Measure, Pair
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -208,6 +208,21 @@ def test_only_rows_of_the_default_pipeline_count_as_its_time():
 
     assert repository.default_rows("class2str", "mnist5k", "") == {"mnist5k-cpu", "mnist5k-cpu-released"}
     assert "cifar100-q90-cpu-ft" in repository.default_rows("finegrained", "cifar100", "q90")
+
+
+def test_the_matched_line_counts_the_baselines_that_pass_the_gate(tmp_path, monkeypatch):
+    from reproduction.compare.collect import collect
+    from tests.reproduction.conftest import metric, put, record
+
+    for seed, ccr in enumerate((0.885, 0.879, 0.891)):
+        common = {"seed": seed, "paper": "subclass", "seconds": 600.0, "images_per_s": 500.0 + seed}
+        put(tmp_path, record({"ccr": metric(ccr)}, row="cifar10-matched-baseline", **common))
+        put(tmp_path, record({"ccr": metric(0.95)}, row="cifar10-matched", **common))
+        put(tmp_path, record({"ccr": metric(0.6)}, row="cifar10-cpu", **common | {"images_per_s": 2000.0}))
+    monkeypatch.setattr(repository.collect, "collect", lambda: collect(runs=tmp_path, results=tmp_path / "none"))
+    [line] = repository.matched_profiles(False)
+    assert line.name == "matched profile of subclass, cifar10-matched: minutes until ccr passes 88 %"
+    assert line.values == [10.0, 10.0] and "501 images/s, the cpu profile's networks 2000" in line.note
 
 
 @pytest.mark.parametrize(
