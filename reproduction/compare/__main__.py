@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets.terminal import any_terminal
 from reproduction.compare import export, terminal
-from reproduction.compare.comparison import given
+from reproduction.compare.comparison import load_comparisons
 from reproduction.compare.tables import load_tables, paper_of
 from reproduction.runtime.run_folder import UserError, shown
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
-        comparisons, found = given(papers, args.runs)
+        comparisons, found = load_comparisons(papers, args.runs)
         if args.paper or args.runs:
             terminal.print_comparisons(comparisons, found.problems)
         else:

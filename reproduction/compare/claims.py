@@ -70,7 +70,7 @@ def _group(found: Collection, paper: str, base: str, variant: str) -> RowRuns | 
 def _value(run: SeedRun | None, side: Side, scale: float) -> float | None:
     if side.value is not None:
         return side.value
-    number = run.figure(side.metric, side.selection) if run is not None else None
+    number = run.number(side.metric, side.selection) if run is not None else None
     return None if number is None else scale * number
 
 
@@ -137,7 +137,7 @@ def _gate(paper: Paper, found: Collection, base: str) -> str:
     if gate is None:
         return "no least accuracy is named for this data set"
     group = _group(found, paper.paper.id, base, gate.variant)
-    numbers = [run.figure(gate.metric, gate.selection) for run in group.runs] if group is not None else []
+    numbers = [run.number(gate.metric, gate.selection) for run in group.runs] if group is not None else []
     known = [100 * number for number in numbers if number is not None]
     if not known:
         return f"{gate.metric} of the baseline was not run, needs {gate.least:g}"
@@ -150,7 +150,7 @@ def _degenerate(paper: Paper, groups: Sequence[RowRuns], base: str) -> str:
     for rule in paper.health:
         for group in groups if matches(rule.rows, base) else ():
             for run in group.runs:
-                number, divisor = run.figure(rule.metric, "last"), run.figure(rule.over, "last") if rule.over else 1.0
+                number, divisor = run.number(rule.metric, "last"), run.number(rule.over, "last") if rule.over else 1.0
                 if number is not None and divisor and number / divisor < rule.least:
                     return f"degenerate: {rule.text} ({number / divisor:.2f}, needs {rule.least:g})"
     return ""
@@ -216,7 +216,7 @@ def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Res
             assert claim.margin is not None
             against = Control(claim.control.name, control) if claim.control else None
             verdict = judge(pairs.effect, claim.margin, claim.sign, claim.no_loss, against, published)
-    notes = ", ".join(dict.fromkeys(note for group in groups for note in group.blemish.split(", ") if note))
+    notes = ", ".join(dict.fromkeys(note for group in groups for note in group.caveat.split(", ") if note))
     return Result(
         name, claim, base, base + (f" ({notes})" if notes else ""), method.profile, pairs.seeds, pairs.effect,
         pairs.baseline, control, published, published_baseline, pairs.missing, verdict,

@@ -44,7 +44,7 @@ class SeedRun:
     source: str
     entries: list[Entry] = field(default_factory=list)
 
-    def figure(self, metric: str, selection: str) -> float | None:
+    def number(self, metric: str, selection: str) -> float | None:
         """A metric of the run, the latest stage first; None where it is absent or not finite.
 
         `name[k]` is entry k of a list in the records' details.
@@ -75,18 +75,18 @@ class SeedRun:
         """Whether two of the run's metrics are the same number; True for no pair, or where one is absent."""
         if pair is None:
             return True
-        a, b = (self.figure(metric, "last") for metric in pair)
+        a, b = (self.number(metric, "last") for metric in pair)
         return a is None or b is None or a == b
 
     @property
     def still_rising(self) -> bool | None:
         """Whether a learning curve of any stage had not levelled off; None where no stage says so."""
-        said = [entry.record.details.get("still_rising") for entry in self.entries]
-        known = [flag for flag in said if isinstance(flag, bool)]
+        flags = [entry.record.details.get("still_rising") for entry in self.entries]
+        known = [flag for flag in flags if isinstance(flag, bool)]
         return any(known) if known else None
 
     @property
-    def blemishes(self) -> list[str]:
+    def caveats(self) -> list[str]:
         """Why this run must not be judged; empty where it may be."""
         found = []
         for entry in self.entries:
@@ -118,14 +118,14 @@ class SeedRun:
 
 @dataclass
 class RowRuns:
-    """The runs of one row, by seed; `blemish` says why they are not judged ("" where they are)."""
+    """The runs of one row, by seed; `caveat` says why they are not judged ("" where they are)."""
 
     paper: str
     row: str
     profile: str
     source: str
     runs: list[SeedRun]
-    blemish: str = ""
+    caveat: str = ""
     left_out: list[str] = field(default_factory=list)
 
 
@@ -202,8 +202,8 @@ def read_all(files: Iterable[tuple[Path, str]], results: Path = RESULTS) -> tupl
 def join(entries: Sequence[Entry]) -> tuple[dict[tuple[str, str], RowRuns], list[str]]:
     """Joins the stages of each (paper, row, seed) and groups the seeds of each row.
 
-    Two records of one seed and stage count once: the newer, with a line about the other. Where clean and blemished
-    runs meet in a row only the clean ones are kept; a row of blemished runs alone is kept and never judged.
+    Two records of one seed and stage count once: the newer, with a line about the other. Where clean and doubtful
+    runs meet in a row only the clean ones are kept; a row of doubtful runs alone is kept and never judged.
     """
     problems: list[str] = []
     local = {(entry.record.paper, entry.record.row) for entry in entries if entry.source == "runs"}
@@ -234,17 +234,17 @@ def join(entries: Sequence[Entry]) -> tuple[dict[tuple[str, str], RowRuns], list
 
 def _decide(group: RowRuns) -> None:
     """Keeps the runs of a row that belong together and says whether they may be judged."""
-    clean = [run for run in group.runs if not run.blemishes]
+    clean = [run for run in group.runs if not run.caveats]
     if clean and len(clean) < len(group.runs):
         for run in group.runs:
-            if run.blemishes:
-                group.left_out.append(f"{shown(run.last.path)}: left out of its row ({', '.join(run.blemishes)})")
+            if run.caveats:
+                group.left_out.append(f"{shown(run.last.path)}: left out of its row ({', '.join(run.caveats)})")
         group.runs = clean
     elif not clean:
-        group.blemish = ", ".join(dict.fromkeys(reason for run in group.runs for reason in run.blemishes))
+        group.caveat = ", ".join(dict.fromkeys(reason for run in group.runs for reason in run.caveats))
     group.profile = group.runs[0].profile
     if len({run.flags_key() for run in group.runs}) > 1:
-        group.blemish = ", ".join(part for part in (group.blemish, "seeds ran with different flags") if part)
+        group.caveat = ", ".join(part for part in (group.caveat, "seeds ran with different flags") if part)
 
 
 def _split(paths: Sequence[Path]) -> list[Path]:

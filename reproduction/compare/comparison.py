@@ -1,4 +1,4 @@
-"""Our figures beside the papers', with a verdict that a program reached: `python -m reproduction.compare`.
+"""Our numbers next to the papers', with a verdict that a program reached: `python -m reproduction.compare`.
 
 With n >= 3 runs of the `paper` profile, mean m and standard deviation s, the half-width is
 h = max(t(0.975, n-1) * s * sqrt(1 + 1/n), binomial standard error of the test split): a published number inside
@@ -37,9 +37,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table: a published number, a figure of ours, or both.
+    """One line of a table: a published number, a number of ours, or both.
 
-    Figures are in the unit of the line: percent 0-100, counts and ratios plain. h and gap are None where undefined.
+    Numbers are in the unit of the line: percent 0-100, counts and ratios plain. h and gap are None where undefined.
     """
 
     paper: str
@@ -58,8 +58,8 @@ class Line:
     verdict: Verdict
     command: str
     source: str
-    beside_last: float | None  # mean of `last`, where another selection is the figure
-    key: bool  # a main figure of its row
+    last_mean: float | None  # mean of `last`, if the number is of another selection
+    key: bool  # a main number of its row
 
 
 def half_width(values: Sequence[float], published: float, samples: int | None) -> float | None:
@@ -88,7 +88,7 @@ def judge_proportion(values: Sequence[float], published: float, samples: int | N
     """Verdict on an accuracy in percent; see the module's head.
 
     Args:
-      values: one figure per run, at least one.
+      values: one number per run, at least one.
       published: the paper's number.
       samples: images of the test split.
       short: what of the paper's schedule was cut; then the verdict is never more than indicative.
@@ -110,7 +110,7 @@ def judge_proportion(values: Sequence[float], published: float, samples: int | N
 
 
 def judge_exact(values: Sequence[float], number: Number) -> Verdict:
-    """Verdict on a count, or on a figure that follows from counts: equal to the digits that the paper prints?"""
+    """Verdict on a count, or on a number that follows from counts: equal to the digits that the paper prints?"""
     assert number.value is not None
     mean = statistics.fmean(values)
     if abs(mean - number.value) <= number.resolution * (1 + 1e-9):
@@ -128,11 +128,11 @@ def _verdict(number: Number | None, group: RowRuns | None, row: OurRow | None, v
         needs = f": needs {row.needs}" if row is not None and row.needs else ""
         return Verdict("not run", f"not run{needs}")
     if number is None or number.value is None:
-        return Verdict("", f"not judged ({group.blemish})" if group.blemish else "no published number")
+        return Verdict("", f"not judged ({group.caveat})" if group.caveat else "no published number")
     if not values:
-        return Verdict("no figure", f"no figure ({number.metric}, {number.selection}, not in the records)")
-    if group.blemish:
-        return Verdict("not judged", f"not judged ({group.blemish})")
+        return Verdict("no number", f"no number ({number.metric}, {number.selection}, not in the records)")
+    if group.caveat:
+        return Verdict("not judged", f"not judged ({group.caveat})")
     if group.profile != "paper":
         dataset = group.row.split(f"-{group.profile}")[0]
         return Verdict("not comparable", f"not comparable ({group.profile} profile, {dataset})")
@@ -160,10 +160,10 @@ def _rising(flags: Sequence[bool | None]) -> str:
     return ", test accuracy no longer rising" if not any(known) else ", test accuracy still rising in some seeds"
 
 
-def _figures(group: RowRuns | None, metric: str | None, selection: Selection, unit: str) -> dict[int, float]:
+def _numbers(group: RowRuns | None, metric: str | None, selection: Selection, unit: str) -> dict[int, float]:
     if group is None or metric is None:
         return {}
-    found = {run.seed: run.figure(metric, selection) for run in group.runs}
+    found = {run.seed: run.number(metric, selection) for run in group.runs}
     return {seed: value * scale_of(unit) for seed, value in found.items() if value is not None}
 
 
@@ -171,12 +171,12 @@ def _line(
     paper: Paper, row_name: str, row: OurRow | None, group: RowRuns | None, number: Number | None,
     quantity: str, unit: str, metric: str | None, selection: Selection, key: bool,
 ) -> Line:  # fmt: skip
-    figures = _figures(group, metric, selection, unit)
-    values = tuple(figures.values())
+    numbers_by_seed = _numbers(group, metric, selection, unit)
+    values = tuple(numbers_by_seed.values())
     mean = statistics.fmean(values) if values else None
     verdict = _verdict(number, group, row, values)
     judged = number is not None and number.value is not None and mean is not None and verdict.word in JUDGED
-    last = _figures(group, metric, "last", unit) if selection != "last" else {}
+    last = _numbers(group, metric, "last", unit) if selection != "last" else {}
     return Line(
         paper=paper.paper.id,
         row=row_name,
@@ -185,7 +185,7 @@ def _line(
         unit=unit,
         selection=selection,
         number=number,
-        seeds=tuple(figures),
+        seeds=tuple(numbers_by_seed),
         values=values,
         mean=mean,
         sd=statistics.stdev(values) if len(values) > 1 else None,
@@ -194,13 +194,13 @@ def _line(
         verdict=verdict,
         command=row.command if row is not None else "",
         source=group.source if group is not None else "",
-        beside_last=statistics.fmean(last.values()) if last else None,
+        last_mean=statistics.fmean(last.values()) if last else None,
         key=key,
     )
 
 
 def _columns(paper: Paper) -> list[tuple[str, str, str | None, Selection, bool]]:
-    """What a row that stands beside no published number is asked for: the metrics of the headline columns.
+    """What is printed for a row without a published number: the metrics of the headline columns.
 
     Where several columns share a metric (one for each network), their names do not fit a run that no table names.
     """
@@ -222,7 +222,7 @@ def lines_of(paper: Paper, found: Collection) -> list[Line]:
         here = [
             _line(paper, name, row, group, n, called or n.column, n.unit, n.metric, n.selection, n.key)
             for n in numbers
-            if (n.headline and (n.key or group is not None)) or _figures(group, n.metric, n.selection, n.unit)
+            if (n.headline and (n.key or group is not None)) or _numbers(group, n.metric, n.selection, n.unit)
         ]
         taken = {(line.number.metric, line.selection) for line in here if line.number is not None}
         more = [] if row is not None else _columns(paper)
@@ -231,10 +231,10 @@ def lines_of(paper: Paper, found: Collection) -> list[Line]:
             for show in paper.shown
         ]
         for title, unit, metric, selection, key in more:
-            if (metric, selection) not in taken and _figures(group, metric, selection, unit):
+            if (metric, selection) not in taken and _numbers(group, metric, selection, unit):
                 here.append(_line(paper, name, row, group, None, title, unit, metric, selection, key))
                 taken.add((metric, selection))
-        if not here:  # a row without a figure still says why
+        if not here:  # a row without a number still says why
             here = [_line(paper, name, row, group, None, "", "count", None, "last", group is None)]
         lines += here
     return lines
@@ -259,7 +259,7 @@ def compare(papers: Sequence[Paper], found: Collection) -> list[Comparison]:
     return [Comparison(paper, lines_of(paper, found), check_claims(paper, found)) for paper in papers]
 
 
-def given(papers: Sequence[Paper], runs: Sequence[Path]) -> tuple[list[Comparison], Collection]:
+def load_comparisons(papers: Sequence[Paper], runs: Sequence[Path]) -> tuple[list[Comparison], Collection]:
     """The comparison with what was found; of runs made elsewhere without all that these runs do not hold.
 
     Raises:

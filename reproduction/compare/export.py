@@ -52,8 +52,8 @@ def ours_text(line: Line) -> str:
     if line.sd is not None and not (exact and line.sd < 1e-9):
         spread = f" ± {number_text(line.sd, unit if unit != 'parameters' else 'count')}"
     text = f"{number_text(line.mean, unit)}{spread} ({len(line.values)})"
-    if line.beside_last is not None:
-        text += f", last {number_text(line.beside_last, unit)}"
+    if line.last_mean is not None:
+        text += f", last {number_text(line.last_mean, unit)}"
     return text
 
 

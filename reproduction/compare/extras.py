@@ -182,7 +182,7 @@ def detail_table(table: DetailTable, groups: Sequence[RowRuns], names: Mapping[s
 
 def _detail_or_metric(run: SeedRun, name: str) -> Any:
     known = any(name in entry.record.details for entry in run.entries)
-    return run.detail(name) if known else run.figure(name, "last")
+    return run.detail(name) if known else run.number(name, "last")
 
 
 def _name(label: str, names: Mapping[str, str], class_names: Any) -> str:

@@ -45,7 +45,7 @@ class Answers:
     def mean(self, paper: str, row: str, metric: str, unit: str = "percent") -> str:
         """Returns a metric of the last epoch over seeds, such as "88.41 %"."""
         group = self.found.rows.get((paper, row))
-        numbers = [run.figure(metric, "last") for run in group.runs] if group is not None else []
+        numbers = [run.number(metric, "last") for run in group.runs] if group is not None else []
         known = [number for number in numbers if number is not None]
         if not known:
             raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has {metric!r}")

@@ -109,7 +109,7 @@ def changed(root: Path = REPO_ROOT, results: Path = RESULTS) -> dict[Path, str]:
     if found.problems:
         raise UserError(f"committed record: {found.problems[0]}")
     for group in found.rows.values():
-        reasons = {reason for run in group.runs for reason in run.blemishes} - {"unverified data"}
+        reasons = {reason for run in group.runs for reason in run.caveats} - {"unverified data"}
         if reasons:
             where = shown(results / group.paper / group.row)
             raise UserError(f"{where}: committed records must be clean, these say {', '.join(sorted(reasons))}")

@@ -1,7 +1,7 @@
 """What the papers say: `tables/<paper>.toml`, one file per paper, read and checked here.
 
 A file holds the paper in brief, its published tables as tables (columns, rows, values), the rows we can run and
-which cells they stand beside, the figures of ours to show, and the claims with the margin that decides them. A new
+which cells they are compared with, the numbers of ours to print, and the claims with their gates and margins. A new
 paper is a new file; no code changes. `docs/results.md` describes the format.
 """
 
@@ -26,7 +26,7 @@ ABSENT = "-"  # a cell of a published table that holds nothing (TOML has no null
 
 
 class Picture(Strict):
-    """A picture that a script draws into the folder of a seed after the stages have written their records."""
+    """A plot that a script draws into the folder of a seed after the stages have written their records."""
 
     path: str
     title: str
@@ -48,7 +48,7 @@ class About(Strict):
     curves: tuple[str, ...] = ()  # scalars of metrics.jsonl that the report draws; empty: the first eight
     across: Literal["steps", "epochs"] = "steps"  # what they are logged at
     curves_note: str = ""  # what a reader of the curves has to know
-    pictures: tuple[Picture, ...] = ()  # pictures of a seed that no record lists
+    pictures: tuple[Picture, ...] = ()  # plots of a seed that no record lists
     pairs: tuple[tuple[str, str], ...] = ()  # variants compared image by image; "" is the base row, "*" each other one
     names: dict[str, str] = {}  # label of a line in a table of details -> what is printed for it
 
@@ -60,7 +60,7 @@ class Column(Strict):
     unit: Unit
     metric: str | None = None
     selection: Selection = "last"
-    judge: Literal["proportion", "exact", "none"] = "none"  # how our figures are held against it
+    judge: Literal["proportion", "exact", "none"] = "none"  # how our numbers are compared with it
     key: bool = False  # a row's main number
     agree: tuple[str, str] | None = None  # judged only where these two metrics of a run are equal, else `unlike`
     unlike: str = ""
@@ -106,21 +106,21 @@ class OurRow(Strict):
     row: str
     title: str
     command: str
-    beside: tuple[str, ...] = ()  # published cells "row/column" it stands beside; * allowed
+    beside: tuple[str, ...] = ()  # published cells "row/column" it is compared with; * allowed
     needs: str = ""  # why it has not been run here: hardware, hours, data
     short: str = ""  # what of the paper's schedule was cut; the verdict is then never more than indicative
-    quantity: str = ""  # what its main figure is called where the column alone does not say of which network
+    quantity: str = ""  # what its main number is called if the column alone does not say of which network
     note: str = ""
 
 
 class Shown(Strict):
-    """A figure of ours that is printed although the paper has no such number."""
+    """A number of ours that is printed although the paper has no such number."""
 
     metric: str
     title: str
     unit: Unit
     selection: Selection = "last"
-    key: bool = False  # a main figure of rows beside which no published number stands
+    key: bool = False  # a main number of rows without a published one
 
 
 class DetailColumn(Strict):
@@ -199,10 +199,10 @@ class Paper(Strict):
             for cell in (cell for pair in claim.published.values() for cell in pair):
                 if cell not in cells:
                     raise ValueError(f"claim {claim.id}: published {cell!r} is no published cell")
-        main_figures = sum(show.key for show in self.shown)
+        main_numbers = sum(show.key for show in self.shown)
         for row in self.row:
-            if row.quantity and main_figures > 1:
-                raise ValueError(f"row {row.row}: quantity names one main figure, and {main_figures} of shown are key")
+            if row.quantity and main_numbers > 1:
+                raise ValueError(f"row {row.row}: quantity names one main number, and {main_numbers} of shown are key")
             for pattern in row.beside:
                 if not fnmatch.filter(cells, pattern):
                     raise ValueError(f"row {row.row}: beside {pattern!r} matches no published cell")
@@ -225,7 +225,7 @@ class Paper(Strict):
         return titles
 
     def beside(self, row: OurRow) -> list[Number]:
-        """The published numbers that one of our rows stands beside."""
+        """Returns the published numbers that a row of ours is compared with."""
         return [n for n in self.numbers() if any(fnmatch.fnmatchcase(n.cell, pattern) for pattern in row.beside)]
 
 

@@ -1,4 +1,4 @@
-"""The comparison in the terminal: what was run beside the papers' numbers, every seed, the claims, what was not run."""
+"""The comparison in the terminal: the first table, or everything about one paper."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WIDE = 130  # columns from which a table has room for the commands
 
 
 def print_comparisons(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
-    """Prints what was run beside the papers' numbers, every seed, the claims, and what was not run or left out."""
+    """Prints what was run next to the papers' numbers, every seed, the claims, and what was not run or left out."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=False)
@@ -73,7 +73,7 @@ def _colour(word: str) -> str:
 
 
 def _print_lines(console: Console, lines: Sequence[Line]) -> None:
-    """Figures of what was run; a narrow terminal gets the commands below the table instead of in it."""
+    """Numbers of what was run; a narrow terminal gets the commands below the table instead of in it."""
     from rich.markup import escape
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""What may be said about an effect: the first line that holds is the verdict.
+"""Judges an effect: the first line that holds is the verdict.
 
     1  gate missed, degenerate run, data or hardware missing        not testable: ...
     2  90 % interval inside (-m, m)                                 no effect larger than m
@@ -8,7 +8,7 @@
     5  the paper's effect beyond the interval                       smaller than the paper's, possibly none
     6  none of these                                                inconclusive, with the seeds that would decide
 
-Intervals are of 95 % unless said; m is the margin of the claim. Source: ours (docs/results.md).
+Intervals are of 95 % unless stated; m is the margin of the claim. Source: ours (docs/results.md).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Verdict:
     Attributes:
       word: the line of the table, without numbers: for counting and colours.
       text: what is printed.
-      line: 1 to 6, the line of the table that held; 0 if nothing was run.
+      line: 1 to 6, the line of the table that applies; 0 if nothing was run.
     """
 
     word: str

@@ -178,13 +178,13 @@ def on_gpu(request: Request) -> bool:
 
 
 def one_thread_each(request: Request, commands: Sequence[Command]) -> list[Command]:
-    """On a CPU every command gets one thread: no figure depends on cores, or on what runs beside."""
+    """On a CPU every command gets one thread: no number depends on cores, or on what else runs."""
     threads = 0 if on_gpu(request) else 1
     return [dataclasses.replace(command, threads=threads) for command in commands]
 
 
 def compare_runs(paper: str) -> int:
-    """Prints the runs of a paper made here beside its numbers, without the committed rows; returns the exit code."""
+    """Prints the runs of a paper made here next to its numbers, without the committed rows; returns the exit code."""
     compare = [
         sys.executable,
         "-m",

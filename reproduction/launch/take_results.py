@@ -1,6 +1,6 @@
 """`make results`: runs reproductions in a git worktree at HEAD and takes their records into reproduction/results/.
 
-The worktree is clean by construction, so work can go on in the checkout beside it; a record with uncommitted changes
+The worktree is clean by construction, so work can go on in the checkout meanwhile; a record with uncommitted changes
 is never taken. Afterwards the generated tables are rewritten; look at them, then commit.
 
     python -m reproduction.take_results --papers subclass --profile cpu --seeds "0 1 2"
@@ -77,7 +77,7 @@ def take(runs: Path, results: Path = RESULTS) -> list[Path]:
 
 
 def run_in_worktree(papers: Sequence[str], flags: Sequence[str]) -> Path:
-    """Checks HEAD out beside the checkout and runs the reproductions there; runs of an earlier, stopped call go on.
+    """Checks HEAD out into a worktree and runs the reproductions there; runs of an earlier, stopped call go on.
 
     Returns:
       The runs folder of the worktree.

@@ -1,8 +1,8 @@
 """The page one sends to a colleague: `python -m reproduction.page.report --out runs/report.html`.
 
 One self-contained file, no network, under 10 MB: overview, claims, and for each paper its method, table, learning
-curves and pictures, what was not run and why, then machines, versions and data checksums. Everything comes from
-records and tables. A Markdown version with the same tables lies beside it.
+curves and plots, what was not run and why, then machines, versions and data checksums. Everything comes from
+records and tables. A Markdown version with the same tables is written next to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from markupsafe import Markup
 from datasets.terminal import any_terminal
 from reproduction.compare import export
 from reproduction.compare.collect import Collection, Entry, RowRuns
-from reproduction.compare.comparison import Comparison, given
+from reproduction.compare.comparison import Comparison, load_comparisons
 from reproduction.compare.extras import extras_of
 from reproduction.compare.tables import About, load_tables, paper_of
 from reproduction.compare.tabular import markdown_table
@@ -31,7 +31,7 @@ from reproduction.runtime.record import commit_and_dirty
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 MAX_BYTES = 10_000_000
-MEDIA_BYTES = 6_500_000  # pictures, curves and folded texts; the rest is for the tables
+MEDIA_BYTES = 6_500_000  # plots, curves and folded texts; the rest is for the tables
 Users = dict[tuple[str, ...], set[tuple[str, str]]]  # a line of a table -> paper and row of the records behind it
 
 
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `make report`; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m reproduction.page.report",
-        description="Writes one self-contained HTML page, and the same tables as Markdown beside it.",
+        description="Writes one self-contained HTML page, and the same tables as Markdown next to it.",
         allow_abbrev=False,
     )
     made = "records or run folders made elsewhere; default: runs/ and the committed results"
@@ -171,18 +171,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
-        comparisons, found = given(papers, args.runs)
+        comparisons, found = load_comparisons(papers, args.runs)
         page = build(comparisons, found, args.out)
         if len(page.encode()) > MAX_BYTES:
             print(f"note: the page has {len(page.encode()) / 1e6:.1f} MB; --paper makes a smaller one", file=sys.stderr)
         export.write_text(args.out, page)
-        beside = args.out.with_suffix(".md")
-        export.write_text(beside, markdown_report(comparisons, found))
+        markdown_path = args.out.with_suffix(".md")
+        export.write_text(markdown_path, markdown_report(comparisons, found))
     except UserError as error:
         print(f"reproduction.page.report: error: {error}", file=sys.stderr)
         return 2
     size = f"{len(page.encode()) / 1e6:.1f} MB"
-    print(f"wrote {shown(args.out)} ({size}; open it in a browser, it needs no network) and {shown(beside)}")
+    print(f"wrote {shown(args.out)} ({size}; open it in a browser, it needs no network) and {shown(markdown_path)}")
     return 0
 
 

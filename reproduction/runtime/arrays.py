@@ -21,8 +21,8 @@ def _unreadable(path: Path, error: Exception, hint: str) -> UserError:
         reason = "no such file"
     else:
         # the first sentence; NumPy's second one advises to read pickles all the same
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
-        reason = f"not a readable array ({said[:160]})"
+        message = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+        reason = f"not a readable array ({message[:160]})"
     return UserError(f"{shown(path)}: {reason}{hint and '; '}{hint}")
 
 
@@ -99,8 +99,8 @@ def read_npz(path: Path | str, names: Sequence[str] = (), hint: str = "") -> dic
             size = sum(info.file_size for info in packed.infolist())
         if size > MOST_BYTES:
             raise ValueError(f"unpacks to {size:,} bytes, more than {MOST_BYTES:,}")
-        with np.load(path, allow_pickle=False) as held:
-            return {name: _array(held[name]) for name in names or held.files}
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: _array(stored[name]) for name in names or stored.files}
     except Exception as error:  # zip, zlib and NumPy's header raise nearly anything
         raise _unreadable(path, error, hint) from None
 

@@ -1,4 +1,4 @@
-"""Which test images a network classified correctly, stored in the record beside its accuracy.
+"""Which test images a network classified correctly, stored in the record with its accuracy.
 
 Seeds share the test images, so an interval over seeds alone hides the noise of the test set. With one bit an image
 `reproduction.compare` adds it (docs/results.md, "Interval of an effect").

@@ -28,7 +28,7 @@ from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 
 class Metric(pydantic.BaseModel):
-    """One figure, always with how its epoch was chosen; None where that choice does not exist for the run."""
+    """One number, always with how its epoch was chosen; None where that choice does not exist for the run."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
     last: float | None = None
@@ -37,7 +37,7 @@ class Metric(pydantic.BaseModel):
 
 
 class Artefact(pydantic.BaseModel):
-    """A file of the run folder that people take further: pictures, trees, class strings."""
+    """A file of the run folder that people take further: plots, trees, class strings."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
     kind: Literal["image", "text", "json", "csv", "npz", "html"]

@@ -106,8 +106,8 @@ def together(where: Path, hint: str = "") -> Iterator[None]:
     try:
         yield
     except DO_NOT_FIT as error:
-        said = (str(error).strip() or "no detail").splitlines()[0][:160]
-        reason = f"its files are damaged or do not fit each other ({type(error).__name__}: {said})"
+        message = (str(error).strip() or "no detail").splitlines()[0][:160]
+        reason = f"its files are damaged or do not fit each other ({type(error).__name__}: {message})"
         raise UserError(f"{shown(where)}: {reason}{hint and '; '}{hint}") from error
 
 

@@ -50,9 +50,9 @@ def start(seed: int, device: str, xla: bool = False) -> Any:
     tf.config.experimental.enable_op_determinism()
     config = tf1.ConfigProto(allow_soft_placement=True)
     config.gpu_options.allow_growth = True
-    told = os.environ.get("OMP_NUM_THREADS", "")  # TensorFlow's own pools do not ask for it
-    if told.isdigit() and int(told):
-        config.intra_op_parallelism_threads = config.inter_op_parallelism_threads = int(told)
+    asked = os.environ.get("OMP_NUM_THREADS", "")  # TensorFlow's own pools do not ask for it
+    if asked.isdigit() and int(asked):
+        config.intra_op_parallelism_threads = config.inter_op_parallelism_threads = int(asked)
     return config
 
 

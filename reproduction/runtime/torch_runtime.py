@@ -32,8 +32,8 @@ class World(NamedTuple):
 
 def set_threads(count: int = 0) -> None:
     """Sets torch's CPU threads; 0: OMP_NUM_THREADS, else every core. Again after scikit-learn, which changes it."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    torch.set_num_threads(count or (int(told) if told.isdigit() and int(told) else cores()))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(count or (int(asked) if asked.isdigit() and int(asked) else cores()))
 
 
 def start(seed: int, threads: int = 0, deterministic: bool = False) -> None:

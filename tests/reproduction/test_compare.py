@@ -205,7 +205,7 @@ def test_recalled_numbers_are_marked_and_never_judged(make, tmp_path):
         metrics = {"ccr": make.metric(0.94, best_on_test=0.948)}
         make.put(tmp_path / "runs", make.record(metrics, paper="subclass", row="cifar10-paper", seed=seed))
     line = lines(tmp_path, "subclass")[0]["cifar10-paper", "SVGG16"]
-    assert line.mean == pytest.approx(94.8) and line.beside_last == pytest.approx(94.0)
+    assert line.mean == pytest.approx(94.8) and line.last_mean == pytest.approx(94.0)
     assert line.verdict.text == "not judged (recalled number)"
     assert line.h is None and line.gap is None
 
@@ -220,14 +220,14 @@ def test_recalled_numbers_are_marked_and_never_judged(make, tmp_path):
         ({"profile": "smoke"}, "smoke profile"),
     ],
 )
-def test_blemished_records_are_shown_and_not_judged(make, tmp_path, changes, reason):
+def test_doubtful_records_are_shown_and_not_judged(make, tmp_path, changes, reason):
     put_seeds(make, tmp_path, [0.9930, 0.9938, 0.9941], **changes)
     line = lines(tmp_path)[0]["mnist-paper", "FC"]
     assert line.verdict.text == f"not judged ({reason})"
     assert line.mean is not None and line.h is None
 
 
-def test_clean_seeds_push_blemished_ones_out(make, tmp_path):
+def test_clean_seeds_push_doubtful_ones_out(make, tmp_path):
     put_seeds(make, tmp_path, [0.9930, 0.9938, 0.9941])
     make.put(tmp_path / "runs", make.record({"fc_accuracy": make.metric(0.5)}, seed=7, dirty=True))
     table, found = lines(tmp_path)
@@ -305,7 +305,7 @@ def test_non_finite_figures_are_no_figures(make, tmp_path):
     put_seeds(make, tmp_path, [math.nan])
     line = lines(tmp_path)[0]["mnist-paper", "FC"]
     assert line.mean is None
-    assert line.verdict.word == "no figure"
+    assert line.verdict.word == "no number"
 
 
 def test_a_short_row_says_whether_accuracy_still_rises(make, tmp_path):

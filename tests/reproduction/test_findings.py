@@ -49,7 +49,7 @@ def test_the_number_is_the_one_of_the_records(committed, tmp_path):
     template = tmp_path / "findings.j2"
     template.write_text('{{ mean("subclass", "cifar10-cpu", "ccr") }}')
     runs = committed[1].rows["subclass", "cifar10-cpu"].runs
-    mean = 100 * sum(run.figure("ccr", "last") for run in runs) / len(runs)
+    mean = 100 * sum(run.number("ccr", "last") for run in runs) / len(runs)
     assert findings(*committed, template) == f"{mean:.2f} %\n"
 
 
