@@ -134,8 +134,8 @@ def test_mistakes_in_a_file_are_one_clear_line(old, new, names):
     assert names in str(error.value) and "\n" not in str(error.value)
 
 
-def test_one_name_for_two_main_figures_is_refused():
+def test_one_name_for_two_main_numbers_is_refused():
     text = (TABLES / "hierarchy.toml").read_text()
     named = text.replace('row = "cifar10-cpu"\n', 'row = "cifar10-cpu"\nquantity = "accuracy"\n', 1)
-    with pytest.raises(UserError, match="row cifar10-cpu: quantity names one main figure, and 2 of shown are key"):
+    with pytest.raises(UserError, match="row cifar10-cpu: quantity names one main number, and 2 of shown are key"):
         parse_paper(named, "tables/hierarchy.toml")
