@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from reproduction.runtime.flags import Parser, add_common, dataset_name, finish_parsing, flag, given, number, whole
-from reproduction.runtime.run_folder import UserError, read_json, shown
-from reproduction.runtime.tf_runtime import newest_name
+from class2str_tf.stage1_folder import adopt_architecture, find_cnn, stage1_digest
+from reproduction.runtime import flags as shared
+from reproduction.runtime.flags import Parser, dataset_name, finish_parsing, flag, given, number, whole
+from reproduction.runtime.run_folder import UserError, read_json
 
 # num_bits L, LSTM units as released and as the poster's budget needs, hidden width H of Class2Str and Str2Class,
 # decay mu, and the folder that the released stage 2 reads; C2S-D04, C2S-D08
@@ -36,10 +36,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 FIRST = "first:"
 RELEASED_DIGITS = FIRST + "50000"  # the released MNIST reader never goes past these
-ARCHITECTURE = ("model", "F", "features", "lenet", "lenet_relu", "pixels")
+# Flags that came after the first runs, with the values at which they change nothing: run folders leave them out then
+ADDED: dict[str, Any] = {
+    "one_cycle": False, "amp": None, "augment": False, "eval_batch": 0, "weight_decay": None, "hold_out": False,
+    "codes": "learned", "fc_weights": 0, "cnn_dir": None, "stage1": None,
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """The resolved flags of a stage-1 script.
 
@@ -48,6 +52,9 @@ class Config:
       features, lenet, lenet_relu, pixels: see `--help`; with model and F they are the architecture.
       max_steps: None for all epochs.
       train_images: 0 for all, N for a stratified subset, "first:N".
+      one_cycle, amp, augment, eval_batch, hold_out: see `--help`. weight_decay: None is the paper's.
+      fc_weights: 0 for the full FC classifier, else the weights that the reduced one may have.
+      cnn_dir: run folder of stage 1 from which training goes on, or None. stage1: digest of its newest checkpoint.
     """
 
     B: int
@@ -73,6 +80,15 @@ class Config:
     row: str | None
     overwrite: bool
     accept_unverified: bool
+    one_cycle: bool = False
+    amp: str | None = None
+    augment: bool = False
+    eval_batch: int = 0
+    weight_decay: float | None = None
+    hold_out: bool = False
+    fc_weights: int = 0
+    cnn_dir: str | None = None
+    stage1: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -80,21 +96,21 @@ class Config:
         return Path(self.runs_dir) / self.name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage2Config(Config):
     """The resolved flags of a stage-2 script.
 
     Attributes:
       w_c, w_i, w_l2: weights of the loss. mu: decay over bits.
       n_sequence: bits L of a class string. hidden: width H of Class2Str and Str2Class. lstm_units: widths of the LSTMs.
-      cnn_dir: run folder of stage 1. stage1: digest of its newest checkpoint, or None.
+      cnn_dir: run folder of stage 1.
+      codes: where the class strings come from, `learned` by Class2Str or fixed.
     """
 
     w_c: float
     w_i: float
     w_l2: float
     lr_drop_at: float
-    cnn_dir: str
     label_grad: str
     finetune: str
     mu: float
@@ -106,7 +122,8 @@ class Stage2Config(Config):
     no_cache_features: bool
     no_reduced_fc: bool
     hidden: int
-    stage1: str | None
+    cnn_dir: str
+    codes: str = "learned"
 
     @property
     def folder(self) -> Path:
@@ -114,7 +131,7 @@ class Stage2Config(Config):
         return super().folder / "rnn"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MnistConfig(Stage2Config):
     """Stage 2 of the MNIST script, which has two flags of its own."""
 
@@ -122,11 +139,16 @@ class MnistConfig(Stage2Config):
     w_inv_loss: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageNetConfig(Stage2Config):
     """Stage 2 of the ImageNet script, which has a flag of its own."""
 
     restore: int
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The resolved flags as a run folder keeps them: ADDED ones only where they change something."""
+    return {name: value for name, value in shared.as_dict(config).items() if name not in ADDED or value != ADDED[name]}
 
 
 def settings_of(dataset: str) -> dict[str, Any]:
@@ -172,6 +194,18 @@ def _add_training(parser: Parser, lr_help: str) -> None:
         help="fixed stratified subset of N training images; first:N the first N, as the released MNIST reader with "
         "first:50000 (C2S-D30); 0: all",
     )  # fmt: skip
+    flag(group, "--one-cycle", action="store_true", help="lr rises over 23 %% of the steps, then falls to 7 %%")
+    flag(
+        group, "--amp", choices=["bf16", "auto"],
+        help="bfloat16 in the graph; auto: where this CPU computes in it, else float32 (a line says which)",
+    )  # fmt: skip
+    flag(group, "--augment", action="store_true", help="shift by up to two pixels and flip, inside the graph")
+    flag(group, "--eval-batch", type=whole(0), default=0, help="images at once in a test; 0: as in training")
+    flag(group, "--weight-decay", type=number(0), help="delta of the weights' L2 (0.001; stage 2: on a trained CNN)")
+    flag(
+        group, "--hold-out", action="store_true",
+        help="test on a fixed fifth of the training images that training does not see, to choose settings by",
+    )  # fmt: skip
 
 
 def image_count(text: str) -> int | str:
@@ -200,10 +234,15 @@ def fc_parser(prog: str, dataset: str = "cifar10", original_flags: bool = True) 
     group.add_argument("--F", type=whole(1), default=64, help="first width of VGG16 (default 64)")
     group.add_argument("--dataset", type=_named(dataset), default=dataset, help=f"default {dataset}")
     group.add_argument("--name", default="default", help="run folder (default `default`)")
-    group.add_argument("--model", choices=["vgg16", "lenet"], default="vgg16", help="default vgg16")
+    group.add_argument("--model", choices=["vgg16", "lenet", "early"], default="vgg16", help="default vgg16")
     _add_architecture(parser)
     _add_training(parser, "Adam's learning rate (default 1e-4)")
-    add_common(parser, "class2str")
+    flag(parser.additions, "--cnn-dir", metavar="DIR", help="go on from the CNN and classifier of this run of stage 1")
+    flag(
+        parser.additions, "--fc-weights", type=whole(0), default=0,
+        help="train a new FC classifier of at most so many weights (reduced FC); 0: the full one",
+    )  # fmt: skip
+    shared.add_common(parser, "class2str")
     return parser
 
 
@@ -224,7 +263,7 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
     own.add_argument("--F", type=whole(1), default=64, help="first width of VGG16 (default 64)")
     own.add_argument("--dataset", type=_named(dataset), default=dataset, help=f"default {dataset}")
     own.add_argument("--name", default="default", help="run folder of stage 1; this stage writes to its rnn/")
-    models = ["vgg", "vgg16", "lenet"] if flavour == "imagenet" else ["vgg16", "lenet"]
+    models = ["vgg", "vgg16", "lenet"] if flavour == "imagenet" else ["vgg16", "lenet", "early"]
     own.add_argument("--model", choices=models, default=model, help=f"default {model}; stage 1's where it is known")
     if flavour == "mnist":
         group.add_argument("--gpu", type=whole(0), default=0, help="CUDA device index where one is visible")
@@ -248,6 +287,10 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
         help="all: train the CNN along (C2S-D02); bn: frozen, but batch normalisation in training mode, as the "
         "released MNIST script (C2S-D31)",
     )  # fmt: skip
+    flag(
+        group, "--codes", choices=["learned", "random", "tree"], default="learned",
+        help="class strings by Class2Str, or fixed: drawn by the seed, or the tree of the classes' mean features",
+    )  # fmt: skip
     flag(group, "--mu", type=number(0, above=True), help="decay over bits (default 0.9, MNIST/ImageNet 1); C2S-D04")
     flag(group, "--n-sequence", type=whole(1), help="bits of a class string (default by data set; ImageNet 10)")
     flag(group, "--lh-preset", choices=["released", "budget"], default="released", help="sizes of the LSTMs; C2S-D28")
@@ -256,7 +299,7 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
     flag(group, "--retry-collisions", type=whole(0), default=0, help="new initialisations if strings collide; C2S-D23")
     flag(group, "--no-cache-features", action="store_true", help="run the frozen CNN at every step (same result)")
     flag(group, "--no-reduced-fc", action="store_true", help="skip the reduced FC classifier")
-    add_common(parser, "class2str")
+    shared.add_common(parser, "class2str")
     return parser
 
 
@@ -274,25 +317,13 @@ def _common(args: argparse.Namespace) -> dict[str, Any]:
     return config
 
 
-def adopt_architecture(config: dict[str, Any], args: argparse.Namespace, folder: Path) -> None:
-    """Takes the architecture from the config.json of a run folder, where there is one (C2S-D12).
-
-    Raises:
-      UserError: a flag on the command line contradicts it.
-    """
-    if not (folder / "config.json").exists():
-        return
-    trained = read_json(folder / "config.json", "")
-    for key in ARCHITECTURE:
-        if key in trained and trained[key] != config[key]:
-            if given(args, key):
-                raise UserError(f"--{key} {config[key]}: the run in {shown(folder)} was trained with {trained[key]}")
-            config[key] = trained[key]
-
-
 def resolve_fc(args: argparse.Namespace) -> Config:
     """Resolved configuration of stage 1."""
-    return Config(**_common(args) | {"epochs": args.epochs or 1000})
+    values = _common(args) | {"epochs": args.epochs or 1000}
+    if args.cnn_dir:
+        adopt_architecture(values, args, Path(args.cnn_dir))
+        values["stage1"] = stage1_digest(Path(args.cnn_dir))
+    return Config(**values)
 
 
 def resolve_rnn(args: argparse.Namespace) -> Stage2Config:
@@ -319,13 +350,6 @@ def resolve_rnn(args: argparse.Namespace) -> Stage2Config:
     return kind(**values)
 
 
-def stage1_digest(folder: Path) -> str | None:
-    """sha256 (16 hex digits) of the newest checkpoint's index, which holds the checksum of every tensor; or None."""
-    prefix = newest_name(folder)
-    index = prefix.with_name(prefix.name + ".index") if prefix else None
-    return hashlib.sha256(index.read_bytes()).hexdigest()[:16] if index and index.exists() else None
-
-
 def _units(text: str | None) -> list[int]:
     if not text:
         return []
@@ -338,17 +362,6 @@ def _units(text: str | None) -> list[int]:
     return units
 
 
-def find_cnn(args: argparse.Namespace, original: str) -> Path:
-    """Folder of stage 1: --cnn-dir, <runs-dir>/<name>, or the folder that the released script reads (C2S-D08)."""
-    if args.cnn_dir:
-        return Path(args.cnn_dir)
-    ours = Path(args.runs_dir) / args.name
-    for folder in (ours, Path(original), Path(args.runs_dir) / original):
-        if any(folder.glob("model-*.index")):
-            return folder
-    return ours
-
-
 def trained_with(folder: Path) -> Stage2Config:
     """The resolved flags of a run of stage 2, from its config.json.
 
@@ -356,7 +369,7 @@ def trained_with(folder: Path) -> Stage2Config:
       UserError: no such run, or one of another version.
     """
     names = [field.name for field in fields(Stage2Config)]
-    kept = read_json(folder / "config.json", *names)
+    kept = ADDED | read_json(folder / "config.json", *(name for name in names if name not in ADDED))
     return Stage2Config(**{name: kept[name] for name in names})
 
 

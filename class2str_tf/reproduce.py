@@ -8,11 +8,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from class2str_tf import matched
 from class2str_tf.flags import RELEASED_DIGITS, SETTINGS, settings_of
 from reproduction.launch.pipeline import Command, Request, run
 from reproduction.runtime.run_folder import RUNS_ROOT, shown
 
-DATASETS = {"paper": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
+DATASETS = {"paper": "cifar10", "matched": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
 PAPER_GIGABYTES = 0.17  # CIFAR-10
 STAGE2_SCRIPTS = {"mnist": "train_rnn_classifer_mnist.py", "cifar100": "train_rnn_classifier_cifar100.py"}
 
@@ -51,6 +52,8 @@ NAMED: dict[tuple[str, ...], str] = {
 
 def commands_of(request: Request) -> list[Command]:
     """Stage 1 once per seed, then stage 2 of every variant on it."""
+    if request.profile == "matched":
+        return matched.commands_of(request)
     kind = next(name for name, row in SETTINGS.items() if settings_of(request.dataset)["hidden"] == row["hidden"])
     variants: dict[str, tuple[str, ...]] = dict(VARIANTS[request.profile])
     if request.extra:  # flags passed through make one row of their own

@@ -5,14 +5,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from class2str_tf.flags import fc_parser, parse_fc
-from reproduction.runtime.flags import as_dict, run_main
+from class2str_tf.flags import fc_parser, parse_fc, settings
+from reproduction.runtime.flags import run_main
 from reproduction.runtime.run_data import already_done
 
 
 def main() -> None:
     config = parse_fc(fc_parser("train_fc_classifier.py"))
-    if already_done(config.folder, as_dict(config)):
+    if already_done(config.folder, settings(config)):
         return
     from class2str_tf.training.stage1 import run_stage1
 

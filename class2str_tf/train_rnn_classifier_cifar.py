@@ -5,14 +5,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from class2str_tf.flags import parse_rnn, rnn_parser
-from reproduction.runtime.flags import as_dict, run_main
+from class2str_tf.flags import parse_rnn, rnn_parser, settings
+from reproduction.runtime.flags import run_main
 from reproduction.runtime.run_data import already_done
 
 
 def main() -> None:
     config = parse_rnn(rnn_parser("train_rnn_classifier_cifar.py", "cifar10", "vgg16"))
-    if already_done(config.folder, as_dict(config)):
+    if already_done(config.folder, settings(config)):
         return
     from class2str_tf.training.stage2 import run_stage2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from class2str_tf.data.augment import shift_and_flip
 from class2str_tf.flags import Config
 from class2str_tf.method.layers import tf, tf1
 
@@ -45,7 +46,9 @@ def batch_indices(step: tf.Tensor, num_images: int, batch_size: int, seed: int, 
 class Batches:
     """Endless batches of (x, labels) that start at a given step; see `start`."""
 
-    def __init__(self, x: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, legacy: bool):
+    def __init__(
+        self, x: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, legacy: bool, augment: bool = False
+    ):
         """Builds the input pipeline in the current graph.
 
         Args:
@@ -53,6 +56,7 @@ class Batches:
           labels: int64 [N].
           batch_size: B.
           seed, legacy: see `batch_indices`.
+          augment: whether images are shifted and flipped.
         """
         self._arrays = {"labels": labels}
         self._first = tf1.placeholder(tf.int64, [], name="first_step")
@@ -70,6 +74,8 @@ class Batches:
                 rows.set_shape([None, *x.shape[1:]])
             else:
                 rows = tf.gather(table, indices)
+            if augment:
+                rows = shift_and_flip(rows, seed, step)
             return rows, tf.gather(label_table, indices)
 
         steps = tf1.data.Dataset.range(self._first, np.iinfo(np.int64).max)

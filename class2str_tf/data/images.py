@@ -29,8 +29,21 @@ def load(config: Config) -> datasets.Dataset:
     data = datasets.load(config.dataset, Path(config.data_dir), config.accept_unverified)
     wanted = config.train_images
     if isinstance(wanted, str):
-        return first_images(data, int(wanted.removeprefix(FIRST)))
-    return datasets.subset(data, train=wanted, seed=0) if wanted else data
+        data = first_images(data, int(wanted.removeprefix(FIRST)))
+    elif wanted:
+        data = datasets.subset(data, train=wanted, seed=0)
+    return hold_out(data) if config.hold_out else data
+
+
+def hold_out(data: datasets.Dataset) -> datasets.Dataset:
+    """A fifth of the training images, always the same, in place of the test split; the others are left to train on."""
+    order = np.random.default_rng(0).permutation(len(data.train_labels))
+    test, train = np.split(order, [len(order) // 5])
+    return dataclasses.replace(
+        data,
+        train_images=data.train_images[train], train_labels=data.train_labels[train],
+        test_images=data.train_images[test], test_labels=data.train_labels[test],
+    )  # fmt: skip
 
 
 def first_images(data: datasets.Dataset, count: int) -> datasets.Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from class2str_tf.flags import Config
 from class2str_tf.method.layers import linear, tf, tf1
-from class2str_tf.networks import lenet, vgg16
+from class2str_tf.networks import early, lenet, vgg16
 
 WEIGHT_DECAY = 0.001  # delta of the poster; stage 1, and stage 2 where the CNN is fine-tuned
 
@@ -37,6 +37,8 @@ def cnn(images: tf.Tensor, config: Config, training: bool, dropout: bool = True)
             return vgg16_imagenet.features(images, config.F)
         if config.model == "lenet":
             return lenet.features(x, training, config.lenet == "poster")
+        if config.model == "early":
+            return early.features(x, training, config.F)
         pools = 5 if config.features == "paper512" else 3
         return vgg16.features(x, training, config.seed, config.F, pools, dropout)
 
@@ -50,6 +52,8 @@ def fc_classifier(features: tf.Tensor, config: Config, num_classes: int, trainin
             return vgg16_imagenet.classifier(features, num_classes, 64 * config.F)
         if config.model == "lenet":
             return lenet.classifier(features, num_classes, config.lenet == "poster", config.lenet_relu)
+        if config.model == "early":
+            return early.classifier(features, num_classes, training)
         return vgg16.classifier(features, num_classes, training, config.seed)
 
 
@@ -70,12 +74,12 @@ def reduced_hidden(weights: int, num_features: int, num_classes: int) -> int:
 
 
 def weight_penalty(*scopes: str) -> tf.Tensor:
-    """sum of 0.5 * ||W||^2 over convolution and FC weights below the scopes; no biases, no BN. Scalar float32."""
+    """sum of 0.5 * ||W||^2 over convolution, FC and LSTM weights below the scopes; no biases, no BN. Scalar float32."""
     weights = [
         variable
         for scope in scopes
         for variable in tf1.get_collection(tf1.GraphKeys.TRAINABLE_VARIABLES, scope=scope + "/")
-        if variable.op.name.endswith("/weights")
+        if variable.op.name.endswith(("/weights", "/kernel"))
     ]
     return tf.add_n([tf.nn.l2_loss(weight) for weight in weights])
 

@@ -15,10 +15,13 @@ from class2str_tf.method.layers import count_parameters, tf, tf1
 from class2str_tf.networks import build as networks
 from class2str_tf.training.frozen_features import Features
 from reproduction.runtime.arrays import confusion_counts
+from reproduction.runtime.outcomes import Outcomes, outcomes_of
 
 
-def accuracies(results: Mapping[str, Any], fc_logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Every accuracy, each over all test images by counts.
+def accuracies(
+    results: Mapping[str, Any], fc_logits: np.ndarray, labels: np.ndarray
+) -> tuple[dict[str, float], dict[str, Outcomes]]:
+    """Every accuracy, each over all test images by counts, and which images it is of.
 
     Args:
       results: "p" float32 [N, L, 2], "q" float32 [C, L, 2], "inverse_of" int64 [N], "inverse_of_q" int64 [C].
@@ -26,25 +29,33 @@ def accuracies(results: Mapping[str, Any], fc_logits: np.ndarray, labels: np.nda
       labels: int64 [N].
     Returns:
       Metric name -> fraction in [0, 1], or a count. `lh_accuracy` is string match, the paper's column.
+      Metric name -> outcomes of its images; of `class_accuracy_exact`, where an image may count for a half, only if the
+        strings are one-to-one.
     """
-    table, bits = codes.bits_of(results["q"]), codes.bits_of(results["p"])
-    exact = codes.class_accuracy(results["p"], table, labels, "exact")
+    p, table, bits = results["p"], codes.bits_of(results["q"]), codes.bits_of(results["p"])
+    alone = np.array([not any(c in group for group in codes.collisions(table)) for c in range(len(table))])
+    prefixes = np.logical_and.accumulate(bits == table[labels], axis=1)
+    right = {
+        "fc_accuracy": fc_logits.argmax(axis=1) == labels,
+        "lh_accuracy": codes.string_match(bits, table, labels),
+        "class_accuracy_exact_pessimistic": codes.string_match(bits, table, labels) & alone[labels],
+        "class_accuracy_hamming": codes.decode(p, table, "hamming") == labels,
+        "class_accuracy_ml": codes.decode(p, table, "ml") == labels,
+        "class_accuracy_str2class": results["inverse_of"] == labels,
+    } | {f"prefix_accuracy/{i}": column for i, column in enumerate(prefixes.T, 1)}
+    if alone.all():
+        right["class_accuracy_exact"] = right["lh_accuracy"]
+    exact = codes.class_accuracy(p, table, labels, "exact")
     values = {
-        "fc_accuracy": float(np.mean(fc_logits.argmax(axis=1) == labels)),
-        "lh_accuracy": float(np.mean(codes.string_match(bits, table, labels))),
+        **{name: float(np.mean(images)) for name, images in right.items()},
         "class_accuracy_exact": exact["accuracy"],
-        "class_accuracy_exact_pessimistic": exact["pessimistic"],
         "unowned_strings": exact["unowned"],
-        "class_accuracy_hamming": codes.class_accuracy(results["p"], table, labels, "hamming")["accuracy"],
-        "class_accuracy_ml": codes.class_accuracy(results["p"], table, labels, "ml")["accuracy"],
-        "class_accuracy_str2class": float(np.mean(results["inverse_of"] == labels)),
         "inverse_accuracy": float(np.mean(results["inverse_of_q"] == np.arange(len(table)))),
         "distinct_codes": codes.num_distinct(table),
         "classes": len(table),
         "min_confidence": float(codes.min_confidence(results["q"])),
     }
-    prefixes = codes.prefix_accuracy(bits, table, labels)
-    return values | {f"prefix_accuracy/{i}": float(value) for i, value in enumerate(prefixes, 1)}
+    return values, {name: outcomes_of(images, labels) for name, images in right.items()}
 
 
 def classifier_sizes() -> dict[str, float]:

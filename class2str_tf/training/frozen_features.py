@@ -53,8 +53,16 @@ def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: 
 
         command = "class2str_tf/train_fc_classifer_imagenet.py"
         return Features(*imagenet_features.open_features(Path(config.cnn_dir), cast(Any, data), command))
-    maker = {"stage1": config.stage1, "data": data.digests, "pixels": config.pixels}
+    maker: dict[str, Any] = {"stage1": config.stage1, "data": data.digests, "pixels": config.pixels}
+    if config.hold_out:
+        maker["hold_out"] = True
     names = ("features-train.npy", "features-test.npy", "fc-logits-test.npy")
+    ready = Path(config.cnn_dir) / "rnn"  # of the row that stage 1 belongs to
+    if (
+        all((ready / name).exists() for name in (*names, "features.json"))
+        and read_json(ready / "features.json") == maker
+    ):
+        folder = ready
     stamp = folder / "features.json"
     if not (stamp.exists() and read_json(stamp) == maker):
         with tf1.Graph().as_default():
@@ -63,11 +71,12 @@ def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: 
             images = tf1.placeholder(tf.uint8, [None, *data.train_images.shape[1:]])
             outputs = networks.cnn(images, config, training=False)
             logits = networks.fc_classifier(outputs, config, len(data.class_names), training=False)
+            size = config.eval_batch or config.B
             with tf_runtime.session(session_config) as session:
                 tf_runtime.restore_for_evaluation(session, prefix, f"{config.model} on {data.name}")
-                _write(session, outputs, images, data.train_images, folder / names[0], config.B)
-                _write(session, outputs, images, data.test_images, folder / names[1], config.B)
-                _write(session, logits, images, data.test_images, folder / names[2], config.B)
+                _write(session, outputs, images, data.train_images, folder / names[0], size)
+                _write(session, outputs, images, data.test_images, folder / names[1], size)
+                _write(session, logits, images, data.test_images, folder / names[2], size)
         write_json(stamp, maker)
     return Features(*(_open(folder / name) for name in names))
 

@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from class2str_tf.data.imagenet import SIZE, Stream, load
-from class2str_tf.flags import Config
+from class2str_tf.flags import Config, settings
 from class2str_tf.method.layers import tf1
 from class2str_tf.networks.vgg16_imagenet import WEIGHTS, assign_weights, network
 from class2str_tf.training import imagenet_features, record
 from datasets import weights
 from reproduction.runtime import run_data, tf_runtime
-from reproduction.runtime.flags import as_dict
 from reproduction.runtime.run_folder import UserError, open_run, shown
 
 
@@ -37,7 +36,7 @@ def run_fc(config: Config, size: int = SIZE, weights_file: Path | None = None) -
     """
     if config.eval:
         raise UserError("--eval: this script trains nothing; its FC accuracy stands in record.json of the run folder")
-    with open_run(config.folder, as_dict(config), config.overwrite) as run:
+    with open_run(config.folder, settings(config), config.overwrite) as run:
         session_config = tf_runtime.start(config.seed, config.device, config.xla)
         seen = run_data.look_at(run.config)
         data = load(config, size)
@@ -60,11 +59,12 @@ def run_fc(config: Config, size: int = SIZE, weights_file: Path | None = None) -
                 start = time.monotonic()
                 imagenet_features.extract(session, stream, outputs, data, digests, run, config.B)
             logits = np.load(run.folder / "fc-logits-test.npy", mmap_mode="r")
-            accuracy = int(np.sum(logits.argmax(axis=1) == data.test_labels)) / len(data.test_labels)
+            right = logits.argmax(axis=1) == data.test_labels
+            accuracy = float(right.mean())
             if accuracy < 3 / len(data.class_names):
                 print(
                     f"warning: FC accuracy {100 * accuracy:.2f} % is near chance: are the labels in the order of the "
                     "weights' 1,000 classes (sorted WordNet ids)?",
                     file=sys.stderr,
                 )
-            record.finish_imagenet(run, config, data, digests, accept, accuracy, time.monotonic() - start)
+            record.finish_imagenet(run, config, data, digests, accept, right, time.monotonic() - start)

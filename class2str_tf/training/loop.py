@@ -17,6 +17,7 @@ from reproduction.runtime.run_folder import read_metrics, stop_signals
 from reproduction.runtime.tf_states import States
 
 SCALARS_EVERY = 10  # steps between two lines of the training scalars, as released
+RISE, FINAL = 0.23, 0.07  # share of the steps in which the rate of --one-cycle rises; its last value, of --lr
 LEGACY_SAVE = 10_000  # samples between two checkpoints of an epoch under --legacy-batches (C2S-D10)
 
 
@@ -96,6 +97,14 @@ def run_steps(
             metrics.write(step, line, "test", (step - 1) * batch)
             training.end_epoch({"step": step, **{f"test/{name}": value for name, value in line.items()}})
     return [line for line in read_metrics(folder) if best_by in line]
+
+
+def learning_rate(config: Config, step: tf.Tensor, total: int) -> tf.Tensor | float:
+    """Adam's rate at a step of the `total` of an attempt: constant, or --one-cycle."""
+    if not config.one_cycle:
+        return config.lr
+    done = tf.cast(step % total, tf.float32) / total  # the step counts on over attempts
+    return config.lr * tf.where(done < RISE, 0.01 + 0.99 * done / RISE, 1 - (1 - FINAL) * (done - RISE) / (1 - RISE))
 
 
 def test_due(step: int, per_epoch: int, config: Config) -> bool:

@@ -17,6 +17,7 @@ from class2str_tf.flags import Config, Stage2Config
 from class2str_tf.method import codes, string_tree
 from class2str_tf.method.layers import count_parameters
 from reproduction.runtime import tf_runtime
+from reproduction.runtime.outcomes import Outcomes, outcomes_of
 from reproduction.runtime.record import Record, make_record, still_rising, versions_of
 from reproduction.runtime.run_folder import Run, UserError, shown, write_bytes, write_json
 
@@ -34,7 +35,7 @@ def describe(data: datasets.Dataset) -> None:
     shape = "x".join(str(n) for n in data.train_images.shape[1:])
     verified = "" if data.verified else ", NOT VERIFIED"
     print(f"{data.name}: {len(data.train_labels)} training and {len(data.test_labels)} test images {shape}{verified}")
-    heads = {"CNN": "cnn", "FC classifier": "classifier", "LH classifier": "lh"}
+    heads = {"CNN": "cnn", "FC classifier": "classifier", "reduced FC": "reduced", "LH classifier": "lh"}
     counts = {name: count_parameters(scope) for name, scope in heads.items() if count_parameters(scope)}
     print("parameters: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
 
@@ -55,17 +56,36 @@ def _record(run: Run, config: Config, dataset: Any, **fields: Any) -> Record:
 
 
 def finish_stage1(
-    run: Run, config: Config, data: datasets.Dataset, history: Sequence[Mapping[str, Any]], total: int
+    run: Run,
+    config: Config,
+    data: datasets.Dataset,
+    history: Sequence[Mapping[str, Any]],
+    total: int,
+    right: np.ndarray,
+    precision: str,
 ) -> None:
-    """Writes the record of stage 1, from the lines of its tests, and prints where things lie."""
+    """Writes the record of stage 1 and prints where things lie.
+
+    Args:
+      run: the open run. config: resolved flags. data: the data set.
+      history: lines of the tests. total: steps.
+      right: bool [N], which test images the last network got right.
+      precision: of the computation.
+    """
+    name, scope, weights = "fc_accuracy", "classifier", {}
+    if config.fc_weights:
+        name, scope = "reduced_fc_accuracy", "reduced"
+        weights = {"reduced_fc_weights": {"last": float(count_parameters(scope, weights_only=True))}}
     accuracies = [line["test/cnn_train/acc"] for line in history]
     last, best, seconds = accuracies[-1], max(accuracies), history[-1]["test/seconds"]
     record = _record(
         run, config, data,
-        stage="fc",
-        metrics={"fc_accuracy": {"last": last, "best_on_val": None, "best_on_test": best}},
+        stage="reduced" if config.fc_weights else "fc",
+        metrics={name: {"last": last, "best_on_val": None, "best_on_test": best}} | weights,
+        outcomes={name: outcomes_of(right, data.test_labels)},
+        precision=precision,
         details={
-            "parameters": {"cnn": count_parameters("cnn"), "fc": count_parameters("classifier")},
+            "parameters": {"cnn": count_parameters("cnn"), "fc": count_parameters(scope)},
             "training_images": len(data.train_labels),
             "still_rising": still_rising(accuracies),
         },
@@ -75,20 +95,23 @@ def finish_stage1(
     )  # fmt: skip
     run.finish(record)
     print(
-        f"FC accuracy {100 * last:.2f} % (best epoch on test {100 * best:.2f} %) after {total} steps, {seconds:.0f} s"
+        f"{'reduced ' if config.fc_weights else ''}FC accuracy {100 * last:.2f} % (best epoch on test "
+        f"{100 * best:.2f} %) after {total} steps, {seconds:.0f} s"
     )
     print(f"run folder {shown(run.folder)}; curves: tensorboard --logdir {shown(run.folder)}", flush=True)
 
 
 def finish_imagenet(
-    run: Run, config: Config, data: Any, digests: Mapping[str, str], accepted: bool, accuracy: float, seconds: float
+    run: Run, config: Config, data: Any, digests: Mapping[str, str], accepted: bool, right: np.ndarray, seconds: float
 ) -> None:
-    """Writes the record of ImageNet's stage 1, which trains nothing."""
+    """Writes the record of ImageNet's stage 1, which trains nothing; `right` says which images FC classifies so."""
+    accuracy = int(right.sum()) / len(right)
     images = len(data.train_labels) + len(data.test_labels)
     record = _record(
         run, config, data,
         stage="fc",
         metrics={"fc_accuracy": {"last": accuracy, "best_on_val": None, "best_on_test": None}},
+        outcomes={"fc_accuracy": outcomes_of(right, data.test_labels)},
         details={"parameters": {"cnn": count_parameters("cnn"), "fc": count_parameters("classifier")}},
         curve=None,
         seconds=seconds,
@@ -110,8 +133,10 @@ def finish_stage2(
     q: np.ndarray,
     history: Sequence[Mapping[str, Any]],
     values: Mapping[str, float],
+    outcomes: Mapping[str, Outcomes],
     structure: Mapping[str, Any],
     times: Mapping[str, Any],
+    precision: str,
 ) -> None:
     """Writes the record of stage 2, the strings and their plots.
 
@@ -122,8 +147,10 @@ def finish_stage2(
       q: distributions of Class2Str, float32 [C, L, 2].
       history: lines of the tests, of all attempts.
       values: metrics of the last state.
+      outcomes: of the accuracies among them.
       structure: how the strings relate to what is known of the classes.
       times: seconds per image of both classifiers.
+      precision: of the computation.
     Raises:
       UserError: every class ended on one string.
     """
@@ -143,6 +170,8 @@ def finish_stage2(
         run, config, data,
         stage="lh",
         metrics=metrics,
+        outcomes=outcomes,
+        precision=precision,
         details={
             "strings": strings,
             "class_names": list(data.class_names),

@@ -16,12 +16,13 @@ from class2str_tf.flags import Stage2Config
 from class2str_tf.method.layers import count_parameters, tf, tf1
 from class2str_tf.networks import build as networks
 from class2str_tf.training.frozen_features import Features
+from class2str_tf.training.loop import learning_rate
 from reproduction.runtime import tf_runtime
 
 
 def train_reduced(
     config: Stage2Config, data: datasets.Dataset, inputs: Features, budget: int, steps: int, session_config: Any
-) -> dict[str, float]:
+) -> tuple[dict[str, float], np.ndarray]:
     """Trains the reduced classifier from scratch; short enough to start again after a kill.
 
     Args:
@@ -33,6 +34,7 @@ def train_reduced(
       session_config: see `tf_runtime.start`.
     Returns:
       Accuracy in [0, 1] over the whole test set, and the number of weights.
+      Which test images are classified correctly, bool [N].
     """
     num_classes = len(data.class_names)
     hidden = networks.reduced_hidden(budget, inputs.train.shape[1], num_classes)
@@ -43,7 +45,7 @@ def train_reduced(
         logits = networks.reduced_fc(batches.x, hidden, num_classes)
         penalty = networks.WEIGHT_DECAY * networks.weight_penalty("reduced")
         loss = networks.cross_entropy(batches.labels, logits) + penalty
-        train = tf1.train.AdamOptimizer(config.lr).minimize(loss, global_step=step)
+        train = tf1.train.AdamOptimizer(learning_rate(config, step, steps)).minimize(loss, global_step=step)
         x = tf1.placeholder(tf.float32, [None, inputs.train.shape[1]])
         predicted = tf.argmax(networks.reduced_fc(x, hidden, num_classes), axis=1)
         with tf_runtime.session(session_config) as session:
@@ -51,7 +53,6 @@ def train_reduced(
             for _ in trange(steps, desc="reduced FC", disable=None, leave=False):
                 session.run(train)
             answers = np.concatenate([session.run(predicted, {x: part}) for part in slices(inputs.test, config.B)])
-        return {
-            "reduced_fc_accuracy": int(np.sum(answers == data.test_labels)) / len(data.test_labels),
-            "reduced_fc_weights": count_parameters("reduced", weights_only=True),
-        }
+        right = answers == data.test_labels
+        weights = count_parameters("reduced", weights_only=True)
+        return {"reduced_fc_accuracy": int(right.sum()) / len(right), "reduced_fc_weights": weights}, right

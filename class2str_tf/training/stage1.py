@@ -6,7 +6,6 @@ Source: authors' train_fc_classifier.py.
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,13 +14,13 @@ import numpy as np
 import datasets
 from class2str_tf.data.batches import Batches, has_fixed_order, slices, steps_per_epoch
 from class2str_tf.data.images import load
-from class2str_tf.flags import Config
+from class2str_tf.flags import Config, settings
 from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
 from class2str_tf.training import record
-from class2str_tf.training.loop import run_steps
+from class2str_tf.training.frozen_features import newest_checkpoint
+from class2str_tf.training.loop import learning_rate, run_steps
 from reproduction.runtime import run_data, tf_runtime
-from reproduction.runtime.flags import as_dict
 from reproduction.runtime.run_folder import open_run
 
 TEST = "cnn_train/acc"  # the authors' name of the accuracy
@@ -35,19 +34,27 @@ class Graph(NamedTuple):
     scalars: dict[str, tf.Tensor]
     train: tf.Operation
     images: tf.Tensor
-    num_correct: tf.Tensor
-    test_labels: tf.Tensor
+    predicted: tf.Tensor
 
 
-def build(config: Config, data: datasets.Dataset) -> Graph:
-    """Training and evaluation towers on shared variables, in the current graph."""
+def build(config: Config, data: datasets.Dataset, total: int = 1) -> Graph:
+    """Training and evaluation towers on shared variables, in the current graph; `total` steps, for the rate."""
     num_classes = len(data.class_names)
     step = tf1.train.get_or_create_global_step()
-    batches = Batches(data.train_images, data.train_labels, config.B, config.seed, has_fixed_order(config))
-    features = networks.cnn(batches.x, config, training=True)
-    logits = networks.fc_classifier(features, config, num_classes, training=True)
+    fixed = has_fixed_order(config)
+    batches = Batches(data.train_images, data.train_labels, config.B, config.seed, fixed, config.augment)
+
+    def classify(batch: tf.Tensor, training: bool) -> tf.Tensor:
+        features = networks.cnn(batch, config, training)
+        if not config.fc_weights:
+            return networks.fc_classifier(features, config, num_classes, training)
+        hidden = networks.reduced_hidden(config.fc_weights, features.shape[1], num_classes)
+        return networks.reduced_fc(features, hidden, num_classes)
+
+    logits = classify(batches.x, training=True)
     loss_classifier = networks.cross_entropy(batches.labels, logits)
-    regularizer = networks.WEIGHT_DECAY * networks.weight_penalty("cnn", "classifier")
+    decay = networks.WEIGHT_DECAY if config.weight_decay is None else config.weight_decay
+    regularizer = decay * networks.weight_penalty("cnn", head_of(config))
     loss = loss_classifier + regularizer
     correct = tf.equal(tf.argmax(logits, axis=1), batches.labels)
     scalars = {
@@ -57,22 +64,22 @@ def build(config: Config, data: datasets.Dataset) -> Graph:
         "cnn_train/acc": tf.reduce_mean(tf.cast(correct, tf.float32)),
     }
     with tf.control_dependencies(tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)):
-        train = tf1.train.AdamOptimizer(config.lr).minimize(loss, global_step=step)
+        rate = learning_rate(config, step, total)
+        train = tf1.train.AdamOptimizer(rate).minimize(loss, global_step=step)
 
     images = tf1.placeholder(tf.uint8, [None, *data.train_images.shape[1:]], name="x")
-    labels = tf1.placeholder(tf.int64, [None], name="y")
-    test_logits = networks.fc_classifier(
-        networks.cnn(images, config, training=False), config, num_classes, training=False
-    )
-    num_correct = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(test_logits, axis=1), labels), tf.int32))
-    return Graph(batches, loss, scalars, train, images, num_correct, labels)
+    return Graph(batches, loss, scalars, train, images, tf.argmax(classify(images, training=False), axis=1))
 
 
-def accuracy(session: tf1.Session, graph: Graph, images: np.ndarray, labels: np.ndarray, batch_size: int) -> float:
-    """Accuracy over all given images, by integer counts, in [0, 1]."""
-    parts = zip(slices(images, batch_size), slices(labels, batch_size), strict=True)
-    counts = [session.run(graph.num_correct, {graph.images: x, graph.test_labels: y}) for x, y in parts]
-    return int(sum(counts)) / len(labels)
+def head_of(config: Config) -> str:
+    """Variable scope of the classifier."""
+    return "reduced" if config.fc_weights else "classifier"
+
+
+def right(session: tf1.Session, graph: Graph, config: Config, data: datasets.Dataset) -> np.ndarray:
+    """Which test images are classified correctly, bool [N]."""
+    parts = slices(data.test_images, config.eval_batch or config.B)
+    return np.concatenate([session.run(graph.predicted, {graph.images: x}) for x in parts]) == data.test_labels
 
 
 def run_stage1(config: Config) -> None:
@@ -80,24 +87,38 @@ def run_stage1(config: Config) -> None:
     if config.eval:
         evaluate_checkpoint(config, config.eval)
         return
-    with open_run(config.folder, as_dict(config), config.overwrite) as run:
-        session_config = tf_runtime.start(config.seed, config.device, config.xla)
+    with open_run(config.folder, settings(config), config.overwrite) as run:
+        session_config = tf_runtime.start(config.seed, config.device, config.xla, config.amp)
         seen = run_data.look_at(run.config)
         data = load(config)
         if run_data.is_finished(run, seen, lambda: data.digests):
             return
+        num_tests = len(data.test_labels)
         total = min(config.epochs * steps_per_epoch(len(data.train_labels), config.B), config.max_steps or sys.maxsize)
         with tf1.Graph().as_default():
             tf1.set_random_seed(config.seed)
-            graph = build(config, data)
+            graph = build(config, data, total)
             record.describe(data)
             with tf_runtime.session(session_config) as session:
-                test = partial(accuracy, session, graph, data.test_images, data.test_labels, config.B)
+                if config.cnn_dir:
+                    go_on_from(session, config, Path(config.cnn_dir), data)
                 history = run_steps(
                     "stage 1", session, graph, config, run.folder, len(data.train_labels), total,
-                    evaluate=lambda step: {TEST: test()}, best_by=f"test/{TEST}",
+                    evaluate=lambda step: {TEST: int(right(session, graph, config, data).sum()) / num_tests},
+                    best_by=f"test/{TEST}",
                 )  # fmt: skip
-            record.finish_stage1(run, config, data, history, total)
+                outcomes = right(session, graph, config, data)
+            precision = tf_runtime.precision_of(session_config)
+            record.finish_stage1(run, config, data, history, total, outcomes, precision)
+
+
+def go_on_from(session: tf1.Session, config: Config, cnn_dir: Path, data: datasets.Dataset) -> None:
+    """Puts the weights of a finished stage 1 into the graph; a reduced FC classifier keeps its initial values."""
+    run_data.check_data(cnn_dir, data.digests, "run stage 1 with --overwrite, or choose --cnn-dir")
+    prefix = newest_checkpoint(cnn_dir, "class2str_tf/train_fc_classifier.py")
+    scopes = ("cnn/",) if config.fc_weights else ("cnn/", "classifier/")
+    variables = [v for scope in scopes for v in tf1.global_variables(scope) if "/Adam" not in v.op.name]
+    tf_runtime.restore_for_evaluation(session, prefix, f"{config.model} on {data.name}", variables)
 
 
 def evaluate_checkpoint(config: Config, prefix: str) -> None:
@@ -110,5 +131,5 @@ def evaluate_checkpoint(config: Config, prefix: str) -> None:
         with tf_runtime.session(session_config) as session:
             built = f"{config.model} on {data.name}"
             tf_runtime.restore_for_evaluation(session, Path(prefix), built)
-            test = accuracy(session, graph, data.test_images, data.test_labels, config.B)
+            test = float(right(session, graph, config, data).mean())
     print(f"{prefix}: FC accuracy {100 * test:.2f} % of {len(data.test_labels)} test images")

@@ -16,18 +16,18 @@ import numpy as np
 import datasets
 from class2str_tf.data.batches import Batches, has_fixed_order, slices, steps_per_epoch
 from class2str_tf.data.images import load
-from class2str_tf.flags import Stage2Config
-from class2str_tf.method import codes, model
+from class2str_tf.flags import Stage2Config, settings
+from class2str_tf.method import codes, fixed_codes, model
 from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
 from class2str_tf.training import evaluate, frozen_features, record
 from class2str_tf.training.frozen_features import Features
-from class2str_tf.training.loop import run_steps
+from class2str_tf.training.loop import learning_rate, run_steps
 from class2str_tf.training.reduced_fc import train_reduced
 from class2str_tf.training.timing import forward_times
 from reproduction.runtime import run_data, tf_runtime
-from reproduction.runtime.flags import as_dict
-from reproduction.runtime.run_folder import open_run
+from reproduction.runtime.outcomes import outcomes_of
+from reproduction.runtime.run_folder import UserError, open_run
 
 COLLAPSE_RATIO = 0.003  # w_l2 / w_i at B = 200 from which Class2Str collapses (docs/papers/class2str.md)
 INITIALISATIONS = 1_000  # graph seed = seed * this + attempt
@@ -47,7 +47,14 @@ class Graph(NamedTuple):
     inverse_of_q: tf.Tensor  # argmax of Str2Class(q), [C]
 
 
-def build(config: Stage2Config, x: np.ndarray, labels: np.ndarray, num_classes: int, total: int) -> Graph:
+def build(
+    config: Stage2Config,
+    x: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    total: int,
+    fixed: np.ndarray | None = None,
+) -> Graph:
     """Training and evaluation towers in the current graph.
 
     Args:
@@ -55,11 +62,12 @@ def build(config: Stage2Config, x: np.ndarray, labels: np.ndarray, num_classes: 
       x: training input: float32 features [N, F] of the frozen CNN, or uint8 images [N, H, W, C].
       labels: int64 [N].
       num_classes: C.
-      total: steps of one attempt, for --lr-drop-at.
+      total: steps of one attempt, for the learning rate.
+      fixed: strings uint8 [C, L] in place of what Class2Str would learn, or None.
     """
     num_bits, hidden = config.n_sequence, config.hidden
     step = tf1.train.get_or_create_global_step()
-    batches = Batches(x, labels, config.B, config.seed, has_fixed_order(config))
+    batches = Batches(x, labels, config.B, config.seed, has_fixed_order(config), config.augment)
     finetune = config.finetune == "all"
 
     def to_features(batch: tf.Tensor, training: bool) -> tf.Tensor:
@@ -70,14 +78,22 @@ def build(config: Stage2Config, x: np.ndarray, labels: np.ndarray, num_classes: 
 
     training = config.finetune != "none"  # DEVIATION C2S-D31: the MNIST script does so without --finetune bn
     bit_logits = model.lh_classifier(to_features(batches.x, training), num_bits, config.lstm_units)
-    q_logits = model.class2str(tf.one_hot(batches.labels, num_classes), num_bits, hidden)
+
+    def to_string(one_hot: tf.Tensor) -> tf.Tensor:
+        if fixed is None:
+            return model.class2str(one_hot, num_bits, hidden)
+        return tf.tensordot(one_hot, tf.constant(fixed_codes.logits_of(fixed)), 1)
+
+    q_logits = to_string(tf.one_hot(batches.labels, num_classes))
     inverse_logits = model.str2class(tf.nn.softmax(q_logits), num_classes, hidden)
     weights = (config.w_c, config.w_i, config.w_l2)
     terms = model.loss_terms(
         bit_logits, q_logits, inverse_logits, batches.labels, weights, config.mu, config.label_grad
     )
     loss = terms.loss
-    if finetune:
+    if config.weight_decay is not None:
+        loss += config.weight_decay * networks.weight_penalty("lh", *["cnn"] * finetune)
+    elif finetune:
         loss += networks.WEIGHT_DECAY * networks.weight_penalty("cnn")
     matches = tf.reduce_all(tf.equal(tf.argmax(bit_logits, 2), tf.argmax(q_logits, 2)), axis=1)
     inverse_right = tf.equal(tf.argmax(inverse_logits, 1), batches.labels)
@@ -88,13 +104,14 @@ def build(config: Stage2Config, x: np.ndarray, labels: np.ndarray, num_classes: 
         "rnn_acc": tf.reduce_mean(tf.cast(matches, tf.float32)),
     }
     drop = tf.cast(step % total, tf.float32) >= config.lr_drop_at * total  # the step counts on over attempts
-    rate = tf.where(drop, 0.1 * config.lr, config.lr)
+    rate = learning_rate(config, step, total)
+    rate = tf.where(drop, 0.1 * rate, rate)
     with tf.control_dependencies(tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)):
         train = tf1.train.AdamOptimizer(rate).minimize(loss, global_step=step)
 
     placeholder = tf1.placeholder(batches.x.dtype, [None, *x.shape[1:]], name="x")
     p = tf.nn.softmax(model.lh_classifier(to_features(placeholder, False), num_bits, config.lstm_units))
-    q = tf.nn.softmax(model.class2str(tf.eye(num_classes), num_bits, hidden))
+    q = tf.nn.softmax(to_string(tf.eye(num_classes)))
     return Graph(
         batches, loss, scalars, train, placeholder, p,
         tf.argmax(model.str2class(p, num_classes, hidden), 1), q,
@@ -104,13 +121,13 @@ def build(config: Stage2Config, x: np.ndarray, labels: np.ndarray, num_classes: 
 
 def run_stage2(config: Stage2Config) -> None:
     """Runs a stage-2 script: features, training (or going on), evaluation, record."""
-    session_config = tf_runtime.start(config.seed, config.device, config.xla)
+    session_config = tf_runtime.start(config.seed, config.device, config.xla, config.amp)
     cnn_dir = Path(config.cnn_dir)
     prefix = frozen_features.newest_checkpoint(cnn_dir, stage1_command(config))
     if config.eval:
         evaluate_checkpoint(config, config.eval, prefix, session_config)
         return
-    with open_run(config.folder, as_dict(config), config.overwrite) as run:
+    with open_run(config.folder, settings(config), config.overwrite) as run:
         seen = run_data.look_at(run.config)
         data = load(config)
 
@@ -125,16 +142,21 @@ def run_stage2(config: Stage2Config) -> None:
         total = min(config.epochs * steps_per_epoch(len(data.train_labels), config.B), config.max_steps or sys.maxsize)
         outputs, history = train_until_unique(config, data, inputs, prefix, run.folder, total, session_config)
         table = codes.bits_of(outputs["q"])
-        values = evaluate.accuracies(outputs, inputs.fc_logits, data.test_labels) | evaluate.sizes_of(config, data)
+        values, outcomes = evaluate.accuracies(outputs, inputs.fc_logits, data.test_labels)
+        values |= evaluate.sizes_of(config, data)
         if not config.no_reduced_fc:
-            values |= train_reduced(config, data, inputs, int(values["lh_weights"]), total, session_config)
+            found, right = train_reduced(config, data, inputs, int(values["lh_weights"]), total, session_config)
+            values, outcomes["reduced_fc_accuracy"] = values | found, outcomes_of(right, data.test_labels)
         structure = evaluate.structure(table, inputs, data, config.seed)
         for name in ("spearman_features", "spearman_confusion"):
             if structure[name]["rho"] is not None:
                 values |= {name: structure[name]["rho"], f"{name}_p": structure[name]["p"]}
         times = forward_times(config, data, table, session_config)
         values["time_change"] = times[str(config.B)]["change"]
-        record.finish_stage2(run, config, data, outputs["q"], history, values, structure, times)
+        precision = tf_runtime.precision_of(session_config)
+        record.finish_stage2(
+            run, config, data, outputs["q"], history, values, outcomes, structure, times, precision
+        )  # fmt: skip
 
 
 def stage1_command(config: Stage2Config) -> str:
@@ -181,14 +203,15 @@ def train_until_unique(
       (outputs of the last attempt, see `predict_all`; lines of the tests of all attempts).
     """
     num_classes = len(data.class_names)
-    cached = config.finetune == "none" and not config.no_cache_features
+    cached = config.finetune == "none" and not config.no_cache_features and not config.augment
     x_train, x_test = (inputs.train, inputs.test) if cached else (data.train_images, data.test_images)
+    fixed = fixed_strings(config, inputs.train, data)
     present = tf_runtime.checkpoints(folder)
     first_attempt = (present[0][0] - 1) // total if present else 0
     for attempt in range(first_attempt, config.retry_collisions + 1):
         with tf1.Graph().as_default():
             tf1.set_random_seed(config.seed * INITIALISATIONS + attempt)
-            graph = build(config, x_train, data.train_labels, num_classes, total)
+            graph = build(config, x_train, data.train_labels, num_classes, total, fixed)
             record.describe(data)
             with tf_runtime.session(session_config) as session:
                 if not cached:
@@ -200,12 +223,30 @@ def train_until_unique(
                     "stage 2", session, graph, config, folder, len(data.train_labels), total,
                     evaluate=test, best_by="test/rnn_acc", offset=last - total,
                 )  # fmt: skip
-                outputs = predict_all(session, graph, x_test, config.B)
+                outputs = predict_all(session, graph, x_test, config.eval_batch or config.B)
         distinct = history[-1]["test/distinct"]
         if distinct == num_classes or attempt == config.retry_collisions:
             break
         print(f"attempt {attempt + 1}: {distinct} distinct strings for {num_classes} classes; next initialisation")
     return outputs, history
+
+
+def fixed_strings(config: Stage2Config, features: np.ndarray, data: datasets.Dataset) -> np.ndarray | None:
+    """The strings of --codes random or tree, uint8 [C, L]; None where Class2Str learns them.
+
+    Raises:
+      UserError: too few bits for the classes.
+    """
+    if config.codes == "learned":
+        return None
+    num_classes = len(data.class_names)
+    try:
+        if config.codes == "random":
+            return fixed_codes.random_codes(num_classes, config.n_sequence, config.seed)
+        means = np.stack([features[data.train_labels == c].mean(axis=0) for c in range(num_classes)])
+        return fixed_codes.tree_codes(means, config.n_sequence)
+    except ValueError as error:
+        raise UserError(f"--n-sequence {config.n_sequence}: {error}") from None
 
 
 def check(
@@ -221,7 +262,7 @@ def check(
     Returns:
       String-match accuracy, accuracy of Str2Class on the classes, distinct strings, least confidence, attempt.
     """
-    outputs = predict_all(session, graph, x_test, config.B)
+    outputs = predict_all(session, graph, x_test, config.eval_batch or config.B)
     q, num_classes = outputs["q"], len(data.class_names)
     table = codes.bits_of(q)
     distinct = codes.num_distinct(table)
@@ -260,10 +301,11 @@ def evaluate_checkpoint(config: Stage2Config, checkpoint: str, stage1: Path, ses
     x_train, x_test = (data.train_images, data.test_images) if images else (inputs.train, inputs.test)
     with tf1.Graph().as_default():
         tf1.set_random_seed(config.seed)
-        graph = build(config, x_train, data.train_labels, len(data.class_names), 1)
+        fixed = fixed_strings(config, inputs.train, data)
+        graph = build(config, x_train, data.train_labels, len(data.class_names), 1, fixed)
         with tf_runtime.session(session_config) as session:
             built = f"LSTMs {config.lstm_units}, {config.n_sequence} bits, {data.name}"
             tf_runtime.restore_for_evaluation(session, Path(checkpoint), built)
-            outputs = predict_all(session, graph, x_test, config.B)
-    for name, value in evaluate.accuracies(outputs, inputs.fc_logits, data.test_labels).items():
+            outputs = predict_all(session, graph, x_test, config.eval_batch or config.B)
+    for name, value in evaluate.accuracies(outputs, inputs.fc_logits, data.test_labels)[0].items():
         print(f"{name:24} {value:.4f}")

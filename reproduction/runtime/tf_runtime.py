@@ -19,13 +19,15 @@ from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.tf_import import frameworks, native_stderr_closed
 
 
-def start(seed: int, device: str, xla: bool = False) -> Any:
+def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> Any:
     """Seeds everything, chooses the device, asks for deterministic kernels; call once, before any graph.
 
     Args:
       seed: all initial values and draws depend on it alone.
       device: auto, cpu, cuda or cuda:N.
       xla: compile clusters of the graph (`--xla`).
+      amp: "bf16" lets TensorFlow rewrite the graph to bfloat16; "auto" does so where this CPU computes in it, and
+        prints which it is. The rewrite is oneDNN's, for CPUs: a GPU computes as TensorFlow chooses by itself (TF32).
     Returns:
       The session configuration (tf1.ConfigProto).
     Raises:
@@ -53,7 +55,31 @@ def start(seed: int, device: str, xla: bool = False) -> Any:
     asked = os.environ.get("OMP_NUM_THREADS", "")  # TensorFlow's own pools do not ask for it
     if asked.isdigit() and int(asked):
         config.intra_op_parallelism_threads = config.inter_op_parallelism_threads = int(asked)
+    fast = amp == "auto" and _computes_in_bfloat16() and gpu_name() is None
+    if amp == "bf16" or fast:
+        from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+
+        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
+    if amp == "auto":
+        print(f"precision: {precision_of(config)}", flush=True)
     return config
+
+
+def _computes_in_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16; without them it is many times slower than float32."""
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(words)
+
+
+def precision_of(config: Any) -> str:
+    """What a session computes in, for the record."""
+    from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+
+    on = config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 == RewriterConfig.ON
+    return "bfloat16" if on else "float32"
 
 
 def upright(image: Any, raw: Any) -> Any:

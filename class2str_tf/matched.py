@@ -1,0 +1,124 @@
+"""Commands of the profile `matched`: the paper's claims at its level of accuracy, in minutes on one core a seed.
+
+From one stage 1, with the same data, batch and rate for as many further epochs: the LH classifier, the FC classifier,
+and an FC classifier of the LH's weights, each with its CNN trained along. On the features of stage 1: learned strings
+against fixed ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from class2str_tf.flags import settings_of
+from reproduction.launch.pipeline import Command, Request
+from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
+
+STAGE1_SCRIPT = "class2str_tf/train_fc_classifier.py"
+STAGE2_SCRIPT = "class2str_tf/train_rnn_classifier_cifar.py"
+FURTHER = 5  # epochs after stage 1, of every variant whose CNN is trained along
+FROZEN = 30  # epochs on the features of stage 1, which take seconds
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What differs between the data sets.
+
+    Attributes:
+      network: flags of the network and its training. features: that it has.
+      epochs: of stage 1. lstm: widths of the LH classifier. loss: weights w_c, w_i, w_l2.
+      minutes: one thread's, measured: of stage 1, and of the further epochs of LH, FC, reduced FC; of a frozen row.
+    """
+
+    network: tuple[str, ...]
+    features: int
+    epochs: int
+    lstm: str
+    loss: tuple[float, float, float]
+    minutes: tuple[float, float, float]
+
+
+FAST = ("--one-cycle", "--amp", "auto", "--eval-batch", "1000", "--weight-decay", "1e-4")
+EARLY = ("--model", "early", "--augment", "--lr", "3e-3", *FAST)
+LENET = ("--model", "lenet", "--lenet", "poster", "--lr", "1e-3", *FAST)
+SETTINGS = {
+    "cifar10": Setting(EARLY, 512, 8, "10", (4, 100, 0.1), (14, 9, 1)),
+    "cifar100": Setting(EARLY, 512, 12, "13,13", (4, 100, 0.03), (21, 9, 1)),
+    "mnist": Setting(LENET, 3136, 6, "10", (1, 100, 0.03), (10, 9, 1)),
+}
+# On the features of stage 1: name -> flags. The first three are core rows
+ON_FEATURES = {
+    "frozen": (),
+    "random": ("--codes", "random"),
+    "tree": ("--codes", "tree"),
+    "lstm32": ("--lstm-units", "32,32"),
+    "lstm100": ("--lstm-units", "100"),
+    "nodecay": ("--weight-decay", "0"),
+}  # fmt: skip
+CORE = ("frozen", "random", "tree")
+
+
+def commands_of(request: Request) -> list[Command]:
+    """All of the first seed, then all of the next. Flags passed through (ARGS) make a row of the headline alone.
+
+    Raises:
+      UserError: a data set that this profile has no settings for.
+    """
+    if request.dataset not in SETTINGS:
+        raise UserError(f"PROFILE=matched has settings for {', '.join(SETTINGS)}, not for {request.dataset}")
+    setting, commands = SETTINGS[request.dataset], []
+    for seed in request.seeds:
+        cnn = RUNS_ROOT / "class2str" / request.base_row() / f"seed{seed}"
+        commands.append(_command(request, seed, "", "stage 1, CNN + FC", ("--epochs", f"{setting.epochs}"), 1, cnn))
+        along = ("--epochs", f"{FURTHER}", "--finetune", "all", "--no-reduced-fc", "--retry-collisions", "1")
+        commands.append(_command(request, seed, "", "LH, CNN trained along", (*along, *request.extra), 2, cnn))
+        if request.extra:
+            continue
+        further = ("--epochs", f"{FURTHER}", "--cnn-dir", shown(cnn))
+        reduced = ("--fc-weights", str(lh_weights(setting, settings_of(request.dataset)["bits"])))
+        commands.append(_command(request, seed, "fc", "FC trained on as long", further, 1, cnn))
+        commands.append(_command(request, seed, "reduced", "reduced FC", (*further, *reduced), 1, cnn))
+        for variant, flags in ON_FEATURES.items():
+            if variant in CORE or request.all_rows:
+                frozen = ("--epochs", f"{FROZEN}", "--finetune", "none", "--retry-collisions", "3", *flags)
+                commands.append(_command(request, seed, variant, "LH on features", frozen, 2, cnn))
+    return commands
+
+
+def lh_weights(setting: Setting, num_bits: int) -> int:
+    """Weights of the LH classifier: of its LSTMs, and of a linear map for each bit."""
+    total, inputs = 0, setting.features
+    for units in map(int, setting.lstm.split(",")):
+        total, inputs = total + 4 * units * (inputs + units), units
+    return total + num_bits * 2 * inputs
+
+
+def _command(
+    request: Request, seed: int, variant: str, what: str, own: tuple[str, ...], stage: int, cnn: Path
+) -> Command:
+    """One command; `own` are the flags of its variant, `cnn` the run folder of stage 1."""
+    setting = SETTINGS[request.dataset]
+    extra = stage == 2 and bool(request.extra)
+    row = request.row(variant) if extra else request.base_row() + f"-{variant}" * bool(variant)
+    folder = RUNS_ROOT / "class2str" / row / f"seed{seed}"
+    flags = ["--B=200", "--dataset", request.dataset, "--name", f"seed{seed}", "--seed", str(seed), *setting.network]
+    if stage == 2:
+        w_c, w_i, w_l2 = setting.loss
+        flags += [
+            "--label-grad",
+            "flow",
+            "--lstm-units",
+            setting.lstm,
+            f"--w_c={w_c}",
+            f"--w_i={w_i}",
+            f"--w_l2={w_l2}",
+        ]
+        flags += ["--cnn-dir", shown(cnn)] if folder != cnn else []
+    flags = [flag for flag in flags if flag != "--augment" or "none" not in own]  # features are those of whole images
+    flags += [*own, "--runs-dir", shown(folder.parent), *request.shared_flags(row)]
+    minutes = setting.minutes[2 if "none" in own else 1 if stage == 2 or "--cnn-dir" in own else 0]
+    label = f" ({variant})" if variant else ""
+    return Command(
+        row, f"{what}{label}, seed {seed}", STAGE2_SCRIPT if stage == 2 else STAGE1_SCRIPT, tuple(flags),
+        folder / "rnn" if stage == 2 else folder, cpu_minutes=minutes, lane=f"seed{seed}",
+    )  # fmt: skip
