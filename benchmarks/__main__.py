@@ -62,9 +62,10 @@ def in_a_process(*words: str) -> Any:
       RuntimeError: it failed or took too long; the message is the last line it wrote to stderr.
     """
     command = [sys.executable, "-m", "benchmarks", *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     # a session of its own, so that what it has started ends with it
-    with subprocess.Popen(command, cwd=REPO_ROOT, start_new_session=True, **pipes) as child:
+    with subprocess.Popen(
+        command, cwd=REPO_ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
         try:
             out, error = child.communicate(timeout=LIMIT_S)
         except subprocess.TimeoutExpired:

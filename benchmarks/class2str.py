@@ -173,9 +173,11 @@ def xla(model: str, inner: int, device: str, small: bool) -> Pair:
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
         graph = stage1.build(config, data)
-        rates = xla_rates(session_config, batch, inner, graph.train, lambda session: graph.batches.start(session, 0))
+        without, with_xla = xla_rates(
+            session_config, batch, inner, graph.train, lambda session: graph.batches.start(session, 0)
+        )
         name = f"training step, {model}, batch {batch}, {device}: XLA against none"
-        return interleave(name, "images/s", *rates)
+        return interleave(name, "images/s", without, with_xla)
 
 
 def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from benchmarks.measure import REPEATS, Measure, Pair, devices, interleave, loop
 from hierarchy_cnn_torch.method import selectivity, seriation, similarity, statistics, trees
 from hierarchy_cnn_torch.report import response_file
 
+Orders = dict[str, np.ndarray]  # who ordered -> order of the leaves
+
 
 def seriation_pairs(small: bool) -> list[Pair]:
     """Exact dynamic programme against SciPy's optimal_leaf_ordering: time and path length."""
@@ -24,12 +26,12 @@ def seriation_pairs(small: bool) -> list[Pair]:
         distance = np.sqrt(((points[:, None] - points[None]) ** 2).sum(2))
         condensed = squareform(distance, checks=False)
         merged = linkage(condensed, "average")
-        orders: dict[str, np.ndarray] = {}
+        orders: Orders = {}
 
-        def theirs(merged=merged, condensed=condensed, orders=orders) -> None:
+        def theirs(merged: np.ndarray = merged, condensed: np.ndarray = condensed, orders: Orders = orders) -> None:
             orders["theirs"] = leaves_list(optimal_leaf_ordering(merged, condensed))
 
-        def ours(merged=merged, distance=distance, orders=orders) -> None:
+        def ours(merged: np.ndarray = merged, distance: np.ndarray = distance, orders: Orders = orders) -> None:
             orders["ours"] = seriation.optimal_order(merged, distance)
 
         name = f"seriation of {size} classes against SciPy's optimal_leaf_ordering"
@@ -110,7 +112,7 @@ def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
 def prepare_responses(images: int, channels: int) -> Callable[[], list[float]]:
     """For `measure.rise`: streams responses to disk, then ranks the images of every channel; seconds of both."""
 
-    def batches():
+    def batches() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
         rng = np.random.default_rng(0)
         for start in range(0, images, 250):
             ids = np.arange(start, min(start + 250, images))
@@ -162,8 +164,9 @@ def viewer(small: bool) -> list[Measure]:
     rng = np.random.default_rng(0)
     layers = []
     for at in range(6):
-        maps = [(f"epoch {e}", rng.random((size, channels)), None, float("nan")) for e in range(epochs)]
-        maps[-1] = (maps[-1][0], maps[-1][1], similarity.correlation(maps[-1][1]), 0.0)
+        features = [rng.random((size, channels)) for _ in range(epochs)]
+        ends = [(None, float("nan"))] * (epochs - 1) + [(similarity.correlation(features[-1]), 0.0)]
+        maps = [(f"epoch {e}", f, *end) for e, (f, end) in enumerate(zip(features, ends, strict=True))]
         layers.append(Layer(f"layer {at}", maps))
     runs = [("A0", [(f"epoch {e}", c) for e, c in enumerate(counts)])]
     view = View("benchmark", names, trees.tree_of(levels, names), distance, runs, layers)

@@ -210,7 +210,8 @@ def gpu_name() -> str | None:
     if not gpu_listed():
         return None
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    return (subprocess.run(command, capture_output=True, text=True, encoding="utf-8").stdout.splitlines() or [None])[0]
+    names = subprocess.run(command, capture_output=True, text=True, encoding="utf-8").stdout.splitlines()
+    return names[0] if names else None
 
 
 @dataclass(frozen=True)
@@ -255,8 +256,8 @@ def memory_pair(
         a.append(a[-1] if a and a[-1].gave_up else rise(*baseline))
         b.append(rise(*ours))
     note = "straightforward gave up at 70 % of the free memory and was not run again: at least" if a[-1].gave_up else ""
-    megabytes = ([max(run.bytes, 4096) / 2**20 for run in side] for side in (a, b))
-    return Pair(name, "MiB", *megabytes, note=note), a, b
+    before, after = ([max(run.bytes, 4096) / 2**20 for run in side] for side in (a, b))
+    return Pair(name, "MiB", before, after, note=note), a, b
 
 
 def anonymous(family: bool = False) -> int:

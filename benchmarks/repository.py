@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib
 import io
 import json
@@ -153,7 +154,7 @@ def start_up(small: bool) -> list[Measure]:
             command = [sys.executable, script, *(NEEDS.get(script, []) if option != "--help" else []), option]
             done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
             if done.returncode == 0:
-                timed = seconds(lambda command=command: subprocess.run(command, cwd=REPO_ROOT, capture_output=True))
+                timed = seconds(functools.partial(subprocess.run, command, cwd=REPO_ROOT, capture_output=True))
                 times[option] = [timed() for _ in range(2 if small else REPEATS)]
             elif option == "--help":
                 raise RuntimeError(f"{script} --help: {done.stderr.strip().splitlines()[-1]}")

@@ -79,7 +79,8 @@ def fast_path(paper: str, options: tuple[str, ...], device: str, small: bool) ->
     labels = torch.randint(outputs, (len(images),)).to(where)
     other, inputs = copy.deepcopy(model), images
     if "channels-last" in options:
-        other, inputs = other.to(memory_format=LAST), images.to(memory_format=LAST)
+        other = other.to(memory_format=LAST)  # type: ignore[call-overload]  # torch declares it for tensors only
+        inputs = images.to(memory_format=LAST)
     fast = step_of(other, inputs, labels, "bf16" in options, compiled)
     if compiled:
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +67,7 @@ def neglection(small: bool) -> list[Pair]:
 
         for title, slow in (("per-sample", per_sample_loop), ("per-class", per_class_loop)):
             name = f"neglection degree, batch {BATCH}, {classes} classes, F = {width}: against the {title} loop"
-            baseline = seconds(lambda slow=slow, p=p, y=y: slow(x, p, y))
+            baseline = seconds(functools.partial(slow, x, p, y))
             found.append(interleave(name, "s", baseline, seconds(ours, 5)))
     return found
 
@@ -75,13 +77,13 @@ def neglection_overhead(small: bool) -> Pair:
     flushed()
     network = "vgg_small" if small else "vgg16"
     torch.manual_seed(0)
-    model = models.build(network, "cifar10", 10).to(memory_format=torch.channels_last)
+    model = models.place(models.build(network, "cifar10", 10), torch.device("cpu"), channels_last=True)
     optimizer = ours_loop.optimizer_of(model, 0.001)
     images = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (BATCH,))
     totals = neglect.new_totals(10, torch.device("cpu"))
     plain, extra = [], []
-    with neglect.watch(model.penultim_layer) as seen:
+    with neglect.watch(model.get_submodule("penultim_layer")) as seen:
         for number in range(8):
             began = time.perf_counter()
             logits = model(images)
@@ -103,13 +105,13 @@ def neglection_overhead(small: bool) -> Pair:
 class _Pictures(torch.utils.data.Dataset):
     """What torchvision's CIFAR10 class does per image, with the authors' transforms."""
 
-    def __init__(self, images, transform):
+    def __init__(self, images: np.ndarray, transform: Callable[[Any], Any]):
         self.images, self.transform = images, transform
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[Any, int]:
         from PIL import Image
 
         return self.transform(Image.fromarray(self.images[index])), index % 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,9 +88,13 @@ def overhead(device: str, small: bool) -> list[Pair]:
         ops = train_ops(net, frame, batch)
         with tf_runtime.session(config) as session:
             losses: dict[str, float] = {}
+
+            def run(mode: str) -> None:
+                losses[mode] = session.run(ops[mode])
+
             for number in range(steps + 1):
                 for mode in MODES:
-                    took = seconds(lambda mode=mode: losses.update({mode: session.run(ops[mode])}))()
+                    took = seconds(functools.partial(run, mode))()
                     if number:
                         taken[mode].append(took)
                     if not np.isfinite(losses[mode]):
@@ -113,9 +118,9 @@ def xla(device: str, small: bool) -> Pair:
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
         train = train_ops(net, frame, batch)["hard"]
-        rates = xla_rates(config, batch, 1 if device == "cpu" else 30, train, lambda session: None)
+        without, with_xla = xla_rates(config, batch, 1 if device == "cpu" else 30, train, lambda session: None)
         name = f"training step, {net} at {frame}, mode hard, batch {batch}, {device}: XLA against none"
-        return interleave(name, "images/s", *rates)
+        return interleave(name, "images/s", without, with_xla)
 
 
 def row_by_row_hard(labels: tf.Tensor, embeddings: tf.Tensor, margin: float) -> tf.Tensor:
@@ -188,10 +193,13 @@ def semi_hard(batch: int, small: bool) -> list[Pair]:
     batch = 64 if small else batch
     name = f"semi-hard, value and gradient, batch {batch}: sorted rows against tf-slim's tiled matrices"
     repeats = 2 if small else REPEATS
-    sides = [(prepare_loss, loss, batch) for loss in ("semi_hard tiled (tf-slim)", "semi_hard")]
-    memory, tiled, ours = memory_pair(f"{name}: memory", *sides, repeats)
-    times = [[run.seconds for run in side] for side in (tiled, ours)]
-    return [memory, Pair(f"{name}: time", "s", *times, note=memory.note or "the first call of this size in a process")]
+    theirs, mine = ((prepare_loss, loss, batch) for loss in ("semi_hard tiled (tf-slim)", "semi_hard"))
+    memory, tiled, ours = memory_pair(f"{name}: memory", theirs, mine, repeats)
+    before, after = ([run.seconds for run in side] for side in (tiled, ours))
+    return [
+        memory,
+        Pair(f"{name}: time", "s", before, after, note=memory.note or "the first call of this size in a process"),
+    ]
 
 
 def loss_memory(small: bool) -> list[Measure]:
