@@ -35,6 +35,20 @@ def neglection(path: Path, degrees: Sequence[Sequence[float]], neglected: Sequen
     save_figure(figure, path)
 
 
+def ranking(
+    path: Path, thetas: Sequence[Sequence[float]], order: Sequence[int], neglected: Sequence[int], names: Sequence[str]
+) -> None:
+    """Neglection degree of each class in every run, [runs][C], classes in the mean order, the neglected ones in red."""
+    figure, ((axis,),) = new_figure(7, 4)
+    for at, label in enumerate(order):
+        values = [theta[label] for theta in thetas]
+        axis.plot([at] * len(values), values, ".", color=_RED if label in neglected else _GREY)
+    if len(names) <= _LABELLED:
+        axis.set_xticks(range(len(order)), [names[label] for label in order], rotation=60, ha="right", fontsize=8)
+    axis.set(ylabel="neglection degree (1 = no cancellation)", title="Neglection degree, one point a run")
+    save_figure(figure, path)
+
+
 def confusions(
     path: Path, matrices: Sequence[tuple[str, np.ndarray]], neglected: Sequence[int], names: Sequence[str]
 ) -> None:

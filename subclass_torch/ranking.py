@@ -1,10 +1,11 @@
 """The mean ranking of classes by neglection degree over several runs of stage 1: one file of neglected classes for all.
 
-python subclass_torch/ranking.py --runs runs/subclass/cifar10-matched-ranking/seed* --name cifar10-matched-ranking
+python subclass_torch/ranking.py --runs runs/subclass/cifar10-matched-ranking/seed? --name cifar10-matched-ranking/mean
 """
 
 import argparse
 import itertools
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from reproduction.runtime.flags import Parser, add_common, flag, run_main, whole  # noqa: E402
 from reproduction.runtime.record import make_record, versions_of  # noqa: E402
 from reproduction.runtime.run_folder import UserError, open_run, read_json, shown, write_json  # noqa: E402
+
+DRAWN = 2000  # experiments with random rankings
 
 
 def make_parser() -> Parser:
@@ -68,8 +71,30 @@ def correlation(first: list[int], second: list[int]) -> float:
     return 1 - 6 * squares / (count * (count * count - 1))
 
 
+def agreement(ranks: list[list[int]], order: list[int], classes: int) -> tuple[float | None, float]:
+    """Mean rank correlation of two runs, and the share of runs whose first classes are those of `order`."""
+    pairs = [correlation(a, b) for a, b in itertools.combinations(ranks, 2)]
+    same = [{at for at, place in enumerate(row) if place <= classes} == set(order[:classes]) for row in ranks]
+    return (sum(pairs) / len(pairs) if pairs else None), sum(same) / len(same)
+
+
+def by_chance(runs: int, count: int, classes: int) -> dict[str, float]:
+    """What random rankings reach: 95 % quantile of each figure of `agreement` over DRAWN drawn experiments."""
+    draw, found = random.Random(0), []
+    for _ in range(DRAWN if runs > 1 else 0):
+        ranks = [draw.sample(range(1, count + 1), count) for _ in range(runs)]
+        order = mean_ranking([[-float(place) for place in row] for row in ranks])[2]
+        found.append(agreement(ranks, order, classes))
+    names = ("rank_correlation", "same_classes")
+    return {
+        name: sorted(values)[int(0.95 * DRAWN)] for name, values in zip(names, zip(*found, strict=True), strict=False)
+    }
+
+
 def rank(args: argparse.Namespace) -> None:
-    """Writes ranking.json and the record, unless the run folder is finished."""
+    """Writes neglected.json and the record, unless the run folder is finished."""
+    from subclass_torch import plots
+
     folder = Path(args.runs_dir) / args.name
     flags = {"runs": [shown(path) for path in args.runs], "classes": args.classes}
     with open_run(folder, flags, overwrite=args.overwrite) as run:
@@ -85,14 +110,13 @@ def rank(args: argparse.Namespace) -> None:
             "mean_rank": mean, "ranks": ranks, "degrees": [item["degrees"] for item in found], "class_names": names,
         }  # fmt: skip
         write_json(folder / "neglected.json", content)
-        pairs = [correlation(a, b) for a, b in itertools.combinations(ranks, 2)]
-        same = [sorted(row.index(place) for place in range(1, args.classes + 1)) == sorted(chosen) for row in ranks]
-        metrics = {
-            "rank_correlation": sum(pairs) / len(pairs) if pairs else None,
-            "same_classes": sum(same) / len(same),
-        }
+        alike, same = agreement(ranks, order, args.classes)
+        metrics, chance = (
+            {"rank_correlation": alike, "same_classes": same},
+            by_chance(len(found), len(mean), args.classes),
+        )
         words = ", ".join(f"{names[c]} (mean rank {mean[c]:.1f})" for c in chosen)
-        print(f"neglected in {len(found)} runs: {words}; {sum(same)} runs choose the same", flush=True)
+        print(f"neglected in {len(found)} runs: {words}; {same:.0%} of the runs choose the same", flush=True)
         run.finish(
             make_record(
                 paper="subclass", row=args.row, stage="ranking", seed=0, argv=args.argv, config=flags, seconds=0.0,
@@ -100,9 +124,15 @@ def rank(args: argparse.Namespace) -> None:
                 data={key: value for item in found for key, value in item["record"]["data"].items()},
                 data_verified=all(item["record"]["data_verified"] for item in found), deviations=[],
                 versions=versions_of("numpy"), deterministic=True, curve=None,
-                artefacts=[{"kind": "json", "path": "neglected.json", "title": "Mean ranking and the runs' degrees"}],
-                details={"neglected": chosen, "neglected_names": [names[c] for c in chosen], **content},
-            )
+                artefacts=[
+                    {"kind": "image", "path": "ranking.png", "title": "Neglection degrees, one point a run"},
+                    {"kind": "json", "path": "neglected.json", "title": "Mean ranking and the runs' degrees"},
+                ],
+                details={
+                    "neglected": chosen, "neglected_names": [names[c] for c in chosen], "chance_95": chance, **content,
+                },
+            ),
+            lambda: plots.ranking(folder / "ranking.png", thetas, order, chosen, names),
         )  # fmt: skip
 
 

@@ -78,9 +78,10 @@ def matched(request: Request) -> list[Command]:
         stage = f"seed {seed}, stage 1"
         commands.append(Command(ranked, stage, SCRIPT, tuple(flags), runs / name, 0.01, minutes, f"seed{seed}"))
     folders = [f"runs/subclass/{name}" for name in names]
-    flags = ["--runs", *folders, "--classes", str(split), "--name", ranked, *request.shared_flags(ranked)]
-    commands.append(Command(ranked, "mean ranking", RANKING, tuple(flags), runs / ranked))
-    shared += ["--neglected", f"runs/subclass/{ranked}/neglected.json", "--epochs", str(EPOCHS)]
+    mean = f"{ranked}/mean"
+    flags = ["--runs", *folders, "--classes", str(split), "--name", mean, *request.shared_flags(ranked)]
+    commands.append(Command(ranked, "mean ranking", RANKING, tuple(flags), runs / mean))
+    shared += ["--neglected", f"runs/subclass/{mean}/neglected.json", "--epochs", str(EPOCHS)]
     minutes = MATCHED_MINUTES["train"]
     for seed, variant in [
         *((seed, variant) for seed in request.seeds for variant in CORE),

@@ -1,13 +1,23 @@
 """The fast training of the profile matched: one cycle, the fast network, equal updates, random classes, copies."""
 
 import dataclasses
+import json
 
+import numpy as np
+import pytest
 import torch
 
 from reproduction.launch.pipeline import Request
+from reproduction.runtime.outcomes import Outcomes
+from reproduction.runtime.run_folder import Stop
+from reproduction.runtime.torch_runtime import World
 from subclass_torch import flags, ranking, reproduce
 from subclass_torch.networks import build
 from subclass_torch.training import stage2
+from subclass_torch.training.loop import run_stage
+
+from . import ddp_worker as worker
+from .conftest import TINY, run
 
 REQUEST = Request("matched", "cifar10", (0, 1), "cpu", (), False, None)
 
@@ -50,7 +60,7 @@ def test_every_variant_takes_the_one_file_which_is_made_before():
     assert [commands[at].script for at in alone] == [reproduce.RANKING]
     before, after = commands[: alone[0]], commands[alone[0] + 1 :]
     assert len(before) == reproduce.RANKED and all("identify" in command.flags for command in before)
-    file = f"runs/subclass/{commands[alone[0]].row}/neglected.json"
+    file = f"runs/subclass/{commands[alone[0]].row}/mean/neglected.json"
     assert [command.row for command in after] == 2 * [
         "cifar10-matched-baseline", "cifar10-matched", "cifar10-matched-doubled", "cifar10-matched-random",
     ]  # fmt: skip
@@ -61,3 +71,90 @@ def test_every_variant_takes_the_one_file_which_is_made_before():
         flags.parse(words)  # valid
     further = reproduce.commands_of(dataclasses.replace(REQUEST, all_rows=True))[len(commands) :]
     assert [command.row.removeprefix("cifar10-matched-") for command in further] == 2 * list(reproduce.FURTHER)
+
+
+def test_agreement_against_chance():
+    ranks = [[1, 2, 3, 4], [1, 2, 4, 3], [2, 1, 3, 4]]
+    alike, same = ranking.agreement(ranks, [0, 1, 2, 3], 2)
+    assert same == 1 and alike == pytest.approx((0.8 + 0.8 + 0.6) / 3)
+    chance = ranking.by_chance(10, 10, 2)
+    assert 0.03 < chance["rank_correlation"] < 0.15 and 0.1 <= chance["same_classes"] <= 0.4
+
+
+def test_bf16_follows_float32_over_the_first_20_steps(tmp_path):
+    world, losses = World(0, 1, torch.device("cpu")), {}
+    for amp in (None, "bf16"):
+        torch.manual_seed(1)
+        model = build.place(build.FastVGG(worker.CLASSES, (8, 8, 16)), world.device, True)
+        task = dataclasses.replace(worker.make_task(world.device), epochs=20, observe=False, first_test=99)
+        changes = {"batch_size": 57, "schedule": "onecycle", "learning_rate": 0.01, "channels_last": True, "amp": amp}
+        folder = tmp_path / str(amp)
+        folder.mkdir()
+        config = dataclasses.replace(worker.CONFIG, **changes)
+        training = run_stage(task, config, model, world, Stop(), folder, folder / "log.csv")
+        losses[amp] = [row["loss"] for row in training.history]
+    assert len(losses[None]) == 20 and losses[None][-1] < 0.9 * losses[None][0]
+    np.testing.assert_allclose(losses["bf16"], losses[None], rtol=0.02)
+    assert losses["bf16"] != losses[None]
+
+
+@pytest.fixture(scope="module")
+def variants(tmp_path_factory):
+    """Records of the profile's commands at a small size, by their last word; `file` is the one of neglected classes."""
+    runs = tmp_path_factory.mktemp("variants")
+    small = [*TINY, "--model", "vgg_fast", "--schedule", "onecycle", "--amp", "auto", "--channels-last"]
+    small += ["--eval-batch", "100", "--runs-dir", runs]
+    for seed in (0, 1):
+        words = ["--subclass", "--stage", "identify", "--epochs_class", 1, "--seed", seed, "--name", f"rank/seed{seed}"]
+        run("notebook.py", *small, *words, "--row", "mnist5k-matched-ranking")
+    folders = [runs / "rank" / "seed0", runs / "rank" / "seed1"]
+    words = ["--runs", *folders, "--runs-dir", runs, "--name", "rank/mean", "--row", "mnist5k-matched-ranking"]
+    run("ranking.py", *words)
+    assert "finished before" in run("ranking.py", *words).stdout
+    small += ["--neglected", runs / "rank" / "mean" / "neglected.json", "--max_steps", 9, "--epochs", 5]
+    found = {"ranking": json.loads((runs / "rank" / "mean" / "record.json").read_text())}
+    for name, more in {**reproduce.PLAIN, **reproduce.SPLIT}.items():
+        method = ["--subclass", "--stage", "train"] if name in reproduce.SPLIT else []
+        row = f"mnist5k-matched-{name}".rstrip("-")
+        said = run("notebook.py", *small, *more, *method, "--name", row, "--row", row)
+        found[name] = json.loads((runs / row / "record.json").read_text())
+        assert f"{found[name]['details']['updates']:,} updates" in said.stdout
+    return found
+
+
+def test_every_variant_makes_the_same_updates_from_the_same_file(variants):
+    neglected = variants["ranking"]["details"]["neglected"]
+    assert variants["ranking"]["profile"] == "matched" and len(neglected) == 2
+    for name in (*reproduce.CORE, "copied", "undoubled", "softmax"):
+        details = variants[name]["details"]
+        assert details["updates"] == 9 and details["neglected"] == neglected
+        assert details["images_seen"] == {400: 400 + 2 * 64, 480: 480 + 64}[details["training_images"]]
+    assert variants["epochs"]["details"]["updates"] == 5 * 8
+    outputs = {name: variants[name]["details"]["subclasses"] for name in reproduce.CORE}
+    assert outputs == {"baseline": 10, "": 12, "doubled": 10, "random": 12}
+    images = {name: variants[name]["details"]["training_images"] for name in ("", "copied", "undoubled")}
+    assert images == {"": 480, "copied": 480, "undoubled": 400}
+    assert not set(variants["random"]["details"]["repartitioned"]) & set(neglected)
+    assert variants[""]["details"]["repartitioned"] == neglected
+
+
+def test_outcomes_are_those_of_the_metric(variants):
+    names = {"ccr", "neglected_accuracy", "random_accuracy", *(f"class_accuracy/{c}" for c in range(10))}
+    for name in (*reproduce.CORE, *reproduce.FURTHER):
+        record = variants[name]
+        assert record["outcomes"].keys() == names
+        for metric, stored in record["outcomes"].items():
+            right = Outcomes(**stored).bits()
+            if metric == "ccr" or metric.startswith("class"):
+                assert right.mean() == pytest.approx(record["metrics"][metric]["last"])
+        assert Outcomes(**record["outcomes"]["neglected_accuracy"]).bits().sum() == sum(
+            Outcomes(**record["outcomes"][f"class_accuracy/{c}"]).bits().sum() for c in record["details"]["neglected"]
+        )
+
+
+def test_a_held_out_part_replaces_the_test_split(tmp_path):
+    run("notebook.py", *TINY, "--holdout", 300, "--max_steps", 1, "--runs-dir", tmp_path, "--name", "held")
+    record = json.loads((tmp_path / "held" / "record.json").read_text())
+    assert record["outcomes"]["ccr"]["count"] == 300 and record["config"]["holdout"] == 300
+    error = run("notebook.py", *TINY, "--holdout", 99999, "--runs-dir", tmp_path, "--name", "all", code=2).stderr
+    assert "--holdout 99999: mnist5k has" in error

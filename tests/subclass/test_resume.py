@@ -19,12 +19,12 @@ class Killed(Exception):
     """Stands for a SIGKILL: nothing of the loop runs after it."""
 
 
-def stage(folder, max_steps):
+def stage(folder, max_steps, schedule="steps"):
     """History, metrics.jsonl and weights of one start of the stage."""
     folder.mkdir(exist_ok=True)
     model = worker.make_model()
     task = dataclasses.replace(worker.make_task(WORLD.device), first_test=1)
-    config = dataclasses.replace(worker.CONFIG, checkpoint_steps=1, max_steps=max_steps)
+    config = dataclasses.replace(worker.CONFIG, checkpoint_steps=1, max_steps=max_steps, schedule=schedule)
     training = run_stage(task, config, model, WORLD, Stop(), folder, folder / "log.csv")
     history = [{k: v for k, v in row.items() if "seconds" not in k} for row in training.history]
     lines = [{k: v for k, v in line.items() if "seconds" not in k} for line in read_metrics(folder)]
@@ -50,9 +50,9 @@ def as_before(path):
 
 @pytest.mark.parametrize("max_steps", [0, 6])
 @pytest.mark.parametrize("moment", ["in the test", "as the log is written"])
-@pytest.mark.parametrize("before", [False, True])
-def test_a_kill_between_the_last_step_and_its_epochs_end(tmp_path, monkeypatch, moment, max_steps, before):
-    calm = stage(tmp_path / "calm", max_steps)
+@pytest.mark.parametrize("before, schedule", [(False, "steps"), (True, "steps"), (False, "onecycle")])
+def test_a_kill_between_the_last_step_and_its_epochs_end(tmp_path, monkeypatch, moment, max_steps, before, schedule):
+    calm = stage(tmp_path / "calm", max_steps, schedule)
     module, name = (loop, "confusion") if moment == "in the test" else (record, "write_csv")
     original, calls = getattr(module, name), []
 
@@ -64,10 +64,10 @@ def test_a_kill_between_the_last_step_and_its_epochs_end(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(module, name, killed_once)
     with pytest.raises(Killed):
-        stage(tmp_path / "killed", max_steps)
+        stage(tmp_path / "killed", max_steps, schedule)
     if before:
         for path in (tmp_path / "killed" / "checkpoints").glob("state-*.pt"):
             as_before(path)
-    history, lines, weights = stage(tmp_path / "killed", max_steps)
+    history, lines, weights = stage(tmp_path / "killed", max_steps, schedule)
     assert history == calm[0] and lines == calm[1] and len(history) == 2
     assert all(torch.equal(value, calm[2][name]) for name, value in weights.items())
