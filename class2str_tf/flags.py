@@ -177,8 +177,8 @@ def _add_architecture(parser: Parser) -> None:
     flag(group, "--lenet", choices=["released", "poster"], default="released", help="LeNet as released or the poster's")
     flag(group, "--lenet-relu", action="store_true", help="ReLU between the linears of the LeNet classifier; C2S-D11")
     flag(
-        group, "--pixels", choices=["auto", "raw", "unit"], default="auto",
-        help="0-255 as the authors feed CIFAR, or [0, 1] as MNIST; auto: by data set; C2S-D26",
+        group, "--pixels", choices=["auto", "raw", "unit", "centred"], default="auto",
+        help="0-255 as the authors feed CIFAR, [0, 1] as MNIST, or about -2 to 2; auto: by data set; C2S-D26",
     )  # fmt: skip
 
 
@@ -283,9 +283,9 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
     flag(group, "--cnn-dir", metavar="DIR", help="run folder of stage 1 (default: <runs-dir>/<name>)")
     flag(group, "--label-grad", choices=["flow", "stop"], default="flow", help="gradient into the strings; C2S-D01")
     flag(
-        group, "--finetune", choices=["none", "bn", "all"], default="none",
-        help="all: train the CNN along (C2S-D02); bn: frozen, but batch normalisation in training mode, as the "
-        "released MNIST script (C2S-D31)",
+        group, "--finetune", choices=["none", "bn", "all"],
+        help="all (default, not on ImageNet): train the CNN along (C2S-D02); none: frozen, as released; bn: frozen with "
+        "batch normalisation in training mode, as the released MNIST script (C2S-D31)",
     )  # fmt: skip
     flag(
         group, "--codes", choices=["learned", "random", "tree"], default="learned",
@@ -342,6 +342,7 @@ def resolve_rnn(args: argparse.Namespace) -> Stage2Config:
         "n_sequence": args.n_sequence or sizes["bits"],
         "mu": sizes["mu"] if args.mu is None else args.mu,
         "hidden": sizes["hidden"],
+        "finetune": args.finetune or ("none" if args.dataset == "imagenet" else "all"),
         "lstm_units": _units(args.lstm_units) or list(sizes[args.lh_preset]),
         "cnn_dir": str(cnn_dir),
         "stage1": stage1_digest(cnn_dir),

@@ -23,21 +23,22 @@ WEIGHTS = {"mnist": (1, 100, 0.01), "cifar10": (4, 100, 0.1), "cifar100": (4, 10
 CPU_WEIGHTS = {**WEIGHTS, "mnist": (1, 100, 0.03)}
 
 # Variants of stage 2 that each profile runs: name -> flags. The first is the row itself.
-VARIANTS = {
+VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     "paper": {
         "": ("--lh-preset", "released"),
         "budget": ("--lh-preset", "budget"),
         "stop": ("--label-grad", "stop"),
-        "finetune": ("--finetune", "all"),
+        "frozen": ("--finetune", "none"),
+        "released": ("--label-grad", "stop", "--finetune", "none"),
     },
-    "cpu": {
-        "": ("--lstm-units", "32,32"),
-        "released": ("--lh-preset", "released"),
+    "cpu": {  # frozen: the features are computed once, and a run takes minutes
+        "": ("--lstm-units", "32,32", "--finetune", "none"),
+        "released": ("--lh-preset", "released", "--finetune", "none"),
     },
-    "smoke": {"": ("--lstm-units", "32,32")},
+    "smoke": {"": ("--lstm-units", "32,32", "--finetune", "none")},
 }
-# Hours of stage 1 and of stage 2 on a current GPU (LeNet: bound by the start of its kernels), minutes of both in the
-# cpu profile on two cores with the seeds side by side: estimates
+# Hours of stage 1 and of stage 2 on its features, on a current GPU (LeNet: bound by the start of its kernels), minutes
+# of both in the cpu profile on two cores with the seeds side by side: estimates
 HOURS = {"vgg16": (3.0, 1.0), "lenet": (0.8, 0.1)}
 MINUTES = (0.4, 0.3)
 # ARGS that stage 1 has to know too (network, length of the schedule): where one is given it is run again for the row
@@ -55,7 +56,7 @@ def commands_of(request: Request) -> list[Command]:
     if request.profile == "matched":
         return matched.commands_of(request)
     kind = next(name for name, row in SETTINGS.items() if settings_of(request.dataset)["hidden"] == row["hidden"])
-    variants: dict[str, tuple[str, ...]] = dict(VARIANTS[request.profile])
+    variants = dict(VARIANTS[request.profile])
     if request.extra:  # flags passed through make one row of their own
         named = NAMED.get(request.extra)
         variants = {named or "": (*variants[""], *request.extra)}
@@ -116,7 +117,8 @@ def _stage2(request: Request, seed: int, kind: str, variant: str, variant_flags:
         flags += ["--cnn-dir", shown(cnn)]
     script = "class2str_tf/" + STAGE2_SCRIPTS.get(kind, "train_rnn_classifier_cifar.py")
     label = f" ({variant})" if variant else ""
-    hours, minutes = HOURS[_model(request)][1], _large(request) * MINUTES[1]
+    hours = HOURS[_model(request)][1 if "none" in flags else 0]  # with the CNN trained along as long as stage 1
+    minutes = _large(request) * MINUTES[1]
     minutes *= 4 if kind == "cifar100" else 1  # 100 classes hardly ever get 100 strings: every initialisation is run
     return Command(
         row, f"stage 2, LH + Class2Str{label}, seed {seed}", script, (*flags, *request.shared_flags(row)),

@@ -10,11 +10,13 @@ WEIGHT_DECAY = 0.001  # delta of the poster; stage 1, and stage 2 where the CNN 
 
 
 def image_input(images: tf.Tensor, pixels: str) -> tf.Tensor:
-    """uint8 [B, H, W, C] -> float32: 0-255 as the authors feed CIFAR (`raw`), or [0, 1] as MNIST (`unit`).
+    """uint8 [B, H, W, C] -> float32: 0-255 as the authors feed CIFAR (`raw`), [0, 1] as MNIST (`unit`), or `centred`.
 
     Deviation C2S-D26: other scalings only behind --pixels.
     """
     x = tf.cast(images, tf.float32)
+    if pixels == "centred":
+        return (x - 120.0) / 64.0
     return x / 255.0 if pixels == "unit" else x
 
 

@@ -90,8 +90,8 @@ def test_records_use_the_ids_of_the_table():
 )
 def test_what_a_run_writes_into_its_record(change, expected):
     """The ids that depend on flags; each that a run can write stands in the table."""
-    places = ["--name", "nobody"]
-    config = replace(parse_rnn(rnn_parser("s", "cifar10", "vgg16"), places), **change)
+    frozen = ["--name", "nobody", "--finetune", "none"]
+    config = replace(parse_rnn(rnn_parser("s", "cifar10", "vgg16"), frozen), **change)
     active = deviations.active(config)
     assert len(active) == len(set(active)) and set(active) <= set(rows())
     switched = {"C2S-D01", "C2S-D02", "C2S-D03", "C2S-D15", "C2S-D23", "C2S-D26", "C2S-D28", "C2S-D30", "C2S-D31"}

@@ -14,7 +14,8 @@ import pytest
 FC = "class2str_tf/train_fc_classifier.py"
 RNN = "class2str_tf/train_rnn_classifer_mnist.py"
 STAGE1 = ("--B=200", "--dataset", "mnist5k", "--model", "lenet", "--lr", "1e-3", "--max-steps", "45")
-STAGE2 = ("--B=200", "--dataset", "mnist5k", "--model", "lenet", "--lr", "1e-3", "--lstm-units", "16")
+STAGE2 = ("--B=200", "--dataset", "mnist5k", "--model", "lenet", "--lr", "1e-3", "--lstm-units", "16",
+          "--finetune", "none")  # fmt: skip
 
 
 def curve(folder: Path) -> list[dict]:

@@ -61,7 +61,7 @@ def test_seed_lines_resolve_and_chain(tmp_path):
     )  # fmt: skip
     expected = {
         "B": 200, "w_c": 4.0, "w_i": 100.0, "w_l2": 0.1, "mu": 0.9, "n_sequence": 4, "lstm_units": [100, 20, 100],
-        "hidden": 500, "label_grad": "flow", "finetune": "none", "epochs": 1000, "cnn_dir": str(tmp_path / "exp1"),
+        "hidden": 500, "label_grad": "flow", "finetune": "all", "epochs": 1000, "cnn_dir": str(tmp_path / "exp1"),
     }  # fmt: skip
     assert {key: getattr(second, key) for key in expected} == expected
     assert second.folder == first.folder / "rnn" == tmp_path / "exp1" / "rnn"
