@@ -284,7 +284,7 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
     flag(group, "--label-grad", choices=["flow", "stop"], default="flow", help="gradient into the strings; C2S-D01")
     flag(
         group, "--finetune", choices=["none", "bn", "all"],
-        help="all (default, not on ImageNet): train the CNN along (C2S-D02); none: frozen, as released; bn: frozen with "
+        help="all (default, not on ImageNet): train the CNN along (C2S-D02); none: frozen, as released; bn: frozen, "
         "batch normalisation in training mode, as the released MNIST script (C2S-D31)",
     )  # fmt: skip
     flag(
