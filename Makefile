@@ -1,5 +1,6 @@
 # One place to run everything. `make` lists the targets; the README shows what each prints.
 # Variables: PROFILE=auto|paper|matched|cpu|smoke DATASET= SEEDS="0 1 2" DEVICE=auto|cpu|cuda DATA=folder COPY=name ARGS="flags" ROWS=core|all FORCE=1 GPU=1 JOBS=n
+# ROWS=core|all: of PROFILE=matched
 # TASK="what one task of a sweep asks, and how often it is tried again"
 
 SHELL := /bin/sh
@@ -80,7 +81,7 @@ plan: ## list commands, hours and gigabytes of every paper's reproduction withou
 	  if [ -f "$$folder/reproduce.py" ]; then $(PY) -m $$folder.reproduce --plan $(RUN_FLAGS) || exit 1; \
 	  else echo "$$folder: not in the repository yet"; fi; done
 
-compare: ## print our figures beside the papers' (PAPER=name, RUNS=folder for runs made elsewhere)
+compare: ## print what the papers claim next to what we find (PAPER=name: all about one; RUNS=folder: runs made elsewhere)
 	@$(INSTALL) base
 	@$(PY) -m reproduction.compare $(if $(PAPER),--paper "$(PAPER)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
 
@@ -110,7 +111,7 @@ bench: ## speed and memory, ours against the straightforward formulation, as rat
 	@$(INSTALL) tf torch report dev
 	@$(PY) -m benchmarks
 
-soak: ## kill, stop and starve every smoke pipeline, compare the figures bit for bit (PAPER="class2str ..." ARGS="--only Ray")
+soak: ## kill, stop and starve every smoke pipeline, compare the numbers bit for bit (PAPER="class2str ..." ARGS="--only Ray")
 	@$(INSTALL) tf torch cluster
 	@$(PY) -m tests.soak --papers "$(PAPER)" $(ARGS)
 
