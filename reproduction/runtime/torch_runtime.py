@@ -20,6 +20,9 @@ import torch.distributed as dist
 from reproduction.runtime.arrays import checked, spares_the_file
 from reproduction.runtime.cores import cores
 from reproduction.runtime.run_folder import Damaged, UserError, newest_whole, shown
+from reproduction.runtime.torch_fast import amp_of as amp_of
+from reproduction.runtime.torch_fast import one_cycle as one_cycle
+from reproduction.runtime.torch_fast import precision as precision
 
 
 class World(NamedTuple):
@@ -108,44 +111,10 @@ def agreed(world: World, answer: bool) -> bool:
     return bool(flag)
 
 
-def computes_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16: without them autocast is many times slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
-
-
-def amp_of(device: torch.device, amp: str | None) -> str | None:
-    """What `--amp` means on this device: "auto" is "bf16" where it has that, else None (float32)."""
-    return ("bf16" if computes_bf16(device) else None) if amp == "auto" else amp
-
-
-def precision(device: torch.device, amp: str | None) -> str:
-    """What a run computes in, for its first line and the record."""
-    return "bfloat16 autocast" if amp_of(device, amp) else "float32"
-
-
 def autocast(device: torch.device, amp: str | None) -> contextlib.AbstractContextManager[Any]:
     """bfloat16 autocast where `amp` asks for it (see `amp_of`), else nothing."""
     amp = amp_of(device, amp)
     return torch.autocast(device.type, dtype=torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
-
-
-def one_cycle(step: int, steps: int, peak: float, rise: float = 0.23, final: float = 0.07) -> float:
-    """Learning rate of a step of a one-cycle schedule: linear up to the peak, then linear down.
-
-    Args:
-      step: counted from 0.
-      steps: steps of the whole training.
-      peak: the highest rate.
-      rise: share of the steps with a rising rate.
-      final: rate of the last step divided by the peak.
-    """
-    top = max(1, round(rise * steps))
-    if step < top:
-        return peak * (step + 1) / top
-    return peak * (1 - (1 - final) * (step + 1 - top) / (steps - top))
 
 
 def check_finite(first_bad: torch.Tensor, stage: str, batch: int, folder: Path) -> None:

@@ -1,0 +1,39 @@
+"""Fast training of the torch papers: bfloat16 where the device has it, and the rate of one cycle."""
+
+from __future__ import annotations
+
+import torch
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16: without them autocast is many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def amp_of(device: torch.device, amp: str | None) -> str | None:
+    """What `--amp` means on this device: "auto" is "bf16" where it has that, else None (float32)."""
+    return ("bf16" if computes_bf16(device) else None) if amp == "auto" else amp
+
+
+def precision(device: torch.device, amp: str | None) -> str:
+    """What a run computes in, for its first line and the record."""
+    return "bfloat16 autocast" if amp_of(device, amp) else "float32"
+
+
+def one_cycle(step: int, steps: int, peak: float, rise: float = 0.23, final: float = 0.07) -> float:
+    """Learning rate of a step of a one-cycle schedule: linear up to the peak, then linear down.
+
+    Args:
+      step: counted from 0.
+      steps: steps of the whole training.
+      peak: the highest rate.
+      rise: share of the steps with a rising rate.
+      final: rate of the last step divided by the peak.
+    """
+    top = max(1, round(rise * steps))
+    if step < top:
+        return peak * (step + 1) / top
+    return peak * (1 - (1 - final) * (step + 1 - top) / (steps - top))
