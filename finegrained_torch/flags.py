@@ -41,6 +41,7 @@ TITLES = {
     "base-budget": "control: base trained on for FT's epochs",
     "base-certain": "control: base on certain images only",
     "ft-random": "control: FT, random sub-labels",
+    "mh09-random": "control: MH, alpha 0.9, random sub-labels",
     "ft-kmeans": "control: FT, k-means in the 4-d space",
     "ft-pixels": "control: FT, k-means on pixels",
     "ft-nofilter": "control: FT, no filter",
@@ -48,6 +49,10 @@ TITLES = {
 }
 HEADS = {"plain": "", "deep_layer": "-deep", "keep_sub_head": "-keep"}
 SUB_LABELS = ("found", "random", "kmeans", "pixels", "nofilter", "noumap")
+
+# --precision -> what autocast takes
+AMP: dict[str, str | None] = {"32-true": None, "bf16-mixed": "bf16", "auto": "auto"}
+OURS = ("small", "resnet10")  # networks without ImageNet weights
 
 TRAINING_CHILD = "FINEGRAINED_TRAINING_CHILD"  # set in the environment while Lightning starts processes
 
@@ -62,17 +67,16 @@ STAGE_FLAGS: dict[str, tuple[str, ...]] = {
     "features": (*_DATA, "csv_features"),
     "uncertainty": (*_DATA, "n_aug", "aug_set", "threshold"),
     "cluster": (
-        *_DATA,
-        "threshold",
-        "umap_neighbors",
-        "umap_min_dist",
-        "umap_components",
-        "min_cluster_size",
-        "controls",
+        *_DATA, "threshold", "umap_neighbors", "umap_min_dist", "umap_components", "min_cluster_size", "controls",
     ),
     "sub": (*_TRAINING, "use_pseudo", "sub_labels"),
     "fine-tune": (*_TRAINING, "use_pseudo", "sub_labels", "freeze"),
     "multi-head": (*_TRAINING, "use_pseudo", "sub_labels"),
+}  # fmt: skip
+# Flags that older runs do not know: at these values, which compute the same, they are not in the flags of a stage.
+SINCE: dict[str, dict[str, str]] = {
+    **{stage: {"augment": "none"} for stage in ("coarse", "fine-tune")},
+    **{stage: {"augment": "none", "true_images": "all"} for stage in ("sub", "multi-head")},
 }
 
 
@@ -111,7 +115,9 @@ class Config:
     controls: list[str]
     csv_features: bool
     limit_train: int
-    precision: Literal["32-true", "bf16-mixed"]
+    precision: Literal["32-true", "bf16-mixed", "auto"]
+    augment: str
+    true_images: str
     compile: bool
     devices: int
     parallel: str
@@ -156,9 +162,8 @@ def pipeline_parser() -> Parser:
     """pipeline.py: every constructor parameter of the released class as a flag of the same name."""
     p = Parser("pipeline.py", "Fine-grained labels by uncertainty, UMAP and HDBSCAN: every stage of the method.")
     g = p.original_group()
-    g.add_argument(
-        "--dataset", type=dataset_name, default="cifar10", help="cifar10, cifar100; also mnist, pathmnist, ..."
-    )
+    also = "cifar10, cifar100; also mnist, pathmnist, ..."
+    g.add_argument("--dataset", type=dataset_name, default="cifar10", help=also)
     _protocol(g)
     g.add_argument("--strategy", choices=list(STRATEGIES), default="all", help="step 2; all equals the release")
     g.add_argument("--alpha", type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A",
@@ -174,9 +179,8 @@ def main_parser() -> Parser:
     """main.py: its two flags, and ours."""
     p = Parser("main.py", "Base network, transfer from fine labels, or multi-head.")
     g = p.original_group()
-    g.add_argument(
-        "--dataset", type=dataset_name, default="cifar10", help="mnist, cifar10, cifar100; also pathmnist, mnist5k, ..."
-    )
+    also = "mnist, cifar10, cifar100; also pathmnist, mnist5k, ..."
+    g.add_argument("--dataset", type=dataset_name, default="cifar10", help=also)
     g.add_argument("--strategy", choices=list(MAIN_STRATEGIES), default="base",
                    help="base: coarse labels alone; transfer: fine labels first; multihead: both at once")  # fmt: skip
     a = p.additions
@@ -197,7 +201,7 @@ def _protocol(g: Any) -> None:
     g.add_argument("--max_epochs", type=whole(1), default=50, help="of every training (default 50)")
     g.add_argument("--min_epochs", type=whole(1), default=30, help="of every training (default 30)")
     g.add_argument("--patience", type=whole(1), default=4, help="validations without a new best loss (default 4)")
-    _switch(g, "--pretrained", "start from ImageNet weights (default; not with --network small)", None)
+    _switch(g, "--pretrained", "start from ImageNet weights (default; not with our own networks)", None)
 
 
 def _additions(p: Parser) -> None:
@@ -212,13 +216,26 @@ def _additions(p: Parser) -> None:
                    help="of stage coarse: base trained on with a fresh head, or on certain images only")  # fmt: skip
     a.add_argument("--split", choices=["fixed", "legacy"], default="fixed", help="FGL-D04: legacy overlaps as released")
     a.add_argument("--lr", type=_rate, help="learning rate (default: the range test before every training)")
-    a.add_argument(
-        "--weights", metavar="FILE", help="ImageNet state dict (default: resnet18-f37072fd.pth in data/weights)"
-    )
-    a.add_argument("--network", choices=["resnet18", "small"], default="resnet18", help="small: 32-64-128 convolutions")
+    a.add_argument("--weights", metavar="FILE",
+                   help="ImageNet state dict (default: resnet18-f37072fd.pth in data/weights)")  # fmt: skip
+    a.add_argument("--network", choices=["resnet18", "resnet10", "small"], default="resnet18",
+                   help="ours: resnet10, 24 to 192 channels; small, three convolutions of 32 to 128")  # fmt: skip
     a.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd")
-    a.add_argument("--schedule", choices=["restarts", "cosine", "constant"], default="restarts",
-                   help="warm restarts every 10 epochs, one cosine over --max_epochs, or none")  # fmt: skip
+    a.add_argument(
+        "--schedule",
+        choices=["restarts", "cosine", "constant", "onecycle"],
+        default="restarts",
+        help="warm restarts every 10 epochs, one cosine over --max_epochs, none, one cycle to --lr and down",
+    )
+    a.add_argument("--augment", choices=["none", "shifts"], default="none",
+                   help="of training images, on the device: moved by up to two pixels and mirrored")  # fmt: skip
+    flag(
+        a,
+        "--true-images",
+        choices=["all", "certain"],
+        default="all",
+        help="with --no-use_pseudo: whose true subclasses are learned; pseudo-labels are of certain images",
+    )
     flag(a, "--aug-set", choices=["flips", "shifts", "picture"], default="flips", help="views of the uncertainty pass")
     flag(a, "--umap-neighbors", type=whole(2), default=30)
     flag(a, "--umap-min-dist", type=number(0, 1), default=0.0)
@@ -229,7 +246,8 @@ def _additions(p: Parser) -> None:
                    help=f"of stage cluster: also cluster for the controls {', '.join(SUB_LABELS[1:])}")  # fmt: skip
     flag(a, "--csv-features", action="store_true", help="features also as text, as released (640 MB for CIFAR)")
     flag(a, "--limit-train", type=whole(0), default=0, help="a fixed stratified part of so many images (0: all)")
-    a.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
+    a.add_argument("--precision", choices=["32-true", "bf16-mixed", "auto"], default="32-true",
+                   help="auto: bf16-mixed where the device computes in bfloat16, else 32-true")  # fmt: skip
     a.add_argument("--compile", action="store_true", help="torch.compile")
     a.add_argument("--devices", type=whole(1), default=1, help="processes of a training (default 1)")
     a.add_argument("--parallel", choices=["ddp_spawn", "ddp_fork"], default="ddp_spawn",
@@ -282,9 +300,9 @@ def _stages_of(steps: Sequence[str], use_pseudo: bool) -> list[str]:
 def _common(kind: type[AnyConfig], args: argparse.Namespace) -> AnyConfig:
     """Resolves the flags that both scripts have, and refuses those that exclude each other."""
     if args.pretrained is None:
-        args.pretrained = args.network != "small"
-    if args.pretrained and args.network == "small":
-        raise UserError("--pretrained: there are no ImageNet weights for --network small")
+        args.pretrained = args.network not in OURS
+    if args.pretrained and args.network in OURS:
+        raise UserError(f"--pretrained: there are no ImageNet weights for --network {args.network}")
     if args.weights and not args.pretrained:
         raise UserError("--weights: only with --pretrained")
     if args.min_epochs > args.max_epochs:
@@ -295,6 +313,14 @@ def _common(kind: type[AnyConfig], args: argparse.Namespace) -> AnyConfig:
         raise UserError(f"--sub_labels {args.sub_labels}: only with pseudo-labels, not with the true subclasses")
     if args.control != "none" and args.stage != ["coarse"]:
         raise UserError(f"--control {args.control}: only with --stage coarse")
+    if args.schedule == "onecycle":
+        if args.lr is None:
+            raise UserError("--schedule onecycle: needs --lr, its peak; the range test measures a constant rate")
+        if given(args, "min_epochs") and args.min_epochs < args.max_epochs:
+            raise UserError("--schedule onecycle: ends with --max_epochs; leave out --min_epochs")
+        args.min_epochs = args.max_epochs
+    if args.true_images != "all" and args.use_pseudo:
+        raise UserError(f"--true_images {args.true_images}: only with --no-use_pseudo")
     if args.devices > 1 and args.compile:
         raise UserError("--compile: only with one of --devices")
     for name, values in (("alpha", args.alpha), ("head", args.head)):
@@ -319,7 +345,8 @@ def parse_main(argv: list[str] | None = None) -> MainConfig:
 def of_stage(config: Config, stage: str) -> dict[str, Any]:
     """Selects the part of the configuration that decides what a stage computes."""
     values = as_dict(config)
-    return {name: values[name] for name in STAGE_FLAGS[stage]}
+    since = {name: values[name] for name, value in SINCE.get(stage, {}).items() if values[name] != value}
+    return {name: values[name] for name in STAGE_FLAGS[stage]} | since
 
 
 def variant(

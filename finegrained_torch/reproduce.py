@@ -1,5 +1,9 @@
-"""`make reproduce-finegrained`: per seed base and clusters, then every row of the table on them; then the report."""
+"""`make reproduce-finegrained`: per seed base and clusters, then every row of the table on them; then the report.
 
+Profile matched: each variant behind base has 2 EPOCHS in all; base itself is the first half of `base-budget`.
+"""
+
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,23 +11,27 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from finegrained_torch.flags import SUB_LABELS, row_name  # noqa: E402
-from reproduction.launch.pipeline import Command, Request, run  # noqa: E402
+from reproduction.launch.pipeline import Command, Request, on_gpu, run  # noqa: E402
 from reproduction.runtime.run_folder import RUNS_ROOT, shown  # noqa: E402
 
 SCRIPT = "finegrained_torch/pipeline.py"
-DATASETS = {"paper": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
+DATASETS = {"paper": "cifar10", "matched": "cifar100", "cpu": "mnist5k", "smoke": "mnist5k"}
 PAPER_GIGABYTES = 0.17  # CIFAR-10
 # The release's seed and the next two; sweep and benchmarks look for this name
-SEEDS = {"paper": (42, 43, 44), "cpu": (42, 43, 44), "smoke": (42,)}
+SEEDS = {"paper": (42, 43, 44), "matched": (0, 1, 2, 3, 4), "cpu": (42, 43, 44), "smoke": (42,)}
 STEP_1 = "coarse features uncertainty cluster".split()
 CONTROLS = SUB_LABELS[1:]
+CONTROLS_OF = {"matched": ("random", "kmeans", "noumap"), "smoke": CONTROLS[:3]}  # else all
 REPORT = "report over all seeds"  # waits for all of them
 NOTEBOOK = {"pathmnist": ("--patience", "5")}  # PathMNIST.ipynb, where the published numbers stand
 NO_SUBCLASSES = ("pathmnist", "svhn", "fashion_mnist")  # their classes are the coarse ones
 # One training at the paper's settings on a current GPU, and the clusterings on the CPU beside it: estimates
 GPU_HOURS, CLUSTER_HOURS = 0.2, 0.5
 # Minutes of step 1 and of one training with the seeds side by side on two cores: estimates
-CPU_MINUTES = {"cpu": (1.0, 0.28), "smoke": (0.8, 0.2), "paper": (900.0, 600.0)}
+CPU_MINUTES = {"cpu": (1.0, 0.28), "smoke": (0.8, 0.2), "paper": (900.0, 600.0), "matched": (8.0, 5.0)}
+
+# Profile matched: epochs of one training, peak rate, and how many seeds run the further rows.
+EPOCHS, RATE, FURTHER_SEEDS = 6, "0.1", 3
 
 Row = tuple[str, str, tuple[str, ...], int]  # variant, what it is, flags, trainings
 
@@ -37,6 +45,9 @@ def flags_of(profile: str, dataset: str) -> list[str]:
     flags = ["--dataset", dataset]
     if profile == "paper":  # all else: the defaults, which are those of the authors' pipeline.py
         return [*flags, *NOTEBOOK.get(dataset, ())]
+    if profile == "matched":
+        flags += ["--network", "resnet10", "--schedule", "onecycle", "--lr", RATE, "--batch_size", "128"]
+        return [*flags, "--augment", "shifts", "--precision", "auto"]
     epochs = "2" if profile == "smoke" else "6"
     flags += ["--network", "small", "--schedule", "cosine", "--lr", "0.05", "--batch_size", "100"]
     flags += ["--max_epochs", epochs, "--min_epochs", epochs]
@@ -49,6 +60,37 @@ def flags_of(profile: str, dataset: str) -> list[str]:
     elif profile == "smoke" and dataset == "mnist5k":
         flags += ["--limit_train", "600"]
     return flags
+
+
+def epochs(count: int) -> tuple[str, ...]:
+    """Flags for a training of so many epochs; one cycle ends with the last of them."""
+    return ("--max_epochs", str(count))
+
+
+def matched_rows(dataset: str, all_rows: bool) -> list[Row]:
+    """The rows of profile matched behind base: the core ones, then the further ones; of each 2 EPOCHS in all.
+
+    Multi-head is one training of all epochs, the others two. Sub-labels of every kind are those of the certain images.
+    """
+    coarse, tune = ("--stage", "coarse", *epochs(EPOCHS)), ("--stage", "sub", "fine-tune", *epochs(EPOCHS))
+    both = ("--stage", "multi-head", "--alpha", "0.9", *epochs(2 * EPOCHS))
+    true, random = ("--no-use_pseudo", "--true-images", "certain"), ("--sub_labels", "random")
+    rows: list[Row] = [
+        ("base-budget", "control: base trained on for fine-tuning's epochs", (*coarse, "--control", "budget"), 1),
+        ("ft", "fine-tuning from pseudo-labels", tune, 2),
+        ("ft-random", "control: fine-tuning from random labels", (*tune, *random), 2),
+        ("ft-true", "fine-tuning from the true subclasses of the same images", (*tune, *true), 2),
+    ]
+    if all_rows:
+        rows += [
+            ("mh09", "multi-head, alpha 0.9", both, 2),
+            ("mh09-true", "multi-head from the true subclasses of the same images", (*both, *true), 2),
+            ("mh09-random", "control: multi-head from random labels", (*both, *random), 2),
+            ("ft-kmeans", "control: fine-tuning from k-means labels", (*tune, "--sub_labels", "kmeans"), 2),
+            ("ft-deep", "fine-tuning from pseudo-labels, deep head", (*tune, "--head", "deep_layer"), 1),
+        ]
+    known = not dataset.startswith("folder:") and dataset not in NO_SUBCLASSES
+    return [row for row in rows if known or "true" not in row[0]]
 
 
 def rows_of(profile: str, dataset: str) -> list[Row]:
@@ -79,7 +121,10 @@ def rows_of(profile: str, dataset: str) -> list[Row]:
 def commands_of(request: Request) -> list[Command]:
     """Step 1 of a seed, then its rows; after all seeds the report of the first, which covers them all."""
     row = request.row()
-    shared = [*flags_of(request.profile, request.dataset), *request.extra]
+    shared = flags_of(request.profile, request.dataset)
+    if request.profile == "matched" and not on_gpu(request):
+        shared += ["--cluster_workers", "1"]  # the seeds run side by side already
+    shared += request.extra
     large = 2.6 if request.profile == "cpu" and request.dataset != "mnist5k" else 1.0  # 10,000 images for 4,000
     first, each = (large * minutes for minutes in CPU_MINUTES[request.profile])
     paper = request.profile == "paper"
@@ -101,12 +146,19 @@ def commands_of(request: Request) -> list[Command]:
             )
         )
 
-    for seed in request.seeds:
-        step_1 = ["--stage", *STEP_1, "--controls", *(CONTROLS if request.profile != "smoke" else CONTROLS[:3])]
+    for number, seed in enumerate(request.seeds):
+        step_1 = ["--stage", *STEP_1, "--controls", *CONTROLS_OF.get(request.profile, CONTROLS)]
+        rows = rows_of(request.profile, request.dataset)
+        if request.profile == "matched":
+            step_1 += epochs(EPOCHS)
+            rows = matched_rows(request.dataset, request.all_rows and number < FURTHER_SEEDS)
         add(seed, "", "step 1: base, features, uncertainty, clusters", step_1, GPU_HOURS + CLUSTER_HOURS, first)
-        for variant, words, flags, trainings in rows_of(request.profile, request.dataset):
+        for variant, words, flags, trainings in rows:
             add(seed, variant, f"step 2: {words}", flags, trainings * GPU_HOURS, trainings * each)
     add(request.seeds[0], "", REPORT, ["--stage", "report"], 0.02, 0.3)
+    if request.profile == "matched" and request.all_rows and request.dataset == DATASETS["matched"]:
+        seeds = request.seeds[:FURTHER_SEEDS]
+        commands += commands_of(dataclasses.replace(request, dataset="cifar10", copy="", seeds=seeds, all_rows=False))
     return commands
 
 

@@ -21,6 +21,7 @@ CIFAR10_COARSE_NAMES = ("vehicles", "animals")
 DIGITS_COARSE = (0, 0, 0, 0, 0, 1, 1, 1, 1, 1)
 DIGITS_COARSE_NAMES = ("digits 0-4", "digits 5-9")
 PADDED = 32  # digits are brought to this size
+SHIFT = 2  # pixels, of `shifted`
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 _CIFAR: Constants = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -169,6 +170,26 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """
     scale, offset = 1 / (255 * std), -mean / std
     return torch.addcmul(offset[:, None, None], images.to(std.dtype), scale[:, None, None])
+
+
+def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Moves each image by up to SHIFT pixels (the border is repeated) and mirrors half of them, on their device.
+
+    Args:
+      images: uint8 [B, 3, H, W].
+      generator: on the CPU; draws rows, columns and mirroring of the batch.
+    Returns:
+      uint8 [B, 3, H, W], contiguous.
+    """
+    count, _, height, width = images.shape
+    down, right = torch.randint(-SHIFT, SHIFT + 1, (2, count, 1), generator=generator)
+    mirrored = torch.rand(count, 1, generator=generator) < 0.5
+    rows = (torch.arange(height) - down).clamp(0, height - 1)
+    columns = (torch.arange(width) - right).clamp(0, width - 1)
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    at = torch.arange(count)[:, None, None].to(images.device)
+    taken = images.permute(0, 2, 3, 1)[at, rows[:, :, None].to(images.device), columns[:, None].to(images.device)]
+    return taken.permute(0, 3, 1, 2).contiguous()
 
 
 def planes(images: np.ndarray) -> Tensor:

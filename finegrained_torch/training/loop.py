@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from finegrained_torch.data.images import Batches, Items, loader
-from finegrained_torch.flags import TRAINING_CHILD, Config
+from finegrained_torch.flags import AMP, TRAINING_CHILD, Config
 from finegrained_torch.training.modules import (
     Callback,
     Checkpoint,
@@ -269,7 +269,7 @@ def make_trainer(config: Config, folder: Path, callbacks: list[Callback], device
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=alone if devices == 1 else devices,
         strategy="auto" if devices == 1 else config.parallel,
-        precision=config.precision,
+        precision="bf16-mixed" if runtime.amp_of(device, AMP[config.precision]) else "32-true",
         max_epochs=config.max_epochs if callbacks else -1,
         min_epochs=config.min_epochs if callbacks else None,
         callbacks=callbacks,

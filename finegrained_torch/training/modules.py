@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from finegrained_torch.flags import TRAINING_CHILD
-from reproduction.runtime.torch_runtime import derive
+from reproduction.runtime.torch_runtime import derive, generator, one_cycle
 from reproduction.runtime.torchvision_guard import torchvision_ready
 
 if TRAINING_CHILD in os.environ:
@@ -30,7 +30,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import Checkpoint  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from finegrained_torch.data.images import Batch, normalize  # noqa: E402
+from finegrained_torch.data.images import Batch, normalize, shifted  # noqa: E402
 from finegrained_torch.networks import resnet  # noqa: E402
 
 if TYPE_CHECKING:
@@ -55,12 +55,21 @@ PERIOD, LOWEST_RATE = 10, 1e-6  # epochs between warm restarts; eta_min
 
 
 class Optimization(NamedTuple):
-    """How weights are updated; the defaults are the release's pipeline.py, `adam` and `constant` its main.py."""
+    """How weights are updated; the defaults are the release's pipeline.py, `adam` and `constant` its main.py.
+
+    Attributes:
+      optimizer: sgd or adam.
+      schedule: restarts, cosine, constant or onecycle.
+      max_epochs: length of cosine.
+      key: seeds of order, dropout and augmentation, (seed, stage).
+      augment: none, or shifts: each training image moved by up to two pixels and mirrored with probability 1/2.
+    """
 
     optimizer: str = "sgd"
     schedule: str = "restarts"
     max_epochs: int = 50
     key: tuple[int | str, ...] = (42, "coarse")
+    augment: str = "none"
 
     def of(self, parameters: Any, rate: float) -> torch.optim.Optimizer:
         """SGD with momentum 0.9 and weight decay 5e-4, or Adam with weight decay 1e-4."""
@@ -68,8 +77,19 @@ class Optimization(NamedTuple):
             return torch.optim.Adam(parameters, lr=rate, weight_decay=1e-4)
         return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=5e-4)
 
-    def scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
-        """Warm restarts every 10 epochs, one cosine over all epochs, or none; stepped once an epoch."""
+    def scheduler(
+        self, optimizer: torch.optim.Optimizer, steps: int = 0
+    ) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """Warm restarts every 10 epochs, one cosine over all epochs, or none; one cycle is stepped once a batch.
+
+        Args:
+          optimizer: of `of`.
+          steps: of the whole training, for one cycle.
+        """
+        if self.schedule == "onecycle":
+            return torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: one_cycle(min(step, steps - 1), steps, 1.0)
+            )
         if self.schedule == "restarts":  # DEVIATION FGL-D07: without `verbose`, which is gone
             return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, PERIOD, 1, LOWEST_RATE)
         if self.schedule == "cosine":
@@ -101,15 +121,23 @@ class Module(LightningModule):
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = self.optimization.of(trained, self.learning_rate)
-        scheduler = self.optimization.scheduler(optimizer)
+        cycle = self.optimization.schedule == "onecycle"
+        scheduler = self.optimization.scheduler(optimizer, int(self.trainer.estimated_stepping_batches) if cycle else 0)
         if scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+        how = {"scheduler": scheduler, "interval": "step" if cycle else "epoch"}
+        return {"optimizer": optimizer, "lr_scheduler": how}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds dropout, so that its draws are a function of (seed, stage, step, process) alone."""
         # DEVIATION FGL-D31: no random state runs on from step to step or from stage to stage
         torch.manual_seed(derive(*self.optimization.key, "dropout", self.global_step, self.global_rank))
+
+    def augmented(self, images: Tensor) -> Tensor:
+        """Training images as the network sees them; draws are a function of (seed, stage, step, process) alone."""
+        if self.optimization.augment == "none":
+            return images
+        return shifted(images, generator(*self.optimization.key, "augment", self.global_step, self.global_rank))
 
     def log_epoch(self, split: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Mean loss and accuracy over the epoch, over all processes."""
@@ -155,6 +183,8 @@ class LitResnet(Module):
     def _step(self, batch: Batch, split: str) -> Tensor:
         images, fine, coarse = batch
         labels = coarse if self.mode == "sup" else fine
+        if split == "train":
+            images = self.augmented(images)
         logits = self.network(self.prepare(images)).float()
         loss = F.cross_entropy(logits, labels)
         self.log_epoch(split, loss, logits, labels)
@@ -241,7 +271,7 @@ class MultiHead(Module):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, fine, coarse = batch
-        sub, sup = self.logits(images)
+        sub, sup = self.logits(self.augmented(images))
         loss = self.alpha * F.cross_entropy(sup, coarse) + (1 - self.alpha) * F.cross_entropy(sub, fine)
         self.log_epoch("train", loss, sup, coarse)
         return loss

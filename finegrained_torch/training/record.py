@@ -91,7 +91,7 @@ def write_outcome(setting: Setting, run: Run, outcome: Outcome) -> None:
         deviations=deviations.active(config),
         versions=versions,
         deterministic=setting.device.type == "cpu",
-        precision="float32" if config.precision == "32-true" else "bfloat16 autocast",
+        precision=runtime.precision(setting.device, flags.AMP[config.precision]),
         images_per_s=outcome.images_per_s,
         curve="metrics.jsonl" if "lr" in outcome.details else None,
         artefacts=outcome.artefacts,

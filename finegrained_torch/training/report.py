@@ -90,7 +90,7 @@ def read_entries(folder: Path) -> list[Entry]:
         row, manifest = record.row, path.parent / "manifest.json"
         if record.profile == "custom" and manifest.exists():
             row = flags.row_name(row, str(read_json(manifest, "").get("variant", ""))) or row
-        profile = record.profile if record.profile in ("paper", "cpu") else "cpu"
+        profile = record.profile if record.profile in ("paper", "matched", "cpu") else "cpu"
         entries.append(Entry(path, record.model_copy(update={"row": row, "profile": profile}), "runs"))
     return entries
 

@@ -15,7 +15,7 @@ import torch
 from finegrained_torch import flags
 from finegrained_torch.data import images, splits
 from finegrained_torch.data.images import Data, Items
-from finegrained_torch.flags import Config
+from finegrained_torch.flags import AMP, Config
 from finegrained_torch.networks import resnet
 from finegrained_torch.training.loop import Task
 from finegrained_torch.training.modules import Module, Optimization
@@ -69,7 +69,8 @@ class Setting:
         known = f", {data.num_sub_labels} known subclasses" if data.num_sub_labels else ""
         print(
             f"{data.name}: {len(data.train.coarse):,} training and {len(data.test.coarse):,} test images, "
-            f"{data.num_coarse_labels} coarse classes{known}; device {self.device}, {torch.get_num_threads()} threads",
+            f"{data.num_coarse_labels} coarse classes{known}; device {self.device}, {torch.get_num_threads()} threads, "
+            f"training in {runtime.precision(self.device, AMP[config.precision])}",
             flush=True,
         )
         return data
@@ -142,7 +143,7 @@ class Setting:
         torch.manual_seed(runtime.derive(config.seed, "weights"))
         return kind(
             config.lr or 0.1, pretrained=self.pretrained[0] if pretrained else False, network=config.network,
-            optimization=Optimization(config.optimizer, config.schedule, config.max_epochs, key),
+            optimization=Optimization(config.optimizer, config.schedule, config.max_epochs, key, config.augment),
             mean=self.data.mean, std=self.data.std, **options,
         )  # fmt: skip
 
@@ -157,7 +158,11 @@ class Setting:
           UserError: no clustering yet, or one of other images.
         """
         if not self.config.use_pseudo:
-            return self.data.train.fine, self.data.num_sub_labels, self.data_hash
+            fine, digest = self.data.train.fine, self.data_hash
+            if self.config.true_images == "certain":
+                fine = np.where(self.certain(), fine, -1)
+                digest = f"{digest} {file_hash(self.tables / 'uncertainty.npz')}"
+            return fine, self.data.num_sub_labels, digest
         control = self.config.sub_labels
         path = self.tables / "pseudo.csv" if control == "found" else self.tables / "controls" / control / "pseudo.csv"
         if not path.exists() or not (self.folder("cluster") / "DONE").exists():

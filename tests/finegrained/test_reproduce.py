@@ -16,8 +16,8 @@ from reproduction.launch.pipeline import Request
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def request(profile, dataset, seeds=(42,), extra=(), force=False):
-    return Request(profile, dataset, seeds, "cpu", extra, force, None)
+def request(profile, dataset, seeds=(42,), extra=(), force=False, **more):
+    return Request(profile, dataset, seeds, "cpu", extra, force, None, **more)
 
 
 def resolved(command, capsys):
@@ -45,7 +45,7 @@ def made(config):
 def test_paper_profile_is_the_whole_table(dataset, capsys):
     configs = [resolved(command, capsys) for command in reproduce.commands_of(request("paper", dataset))]
     rows = set().union(*map(made, configs))
-    expected = set(tables.TITLES) - {"ft-pixels"}  # scored as a clustering only
+    expected = set(tables.TITLES) - {"ft-pixels", "mh09-random"}  # scored as a clustering only; profile matched only
     if dataset == "pathmnist":
         expected = {name for name in expected if "true" not in name}
     assert rows == expected
@@ -78,8 +78,43 @@ def test_cpu_profile_is_what_was_measured(capsys):
     assert {command.row for command in commands} <= known
 
 
+def test_matched_core_rows_have_equal_epochs_images_and_rate(capsys):
+    commands = reproduce.commands_of(request("matched", "cifar100", (0, 1, 2, 3, 4), copy="q90"))
+    configs = [resolved(command, capsys) for command in commands]
+    assert set().union(*map(made, configs)) == {"", "base-budget", "ft", "ft-random", "ft-true"}
+    assert {command.row for command in commands} <= {
+        f"cifar100-q90-matched{variant}" for variant in ("", "-base-budget", "-ft", "-ft-random", "-ft-true")
+    }
+    keys = ("network", "batch_size", "max_epochs", "min_epochs", "lr", "schedule", "augment", "precision", "optimizer")
+    assert len({tuple(config[key] for key in keys) for config in configs[:-1]}) == 1
+    for config in configs:
+        assert config["accept_unverified"] and (config["use_pseudo"] or config["true_images"] == "certain")
+    assert sorted({config["seed"] for config in configs}) == [0, 1, 2, 3, 4]
+    folders = ["--no-use_pseudo" in c.flags for c in reproduce.commands_of(request("matched", "pathmnist"))]
+    assert len(folders) == 5 and not any(folders)
+
+
+def test_matched_further_rows_come_for_three_seeds_and_on_cifar10(capsys):
+    core = reproduce.commands_of(request("matched", "cifar100", (0, 1, 2, 3, 4)))
+    commands = reproduce.commands_of(request("matched", "cifar100", (0, 1, 2, 3, 4), copy="q90", all_rows=True))
+    configs = [resolved(command, capsys) for command in commands]
+    per_seed = {seed: set() for seed in range(5)}
+    for config in configs:
+        if config["dataset"] == "cifar100":
+            per_seed[config["seed"]] |= made(config)
+    further = {"mh09", "mh09-true", "mh09-random", "ft-kmeans", "ft-deep"}
+    assert [per_seed[seed] & further for seed in range(5)] == [further] * 3 + [set()] * 2
+    for config in configs:
+        assert config["max_epochs"] == reproduce.EPOCHS * (2 if config["stage"] == ["multi-head"] else 1) or (
+            config["stage"] == ["report"]
+        )
+    assert len([c for c in configs if c["dataset"] == "cifar10"]) == 3 * 5 + 1
+    assert {c.row for c in commands if "cifar10" in c.flags} >= {"cifar10-matched", "cifar10-matched-ft-true"}
+    assert len(core) == 5 * 5 + 1 and sum(command.cpu_minutes for command in core) < 240
+
+
 def test_stages_stand_before_what_needs_them(capsys):
-    for profile, dataset in (("cpu", "mnist5k"), ("paper", "cifar10"), ("smoke", "mnist5k"), ("cpu", "cifar10")):
+    for profile, dataset in (("cpu", "mnist5k"), ("paper", "cifar10"), ("smoke", "mnist5k"), ("matched", "cifar100")):
         done: set[str] = set()
         for command in reproduce.commands_of(request(profile, dataset)):
             config = resolved(command, capsys)
@@ -91,6 +126,8 @@ def test_stages_stand_before_what_needs_them(capsys):
                 }.get(stage, set())  # fmt: skip
                 if stage in ("sub", "multi-head") and config["use_pseudo"]:
                     needs = {"cluster"} | (set() if kind == "found" else {f"labels {kind}"})
+                if config["true_images"] == "certain":
+                    needs = needs | {"uncertainty"}
                 if config["control"] != "none":
                     needs = {"coarse", "uncertainty"}
                 assert needs <= done, (profile, stage, needs - done)
