@@ -17,8 +17,9 @@ from finegrained_torch.data.images import Items, normalize
 from finegrained_torch.method.uncertainty import FLIPS, draw_views, formula, uncertainty
 from finegrained_torch.networks import resnet
 from finegrained_torch.training.cluster_jobs import cluster_in_processes
-from finegrained_torch.training.loop import Task, train
+from finegrained_torch.training.loop import train
 from finegrained_torch.training.modules import LitResnet, Optimization
+from finegrained_torch.training.setting import Task
 from reproduction.runtime.torch_runtime import set_threads
 
 N_AUG = 5

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from finegrained_torch.training.loop import log_probabilities
-from finegrained_torch.training.modules import LitResnet, Module, MultiHead
+from finegrained_torch.training.modules import LitResnet, Module, MultiHead, log_probabilities
 from reproduction.runtime.arrays import write_npz
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.torch_runtime import read_checkpoint

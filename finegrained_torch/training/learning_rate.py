@@ -12,7 +12,11 @@ from typing import NamedTuple
 
 from torch.utils.data import DataLoader
 
-from finegrained_torch.training.modules import LightningModule, Trainer
+from finegrained_torch.data.images import Batches, loader
+from finegrained_torch.flags import Config
+from finegrained_torch.training.modules import LightningModule, Trainer, make_trainer
+from finegrained_torch.training.setting import Task
+from reproduction.runtime.run_folder import read_json, write_json
 
 FALLBACK = 0.01
 STEPS, LOWEST, HIGHEST, STOP_AT = 100, 1e-8, 1.0, 4.0  # Lightning's defaults, then and now
@@ -82,3 +86,18 @@ def find(module: LightningModule, loader: DataLoader, trainer: Trainer) -> Found
     rates, losses = ([float(value) for value in finder.results[key]] for key in ("lr", "loss"))
     rate, source = suggestion(rates, losses)
     return Found(rates, losses, rate, source)
+
+
+def find_rate(task: Task, config: Config, batches: Batches) -> tuple[float, str]:
+    """Returns the learning rate and its source: --lr, or the range test, whose curve is stored in lr_find.json."""
+    if config.lr:
+        return config.lr, "flag"
+    path = task.folder / "lr_find.json"
+    if not path.exists():
+        trainer = make_trainer(config, task.folder, [], devices=1)
+        found = find(task.module, loader(task.train[0], batches), trainer)
+        curve = {"lr": found.rates, "loss": found.losses, "suggestion": found.rate, "source": found.source}
+        write_json(path, curve)
+    curve = read_json(path, "lr", "suggestion", "source")
+    print(f"{task.stage}: learning rate {curve['suggestion']:.4g} ({curve['source']}, {len(curve['lr'])} steps)")
+    return float(curve["suggestion"]), str(curve["source"])

@@ -1,4 +1,4 @@
-"""The two Lightning modules: one head (base, sub classifier, fine-tuning) and two heads (multi-head).
+"""The two Lightning modules: one head (base, sub classifier, fine-tuning) and two heads (multi-head); their Trainer.
 
 Lightning is imported here, after torchvision has been made importable: torchmetrics imports it if it is installed. A
 process that Lightning spawns imports this file first: flushing denormals must come before any other torch call.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from finegrained_torch.flags import TRAINING_CHILD
+from finegrained_torch.flags import AMP, TRAINING_CHILD, Config
+from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.torch_runtime import derive, generator, one_cycle
 from reproduction.runtime.torchvision_guard import torchvision_ready
 
@@ -30,7 +33,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import Checkpoint  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from finegrained_torch.data.images import Batch, normalize, shifted  # noqa: E402
+from finegrained_torch.data.images import Batch, Items, normalize, shifted  # noqa: E402
 from finegrained_torch.networks import resnet  # noqa: E402
 
 if TYPE_CHECKING:
@@ -290,3 +293,70 @@ def _state(pretrained: bool | Mapping[str, Tensor]) -> Mapping[str, Tensor] | No
 
         return resnet.find_pretrained(None, str(DATA_ROOT))[0]
     return None if pretrained is False else pretrained
+
+
+def make_trainer(config: Config, folder: Path, callbacks: list[Callback], devices: int) -> Trainer:
+    """Makes a Trainer without loggers; with several devices Lightning's own strategies.
+
+    Without callbacks it is one for the range test, whose 100 steps no number of epochs cuts short.
+    """
+    device = runtime.pick_device(config.device)
+    alone = [device.index or 0] if device.type == "cuda" else 1
+    # DEVIATION FGL-D05: accelerator and devices, since gpus= is gone in Lightning 2
+    return Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=alone if devices == 1 else devices,
+        strategy="auto" if devices == 1 else config.parallel,
+        precision="bf16-mixed" if runtime.amp_of(device, AMP[config.precision]) else "32-true",
+        max_epochs=config.max_epochs if callbacks else -1,
+        min_epochs=config.min_epochs if callbacks else None,
+        callbacks=callbacks,
+        logger=False,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty() and bool(callbacks),
+        enable_checkpointing=bool(callbacks),
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        benchmark=False,
+    )
+
+
+@torch.no_grad()
+def log_probabilities(module: Module, items: Items, positions: np.ndarray, batch_size: int) -> np.ndarray:
+    """Computes the log-probabilities of images, of the coarse head if there are two.
+
+    Args:
+      module: on its device; left in evaluation mode.
+      items: images.
+      positions: int64 [n], which images, in that order.
+      batch_size: images at a time.
+    Returns:
+      float32 [n, outputs].
+    """
+    module.eval()
+    outputs = []
+    for at in torch.from_numpy(positions).split(batch_size):
+        out = module(items.images[at].to(module.device))
+        outputs.append((out[1] if isinstance(module, MultiHead) else out).float().cpu())
+    return torch.cat(outputs).numpy() if outputs else np.zeros((0, 0), np.float32)
+
+
+@torch.no_grad()
+def features(module: LitResnet, items: Items, batch_size: int) -> Iterator[np.ndarray]:
+    """Computes the output of `avgpool` for every image in file order, un-augmented, in evaluation mode.
+
+    Args:
+      module: on its device.
+      items: images.
+      batch_size: images at a time.
+    Yields:
+      float32 [b, F], b up to batch_size.
+    Source: authors' pipeline.py, features_extraction (forward hook on avgpool).
+    """
+    module.eval()
+    module.set_activations()
+    for images in items.images.split(batch_size):
+        module(images.to(module.device))
+        assert module.activations is not None
+        yield module.activations.float().cpu().numpy()

@@ -14,8 +14,9 @@ from finegrained_torch import deviations, flags
 from finegrained_torch.data.images import Items
 from finegrained_torch.networks import resnet
 from finegrained_torch.training import evaluate
-from finegrained_torch.training.loop import Task, Trained, log_probabilities
-from finegrained_torch.training.setting import Setting
+from finegrained_torch.training.loop import Trained
+from finegrained_torch.training.modules import log_probabilities
+from finegrained_torch.training.setting import Setting, Task
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.outcomes import Outcomes, outcomes_of
 from reproduction.runtime.record import make_record, versions_of

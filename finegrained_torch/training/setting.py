@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,8 +18,7 @@ from finegrained_torch.data import images, splits
 from finegrained_torch.data.images import Data, Items
 from finegrained_torch.flags import AMP, Config
 from finegrained_torch.networks import resnet
-from finegrained_torch.training.loop import Task
-from finegrained_torch.training.modules import Module, Optimization
+from finegrained_torch.training.modules import Module, Optimization, seed_everything
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import read_npz
 from reproduction.runtime.run_folder import Run, UserError, open_run, shown, write_bytes
@@ -40,6 +40,29 @@ class Positions(NamedTuple):
 
     train: tuple[Items, np.ndarray]
     val: tuple[Items, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a training sees.
+
+    Attributes:
+      stage: for messages.
+      folder: where it writes.
+      module: at its initial weights.
+      train: items, and positions of the training images in them.
+      val: items, and positions of the validation images in them.
+      key: seeds of the order, (seed, stage).
+      facts: stored together with the best weights.
+    """
+
+    stage: str
+    folder: Path
+    module: Module
+    train: tuple[Items, np.ndarray]
+    val: tuple[Items, np.ndarray]
+    key: tuple[int | str, ...]
+    facts: dict[str, Any]
 
 
 class Setting:
@@ -219,6 +242,14 @@ class Setting:
             "mean": list(self.data.mean), "std": list(self.data.std), "coarse_names": list(self.data.coarse_names),
         }  # fmt: skip
         return Task(stage, run.folder, module, positions.train, positions.val, module.optimization.key, facts)
+
+
+def start_stage(config: Config) -> None:
+    """Sets seeds and threads, at the start of every stage."""
+    # DEVIATION FGL-D31: seeded at the start of every stage, so that a resumed stage draws what an undisturbed one does
+    seed_everything(config.seed, workers=True, verbose=False)
+    runtime.set_threads(config.threads)  # UMAP and scikit-learn change it
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
 def file_hash(path: Path) -> str:

@@ -13,10 +13,17 @@ from tqdm import tqdm
 from finegrained_torch.method.uncertainty import certain_mask, uncertainty
 from finegrained_torch.networks.resnet import inference_copy
 from finegrained_torch.training import cluster_stage
-from finegrained_torch.training.loop import features, start_stage, train
-from finegrained_torch.training.modules import LitResnet
+from finegrained_torch.training.loop import train
+from finegrained_torch.training.modules import LitResnet, features
 from finegrained_torch.training.record import Outcome, close_training, write_outcome
-from finegrained_torch.training.setting import FOLDERS, Setting, best_weights, file_hash, write_column
+from finegrained_torch.training.setting import (
+    FOLDERS,
+    Setting,
+    best_weights,
+    file_hash,
+    start_stage,
+    write_column,
+)
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import write_npz
 from reproduction.runtime.flags import as_dict

@@ -12,8 +12,9 @@ import torch  # noqa: E402
 
 from finegrained_torch import flags  # noqa: E402
 from finegrained_torch.data.images import Items  # noqa: E402
-from finegrained_torch.training.loop import Task, train  # noqa: E402
+from finegrained_torch.training.loop import train  # noqa: E402
 from finegrained_torch.training.modules import MultiHead, Optimization  # noqa: E402
+from finegrained_torch.training.setting import Task  # noqa: E402
 
 CONFIG = flags.parse_pipeline(
     "--seed 3 --threads 1 --device cpu --devices 2 --parallel ddp_fork --lr 0.02 --batch_size 16 --max_epochs 2 "

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from finegrained_torch import pipeline
-from finegrained_torch.training import loop, stage2
+from finegrained_torch.training import loop, stage2, states
 from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.run_folder import Stop, UserError
 
@@ -269,7 +269,7 @@ def test_a_lone_damaged_state_is_refused_and_stays(tmp_path):
     for content in ({"callbacks": {}}, {"callbacks": {"Keeper": 3}}, [1]):
         torch.save(content, state)
         with pytest.raises(UserError, match=r"state-0001.ckpt: not the full state.*no checkpoint can be restored"):
-            loop.newest_state(tmp_path)
+            states.newest_state(tmp_path)
         assert state.exists()
 
 

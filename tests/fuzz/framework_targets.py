@@ -132,7 +132,7 @@ def _load_finegrained(path: Path) -> None:
 
 
 def _newest_state(path: Path) -> None:
-    from finegrained_torch.training.loop import newest_state
+    from finegrained_torch.training.states import newest_state
 
     found = newest_state(path.parent)
     assert found is None or isinstance(found[1], list)
