@@ -85,14 +85,13 @@ class FastVGG(nn.Module):
         super().__init__()
         count = 2 * 4 * channels
         self.whitening = nn.Conv2d(channels, count, 2, bias=False).requires_grad_(False)
-        layers: list[nn.Module] = [nn.MaxPool2d(2), nn.GELU()]
-        for pair, width in enumerate(widths):
-            for inside in (count, width):
+        layers: list[nn.Module] = [nn.GELU()]
+        for width in widths:
+            for inside, pool in ((count, [nn.MaxPool2d(2)]), (width, [])):
                 conv = nn.Conv2d(inside, width, 3, padding=1, bias=False)
                 nn.init.dirac_(conv.weight.data[:inside])
                 norm = nn.BatchNorm2d(width)
                 norm.weight.requires_grad = False
-                pool = [nn.MaxPool2d(2)] if pair and inside == count else []
                 layers += [conv, *pool, norm, nn.GELU()]
             count = width
         self.features = nn.Sequential(*layers)
