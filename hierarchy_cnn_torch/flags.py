@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from reproduction.runtime.flags import Parser, add_common, flag, number, whole
+from reproduction.runtime.flags import Parser, add_common, as_dict, flag, number, whole
 from reproduction.runtime.run_folder import UserError, read_json
 
 ARMS = ("A0", "A1", "A2", "A3", "A4", "A5")
@@ -25,11 +25,15 @@ ARM_NAMES = {
     "A5": "flat, as many parameters as A1",
 }
 TRUNKS = ("alexnet32", "alexnet", "torchvision")
-PRESETS = ("paper32", "small", "mini")
+PRESETS = ("paper32", "small", "mini", "fast")
 SIZES = {"alexnet32": 32, "alexnet": 227, "torchvision": 224}
 TREES = ("official", "derived", "random")
 SIMILARITIES = ("logits", "confusion", "profile", "weights", "responses")
 PARTS = ("confusion", "arms", "responses", "probes", "quality")  # what analyze.py measures
+# flags that older runs do not know, and the values at which a run computes what it did before there were these flags
+SINCE: dict[str, Any] = {
+    "lr_schedule": "drops", "label_smoothing": 0.0, "dropout": 0.5, "eval_batch": 0, "train_held_out": False,
+}  # fmt: skip
 # flags of a finished run without which its files mean nothing
 NEEDED = ("dataset", "seed", "preset", "epochs", "tree", "image_size", "data_dir")
 
@@ -73,6 +77,11 @@ class Config:
     amp: str | None
     compile: bool
     channels_last: bool
+    lr_schedule: str
+    label_smoothing: float
+    dropout: float
+    eval_batch: int
+    train_held_out: bool
     data_dir: str
     runs_dir: str
     name: str
@@ -157,7 +166,12 @@ def train_parser() -> Parser:
     g = p.additions
     flag(g, "--dataset", default="fashion_mnist", metavar="NAME", help=f"{', '.join(datasets.NAMES)}, folder:PATH")
     flag(g, "--trunk", choices=TRUNKS, default="alexnet32")
-    flag(g, "--preset", choices=PRESETS, help="widths of alexnet32 (default: mini on a CPU, else paper32)")
+    flag(
+        g,
+        "--preset",
+        choices=PRESETS,
+        help="widths of alexnet32 (default: mini on a CPU, else paper32; fast: small images on any device)",
+    )
     flag(g, "--image-size", type=whole(24), default=0,
          help="smaller images get a frame up to this side, larger keep theirs (default: the trunk's)")  # fmt: skip
     flag(g, "--stage", choices=("flat", "aware"), default="flat")
@@ -188,9 +202,18 @@ def train_parser() -> Parser:
     flag(g, "--checkpoint-steps", type=whole(0), default=0, help="also write the state every so many steps")
     flag(g, "--threads", type=whole(0), default=0, help="CPU threads (0: all cores)")
     flag(g, "--deterministic", action="store_true", help="deterministic kernels on a GPU; the CPU always is")
-    flag(g, "--amp", choices=("bf16",), help="autocast; off by default")
+    flag(
+        g, "--amp", choices=("bf16", "auto"), help="autocast; auto: if the device computes in bfloat16; off by default"
+    )
     flag(g, "--compile", action="store_true", help="torch.compile; off by default")
     flag(g, "--channels-last", action="store_true", help="memory layout; same values up to rounding")
+    flag(g, "--lr-schedule", choices=("drops", "onecycle"), default="drops",
+         help="drops: by ten, twice; onecycle: up to --lr and down again step by step, Nesterov momentum")  # fmt: skip
+    flag(g, "--label-smoothing", type=number(0, 1), default=0.0, help="of all losses of a training (0: none)")
+    flag(g, "--dropout", type=number(0, 0.95), default=0.5, help="before fully connected layers")
+    flag(g, "--eval-batch", type=whole(0), default=0, help="images of an evaluated batch (0: 500)")
+    flag(g, "--train-held-out", action="store_true",
+         help="train on the held-out part too: no epoch or weight of a head is chosen on it then")  # fmt: skip
     flag(g, "--out", metavar="DIR", help="run folder (instead of --runs-dir and --name)")
     add_common(p, "hierarchy")
     return p
@@ -221,6 +244,8 @@ def resolve_train(args: argparse.Namespace) -> Config:
         raise UserError("--label-noise and --split-class need --folds: planted labels are judged out of fold")
     if args.folds and args.stage != "flat":
         raise UserError("--folds belongs to --stage flat")
+    if args.train_held_out and (args.folds or args.predict == "product"):
+        raise UserError("--train-held-out with --folds or --predict product: both need images that are held out")
     folder = Path(args.out) if args.out else Path(args.runs_dir) / args.name
     resolved = {
         "arm": arm,
@@ -242,6 +267,11 @@ def _fill(kind: Any, values: dict[str, Any]) -> Any:
     """Makes a frozen configuration of flags by name; names that it lacks are left out."""
     names = {entry.name: entry.name.rstrip("_") for entry in dataclasses.fields(kind)}
     return kind(**{name: values[flag] for name, flag in names.items() if flag in values})
+
+
+def of_run(config: Config) -> dict[str, Any]:
+    """Returns the flags of a run for its folder and record; those of SINCE are left out at their old values."""
+    return {name: value for name, value in as_dict(config).items() if SINCE.get(name, ...) != value}
 
 
 def read_config(folder: Path) -> Config:

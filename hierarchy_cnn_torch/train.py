@@ -19,7 +19,7 @@ import functools
 
 from hierarchy_cnn_torch import flags
 from reproduction.runtime import run_data
-from reproduction.runtime.flags import as_dict, finish_parsing, run_main
+from reproduction.runtime.flags import finish_parsing, run_main
 from reproduction.runtime.run_folder import Run, open_run, stop_signals
 
 
@@ -43,7 +43,7 @@ def train(config: flags.Config) -> None:
             stage.finished_stage_1(config)
         else:
             from hierarchy_cnn_torch.training import stage1 as stage  # type: ignore[no-redef]
-        settings = as_dict(config)
+        settings = flags.of_run(config)
         folder = Path(config.runs_dir) / config.name
         writes = world.rank == 0  # the folder, and knows whether the run has finished
         other = contextlib.nullcontext(Run(folder, settings, False))

@@ -25,7 +25,7 @@ class Data:
       images: uint8 [N, H, W, C], all training images in use.
       labels: int64 [N], with planted noise.
       train: int64 indices into them of the training part.
-      val: int64 indices into them of the held-out part, or of the fold to predict.
+      val: int64 indices into them of the held-out part (it may be in `train` too), or of the fold to predict.
       test_images: uint8 [M, H, W, C].
       test_labels: int64 [M].
       curve: int64 indices into the test images that every epoch is evaluated on.
@@ -84,6 +84,8 @@ def load(config: Config) -> Data:
     else:
         count = min(config.held_out or min(5000, len(labels) // 5), len(labels))
         val, train = (np.sort(part) for part in stratified(labels, count, SUBSET_SEED + 1))
+        if config.train_held_out:
+            train = np.arange(len(labels))
     if not len(train) or not len(val):
         raise UserError(
             f"{len(train)} images to train on, {len(val)} kept back of {len(labels)}: both need some; change --subset, "

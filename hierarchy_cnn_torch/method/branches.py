@@ -119,8 +119,9 @@ def loss_weights(
 
 
 def total_loss(
-    logits: Tensor, branch_logits: Sequence[Tensor], labels: Tensor, maps: Sequence[Tensor], weights: Sequence[float]
-) -> Tensor:
+    logits: Tensor, branch_logits: Sequence[Tensor], labels: Tensor, maps: Sequence[Tensor], weights: Sequence[float],
+    smoothing: float = 0.0,
+) -> Tensor:  # fmt: skip
     """Summed loss of a batch: weighted cross-entropies of the classes and of each branch.
 
     Args:
@@ -129,13 +130,15 @@ def total_loss(
       labels: int64 [B] classes.
       maps: int64 [K] per branch, class -> its label.
       weights: [branches..., classes].
+      smoothing: of the targets, in [0, 1].
     Returns:
       float32 scalar, the sum over the batch.
     """
-    loss = weights[-1] * F.cross_entropy(logits, labels, reduction="sum")
+    loss = weights[-1] * F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
     for value, table, weight in zip(branch_logits, maps, weights[:-1], strict=True):
         if weight:
-            loss = loss + weight * F.cross_entropy(value, table[labels], reduction="sum")
+            branch = F.cross_entropy(value, table[labels], reduction="sum", label_smoothing=smoothing)
+            loss = loss + weight * branch
     return loss
 
 

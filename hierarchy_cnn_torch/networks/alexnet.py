@@ -37,10 +37,12 @@ class Trunk:
 
     Attributes:
       convs: five convolutions.
-      pool_padding: of the 3/2 max pools.
-      grid: side of the map that goes into fc6 (adaptive average pooling where it differs).
+      pool_padding: of the max pools.
+      grid: side of the map that goes into fc6 (adaptive average pooling if it differs).
       fc: width of fc6 and fc7.
       size: side of the input.
+      pool: side of the max pools, whose stride is 2.
+      pool_first: pool before batch norm and ReLU, which then see a quarter of the positions.
     """
 
     convs: tuple[Conv, ...]
@@ -48,6 +50,8 @@ class Trunk:
     grid: int
     fc: int
     size: int
+    pool: int = 3
+    pool_first: bool = False
 
 
 def _small(widths: tuple[int, ...], kernels: tuple[int, ...], fc: int) -> Trunk:
@@ -60,6 +64,7 @@ PRESETS = {
     "paper32": _small((64, 192, 384, 256, 256), (5, 5, 3, 3, 3), 1024),
     "small": _small((64, 96, 128, 128, 96), (5, 5, 3, 3, 3), 512),
     "mini": _small((32, 48, 64, 64, 64), (5, 3, 3, 3, 3), 256),
+    "fast": replace(_small((32, 64, 96, 96, 96), (3,) * 5, 512), pool_padding=0, pool=2, pool_first=True),
 }
 TRUNKS = {
     # DEVIATION HCN-D03: the paper's own layer table could not be read; this is the common Caffe layout
@@ -109,6 +114,7 @@ class Network(nn.Module):
         bn: bool = False,
         seed: int = 0,
         hidden: int = 128,
+        dropout: float = 0.5,
     ):
         """Builds and initialises.
 
@@ -120,6 +126,7 @@ class Network(nn.Module):
           bn: batch normalisation after each convolution (an ablation: it masks vanishing gradients).
           seed: every layer's weights are a pure function of (seed, layer name), so arms share their common layers.
           hidden: width of a branch's hidden layer.
+          dropout: probability, before each fully connected layer but the first of a branch and fc8.
         """
         super().__init__()
         self.names = TAPS[: len(trunk.convs)]
@@ -133,12 +140,15 @@ class Network(nn.Module):
             self.add_module(f"{name}_bn", nn.BatchNorm2d(conv.width) if bn else nn.Identity())
             self.add_module(f"{name}_relu", nn.ReLU(inplace=True))
             self.add_module(f"{name}_lrn", nn.LocalResponseNorm(5, 1e-4, 0.75) if conv.lrn else nn.Identity())
-            pool = nn.MaxPool2d(3, 2, trunk.pool_padding) if conv.pool else nn.Identity()
+            pool = nn.MaxPool2d(trunk.pool, 2, trunk.pool_padding) if conv.pool else nn.Identity()
             self.add_module(f"{name}_pool", pool)
             self.taps[name] = width = conv.width
+        self.parts = (
+            ("", "_pool", "_bn", "_relu", "_lrn") if trunk.pool_first else ("", "_bn", "_relu", "_lrn", "_pool")
+        )
         self.to_grid = nn.AdaptiveAvgPool2d(trunk.grid)
         self.grid = trunk.grid
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = nn.Dropout(dropout)
         self.fc6 = nn.Linear(width * trunk.grid**2, trunk.fc)
         self.fc6_relu = nn.ReLU(inplace=True)
         self.fc7 = nn.Linear(trunk.fc, trunk.fc)
@@ -152,7 +162,7 @@ class Network(nn.Module):
                 nn.Flatten(),
                 nn.Linear(self.taps[tap] * 16, hidden),
                 nn.ReLU(inplace=True),
-                nn.Dropout(0.5),
+                nn.Dropout(dropout),
                 nn.Linear(hidden, outputs),
             )
         initialise(self, seed)
@@ -165,8 +175,8 @@ class Network(nn.Module):
         """
         tapped: dict[str, Tensor] = {}
         for name in self.names:
-            x = getattr(self, f"{name}_relu")(getattr(self, f"{name}_bn")(getattr(self, name)(x)))
-            x = getattr(self, f"{name}_pool")(getattr(self, f"{name}_lrn")(x))
+            for part in self.parts:
+                x = getattr(self, name + part)(x)
             if name in self.heads:
                 tapped[name] = x
         if x.shape[-1] != self.grid:

@@ -200,7 +200,7 @@ def compare_arms(seed: Seed) -> dict[str, Any]:
         steps = max(1, len(gradients) // len(rows))
         curves[arm] = {
             "test": [row["test/accuracy"] for row in rows],
-            "val": [row["val/accuracy"] for row in rows],
+            "val": [row.get("val/accuracy") for row in rows],
             "train": [row["train/accuracy"] for row in rows],
             "gradient": {k.split("/")[1]: [row[k] for row in rows] for k in rows[0] if k.startswith("gradient/")},
             "metrics": {name.partition("/")[2]: value["last"] for name, value in record["metrics"].items()},
@@ -295,8 +295,9 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
     """Returns chance-corrected probe accuracy of A0 per layer, level and epoch, with random groups (C2, C3, T2)."""
     data, config = seed.data, seed.config
     folder, network = seed.folder / "A0", evaluate.rebuild(seed.flat, data)
-    count = min(config.probe_images, len(data.train))
-    train = data.train[np.sort(stratified(data.labels[data.train], count, 5)[0])]
+    apart = np.setdiff1d(data.train, data.val)  # with --train-held-out the training part has both
+    count = min(config.probe_images, len(apart))
+    train = apart[np.sort(stratified(data.labels[apart], count, 5)[0])]
     size = min(config.probe_test_images or len(data.test_labels), len(data.test_labels))
     test, val = np.sort(stratified(data.test_labels, size, 5)[0]), data.val[: max(200, count // 4)]
     labelings: dict[str, np.ndarray] = {}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hierarchy_cnn_torch.data.images import Data, prepared
 from hierarchy_cnn_torch.flags import Config
-from hierarchy_cnn_torch.networks.alexnet import Network, trunk_of
+from hierarchy_cnn_torch.networks.alexnet import Network, Trunk, trunk_of
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.torch_runtime import World, read_checkpoint
@@ -36,7 +36,7 @@ class Scores:
       train: float32 [T, K], of a sample of the training part.
       sample: int64 [T], indices of that sample.
       last: accuracy on the test images, in [0, 1].
-      best_on_val: the same of the epoch that was best on the held-out part.
+      best_on_val: the same of the epoch that was best on the held-out part, or of the last if that was trained on.
     """
 
     test: Tensor
@@ -80,9 +80,9 @@ def scores_of(
     network.eval()
     mean, sd = data.mean.to(world.device), data.sd.to(world.device)
     parts: list[tuple[int, int, list[Tensor]]] = []
-    starts = range(0, len(pixels), EVAL_BATCH)
-    for start in list(starts)[world.rank :: world.size]:
-        batch = torch.from_numpy(np.array(pixels[start : start + EVAL_BATCH])).to(world.device)
+    size = config.eval_batch or EVAL_BATCH
+    for start in range(world.rank * size, len(pixels), world.size * size):
+        batch = torch.from_numpy(np.array(pixels[start : start + size])).to(world.device)
         x = layout(prepared(batch, mean, sd, config.image_size), config)
         with runtime.autocast(world.device, config.amp):
             logits, heads = network(x)
@@ -111,9 +111,11 @@ def evaluate_epoch(config: Config, network: Network, data: Data, world: World) -
     Returns:
       (accuracies by name, int32 predictions for `data.curve`: one array, none if only a fold is predicted).
     """
-    watched = data.val if config.folds else data.val[: config.curve_images or len(data.val)]
-    val, _ = scores_of(network, data.images[watched], data, config, world)
-    accuracies = {"val/accuracy": accuracy_of(val, data.labels[watched])}
+    accuracies: dict[str, float] = {}
+    if not config.train_held_out:
+        watched = data.val if config.folds else data.val[: config.curve_images or len(data.val)]
+        val, _ = scores_of(network, data.images[watched], data, config, world)
+        accuracies["val/accuracy"] = accuracy_of(val, data.labels[watched])
     if config.folds:
         return accuracies, []
     test, _ = scores_of(network, data.test_images[data.curve], data, config, world)
@@ -139,8 +141,8 @@ def evaluate_splits(
     sample = np.sort(np.random.RandomState(0).permutation(data.train)[:TRAIN_SAMPLE])
     train, _ = scores_of(network, data.images[sample], data, config, world)
     last = best_on_val = accuracy_of(test, data.test_labels)
-    best = max(range(len(history)), key=lambda epoch: (history[epoch]["val/accuracy"], -epoch))
-    if best < len(history) - 1:
+    held_out = [row["val/accuracy"] for row in history if "val/accuracy" in row]
+    if held_out and held_out[-1] <= max(held_out[:-1], default=-1.0):
         weights = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(read_checkpoint(folder / "checkpoints" / "best.pt", world.device))
         scores, _ = scores_of(network, data.test_images, data, config, world)
@@ -169,10 +171,19 @@ def evaluate_checkpoint(config: Config, data: Data, world: World) -> None:
     print(f"{config.dataset}: top-1 accuracy {100 * accuracy:.2f} % on {len(data.test_labels):,} test images")
 
 
-def rebuild(config: Config, data: Data, heads: dict[str, int] | None = None) -> Network:
-    """Returns an untrained network of a run's flags, flat unless there are heads (layer -> outputs)."""
-    trunk = trunk_of(config.trunk, config.preset)
-    return Network(trunk, data.images.shape[3], len(data.names), heads, config.bn, config.seed)
+def rebuild(config: Config, data: Data, heads: dict[str, int] | None = None, trunk: Trunk | None = None) -> Network:
+    """Returns an untrained network of a run's flags.
+
+    Args:
+      config: resolved flags.
+      data: its images' channels and classes.
+      heads: layer -> outputs of the branch there; without them the network is flat.
+      trunk: instead of the flags' own.
+    """
+    return Network(
+        trunk or trunk_of(config.trunk, config.preset), data.images.shape[3], len(data.names), heads, config.bn,
+        config.seed, dropout=config.dropout,
+    )  # fmt: skip
 
 
 def kept_epochs(folder: Path) -> list[int]:

@@ -21,6 +21,7 @@ from reproduction.runtime.torch_runtime import World
 from reproduction.runtime.torch_states import States
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
+SPLITS = ("train", "val", "test")
 
 
 def run(
@@ -43,7 +44,8 @@ def run(
       UserError: non-finite loss, with step and last checkpoint.
     """
     device, size = world.device, config.batch
-    optimizer = torch.optim.SGD(network.parameters(), config.lr, MOMENTUM, weight_decay=WEIGHT_DECAY)
+    nesterov = config.lr_schedule == "onecycle"
+    optimizer = torch.optim.SGD(network.parameters(), config.lr, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=nesterov)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.from_numpy(np.array(data.images[data.train])).to(device)
@@ -64,9 +66,6 @@ def run(
     if world.rank == 0 and not training.resumed and 0 in epochs_to_keep:
         keep_weights(folder, network, 0)
     for epoch in training.epochs():
-        rate = learning_rate(config, epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         weights = loss_weights(
             config.schedule, len(branches.taps), config.lambda_, epoch, config.epochs,
             parse_numbers("--bt-switch", config.bt_switch),
@@ -75,6 +74,9 @@ def run(
         augment = Augment(config.seed, epoch, len(labels)) if config.augment == "crop_flip" else None
         network.train()
         for batch in training.batches(order):
+            rate = learning_rate(config, epoch, training.step, config.epochs * steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
             rows = batch[world.rank :: world.size]
             here = rows.to(device)
             x = augment(images[here], rows) if augment else images[here]
@@ -84,7 +86,7 @@ def run(
             with runtime.autocast(device, config.amp):
                 logits, heads = net(x)
             logits, branch_logits = logits.float(), [heads[tap].float() for tap in branches.taps]
-            loss = total_loss(logits, branch_logits, labels[here], labels_of_branch, weights)
+            loss = total_loss(logits, branch_logits, labels[here], labels_of_branch, weights, config.label_smoothing)
             optimizer.zero_grad(set_to_none=True)
             (loss / len(batch)).backward()
             share_gradients(network, world)
@@ -102,7 +104,9 @@ def run(
         row = {"train/loss": float(sums["total"]) / count, "train/accuracy": float(sums["right"]) / count, "lr": rate}
         row |= accuracies | {f"gradient/{name}": float(norms[:, at].mean()) for at, name in enumerate(network.names)}
         # the best epoch: the first with the largest accuracy on the held-out part
-        best = all(row["val/accuracy"] > earlier["val/accuracy"] for earlier in training.history)
+        best = not config.train_held_out and all(
+            row["val/accuracy"] > earlier["val/accuracy"] for earlier in training.history
+        )
         if world.rank == 0:  # before the state: after a kill in between the epoch is run again
             if epoch + 1 in epochs_to_keep or training.step == limit:
                 keep_weights(folder, network, epoch + 1)
@@ -113,9 +117,18 @@ def run(
     return training
 
 
-def learning_rate(config: Config, epoch: int) -> float:
-    """Returns the rate of an epoch, counted from 0: two drops by ten, after 60 and 85 % of the epochs."""
+def learning_rate(config: Config, epoch: int, step: int = 0, steps: int = 1) -> float:
+    """Returns the rate of a step: two drops by ten, after 60 and 85 % of the epochs, or one cycle over all steps.
+
+    Args:
+      config: resolved flags.
+      epoch: counted from 0.
+      step: counted from 0 over all epochs.
+      steps: of the whole training.
+    """
     # DEVIATION HCN-D05: optimiser and schedule of the paper unknown; AlexNet's habit
+    if config.lr_schedule == "onecycle":
+        return runtime.one_cycle(step, steps, config.lr)
     done = epoch / config.epochs
     return config.lr * 0.1 ** ((done >= 0.6) + (done >= 0.85))
 
@@ -124,12 +137,9 @@ def report_epoch(training: Training, config: Config, row: dict[str, float]) -> N
     """Writes the numbers of an epoch to metrics.jsonl and TensorBoard, and prints the accuracies."""
     assert training.metrics is not None
     training.metrics.write(training.epoch + 1, row)
-    test = f", test {row['test/accuracy']:.4f}" if "test/accuracy" in row else ""
-    print(
-        f"{config.arm} epoch {training.epoch + 1}/{config.epochs}: loss {row['train/loss']:.3f}, train "
-        f"{row['train/accuracy']:.4f}, val {row['val/accuracy']:.4f}{test}",
-        flush=True,
-    )
+    accuracies = [f", {part} {row[f'{part}/accuracy']:.4f}" for part in SPLITS if f"{part}/accuracy" in row]
+    start = f"{config.arm} epoch {training.epoch + 1}/{config.epochs}: loss {row['train/loss']:.3f}"
+    print(start + "".join(accuracies), flush=True)
 
 
 def share_gradients(network: torch.nn.Module, world: World) -> None:

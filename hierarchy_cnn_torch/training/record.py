@@ -35,7 +35,8 @@ def describe(config: Config, data: Data, network: Network, branches: Branches, w
         print(
             f"{config.dataset}: {len(data.train):,} training, {len(data.val):,} held-out, {len(data.test_labels):,} "
             f"test images, {len(data.names)} classes; {config.arm} ({ARM_NAMES[config.arm]}), "
-            f"{parameters_of(network):,} parameters, branches {branches.outputs() or 'none'}; {world.device}",
+            f"{parameters_of(network):,} parameters, branches {branches.outputs() or 'none'}; {world.device}"
+            + (f", {runtime.precision(world.device, config.amp)}" if config.amp else ""),
             flush=True,
         )
 
@@ -92,17 +93,15 @@ def write_record(
     curve = torch.stack(state["curve"]).numpy()
     write_npz(folder / "curves.npz", {"curve": curve, "curve_index": data.curve, "gradients": gradients})
     every_epoch = [row["test/accuracy"] for row in history]
-    chosen: dict[str, float | None] = {
-        "best_on_val": scores.best_on_val,
-        "best_on_test": max(every_epoch) if len(data.curve) == len(labels) else None,
-    }
     metrics: Metrics = {
-        "test_accuracy": chosen,
+        "test_accuracy": {"best_on_test": max(every_epoch) if len(data.curve) == len(labels) else None},
         "train_accuracy": {"last": float((train_predicted == train_labels).mean())},
-        "val_accuracy": {"last": history[-1]["val/accuracy"]},
         "parameters": {"last": float(parameters_of(network))},
         "seconds_per_epoch": {"last": state["seconds"] / training.epoch},
     }
+    if not config.train_held_out:
+        metrics["test_accuracy"]["best_on_val"] = scores.best_on_val
+        metrics["val_accuracy"] = {"last": history[-1]["val/accuracy"]}
     predicted = test.argmax(1)
     right = {"test_accuracy": predicted == labels}
     if len(data.names) >= 20:
@@ -111,19 +110,18 @@ def write_record(
         right[f"group_accuracy/{int(level.max()) + 1}"] = level[predicted] == level[labels]
     details: dict[str, Any] = {"branches": branches.outputs(), "curve_images": len(data.curve)}
     lead = "test_accuracy"
-    if branches.taps:
-        details["betas"], of_heads = join_heads(config, data, branches, scores)
-        right |= of_heads
+    for tap, head, table in zip(branches.taps, scores.test_heads, branches.labels, strict=True):
+        right[f"branch_accuracy/{tap}"] = head.numpy().argmax(1) == table[labels]
+    if branches.taps and not config.train_held_out:
+        details["betas"], right["test_accuracy_product"] = join_heads(config, data, branches, scores)
         lead = "test_accuracy_product" if config.predict == "product" else lead
     right["accuracy"], metrics["accuracy"] = right[lead], metrics.get(lead, {})
     artefact = {"kind": "json", "path": "tree.json", "title": f"{config.arm}: class tree"}
     _finish(config, run, data, training, config.arm, metrics, right, labels, details, [artefact])
 
 
-def join_heads(
-    config: Config, data: Data, branches: Branches, scores: Scores
-) -> tuple[list[float], dict[str, np.ndarray]]:
-    """Returns the weights of the product of all heads, and bool [M]: what that product and each branch got right."""
+def join_heads(config: Config, data: Data, branches: Branches, scores: Scores) -> tuple[list[float], np.ndarray]:
+    """Returns the weights of the product of all heads, chosen on the held-out part, and bool [M]: what it got right."""
 
     def logs(values: list[Tensor]) -> list[np.ndarray]:
         return [torch.log_softmax(value.double(), 1).numpy() for value in values]
@@ -131,12 +129,9 @@ def join_heads(
     val, *val_heads = logs([scores.val, *scores.val_heads])
     test, *test_heads = logs([scores.test, *scores.test_heads])
     betas = choose_betas(val, val_heads, branches.labels, data.labels[data.val])
-    right = {"test_accuracy_product": joined(test, test_heads, branches.labels, betas).argmax(1) == data.test_labels}
-    for tap, head, table in zip(branches.taps, scores.test_heads, branches.labels, strict=True):
-        right[f"branch_accuracy/{tap}"] = head.numpy().argmax(1) == table[data.test_labels]
-    product = right["test_accuracy_product"].mean()
+    right = joined(test, test_heads, branches.labels, betas).argmax(1) == data.test_labels
     print(
-        f"{config.arm}: last head {100 * scores.last:.2f} %, product of heads {100 * product:.2f} % "
+        f"{config.arm}: last head {100 * scores.last:.2f} %, product of heads {100 * right.mean():.2f} % "
         f"(betas {betas} chosen on the held-out part)",
         flush=True,
     )
@@ -170,7 +165,7 @@ def _finish(
         outcomes={f"{stage}/{name}": outcomes_of(bits, labels) for name, bits in right.items()},
         images_per_s=len(data.train) * training.epoch / max(seconds, 1e-9), data=data.digests,
         data_verified=data.verified, deviations=deviations.active(config),
-        precision="bfloat16" if config.amp else "float32",
+        precision=runtime.precision(device, config.amp),
         deterministic=device.type == "cpu" or config.deterministic, details=details, artefacts=artefacts,
         versions=versions_of("torch", "numpy", "scipy"), gpu=runtime.device_name(device),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from hierarchy_cnn_torch.data.tree_files import named_tree
 from hierarchy_cnn_torch.flags import Config, as_user_error, parse_numbers
 from hierarchy_cnn_torch.method import similarity, trees
 from hierarchy_cnn_torch.method.branches import Branches
-from hierarchy_cnn_torch.networks.alexnet import Network, trunk_of
+from hierarchy_cnn_torch.networks.alexnet import Network
 from hierarchy_cnn_torch.training import evaluate, loop, record
 from reproduction.runtime.run_folder import Run, Stop
 from reproduction.runtime.torch_runtime import World
@@ -33,8 +33,7 @@ def train(config: Config, data: Data, run: Run, world: World, stop: Stop) -> Non
     with as_user_error():
         similarity.check_sizes(parse_numbers("--levels", config.levels), len(data.names))
     branches = Branches((), ())
-    trunk = trunk_of(config.trunk, config.preset)
-    network = Network(trunk, data.images.shape[3], len(data.names), {}, config.bn, config.seed).to(world.device)
+    network = evaluate.rebuild(config, data).to(world.device)
     record.describe(config, data, network, branches, world)
     training = loop.run(config, network, data, branches, world, stop, run.folder)
     if config.folds:

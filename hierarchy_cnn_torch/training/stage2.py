@@ -11,7 +11,7 @@ from hierarchy_cnn_torch.data.tree_files import load_tree, named_tree
 from hierarchy_cnn_torch.flags import Config, as_user_error, parse_numbers, parse_taps
 from hierarchy_cnn_torch.method import trees
 from hierarchy_cnn_torch.method.branches import Branches, branches_of, loss_weights
-from hierarchy_cnn_torch.networks.alexnet import Network, parameters_of, trunk_of, widened
+from hierarchy_cnn_torch.networks.alexnet import parameters_of, trunk_of, widened
 from hierarchy_cnn_torch.training import evaluate, loop, record
 from reproduction.runtime.run_folder import Run, Stop, UserError, shown
 from reproduction.runtime.torch_runtime import World
@@ -47,16 +47,17 @@ def train(config: Config, data: Data, run: Run, world: World, stop: Stop) -> Non
       UserError: stage 1 is missing, or --levels, --taps or --bt-switch do not fit the tree.
     """
     levels, tree = levels_for(config, data.names)
-    trunk, channels, classes = trunk_of(config.trunk, config.preset), data.images.shape[3], len(data.names)
+    trunk = None
     with as_user_error():
         branches = branches_of("A1" if config.arm == "A5" else config.arm, levels, parse_taps(config.taps), config.seed)
         if config.arm != "A5":
             switches = parse_numbers("--bt-switch", config.bt_switch)
             loss_weights(config.schedule, len(branches.taps), config.lambda_, 0, config.epochs, switches)
     if config.arm == "A5":  # flat, with as many parameters as A1
-        aware = Network(trunk, channels, classes, branches.outputs(), config.bn)
-        trunk, branches = widened(trunk, channels, classes, parameters_of(aware)), Branches((), ())
-    network = Network(trunk, channels, classes, branches.outputs(), config.bn, config.seed).to(world.device)
+        size = parameters_of(evaluate.rebuild(config, data, branches.outputs()))
+        trunk = widened(trunk_of(config.trunk, config.preset), data.images.shape[3], len(data.names), size)
+        branches = Branches((), ())
+    network = evaluate.rebuild(config, data, branches.outputs(), trunk).to(world.device)
     record.describe(config, data, network, branches, world)
     training = loop.run(config, network, data, branches, world, stop, run.folder)
     splits = evaluate.evaluate_splits(network, data, config, world, training.history, run.folder)

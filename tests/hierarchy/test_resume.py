@@ -18,10 +18,16 @@ class Killed(Exception):
     """Stands for a SIGKILL: nothing of the loop runs after it."""
 
 
-def arm(folder, max_steps):
+# one cycle depends on the step, so a resumed run must know it
+FAST = replace(
+    worker.CONFIG, lr_schedule="onecycle", label_smoothing=0.1, dropout=0.1, eval_batch=9, channels_last=True
+)
+
+
+def arm(folder, max_steps, flags=worker.CONFIG):
     """History, metrics.jsonl, last and best weights of one start of the arm."""
     folder.mkdir(exist_ok=True)
-    network, config = worker.make_network(), replace(worker.CONFIG, checkpoint_steps=1, max_steps=max_steps)
+    network, config = worker.make_network(), replace(flags, checkpoint_steps=1, max_steps=max_steps)
     training = loop.run(config, network, worker.make_data(), worker.BRANCHES, ALONE, Stop(), folder)
     best = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
     return training.history, read_metrics(folder), network.state_dict(), best
@@ -29,8 +35,9 @@ def arm(folder, max_steps):
 
 @pytest.mark.parametrize("max_steps", [0, 6])
 @pytest.mark.parametrize("name", ["evaluate_epoch", "keep_best", "save"])
-def test_a_kill_around_the_end_of_an_epoch(tmp_path, monkeypatch, name, max_steps):
-    calm = arm(tmp_path / "calm", max_steps)
+@pytest.mark.parametrize("flags", [worker.CONFIG, FAST], ids=["as before", "fast"])
+def test_a_kill_around_the_end_of_an_epoch(tmp_path, monkeypatch, name, max_steps, flags):
+    calm = arm(tmp_path / "calm", max_steps, flags)
     place = loop.Training if name == "save" else loop
     ends, whole = [0], getattr(place, name)
 
@@ -43,8 +50,8 @@ def test_a_kill_around_the_end_of_an_epoch(tmp_path, monkeypatch, name, max_step
 
     monkeypatch.setattr(place, name, killed_once)
     with pytest.raises(Killed):
-        arm(tmp_path / "killed", max_steps)
-    history, lines, weights, best = arm(tmp_path / "killed", max_steps)
+        arm(tmp_path / "killed", max_steps, flags)
+    history, lines, weights, best = arm(tmp_path / "killed", max_steps, flags)
     assert history == calm[0] and lines == calm[1] and len(history) == 2
     for mine, undisturbed in ((weights, calm[2]), (best, calm[3])):
         assert all(torch.equal(value, undisturbed[key]) for key, value in mine.items())
