@@ -18,7 +18,7 @@ import time
 from datasets import DatasetError
 from hierarchy_cnn_torch import flags
 from reproduction.runtime import run_data
-from reproduction.runtime.flags import as_dict, finish_parsing, run_main
+from reproduction.runtime.flags import finish_parsing, run_main
 from reproduction.runtime.run_folder import UserError, flags_hash, open_run, read_json, shown, together
 
 
@@ -44,7 +44,7 @@ def analyze_seed(config: flags.AnalysisConfig) -> None:
     # data that stage 1 was allowed to take unverified are the data to analyse
     accepted = config.accept_unverified or flat.accept_unverified
     flat = replace(flat, data_dir=config.data_dir, accept_unverified=accepted)
-    in_record = as_dict(config) | {"dataset": flat.dataset, "seed": flat.seed}  # the same for every seed of a row
+    in_record = flags.of_run(config) | {"dataset": flat.dataset, "seed": flat.seed}  # the same for every seed of a row
     arms = sorted(path.parent.name for path in seed_folder.glob("A?/DONE"))
     folds = len(list(seed_folder.glob("fold*/DONE")))
     stamps = [path for path in sorted(seed_folder.glob("*/DONE")) if path.parent.name != "analysis"]

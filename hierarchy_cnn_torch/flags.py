@@ -33,6 +33,7 @@ PARTS = ("confusion", "arms", "responses", "probes", "quality")  # what analyze.
 # flags that older runs do not know, and the values at which a run computes what it did before there were these flags
 SINCE: dict[str, Any] = {
     "lr_schedule": "drops", "label_smoothing": 0.0, "dropout": 0.5, "eval_batch": 0, "train_held_out": False,
+    "groupings": 0,
 }  # fmt: skip
 # flags of a finished run without which its files mean nothing
 NEEDED = ("dataset", "seed", "preset", "epochs", "tree", "image_size", "data_dir")
@@ -107,6 +108,7 @@ class AnalysisConfig:
     probe_images: int
     probe_test_images: int
     permutations: int
+    groupings: int
     bootstrap: int
     threads: int
     thumbs: str | None
@@ -269,7 +271,7 @@ def _fill(kind: Any, values: dict[str, Any]) -> Any:
     return kind(**{name: values[flag] for name, flag in names.items() if flag in values})
 
 
-def of_run(config: Config) -> dict[str, Any]:
+def of_run(config: Config | AnalysisConfig) -> dict[str, Any]:
     """Returns the flags of a run for its folder and record; those of SINCE are left out at their old values."""
     return {name: value for name, value in as_dict(config).items() if SINCE.get(name, ...) != value}
 
@@ -300,6 +302,8 @@ def analyze_parser() -> Parser:
     flag(g, "--probe-images", type=whole(100), default=10000, help="training images for probes")
     flag(g, "--probe-test-images", type=whole(0), default=0, help="test images for probes (0: all)")
     flag(g, "--permutations", type=whole(99), default=9999)
+    flag(g, "--groupings", type=whole(0), default=0,
+         help="random groups of the coarsest sizes that early probes are compared with (all, if not more)")  # fmt: skip
     flag(g, "--bootstrap", type=whole(10), default=2000)
     flag(g, "--threads", type=whole(0), default=0)
     flag(g, "--thumbs", choices=("embed", "folder", "none"), help="thumbnails of the viewer")

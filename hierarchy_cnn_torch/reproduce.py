@@ -1,8 +1,13 @@
-"""`make reproduce-hierarchy`: all arms of every seed, the label study, the analysis and the viewer."""
+"""`make reproduce-hierarchy`: the variants of every seed, the label study, the analysis and the viewer.
+
+Profile matched: the core rows are A0, A1 and A2 on CIFAR-100; the further rows add variants, trees, schedules and sets.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -11,75 +16,138 @@ from hierarchy_cnn_torch.flags import ARMS
 from reproduction.launch.pipeline import Command, Request, run
 from reproduction.runtime.run_folder import RUNS_ROOT, shown
 
-DATASETS = {"paper": "cifar100", "cpu": "fashion_mnist", "smoke": "mnist5k"}
+DATASETS = {"paper": "cifar100", "matched": "cifar100", "cpu": "fashion_mnist", "smoke": "mnist5k"}
 PAPER_GIGABYTES = 0.17  # CIFAR-100
 
 # What each profile fills in for train.py and analyze.py
 TRAIN = {
     "paper": "--preset paper32 --epochs 60 --lr 0.01",
+    "matched": "--preset fast --bn --dropout 0 --epochs 12 --lr-schedule onecycle --label-smoothing 0.1 "
+    "--amp auto --channels-last --eval-batch 1000",
     "cpu": "--preset mini --channels-last --epochs 6 --lr 0.005 --batch 32 --subset 10000 --held-out 5000 "
     "--curve-images 1000 --image-size 28 --threads 1",
     "smoke": "--preset mini --channels-last --epochs 2 --lr 0.003 --batch 16 --subset 500 --held-out 150 "
     "--curve-images 100 --image-size 28 --threads 1",
 }
-# The paper's level in minutes; `fast` with batch norm, all training images, the same for every variant.
-MATCHED = (
-    "--preset fast --bn --dropout 0 --batch 256 --lr-schedule onecycle --label-smoothing 0.1 --amp auto "
-    "--channels-last --eval-batch 1000 --train-held-out"
-)
-# after 6 epochs the small network is right on a third of CIFAR-10's images: too early to compare arms
+# after 6 epochs the small network is right on a third of CIFAR-10's images: too early to compare variants
 COLOUR = {"cpu": ["--epochs", "20"]}
 ANALYZE = {
     "paper": "",
+    "matched": "--probe-images 5000 --probe-test-images 5000 --groupings 40",
     "cpu": "--probe-images 2500 --probe-test-images 2000 --response-images 2000",
     "smoke": "--threads 1 --probe-images 200 --probe-test-images 100 --response-images 100 --permutations 99 "
     "--bootstrap 50",
 }
-FOLDS = {"paper": 5, "cpu": 2, "smoke": 2}
-# seeds whose training labels are studied with planted noise; each costs about one more arm
+FOLDS = {"paper": 5, "matched": 2, "cpu": 2, "smoke": 2}
+# seeds whose training labels are studied with planted noise; each costs about one more variant
 NOISE_SEEDS = {"paper": 3, "cpu": 1, "smoke": 1}
 STAGE_2 = ["--stage", "aware", "--keep-epochs", "none"]
 LABEL_STUDY = ["--stage", "flat", "--keep-epochs", "none", "--label-noise", "0.02", "--split-class", "4"]
 OFFICIAL = ("cifar10", "cifar100", "fashion_mnist")
-HOURS = {"paper": 0.5}  # one arm of CIFAR-100 on a current GPU, an estimate
+HOURS = {"paper": 0.5, "matched": 0.02}  # one variant of CIFAR-100 on a current GPU, an estimate
+MINUTES = {"paper": 60.0, "matched": 5.5, "cpu": 0.6, "smoke": 0.1}  # one variant on two cores
 TRAIN_SCRIPT, ANALYZE_SCRIPT = "hierarchy_cnn_torch/train.py", "hierarchy_cnn_torch/analyze.py"
 
+# Profile matched. Branch losses add gradient to the trunk, so networks with and without branches have a rate of their
+# own, each the best on a held-out part of the training images (docs/papers/hierarchy.md).
+FLAT_RATE, AWARE_RATE = 0.05, 0.05
+CORE, FURTHER = ("A0", "A1", "A2"), ("A3", "A5", "A4")
+WHOLE = ["--train-held-out"]
+LONG = ["--epochs", "40", "--label-smoothing", "0"]  # until the flat network over-fits
+SWEEP = ["--held-out", "10000", "--curve-images", "100"]  # a fifth of the training images, to choose the rate on
 
-def commands_of(request: Request) -> list[Command]:
-    """For each seed stage 1, stage 2, the label study and the analysis; then the summary."""
-    row, labels_row = request.row(), request.row("labels")
-    top = RUNS_ROOT / "hierarchy" / row
-    hours, folds = HOURS.get(request.profile, 0.0), FOLDS[request.profile]
-    minutes = {"cpu": 0.6, "smoke": 0.1}.get(request.profile, 60.0)
-    # flags of ARGS go to all arms: they must differ in nothing but the hierarchy
-    colour = COLOUR.get(request.profile, []) if request.dataset.startswith("cifar") else []
-    minutes *= 2.2 if colour else 1  # 20 epochs for 6
-    common = ["--dataset", request.dataset, *TRAIN[request.profile].split(), *colour, *request.extra]
-    commands = []
 
-    def add(title: str, seed: int, row: str, name: str, flags: list[str]) -> None:
-        where = ["--seed", str(seed), "--runs-dir", shown(top / f"seed{seed}"), "--name", name]
-        words, folder = (*common, *where, *flags, *request.shared_flags(row)), top / f"seed{seed}" / name
+def variants(arms: Sequence[str], *more: str) -> dict[str, list[str]]:
+    """Returns variant -> its own flags and those that all of them share."""
+    stage_1 = ["--stage", "flat", "--keep-epochs", "auto"]
+    return {arm: ["--arm", arm, *(stage_1 if arm == "A0" else STAGE_2), *more] for arm in arms}
+
+
+def rated(arms: Sequence[str], *more: str, times: float = 1.0) -> dict[str, list[str]]:
+    """Returns `variants` of the profile matched with their rates, `times` the chosen ones."""
+    rates = {arm: FLAT_RATE if arm in ("A0", "A5") else AWARE_RATE for arm in arms}
+    return {arm: [*words, "--lr", f"{times * rates[arm]:.3g}", *more] for arm, words in variants(arms).items()}
+
+
+def study(
+    request: Request, row: str, trained: Mapping[str, Sequence[str]], seeds: Sequence[int], more: Sequence[str] = (),
+    noisy: int = 0, analyze: bool = True, times: float = 1.0,
+) -> list[Command]:  # fmt: skip
+    """Lists for each seed the variants, the label study and the analysis; then the summary, which waits for them.
+
+    Args:
+      request: what the user asked for.
+      row: of the variants, and name of their folder.
+      trained: variant -> its own flags.
+      seeds: to train.
+      more: flags of every training, before those of the variant.
+      noisy: number of seeds whose labels are studied.
+      analyze: whether to analyse, or only to train.
+      times: how many times as long as in the core rows a variant trains.
+    """
+    top, profile, commands = RUNS_ROOT / "hierarchy" / row, request.profile, []
+    hours, minutes, folds = HOURS.get(profile, 0.0), MINUTES[profile] * times, FOLDS[profile]
+    common = ["--dataset", request.dataset, *TRAIN[profile].split(), *more]
+
+    def add(title: str, seed: int, row: str, name: str, flags: Sequence[str]) -> None:
+        place = ["--seed", str(seed), "--runs-dir", shown(top / f"seed{seed}"), "--name", name]
+        words, folder = (*common, *place, *flags, *request.shared_flags(row)), top / f"seed{seed}" / name
         commands.append(
             Command(row, f"{title}, seed {seed}", TRAIN_SCRIPT, words, folder, hours, minutes, f"seed{seed}")
         )
 
-    for number, seed in enumerate(request.seeds):
-        for arm in ARMS:
-            stage = ["--stage", "flat", "--keep-epochs", "auto"] if arm == "A0" else STAGE_2
-            add(f"arm {arm} ({'stage 1' if arm == 'A0' else 'stage 2'})", seed, row, arm, ["--arm", arm, *stage])
+    for number, seed in enumerate(seeds):
+        for arm, flags in trained.items():
+            add(f"arm {arm} ({'stage 1' if arm == 'A0' else 'stage 2'})", seed, row, arm, flags)
         folder = top / f"seed{seed}"
         # near and far flips need groups: the official tree's, or those stage 1 has just derived
         tree = "official" if request.dataset in OFFICIAL else shown(folder / "A0" / "tree.json")
-        for fold in range(folds if number < NOISE_SEEDS[request.profile] else 0):
-            study = ["--fold", str(fold), "--folds", str(folds), "--tree", tree, *LABEL_STUDY]
-            add(f"label study, part {fold + 1} of {folds}", seed, labels_row, f"fold{fold}", study)
-        words = ("--run", shown(folder), *ANALYZE[request.profile].split(), *request.shared_flags(row))
-        title, out = f"analysis and viewer, seed {seed}", folder / "analysis"
-        commands.append(Command(row, title, ANALYZE_SCRIPT, words, out, hours / 2, minutes, lane=f"seed{seed}"))
-    title = "plots and tables over the seeds"
-    commands.append(Command(row, title, ANALYZE_SCRIPT, ("--summary", shown(top)), top / "summary"))
+        for fold in range(folds if number < noisy else 0):
+            words = ["--fold", str(fold), "--folds", str(folds), "--tree", tree, *LABEL_STUDY]
+            add(f"label study, part {fold + 1} of {folds}", seed, request.row("labels"), f"fold{fold}", words)
+        if analyze:
+            every = ["--groupings", "210"] if (profile, request.dataset) == ("matched", "cifar10") else []
+            flags = ("--run", shown(folder), *ANALYZE[profile].split(), *every, *request.shared_flags(row))
+            title, out = f"analysis and viewer, seed {seed}", folder / "analysis"
+            commands.append(Command(row, title, ANALYZE_SCRIPT, flags, out, hours / 2, minutes, f"seed{seed}"))
+    if analyze:
+        title, flags = "plots and tables over the seeds", ("--summary", shown(top))
+        commands.append(Command(row, title, ANALYZE_SCRIPT, flags, top / "summary"))
     return commands
+
+
+def matched(request: Request) -> list[Command]:
+    """Lists the core rows, then the further ones in the order in which they answer questions.
+
+    Flags of ARGS come last: the user's own rate holds for every variant.
+    """
+    extra, few = request.extra, request.seeds[:3]
+    commands = study(request, request.row(), rated(CORE, *WHOLE, *extra), request.seeds)
+    if not request.all_rows:
+        return commands
+    flat = ["--lr", f"{FLAT_RATE:.3g}", *extra]  # of the label study
+    commands += study(request, request.row(), rated(FURTHER, *WHOLE, *extra), few, flat, noisy=len(few))
+    commands += study(request, request.row(), {}, request.seeds[3:], flat, noisy=len(request.seeds), times=0.5)
+    commands += study(request, request.row("derived"), rated(CORE, "--tree", "derived", *extra), few)
+    commands += study(request, request.row("long"), rated(CORE, *WHOLE, *LONG, *extra), few, times=40 / 12)
+    if request.dataset != "cifar10":
+        ten = dataclasses.replace(request, dataset="cifar10", copy="")
+        commands += study(ten, ten.row(), rated(CORE, *WHOLE, *extra), few)
+    for times in (1 / 3, 1.0, 3.0):
+        row = request.row(f"rate{times:.2g}")
+        commands += study(request, row, rated(CORE, *SWEEP, *extra, times=times), few[:1], analyze=False, times=0.8)
+    return commands
+
+
+def commands_of(request: Request) -> list[Command]:
+    """Lists for each seed stage 1, stage 2, the label study and the analysis; then the summary."""
+    if request.profile == "matched":
+        return matched(request)
+    # flags of ARGS go to all variants: they must differ in nothing but the hierarchy
+    colour = COLOUR.get(request.profile, []) if request.dataset.startswith("cifar") else []
+    more, times = [*colour, *request.extra], 2.2 if colour else 1.0  # 20 epochs instead of 6
+    noisy = NOISE_SEEDS[request.profile]
+    return study(request, request.row(), variants(ARMS), request.seeds, more, noisy, times=times)
 
 
 def pages(request: Request) -> str:

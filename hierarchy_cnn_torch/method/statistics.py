@@ -294,6 +294,24 @@ def epoch_to_90(epochs: Sequence[int], values: Sequence[float]) -> float:
     return float(epochs[-1])
 
 
+def epochs_to(reference: Sequence[float], curve: Sequence[float]) -> float:
+    """Returns the first epoch (1-based, interpolated) at which a curve reaches the reference's last value.
+
+    One more than the curve's length if it never does.
+
+    Args:
+      reference: one value an epoch.
+      curve: one value an epoch.
+    """
+    goal = reference[-1]
+    if curve[0] >= goal:
+        return 1.0
+    for epoch, (a, b) in enumerate(zip(curve, curve[1:], strict=False), 1):
+        if b >= goal:
+            return epoch + (goal - a) / (b - a)
+    return float(len(curve) + 1)
+
+
 def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
     """Mean and 95 % t interval of paired differences over seeds; NaN limits for fewer than two."""
     values = np.asarray(differences, float)
@@ -311,6 +329,27 @@ def bootstrap_interval(
     rng = np.random.default_rng([seed, 0xB007])
     values = [statistic(rng.integers(0, num_images, num_images)) for _ in range(draws)]
     return float(np.nanpercentile(values, 2.5)), float(np.nanpercentile(values, 97.5))
+
+
+def spread_of_equal_gaps(
+    groups: Sequence[tuple[np.ndarray, np.ndarray]], gap: float, draws: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """Simulates groups that over-fit alike: how far apart the gaps of few images lie by chance.
+
+    Args:
+      groups: for each group bool [T], [M]: which of its training and test images are classified correctly.
+      gap: training minus test accuracy that each group has.
+      draws: simulated data sets with the same numbers of images.
+      seed: of the draws.
+    Returns:
+      float64 [draws], largest minus smallest gap of a group.
+    """
+    rng = np.random.default_rng([seed, 0x5B4EAD])
+    train, test = (np.array([len(pair[at]) for pair in groups]) for at in (0, 1))
+    accuracy = np.array([pair[0].mean() for pair in groups])
+    trained = rng.binomial(train, accuracy, (draws, len(groups))) / train
+    gaps = trained - rng.binomial(test, np.clip(accuracy - gap, 0, 1), (draws, len(groups))) / test
+    return np.asarray(np.ptp(gaps, axis=1))
 
 
 def tree_agreement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> dict[str, float]:

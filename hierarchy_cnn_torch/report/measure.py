@@ -139,11 +139,9 @@ def confusions(seed: Seed) -> dict[str, Any]:
     }  # fmt: skip
     results = {"T1": tables, "metrics": metrics}
     if seed.config.compare in seed.arms:
-        gap = {arm: group_gaps(seed, arm) for arm in ("A0", seed.config.compare)}
-        metrics |= {f"gap/{arm}": groups["all"][0] for arm, groups in gap.items()}
-        groups = [value[0] for name, value in gap["A0"].items() if name != "all"]
-        metrics["gap_spread"] = max(groups) - min(groups)
-        results["gap"] = gap
+        measured = {arm: group_gaps(seed, arm) for arm in ("A0", seed.config.compare)}
+        results["gap"] = {arm: gaps for arm, (gaps, _) in measured.items()}
+        metrics |= {f"gap/{arm}": gaps["all"][0] for arm, (gaps, _) in measured.items()} | measured["A0"][1]
     return results
 
 
@@ -166,14 +164,18 @@ def confusion_table(seed: Seed, arm: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def group_gaps(seed: Seed, arm: str) -> dict[str, list[float]]:
-    """Returns training minus test accuracy of each finest group: [gap, low, high], bootstrap over images (C6)."""
+def group_gaps(seed: Seed, arm: str) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Measures the over-fitting of each finest group (C6): training minus test accuracy.
+
+    Returns:
+      (group -> [gap, low, high], bootstrap over images; metrics of the spread, with groups that over-fit alike).
+    """
     saved = npz(seed.folder / arm / "predictions.npz")
     train_right = saved["train_predicted"] == saved["train_labels"]
     test_right = saved["test_logits"].argmax(1) == saved["test_labels"]
     tree = trees.tree_of([seed.levels[-1]], seed.data.names)
     groups = [("all", range(len(seed.data.names))), *((node.name, node.classes) for node in tree.children)]
-    gaps = {}
+    gaps, pairs = {}, []
     for name, classes in groups:
         a = train_right[np.isin(saved["train_labels"], classes)]
         b = test_right[np.isin(saved["test_labels"], classes)]
@@ -184,9 +186,12 @@ def group_gaps(seed: Seed, arm: str) -> dict[str, list[float]]:
             a[rng.integers(0, len(a), len(a))].mean() - b[rng.integers(0, len(b), len(b))].mean()
             for _ in range(seed.config.bootstrap)
         ]
-        low, high = np.percentile(drawn, [2.5, 97.5])
-        gaps[name] = [float(a.mean() - b.mean()), float(low), float(high)]
-    return gaps
+        gaps[name] = [float(a.mean() - b.mean()), *map(float, np.percentile(drawn, [2.5, 97.5]))]
+        pairs.append((a, b))
+    spread = max(values := [gap for name, (gap, _, _) in gaps.items() if name != "all"]) - min(values)
+    equal = statistics.spread_of_equal_gaps(pairs[1:], gaps["all"][0], seed.config.bootstrap)
+    p = selectivity.chance(spread, equal, exact=False)
+    return gaps, {"gap_spread": spread, "gap_spread_equal": float(equal.mean()), "gap_spread_p": p}
 
 
 def compare_arms(seed: Seed) -> dict[str, Any]:
@@ -209,22 +214,8 @@ def compare_arms(seed: Seed) -> dict[str, Any]:
             "first_epoch_ratios": gradients[:steps, 1].mean(0).tolist(),
         }
     goal = curves["A0"]["test"]
-    metrics = {f"epochs_to_A0/{arm}": epochs_to(goal, curve["test"]) for arm, curve in curves.items()}
+    metrics = {f"epochs_to_A0/{arm}": statistics.epochs_to(goal, curve["test"]) for arm, curve in curves.items()}
     return {"curves": curves, "metrics": metrics}
-
-
-def epochs_to(reference: list[float], curve: list[float]) -> float:
-    """Returns the first epoch (1-based, interpolated) at which a curve reaches the reference's last value.
-
-    One more than the curve's length if it never does.
-    """
-    goal = reference[-1]
-    if curve[0] >= goal:
-        return 1.0
-    for epoch, (a, b) in enumerate(zip(curve, curve[1:], strict=False), 1):
-        if b >= goal:
-            return epoch + (goal - a) / (b - a)
-    return float(len(curve) + 1)
 
 
 def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
@@ -259,6 +250,12 @@ def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
             profiles = {name: sums.mean() for name, (sums, _) in streamed.items()}
         else:
             profiles = evaluate.class_profiles(network, data, pixels, labels, flat, seed.device, layers, how)
+        if epoch == epochs[0]:  # the same network untrained, as control
+            parts = [batch for batch, _, _ in batches()]
+            untrained = [
+                selectivity.best_with_null(np.concatenate([part[name] for part in parts]), labels, seed.levels[0])
+                for name in layers[:-1]
+            ]
         for name, profile in profiles.items():
             mantel[name][str(epoch)] = statistics.mantel(responses.class_correlation(profile), seed.levels, 999)
             arrays[f"{name}/{epoch}"] = profile.astype(np.float32)
@@ -278,15 +275,20 @@ def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
         arrays[f"simg/{name}"] = np.stack(shares).astype(np.float32)
     write_npz(out / "profiles.npz", {key.replace("/", "__"): value for key, value in arrays.items()})
     coarsest = [rows[0] for rows in chosen.values()]
-    at, p = selectivity.best_layer(coarsest)
+    (at, p), (start, _) = selectivity.best_layer(coarsest), selectivity.best_layer(untrained)
     for rows in chosen.values():
         for row in rows:
             del row["null"]  # long, and summed up by its mean and its 95 % point
-    last = str(epochs[-1])
+    (conv1, conv1_untrained), (fc7, fc7_untrained) = (
+        [mantel[name][str(epoch)] for epoch in (epochs[-1], epochs[0])] for name in ("conv1", "fc7")
+    )
     metrics = {
-        "mantel_conv1": mantel["conv1"][last]["rho"], "mantel_fc7": mantel["fc7"][last]["rho"],
-        "mantel_fc7_p": mantel["fc7"][last]["p"], "selectivity_best": coarsest[at]["best"],
+        "mantel_conv1": conv1["rho"], "mantel_fc7": fc7["rho"], "mantel_fc7_p": fc7["p"],
+        "mantel_conv1_untrained": conv1_untrained["rho"], "mantel_fc7_untrained": fc7_untrained["rho"],
+        "selectivity_best": coarsest[at]["best"],
         "selectivity_null_95": coarsest[at]["null_95"], "selectivity_p": p,
+        "selectivity_best_untrained": untrained[start]["best"],
+        "selectivity_null_95_untrained": untrained[start]["null_95"],
     }  # fmt: skip
     return {"mantel": mantel, "selectivity": chosen, "kept_epochs": epochs, "metrics": metrics}
 
@@ -314,6 +316,9 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
         tap: {name: {} for name in labelings} for tap in evaluate.PROBE_TAPS
     }
     purity: dict[str, float] = {}
+    every = statistics.distinct_splits(seed.levels[0], config.groupings + 1)
+    drawn = (trees.random_levels([seed.levels[0]], 200 + at)[0] for at in range(config.groupings))
+    groupings, nulls = list(drawn if every is None else every), []
     epochs = evaluate.kept_epochs(folder)
     for epoch in epochs:
         evaluate.load_epoch(network, folder, epoch)
@@ -322,6 +327,8 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
             features = [part[tap] for part in parts]
             for name, level in labelings.items():
                 rows[name][str(epoch)] = probes.probe(features, truth, level)
+            if tap == early and epoch in epochs[:2]:
+                nulls.append([probes.probe(features, truth, grouping) for grouping in groupings])
             if epoch == epochs[-1]:
                 purity[tap] = probes.kmeans_purity(features[2].numpy()[:2000], seed.levels[0][truth[2][:2000]])
     e90 = {
@@ -329,12 +336,19 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
         for tap, rows in table.items()
     }
     untrained, first, last = (str(epochs[at]) for at in (0, min(1, len(epochs) - 1), -1))
-    control = float(np.mean([table[early][f"{coarse}/random{at}"][first] for at in range(CONTROLS)]))
+    if not groupings:
+        random = [rows for name, rows in table[early].items() if name.startswith(f"{coarse}/")]
+        nulls = [[rows[epoch] for rows in random] for epoch in (untrained, first)]
+    rise = table[early][coarse][first] - table[early][coarse][untrained]
+    risen = np.subtract(nulls[-1], nulls[0])  # of random groups, the control
     metrics = {
         "e90_early_coarse": e90[early][coarse], "e90_late_classes": e90[late]["classes"],
         "e90_late_coarse": e90[late][coarse],
-        "probe_early_coarse_first": table[early][coarse][first], "probe_early_random_first": control,
+        "probe_early_coarse_first": table[early][coarse][first],
         "probe_early_coarse_untrained": table[early][coarse][untrained],
+        "probe_early_random_first": float(np.mean(nulls[-1])), "probe_early_random_untrained": float(np.mean(nulls[0])),
+        "probe_early_rise": rise, "probe_early_rise_random": float(risen.mean()),
+        "probe_early_rise_p": selectivity.chance(rise, risen, every is not None) if groupings else math.nan,
         "probe_late_classes_last": table[late]["classes"][last],
     }  # fmt: skip
     return {"probes": table, "e90": e90, "purity": purity, "metrics": metrics}
@@ -360,9 +374,10 @@ def study_labels(seed: Seed) -> dict[str, Any]:
         retrieval["redundant_rank"] = float(ranks[0]) if ranks else float(len(pairs) + 1)
     first = np.sort(torch.randperm(len(data.images), generator=generator(0, "duplicates"))[:10000].numpy())
     duplicates = label_quality.duplicates(label_quality.difference_hash(data.images[first]), data.true_labels[first])
+    confidence = label_quality.retrieval(scores["s1"][use], kind[use])  # without the tree: the control
     quality: dict[str, Any] = {
         "retrieval": retrieval,
-        "retrieval_s1": label_quality.retrieval(scores["s1"][use], kind[use]),
+        "retrieval_s1": confidence,
         "planted": {"near": int((kind == 1).sum()), "far": int((kind == 2).sum())},
         "pairs": [[i, j, s] for i, j, s in pairs[:10]],
         "duplicates": [[int(first[a]), int(first[b]), d] for a, b, d in duplicates[:30]],
@@ -374,4 +389,6 @@ def study_labels(seed: Seed) -> dict[str, Any]:
         quality[f"labels_{name}"] = labels[order].tolist()
         quality[f"predicted_{name}"] = probabilities[order].argmax(1).tolist()
         quality[f"planted_{name}"] = kind[order].tolist()
-    return {"quality": quality, "metrics": {f"quality_{name}": value for name, value in retrieval.items()}}
+    metrics = {f"quality_{name}": value for name, value in retrieval.items()}
+    metrics |= {f"quality_confidence_{name}": value for name, value in confidence.items()}
+    return {"quality": quality, "metrics": metrics}

@@ -1,5 +1,6 @@
 """README, deviations and tables agree with the code."""
 
+import dataclasses
 import re
 import shlex
 import tomllib
@@ -51,6 +52,37 @@ def test_every_profiles_commands_parse(profile, monkeypatch):
     assert len([words for words in runs if "--arm" in words]) == 18
     folders = [words[words.index("--runs-dir") + 1] + words[words.index("--name") + 1] for words in runs]
     assert len(set(folders)) == len(folders)
+
+
+def test_matched_runs_the_core_rows_first_and_one_rate_for_every_network_with_branches():
+    request = Request("matched", "cifar100", (0, 1, 2, 3, 4), "cpu", (), False, None, "q90", False)
+    core = reproduce.commands_of(request)
+    assert {command.row for command in core} == {"cifar100-q90-matched"} and core[-1].lane is None
+    every = reproduce.commands_of(dataclasses.replace(request, all_rows=True))
+    assert every[: len(core)] == core
+    rows = list(dict.fromkeys(command.row.removeprefix("cifar100-q90-matched") for command in every))
+    rates = ["-rate0.33", "-rate1", "-rate3"]
+    assert rows == ["", "-labels", "-derived", "-long", "cifar10-matched", *rates]
+    trained: dict = {}
+    for command in every:
+        if command.script == reproduce.TRAIN_SCRIPT:
+            config = flags.resolve_train(flags.train_parser().parse_args(list(command.flags)))
+            trained.setdefault((command.row, config.arm), []).append(config)
+            # what is studied or chosen on held-out images must hold some out
+            chosen = command.row.endswith(("-labels", "-derived", *rates))
+            assert config.train_held_out != chosen and config.bn and config.lr_schedule == "onecycle"
+            assert config.lr == pytest.approx(
+                (reproduce.FLAT_RATE if config.arm in ("A0", "A5") else reproduce.AWARE_RATE)
+                * {"-rate0.33": 1 / 3, "-rate3": 3}.get(command.row.removeprefix("cifar100-q90-matched"), 1), rel=0.01
+            )  # fmt: skip
+    main = [(arm, len(configs)) for (row, arm), configs in trained.items() if row == "cifar100-q90-matched"]
+    assert main == [("A0", 5), ("A1", 5), ("A2", 5), ("A3", 3), ("A5", 3), ("A4", 3)]
+    assert len(trained["cifar100-q90-matched-labels", "A0"]) == 10
+    assert all(config.tree == "derived" for config in trained["cifar100-q90-matched-derived", "A1"])
+    ten = reproduce.commands_of(dataclasses.replace(request, dataset="cifar10", copy="", all_rows=True))
+    assert ten[0].row == "cifar10-matched" and not any("cifar100" in word for command in ten for word in command.flags)
+    by_hand = reproduce.commands_of(dataclasses.replace(request, extra=("--lr", "0.7")))[0]
+    assert flags.resolve_train(flags.train_parser().parse_args(list(by_hand.flags))).lr == 0.7
 
 
 def test_deviation_ids_agree_in_code_table_and_records():

@@ -122,7 +122,7 @@ def test_what_needs_held_out_images_is_refused(more):
 
 
 def test_both_stages_and_the_analysis_with_the_flags_of_matched(pictures, tree_file, tmp_path):  # noqa: F811
-    fast = [*reproduce.MATCHED.split(), "--batch", "16", "--epochs", "2"]
+    fast = [*reproduce.TRAIN["matched"].split(), *reproduce.WHOLE, "--batch", "16", "--epochs", "2"]
     for arm, stage in (
         ("A0", ["--stage", "flat", "--similarity", "weights"]),
         ("A1", ["--stage", "aware", "--tree", str(tree_file)]),

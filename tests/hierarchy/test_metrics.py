@@ -172,3 +172,21 @@ def test_tree_agreement_matches_the_definitions():
     assert out["ari_4"] == pytest.approx(adjusted_rand_score(a, b))
     assert out["fowlkes_mallows_4"] == pytest.approx(fowlkes_mallows_score(a, b))
     assert statistics.tree_agreement([a], [a])["cophenetic_spearman"] == pytest.approx(1)
+
+
+def test_a_spread_of_gaps_is_judged_against_groups_that_over_fit_alike():
+    """Few images a group spread equal gaps by many points; only a group that really over-fits more exceeds that."""
+    rng = np.random.default_rng(0)
+
+    def p_of(gaps, images=100):
+        pairs = [(rng.random(5 * images) < 0.8, rng.random(images) < 0.8 - gap) for gap in gaps]
+        measured = [float(a.mean() - b.mean()) for a, b in pairs]
+        null = statistics.spread_of_equal_gaps(pairs, float(np.mean(measured)), 500)
+        assert null.shape == (500,) and null.min() >= 0
+        return float((null >= max(measured) - min(measured)).mean()), float(null.mean())
+
+    alike = [p_of([0.2] * 20) for _ in range(200)]
+    assert 0.01 <= np.mean([p <= 0.05 for p, _ in alike]) <= 0.11
+    assert 0.12 < np.mean([mean for _, mean in alike]) < 0.25  # 20 groups of 100 images, although all gaps are equal
+    assert np.mean([p_of([0.2] * 19 + [0.5])[0] for _ in range(20)]) < 0.01
+    assert p_of([0.2] * 20, 10_000)[1] < 0.03

@@ -59,6 +59,13 @@ def tree_file(tmp_path_factory):
     return path
 
 
+CONTROLS = (  # what each statistic of the analysis is compared with
+    "gap_spread_equal", "gap_spread_p", "selectivity_best_untrained", "selectivity_null_95_untrained",
+    "mantel_conv1_untrained", "mantel_fc7_untrained", "probe_early_random_untrained", "probe_early_rise_random",
+    "probe_early_rise_p", "quality_confidence_auroc_far",
+)  # fmt: skip
+
+
 def words(pictures, folder, *more):
     return [
         sys.executable,
@@ -215,7 +222,7 @@ def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file, monkeypat
         with np.load(flat.parent / f"fold{fold}" / "fold.npz") as saved:  # planted labels differ from seed to seed
             right = saved["probabilities"].argmax(1) == saved["labels"]
             assert record.outcomes[f"fold{fold}/fold_accuracy"] == outcomes_of(right, saved["true_labels"])
-    small = "--probe-images 100 --permutations 99 --bootstrap 20 --threads 1 --device cpu".split()
+    small = "--probe-images 100 --permutations 99 --bootstrap 20 --groupings 3 --threads 1 --device cpu".split()
     answer = run([sys.executable, str(ANALYZE), "--run", str(flat.parent), *small])
     assert answer.returncode == 0, answer.stderr
     again = run([sys.executable, str(ANALYZE), "--run", str(flat.parent), *small])
@@ -229,6 +236,13 @@ def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file, monkeypat
     assert {"block_lift_fine", "e90_early_coarse", "quality_auroc_far", "gap/A0"} <= record["metrics"].keys() | {
         "e90_early_coarse"  # not a number where a curve does not rise
     }
+    controls = {name: record["metrics"][name]["last"] for name in CONTROLS}
+    assert 0 < controls["gap_spread_p"] <= 1 and controls["probe_early_rise_p"] in (
+        1 / 3,
+        2 / 3,
+        1,
+    )  # 3 groupings in all
+    assert 0 <= controls["selectivity_best_untrained"] <= 1
     meta, arrays = pack.read_page(out / "view.html")
     assert [r["name"] for r in meta["runs"]] == ["A0", "A1"] and len(meta["layers"]) == 8
     with np.load(flat / "predictions.npz") as saved:
