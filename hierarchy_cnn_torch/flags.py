@@ -39,8 +39,25 @@ SINCE: dict[str, Any] = {
 NEEDED = ("dataset", "seed", "preset", "epochs", "tree", "image_size", "data_dir")
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The resolved flags that both scripts have."""
+
+    threads: int
+    data_dir: str
+    runs_dir: str
+    name: str
+    seed: int
+    device: str
+    eval: str | None
+    row: str | None
+    overwrite: bool
+    accept_unverified: bool
+    argv: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Common):
     """The resolved flags of train.py under their own names; `lambda_` is --lambda, a word that Python has taken."""
 
     dataset: str
@@ -73,7 +90,6 @@ class Config:
     fold: int
     max_steps: int
     checkpoint_steps: int
-    threads: int
     deterministic: bool
     amp: str | None
     compile: bool
@@ -83,20 +99,10 @@ class Config:
     dropout: float
     eval_batch: int
     train_held_out: bool
-    data_dir: str
-    runs_dir: str
-    name: str
-    seed: int
-    device: str
-    eval: str | None
-    row: str | None
-    overwrite: bool
-    accept_unverified: bool
-    argv: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class AnalysisConfig:
+@dataclass(frozen=True, kw_only=True)
+class AnalysisConfig(Common):
     """The resolved flags of analyze.py under their own names."""
 
     run: str
@@ -110,18 +116,7 @@ class AnalysisConfig:
     permutations: int
     groupings: int
     bootstrap: int
-    threads: int
     thumbs: str | None
-    data_dir: str
-    runs_dir: str
-    name: str
-    seed: int
-    device: str
-    eval: str | None
-    row: str | None
-    overwrite: bool
-    accept_unverified: bool
-    argv: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -162,63 +157,96 @@ def parse_numbers(name: str, text: str) -> list[int]:
         raise UserError(f"{name}: {text!r} is not a list of whole numbers such as 2,9,20") from None
 
 
-def train_parser() -> Parser:
-    """All flags of train.py; none are the authors', who released no code."""
-    p = Parser("train.py", "Trains one arm: stage flat (and derives the hierarchy), or stage aware on top of it.")
-    g = p.additions
-    flag(g, "--dataset", default="fashion_mnist", metavar="NAME", help=f"{', '.join(datasets.NAMES)}, folder:PATH")
-    flag(g, "--trunk", choices=TRUNKS, default="alexnet32")
-    flag(
-        g,
-        "--preset",
+Flags = dict[str, dict[str, Any]]  # flag -> what argparse takes
+TRAIN_FLAGS: Flags = {
+    "--dataset": dict(default="fashion_mnist", metavar="NAME", help=f"{', '.join(datasets.NAMES)}, folder:PATH"),
+    "--trunk": dict(choices=TRUNKS, default="alexnet32"),
+    "--preset": dict(
         choices=PRESETS,
         help="widths of alexnet32 (default: mini on a CPU, else paper32; fast: small images on any device)",
-    )
-    flag(g, "--image-size", type=whole(24), default=0,
-         help="smaller images get a frame up to this side, larger keep theirs (default: the trunk's)")  # fmt: skip
-    flag(g, "--stage", choices=("flat", "aware"), default="flat")
-    flag(g, "--arm", choices=ARMS, help="A0 flat; A1 to A5 belong to stage aware (default A0 or A1)")
-    flag(g, "--tree", default="", metavar="TREE", help="official, derived, random or a JSON file")
-    flag(g, "--similarity", choices=SIMILARITIES, default="logits", help="what the derived tree is made of")
-    flag(g, "--levels", default="", metavar="2,9,20", help="numbers of groups (default: the tree's, or three by size)")
-    flag(g, "--taps", default="", metavar="conv2:2,...", help="branch layers (default conv2, conv3, conv4)")
-    flag(g, "--lambda", type=number(0), default=1.0, help="weight of each branch's loss (joint schedule)")
-    flag(g, "--schedule", choices=("joint", "bt"), default="joint", help="bt: B-CNN's weights over the epochs")
-    flag(g, "--bt-switch", default="", metavar="8,18,28", help="epochs at whose end bt changes")
-    flag(g, "--predict", choices=("last", "product"), default="last", help="which prediction the record leads with")
-    flag(g, "--epochs", type=whole(1), default=30)
-    flag(g, "--batch", type=whole(1), default=128)
-    flag(g, "--lr", type=number(0, above=True), default=0.01)
-    flag(g, "--augment", choices=("auto", "none", "crop_flip"), default="auto", help="auto: crop and flip for CIFAR")
-    flag(g, "--bn", action="store_true", help="batch normalisation, an ablation")
-    flag(g, "--subset", type=whole(0), default=0, help="fixed stratified part of the training images (0: all)")
-    flag(g, "--held-out", type=whole(0), default=0, help="training images kept back (0: 5,000 or a fifth)")
-    flag(g, "--curve-images", type=whole(0), default=0, help="test images evaluated every epoch (0: all)")
-    flag(g, "--keep-epochs", default="auto", metavar="0,1,2", help="epochs whose weights are kept: auto, none, list")
-    flag(g, "--flat-run", metavar="DIR", help="stage 1's folder (default: A0 beside this run)")
-    flag(g, "--label-noise", type=number(0, 0.5), default=0.0, help="share of planted wrong labels (T4)")
-    flag(g, "--split-class", type=int, default=-1, help="give this class two labels (T4)")
-    flag(g, "--folds", type=whole(0), default=0, help="train on all folds but one and predict that one")
-    flag(g, "--fold", type=whole(0), default=0)
-    flag(g, "--max-steps", type=whole(0), default=0, help="stop after so many steps, for tests")
-    flag(g, "--checkpoint-steps", type=whole(0), default=0, help="also write the state every so many steps")
-    flag(g, "--threads", type=whole(0), default=0, help="CPU threads (0: all cores)")
-    flag(g, "--deterministic", action="store_true", help="deterministic kernels on a GPU; the CPU always is")
-    flag(
-        g, "--amp", choices=("bf16", "auto"), help="autocast; auto: if the device computes in bfloat16; off by default"
-    )
-    flag(g, "--compile", action="store_true", help="torch.compile; off by default")
-    flag(g, "--channels-last", action="store_true", help="memory layout; same values up to rounding")
-    flag(g, "--lr-schedule", choices=("drops", "onecycle"), default="drops",
-         help="drops: by ten, twice; onecycle: up to --lr and down again step by step, Nesterov momentum")  # fmt: skip
-    flag(g, "--label-smoothing", type=number(0, 1), default=0.0, help="of all losses of a training (0: none)")
-    flag(g, "--dropout", type=number(0, 0.95), default=0.5, help="before fully connected layers")
-    flag(g, "--eval-batch", type=whole(0), default=0, help="images of an evaluated batch (0: 500)")
-    flag(g, "--train-held-out", action="store_true",
-         help="train on the held-out part too: no epoch or weight of a head is chosen on it then")  # fmt: skip
-    flag(g, "--out", metavar="DIR", help="run folder (instead of --runs-dir and --name)")
-    add_common(p, "hierarchy")
-    return p
+    ),
+    "--image-size": dict(
+        type=whole(24),
+        default=0,
+        help="smaller images get a frame up to this side, larger keep theirs (default: the trunk's)",
+    ),
+    "--stage": dict(choices=("flat", "aware"), default="flat"),
+    "--arm": dict(choices=ARMS, help="A0 flat; A1 to A5 belong to stage aware (default A0 or A1)"),
+    "--tree": dict(default="", metavar="TREE", help="official, derived, random or a JSON file"),
+    "--similarity": dict(choices=SIMILARITIES, default="logits", help="what the derived tree is made of"),
+    "--levels": dict(default="", metavar="2,9,20", help="numbers of groups (default: the tree's, or three by size)"),
+    "--taps": dict(default="", metavar="conv2:2,...", help="branch layers (default conv2, conv3, conv4)"),
+    "--lambda": dict(type=number(0), default=1.0, help="weight of each branch's loss (joint schedule)"),
+    "--schedule": dict(choices=("joint", "bt"), default="joint", help="bt: B-CNN's weights over the epochs"),
+    "--bt-switch": dict(default="", metavar="8,18,28", help="epochs at whose end bt changes"),
+    "--predict": dict(choices=("last", "product"), default="last", help="which prediction the record leads with"),
+    "--epochs": dict(type=whole(1), default=30),
+    "--batch": dict(type=whole(1), default=128),
+    "--lr": dict(type=number(0, above=True), default=0.01),
+    "--augment": dict(choices=("auto", "none", "crop_flip"), default="auto", help="auto: crop and flip for CIFAR"),
+    "--bn": dict(action="store_true", help="batch normalisation, an ablation"),
+    "--subset": dict(type=whole(0), default=0, help="fixed stratified part of the training images (0: all)"),
+    "--held-out": dict(type=whole(0), default=0, help="training images kept back (0: 5,000 or a fifth)"),
+    "--curve-images": dict(type=whole(0), default=0, help="test images evaluated every epoch (0: all)"),
+    "--keep-epochs": dict(default="auto", metavar="0,1,2", help="epochs whose weights are kept: auto, none, list"),
+    "--flat-run": dict(metavar="DIR", help="stage 1's folder (default: A0 next to this run)"),
+    "--label-noise": dict(type=number(0, 0.5), default=0.0, help="share of planted wrong labels (T4)"),
+    "--split-class": dict(type=int, default=-1, help="give this class two labels (T4)"),
+    "--folds": dict(type=whole(0), default=0, help="train on all folds but one and predict that one"),
+    "--fold": dict(type=whole(0), default=0),
+    "--max-steps": dict(type=whole(0), default=0, help="stop after so many steps, for tests"),
+    "--checkpoint-steps": dict(type=whole(0), default=0, help="also write the state every so many steps"),
+    "--threads": dict(type=whole(0), default=0, help="CPU threads (0: all cores)"),
+    "--deterministic": dict(action="store_true", help="deterministic kernels on a GPU; the CPU always is"),
+    "--amp": dict(choices=("bf16", "auto"), help="autocast; auto: if the device computes in bfloat16; off by default"),
+    "--compile": dict(action="store_true", help="torch.compile; off by default"),
+    "--channels-last": dict(action="store_true", help="memory layout; same values up to rounding"),
+    "--lr-schedule": dict(
+        choices=("drops", "onecycle"),
+        default="drops",
+        help="drops: by ten, twice; onecycle: up to --lr and down again step by step, Nesterov momentum",
+    ),
+    "--label-smoothing": dict(type=number(0, 1), default=0.0, help="of all losses of a training (0: none)"),
+    "--dropout": dict(type=number(0, 0.95), default=0.5, help="before fully connected layers"),
+    "--eval-batch": dict(type=whole(0), default=0, help="images of an evaluated batch (0: 500)"),
+    "--train-held-out": dict(
+        action="store_true", help="train on the held-out part too: no epoch or weight of a head is chosen on it then"
+    ),
+    "--out": dict(metavar="DIR", help="run folder (instead of --runs-dir and --name)"),
+}
+ANALYZE_FLAGS: Flags = {
+    "--run": dict(metavar="DIR", default="", help="folder that holds A0, A1, ... of one seed"),
+    "--compare": dict(metavar="ARM", default="A1", help="variant compared with A0 in gaps and in the viewer"),
+    "--summary": dict(metavar="DIR", default="", help="folder of a row: plots and tables over its seeds"),
+    "--what": dict(default=",".join(PARTS), metavar="A,B", help=f"parts: {', '.join(PARTS)}"),
+    "--response": dict(choices=("mean", "max", "q95"), default="mean", help="how a map becomes one number"),
+    "--response-images": dict(type=whole(0), default=2000, help="test images for responses (0: all)"),
+    "--probe-images": dict(type=whole(100), default=10000, help="training images for probes"),
+    "--probe-test-images": dict(type=whole(0), default=0, help="test images for probes (0: all)"),
+    "--permutations": dict(type=whole(99), default=9999),
+    "--groupings": dict(
+        type=whole(0),
+        default=0,
+        help="random groups of the coarsest sizes that early probes are compared with (all, if not more)",
+    ),
+    "--bootstrap": dict(type=whole(10), default=2000),
+    "--threads": dict(type=whole(0), default=0),
+    "--thumbs": dict(choices=("embed", "folder", "none"), help="thumbnails of the viewer"),
+}
+
+
+def _parser(script: str, text: str, flags: Flags) -> Parser:
+    parser = Parser(script, text)
+    for name, options in flags.items():
+        flag(parser.additions, name, **options)
+    add_common(parser, "hierarchy")
+    return parser
+
+
+def train_parser() -> Parser:
+    """Returns the parser of train.py; no flag is the authors', who released no code."""
+    text = "Trains one variant: stage flat (and derives the hierarchy), or stage aware on top of it."
+    return _parser("train.py", text, TRAIN_FLAGS)
 
 
 def resolve_train(args: argparse.Namespace) -> Config:
@@ -290,25 +318,9 @@ def read_config(folder: Path) -> Config:
 
 
 def analyze_parser() -> Parser:
-    """All flags of analyze.py."""
-    p = Parser("analyze.py", "Measures the arms of one seed, or, with --summary, draws all seeds of a row.")
-    g = p.additions
-    flag(g, "--run", metavar="DIR", default="", help="folder that holds A0, A1, ... of one seed")
-    flag(g, "--compare", metavar="ARM", default="A1", help="arm compared with A0 in gaps and in the viewer")
-    flag(g, "--summary", metavar="DIR", default="", help="folder of a row: plots and tables over its seeds")
-    flag(g, "--what", default=",".join(PARTS), metavar="A,B", help=f"parts: {', '.join(PARTS)}")
-    flag(g, "--response", choices=("mean", "max", "q95"), default="mean", help="how a map becomes one number")
-    flag(g, "--response-images", type=whole(0), default=2000, help="test images for responses (0: all)")
-    flag(g, "--probe-images", type=whole(100), default=10000, help="training images for probes")
-    flag(g, "--probe-test-images", type=whole(0), default=0, help="test images for probes (0: all)")
-    flag(g, "--permutations", type=whole(99), default=9999)
-    flag(g, "--groupings", type=whole(0), default=0,
-         help="random groups of the coarsest sizes that early probes are compared with (all, if not more)")  # fmt: skip
-    flag(g, "--bootstrap", type=whole(10), default=2000)
-    flag(g, "--threads", type=whole(0), default=0)
-    flag(g, "--thumbs", choices=("embed", "folder", "none"), help="thumbnails of the viewer")
-    add_common(p, "hierarchy")
-    return p
+    """Returns the parser of analyze.py."""
+    text = "Measures the variants of one seed, or, with --summary, draws all seeds of a row."
+    return _parser("analyze.py", text, ANALYZE_FLAGS)
 
 
 def resolve_analyze(args: argparse.Namespace) -> AnalysisConfig:

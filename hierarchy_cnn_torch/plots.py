@@ -13,18 +13,13 @@ from hierarchy_cnn_torch.flags import ARM_NAMES
 from hierarchy_cnn_torch.method import seriation, similarity, trees
 from hierarchy_cnn_torch.method.responses import class_correlation
 from hierarchy_cnn_torch.method.selectivity import column_order
-from reproduction.runtime.arrays import read_npz
+from hierarchy_cnn_torch.report.measure import npz
 from reproduction.runtime.figures import new_figure, save_figure
 
 # Okabe-Ito colours and a line style each: readable without colour vision
 STYLES = {"A0": ("#000000", "-"), "A1": ("#D55E00", "-"), "A2": ("#0072B2", "--"), "A3": ("#009E73", ":"),
           "A4": ("#CC79A7", "-."), "A5": ("#E69F00", (0, (5, 1)))}  # fmt: skip
 Seeds = Sequence[Mapping[str, Any]]
-
-
-def npz(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a run's file; UserError if it is missing or damaged."""
-    return read_npz(path, hint="run that arm again with --overwrite")
 
 
 def save(figure: Any, path: Path) -> None:
@@ -60,9 +55,7 @@ def f1_confusion(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
     figure, axes = new_figure(11, 5.4, 1, 2)
     for ax, this, title in zip(axes[0], (np.arange(len(order)), order), ("class-id order", "tree order"), strict=True):
         ax.imshow(np.log1p(counts[np.ix_(this, this)]), cmap="cividis_r", interpolation="nearest")
-        ax.set_title(f"{seed['dataset']}, A0, errors, {title}")
-        ax.set_xlabel("predicted")
-        ax.set_ylabel("actual")
+        ax.set(title=f"{seed['dataset']}, A0, errors, {title}", xlabel="predicted", ylabel="actual")
         if title == "tree order":
             for level in levels:
                 boxes(ax, level, order)
@@ -85,8 +78,7 @@ def f2_correlation(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
         boxes(ax, levels[-1], order)
         rho = seed["mantel"][name][str(last)]["rho"]
         ax.set_title(f"{name}\nrho {rho:.2f}", fontsize=9)
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(xticks=[], yticks=[])
     save(figure, path)
 
 
@@ -105,9 +97,7 @@ def f3_probes(seeds: Seeds, path: Path) -> None:
         name, _, control = question.partition("/")
         label = "classes" if name == "classes" else f"{name} groups"
         ax.set_title(label + (" (random control)" if control else ""), fontsize=9)
-        ax.set_xticks(range(len(epochs)), epochs)
-        ax.set_yticks(range(len(taps)), taps)
-        ax.set_xlabel("epoch")
+        ax.set(xticks=range(len(epochs)), xticklabels=epochs, yticks=range(len(taps)), yticklabels=taps, xlabel="epoch")
     figure.suptitle(f"probe accuracy of A0, chance-corrected, {len(seeds)} seed(s)", y=1.04)
     save(figure, path)
 
@@ -125,8 +115,8 @@ def f4_responses(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
     ax.imshow(values[np.ix_(order, columns)], cmap="cividis_r", aspect="auto", interpolation="nearest")
     edge = int(members.sum()) - 0.5
     ax.axhline(edge, color="#D55E00")
-    ax.set_title(f"conv5 responses; columns by selectivity for the top group (best S = {share.max():.2f})")
-    ax.set_xlabel("channel")
+    title = f"conv5 responses; columns by selectivity for the top group (best S = {share.max():.2f})"
+    ax.set(title=title, xlabel="channel")
     if len(order) <= 30:
         ax.set_yticks(range(len(order)), [seed["names"][c] for c in order])
     save(figure, path)
@@ -146,22 +136,17 @@ def f5_selectivity(seeds: Seeds, path: Path) -> None:
         )
         ax.errorbar(x, rows["best"].mean(0), rows["best"].std(0), marker="o", color="#D55E00", label="best channel")
         ax.set_xticks(x, layers, rotation=45)
-        ax.set_title(f"{seeds[0]['selectivity'][layers[0]][at]['level_groups']} groups")
-        ax.set_ylim(0, 1.02)
+        ax.set(title=f"{seeds[0]['selectivity'][layers[0]][at]['level_groups']} groups", ylim=(0, 1.02))
     axes[0, 0].set_ylabel("S_img, mean over groups")
     axes[0, 0].legend(fontsize=7)
     save(figure, path)
 
 
 def sheet(images: np.ndarray, across: int, pad: int = 1) -> np.ndarray:
-    """Images [N, H, W, C] as one picture, white gaps."""
-    n, h, w, c = images.shape
-    rows = -(-n // across)
-    out = np.full((rows * (h + pad), across * (w + pad), c), 255, np.uint8)
-    for at, image in enumerate(images):
-        y, x = at // across * (h + pad), at % across * (w + pad)
-        out[y : y + h, x : x + w] = image
-    return out
+    """Puts images [N, H, W, C] into one image, with white gaps."""
+    framed = np.pad(images, ((0, -len(images) % across), (0, pad), (0, pad), (0, 0)), constant_values=255)
+    _, h, w, c = framed.shape
+    return framed.reshape(-1, across, h, w, c).swapaxes(1, 2).reshape(-1, across * w, c)
 
 
 def show_sheet(ax: Any, images: np.ndarray, across: int) -> None:
@@ -198,8 +183,8 @@ def f7_gaps(seeds: Seeds, path: Path) -> None:
                     capsize=3, label=f"{arm} {ARM_NAMES[arm]}")  # fmt: skip
     ax.axhline(0, color="0.6", lw=0.8)
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
-    ax.set_ylabel("train - test accuracy, points")
-    ax.set_title(f"over-fitting per group, bootstrap 95 %, {len(seeds)} seed(s)")
+    title = f"over-fitting per group, bootstrap 95 %, {len(seeds)} seed(s)"
+    ax.set(title=title, ylabel="train - test accuracy, points")
     ax.legend(fontsize=8)
     save(figure, path)
 
@@ -218,14 +203,10 @@ def f8_curves(seeds: Seeds, path: Path) -> None:
             errors.fill_between(x, error.mean(0) - sd, error.mean(0) + sd, color=colour, alpha=0.12)
         norms = np.array([s["curves"][arm]["first_epoch_gradients"] for s in seeds if arm in s.get("curves", {})])
         gradients.plot(range(1, norms.shape[1] + 1), norms.mean(0), color=colour, ls=line, marker="o", ms=3)
-    errors.set_xlabel("epoch")
-    errors.set_ylabel("test error, %")
-    errors.set_title(f"a: test error, {len(seeds)} seed(s), mean ± sd")
+    errors.set(title=f"a: test error, {len(seeds)} seed(s), mean ± sd", xlabel="epoch", ylabel="test error, %")
     errors.legend(fontsize=7)
-    gradients.set_xlabel("convolution")
-    gradients.set_xticks(range(1, 6))
-    gradients.set_yscale("log")
-    gradients.set_title("b: gradient L2 norm, first epoch")
+    title = "b: gradient L2 norm, first epoch"
+    gradients.set(title=title, xlabel="convolution", xticks=range(1, 6), yscale="log")
     save(figure, path)
 
 

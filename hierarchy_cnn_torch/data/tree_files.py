@@ -17,13 +17,18 @@ def save_tree(path: Path, tree: trees.Node) -> None:
 
 
 def load_tree(path: Path | str, names: Sequence[str]) -> trees.Node:
-    """Reads and checks a tree file.
+    """Reads and checks a tree file, or makes a tree from a file with an is-a graph such as WordNet's.
 
+    Args:
+      path: JSON: a tree as `save_tree` writes it, or {"parents": {node: [parents]}} with the classes among the nodes.
+      names: class names.
     Raises:
       UserError: one line that begins with the file's name.
     """
     content = read_json(Path(path))
     try:
+        if isinstance(content, dict) and "parents" in content:
+            return trees.from_wordnet(content["parents"], names, names)
         return trees.from_json(content, names)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None

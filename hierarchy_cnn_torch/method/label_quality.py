@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hierarchy_cnn_torch.method.selectivity import auroc
-from hierarchy_cnn_torch.method.similarity import confusion_matrix, row_normalised
+from hierarchy_cnn_torch.method.similarity import row_normalised
 from hierarchy_cnn_torch.method.trees import lca_height
 
 
@@ -109,8 +109,3 @@ def retrieval(scores: np.ndarray, kind: np.ndarray) -> dict[str, float]:
         top = np.argsort(-scores[use], kind="stable")[:count]
         out[f"precision_{name}"] = float(planted[use][top].mean()) if count else float("nan")
     return out
-
-
-def out_of_fold_counts(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Confusion counts of out-of-fold predictions, int64 [K, K]."""
-    return confusion_matrix(labels, probabilities.argmax(1), probabilities.shape[1])

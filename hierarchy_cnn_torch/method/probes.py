@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.cluster.vq import kmeans2
 
 from hierarchy_cnn_torch.method.statistics import chance_corrected
 
@@ -86,28 +87,16 @@ def kmeans_purity(features: np.ndarray, groups: np.ndarray, seed: int = 0, round
     Args:
       features: float [N, D].
       groups: int [N] in [0, G); k = G clusters.
+      seed: of the first centres (k-means++).
+      rounds: of k-means.
     Returns:
       In [1/G, 1].
     """
-    rng = np.random.default_rng([seed, 0xC1])
     k = int(groups.max()) + 1
     x = np.asarray(features, np.float64)
     sd = x.std(0)
     x = (x - x.mean(0)) / np.where(sd > 1e-8, sd, np.inf)
-    centres = x[rng.choice(len(x), 1)]
-    for _ in range(k - 1):  # k-means++
-        gap = _gaps(x, centres)
-        centres = np.concatenate([centres, x[rng.choice(len(x), 1, p=gap / gap.sum())]])
-    for _ in range(rounds):
-        nearest = (centres**2).sum(1) - 2 * x @ centres.T
-        label = nearest.argmin(1)
-        centres = np.stack([x[label == c].mean(0) if (label == c).any() else centres[c] for c in range(k)])
+    _, label = kmeans2(x, k, rounds, minit="++", seed=np.random.default_rng([seed, 0xC1]))
     table = np.zeros((k, k))
     np.add.at(table, (label, groups), 1)
     return float(table.max(1).sum() / len(groups))
-
-
-def _gaps(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Squared distance of each row to its nearest centre."""
-    values = (x**2).sum(1)[:, None] - 2 * x @ centres.T + (centres**2).sum(1)
-    return np.clip(values.min(1), 0, None)

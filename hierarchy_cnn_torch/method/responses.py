@@ -60,31 +60,23 @@ def tapped(layers: Mapping[str, Any], pool: Callable[[Any], Any]) -> Iterator[di
 
 
 class ClassSums:
-    """Sum and sum of squares of the responses of each class, float64 [K, M] each."""
+    """Counts of the images, and sums of the responses, of each class: int64 [K] and float64 [K, M]."""
 
     def __init__(self, num_classes: int, channels: int):
         self.count = np.zeros(num_classes, np.int64)
         self.sum = np.zeros((num_classes, channels))
-        self.square = np.zeros((num_classes, channels))
 
     def update(self, values: np.ndarray, labels: np.ndarray) -> None:
         """Adds a batch: float [B, M] and int [B]."""
         values = np.asarray(values, np.float64)
         self.count += np.bincount(labels, minlength=len(self.count))
         for label in np.unique(labels):
-            rows = values[labels == label]
-            self.sum[label] += rows.sum(0)
-            self.square[label] += (rows * rows).sum(0)
+            self.sum[label] += values[labels == label].sum(0)
 
     def mean(self) -> np.ndarray:
         """Class profiles R, float64 [K, M]; NaN for a class without images."""
         with np.errstate(invalid="ignore"):
             return self.sum / self.count[:, None]
-
-    def sd(self) -> np.ndarray:
-        """Population standard deviation inside each class, float64 [K, M]."""
-        with np.errstate(invalid="ignore"):
-            return np.sqrt(np.clip(self.square / self.count[:, None] - self.mean() ** 2, 0, None))
 
 
 class TopImages:

@@ -13,47 +13,25 @@ from hierarchy_cnn_torch.method.statistics import distinct_splits
 EXACT_BELOW = 1000  # groupings; 10 classes in two groups of 4 and 6 have 210
 
 
-def class_selectivity(responses: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """S(n, G): share of the group among the |G| classes that excite the channel most.
-
-    Args:
-      responses: float [K, M], mean response of each class.
-      members: bool [K].
-    Returns:
-      float64 [M] in [0, 1]. Classes that tie across the border count by their expected share.
-    Source: the paper's measure as recalled (class-rank form); with about 10 classes it tells nothing apart.
-    """
-    return _top_share(np.asarray(responses, np.float64), np.asarray(members, bool))
-
-
 def sample_selectivity(responses: np.ndarray, members: np.ndarray, block: int = 64) -> np.ndarray:
-    """S_img(n, G): share of the group's images among the k images that excite the channel most, k the group's size.
+    """Returns for each channel the share of the group among the k rows that excite it most, k being the group's size.
+
+    With images as rows this is S_img(n, G), ours; with the mean responses of classes it is S(n, G), the paper's measure
+    as we remember it, which says nothing with about 10 classes.
 
     Args:
       responses: float [N, M] (a memory map will do: columns are read in blocks).
-      members: bool [N], image in group.
+      members: bool [N], row in the group.
       block: columns at a time.
     Returns:
-      float64 [M] in [0, 1].
-    Source: ours, the same idea on images.
+      float64 [M] in [0, 1]. Rows that tie across the border count by their expected share.
+    Raises:
+      ValueError: the group holds none or all rows.
     """
-    members = np.asarray(members, bool)
-    parts = [
-        _top_share(np.asarray(responses[:, start : start + block], np.float32), members)
-        for start in range(0, responses.shape[1], block)
-    ]
-    return np.concatenate(parts)
-
-
-def _top_share(values: np.ndarray, members: np.ndarray) -> np.ndarray:
-    k = int(members.sum())
-    if k == 0 or k == len(members):
+    k = int(np.sum(members))
+    if not 0 < k < len(members):
         raise ValueError("a group must hold some but not all")
-    threshold = np.partition(values, len(values) - k, axis=0)[len(values) - k]
-    above, ties = values > threshold, values == threshold
-    inside = above[members].sum(0)
-    open_places = k - above.sum(0)
-    return (inside + open_places * ties[members].sum(0) / ties.sum(0)) / k
+    return top_class_counts(responses, np.asarray(members, np.int64), 2, k, block)[1] / k
 
 
 def top_class_counts(
@@ -98,10 +76,8 @@ def column_order(responses: np.ndarray, members: np.ndarray) -> tuple[np.ndarray
     Returns:
       (int64 [M] channel order, float64 [M] selectivity of each channel).
     """
-    values = np.asarray(responses, np.float64)
-    share = _top_share(values, np.asarray(members, bool))
-    ranks = rankdata(values, axis=0)
-    area = ranks[np.asarray(members, bool)].sum(0)
+    share = sample_selectivity(responses, members)
+    area = rankdata(np.asarray(responses, np.float64), axis=0)[np.asarray(members, bool)].sum(0)
     return np.lexsort((-area, -share)), share
 
 

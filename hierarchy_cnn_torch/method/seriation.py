@@ -133,26 +133,15 @@ def path_length(order: np.ndarray, distance: np.ndarray) -> float:
 
 def _average_linkage_of(clusters: Sequence[np.ndarray], distance: np.ndarray) -> list[tuple[int, int]]:
     """Average linkage that starts from given clusters; indices count clusters, then merges."""
-    count = len(clusters)
-    if all(len(cluster) == 1 for cluster in clusters) and count > 2:
-        own = np.concatenate(clusters)
-        merged = linkage(squareform(distance[np.ix_(own, own)], checks=False), "average")
-        return [(int(x), int(y)) for x, y in merged[:, :2]]
-    sizes = np.array([len(cluster) for cluster in clusters], float)
-    sums = np.array([[distance[np.ix_(x, y)].sum() for y in clusters] for x in clusters])
-    means = sums / np.outer(sizes, sizes)
-    np.fill_diagonal(means, np.inf)
-    number = list(range(count))
-    pairs = []
-    for step in range(count - 1):
-        i, j = sorted(divmod(int(np.argmin(means)), count))
-        pairs.append((number[i], number[j]))
-        new = (means[i] * sizes[i] + means[j] * sizes[j]) / (sizes[i] + sizes[j])
-        means[i], means[:, i] = new, new
-        means[i, i] = np.inf
-        means[j], means[:, j] = np.inf, np.inf
-        sizes[i] += sizes[j]
-        number[i] = count + step
+    inside = np.concatenate(clusters)
+    label = np.repeat(np.arange(len(clusters)), [len(cluster) for cluster in clusters])
+    # leaves of a cluster have distance 0, so they merge first; a constant between clusters changes no other merge
+    apart = np.where(label[:, None] == label, 0, 1 + distance[np.ix_(inside, inside)])
+    number, pairs = label.tolist(), []
+    for step, (a, b) in enumerate(linkage(squareform(apart, checks=False), "average")[:, :2].astype(int).tolist()):
+        if step >= len(inside) - len(clusters):
+            pairs.append((number[a], number[b]))
+        number.append(number[a] if number[a] == number[b] else len(clusters) + len(pairs) - 1)
     return pairs
 
 

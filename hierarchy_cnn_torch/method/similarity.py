@@ -92,17 +92,17 @@ def correlation(rows: np.ndarray) -> np.ndarray:
     return values
 
 
-def confusion_similarity(counts: np.ndarray) -> np.ndarray:
-    """Mean of the two confusion rates of each pair, zero diagonal. float64 [K, K] in [0, 1]."""
+def confusion_distance(counts: np.ndarray) -> np.ndarray:
+    """Returns 1 - S / max S, float64 [K, K], where S is the mean of the two confusion rates of each pair.
+
+    Most pairs tie at 1 on sparse matrices: never use complete linkage.
+
+    Args:
+      counts: int [K, K], rows actual.
+    """
     rates = row_normalised(counts)
     similarity = (rates + rates.T) / 2
     np.fill_diagonal(similarity, 0)
-    return similarity
-
-
-def confusion_distance(counts: np.ndarray) -> np.ndarray:
-    """1 - S / max S of `confusion_similarity`. Most pairs tie at 1 on sparse matrices: never use complete linkage."""
-    similarity = confusion_similarity(counts)
     return as_distance(1 - similarity / max(similarity.max(), 1e-300))
 
 

@@ -1,16 +1,16 @@
-"""Block-diagonality with its permutation null, accuracies of groups, per-class terms, and intervals."""
+"""Block-diagonality with its permutation null, accuracies of groups, terms of classes, curves, likeness of trees."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata, t
+from scipy.stats import rankdata
 
-from hierarchy_cnn_torch.method.similarity import confusion_matrix
+from hierarchy_cnn_torch.method.similarity import correlation
 from hierarchy_cnn_torch.method.trees import lca_height
 
 PERMUTATIONS = 9999
@@ -239,14 +239,6 @@ def mixed_classes(values: np.ndarray, level: np.ndarray) -> np.ndarray:
     return out
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation of two vectors, ties by mean rank; NaN where one is constant."""
-    x, y = rankdata(a), rankdata(b)
-    x, y = x - x.mean(), y - y.mean()
-    norm = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y / norm) if norm > 1e-9 else math.nan
-
-
 def mantel(
     similarity: np.ndarray, levels: Sequence[np.ndarray], permutations: int = 999, seed: int = 0
 ) -> dict[str, float]:
@@ -312,75 +304,24 @@ def epochs_to(reference: Sequence[float], curve: Sequence[float]) -> float:
     return float(len(curve) + 1)
 
 
-def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % t interval of paired differences over seeds; NaN limits for fewer than two."""
-    values = np.asarray(differences, float)
-    mean = float(values.mean()) if len(values) else math.nan
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
-
-
-def bootstrap_interval(
-    statistic: Callable[[np.ndarray], float], num_images: int, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile interval over images; `statistic` takes the drawn image indices, int [num_images]."""
-    rng = np.random.default_rng([seed, 0xB007])
-    values = [statistic(rng.integers(0, num_images, num_images)) for _ in range(draws)]
-    return float(np.nanpercentile(values, 2.5)), float(np.nanpercentile(values, 97.5))
-
-
-def spread_of_equal_gaps(
-    groups: Sequence[tuple[np.ndarray, np.ndarray]], gap: float, draws: int = 2000, seed: int = 0
-) -> np.ndarray:
-    """Simulates groups that over-fit alike: how far apart the gaps of few images lie by chance.
+def tree_agreement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> dict[str, float]:
+    """Measures how alike two trees are.
 
     Args:
-      groups: for each group bool [T], [M]: which of its training and test images are classified correctly.
-      gap: training minus test accuracy that each group has.
-      draws: simulated data sets with the same numbers of images.
-      seed: of the draws.
+      first: levels of a tree, coarsest first, int [K] each.
+      second: levels of another tree of the same classes.
     Returns:
-      float64 [draws], largest minus smallest gap of a group.
+      The rank correlation of the LCA heights, and for each cut of the first with the nearest cut of the second adjusted
+      Rand index and Fowlkes-Mallows.
     """
-    rng = np.random.default_rng([seed, 0x5B4EAD])
-    train, test = (np.array([len(pair[at]) for pair in groups]) for at in (0, 1))
-    accuracy = np.array([pair[0].mean() for pair in groups])
-    trained = rng.binomial(train, accuracy, (draws, len(groups))) / train
-    gaps = trained - rng.binomial(test, np.clip(accuracy - gap, 0, 1), (draws, len(groups))) / test
-    return np.asarray(np.ptp(gaps, axis=1))
+    from sklearn.metrics import adjusted_rand_score, fowlkes_mallows_score
 
-
-def tree_agreement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> dict[str, float]:
-    """How alike two trees are: cophenetic correlation, and per cut of the first with as near a cut of the second
-    as there is, adjusted Rand index and Fowlkes-Mallows."""
-    size = len(first[0])
-    upper = np.triu_indices(size, 1)
-    out = {"cophenetic_spearman": spearman(lca_height(first, size)[upper], lca_height(second, size)[upper])}
+    upper = np.triu_indices(len(first[0]), 1)
+    ranks = [rankdata(lca_height(levels, len(first[0]))[upper]) for levels in (first, second)]
+    out = {"cophenetic_spearman": float(correlation(np.stack(ranks))[0, 1])}
     for level in first:
         groups = int(level.max()) + 1
         other = min(second, key=lambda x: abs(int(x.max()) + 1 - groups))
-        table = confusion_matrix(level, other, size)
-        pairs = float((table * (table - 1)).sum() / 2)
-        a = float((table.sum(1) * (table.sum(1) - 1)).sum() / 2)
-        b = float((table.sum(0) * (table.sum(0) - 1)).sum() / 2)
-        expected = a * b / (size * (size - 1) / 2)
-        top = (a + b) / 2 - expected
-        out[f"ari_{groups}"] = (pairs - expected) / top if top else math.nan
-        out[f"fowlkes_mallows_{groups}"] = pairs / math.sqrt(a * b) if a and b else math.nan
+        out[f"ari_{groups}"] = float(adjusted_rand_score(level, other))
+        out[f"fowlkes_mallows_{groups}"] = float(fowlkes_mallows_score(level, other))
     return out
-
-
-def within_interval(
-    labels: np.ndarray, predictions: np.ndarray, level: np.ndarray, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Bootstrap interval over images of the share of errors inside the true group."""
-    wrong = labels != predictions
-    inside = wrong & (level[labels] == level[predictions])
-
-    def share(index: np.ndarray) -> float:
-        total = wrong[index].sum()
-        return float(inside[index].sum() / total) if total else math.nan
-
-    return bootstrap_interval(share, len(labels), draws, seed)

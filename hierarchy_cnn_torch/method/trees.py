@@ -7,16 +7,19 @@ what the computations take: one int64 array [num_classes] of group labels per de
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+MOST_DEPTH = 200  # of a tree from outside
+
 
 @dataclass(frozen=True)
 class Node:
-    """One group of classes, or one class where there are no children."""
+    """One group of classes, or one class if there are no children."""
 
     name: str
     classes: tuple[int, ...]
@@ -175,7 +178,7 @@ def from_json(data: Any, names: Sequence[str]) -> Node:
     """
 
     def one(item: Any, depth: int) -> Node:
-        if not isinstance(item, dict) or depth > 200:
+        if not isinstance(item, dict) or depth > MOST_DEPTH:
             raise ValueError("tree: every node must be an object with name and children or classes")
         title, listed = str(item.get("name", "")), item.get("classes")
         children = item.get("children") or []
@@ -235,46 +238,43 @@ def choose_levels(tree: Node, sizes: Sequence[int]) -> list[np.ndarray]:
     return [by_size[size] for size in sorted(sizes)] if sizes else levels
 
 
-def from_wordnet(parents: dict[str, list[str]], synsets: Sequence[str], names: Sequence[str]) -> Node:
-    """A tree from an is-a graph: the shortest path to a root for each class, chains of single children collapsed.
+def from_wordnet(parents: Any, synsets: Sequence[str], names: Sequence[str]) -> Node:
+    """Makes a tree from an is-a graph: the shortest path to a root for each class, chains of single children collapsed.
 
     Args:
-      parents: node -> its hypernyms (WordNet's is-a DAG; more than one parent is allowed).
+      parents: node -> its hypernyms (WordNet's is-a graph; a node may have several, a root has none).
       synsets: node of each class.
       names: class names.
     Raises:
-      ValueError: a synset is not in the graph, or the classes share no root.
+      ValueError: not such a graph, a synset is not in it, or a class reaches no root.
     """
+    lists = parents.values() if isinstance(parents, dict) else [None]
+    if not all(isinstance(above, list) and all(isinstance(name, str) for name in above) for above in lists):
+        raise ValueError("is-a graph: parents must be an object of lists of names")
     below: dict[str, set[str]] = {}
     roots: set[str] = set()
     for synset in synsets:
         if synset not in parents:
             raise ValueError(f"WordNet: no entry for {synset}")
         paths, seen = [[synset]], {synset}
-        while paths:  # breadth first: the first path to reach a root is a shortest one
+        while paths and parents.get(paths[0][-1]):  # breadth first: the first path to reach a root is a shortest one
             path = paths.pop(0)
-            above = sorted(parents.get(path[-1], []))
-            if not above:
-                roots.add(path[-1])
-                for child, parent in zip(path, path[1:], strict=False):
-                    below.setdefault(parent, set()).add(child)
-                break
-            for parent in above:
-                if parent not in seen:
-                    seen.add(parent)
-                    paths.append([*path, parent])
-    index = {synset: number for number, synset in enumerate(synsets)}
-    placed: set[int] = set()
+            above = sorted(set(parents[path[-1]]) - seen)
+            seen |= set(above)
+            paths += [[*path, parent] for parent in above]
+        for path in paths[:1]:
+            if len(path) > MOST_DEPTH:
+                raise ValueError(f"is-a graph: {synset} is more than {MOST_DEPTH} steps from a root")
+            roots.add(path[-1])
+            for child, parent in itertools.pairwise(path):
+                below.setdefault(parent, set()).add(child)
+    left = dict(zip(synsets, itertools.count(), strict=False))
 
     def one(node: str) -> Node | None:
-        children = [child for child in (one(name) for name in sorted(below.get(node, ()))) if child is not None]
-        if node in index and index[node] not in placed:
-            placed.add(index[node])
-            children.append(leaf(index[node], names[index[node]]))
-        if not children:
-            return None
-        return children[0] if len(children) == 1 else group(node, children)
+        children = [child for name in sorted(below.get(node, ())) if (child := one(name)) is not None]
+        if (index := left.pop(node, None)) is not None:
+            children.append(leaf(index, names[index]))
+        return group(node, children) if len(children) > 1 else next(iter(children), None)
 
-    tops = [node for node in (one(root) for root in sorted(roots)) if node is not None]
-    tree = tops[0] if len(tops) == 1 else group("all", tops)
-    return check_tree(tree, names)
+    tops = [node for root in sorted(roots) if (node := one(root)) is not None]
+    return check_tree(tops[0] if len(tops) == 1 else group("all", tops), names)

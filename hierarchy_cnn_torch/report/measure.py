@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,13 +16,23 @@ from datasets.split import stratified
 from hierarchy_cnn_torch.data.images import Data
 from hierarchy_cnn_torch.data.tree_files import leaf_names, load_tree, official_tree
 from hierarchy_cnn_torch.flags import AnalysisConfig, Config, read_config
-from hierarchy_cnn_torch.method import label_quality, probes, responses, selectivity, similarity, statistics, trees
+from hierarchy_cnn_torch.method import (
+    intervals,
+    label_quality,
+    probes,
+    responses,
+    selectivity,
+    similarity,
+    statistics,
+    trees,
+)
 from hierarchy_cnn_torch.report.response_file import open_responses, stream
 from hierarchy_cnn_torch.training import evaluate
 from reproduction.runtime.arrays import read_npz, write_npz
 from reproduction.runtime.run_folder import UserError, read_json, read_metrics, shown
 from reproduction.runtime.torch_runtime import generator
 
+npz = functools.partial(read_npz, hint="run that variant again with --overwrite")  # the arrays of a run's file
 CONTROLS = 2  # random groupings of equal sizes per level, for the probes
 
 
@@ -48,15 +59,6 @@ class Seed:
     data: Data
     levels: list[np.ndarray]
     device: torch.device
-
-
-def npz(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a run's file.
-
-    Raises:
-      UserError: missing or unreadable.
-    """
-    return read_npz(path, hint="run that arm again with --overwrite")
 
 
 def flat_config(seed_folder: Path) -> Config:
@@ -153,11 +155,14 @@ def confusion_table(seed: Seed, arm: str) -> dict[str, Any]:
     rows = []
     for level in seed.levels:
         row: dict[str, Any] = dict(statistics.block_diagonality(counts, level, config.permutations))
-        row["within_95"] = statistics.within_interval(labels, predicted, level, config.bootstrap)
+        row["within_95"] = intervals.within_interval(labels, predicted, level, config.bootstrap)
         report = statistics.group_report(counts, level)
         rows.append(row | {"accuracy": report["accuracy"], "corrected": report["corrected"]})
+    terms, finest = statistics.class_terms(counts), seed.levels[-1]
+    marks = {f"high_{name}": statistics.mixed_classes(terms[name], finest) for name in ("in_mix", "out_mix")}
     return {
         "levels": rows, "height": statistics.mistake_severity(counts, seed.levels),
+        "classes": {name: values.tolist() for name, values in (terms | marks).items()},
         "nested": statistics.nested_shares(counts, seed.levels),
         "conditional": statistics.conditional_accuracy(counts, seed.levels),
         "counts": counts.tolist() if len(names) <= 200 else None,
@@ -189,7 +194,7 @@ def group_gaps(seed: Seed, arm: str) -> tuple[dict[str, list[float]], dict[str, 
         gaps[name] = [float(a.mean() - b.mean()), *map(float, np.percentile(drawn, [2.5, 97.5]))]
         pairs.append((a, b))
     spread = max(values := [gap for name, (gap, _, _) in gaps.items() if name != "all"]) - min(values)
-    equal = statistics.spread_of_equal_gaps(pairs[1:], gaps["all"][0], seed.config.bootstrap)
+    equal = intervals.spread_of_equal_gaps(pairs[1:], gaps["all"][0], seed.config.bootstrap)
     p = selectivity.chance(spread, equal, exact=False)
     return gaps, {"gap_spread": spread, "gap_spread_equal": float(equal.mean()), "gap_spread_p": p}
 
@@ -305,9 +310,8 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
     labelings: dict[str, np.ndarray] = {}
     for level in seed.levels:
         name = str(int(level.max()) + 1)
-        labelings[name] = level
-        for at in range(CONTROLS):
-            labelings[f"{name}/random{at}"] = trees.random_levels([level], 100 + at)[0]
+        random = {f"{name}/random{at}": trees.random_levels([level], 100 + at)[0] for at in range(CONTROLS)}
+        labelings |= {name: level} | random
     labelings["classes"] = np.arange(len(data.names))
     coarse, early, late = next(iter(labelings)), "conv2", "fc7"
     pixels = (data.images[train], data.images[val], data.test_images[test])
@@ -337,8 +341,8 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
     }
     untrained, first, last = (str(epochs[at]) for at in (0, min(1, len(epochs) - 1), -1))
     if not groupings:
-        random = [rows for name, rows in table[early].items() if name.startswith(f"{coarse}/")]
-        nulls = [[rows[epoch] for rows in random] for epoch in (untrained, first)]
+        drawn_rows = [rows for name, rows in table[early].items() if name.startswith(f"{coarse}/")]
+        nulls = [[rows[epoch] for rows in drawn_rows] for epoch in (untrained, first)]
     rise = table[early][coarse][first] - table[early][coarse][untrained]
     risen = np.subtract(nulls[-1], nulls[0])  # of random groups, the control
     metrics = {
@@ -368,7 +372,9 @@ def study_labels(seed: Seed) -> dict[str, Any]:
     scores = label_quality.label_scores(probabilities, labels, trees.levels_of(tree))
     use = joined["true_labels"] != twin  # the split class is a question of its own
     retrieval = label_quality.retrieval(scores["s2"][use], kind[use])
-    pairs = label_quality.redundant_pairs(label_quality.out_of_fold_counts(probabilities, labels))
+    pairs = label_quality.redundant_pairs(
+        similarity.confusion_matrix(labels, probabilities.argmax(1), probabilities.shape[1])
+    )
     if twin >= 0:
         ranks = [at for at, (i, j, _) in enumerate(pairs, 1) if (i, j) == (twin, len(data.names))]
         retrieval["redundant_rank"] = float(ranks[0]) if ranks else float(len(pairs) + 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hierarchy_cnn_torch.flags import ARM_NAMES
-from hierarchy_cnn_torch.method.statistics import paired_interval
+from hierarchy_cnn_torch.method.intervals import paired_interval
 from reproduction.compare.tabular import markdown_table, spread
 from reproduction.runtime.run_folder import write_bytes
 
@@ -104,12 +104,25 @@ def t4(seeds: Seeds) -> list[list[str]]:
     return rows
 
 
+def t5(seeds: Seeds) -> list[list[str]]:
+    """Classes of A0, mean over seeds: popularity, recall, precision, share of mixed-in and mixed-out images."""
+    tables = [s["T1"]["A0"]["classes"] for s in seeds if "classes" in s["T1"]["A0"]]
+    scales = {"popularity": 1, "recall": 100, "precision": 100, "in_mix": 100, "out_mix": 100}
+    rows = [["class", "predicted / actual", "recall %", "precision %", "in-mix %", "out-mix %", "high in its group"]]
+    for at, label in enumerate(seeds[0]["names"] if tables else ()):
+        cells = [spread([table[name][at] for table in tables], scale) for name, scale in scales.items()]
+        high = [name for name in ("in_mix", "out_mix") if all(table[f"high_{name}"][at] for table in tables)]
+        rows.append([label, *cells, ", ".join(high).replace("_", "-")])
+    return rows
+
+
 TABLES: tuple[tuple[str, str, str, Callable[[Seeds], list[list[str]]]], ...] = (
     # name, what of a seed's measurements it needs, title, builder
     ("T1", "T1", "errors inside groups, per level", t1),
     ("T2", "e90", "epochs to 90 % per layer and level", t2),
     ("T3", "curves", "arms", t3),
     ("T4", "quality", "planted label noise", t4),
+    ("T5", "T1", "classes: over- and under-predicted, mixed", t5),
 )
 
 

@@ -27,23 +27,28 @@ if TYPE_CHECKING:
 LARGEST_RESPONSE = 1e100  # squares and sums of larger numbers overflow
 
 
+FLAGS: dict[str, dict[str, Any]] = {  # flag -> what argparse takes
+    "--run": dict(metavar="DIR", help="a seed folder of this paper, or a run folder of another paper here"),
+    "--data-dir": dict(default="", metavar="DIR", help="data sets, for the images of --run"),
+    "--compare": dict(metavar="DIR|FILE", help="a second run's arm (A1 ...) of the same folder, or a second matrix"),
+    "--confusion": dict(metavar="FILE", help=".npy or .csv counts [K, K] (rows actual), or .npy [epochs, K, K]"),
+    "--names": dict(metavar="FILE", help="class names, one a line"),
+    "--scores": dict(metavar="FILE", help=".npz with scores [N, K] (logits or probabilities) and labels [N]"),
+    "--images": dict(metavar="FILE", help=".npy uint8 [N, H, W, C], the images of --scores"),
+    "--responses": dict(metavar="FILE", help=".npz, one array [K, M] or [epochs, K, M] per layer"),
+    "--tree": dict(metavar="FILE", help="tree JSON; default: average linkage of the confusions (or scores)"),
+    "--levels": dict(metavar="2,9,20", default="", help="groups per level of the derived tree"),
+    "--thumbs": dict(choices=["embed", "folder", "none"], help="default: embed up to 25 MB, else folder"),
+    "--title": dict(default=""),
+    "--out": dict(metavar="FILE", required=True, help="the HTML file"),
+}
+
+
 def parser() -> Parser:
-    """The command line."""
+    """Returns the parser of the command line."""
     p = Parser("python -m hierarchy_cnn_torch.viewer.export", __doc__.splitlines()[0])
-    g = p.additions
-    flag(g, "--run", metavar="DIR", help="a seed folder of this paper, or a run folder of another paper here")
-    flag(g, "--data-dir", default="", metavar="DIR", help="data sets, for the images of --run")
-    flag(g, "--compare", metavar="DIR|FILE", help="a second run's arm (A1 ...) of the same folder, or a second matrix")
-    flag(g, "--confusion", metavar="FILE", help=".npy or .csv counts [K, K] (rows actual), or .npy [epochs, K, K]")
-    flag(g, "--names", metavar="FILE", help="class names, one a line")
-    flag(g, "--scores", metavar="FILE", help=".npz with scores [N, K] (logits or probabilities) and labels [N]")
-    flag(g, "--images", metavar="FILE", help=".npy uint8 [N, H, W, C], the images of --scores")
-    flag(g, "--responses", metavar="FILE", help=".npz, one array [K, M] or [epochs, K, M] per layer")
-    flag(g, "--tree", metavar="FILE", help="tree JSON; default: average linkage of the confusions (or scores)")
-    flag(g, "--levels", metavar="2,9,20", default="", help="groups per level of the derived tree")
-    flag(g, "--thumbs", choices=["embed", "folder", "none"], help="default: embed up to 25 MB, else folder")
-    flag(g, "--title", default="")
-    flag(g, "--out", metavar="FILE", required=True, help="the HTML file")
+    for name, options in FLAGS.items():
+        flag(p.additions, name, **options)
     return p
 
 
@@ -90,12 +95,12 @@ def _responses(name: str, values: np.ndarray, num_classes: int) -> np.ndarray:
 
 def probabilities_of(scores: np.ndarray) -> np.ndarray:
     """Returns scores as probabilities: unchanged if rows are non-negative and sum to 1, else their softmax."""
-    from hierarchy_cnn_torch.viewer.view import softmax
+    from scipy.special import softmax
 
     scores = np.asarray(scores, np.float64)
     if (scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-3):
         return scores
-    return softmax(scores)
+    return np.asarray(softmax(scores, axis=1))
 
 
 def from_files(args: argparse.Namespace) -> View:

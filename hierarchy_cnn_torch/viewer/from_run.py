@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 
 from hierarchy_cnn_torch.data.tree_files import leaf_names
 from hierarchy_cnn_torch.flags import Config
 from hierarchy_cnn_torch.method import similarity, trees
 from hierarchy_cnn_torch.method.responses import class_correlation
 from hierarchy_cnn_torch.report.measure import flat_config, npz, study_tree
-from hierarchy_cnn_torch.viewer.view import Epoch, Layer, View, samples_of, softmax
+from hierarchy_cnn_torch.viewer.view import Epoch, Layer, View, samples_of
 from reproduction.runtime import run_data
 from reproduction.runtime.run_folder import UserError, read_json, shown, together
 
@@ -41,7 +42,7 @@ def _view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: s
         other = npz(seed_folder / compare / "predictions.npz")
         runs.append((compare, _epochs(seed_folder / compare, other, len(names))))
     layers, keep = _layers(seed_folder, trees.levels_of(tree))
-    probabilities = softmax(saved["test_logits"])
+    probabilities = softmax(saved["test_logits"].astype(np.float64), axis=1)
     images = _test_images(seed_folder / "A0", flat, data_dir)
     if images is not None and len(images) != len(probabilities):
         raise UserError(

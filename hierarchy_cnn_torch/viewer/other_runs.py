@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 
 import datasets
 from hierarchy_cnn_torch.flags import as_user_error
 from hierarchy_cnn_torch.method import similarity, trees
-from hierarchy_cnn_torch.viewer.view import View, samples_of, softmax
+from hierarchy_cnn_torch.viewer.view import View, samples_of
 from reproduction.runtime.arrays import read_npy
 from reproduction.runtime.run_folder import UserError, read_json, shown
 
@@ -39,7 +40,7 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
             raise UserError(
                 f"{shown(logits_file)}: {logits.shape} scores, {len(data.test_labels)} test images; other data?"
             )
-        probabilities = softmax(logits)
+        probabilities = softmax(logits.astype(np.float64), axis=1)
         labels = np.asarray(data.test_labels)
         counts = similarity.confusion_matrix(labels, logits.argmax(1), data.num_classes)
         # scores of the test set: good enough to look at, never to test a claim on

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.compare.export import write_text
 from reproduction.runtime.run_folder import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -71,11 +70,6 @@ def page(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], sprites: Map
             "use --thumbs folder or none, fewer layers or fewer epochs"
         )
     return text
-
-
-def write_page(path: Path, text: str) -> None:
-    """Writes the page atomically; UserError where it cannot be written."""
-    write_text(path, text)
 
 
 def read_page(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

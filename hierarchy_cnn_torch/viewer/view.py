@@ -14,6 +14,7 @@ import numpy as np
 from hierarchy_cnn_torch.method import seriation, trees
 from hierarchy_cnn_torch.method.trees import Node
 from hierarchy_cnn_torch.viewer import pack
+from reproduction.compare.export import write_text
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
 PER_SPRITE, ACROSS = 1000, 40
@@ -109,13 +110,6 @@ def colour_tables() -> dict[str, np.ndarray]:
         "diverging": rgb("PuOr_r", grid),
         "nodes": rgb("Greys_r", 0.35 + 0.6 * grid),
     }
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of scores, float64 [N, K]."""
-    logits = np.asarray(logits, np.float64)
-    e = np.exp(logits - logits.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
 
 
 def sprite_of(images: np.ndarray, tile: int) -> bytes:
@@ -295,5 +289,5 @@ def write(view: View, out: Path, thumbs: str | None = None) -> Mapping[str, Any]
                 sprites = {}
             else:
                 meta["samples"]["sprites"] = [{"key": key} for key in sprites]
-    pack.write_page(out, pack.page(meta, arrays, sprites))
+    write_text(out, pack.page(meta, arrays, sprites))
     return meta

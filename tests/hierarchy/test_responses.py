@@ -20,7 +20,6 @@ def test_streamed_sums_and_top_images_equal_one_shot(tmp_path):
     sums, tops = response_file.stream(batches_of(values, labels), 1300, 5, tmp_path)["a"]
     for k in range(5):
         assert sums.mean()[k] == pytest.approx(values[labels == k].mean(0, dtype=float))
-        assert sums.sd()[k] == pytest.approx(values[labels == k].std(0, dtype=float))
     assert (tops.images == np.argsort(-values, axis=0, kind="stable")[:25]).all()
     stored, scale = response_file.open_responses(tmp_path / "a")
     assert np.allclose(stored.astype(np.float32) * scale, values, rtol=1e-3, atol=1e-4)

@@ -10,8 +10,9 @@ GROUP = np.array([True, True, False, False, False])
 
 def test_perfect_reversed_and_tied_channels():
     responses = np.array([[5, 1, 3.0], [4, 2, 3], [3, 3, 3], [2, 4, 3], [1, 5, 3]])
-    assert selectivity.class_selectivity(responses, GROUP) == pytest.approx([1, 0, 0.4])  # tied: chance level 2/5
-    assert selectivity.sample_selectivity(responses, GROUP, block=2) == pytest.approx([1, 0, 0.4])
+    for block in (2, 64):
+        share = selectivity.sample_selectivity(responses, GROUP, block)
+        assert share == pytest.approx([1, 0, 0.4])  # tied: chance level 2/5
     order, share = selectivity.column_order(responses, GROUP)
     assert order.tolist() == [0, 2, 1] and share[0] == 1
 
@@ -125,4 +126,4 @@ def test_auroc_is_scikit_learns():
 
 def test_a_group_of_all_or_none_is_refused():
     with pytest.raises(ValueError, match="some but not all"):
-        selectivity.class_selectivity(np.zeros((3, 2)), np.ones(3, bool))
+        selectivity.sample_selectivity(np.zeros((3, 2)), np.ones(3, bool))

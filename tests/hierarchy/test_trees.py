@@ -146,3 +146,22 @@ def test_wordnet_paths_are_shortest_and_chains_collapse():
     assert tree.name == "entity" and {child.name for child in tree.children} == {"animal", "car"}
     with pytest.raises(ValueError, match="no entry for n01"):
         trees.from_wordnet(parents, ["n01"], ["x"])
+
+
+def test_a_tree_file_may_hold_an_is_a_graph(tmp_path):
+    graph = {"entity": [], "animal": ["entity"], "dog": ["animal"], "cat": ["animal"], "car": ["vehicle"]}
+    path = tmp_path / "wordnet.json"
+    path.write_text(json.dumps({"parents": graph | {"vehicle": ["entity"]}}))
+    tree = tree_files.load_tree(path, ["dog", "cat", "car"])
+    assert [child.classes for child in tree.children] == [(0, 1), (2,)] and tree.children[0].name == "animal"
+    deep = {f"n{at}": [f"n{at + 1}"] for at in range(5000)} | {"n5000": []}
+    for bad, message in (
+        ({"dog": "animal"}, "lists of names"),
+        ([], "lists of names"),
+        ({"dog": [], "cat": []}, "no entry for car"),
+        (deep | {"dog": ["n0"], "cat": [], "car": []}, "more than 200 steps"),
+        ({"dog": ["cat"], "cat": ["dog"], "car": []}, "misses class 0"),
+    ):
+        path.write_text(json.dumps({"parents": bad}))
+        with pytest.raises(UserError, match=f"wordnet.json: .*{message}"):
+            tree_files.load_tree(path, ["dog", "cat", "car"])

@@ -177,7 +177,7 @@ def test_i6_orders_are_shared(page, ten):
 
 
 def test_i7_response_columns_are_resorted_and_a_channel_is_explained(page, ten):
-    from hierarchy_cnn_torch.method.selectivity import class_selectivity
+    from hierarchy_cnn_torch.method.selectivity import sample_selectivity
     from hierarchy_cnn_torch.viewer.view import scaled_bytes
 
     page.after(lambda: page.page.keyboard.press("2"))
@@ -186,7 +186,7 @@ def test_i7_response_columns_are_resorted_and_a_channel_is_explained(page, ten):
     index = next(i for i, node in enumerate(nodes) if node["classes"] == [0, 1, 2, 3])
     page.after(lambda: page.click_node(index))
     maps = np.load(ten[0].parent / "responses.npz")["conv1"][-1]
-    share = class_selectivity(scaled_bytes(maps), L10[0] == 0)
+    share = sample_selectivity(scaled_bytes(maps), L10[0] == 0)
     shown = share[page.js("blocks.channels")]
     assert (np.diff(shown) <= 1e-9).all() and shown[0] == share.max()
     page.after(lambda: page.click_cell(3, 0))

@@ -11,6 +11,7 @@ from hierarchy_cnn_torch.method import seriation, similarity, trees
 from hierarchy_cnn_torch.viewer import export as export_module
 from hierarchy_cnn_torch.viewer import pack
 from hierarchy_cnn_torch.viewer.view import View, scaled_bytes, triangle_bytes, write
+from reproduction.compare.export import write_text
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from tests.hierarchy.browser import export_arguments, planted_files
 
@@ -60,7 +61,7 @@ def test_export_and_read_back_give_identical_arrays(tmp_path):
         "f": np.array([-3, 4], np.int32),
     }
     meta = {"title": "</script><b>&", "names": ["</script>", "é"]}
-    pack.write_page(tmp_path / "p.html", pack.page(meta, arrays, {}))
+    write_text(tmp_path / "p.html", pack.page(meta, arrays, {}))
     back_meta, back = pack.read_page(tmp_path / "p.html")
     assert back_meta["names"] == meta["names"]
     assert back.keys() == arrays.keys()

@@ -1,0 +1,63 @@
+"""How far numbers of a few seeds or images may lie from the truth: intervals, and groups that over-fit alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from scipy.stats import t
+
+
+def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95 % t interval of paired differences over seeds; NaN limits for fewer than two."""
+    values = np.asarray(differences, float)
+    mean = float(values.mean()) if len(values) else math.nan
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], float], num_images: int, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval over images; `statistic` takes the drawn image indices, int [num_images]."""
+    rng = np.random.default_rng([seed, 0xB007])
+    values = [statistic(rng.integers(0, num_images, num_images)) for _ in range(draws)]
+    return float(np.nanpercentile(values, 2.5)), float(np.nanpercentile(values, 97.5))
+
+
+def within_interval(
+    labels: np.ndarray, predictions: np.ndarray, level: np.ndarray, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Bootstrap interval over images of the share of errors inside the true group."""
+    wrong = labels != predictions
+    inside = wrong & (level[labels] == level[predictions])
+
+    def share(index: np.ndarray) -> float:
+        total = wrong[index].sum()
+        return float(inside[index].sum() / total) if total else math.nan
+
+    return bootstrap_interval(share, len(labels), draws, seed)
+
+
+def spread_of_equal_gaps(
+    groups: Sequence[tuple[np.ndarray, np.ndarray]], gap: float, draws: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """Simulates groups that over-fit alike: how far apart the gaps of few images lie by chance.
+
+    Args:
+      groups: for each group bool [T], [M]: which of its training and test images are classified correctly.
+      gap: training minus test accuracy that each group has.
+      draws: simulated data sets with the same numbers of images.
+      seed: of the draws.
+    Returns:
+      float64 [draws], largest minus smallest gap of a group.
+    """
+    rng = np.random.default_rng([seed, 0x5B4EAD])
+    train, test = (np.array([len(pair[at]) for pair in groups]) for at in (0, 1))
+    accuracy = np.array([pair[0].mean() for pair in groups])
+    trained = rng.binomial(train, accuracy, (draws, len(groups))) / train
+    gaps = trained - rng.binomial(test, np.clip(accuracy - gap, 0, 1), (draws, len(groups))) / test
+    return np.asarray(np.ptp(gaps, axis=1))
