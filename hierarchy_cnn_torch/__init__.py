@@ -1,5 +1,5 @@
 """Do Convolutional Neural Networks Learn Class Hierarchy? (Alsallakh et al., TVCG 2018), from the paper alone.
 
 Trees and cuts, similarity, exact seriation, block-diagonality, selectivity, the hierarchy-aware network with its
-control arms, and the viewer. Importing this package imports no framework.
+controls, and the viewer. Importing this package imports no framework.
 """

@@ -71,7 +71,7 @@ def analyze_seed(config: flags.AnalysisConfig) -> None:
             return load().digests
 
         began = time.monotonic()
-        with together(seed_folder, "train.py --overwrite writes an arm anew"):
+        with together(seed_folder, "train.py --overwrite writes a variant anew"):
             if run_data.is_finished(run, seen, digests):
                 return
             runtime.start(flat.seed, config.threads)

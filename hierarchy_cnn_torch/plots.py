@@ -150,9 +150,9 @@ def sheet(images: np.ndarray, across: int, pad: int = 1) -> np.ndarray:
 
 
 def show_sheet(ax: Any, images: np.ndarray, across: int) -> None:
-    """Draws a sheet, grey where there is one channel."""
-    picture = sheet(images, across)
-    ax.imshow(picture[:, :, 0] if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+    """Draws a sheet, in grey if the images have one channel."""
+    pixels = sheet(images, across)
+    ax.imshow(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=255)
     ax.axis("off")
 
 
@@ -190,7 +190,7 @@ def f7_gaps(seeds: Seeds, path: Path) -> None:
 
 
 def f8_curves(seeds: Seeds, path: Path) -> None:
-    """Test error of the arms over epochs (mean and sd over seeds), and gradient norms of the first epoch by layer."""
+    """Test error of the variants over epochs (mean and sd over seeds), and gradient norms of the first epoch."""
     figure, ((errors, gradients),) = new_figure(11, 3.8, 1, 2, layout=None)
     for arm in seeds[0]["arms"]:
         colour, line = STYLES[arm]
@@ -242,7 +242,7 @@ FIGURES = (  # name, what of a seed's measurements it needs, title
     ("F5", "selectivity", "best channel's selectivity with its null"),
     ("F6", "selectivity", "strongest images per channel"),
     ("F7", "gap", "train-test gap per group"),
-    ("F8", "curves", "learning curves and gradient norms of the arms"),
+    ("F8", "curves", "learning curves and gradient norms of the variants"),
     ("F9", "quality", "doubtful labels"),
 )
 

@@ -98,7 +98,7 @@ def study(
 
     for number, seed in enumerate(seeds):
         for arm, flags in trained.items():
-            add(f"arm {arm} ({'stage 1' if arm == 'A0' else 'stage 2'})", seed, row, arm, flags)
+            add(f"variant {arm} ({'stage 1' if arm == 'A0' else 'stage 2'})", seed, row, arm, flags)
         folder = top / f"seed{seed}"
         # near and far flips need groups: the official tree's, or those stage 1 has just derived
         tree = "official" if request.dataset in OFFICIAL else shown(folder / "A0" / "tree.json")

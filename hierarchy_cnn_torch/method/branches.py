@@ -1,4 +1,4 @@
-"""The arms' targets, the weights of their losses over the epochs, and how heads are joined into a prediction."""
+"""The variants' targets, the weights of their losses over the epochs, and how heads are joined into a prediction."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BT_SWITCH = (8 / 60, 28 / 60)
 
 @dataclass(frozen=True)
 class Branches:
-    """What the branches of an arm fit.
+    """What the branches of a variant fit.
 
     Attributes:
       taps: where they sit, from the input on.
@@ -31,20 +31,20 @@ class Branches:
     labels: tuple[np.ndarray, ...]
 
     def outputs(self) -> dict[str, int]:
-        """Tap -> number of outputs."""
+        """Returns tap -> number of outputs."""
         return {tap: int(labels.max()) + 1 for tap, labels in zip(self.taps, self.labels, strict=True)}
 
 
 def branches_of(arm: str, levels: Sequence[np.ndarray], taps: Sequence[tuple[str, int]], seed: int) -> Branches:
-    """The branches of an arm.
+    """Returns the branches of a variant.
 
     Args:
       arm: A0 to A5; A0 and A5 have none.
       levels: of the tree, coarsest first.
-      taps: (layer, groups) of --taps; empty takes conv2, conv3, conv4 for the levels from the coarsest on.
+      taps: (layer, groups) of --taps; if empty, conv2, conv3, conv4 take the levels from the coarsest on.
       seed: of the random tree of A2.
     Raises:
-      ValueError: a number of groups the tree has no level of, or more levels than default taps.
+      ValueError: a number of groups that no level of the tree has, or more levels than default taps.
     """
     if arm in ("A0", "A5"):
         return Branches((), ())
@@ -69,7 +69,13 @@ def branches_of(arm: str, levels: Sequence[np.ndarray], taps: Sequence[tuple[str
 
 
 def bt_phases(branches: int) -> list[list[float]]:
-    """B-CNN's loss weights phase by phase: [branch 1, ..., branch L, classes] each; for L = 2 exactly theirs."""
+    """Returns the loss weights of B-CNN's schedule, phase by phase; for two branches exactly those of that paper.
+
+    Args:
+      branches: L, number of branches.
+    Returns:
+      One list a phase: [branch 1, ..., branch L, classes].
+    """
     count = branches + 1
     phases = []
     for at in range(count):
@@ -88,8 +94,12 @@ def bt_phases(branches: int) -> list[list[float]]:
 
 
 def bt_switches(branches: int, epochs: int, switch_epochs: Sequence[int] = ()) -> list[int]:
-    """Epochs (0-based) from which the next phase holds; `switch_epochs` as B-CNN counts: at their end.
+    """Returns the epochs, counted from 0, from which the next phase of B-CNN's schedule holds.
 
+    Args:
+      branches: L, number of branches.
+      epochs: in all.
+      switch_epochs: --bt-switch, epochs at whose end the phase changes; if empty, B-CNN's shares of the epochs.
     Raises:
       ValueError: not as many as phases need, or not ascending.
     """
@@ -104,13 +114,17 @@ def bt_switches(branches: int, epochs: int, switch_epochs: Sequence[int] = ()) -
 def loss_weights(
     schedule: str, branches: int, strength: float, epoch: int, epochs: int, switch_epochs: Sequence[int] = ()
 ) -> list[float]:
-    """Weights [branch 1, ..., branch L, classes] in an epoch.
+    """Returns the weights of the losses in an epoch.
 
     Args:
-      schedule: joint (strength for each branch, 1 for the classes) or bt.
-      epoch: 0-based.
+      schedule: joint (`strength` for each branch, 1 for the classes) or bt.
+      branches: L, number of branches.
+      strength: --lambda.
+      epoch: counted from 0.
       epochs: in all.
       switch_epochs: --bt-switch.
+    Returns:
+      [branch 1, ..., branch L, classes].
     """
     if schedule == "joint" or not branches:
         return [strength] * branches + [1.0]
@@ -122,13 +136,13 @@ def total_loss(
     logits: Tensor, branch_logits: Sequence[Tensor], labels: Tensor, maps: Sequence[Tensor], weights: Sequence[float],
     smoothing: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """Summed loss of a batch: weighted cross-entropies of the classes and of each branch.
+    """Returns the summed loss of a batch: weighted cross-entropies of the classes and of each branch.
 
     Args:
       logits: float32 [B, K].
       branch_logits: float32 [B, n_l] each.
       labels: int64 [B] classes.
-      maps: int64 [K] per branch, class -> its label.
+      maps: int64 [K] for each branch, class -> its label there.
       weights: [branches..., classes].
       smoothing: of the targets, in [0, 1].
     Returns:
@@ -148,7 +162,14 @@ def joined(
     labels: Sequence[np.ndarray],
     betas: Sequence[float],
 ) -> np.ndarray:
-    """log p(c) + sum of beta_l log p_l(g_l(c)), float [N, K] (--predict product)."""
+    """Returns log p(c) + sum of beta_l log p_l(g_l(c)), float [N, K] (--predict product).
+
+    Args:
+      log_probabilities: float [N, K], of the classes.
+      branch_logs: float [N, n_l] for each branch.
+      labels: int64 [K] for each branch, class -> its label there.
+      betas: weight of each branch.
+    """
     out = log_probabilities.copy()
     for logs, table, beta in zip(branch_logs, labels, betas, strict=True):
         out += beta * logs[:, table]
@@ -158,7 +179,14 @@ def joined(
 def choose_betas(
     log_probabilities: np.ndarray, branch_logs: Sequence[np.ndarray], labels: Sequence[np.ndarray], truth: np.ndarray
 ) -> list[float]:
-    """Branch weights that predict the validation images best; the smallest ones where several do."""
+    """Returns the branch weights that predict the validation images best; the smallest ones if several do.
+
+    Args:
+      log_probabilities: float [N, K], of the classes.
+      branch_logs: float [N, n_l] for each branch.
+      labels: int64 [K] for each branch, class -> its label there.
+      truth: int64 [N] classes.
+    """
     grid = (0.0, 0.25, 0.5, 1.0)
     best, chosen = -1.0, [0.0] * len(labels)
     for betas in itertools.product(grid, repeat=len(labels)):
@@ -169,7 +197,12 @@ def choose_betas(
 
 
 def gradient_norms(network: torch.nn.Module, names: Sequence[str]) -> Tensor:
-    """float32 [2, layers]: L2 norm of each convolution's weight gradient, and its ratio to the weight's norm."""
+    """Returns the L2 norm of each layer's weight gradient and its ratio to the weight's norm, float32 [2, layers].
+
+    Args:
+      network: after a backward pass.
+      names: of its convolutions.
+    """
     weights = [getattr(network, name).weight for name in names]
     norms = torch.stack([w.grad.norm() if w.grad is not None else w.new_zeros(()) for w in weights])
     return torch.stack([norms, norms / torch.stack([w.detach().norm() for w in weights])])

@@ -10,7 +10,11 @@ from scipy.stats import t
 
 
 def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % t interval of paired differences over seeds; NaN limits for fewer than two."""
+    """Returns the mean and the 95 % t interval of paired differences over seeds; NaN limits for fewer than two.
+
+    Args:
+      differences: one number a seed.
+    """
     values = np.asarray(differences, float)
     mean = float(values.mean()) if len(values) else math.nan
     if len(values) < 2:
@@ -22,7 +26,14 @@ def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
 def bootstrap_interval(
     statistic: Callable[[np.ndarray], float], num_images: int, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval over images; `statistic` takes the drawn image indices, int [num_images]."""
+    """Returns the 95 % percentile interval of a statistic over images.
+
+    Args:
+      statistic: takes the indices of the drawn images, int [num_images].
+      num_images: N.
+      draws: number of samples with replacement.
+      seed: of the draws.
+    """
     rng = np.random.default_rng([seed, 0xB007])
     values = [statistic(rng.integers(0, num_images, num_images)) for _ in range(draws)]
     return float(np.nanpercentile(values, 2.5)), float(np.nanpercentile(values, 97.5))
@@ -31,7 +42,15 @@ def bootstrap_interval(
 def within_interval(
     labels: np.ndarray, predictions: np.ndarray, level: np.ndarray, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Bootstrap interval over images of the share of errors inside the true group."""
+    """Returns the bootstrap interval over images of the share of errors inside the true group.
+
+    Args:
+      labels: int [N] classes.
+      predictions: int [N] classes.
+      level: int [K], group of each class.
+      draws: number of samples with replacement.
+      seed: of the draws.
+    """
     wrong = labels != predictions
     inside = wrong & (level[labels] == level[predictions])
 

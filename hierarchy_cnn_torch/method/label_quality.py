@@ -15,16 +15,16 @@ from hierarchy_cnn_torch.method.trees import lca_height
 
 
 def label_scores(probabilities: np.ndarray, labels: np.ndarray, levels: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Doubt about each label.
+    """Scores the doubt about each label.
 
     Args:
       probabilities: float [N, K], out-of-fold.
-      labels: int [N], as given.
+      labels: int [N], as in the data set.
       levels: tree levels, coarsest first.
     Returns:
       s1: p(predicted) - p(label) for errors, else 0; in [0, 1].
       s2: s1 x height of the LCA of the two (far and confident: wrong label).
-      s3: LCA height of the two most probable classes where they lie within 0.1, else 0 (several objects).
+      s3: LCA height of the two most probable classes if they lie within 0.1, else 0 (several objects).
     """
     rows = np.arange(len(labels))
     num_classes = probabilities.shape[1]
@@ -39,10 +39,12 @@ def label_scores(probabilities: np.ndarray, labels: np.ndarray, levels: Sequence
 
 
 def redundant_pairs(counts: np.ndarray) -> list[tuple[int, int, float]]:
-    """Pairs of labels by s4 = min(P_ij, P_ji) / (P_ii + P_jj), largest first: labels that may mean the same.
+    """Ranks pairs of labels by s4 = min(P_ij, P_ji) / (P_ii + P_jj), largest first: labels that may mean the same.
 
+    Args:
+      counts: int [K, K] confusion counts, rows actual; P are its row shares.
     Returns:
-      (i, j, s4) with i < j, for all pairs with s4 > 0; infinite where neither class is ever right.
+      (i, j, s4) with i < j, for all pairs with s4 > 0; infinite if neither class is ever right.
     """
     rates = row_normalised(counts)
     own = np.diag(rates)
@@ -55,7 +57,7 @@ def redundant_pairs(counts: np.ndarray) -> list[tuple[int, int, float]]:
 
 
 def difference_hash(images: np.ndarray) -> np.ndarray:
-    """64-bit difference hash of each image: 8 x 8 comparisons of neighbours in a 9 x 8 grey thumbnail.
+    """Returns a 64-bit difference hash of each image: 8 x 8 comparisons of neighbours in a 9 x 8 grey thumbnail.
 
     Args:
       images: uint8 [N, H, W, C], H and W at least 9.
@@ -76,8 +78,13 @@ def difference_hash(images: np.ndarray) -> np.ndarray:
 
 
 def duplicates(hashes: np.ndarray, labels: np.ndarray, most: int = 4, block: int = 512) -> list[tuple[int, int, int]]:
-    """Pairs of images with different labels whose hashes differ in at most `most` bits.
+    """Finds pairs of images with different labels whose hashes differ in few bits.
 
+    Args:
+      hashes: uint64 [N].
+      labels: int [N].
+      most: bits that may differ.
+      block: rows compared at a time.
     Returns:
       (image, image, Hamming distance), nearest first.
     """
@@ -91,7 +98,7 @@ def duplicates(hashes: np.ndarray, labels: np.ndarray, most: int = 4, block: int
 
 
 def retrieval(scores: np.ndarray, kind: np.ndarray) -> dict[str, float]:
-    """How well a score finds planted flips (T4).
+    """Measures how well a score finds planted flips (T4).
 
     Args:
       scores: float [N], larger is more doubtful.

@@ -15,7 +15,12 @@ PENALTIES = (1e-4, 1e-2)
 
 
 def standardise(train: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
-    """Subtracts the training mean and divides by the training deviation, per feature; constants become 0."""
+    """Subtracts the training mean and divides by the training deviation, feature by feature; constants become 0.
+
+    Args:
+      train: float [N, D].
+      *others: float [M, D] each, treated with the mean and deviation of `train`.
+    """
     mean, sd = train.mean(0), train.std(0)
     sd = torch.where(sd > 1e-8, sd, torch.full_like(sd, float("inf")))
     return [(x - mean) / sd for x in (train, *others)]
@@ -24,13 +29,14 @@ def standardise(train: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor
 def fit_logistic(
     features: torch.Tensor, labels: torch.Tensor, num_labels: int, penalty: float, steps: int = 40
 ) -> torch.Tensor:
-    """Multinomial logistic regression, L2, full-batch L-BFGS from zero; no random draw.
+    """Fits a multinomial logistic regression with L2 by full-batch L-BFGS from zero; no random draw.
 
     Args:
       features: float32 [N, D], standardised.
       labels: int64 [N].
       num_labels: classes.
       penalty: weight of the squared weights' sum (not the bias).
+      steps: of L-BFGS, at most.
     Returns:
       float32 [D + 1, num_labels]; the last row is the bias.
     """
@@ -51,7 +57,13 @@ def fit_logistic(
 
 
 def accuracy_of(weights: torch.Tensor, features: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of correct labels, in [0, 1]."""
+    """Returns the share of correct labels, in [0, 1].
+
+    Args:
+      weights: float32 [D + 1, L], as `fit_logistic` returns.
+      features: float32 [N, D].
+      labels: int64 [N].
+    """
     return float(((features @ weights[:-1] + weights[-1]).argmax(1) == labels).float().mean())
 
 
@@ -62,13 +74,14 @@ def probe(
     penalties: Sequence[float] = PENALTIES,
     steps: int = 40,
 ) -> float:
-    """Chance-corrected test accuracy of a probe for one level.
+    """Returns the chance-corrected test accuracy of a probe for one level.
 
     Args:
       splits: float32 [N, D] features of train, validation, test.
       labels: int [N] class labels of the same.
       level: int [K] group labels (np.arange(K) for the classes themselves).
       penalties: the best on validation is taken.
+      steps: of L-BFGS, at most.
     Returns:
       (a - q) / (1 - q) with q the largest group's share of the test images.
     """

@@ -14,13 +14,15 @@ AGGREGATES = ("mean", "max", "q95")
 
 
 def aggregate(maps: Any, how: str = "mean") -> Any:
-    """One number per image and channel from post-ReLU maps.
+    """Turns post-ReLU maps into one number for each image and channel.
 
     Args:
       maps: torch float [B, M, H, W], or [B, M] (returned as it is).
       how: mean (the authors' follow-up), max or q95; the paper's own choice could not be read.
     Returns:
       torch float32 [B, M].
+    Raises:
+      ValueError: another word.
     """
     if maps.dim() == 2:
         return maps.float()
@@ -36,8 +38,11 @@ def aggregate(maps: Any, how: str = "mean") -> Any:
 
 @contextmanager
 def tapped(layers: Mapping[str, Any], pool: Callable[[Any], Any]) -> Iterator[dict[str, Any]]:
-    """Forward hooks on the named layers; `pool` is applied inside the hook, so no full map outlives its layer.
+    """Hooks the named layers while the context lasts; `pool` acts inside the hook, so no full map outlives its layer.
 
+    Args:
+      layers: name -> module.
+      pool: turns an output into what is kept of it.
     Yields:
       name -> pooled output of the last forward pass, on the CPU. Hooks are removed whatever happens.
     """
@@ -67,14 +72,19 @@ class ClassSums:
         self.sum = np.zeros((num_classes, channels))
 
     def update(self, values: np.ndarray, labels: np.ndarray) -> None:
-        """Adds a batch: float [B, M] and int [B]."""
+        """Adds a batch.
+
+        Args:
+          values: float [B, M].
+          labels: int [B].
+        """
         values = np.asarray(values, np.float64)
         self.count += np.bincount(labels, minlength=len(self.count))
         for label in np.unique(labels):
             self.sum[label] += values[labels == label].sum(0)
 
     def mean(self) -> np.ndarray:
-        """Class profiles R, float64 [K, M]; NaN for a class without images."""
+        """Returns the class profiles R, float64 [K, M]; NaN for a class without images."""
         with np.errstate(invalid="ignore"):
             return self.sum / self.count[:, None]
 
@@ -88,7 +98,12 @@ class TopImages:
         self.images = np.zeros((0, channels), np.int64)
 
     def update(self, values: np.ndarray, images: np.ndarray) -> None:
-        """Adds a batch: float [B, M] and the image ids, int [B]."""
+        """Adds a batch.
+
+        Args:
+          values: float [B, M].
+          images: int [B] ids.
+        """
         both = np.concatenate([self.values, np.asarray(values, np.float32)])
         ids = np.concatenate([self.images, np.broadcast_to(images[:, None], values.shape)])
         order = np.lexsort((ids, -both), axis=0)[: self.k]
@@ -97,12 +112,10 @@ class TopImages:
 
 
 def class_correlation(profiles: np.ndarray) -> np.ndarray:
-    """Correlation of the classes' profiles at a layer, each channel standardised over classes first.
+    """Returns the correlation of the classes' profiles, channels standardised over classes first; float64 [K, K].
 
     Args:
       profiles: float [K, M].
-    Returns:
-      float64 [K, K].
     """
     centred = profiles - profiles.mean(0)
     sd = centred.std(0)

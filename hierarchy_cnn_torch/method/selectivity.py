@@ -37,12 +37,14 @@ def sample_selectivity(responses: np.ndarray, members: np.ndarray, block: int = 
 def top_class_counts(
     responses: np.ndarray, labels: np.ndarray, num_classes: int, k: int, block: int = 64
 ) -> np.ndarray:
-    """How many of each channel's top k images belong to each class.
+    """Counts how many of each channel's top k images belong to each class.
 
     Args:
       responses: float [N, M] or memory map.
       labels: int [N].
-      k: images counted per channel.
+      num_classes: K.
+      k: images counted for each channel.
+      block: columns at a time.
     Returns:
       float64 [num_classes, M]; images that tie across the border count by their expected share.
     """
@@ -58,7 +60,12 @@ def top_class_counts(
 
 
 def auroc(values: np.ndarray, positive: np.ndarray) -> float:
-    """Probability that a positive ranks above a negative, ties half; NaN if one kind is missing."""
+    """Returns the probability that a positive ranks above a negative, ties half; NaN if one kind is missing.
+
+    Args:
+      values: float [N].
+      positive: bool [N].
+    """
     positive = np.asarray(positive, bool)
     p = int(positive.sum())
     n = len(positive) - p
@@ -68,7 +75,7 @@ def auroc(values: np.ndarray, positive: np.ndarray) -> float:
 
 
 def column_order(responses: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Channels by relevance to a group: selectivity descending, ties by AUROC over the rows.
+    """Orders channels by relevance to a group: selectivity descending, ties by AUROC over the rows.
 
     Args:
       responses: float [K, M] or [N, M].
@@ -82,7 +89,7 @@ def column_order(responses: np.ndarray, members: np.ndarray) -> tuple[np.ndarray
 
 
 def random_best(num_classes: int, group_size: int, channels: int, quantile: float | None = None) -> float:
-    """The best class-rank selectivity of many independent channels whose ranks mean nothing, exactly.
+    """Returns, exactly, the best class-rank selectivity of many independent channels whose ranks mean nothing.
 
     Args:
       num_classes: K.
@@ -107,15 +114,18 @@ def best_with_null(
     seed: int = 0,
     exact_below: int = EXACT_BELOW,
 ) -> dict[str, Any]:
-    """Best channel of each group of a level (sample form), and the same for other groups of equal sizes.
+    """Finds the best channel of each group of a level (images as rows), and the same for other groups of equal sizes.
 
-    A grouping moves whole classes between groups, so channels keep their correlations and classes their images. Where
-    fewer than `exact_below` groupings exist all are tried, the level's own among them, else `permutations` random ones.
+    A grouping moves whole classes between groups, so channels keep their correlations and classes their images. If
+    fewer than `exact_below` groupings exist, all are tried, also the level's own, else `permutations` random ones.
 
     Args:
       responses: float [N, M] or memory map.
       labels: int [N] classes.
       level: int [K] group labels.
+      permutations: number of random groupings.
+      seed: of the random groupings.
+      exact_below: number of groupings from which on only random ones are tried.
     Returns:
       best: mean over groups of the best channel's S_img; groups, channels: of each group; null: float64 [P] of the same
       mean for each grouping, in an order that depends on level and seed alone; null_mean, null_95: of these; exact: all
@@ -156,15 +166,23 @@ def best_with_null(
 
 
 def chance(observed: float, null: np.ndarray, exact: bool) -> float:
-    """p of a value: #>= / P over all groupings, the level's own among them, or (1 + #>=) / (1 + P) over random ones."""
+    """Returns the p of a value under a null.
+
+    Args:
+      observed: the value.
+      null: float [P], of the groupings.
+      exact: whether these are all groupings, the level's own among them.
+    Returns:
+      #>= / P over all groupings, or (1 + #>=) / (1 + P) over random ones.
+    """
     reached = int((null >= observed - 1e-12).sum())
     return max(1, reached) / len(null) if exact else (1 + reached) / (1 + len(null))
 
 
 def best_layer(rows: Sequence[Mapping[str, Any]]) -> tuple[int, float]:
-    """The layer that exceeds its own 95 % null point most, and the p of that excess.
+    """Finds the layer that exceeds its own 95 % null point most, and the p of that excess.
 
-    Each grouping is given its best layer too, so p needs no correction for the number of layers looked at.
+    Each grouping may choose its best layer too, so p needs no correction for the number of layers looked at.
 
     Args:
       rows: what `best_with_null` returned for each layer, with one level and seed.

@@ -16,7 +16,7 @@ from hierarchy_cnn_torch.method.trees import Node
 
 
 def min_plus(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The (min, +) matrix product, looping over the smallest of the three dimensions.
+    """Returns the (min, +) matrix product, looping over the smallest of the three dimensions.
 
     Args:
       a: float [p, q].
@@ -44,10 +44,10 @@ def min_plus(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def optimal_order(merges: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Exact optimal leaf order of a binary tree.
+    """Returns the exact optimal leaf order of a binary tree.
 
     Args:
-      merges: int [K - 1, 2] (further columns are ignored, so SciPy's linkage works): the clusters each step joins,
+      merges: int [K - 1, 2] (further columns are ignored, so SciPy's linkage works): the clusters that each step joins,
         numbered as SciPy does.
       distance: float [K, K], symmetric.
     Returns:
@@ -127,7 +127,12 @@ def _without_mirror(order: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarr
 
 
 def path_length(order: np.ndarray, distance: np.ndarray) -> float:
-    """Sum of the distances between neighbours in an order."""
+    """Returns the sum of the distances between neighbours in an order.
+
+    Args:
+      order: int [K].
+      distance: float [K, K].
+    """
     return float(distance[order[:-1], order[1:]].sum())
 
 
@@ -146,7 +151,7 @@ def _average_linkage_of(clusters: Sequence[np.ndarray], distance: np.ndarray) ->
 
 
 def binary_merges(tree: Node, distance: np.ndarray) -> np.ndarray:
-    """A tree's own merges as a binary tree; nodes with more than two children are joined by average linkage.
+    """Returns a tree's own merges as a binary tree; nodes with more than two children are joined by average linkage.
 
     Args:
       tree: a complete tree over K classes.
@@ -172,7 +177,7 @@ def binary_merges(tree: Node, distance: np.ndarray) -> np.ndarray:
 
 
 def tree_order(tree: Node, distance: np.ndarray) -> np.ndarray:
-    """The unified order of the classes that every view shares: the tree's groups stay together, neighbours are close.
+    """Returns the order of the classes that every view shares: the tree's groups stay together, neighbours are close.
 
     Args:
       tree: a complete tree over K classes.

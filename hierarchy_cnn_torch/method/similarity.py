@@ -14,11 +14,12 @@ MOST_IMAGES = 2**53  # whole numbers up to here are exact in float64, in which m
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts of (actual, predicted).
+    """Counts pairs of actual and predicted class.
 
     Args:
       labels: int [N] in [0, num_classes).
       predictions: int [N] in [0, num_classes).
+      num_classes: K.
     Returns:
       int64 [num_classes, num_classes], rows actual.
     Raises:
@@ -35,6 +36,9 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
 def check_confusion(counts: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:
     """Checks a confusion matrix that came from outside.
 
+    Args:
+      counts: of any type and shape.
+      names: class names, or None.
     Returns:
       int64 [K, K].
     Raises:
@@ -68,13 +72,21 @@ def check_confusion(counts: np.ndarray, names: Sequence[str] | None = None) -> n
 
 
 def row_normalised(counts: np.ndarray) -> np.ndarray:
-    """Rows divided by their sums; a row without images stays zero. float64 [K, K]."""
+    """Divides rows by their sums, float64 [K, K]; a row without images stays zero.
+
+    Args:
+      counts: int [K, K].
+    """
     totals = counts.sum(1, keepdims=True)
     return counts / np.where(totals == 0, 1, totals)
 
 
 def as_distance(distance: np.ndarray) -> np.ndarray:
-    """Makes a distance fit for `squareform`: symmetric, zero diagonal, no negatives from rounding."""
+    """Makes a distance fit for `squareform`: symmetric, zero diagonal, no negatives from rounding.
+
+    Args:
+      distance: float [K, K].
+    """
     distance = np.asarray(distance, np.float64)
     distance = np.clip((distance + distance.T) / 2, 0, None)
     np.fill_diagonal(distance, 0)
@@ -82,7 +94,11 @@ def as_distance(distance: np.ndarray) -> np.ndarray:
 
 
 def correlation(rows: np.ndarray) -> np.ndarray:
-    """Pearson correlation of rows; a constant row correlates 0 with all others. float64 [K, K]."""
+    """Returns the Pearson correlation of rows, float64 [K, K]; a constant row correlates 0 with all others.
+
+    Args:
+      rows: float [K, M].
+    """
     rows = np.asarray(rows, np.float64)
     rows = rows - rows.mean(1, keepdims=True)
     norm = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -107,13 +123,21 @@ def confusion_distance(counts: np.ndarray) -> np.ndarray:
 
 
 def profile_distance(counts: np.ndarray) -> np.ndarray:
-    """1 - correlation of the classes' confusion profiles, rows of [sqrt P | sqrt P^T]; the default for matrices."""
+    """Returns 1 - correlation of the rows of [sqrt P | sqrt P^T], the classes' confusion profiles; default for counts.
+
+    Args:
+      counts: int [K, K], rows actual; P are its row shares.
+    """
     root = np.sqrt(row_normalised(counts))
     return as_distance(1 - correlation(np.concatenate([root, root.T], 1)))
 
 
 def profile_correlation_distance(rows: np.ndarray) -> np.ndarray:
-    """1 - correlation of class rows: last-layer weights [K, F], or class responses [K, M] standardised per channel."""
+    """Returns 1 - correlation of class rows, float64 [K, K].
+
+    Args:
+      rows: last-layer weights [K, F], or class responses [K, M] standardised channel by channel.
+    """
     return as_distance(1 - correlation(rows))
 
 
@@ -130,7 +154,11 @@ class ScoreCorrelation:
         self._products = np.zeros((num_classes, num_classes))
 
     def update(self, scores: np.ndarray) -> None:
-        """Adds a batch, float [B, K]."""
+        """Adds a batch.
+
+        Args:
+          scores: float [B, K].
+        """
         scores = np.asarray(scores, np.float64)
         if self._shift is None:
             self._shift = scores.mean(0)
@@ -140,7 +168,7 @@ class ScoreCorrelation:
         self._products += centred.T @ centred
 
     def correlation(self) -> np.ndarray:
-        """float64 [K, K]; a constant column correlates 0 with all others."""
+        """Returns float64 [K, K]; a constant column correlates 0 with all others."""
         covariance = self._products - np.outer(self._sum, self._sum) / max(self.count, 1)
         sd = np.sqrt(np.clip(np.diag(covariance), 0, None))
         values = np.divide(covariance, np.outer(sd, sd), out=np.zeros_like(covariance), where=np.outer(sd, sd) > 1e-12)
@@ -149,7 +177,7 @@ class ScoreCorrelation:
 
 
 def score_distance(scores: np.ndarray) -> np.ndarray:
-    """1 - correlation of score columns, negatives set to 0 (the authors' follow-up notebook).
+    """Returns 1 - correlation of score columns, negatives set to 0 (the authors' follow-up notebook).
 
     Args:
       scores: logits (or other scores), float [N, K].
@@ -161,7 +189,7 @@ def score_distance(scores: np.ndarray) -> np.ndarray:
 
 
 def dendrogram(distance: np.ndarray, method: str = "average") -> np.ndarray:
-    """SciPy linkage of a class distance, passed in its condensed form.
+    """Returns the SciPy linkage of a class distance, which takes it in its condensed form.
 
     Args:
       distance: float [K, K], symmetric, zero diagonal.
@@ -177,6 +205,9 @@ def dendrogram(distance: np.ndarray, method: str = "average") -> np.ndarray:
 def check_sizes(sizes: Sequence[int], num_classes: int) -> None:
     """Checks numbers of groups that a user asks for.
 
+    Args:
+      sizes: --levels.
+      num_classes: K.
     Raises:
       ValueError: a size is not in [2, K - 1].
     """
@@ -186,7 +217,12 @@ def check_sizes(sizes: Sequence[int], num_classes: int) -> None:
 
 
 def lacking(levels: Sequence[np.ndarray], sizes: Sequence[int]) -> str:
-    """What to print where a dendrogram has no levels of the sizes asked for; "" where it has them all."""
+    """Returns what to print if a dendrogram has no levels of the sizes asked for; "" if it has them all.
+
+    Args:
+      levels: as `cut` returns.
+      sizes: --levels.
+    """
     present = [int(level.max()) + 1 for level in levels]
     if set(sizes) <= set(present):
         return ""
@@ -196,13 +232,13 @@ def lacking(levels: Sequence[np.ndarray], sizes: Sequence[int]) -> str:
 
 
 def cut(merged: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
-    """Levels of a dendrogram.
+    """Returns levels of a dendrogram.
 
     Args:
       merged: SciPy linkage of K classes.
-      sizes: groups per level, any order; a level can come out smaller where heights tie, repeated ones are dropped.
+      sizes: groups of each level, in any order; a level can come out smaller if heights tie, repeated ones are dropped.
     Returns:
-      int64 [K] per level, coarsest first, nested.
+      int64 [K] for each level, coarsest first, nested.
     Raises:
       ValueError: a size is not in [2, K - 1].
     """
@@ -218,7 +254,11 @@ def cut(merged: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
 
 
 def default_sizes(num_classes: int) -> list[int]:
-    """Returns groups per level if nobody asks for numbers: 2, about the middle, about one group in five classes."""
+    """Returns groups of each level if nobody asks for numbers: 2, about the middle, about one group in five classes.
+
+    Args:
+      num_classes: K.
+    """
     if num_classes < 5:
         return [2] if num_classes > 2 else []
     if num_classes <= 20:

@@ -19,7 +19,7 @@ PERMUTATIONS = 9999
 def planted_confusion(
     levels: Sequence[np.ndarray], per_class: int, accuracy: float, shares: Sequence[float], seed: int
 ) -> np.ndarray:
-    """A confusion matrix whose errors are known: for tests, and to see what a statistic can find.
+    """Returns a confusion matrix whose errors are known, int64 [K, K]: for tests, and to see what a statistic can find.
 
     Args:
       levels: group labels, coarsest first.
@@ -28,8 +28,6 @@ def planted_confusion(
       shares: probability that an error lands at each LCA height, from height 1 (inside the finest group) to
         len(levels) + 1 (elsewhere under the root); sums to 1. Empty: errors fall on any wrong class alike.
       seed: of the draws.
-    Returns:
-      int64 [K, K].
     """
     num_classes = len(levels[0])
     height = lca_height(levels, num_classes)
@@ -47,7 +45,14 @@ def planted_confusion(
 
 
 def distinct_splits(level: np.ndarray, most: int) -> Iterator[np.ndarray] | None:
-    """All distinct ways to form groups of the level's sizes, int64 [K] each, or None where there are `most` or more."""
+    """Lists all distinct ways to form groups of a level's sizes.
+
+    Args:
+      level: int [K] group labels.
+      most: number of ways from which on the answer is None.
+    Returns:
+      Group labels int64 [K] of each way, or None.
+    """
     sizes = sorted(np.bincount(level).tolist(), reverse=True)
     count = math.factorial(len(level))
     for size in sizes:
@@ -74,7 +79,12 @@ def distinct_splits(level: np.ndarray, most: int) -> Iterator[np.ndarray] | None
 
 
 def within_share(errors: np.ndarray, level: np.ndarray) -> float:
-    """Share of the errors that stay inside the true group. NaN without errors."""
+    """Returns the share of the errors that stay inside the true group; NaN without errors.
+
+    Args:
+      errors: float [K, K], zero diagonal.
+      level: int [K] group labels.
+    """
     total = errors.sum()
     return float(errors[level[:, None] == level[None, :]].sum() / total) if total else math.nan
 
@@ -82,15 +92,15 @@ def within_share(errors: np.ndarray, level: np.ndarray) -> float:
 def block_diagonality(
     counts: np.ndarray, level: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> dict[str, float | int | bool]:
-    """Do errors stay inside the groups of one level, more than for groups of equal sizes drawn at random?
+    """Tests whether errors stay inside the groups of one level more than for groups of equal sizes drawn at random.
 
     Args:
       counts: int [K, K] confusion counts, rows actual; the diagonal is ignored.
       level: int [K] group labels.
-      permutations: class-label permutations; where fewer distinct groupings exist, all are taken instead.
+      permutations: class-label permutations; if fewer distinct groupings exist, all are taken instead.
       seed: of the permutations.
     Returns:
-      groups; within: W, share of errors inside the true group; expected: W where an error falls on any wrong class
+      groups; within: W, share of errors inside the true group; expected: W if an error falls on any wrong class
       alike; expected_matched: the same with the predicted classes' own shares; lift: within / expected; p: of W under
       the permutations, (1 + #>=) / (1 + N), or #>= / N over all groupings; exact: which of the two.
     Source: ours (the paper shows the matrix; its statistic, if any, could not be read).
@@ -142,10 +152,13 @@ def block_diagonality(
 
 
 def nested_shares(counts: np.ndarray, levels: Sequence[np.ndarray]) -> list[float]:
-    """Among the errors inside a group of each level, the share that stays inside the next finer group too.
+    """Returns, of the errors inside a group of each level, the share that stays inside the next finer group too.
 
+    Args:
+      counts: int [K, K] confusion counts.
+      levels: coarsest first.
     Returns:
-      One number per level; the first counts among all errors.
+      One number a level; the first counts among all errors.
     """
     errors = np.asarray(counts, np.float64).copy()
     np.fill_diagonal(errors, 0)
@@ -159,7 +172,12 @@ def nested_shares(counts: np.ndarray, levels: Sequence[np.ndarray]) -> list[floa
 
 
 def mistake_severity(counts: np.ndarray, levels: Sequence[np.ndarray]) -> float:
-    """Mean LCA height of the errors, in [1, len(levels) + 1]; NaN without errors."""
+    """Returns the mean LCA height of the errors, in [1, len(levels) + 1]; NaN without errors.
+
+    Args:
+      counts: int [K, K] confusion counts.
+      levels: coarsest first.
+    """
     errors = np.asarray(counts, np.float64).copy()
     np.fill_diagonal(errors, 0)
     total = errors.sum()
@@ -167,7 +185,12 @@ def mistake_severity(counts: np.ndarray, levels: Sequence[np.ndarray]) -> float:
 
 
 def group_counts(counts: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """The confusion matrix of the groups, int64 [G, G] ("aggregate" in the viewer)."""
+    """Returns the confusion matrix of the groups, int64 [G, G] ("aggregate" in the viewer).
+
+    Args:
+      counts: int [K, K] confusion counts.
+      level: int [K] group labels.
+    """
     member = np.eye(int(level.max()) + 1, dtype=np.int64)[level]
     return member.T @ np.asarray(counts, np.int64) @ member
 
@@ -185,13 +208,21 @@ def among_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 
 def chance_corrected(accuracy: float, largest_share: float) -> float:
-    """(a - q) / (1 - q): 0 for always naming the largest group, 1 for perfect."""
+    """Returns (a - q) / (1 - q): 0 for always naming the largest group, 1 for perfect.
+
+    Args:
+      accuracy: a, in [0, 1].
+      largest_share: q, of the largest group, in [0, 1).
+    """
     return (accuracy - largest_share) / (1 - largest_share)
 
 
 def group_report(counts: np.ndarray, level: np.ndarray) -> dict[str, Any]:
-    """Accuracy of the groups that class predictions imply, with recall, precision and F1 per group.
+    """Returns the accuracy of the groups that class predictions imply, with recall, precision and F1 of each group.
 
+    Args:
+      counts: int [K, K] confusion counts.
+      level: int [K] group labels.
     Returns:
       accuracy; corrected (see `chance_corrected`); recall, precision, f1: float [G], NaN where undefined.
     """
@@ -207,16 +238,25 @@ def group_report(counts: np.ndarray, level: np.ndarray) -> dict[str, Any]:
 
 
 def conditional_accuracy(counts: np.ndarray, levels: Sequence[np.ndarray]) -> list[float]:
-    """acc(level + 1) / acc(level) down the tree; the last entry goes from the finest groups to the classes."""
+    """Returns acc(level + 1) / acc(level) down the tree; the last number goes from the finest groups to the classes.
+
+    Args:
+      counts: int [K, K] confusion counts.
+      levels: coarsest first.
+    """
     accuracies = [float(np.trace(group_counts(counts, level)) / counts.sum()) for level in levels]
     accuracies.append(float(np.trace(counts) / counts.sum()))
     return [b / a if a else math.nan for a, b in itertools.pairwise(accuracies)]
 
 
 def class_terms(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Per-class terms of ours: popularity, in-mix, out-mix, recall, precision; float [K], NaN where undefined.
+    """Returns terms of ours for each class, float [K], NaN where undefined.
 
-    popularity is predicted / actual count (above 1: over-predicted); in-mix is FP / predicted; out-mix FN / actual.
+    Args:
+      counts: int [K, K] confusion counts, rows actual.
+    Returns:
+      popularity: predicted / actual count (above 1: over-predicted); in_mix: FP / predicted; out_mix: FN / actual;
+      recall; precision.
     """
     actual, predicted, right = counts.sum(1), counts.sum(0), np.diag(counts)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -230,7 +270,12 @@ def class_terms(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def mixed_classes(values: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Classes whose in- or out-mix lies beyond the 90th percentile of their group; bool [K]."""
+    """Marks the classes whose in- or out-mix lies above the 90th percentile of their group, bool [K].
+
+    Args:
+      values: float [K], a term of `class_terms`.
+      level: int [K] group labels.
+    """
     out = np.zeros(len(values), bool)
     for label in np.unique(level):
         members = np.flatnonzero(level == label)
@@ -242,11 +287,13 @@ def mixed_classes(values: np.ndarray, level: np.ndarray) -> np.ndarray:
 def mantel(
     similarity: np.ndarray, levels: Sequence[np.ndarray], permutations: int = 999, seed: int = 0
 ) -> dict[str, float]:
-    """Does class similarity follow the tree? Spearman with LCA depth over pairs of classes, p by permuting classes.
+    """Tests whether class similarity follows the tree: Spearman with LCA depth over pairs, p by permuting classes.
 
     Args:
       similarity: float [K, K], symmetric.
       levels: coarsest first.
+      permutations: of the classes.
+      seed: of the permutations.
     Returns:
       rho: Spearman's coefficient over the K(K-1)/2 pairs; p: one-sided.
     """
@@ -272,9 +319,13 @@ def mantel(
 
 
 def epoch_to_90(epochs: Sequence[int], values: Sequence[float]) -> float:
-    """First epoch (interpolated) at which a curve has made 90 % of its way from its first to its last value.
+    """Returns the first epoch (interpolated) at which a curve has made 90 % of its way from first to last value.
 
-    NaN where the curve does not rise.
+    Args:
+      epochs: ascending.
+      values: one number an epoch.
+    Returns:
+      NaN if the curve does not rise.
     """
     start, end = values[0], values[-1]
     goal = start + 0.9 * (end - start)

@@ -26,7 +26,11 @@ class Node:
     children: tuple[Node, ...] = field(default=())
 
     def walk(self, depth: int = 0) -> Iterator[tuple[int, Node]]:
-        """All nodes with their depth, parents first."""
+        """Yields all nodes with their depth, parents first.
+
+        Args:
+          depth: of this node.
+        """
         stack = [(depth, self)]
         while stack:
             at, node = stack.pop()
@@ -35,12 +39,22 @@ class Node:
 
 
 def leaf(index: int, name: str) -> Node:
-    """The node of one class."""
+    """Returns the node of one class.
+
+    Args:
+      index: class id.
+      name: of the class.
+    """
     return Node(name, (index,))
 
 
 def group(name: str, children: Sequence[Node]) -> Node:
-    """A node over others; its classes are theirs."""
+    """Returns a node over others; its classes are theirs.
+
+    Args:
+      name: of the group.
+      children: in order.
+    """
     return Node(name, tuple(sorted(c for child in children for c in child.classes)), tuple(children))
 
 
@@ -48,7 +62,7 @@ def check_levels(levels: Sequence[np.ndarray], num_classes: int | None = None) -
     """Checks that every group lies inside one group of the level above.
 
     Args:
-      levels: group label of each class per level, coarsest first; int [num_classes] each.
+      levels: group label of each class for each level, coarsest first; int [num_classes] each.
       num_classes: expected length, or None.
     Returns:
       The levels with labels renumbered from 0 in the order of their lowest class; int64.
@@ -81,12 +95,12 @@ def check_levels(levels: Sequence[np.ndarray], num_classes: int | None = None) -
 
 
 def levels_of(tree: Node) -> list[np.ndarray]:
-    """Levels of a tree by depth, coarsest first; root and classes left out.
+    """Returns the levels of a tree by depth, coarsest first, without root and classes.
 
     Args:
       tree: a complete tree (see `check_tree`).
     Returns:
-      int64 [num_classes] per depth; a depth that repeats the one above, or has only single classes, is left out.
+      int64 [num_classes] for each depth; a depth that repeats the one above, or has only single classes, is left out.
     """
     num_classes = len(tree.classes)
     deepest = max(depth for depth, _ in tree.walk())
@@ -104,7 +118,7 @@ def levels_of(tree: Node) -> list[np.ndarray]:
 
 
 def tree_of(levels: Sequence[np.ndarray], names: Sequence[str], group_names: Sequence[Sequence[str]] = ()) -> Node:
-    """The tree of some levels.
+    """Returns the tree of some levels.
 
     Args:
       levels: as `levels_of` returns, coarsest first.
@@ -127,14 +141,22 @@ def tree_of(levels: Sequence[np.ndarray], names: Sequence[str], group_names: Seq
 
 
 def auto_name(names: Sequence[str], most: int = 3) -> str:
-    """A group's name where nobody gave one: its first class names."""
+    """Returns a group's name if nobody chose one: its first class names.
+
+    Args:
+      names: of its classes.
+      most: names that are spelt out.
+    """
     more = f" +{len(names) - most}" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def check_tree(tree: Node, names: Sequence[str]) -> Node:
-    """Checks that the tree holds every class once.
+    """Checks that the tree holds every class once, and returns it.
 
+    Args:
+      tree: of any shape.
+      names: class names.
     Raises:
       ValueError: a class is missing, stands twice, or is out of range; names it.
     """
@@ -157,7 +179,11 @@ def check_tree(tree: Node, names: Sequence[str]) -> Node:
 
 
 def to_json(tree: Node) -> dict[str, Any]:
-    """Nested dictionary {id, name, children, classes}; ids count nodes from the root."""
+    """Returns a nested dictionary {id, name, children, classes}; ids count nodes from the root.
+
+    Args:
+      tree: any.
+    """
     ids = {id(node): number for number, (_, node) in enumerate(tree.walk())}
 
     def one(node: Node) -> dict[str, Any]:
@@ -201,20 +227,26 @@ def from_json(data: Any, names: Sequence[str]) -> Node:
 
 
 def random_levels(levels: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
-    """The same groups and sizes with the classes permuted (arm A2); nests because one permutation serves all levels."""
+    """Returns the same groups with the classes permuted (A2); they nest, as one permutation serves all levels.
+
+    Args:
+      levels: coarsest first.
+      seed: of the permutation.
+    """
     num_classes = len(levels[0])
     shuffle = np.random.default_rng([seed, 0xA2]).permutation(num_classes)
     return [np.asarray(level)[shuffle] for level in levels]
 
 
 def lca_height(levels: Sequence[np.ndarray], num_classes: int) -> np.ndarray:
-    """Height of the lowest common ancestor of each pair of classes.
+    """Returns the height of the lowest common ancestor of each pair of classes.
 
     Args:
       levels: coarsest first.
+      num_classes: K.
     Returns:
       int64 [num_classes, num_classes]: 0 for a class with itself, 1 inside the finest group, ..., len(levels) + 1
-      where only the root is shared.
+      if only the root is shared.
     """
     height = np.full((num_classes, num_classes), len(levels) + 1, np.int64)
     for depth, level in enumerate(levels):
@@ -225,8 +257,11 @@ def lca_height(levels: Sequence[np.ndarray], num_classes: int) -> np.ndarray:
 
 
 def choose_levels(tree: Node, sizes: Sequence[int]) -> list[np.ndarray]:
-    """The levels of a tree that have the asked numbers of groups; all of them where no sizes are asked.
+    """Returns the levels of a tree that have the asked numbers of groups, or all of them if no sizes are asked.
 
+    Args:
+      tree: a complete tree.
+      sizes: --levels.
     Raises:
       ValueError: a size is not among the tree's; says which are.
     """

@@ -124,7 +124,7 @@ class Network(nn.Module):
           num_classes: outputs of the last layer.
           branches: tap -> outputs of the branch head there.
           bn: batch normalisation after each convolution (an ablation: it masks vanishing gradients).
-          seed: every layer's weights are a pure function of (seed, layer name), so arms share their common layers.
+          seed: every layer's weights are a pure function of (seed, layer name), so variants share their common layers.
           hidden: width of a branch's hidden layer.
           dropout: probability, before each fully connected layer but the first of a branch and fc8.
         """
@@ -183,7 +183,7 @@ class Network(nn.Module):
             x = self.to_grid(x)
         x = self.fc6_relu(self.fc6(self.dropout(x.flatten(1))))
         x = self.fc7_relu(self.fc7(self.dropout(x)))
-        logits = self.fc8(x)  # before the branches: the trunk's dropout draws are the same in every arm
+        logits = self.fc8(x)  # before the branches: the trunk's dropout draws are the same in every variant
         return logits, {tap: self.heads[tap](value) for tap, value in tapped.items()}
 
     def response_layers(self) -> dict[str, nn.Module]:
@@ -211,7 +211,7 @@ def parameters_of(network: nn.Module) -> int:
 
 
 def widened(trunk: Trunk, channels: int, num_classes: int, budget: int) -> Trunk:
-    """The trunk with the fully connected width that comes nearest to a number of parameters (arm A5).
+    """The trunk with the fully connected width that comes nearest to a number of parameters (A5).
 
     Args:
       budget: parameters of the whole network without branches.

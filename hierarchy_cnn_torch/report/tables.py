@@ -56,18 +56,18 @@ def t2(seeds: Seeds) -> list[list[str]]:
 
 
 def t3(seeds: Seeds) -> list[list[str]]:
-    """Arms: errors, epochs to A0's final error, parameters, seconds per epoch, paired difference to A0."""
+    """Variants: errors, epochs to A0's final error, parameters, seconds per epoch, paired difference to A0."""
     arms = seeds[0]["arms"]
 
     def metric(arm: str, name: str) -> list[Any]:
-        return [s["curves"][arm]["metrics"].get(name) for s in seeds]
+        return [s["curves"].get(arm, {"metrics": {}})["metrics"].get(name) for s in seeds]
 
     def error(arm: str, name: str) -> str:
         return spread([1 - v for v in metric(arm, name) if v is not None], 100)
 
     def difference(arm: str, other: str) -> str:
         pairs = zip(metric(arm, "test_accuracy"), metric(other, "test_accuracy"), strict=True)
-        return interval([a - b for a, b in pairs], 100)
+        return interval([a - b for a, b in pairs if a is not None and b is not None], 100)
 
     names = {name for s in seeds for name in s["curves"]["A0"]["metrics"] if name.startswith("group_accuracy/")}
     groups = sorted(int(name.split("/")[1]) for name in names)
@@ -75,13 +75,13 @@ def t3(seeds: Seeds) -> list[list[str]]:
     if all(v is not None for v in metric("A0", "test_top5_accuracy")):
         errors["top-5 error %"] = "test_top5_accuracy"
     errors |= {f"{group}-group error %": f"group_accuracy/{group}" for group in groups}
-    rows = [["arm", *errors, "epochs to A0's error", "parameters", "s/epoch", "accuracy - A0, points",
-             "A1 - arm, points"]]  # fmt: skip
+    rows = [["variant", *errors, "epochs to A0's error", "parameters", "s/epoch", "accuracy - A0, points",
+             "A1 - variant, points"]]  # fmt: skip
     for arm in arms:
         rows.append([
             f"{arm} {ARM_NAMES[arm]}",
             *(error(arm, name) for name in errors.values()),
-            spread([s["metrics"][f"epochs_to_A0/{arm}"] for s in seeds]),
+            spread([s["metrics"].get(f"epochs_to_A0/{arm}") for s in seeds]),
             spread(metric(arm, "parameters"), 1, 0),
             spread(metric(arm, "seconds_per_epoch"), 1, 1),
             "-" if arm == "A0" else difference(arm, "A0"),
@@ -120,7 +120,7 @@ TABLES: tuple[tuple[str, str, str, Callable[[Seeds], list[list[str]]]], ...] = (
     # name, what of a seed's measurements it needs, title, builder
     ("T1", "T1", "errors inside groups, per level", t1),
     ("T2", "e90", "epochs to 90 % per layer and level", t2),
-    ("T3", "curves", "arms", t3),
+    ("T3", "curves", "variants", t3),
     ("T4", "quality", "planted label noise", t4),
     ("T5", "T1", "classes: over- and under-predicted, mixed", t5),
 )

@@ -94,7 +94,11 @@ def _responses(name: str, values: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def probabilities_of(scores: np.ndarray) -> np.ndarray:
-    """Returns scores as probabilities: unchanged if rows are non-negative and sum to 1, else their softmax."""
+    """Returns scores as probabilities: unchanged if rows are non-negative and sum to 1, else their softmax.
+
+    Args:
+      scores: float [N, K].
+    """
     from scipy.special import softmax
 
     scores = np.asarray(scores, np.float64)
@@ -104,7 +108,13 @@ def probabilities_of(scores: np.ndarray) -> np.ndarray:
 
 
 def from_files(args: argparse.Namespace) -> View:
-    """The view of files of one's own."""
+    """Returns the view of files of one's own.
+
+    Args:
+      args: parsed flags.
+    Raises:
+      UserError: a file is missing, unreadable, or does not fit the others.
+    """
     from hierarchy_cnn_torch.data.tree_files import load_tree
     from hierarchy_cnn_torch.method import similarity
     from hierarchy_cnn_torch.method.responses import class_correlation

@@ -22,8 +22,10 @@ def view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: st
     """Collects what analyze.py and train.py wrote.
 
     Args:
-      seed_folder: holds A0 and, where it was analysed, analysis/.
-      compare: second arm, such as A1; None or a missing arm shows A0 alone.
+      seed_folder: holds A0 and, if it was analysed, analysis/.
+      compare: second variant, such as A1; None or a missing one shows A0 alone.
+      title: of the page; "" names data set and seed.
+      data_dir: data sets, for the images; None takes the run's own.
     Raises:
       UserError: no finished stage 1, with the command to run; its images cannot be loaded; its files are damaged.
     """

@@ -17,12 +17,14 @@ from reproduction.runtime.run_folder import UserError, read_json, shown
 
 
 def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[int]) -> View:
-    """A page for a run folder of another paper.
+    """Returns the view of a run folder of another paper.
 
     Args:
-      folder: holds evaluation.json with confusion_last and class_names (subclass), or fc-logits-test.npy beside
+      folder: holds evaluation.json with confusion_last and class_names (subclass), or fc-logits-test.npy next to
         config.json (class2str).
-      asked: groups per level of the derived tree; none: 2 and 4.
+      title: of the page; "" names the folder.
+      data_dir: data sets, for the images; None takes the run's own.
+      asked: groups of each level of the derived tree; none: 2 and 4.
     Raises:
       UserError: neither is there; there are no levels as asked for; or the data set of the scores cannot be loaded.
     """
@@ -72,10 +74,15 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
 
 
 def derived_tree(distance: np.ndarray, names: list[str], asked: list[int], default: list[int]) -> trees.Node:
-    """Average linkage of the classes, cut into the levels asked for, else into the default ones.
+    """Returns the average linkage of the classes, cut into levels.
 
+    Args:
+      distance: float [K, K].
+      names: class names.
+      asked: --levels.
+      default: numbers of groups if none are asked for.
     Raises:
-      UserError: levels were asked for and there is none; a line on stderr where only some are lacking.
+      UserError: levels were asked for and there is none; if only some are lacking, a line on stderr says so.
     """
     sizes = asked or default
     with as_user_error():

@@ -25,7 +25,11 @@ COMPRESS_FROM_BYTES = 512
 
 
 def packed(values: np.ndarray) -> tuple[dict[str, Any], str]:
-    """One array as text: {dtype, shape, gzip} and base64 of its little-endian bytes, compressed where that pays."""
+    """Turns an array into text: {dtype, shape, gzip} and base64 of its little-endian bytes, compressed if that pays.
+
+    Args:
+      values: of any shape.
+    """
     values = np.ascontiguousarray(values)
     raw = values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
     small = gzip.compress(raw, 6, mtime=0) if len(raw) >= COMPRESS_FROM_BYTES else raw
@@ -35,7 +39,7 @@ def packed(values: np.ndarray) -> tuple[dict[str, Any], str]:
 
 
 def page(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], sprites: Mapping[str, bytes]) -> str:
-    """The whole HTML page.
+    """Returns the whole HTML page.
 
     Args:
       meta: JSON values, without `arrays`.
@@ -73,8 +77,10 @@ def page(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], sprites: Map
 
 
 def read_page(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Settings and arrays back out of a page.
+    """Reads settings and arrays back out of a page.
 
+    Args:
+      path: the HTML file.
     Raises:
       UserError: not a page of this viewer.
     """

@@ -79,28 +79,42 @@ class View:
 
 
 def smallest(values: np.ndarray) -> np.ndarray:
-    """Whole numbers, not negative, in the smallest type of the page that holds them; exact up to 2^53."""
+    """Stores whole numbers, not negative, in the smallest type of the page that holds them; exact up to 2^53.
+
+    Args:
+      values: int, of any shape.
+    """
     most = int(values.max()) if values.size else 0
     whole = (kind for kind in (np.uint8, np.uint16, np.uint32) if most <= np.iinfo(kind).max)
     return values.astype(next(whole, np.float64))
 
 
 def scaled_bytes(responses: np.ndarray) -> np.ndarray:
-    """Class responses [K, M] as bytes, each channel from its least to its largest class. uint8 [K, M]."""
+    """Turns class responses into bytes, each channel from its least to its largest class; uint8 [K, M].
+
+    Args:
+      responses: float [K, M].
+    """
     low, high = np.nanmin(responses, 0), np.nanmax(responses, 0)
     span = np.where(high > low, high - low, 1)
     return np.nan_to_num(np.rint((responses - low) / span * 255), nan=0.0).astype(np.uint8)
 
 
 def triangle_bytes(values: np.ndarray) -> np.ndarray:
-    """Upper triangle of correlations, -1..1 on 0..255. uint8 [K (K - 1) / 2]."""
+    """Turns the upper triangle of correlations into bytes, -1..1 on 0..255; uint8 [K (K - 1) / 2].
+
+    Args:
+      values: float [K, K].
+    """
     upper = values[np.triu_indices(len(values), 1)]
     return np.rint((np.clip(upper, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def colour_tables() -> dict[str, np.ndarray]:
-    """Look-up tables of 256 colours, uint8 [256, 3], safe for colour-blind readers: cividis and a blue-orange map
-    whose ends differ in lightness order only by sign glyphs, plus a light table for tree nodes."""
+    """Returns look-up tables of 256 colours, uint8 [256, 3], safe for colour-blind readers.
+
+    They are cividis, a blue-orange map whose ends differ by sign glyphs, and a light table for tree nodes.
+    """
     import matplotlib
 
     grid = np.linspace(0, 1, 256)
@@ -113,7 +127,12 @@ def colour_tables() -> dict[str, np.ndarray]:
 
 
 def sprite_of(images: np.ndarray, tile: int) -> bytes:
-    """Up to 1,000 images as one JPEG sheet, 40 across."""
+    """Returns up to 1,000 images as one JPEG sheet, 40 across.
+
+    Args:
+      images: uint8 [N, H, W, C].
+      tile: side of an image on the sheet, pixels.
+    """
     from PIL import Image
 
     rows = math.ceil(len(images) / ACROSS)
@@ -130,8 +149,12 @@ def sprite_of(images: np.ndarray, tile: int) -> bytes:
 
 
 def errors_and_exemplars(labels: np.ndarray, probabilities: np.ndarray, keep: Sequence[int] = ()) -> np.ndarray:
-    """Rows to list as samples: all errors, the surest right images of each class, and those asked for.
+    """Chooses the rows to list as samples: all errors, the surest right images of each class, and those asked for.
 
+    Args:
+      labels: int [N].
+      probabilities: float [N, K].
+      keep: further rows.
     Returns:
       int64, ascending.
     """
@@ -147,13 +170,14 @@ def errors_and_exemplars(labels: np.ndarray, probabilities: np.ndarray, keep: Se
 def samples_of(
     labels: np.ndarray, probabilities: np.ndarray, images: np.ndarray | None, keep: Sequence[int] = (), note: str = ""
 ) -> Samples:
-    """The sample table of some predictions.
+    """Returns the sample table of some predictions.
 
     Args:
       labels: int [N].
       probabilities: float [N, K].
       images: uint8 [N, H, W, C] or None.
       keep: further images to list (a channel's strongest).
+      note: which images and which network, for people.
     """
     rows = errors_and_exemplars(labels, probabilities, keep)
     predicted = probabilities.argmax(1)
@@ -164,8 +188,10 @@ def samples_of(
 
 
 def build(view: View) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Settings and arrays of a page (without thumbnails).
+    """Returns settings and arrays of a page (without thumbnails).
 
+    Args:
+      view: what to show.
     Raises:
       UserError: shapes of the parts do not fit each other.
     """

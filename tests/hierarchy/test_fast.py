@@ -13,6 +13,7 @@ from hierarchy_cnn_torch import flags, reproduce
 from hierarchy_cnn_torch.data import images
 from hierarchy_cnn_torch.method.branches import Branches
 from hierarchy_cnn_torch.networks import alexnet
+from hierarchy_cnn_torch.report import tables
 from hierarchy_cnn_torch.training import evaluate, loop
 from reproduction.runtime.flags import as_dict
 from reproduction.runtime.record import load_record
@@ -125,6 +126,19 @@ def test_all_training_images_are_trained_on_and_nothing_is_chosen_on_them(monkey
 def test_what_needs_held_out_images_is_refused(more):
     with pytest.raises(flags.UserError, match="--train-held-out"):
         flags.resolve_train(flags.train_parser().parse_args(["--train-held-out", *more]))
+
+
+def test_a_table_over_seeds_of_which_one_lacks_a_variant():
+    """The further variants of matched run on fewer seeds than the core ones."""
+
+    def seed(**accuracies):
+        curves = {arm: {"metrics": {"test_accuracy": value, "parameters": 9.0}} for arm, value in accuracies.items()}
+        return {"arms": sorted(accuracies), "curves": curves, "metrics": {f"epochs_to_A0/{arm}": 1.0 for arm in curves}}
+
+    rows = tables.t3([seed(A0=0.5, A1=0.6, A3=0.55), seed(A0=0.6, A1=0.8)])
+    head, (flat, aware, deep) = rows[0], rows[1:]
+    assert flat[head.index("top-1 error %")] == "45.00 ± 7.07" and deep[head.index("top-1 error %")] == "45.00"
+    assert aware[head.index("accuracy - A0, points")].startswith("+15.00 [") and "+5.00 (one seed)" in deep
 
 
 def test_both_stages_and_the_analysis_with_the_flags_of_matched(pictures, tree_file, tmp_path):  # noqa: F811
