@@ -26,6 +26,8 @@ TABLE: dict[str, Callable[[Config], bool] | None] = {
     "STL-D17": lambda c: c.aug_style == "img" and c.frame_size == c.resize_sides[0],
     "STL-D19": None,
     "STL-D20": None,
+    "STL-D21": lambda c: c.first_third != "same",
+    "STL-D22": lambda c: c.train_mode == "vanilla" and c.grouped,
 }
 
 

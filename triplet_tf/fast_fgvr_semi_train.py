@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.runtime.flags import as_dict, run_main
+from reproduction.runtime.flags import run_main
 from reproduction.runtime.run_data import already_done
 from triplet_tf.config import base_config
 from triplet_tf.data_sampling.image_lists import data_set
@@ -15,7 +15,7 @@ from triplet_tf.data_sampling.image_lists import data_set
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one training with these flags; None takes the command line."""
     config = base_config.parse(base_config.training_parser(), None if argv is None else list(argv))
-    if already_done(config.folder, as_dict(config), data_set(config)):
+    if already_done(config.folder, base_config.of_run(config), data_set(config)):
         return
     base_config.choose_gpu(config, argv)
     base_config.warn_of_frame(config)

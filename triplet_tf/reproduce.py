@@ -1,4 +1,7 @@
-"""`make reproduce-triplet`: the softmax baseline and every two-head network per seed, then the comparison."""
+"""`make reproduce-triplet`: the softmax baseline and every two-head network per seed, then the comparison.
+
+Profile matched: MobileNet from ImageNet weights; all variants have the same batches, rate and steps.
+"""
 
 import argparse
 import dataclasses
@@ -12,12 +15,18 @@ from reproduction.launch.pipeline import Command, Request, run
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 from triplet_tf.config.base_config import MODES, PAPER, db_name
 
-DATASETS = {"paper": "aircrafts", "cpu": "mnist5k", "smoke": "mnist5k"}
+DATASETS = {"paper": "aircrafts", "matched": "dogs", "cpu": "mnist5k", "smoke": "mnist5k"}
 PAPER_GIGABYTES = 2.9  # FGVC-Aircraft (2.75, remembered) and the ResNet-50 checkpoint
 STAGE2 = ("cntr", "semi_hard", "hard")
 SCRIPT = "triplet_tf/fast_fgvr_semi_train.py"
 HOURS = 1.9  # of 40,000 steps of ResNet-50 at the authors' 0.17 s a step
-CPU_MINUTES = {"paper": 0.0, "cpu": 0.6, "smoke": 0.2}  # the commands do not depend on each other: two at a time
+CPU_MINUTES = {
+    "paper": 0.0,
+    "matched": 15.0,
+    "cpu": 0.6,
+    "smoke": 0.2,
+}  # the commands do not depend on each other: two at a time
+RATE = "0.003"  # of profile matched
 COLOUR_TIMES = 7  # three times the steps on CIFAR, and ten times the test images at each of the tests
 RANKING = ("--margin", "--Triplet_K", "--triplet_loss_lambda", "--center-update", "--center_update", "--emb_dim")
 
@@ -26,8 +35,44 @@ SMALL = ("--net", "mobile", "--aug_style", "img", "--frame_size", "64", "--resiz
 FLAGS = {
     "paper": ("--net", "resnet50", "--aug_style", "img"),  # all else: the defaults, which are the paper's
     "cpu": (*SMALL, "--train_iters", "300", "--logging_threshold", "50", "--test_interval", "3"),
+    "matched": (
+        "--net",
+        "mobile",
+        "--aug_style",
+        "img",
+        "--frame_size",
+        "128",
+        "--resize_sides",
+        "136,144",
+        "--bn_decay",
+        "0.99",
+        "--learning_rate",
+        RATE,
+        "--train_iters",
+        "1500",
+        "--logging_threshold",
+        "50",
+        "--test_interval",
+        "15",
+        "--eval-batch",
+        "128",
+        "--amp",
+        "auto",
+    ),
     "smoke": (*SMALL, "--train_iters", "4", "--logging_threshold", "2", "--test_interval", "1", "--batch_size", "8"),
 }
+# What a row of profile matched adds to its mode; "" is the paper's own method as released.
+MATCHED: dict[str, tuple[str, ...]] = {
+    "vanilla": ("--train_mode", "vanilla", "--vanilla_batches", "grouped"),
+    "semi_hard": ("--train_mode", "semi_hard"),
+    "": ("--train_mode", "hard"),
+    "healthy": ("--train_mode", "hard", "--first_third", "semi_hard"),
+    "shuffled": ("--train_mode", "vanilla"),
+    "cntr": ("--train_mode", "cntr"),
+    "soft": ("--train_mode", "hard", "--margin", "soft"),
+}
+CORE = ("vanilla", "semi_hard", "", "healthy")
+FURTHER_SEEDS = 3
 # 300 steps pass 10,000 images of CIFAR once: too early to compare losses
 COLOUR = {"cpu": ("--train_iters", "900")}
 ALSO = {"aircraft": "aircrafts", "flowers102": "flowers", "nabirds": "birds"}  # what `make data-` calls them
@@ -35,9 +80,19 @@ ALSO = {"aircraft": "aircrafts", "flowers102": "flowers", "nabirds": "birds"}  #
 
 def commands_of(request: Request) -> list[Command]:
     """Lists per seed stage 1 (vanilla), then stage 2 in each mode; ARGS go to all, or name the one mode to run."""
+    if request.profile == "matched":
+        return [
+            _command(request, seed, variant, request.row(variant), request.extra, MATCHED[variant])
+            for number, seed in enumerate(request.seeds)
+            for variant in (MATCHED if request.all_rows and number < FURTHER_SEEDS else CORE)
+        ]
     modes, extra = modes_of(request.extra)
     row = dataclasses.replace(request, extra=extra).row()
-    return [_command(request, seed, mode, row, extra) for seed in request.seeds for mode in modes]
+    return [
+        _command(request, seed, mode, row if mode == "hard" else f"{row}-{mode}", extra, ("--train_mode", mode))
+        for seed in request.seeds
+        for mode in modes
+    ]  # the paper's own method has the row itself
 
 
 def checked(name: str) -> str:
@@ -78,18 +133,30 @@ def without_ranking(extra: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(word for place, word in enumerate(words) if place not in drop)
 
 
-def _command(request: Request, seed: int, mode: str, base: str, extra: tuple[str, ...]) -> Command:
-    row = base if mode == "hard" else f"{base}-{mode}"  # the paper's own method has the row itself
+def _command(
+    request: Request, seed: int, name: str, row: str, extra: tuple[str, ...], mode: tuple[str, ...]
+) -> Command:
+    """The command of one training.
+
+    Args:
+      request: of the user.
+      seed: of the run.
+      name: mode or variant, for people and for the lane.
+      row: of the table.
+      extra: ARGS.
+      mode: flags of the mode.
+    """
     folder = RUNS_ROOT / PAPER / row / f"seed{seed}"
     db = f"csv:{request.dataset}" if request.dataset in datasets.NAMES else request.dataset
     colour = COLOUR.get(request.profile, ()) if request.dataset.startswith("cifar") else ()
-    extra = without_ranking(extra) if mode == "vanilla" else extra
-    flags = ["--db_name", db, "--train_mode", mode, *FLAGS[request.profile], *colour, *extra, "--seed", str(seed)]
+    vanilla = "vanilla" in mode
+    extra = without_ranking(extra) if vanilla else extra
+    flags = ["--db_name", db, *mode, *FLAGS[request.profile], *colour, *extra, "--seed", str(seed)]
     flags += ["--name", f"seed{seed}", "--runs-dir", shown(folder.parent), *request.shared_flags(row)]
-    stage = "stage 1, softmax" if mode == "vanilla" else f"stage 2, two heads ({mode})"
+    stage = "stage 1, softmax" if vanilla else f"stage 2, two heads ({name or 'hard'})"
     return Command(
         row, f"{stage}, seed {seed}", SCRIPT, tuple(flags), folder,
-        gpu_hours=HOURS, lane=f"seed{seed}-{mode}",
+        gpu_hours=HOURS, lane=f"seed{seed}-{name or 'hard'}",
         cpu_minutes=CPU_MINUTES[request.profile] * (COLOUR_TIMES if colour else 1),
     )  # fmt: skip
 

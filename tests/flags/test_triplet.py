@@ -12,7 +12,7 @@ import pytest
 from reproduction.runtime.flags import as_dict
 from reproduction.runtime.run_folder import REPO_ROOT
 from triplet_tf import main as original
-from triplet_tf.config.base_config import choose_gpu, composed_name, parse, training_parser
+from triplet_tf.config.base_config import choose_gpu, composed_name, of_run, parse, training_parser
 
 GOLDEN = {
     "emb_dim": 256, "batch_size": 32, "gpu": "0", "checkpoint_dir": None, "db_name": "flowers", "net": "resnet50",
@@ -41,6 +41,15 @@ def test_the_22_flags_are_verbatim():
         assert actions[name].default == default and type(actions[name].default) is type(default), name
     for name, choices in CHOICES.items():
         assert set(actions[name].choices) == choices
+
+
+def test_flags_of_older_runs_stay_what_they_were():
+    default = parse(training_parser(), [])
+    assert set(of_run(default)) == set(as_dict(default)) - {"vanilla_batches", "first_third", "amp", "eval_batch"}
+    argv = "--train_mode hard --first-third lambda --amp auto --eval-batch 64".split()
+    found = of_run(parse(training_parser(), argv))
+    assert (found["first_third"], found["amp"], found["eval_batch"]) == ("lambda", "auto", 64)
+    assert "vanilla_batches" not in found
 
 
 @pytest.mark.parametrize("form", ["--Triplet_K=8", "--Triplet_K 8"])

@@ -38,6 +38,24 @@ def test_metric_term_of_each_mode_with_the_papers_vectors(tf1_graph, flags, expe
     assert after == []
 
 
+@pytest.mark.parametrize(("step", "shares"), [(0, (1.0, 0.0)), (50, (1.0, 0.5)), (100, (0.0, 1.0)), (299, (0.0, 1.0))])
+def test_the_first_third_of_the_steps_may_be_milder(tf1_graph, step, shares):
+    """STL-D21: semi-hard triplets until a third of the steps is done, or lambda rising to its value."""
+    semi, hard = 0.3064221, 0.4659982
+    terms = [
+        model._metric_loss(
+            config_of("--train_mode", "hard", "--first_third", kind, "--train_iters", "300"),
+            tf.constant(LABELS), tf.constant(EMBEDDINGS), 2,
+        )[0]
+        for kind in ("semi_hard", "lambda")
+    ]  # fmt: skip
+    with tf1.Session() as session:
+        session.run(tf1.global_variables_initializer())
+        session.run(tf1.train.get_global_step().assign(step))
+        found = session.run(terms)
+    assert found == pytest.approx([shares[0] * semi + (1 - shares[0]) * hard, shares[1] * hard], abs=2e-6)
+
+
 def test_adaptive_weight_mode_is_wired(tf1_graph):
     loss, _ = model._metric_loss(
         config_of("--train_mode", "hard_awtl"), tf.constant(LABELS), tf.constant(EMBEDDINGS), 2

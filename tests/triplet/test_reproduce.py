@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 
 import numpy as np
@@ -49,11 +50,31 @@ def test_settings_of_the_profiles():
     assert {key: small[key] for key in expected} == expected
 
 
+def test_matched_rows_differ_in_their_loss_alone():
+    asked = dataclasses.replace(request("matched", seeds=(0, 1, 2, 3, 4)), copy="s144")
+    commands = reproduce.commands_of(asked)
+    configs = [parse(training_parser(), list(c.flags)) for c in commands]
+    assert [c.row for c in commands[:4]] == [
+        "dogs-s144-matched-vanilla", "dogs-s144-matched-semi_hard", "dogs-s144-matched", "dogs-s144-matched-healthy",
+    ]  # fmt: skip
+    assert len(commands) == 20 and len({c.folder for c in commands}) == 20 == len({c.lane for c in commands})
+    assert all(c.grouped and c.accept_unverified and c.init == "imagenet" and c.db_name == "dogs" for c in configs)
+    loss = ("train_mode", "margin", "first_third", "vanilla_batches", "row", "runs_dir", "seed", "name")
+    same = [{k: v for k, v in as_dict(c).items() if k not in loss} for c in configs]
+    assert all(other == same[0] for other in same)
+    more = reproduce.commands_of(dataclasses.replace(asked, all_rows=True))
+    assert len(more) == 3 * 7 + 2 * 4
+    kinds = {c.row: parse(training_parser(), list(c.flags)) for c in more}
+    assert not kinds["dogs-s144-matched-shuffled"].grouped and kinds["dogs-s144-matched-soft"].margin == "soft"
+
+
 def test_rows_are_those_of_the_table():
     known = {row.row for row in paper_of("triplet").row}
     made = {c.row for p in ("paper", "cpu") for c in reproduce.commands_of(request(p))}
     made |= {c.row for db in ("cars", "flowers", "dogs", "birds") for c in reproduce.commands_of(request("paper", db))}
     made |= {c.row for c in reproduce.commands_of(request("cpu", "cifar10"))}
+    copy = dataclasses.replace(request("matched"), copy="s144", all_rows=True)
+    made |= {c.row for c in reproduce.commands_of(copy)}
     assert made == known
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,12 +20,12 @@ import pytest
 
 from datasets import lists
 from reproduction.runtime.outcomes import Outcomes
-from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from tests.triplet.conftest import CLASSES, TEST, write_set
 from triplet_tf import eval as eval_script
 from triplet_tf import fast_fgvr_semi_train
 from triplet_tf.config.base_config import parse, training_parser
-from triplet_tf.data_sampling import sampler
+from triplet_tf.data_sampling import loader, sampler
 from triplet_tf.training import loop
 from triplet_tf.training.run_files import LogFile
 
@@ -314,3 +315,24 @@ def test_faults_before_the_first_step(tmp_path, fault):
     with pytest.raises(ValueError if fault != "imagenet" else UserError, match=says[fault]):
         run_here(*flags)
     assert not list((tmp_path / "r").rglob("model-*"))
+
+
+def test_fast_flags_from_the_command_line(tiny, tmp_path):
+    """P x K batches for softmax, and a milder first third; stopped and resumed; the record says what was used."""
+    fast = ("--amp", "auto", "--eval-batch", "7", "--row", "tiny-matched", *STEPS)
+    flags = flags_of(tiny, tmp_path, "hard", "--first-third", "semi_hard", *fast, "--name", "healthy")
+    done = subprocess.run([sys.executable, TRAIN, *flags], cwd=REPO_ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = record_of(tmp_path / "healthy")
+    assert f"precision: {record['precision']}" in done.stdout and record["profile"] == "matched"
+    assert "STL-D21" in record["deviations"] and set(record["outcomes"]) >= {"accuracy", "recall_at_1"}
+    for name in ("DONE", "record.json", *(path.name for path in (tmp_path / "healthy").glob("model-6.*"))):
+        (tmp_path / "healthy" / name).unlink()
+    run_here(*flags)
+    resumed = record_of(tmp_path / "healthy")
+    assert (resumed["metrics"], resumed["outcomes"]) == (record["metrics"], record["outcomes"])
+    run_here(*flags_of(tiny, tmp_path, "vanilla", "--vanilla-batches", "grouped", *fast, "--name", "softmax"))
+    assert "STL-D22" in record_of(tmp_path / "softmax")["deviations"]
+    plans = [loader.batch_plan(parse(training_parser(), flags_of(tiny, tmp_path, *mode)), np.repeat(np.arange(5), 6))
+             for mode in (("vanilla", "--vanilla-batches", "grouped"), ("hard",))]  # fmt: skip
+    assert all(np.array_equal(plans[0](number), plans[1](number)) for number in range(4))

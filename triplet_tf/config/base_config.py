@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, given, number, whole
+from reproduction.runtime.flags import Parser, add_common, as_dict, finish_parsing, flag, given, number, whole
 from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError, read_json, shown
 from triplet_tf.config.networks import NETS, TABLE, Net
 
@@ -72,6 +72,10 @@ class Config:
     resize_sides: list[int]
     bn_decay: float | None
     flip: bool
+    vanilla_batches: str
+    first_third: str
+    amp: str | None
+    eval_batch: int
     eval: str | None
     seed: int
     device: str
@@ -88,6 +92,11 @@ class Config:
     def network(self) -> Net:
         """What is fixed about the backbone."""
         return TABLE[self.net]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether batches hold P classes with K images each."""
+        return self.train_mode != "vanilla" or self.vanilla_batches == "grouped"
 
     @property
     def frame_side(self) -> int:
@@ -150,6 +159,16 @@ def _share(text: str) -> float:
     return value
 
 
+# Flags that older runs do not know: at these values, which compute the same, they are not in the flags of a run.
+SINCE: dict[str, Any] = {"vanilla_batches": "shuffled", "first_third": "same", "amp": None, "eval_batch": 0}
+
+
+def of_run(config: Config) -> dict[str, Any]:
+    """Returns the flags that a run folder belongs to."""
+    unchanged = {name for name, value in SINCE.items() if getattr(config, name) == value}
+    return {name: value for name, value in as_dict(config).items() if name not in unchanged}
+
+
 # the authors' flags, with types and defaults as released
 ORIGINALS: dict[str, dict[str, Any]] = {
     "--emb_dim": dict(type=whole(1), default=256, help="size of the embedding (default 256)"),
@@ -195,6 +214,18 @@ ADDITIONS: dict[str, dict[str, Any]] = {
     ),
     "--bn-decay": dict(type=_share, help="of the moving statistics (default: the network's, 0.997 to 0.9997)"),
     "--no-flip": dict(dest="flip", action="store_false", help="never mirror an image"),
+    "--vanilla-batches": dict(
+        choices=("shuffled", "grouped"),
+        default="shuffled",
+        help="of mode vanilla; grouped: P x K as in the other modes (default shuffled, as released)",
+    ),
+    "--first-third": dict(
+        choices=("same", "semi_hard", "lambda"),
+        default="same",
+        help="of the steps, in mode hard: semi-hard triplets, or lambda rising from 0 (default same)",
+    ),
+    "--amp": dict(choices=("bf16", "auto"), help="compute in bfloat16; auto: where the CPU has it (default float32)"),
+    "--eval-batch": dict(type=whole(0), default=0, help="images of a test batch (default 0: --batch_size)"),
     "--checkpoint": dict(dest="eval", metavar="CHECKPOINT", help="another name of --eval"),
 }
 
@@ -275,7 +306,11 @@ def check(config: Config) -> None:
         f"--margin {config.margin}: a word goes with --train_mode hard only; {mode} takes a number (STL-D10)":
             isinstance(config.margin, str) and mode != "hard",
         f"--batch_size {batch} is not a multiple of --Triplet_K {k}, which --train_mode {mode} needs":
-            mode != "vanilla" and batch % k,
+            config.grouped and batch % k,
+        f"--first_third {config.first_third}: only with --train_mode hard":
+            config.first_third != "same" and mode != "hard",
+        f"--first_third semi_hard: needs a number as --margin, not {config.margin}":
+            config.first_third == "semi_hard" and isinstance(config.margin, str),
         f"--Triplet_K {k}: --train_mode {mode} needs at least 2 images of each class": mode in TRIPLET_MODES and k < 2,
         f"--frame_size {side} is larger than the shorter side that an image may get, {low} (--resize_sides)":
             side > low,

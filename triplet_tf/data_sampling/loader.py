@@ -20,7 +20,7 @@ PREFETCH = 2  # batches
 
 def batch_plan(config: Config, labels: np.ndarray) -> Callable[[int], np.ndarray]:
     """Chooses the sampler of a configuration: batch number -> image numbers, int64 [B]."""
-    if config.train_mode == "vanilla":
+    if not config.grouped:  # DEVIATION STL-D22: --vanilla_batches grouped samples as the other modes do
         return sampler.shuffled(len(labels), config.batch_size, config.seed)
     return sampler.grouped(labels, config.batch_size, config.Triplet_K, config.seed)
 
@@ -106,7 +106,7 @@ class TestBatches:
 
         files = tf1.data.Dataset.from_tensor_slices((self._table, self._labels))
         images = files.map(plain(prepare), num_parallel_calls=config.tuple_loader_queue_size, deterministic=True)
-        batches = images.batch(config.batch_size)
+        batches = images.batch(config.eval_batch or config.batch_size)
         if not single:
             batches = batches.map(plain(lambda images, labels: (augment.test_batch(images, kind), labels)))
         self._iterator = tf1.data.make_initializable_iterator(batches.prefetch(PREFETCH))

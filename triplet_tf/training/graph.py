@@ -91,7 +91,14 @@ def _metric_loss(
     """Returns the weighted ranking term, and what has to run after it."""
     if config.train_mode in TRIPLET_MODES:
         weight = float(config.triplet_loss_lambda)
-        return weight * LOSSES[config.train_mode](labels, embeddings, config.margin), []
+        loss = LOSSES[config.train_mode](labels, embeddings, config.margin)
+        done = tf.cast(tf1.train.get_global_step(), tf.float32)
+        passed = 3.0 * done / config.train_iters  # 1 where the first third ends
+        if config.first_third == "semi_hard":  # DEVIATION STL-D21: hardest triplets from the start collapse
+            loss = tf.where(passed < 1.0, LOSSES["semi_hard"](labels, embeddings, config.margin), loss)
+        elif config.first_third == "lambda":  # DEVIATION STL-D21
+            loss *= tf.minimum(passed, 1.0)
+        return weight * loss, []
     centers = ranking.new_centers(num_classes, config.emb_dim)
     loss = ranking.CENTER_LAMBDA * ranking.center_loss(labels, embeddings, centers)
     if config.center_update == "off":  # as released, STL-D01

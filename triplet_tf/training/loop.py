@@ -12,10 +12,9 @@ from typing import Any
 from datasets.identity import look
 from datasets.lists import ImageLists
 from reproduction.runtime import run_data, tf_runtime
-from reproduction.runtime.flags import as_dict
 from reproduction.runtime.loop import Training
 from reproduction.runtime.run_folder import Run, UserError, open_run, shown, stop_signals, write_json
-from triplet_tf.config.base_config import Config
+from triplet_tf.config.base_config import Config, of_run
 from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import data_set, digests, open_lists
 from triplet_tf.data_sampling.loader import explained
@@ -27,7 +26,7 @@ from triplet_tf.training.run_files import Checkpoints, LogFile
 
 def run_training(config: Config) -> None:
     """Runs a training script: lists, graph, training (or going on), evaluation, record."""
-    with open_run(config.folder, as_dict(config), config.overwrite) as run:
+    with open_run(config.folder, of_run(config), config.overwrite) as run:
         seen = look(data_set(config), Path(config.data_dir))
         lists = open_lists(config)
         if run_data.is_finished(run, seen, lambda: digests(config, lists)):
@@ -36,7 +35,7 @@ def run_training(config: Config) -> None:
             from triplet_tf.nets import imagenet_checkpoint
 
             imagenet_checkpoint(config)  # its absence is reported before the graph is built
-        session_config = tf_runtime.start(config.seed, config.device)
+        session_config = tf_runtime.start(config.seed, config.device, amp=config.amp)
         write_json(run.folder / "args.json", run.config)
         with tf1.Graph().as_default():
             tf1.set_random_seed(config.seed)
@@ -44,7 +43,8 @@ def run_training(config: Config) -> None:
             with tf_runtime.session(session_config) as session:
                 try:
                     history, tested = train(session, graph, run, config, lists)
-                    write_record(session, graph, run, config, lists, history, tested)
+                    precision = tf_runtime.precision_of(session_config)
+                    write_record(session, graph, run, config, lists, history, tested, precision)
                 except tf.errors.OpError as error:
                     raise explained(error, files_due(session, graph, config)) from None
 

@@ -104,7 +104,7 @@ def write_files(
 
 def write_record(
     session: tf1.Session, graph: Graph, run: Run, config: Config, lists: ImageLists, history: list[dict[str, Any]],
-    tested: Tested | None,
+    tested: Tested | None, precision: str,
 ) -> None:  # fmt: skip
     """Evaluates the last weights (and, under --eval_split val, the best ones) on the test list; writes the record.
 
@@ -116,6 +116,7 @@ def write_record(
       lists: of the training.
       history: lines of the tests in metrics.jsonl.
       tested: answers of the training's last test; None runs it again.
+      precision: what the session computes in.
     """
     folder, total, on_val = run.folder, config.train_iters, config.eval_split == "val"
     if on_val:
@@ -165,6 +166,7 @@ def write_record(
         deviations=deviations.active(config),
         versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy", "scikit-learn"),
         deterministic=True,
+        precision=precision,
         gpu=tf_runtime.gpu_name(),
     ), functools.partial(
         write_files, folder, config, lists, tested, f"{config.checkpoint_filename} (last)", last, neighbours
