@@ -64,7 +64,7 @@ def in_a_process(*words: str) -> Any:
     command = [sys.executable, "-m", "benchmarks", *words]
     # a session of its own, so that what it has started ends with it
     with subprocess.Popen(
-        command, cwd=REPO_ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=REPO_ROOT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
     ) as child:
         try:
             out, error = child.communicate(timeout=LIMIT_S)

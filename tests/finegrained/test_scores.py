@@ -128,7 +128,9 @@ def test_rows_have_one_name_each():
         tables.variant("multi-head", use_pseudo=False, alpha=0.1),
         tables.variant("multi-head", use_pseudo=False, alpha=0.9),
         *(tables.variant("coarse", control=name) for name in ("budget", "certain")),
-        *(tables.variant("fine-tune", sub_labels=name) for name in tables.SUB_LABELS[1:]),
+        tables.variant("fine-tune", sub_labels="random"),
+        tables.variant("multi-head", sub_labels="random", alpha=0.9),
+        *(tables.variant("fine-tune", sub_labels=name) for name in tables.SUB_LABELS[2:]),
     ]  # fmt: skip
     assert every == list(tables.TITLES) and len(set(every)) == len(every)
     assert tables.variant("sub", use_pseudo=False) == "ft-true"
