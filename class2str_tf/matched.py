@@ -120,5 +120,5 @@ def _command(
     label = f" ({variant})" if variant else ""
     return Command(
         row, f"{what}{label}, seed {seed}", STAGE2_SCRIPT if stage == 2 else STAGE1_SCRIPT, tuple(flags),
-        folder / "rnn" if stage == 2 else folder, cpu_minutes=minutes, lane=f"seed{seed}",
+        folder / "rnn" if stage == 2 else folder, cpu_minutes=minutes, worker=f"seed{seed}",
     )  # fmt: skip

@@ -97,7 +97,7 @@ def _stage1(request: Request, seed: int) -> Command:
     flags += [*_subset(request), *extra, "--runs-dir", shown(folder.parent), *request.shared_flags(row)]
     return Command(
         row, f"stage 1, CNN + FC, seed {seed}", "class2str_tf/train_fc_classifier.py", tuple(flags), folder,
-        gpu_hours=HOURS[_model(request)][0], cpu_minutes=_large(request) * MINUTES[0], lane=f"seed{seed}",
+        gpu_hours=HOURS[_model(request)][0], cpu_minutes=_large(request) * MINUTES[0], worker=f"seed{seed}",
     )  # fmt: skip
 
 
@@ -122,7 +122,7 @@ def _stage2(request: Request, seed: int, kind: str, variant: str, variant_flags:
     minutes *= 4 if kind == "cifar100" else 1  # 100 classes hardly ever get 100 strings: every initialisation is run
     return Command(
         row, f"stage 2, LH + Class2Str{label}, seed {seed}", script, (*flags, *request.shared_flags(row)),
-        folder / "rnn", gpu_hours=hours, cpu_minutes=minutes, lane=f"seed{seed}",
+        folder / "rnn", gpu_hours=hours, cpu_minutes=minutes, worker=f"seed{seed}",
     )  # fmt: skip
 
 

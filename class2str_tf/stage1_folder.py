@@ -26,7 +26,7 @@ def find_cnn(args: argparse.Namespace, original: str) -> Path:
 
 
 def adopt_architecture(config: dict[str, Any], args: argparse.Namespace, folder: Path) -> None:
-    """Takes the architecture from the config.json of a run folder, where there is one (C2S-D12).
+    """Takes the architecture from the config.json of a run folder if it has one (C2S-D12).
 
     Raises:
       UserError: a flag on the command line contradicts it.

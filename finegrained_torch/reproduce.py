@@ -142,7 +142,7 @@ def commands_of(request: Request) -> list[Command]:
                 folder=RUNS_ROOT / "finegrained" / name,
                 gpu_hours=hours if paper else 0.0,
                 cpu_minutes=minutes,
-                lane=None if stage == REPORT else f"seed{seed}",
+                worker=None if stage == REPORT else f"seed{seed}",
             )
         )
 

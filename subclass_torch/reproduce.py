@@ -132,7 +132,7 @@ def commands_of(request: Request) -> list[Command]:
                     folder=RUNS_ROOT / "subclass" / name,
                     gpu_hours=wide * (0.05 if stage == "identify" and hours[0] else hours[int(method)]),
                     cpu_minutes=share * CPU_MINUTES[int(method)],
-                    lane=f"seed{seed}",
+                    worker=f"seed{seed}",
                 )
             )
     return commands

@@ -141,7 +141,7 @@ def _command(
     Args:
       request: of the user.
       seed: of the run.
-      name: mode or variant, for people and for the lane.
+      name: mode or variant, for people and for the worker.
       row: of the table.
       extra: ARGS.
       mode: flags of the mode.
@@ -156,7 +156,7 @@ def _command(
     stage = "stage 1, softmax" if vanilla else f"stage 2, two heads ({name or 'hard'})"
     return Command(
         row, f"{stage}, seed {seed}", SCRIPT, tuple(flags), folder,
-        gpu_hours=HOURS, lane=f"seed{seed}-{name or 'hard'}",
+        gpu_hours=HOURS, worker=f"seed{seed}-{name or 'hard'}",
         cpu_minutes=CPU_MINUTES[request.profile] * (COLOUR_TIMES if colour else 1),
     )  # fmt: skip
 

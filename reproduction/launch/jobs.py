@@ -1,6 +1,6 @@
-"""Runs the commands of a reproduction: those of one lane (a seed, usually) in order, different lanes side by side.
+"""Runs the commands of a reproduction: those of one worker (a seed, usually) in order, different workers side by side.
 
-Small networks on small images do not fill two cores; two seeds at once do. A command without a lane waits for
+Small networks on small images do not fill two cores; two seeds at once do. A command without a worker waits for
 everything before it. With one job the commands own the terminal, progress bars included; with several, each of their
 lines is printed behind the number of its command.
 """
@@ -40,7 +40,7 @@ class Command:
       folder: where it writes.
       gpu_hours: estimate on one current GPU, for `make plan`.
       cpu_minutes: estimate on two cores.
-      lane: commands of one lane run in order, of different lanes at the same time; None waits for all before it.
+      worker: commands of one worker run in order, of different workers at the same time; None waits for all before it.
       threads: what it is told to use, or 0 for the framework's own choice.
     """
 
@@ -51,7 +51,7 @@ class Command:
     folder: Path
     gpu_hours: float = 0.0
     cpu_minutes: float = 0.0
-    lane: str | None = None
+    worker: str | None = None
     threads: int = 0
 
     def line(self) -> str:
@@ -65,8 +65,8 @@ def jobs_of(commands: Sequence[Command], wanted: int, on_gpu: bool) -> int:
 
     One thread does not keep a core busy (imports, graph building, hand-overs), and three seeds then end together.
     """
-    lanes = len({command.lane for command in commands if command.lane is not None})
-    return wanted or (1 if on_gpu else max(1, min(cores() * 3 // 2, lanes)))
+    workers = len({command.worker for command in commands if command.worker is not None})
+    return wanted or (1 if on_gpu else max(1, min(cores() * 3 // 2, workers)))
 
 
 def run_all(commands: Sequence[Command], jobs: int) -> tuple[Command, int] | None:
@@ -82,7 +82,7 @@ def run_all(commands: Sequence[Command], jobs: int) -> tuple[Command, int] | Non
       The command that failed first and its exit code, or None.
     """
     numbered = [(f"{i}/{len(commands)}", command) for i, command in enumerate(commands, 1)]
-    for alone, group in groupby(numbered, key=lambda pair: pair[1].lane is None):
+    for alone, group in groupby(numbered, key=lambda pair: pair[1].worker is None):
         part = list(group)
         failure = _in_order(part) if alone or jobs == 1 else _side_by_side(part, jobs)
         if failure:
@@ -119,9 +119,9 @@ def _wait(child: subprocess.Popen[str]) -> int:
 
 
 def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, int] | None:
-    lanes: dict[str | None, list[tuple[str, Command]]] = {}
+    workers: dict[str | None, list[tuple[str, Command]]] = {}
     for number, command in part:
-        lanes.setdefault(command.lane, []).append((number, command))
+        workers.setdefault(command.worker, []).append((number, command))
     children: set[subprocess.Popen[str]] = set()
     failure: tuple[Command, int] | None = None
     stopping = threading.Event()
@@ -147,8 +147,8 @@ def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, 
 
     with ThreadPoolExecutor(jobs) as pool, _sigterm_to(stop) as asked:
         pending: dict[Future[int], list[tuple[str, Command]]] = {}
-        for lane in lanes.values():
-            pending[pool.submit(execute, *lane[0])] = lane
+        for worker in workers.values():
+            pending[pool.submit(execute, *worker[0])] = worker
         while pending:
             try:
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)

@@ -3,7 +3,7 @@
     python -m reproduction.launch.sweep --papers "class2str subclass" --profile cpu --seeds "0 1 2 3 4"
     RAY_ADDRESS=ray://head:10001 python -m reproduction.launch.sweep --profile paper
 
-A task is one lane of a reproduction: the commands of one seed, in order, the very same that `make reproduce-<paper>`
+A task is one worker of a reproduction: the commands of one seed, in order, the very same that `make reproduce-<paper>`
 prints. The scripts resume and know what is finished, so a task that Ray starts again after a crash goes on where the
 lost one was, and a second sweep runs only what is missing. On a cluster every node needs this repository, its
 environment and `runs/` under the same path (a shared file system).
@@ -55,14 +55,14 @@ class Cell:
 
 
 def cells_of(paper: str, commands: Sequence[Command]) -> list[Cell]:
-    """The lanes of a reproduction's commands; a command without a lane is a phase of its own."""
+    """The workers of a reproduction's commands; a command without a worker is a phase of its own."""
     cells = []
-    for phase, (alone, group) in enumerate(groupby(commands, key=lambda command: command.lane is None)):
-        lanes: dict[str, list[Command]] = {}
+    for phase, (alone, group) in enumerate(groupby(commands, key=lambda command: command.worker is None)):
+        workers: dict[str, list[Command]] = {}
         for at, command in enumerate(group):
-            lanes.setdefault(f"{at}" if alone else str(command.lane), []).append(command)
-        for lane, own in lanes.items():
-            label = own[0].stage if alone else lane
+            workers.setdefault(f"{at}" if alone else str(command.worker), []).append(command)
+        for worker, own in workers.items():
+            label = own[0].stage if alone else worker
             cells.append(Cell(f"{paper} {own[0].row} {label}", tuple(own), phase))
     return cells
 

@@ -145,7 +145,7 @@ def test_the_commands_of_the_profile(graph):
 
     request = Request("matched", "cifar10", (0, 1), "cpu", (), False, None)
     commands = matched.commands_of(request)
-    assert [command.lane for command in commands] == ["seed0"] * 7 + ["seed1"] * 7
+    assert [command.worker for command in commands] == ["seed0"] * 7 + ["seed1"] * 7
     assert len({command.folder for command in commands}) == 14
     for command in commands:
         parser, parse = (

@@ -153,7 +153,7 @@ def test_args_make_a_row_of_their_own_and_force_starts_anew():
 
 def test_seeds_are_lanes_and_the_report_waits_for_all():
     commands = reproduce.commands_of(request("cpu", "mnist5k", (42, 43)))
-    assert [command.lane for command in commands] == ["seed42"] * 7 + ["seed43"] * 7 + [None]
+    assert [command.worker for command in commands] == ["seed42"] * 7 + ["seed43"] * 7 + [None]
     assert reproduce.report_of(request("cpu", "mnist5k", (42, 43))).endswith("mnist5k-cpu/seed42/report.md")
 
 

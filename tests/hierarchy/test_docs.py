@@ -57,7 +57,7 @@ def test_every_profiles_commands_parse(profile, monkeypatch):
 def test_matched_runs_the_core_rows_first_and_one_rate_for_every_network_with_branches():
     request = Request("matched", "cifar100", (0, 1, 2, 3, 4), "cpu", (), False, None, "q90", False)
     core = reproduce.commands_of(request)
-    assert {command.row for command in core} == {"cifar100-q90-matched"} and core[-1].lane is None
+    assert {command.row for command in core} == {"cifar100-q90-matched"} and core[-1].worker is None
     every = reproduce.commands_of(dataclasses.replace(request, all_rows=True))
     assert every[: len(core)] == core
     rows = list(dict.fromkeys(command.row.removeprefix("cifar100-q90-matched") for command in every))

@@ -1,4 +1,4 @@
-"""Commands side by side: order within a lane, barriers, failures, a clean stop, the same results."""
+"""Commands side by side: order within a worker, barriers, failures, a clean stop, the same results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduction.launch import jobs as lanes
+from reproduction.launch import jobs as workers
 from reproduction.launch.jobs import Command
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -21,13 +21,13 @@ NOTE += "t.open('a').write(sys.argv[2]+'\\n'); print('did', sys.argv[2]); sys.ex
 
 @pytest.fixture
 def note(tmp_path, monkeypatch):
-    """note(name, lane, seconds, code) -> a command that writes its name into tmp_path/order."""
+    """note(name, worker, seconds, code) -> a command that writes its name into tmp_path/order."""
     (tmp_path / "note.py").write_text(NOTE)
-    monkeypatch.setattr(lanes, "REPO_ROOT", tmp_path)
+    monkeypatch.setattr(workers, "REPO_ROOT", tmp_path)
 
-    def make(name: str, lane: str | None = None, seconds: float = 0.0, code: int = 0) -> Command:
+    def make(name: str, worker: str | None = None, seconds: float = 0.0, code: int = 0) -> Command:
         flags = (str(tmp_path / "order"), name, str(seconds), str(code))
-        return Command("row", name, "note.py", flags, tmp_path, lane=lane)
+        return Command("row", name, "note.py", flags, tmp_path, worker=worker)
 
     return make
 
@@ -38,31 +38,34 @@ def order(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_lanes_keep_their_order_and_a_command_without_lane_waits(note, tmp_path, jobs):
-    commands = [note(f"{lane}{i}", lane, 0.05 * (lane == "a")) for lane in "abc" for i in range(3)]
+    commands = [note(f"{worker}{i}", worker, 0.05 * (worker == "a")) for worker in "abc" for i in range(3)]
     commands += [note("end"), note("after", "a")]
-    assert lanes.run_all(commands, jobs) is None
+    assert workers.run_all(commands, jobs) is None
     seen = order(tmp_path)
-    assert sorted(seen[:9]) == sorted(f"{lane}{i}" for lane in "abc" for i in range(3)) and seen[9:] == ["end", "after"]
-    for lane in "abc":
-        assert [name for name in seen if name[0] == lane and len(name) == 2] == [f"{lane}{i}" for i in range(3)]
+    assert sorted(seen[:9]) == sorted(f"{worker}{i}" for worker in "abc" for i in range(3)) and seen[9:] == [
+        "end",
+        "after",
+    ]
+    for worker in "abc":
+        assert [name for name in seen if name[0] == worker and len(name) == 2] == [f"{worker}{i}" for i in range(3)]
 
 
 def test_lanes_overlap(note, tmp_path):
     commands = [note("slow", "a", 1.5), note("slow2", "a"), note("quick", "b"), note("quick2", "b")]
-    assert lanes.run_all(commands, 2) is None
+    assert workers.run_all(commands, 2) is None
     assert order(tmp_path) == ["quick", "quick2", "slow", "slow2"]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_failure_names_the_command_and_starts_nothing_more(note, tmp_path, jobs):
     commands = [note("bad", "a", 0.2, code=7), note("never", "a"), note("cut", "b", 60 if jobs > 1 else 0)]
-    failed = lanes.run_all(commands, jobs)
+    failed = workers.run_all(commands, jobs)
     assert failed is not None and failed[0].stage == "bad" and failed[1] == 7
-    assert order(tmp_path) == ["bad"]  # the other lane was asked to stop, or never began
+    assert order(tmp_path) == ["bad"]  # the other worker was asked to stop, or never began
 
 
 def test_lines_carry_the_number_of_their_command(note, capfd):
-    lanes.run_all([note("x", "a"), replace(note("y", "b"), threads=1)], 2)
+    workers.run_all([note("x", "a"), replace(note("y", "b"), threads=1)], 2)
     out = capfd.readouterr().out
     assert "1/2 | did x" in out and "2/2 | did y" in out
     assert out.count("$ OMP_NUM_THREADS=1 python note.py") == 1
@@ -70,17 +73,17 @@ def test_lines_carry_the_number_of_their_command(note, capfd):
 
 def test_a_command_is_given_its_threads(tmp_path, monkeypatch, capfd):
     (tmp_path / "show.py").write_text("import os; print('told', os.environ.get('OMP_NUM_THREADS'))")
-    monkeypatch.setattr(lanes, "REPO_ROOT", tmp_path)
-    lanes.run_all([Command("row", "s", "show.py", (), tmp_path, lane=n, threads=3) for n in "ab"], 2)
+    monkeypatch.setattr(workers, "REPO_ROOT", tmp_path)
+    workers.run_all([Command("row", "s", "show.py", (), tmp_path, worker=n, threads=3) for n in "ab"], 2)
     assert capfd.readouterr().out.count("told 3") == 2
 
 
 def test_jobs(note):
     commands = [note(str(i), f"seed{i}") for i in range(3)]
-    assert lanes.jobs_of(commands, 0, on_gpu=True) == 1
-    assert lanes.jobs_of(commands, 5, on_gpu=True) == 5
-    assert 1 <= lanes.jobs_of(commands, 0, on_gpu=False) <= 3
-    assert lanes.jobs_of([note("alone")], 0, on_gpu=False) == 1
+    assert workers.jobs_of(commands, 0, on_gpu=True) == 1
+    assert workers.jobs_of(commands, 5, on_gpu=True) == 5
+    assert 1 <= workers.jobs_of(commands, 0, on_gpu=False) <= 3
+    assert workers.jobs_of([note("alone")], 0, on_gpu=False) == 1
 
 
 @pytest.fixture
@@ -99,8 +102,8 @@ def test_a_signal_counts_where_the_script_ends_well_all_the_same(tmp_path, monke
         "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(0.3)\n"
         f"open('order', 'a').write(sys.argv[1]); os.kill(os.getppid(), {int(number)}); time.sleep(0.3)\n"
     )
-    monkeypatch.setattr(lanes, "REPO_ROOT", tmp_path)
-    stopped = lanes.run_all([Command("row", n, "child.py", (n,), tmp_path, lane="a") for n in "ab"], jobs)
+    monkeypatch.setattr(workers, "REPO_ROOT", tmp_path)
+    stopped = workers.run_all([Command("row", n, "child.py", (n,), tmp_path, worker="a") for n in "ab"], jobs)
     assert stopped is not None and stopped[1] == 128 + number and order(tmp_path) == ["a"]
 
 
@@ -109,11 +112,11 @@ def test_nothing_runs_on_when_the_pipeline_is_stopped(tmp_path, number):
     program = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from reproduction.launch import jobs as lanes
-lanes.REPO_ROOT = Path({str(tmp_path)!r})
-commands = [lanes.Command("row", n, "child.py", (n,), lanes.REPO_ROOT, lane=n) for n in "ab"]
-commands.append(lanes.Command("row", "c", "child.py", ("c",), lanes.REPO_ROOT, lane="a"))
-failed = lanes.run_all(commands, 2)
+from reproduction.launch import jobs as workers
+workers.REPO_ROOT = Path({str(tmp_path)!r})
+commands = [workers.Command("row", n, "child.py", (n,), workers.REPO_ROOT, worker=n) for n in "ab"]
+commands.append(workers.Command("row", "c", "child.py", ("c",), workers.REPO_ROOT, worker="a"))
+failed = workers.run_all(commands, 2)
 sys.exit(9 if failed else 0)
 """
     (tmp_path / "child.py").write_text(
@@ -153,4 +156,4 @@ def _alive(pid: int) -> bool:
     ],
 )
 def test_the_last_line_names_the_signal_that_ended_a_script(code, words):
-    assert lanes.ending(code) == words
+    assert workers.ending(code) == words

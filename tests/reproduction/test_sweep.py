@@ -50,8 +50,8 @@ def cluster(loopback):
 def command(tmp_path):
     (tmp_path / "s.py").write_text(SCRIPT)
 
-    def make(name: str, lane: str | None, what: str = "write") -> Command:
-        return Command("row", name, str(tmp_path / "s.py"), (str(tmp_path), name, what), tmp_path / name, lane=lane)
+    def make(name: str, worker: str | None, what: str = "write") -> Command:
+        return Command("row", name, str(tmp_path / "s.py"), (str(tmp_path), name, what), tmp_path / name, worker=worker)
 
     return make
 
@@ -95,7 +95,7 @@ def test_a_failing_script_is_named_not_repeated_and_the_rest_goes_on(command, tm
 
 
 def test_a_script_that_is_not_on_the_node_is_named():
-    cell = Cell("p row a", (Command("row", "x", "/nowhere/s.py", (), Path("/nowhere"), lane="a"),), 0)
+    cell = Cell("p row a", (Command("row", "x", "/nowhere/s.py", (), Path("/nowhere"), worker="a"),), 0)
     [(_, outcome)] = sweep.sweep([cell], 1, 0, 0)
     assert isinstance(outcome, Exception) and "same path" in str(outcome)
 
@@ -105,7 +105,7 @@ def test_records_are_those_of_a_plain_run(tmp_path):
 
     def command(where: str) -> Command:
         words = (*flags, "--runs-dir", str(tmp_path / where))
-        return Command("row", where, "subclass_torch/notebook.py", words, tmp_path / where, lane="a", threads=1)
+        return Command("row", where, "subclass_torch/notebook.py", words, tmp_path / where, worker="a", threads=1)
 
     def written(where: str) -> list:
         record = json.loads((tmp_path / where / "tiny" / "record.json").read_text())

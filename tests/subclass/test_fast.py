@@ -56,7 +56,7 @@ def test_the_mean_ranking_orders_by_rank_then_theta():
 
 def test_every_variant_takes_the_one_file_which_is_made_before():
     commands = reproduce.commands_of(REQUEST)
-    alone = [at for at, command in enumerate(commands) if command.lane is None]
+    alone = [at for at, command in enumerate(commands) if command.worker is None]
     assert [commands[at].script for at in alone] == [reproduce.RANKING]
     before, after = commands[: alone[0]], commands[alone[0] + 1 :]
     assert len(before) == reproduce.RANKED and all("identify" in command.flags for command in before)

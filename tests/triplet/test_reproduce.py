@@ -28,7 +28,7 @@ def request(profile: str, dataset: str = "", extra: str = "", seeds: tuple[int, 
 @pytest.mark.parametrize("profile", ["paper", "cpu", "smoke"])
 def test_four_modes_a_seed_stage_1_first_and_every_line_parses(profile):
     commands = reproduce.commands_of(request(profile))
-    assert len(commands) == 12 and len({c.folder for c in commands}) == 12 and len({c.lane for c in commands}) == 12
+    assert len(commands) == 12 and len({c.folder for c in commands}) == 12 and len({c.worker for c in commands}) == 12
     configs = [as_dict(parse(training_parser(), list(c.flags))) for c in commands]
     assert [c["train_mode"] for c in configs[:4]] == ["vanilla", "cntr", "semi_hard", "hard"]
     assert [c["seed"] for c in configs[::4]] == [0, 1, 2]
@@ -57,7 +57,7 @@ def test_matched_rows_differ_in_their_loss_alone():
     assert [c.row for c in commands[:4]] == [
         "dogs-s144-matched-vanilla", "dogs-s144-matched-semi_hard", "dogs-s144-matched", "dogs-s144-matched-healthy",
     ]  # fmt: skip
-    assert len(commands) == 20 and len({c.folder for c in commands}) == 20 == len({c.lane for c in commands})
+    assert len(commands) == 20 and len({c.folder for c in commands}) == 20 == len({c.worker for c in commands})
     assert all(c.grouped and c.accept_unverified and c.init == "imagenet" and c.db_name == "dogs" for c in configs)
     loss = ("train_mode", "margin", "first_third", "vanilla_batches", "row", "runs_dir", "seed", "name")
     same = [{k: v for k, v in as_dict(c).items() if k not in loss} for c in configs]
