@@ -39,7 +39,7 @@ class Setting:
 
 
 FAST = ("--one-cycle", "--amp", "auto", "--eval-batch", "1000", "--weight-decay", "1e-4")
-EARLY = ("--model", "early", "--augment", "--lr", "3e-3", *FAST)
+EARLY = ("--model", "early", "--pixels", "centred", "--augment", "--lr", "3e-3", *FAST)
 LENET = ("--model", "lenet", "--lenet", "poster", "--lr", "1e-3", *FAST)
 SETTINGS = {
     "cifar10": Setting(EARLY, 512, 8, "10", (4, 100, 0.1), (14, 9, 1)),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from class2str_tf.flags import Config
 from class2str_tf.method.layers import linear, tf, tf1
 from class2str_tf.networks import early, lenet, vgg16
@@ -14,10 +18,20 @@ def image_input(images: tf.Tensor, pixels: str) -> tf.Tensor:
 
     Deviation C2S-D26: other scalings only behind --pixels.
     """
-    x = tf.cast(images, tf.float32)
+    return _scaled(tf.cast(images, tf.float32), pixels)
+
+
+def _scaled(x: Any, pixels: str) -> Any:
+    """`image_input` of a float32 array or tensor."""
     if pixels == "centred":
         return (x - 120.0) / 64.0
     return x / 255.0 if pixels == "unit" else x
+
+
+def whiten(session: tf1.Session, images: np.ndarray, config: Config) -> None:
+    """Sets the filters of `--model early` that are not trained, from the training images uint8 [N, H, W, C]."""
+    [filters] = tf1.global_variables("cnn/whiten/")
+    filters.load(early.whitening(_scaled(images[: early.PATCHES].astype(np.float32), config.pixels)), session)
 
 
 def cnn(images: tf.Tensor, config: Config, training: bool, dropout: bool = True) -> tf.Tensor:

@@ -102,6 +102,8 @@ def run_stage1(config: Config) -> None:
             with tf_runtime.session(session_config) as session:
                 if config.cnn_dir:
                     go_on_from(session, config, Path(config.cnn_dir), data)
+                elif config.model == "early":
+                    networks.whiten(session, data.train_images, config)
                 history = run_steps(
                     "stage 1", session, graph, config, run.folder, len(data.train_labels), total,
                     evaluate=lambda step: {TEST: int(right(session, graph, config, data).sum()) / num_tests},

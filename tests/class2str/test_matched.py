@@ -96,6 +96,7 @@ def test_the_rate_of_one_cycle_rises_and_falls_in_each_attempt(config):
 
 def test_bfloat16_follows_float32_over_the_first_steps(tmp_path):
     from class2str_tf.method.layers import tf1
+    from class2str_tf.networks import build as networks
     from class2str_tf.training import stage1
     from reproduction.runtime import tf_runtime
 
@@ -108,6 +109,7 @@ def test_bfloat16_follows_float32_over_the_first_steps(tmp_path):
             tf1.set_random_seed(0)
             graph = stage1.build(config, images.load(config))
             with tf_runtime.session(session_config) as session:
+                networks.whiten(session, images.load(config).train_images, config)
                 graph.batches.start(session, 0)
                 steps = [session.run([graph.loss, graph.train])[0] for _ in range(20)]
         losses[tf_runtime.precision_of(session_config)] = np.array(steps)

@@ -11,6 +11,7 @@ from class2str_tf.flags import Config
 from class2str_tf.method import model
 from class2str_tf.method.layers import count_parameters, dropout, tf, tf1
 from class2str_tf.networks import build as networks
+from class2str_tf.networks import early
 
 
 def build(config: Config, shape: tuple[int, int, int], num_classes: int, training: bool = True):
@@ -28,6 +29,7 @@ def build(config: Config, shape: tuple[int, int, int], num_classes: int, trainin
         ({"features": "released8192"}, (32, 32, 3), 100, 8192, 14_723_136, 9_545_828, None),
         ({"features": "released8192"}, (28, 28, 1), 10, 4608, None, None, None),
         ({}, (28, 28, 1), 10, 512, None, 1_589_258, 1_583_104),
+        ({"model": "early"}, (32, 32, 3), 10, 512, 245_024, 1_589_258, 1_583_104),
         ({"model": "lenet"}, (28, 28, 1), 10, 784, 3_760, 266_610, None),
         ({"model": "lenet"}, (32, 32, 3), 10, 1024, 4_160, 338_610, None),
         ({"model": "lenet"}, (32, 32, 3), 100, 1024, 4_160, 347_700, None),
@@ -148,3 +150,24 @@ def test_batch_norm_uses_moving_statistics_in_evaluation_only(graph, config):
         assert not np.allclose(session.run(train, {images: batch})[:1], alone)
         session.run(tf1.get_collection(tf1.GraphKeys.UPDATE_OPS), {images: batch})
         assert not np.allclose(session.run(evaluated, {x: batch[:1]}), alone)
+
+
+def test_early_network_whitens_patches(graph):
+    images = np.random.default_rng(0).normal(size=(50, 8, 8, 3)).cumsum(axis=1).cumsum(axis=2).astype(np.float32)
+    filters = early.whitening(images)
+    with tf1.Session() as session:
+        outputs = session.run(tf.nn.conv2d(images, filters, 1, "VALID")).reshape(-1, 24)
+    moments = outputs.T @ outputs / len(outputs)
+    np.testing.assert_allclose(moments[:12, :12], np.eye(12), atol=0.01)
+    np.testing.assert_allclose(outputs[:, 12:], -outputs[:, :12], atol=1e-4)
+
+
+def test_early_convolutions_start_near_the_identity(graph):
+    x = np.random.default_rng(0).normal(size=(1, 5, 5, 4)).astype(np.float32)
+    with tf1.variable_scope("cnn"):
+        outputs = early._conv(tf.constant(x), 6, "conv")
+    with tf1.Session() as session:
+        session.run(tf1.global_variables_initializer())
+        found = session.run(outputs)
+    np.testing.assert_allclose(found[..., :4], x, atol=1e-6)
+    assert found[..., 4:].std() > 0.1
