@@ -27,7 +27,8 @@ class Setting:
     Attributes:
       network: flags of the network and its training. features: that it has.
       epochs: of stage 1. lstm: widths of the LH classifier. loss: weights w_c, w_i, w_l2.
-      minutes: one thread's, measured: of stage 1, and of the further epochs of LH, FC, reduced FC; of a frozen row.
+      minutes: one thread's, from the measured images/s: of stage 1; of the further epochs of LH, FC or reduced FC; of a
+        frozen row.
     """
 
     network: tuple[str, ...]
@@ -39,10 +40,10 @@ class Setting:
 
 
 FAST = ("--one-cycle", "--amp", "auto", "--eval-batch", "1000", "--weight-decay", "1e-4")
-EARLY = ("--model", "early", "--pixels", "centred", "--augment", "--lr", "3e-3", *FAST)
+EARLY = ("--model", "early", "--pixels", "centred", "--augment", "--lr", "1e-2", *FAST)
 LENET = ("--model", "lenet", "--lenet", "poster", "--lr", "1e-3", *FAST)
 SETTINGS = {
-    "cifar10": Setting(EARLY, 512, 8, "10", (4, 100, 0.1), (14, 9, 1)),
+    "cifar10": Setting(EARLY, 512, 10, "10", (4, 100, 0.1), (16, 9, 1)),
     "cifar100": Setting(EARLY, 512, 12, "13,13", (4, 100, 0.03), (21, 9, 1)),
     "mnist": Setting(LENET, 3136, 6, "10", (1, 100, 0.03), (10, 9, 1)),
 }
