@@ -55,39 +55,49 @@ RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --d
 	$(addprefix reproduce-,$(PAPERS)) $(addprefix data-,$(SETS))
 
 help: ## list the targets
-	@echo 'usage: make TARGET [PROFILE=auto|paper|matched|cpu|smoke] [DATASET=name] [SEEDS="0 1 2"] [DEVICE=auto|cpu|cuda] [DATA=folder] [COPY=name] [ARGS="flags"] [ROWS=core|all] [FORCE=1] [JOBS=n]'
+	@echo 'what most people want:'
+	@echo '  make reproduce-class2str                         a paper, both stages on real images, minutes on two cores'
+	@echo '  make reproduce-class2str DATASET=folder:photos   the same on your images, one sub-folder for each class'
+	@echo '  make compare                                     what the papers claim, and what we found'
+	@echo '  make report                                      one page with curves and plots: runs/report.html'
+	@echo '  make test                                        the test suite, no network, no GPU'
 	@echo
-	@sed -n 's/^\([a-z<>-]*\):.*## \(.*\)/  \1|\2/p; s/^# help: \(.*\)/  \1/p' Makefile | awk -F'|' '{printf "%-24s %s\n", $$1, $$2}'
+	@echo 'all targets (make TARGET NAME=value ...):'
+	@sed -n 's/^\([a-z<>-]*\):.*## \(.*\)/  \1|\2/p; s/^# help: \(.*\)/  \1/p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
+	@echo
+	@echo 'names and values:'
+	@echo '  PROFILE=auto|paper|matched|cpu|smoke  DATASET=name  SEEDS="0 1 2"  DEVICE=auto|cpu|cuda  DATA=folder  COPY=name'
+	@echo '  ARGS="flags"  ROWS=core|all  FORCE=1  JOBS=n  GPU=1'
 
 # help: reproduce-<paper>|both stages and the comparison; <paper>: class2str subclass finegrained triplet hierarchy
-# help: data-<set>|fetch, verify and decode one data set; <set>: mnist5k mnist fashion_mnist cifar10 cifar100 svhn pathmnist aircraft flowers102 cars dogs nabirds
+# help: data-<set>|fetch, verify and decode one data set (python -m datasets lists them)
 
-setup: ## install everything (both frameworks, report, tests) into .venv; GPU=1: TensorFlow with CUDA into .venv-tf too
+setup: ## install everything into .venv; GPU=1: TensorFlow with CUDA into .venv-tf too
 	@$(INSTALL) tf torch report cluster dev
 	@$(if $(GPU),VENV=$(TF_VENV) sh .ci/install tf cluster)
 
 reproduce-class2str reproduce-triplet: VENV = $(TF_VENV)
 $(addprefix reproduce-,$(PAPERS)): reproduce-%:
 	@test -f "$(FOLDER_$*)/reproduce.py" || { echo "reproduce-$*: this paper is not in the repository yet" >&2; exit 1; }
-	@$(INSTALL) $(EXTRA_$*)
+	@$(INSTALL) $(EXTRA_$*) report
 	@$(PY) -m $(FOLDER_$*).reproduce $(RUN_FLAGS)
 
 reproduce: ## every paper that is here, one after another
 	@for paper in $(PAPERS); do $(MAKE) --no-print-directory reproduce-$$paper || exit 1; done
 
-plan: ## list commands, hours and gigabytes of every paper's reproduction without running anything
+plan: ## list the commands of every paper with hours and gigabytes; nothing is run
 	@$(INSTALL) base
 	@for folder in $(foreach paper,$(PAPERS),$(FOLDER_$(paper))); do \
 	  if [ -f "$$folder/reproduce.py" ]; then $(PY) -m $$folder.reproduce --plan $(RUN_FLAGS) || exit 1; \
 	  else echo "$$folder: not in the repository yet"; fi; done
 
-compare: ## print what the papers claim next to what we find (PAPER=name: all about one; RUNS=folder: runs made elsewhere)
+compare: ## what the papers claim next to what we found (PAPER=name: all about one; RUNS=folder)
 	@$(INSTALL) base
 	@$(PY) -m reproduction.compare $(if $(PAPER),--paper "$(PAPER)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
 
 results: PAPER := $(or $(PAPER),class2str)
 results sweep: VENV = $(if $(filter torch,$(EXTRAS)),.venv,$(TF_VENV))
-results: ## run in a worktree at HEAD and take the records into reproduction/results (PAPER, PROFILE=cpu, matched or paper, SEEDS)
+results: ## run in a worktree at HEAD, take the records into reproduction/results (PAPER, PROFILE, SEEDS)
 	$(ONE_FRAMEWORK)
 	@$(INSTALL) base report $(EXTRAS)
 	@$(PY) -m reproduction.take_results --papers "$(PAPER)" --profile "$(if $(filter auto,$(PROFILE)),cpu,$(PROFILE))" \
@@ -106,20 +116,20 @@ verify-data: ## check every data file that is present
 	@$(PY) -m datasets --verify $(if $(DATA),--root "$(DATA)")
 
 bench: EXTRAS := tf torch
-bench: ## speed and memory, ours against the straightforward formulation, as ratios
+bench: ## speed and memory against the straightforward formulation, as ratios
 	$(ONE_FRAMEWORK)
 	@$(INSTALL) tf torch report dev
 	@$(PY) -m benchmarks
 
-soak: ## kill, stop and starve every smoke pipeline, compare the numbers bit for bit (PAPER="class2str ..." ARGS="--only Ray")
+soak: ## kill, stop and starve every smoke pipeline; its numbers must not change (PAPER, ARGS)
 	@$(INSTALL) tf torch cluster
 	@$(PY) -m tests.soak --papers "$(PAPER)" $(ARGS)
 
-fuzz: ## 100,000 damaged and hostile inputs through every parser (ARGS="--inputs 5000 --targets cifar")
+fuzz: ## 100,000 damaged inputs through every parser (ARGS="--inputs 5000 --targets cifar")
 	@$(INSTALL) tf torch report cluster dev
 	@$(PY) -m tests.fuzz $(ARGS)
 
-sweep: ## cells of the tables x seeds as Ray tasks, here or on RAY_ADDRESS (PAPER="..." TASK="--gpus-per-task 0.5 --retries 5")
+sweep: ## every configuration and seed as a Ray task, here or on RAY_ADDRESS (PAPER, TASK="--retries 5")
 	$(ONE_FRAMEWORK)
 	@$(INSTALL) $(EXTRAS) cluster
 	@$(PY) -m reproduction.launch.sweep --papers "$(PAPER)" --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" \

@@ -14,10 +14,10 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from datasets.core import Dataset, DatasetError
+from datasets.core import Dataset, DatasetError, NoNetwork
 from datasets.split import subset
 
-__all__ = ["NAMES", "Dataset", "DatasetError", "check_name", "load", "subset"]
+__all__ = ["NAMES", "Dataset", "DatasetError", "NoNetwork", "check_name", "load", "subset"]
 
 NAMES = ("mnist5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "pathmnist")
 

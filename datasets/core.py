@@ -21,6 +21,10 @@ class DatasetError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
+class NoNetwork(DatasetError):
+    """A file that is not on this machine, and no host that could send it answers."""
+
+
 def name_of(path: Path) -> str:
     """The last part of a path as text: file names are bytes, and a C locale does not read them as UTF-8.
 

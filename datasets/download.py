@@ -27,10 +27,15 @@ STALLS = 3
 MOST_BYTES = 16 << 30
 # Trouble on our side: no other address will cure it.
 DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES})
+NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
 
 
 class Refused(OSError):
     """The server answered, but with something that cannot be the file; trying again will not help."""
+
+
+class Unreachable(Refused):
+    """The address has no host that answers: there is no network, or it is not let through."""
 
 
 class RangeDownloader:
@@ -59,6 +64,7 @@ class RangeDownloader:
 
         Raises:
           Refused: not http, an error status, another size than expected.
+          Unreachable: no host of this name, or no way to it.
           OSError, http.client.HTTPException: the connection failed STALLS times in a row.
         """
         if not url.lower().startswith(("http://", "https://")):
@@ -122,7 +128,9 @@ class RangeDownloader:
             raise Refused(f"HTTP status {error.code}") from None
         except urllib.error.URLError as error:
             if isinstance(error.reason, socket.gaierror):
-                raise Refused(f"host not found ({error.reason.strerror}); no network?") from None
+                raise Unreachable(f"host not found ({error.reason.strerror}); no network?") from None
+            if isinstance(error.reason, OSError) and error.reason.errno in NO_ROUTE:
+                raise Unreachable(f"{error.reason.strerror}; no network?") from None
             raise
         with response:
             start, total = self._extent(response)

@@ -18,8 +18,8 @@ from typing import TextIO
 
 import filelock
 
-from datasets.core import DATA_ROOT, DatasetError
-from datasets.download import DISK_TROUBLE, RangeDownloader
+from datasets.core import DATA_ROOT, DatasetError, NoNetwork
+from datasets.download import DISK_TROUBLE, RangeDownloader, Unreachable
 from datasets.manifest import Entry, File
 from datasets.verify import check_file
 
@@ -88,7 +88,7 @@ def fetch(entry: Entry, file: File, folder: Path, offline: bool | None = None) -
     if not file.urls:
         raise DatasetError(f"{entry.name}: {file} is not in {folder} and has no address; {by_hand}")
     if is_offline(offline):
-        raise DatasetError(
+        raise NoNetwork(
             f"{entry.name}: {file} is not in {folder} and downloads are off (DATASETS_OFFLINE or --offline); "
             f"{by_hand}, or run: python -m datasets.{entry.name}"
         )
@@ -102,6 +102,7 @@ def fetch(entry: Entry, file: File, folder: Path, offline: bool | None = None) -
 def _download(entry: Entry, file: File, target: Path, by_hand: str) -> None:
     incoming = target.parent / ".incoming"
     reasons = []
+    unreachable = 0
     try:
         _clear(incoming, file)
         for url in file.urls:
@@ -116,6 +117,7 @@ def _download(entry: Entry, file: File, target: Path, by_hand: str) -> None:
             except OSError as error:
                 if error.errno in DISK_TROUBLE:
                     raise
+                unreachable += isinstance(error, Unreachable)
                 reasons.append(f"{url}: {error}")
     except OSError as error:
         raise DatasetError(
@@ -123,6 +125,11 @@ def _download(entry: Entry, file: File, target: Path, by_hand: str) -> None:
         ) from error
     with contextlib.suppress(OSError):
         incoming.rmdir()  # stays if it holds a part that can be continued
+    if unreachable == len(file.urls):
+        raise NoNetwork(
+            f"{entry.name}: no network, and {file.name} is not on this machine (where to put files by hand: "
+            "docs/data.md); the data set mnist5k needs no download"
+        )
     raise DatasetError(f"{entry.name}: could not fetch {file}: {'; '.join(reasons)}; try again, or {by_hand}")
 
 

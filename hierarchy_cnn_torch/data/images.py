@@ -62,12 +62,7 @@ def load(config: Config) -> Data:
     Raises:
       UserError: nothing to train on or to keep back, a class or tree that the set does not have.
     """
-    try:
-        full = datasets.load(config.dataset, config.data_dir, config.accept_unverified, size=config.image_size or 32)
-    except datasets.DatasetError as error:
-        if config.dataset == "fashion_mnist":
-            raise UserError(f"{error}; or DATASET=mnist5k (--dataset mnist5k), its own row") from None
-        raise
+    full = datasets.load(config.dataset, config.data_dir, config.accept_unverified, size=config.image_size or 32)
     if config.subset:
         full = datasets.subset(full, min(config.subset, len(full.train_labels)), SUBSET_SEED)
     names = [str(name) for name in full.class_names]

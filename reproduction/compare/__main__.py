@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--paper", action="append", default=[], help="everything about one paper (repeatable)")
+    parser.add_argument("--short", action="store_true", help="only the main numbers and claims, one screen for a paper")
     made = "records or run folders made elsewhere; default: runs/ and the committed results"
     parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=made)
     for name in ("markdown", "csv", "latex"):
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
         comparisons, found = load_comparisons(papers, args.runs)
-        if args.paper or args.runs:
+        if args.short:
+            terminal.print_short(comparisons, found.problems)
+        elif args.paper or args.runs:
             terminal.print_comparisons(comparisons, found.problems)
         else:
             terminal.print_first_table(comparisons, found.problems)
@@ -41,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 export.write_text(path, text(comparisons))
                 print(f"wrote {shown(path)}")
     except UserError as error:
-        print(f"reproduction.compare.comparison: error: {error}", file=sys.stderr)
+        print(f"reproduction.compare: error: {error}", file=sys.stderr)
         return 2
     return 0
 

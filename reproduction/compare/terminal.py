@@ -16,9 +16,11 @@ from reproduction.compare.export import (
     claim_rows,
     first_table,
     has_recalled,
+    interval_text,
     line_cells,
     main_results,
     number_text,
+    ours_text,
     paper_text,
     quantity_text,
 )
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDE = 130  # columns from which a table has room for the commands
+SHORT_LINES, SHORT_CLAIMS = 14, 6  # numbers and claims of `print_short`
 
 
 def print_comparisons(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
@@ -47,6 +50,43 @@ def print_comparisons(comparisons: Sequence[Comparison], problems: Sequence[str]
         console.print(RECALLED_NOTE, markup=False)
     console.print("h: half-width for one run, max(t(0.975, n-1) sd sqrt(1 + 1/n), binomial error of the test split)")
     _print_problems(console, problems)
+
+
+def print_short(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
+    """Prints the main numbers of the rows that were run and the claims tested on them, at most a screenful."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=False)
+    for comparison in comparisons:
+        about = comparison.paper.paper
+        lines = [line for line in comparison.lines if line.source and line.values]
+        lines = [line for line in lines if line.key] or lines
+        table = Table(title=f"{about.short}: your runs", title_justify="left", box=None, pad_edge=False)
+        for name in ("row", "quantity", "paper", "mean ± sd (seeds)", "verdict"):
+            table.add_column(name, no_wrap=True)
+        for line in lines[:SHORT_LINES]:
+            ours, quantity = ours_text(line).split(", last ")[0], quantity_text(line).split(", best ")[0]
+            texts = (_cut(line.row, 34), _cut(quantity, 38), paper_text(line), ours, line.verdict.word)
+            table.add_row(*map(escape, texts))
+        console.print(table)
+        tested = [result for result in comparison.claims if result.effect is not None and result.claim.group != "fact"]
+        tested.sort(key=lambda result: result.claim.group != "main")  # stable: main claims first
+        console.print("\nclaims: method minus baseline, with its 95 % interval" if tested else "", markup=False)
+        for result in tested[:SHORT_CLAIMS]:
+            effect = interval_text(result.effect, result.claim.unit)
+            verdict = f"[{_colour(result.verdict.word)}]{escape(result.verdict.text)}[/]"
+            console.print(f"{result.on}: {result.claim.text}", markup=False, no_wrap=True, overflow="ellipsis")
+            console.print(f"    {escape(effect)}: {verdict}", no_wrap=True, overflow="ellipsis")
+        left = max(0, len(lines) - SHORT_LINES) + max(0, len(tested) - SHORT_CLAIMS)
+        if left:
+            console.print(f"and {left} more")
+    _print_problems(console, problems[:2])
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _print_problems(console: Console, problems: Sequence[str]) -> None:

@@ -125,6 +125,7 @@ def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, 
     children: set[subprocess.Popen[str]] = set()
     failure: tuple[Command, int] | None = None
     stopping = threading.Event()
+    errors: set[str] = set()  # jobs that fail for one cause print it once
 
     def execute(number: str, command: Command) -> int:
         if stopping.is_set():
@@ -136,7 +137,10 @@ def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, 
             child.terminate()
         assert child.stdout is not None
         for line in child.stdout:
-            print(f"{number} | {line}", end="", flush=True)
+            if line not in errors:
+                print(f"{number} | {line}", end="", flush=True)
+            if ": error: " in line:
+                errors.add(line)
         code = child.wait()
         children.discard(child)
         return code

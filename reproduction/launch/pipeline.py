@@ -20,11 +20,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 from datasets import check_name
+from datasets.cli import present
+from datasets.manifest import entry
 from datasets.terminal import any_terminal
+from reproduction.launch.after_run import compare_runs, write_page
 from reproduction.launch.jobs import Command, ending, jobs_of, run_all
 from reproduction.runtime.flags import Parser, flag, whole
-from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, shown
+from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 COPY_HELP = "name of a copy of the data with other checksums: it is accepted, and rows carry the name (e.g. q90)"
 ROWS_HELP = "rows of the matched profile: `core` decides the paper's claims, `all` adds further variants and data sets"
@@ -183,20 +187,25 @@ def one_thread_each(request: Request, commands: Sequence[Command]) -> list[Comma
     return [dataclasses.replace(command, threads=threads) for command in commands]
 
 
-def compare_runs(paper: str) -> int:
-    """Prints the runs of a paper made here next to its numbers, without the committed rows; returns the exit code."""
-    compare = [
-        sys.executable,
-        "-m",
-        "reproduction.compare",
-        "--paper",
-        paper,
-        "--runs",
-        str(RUNS_ROOT / paper),
-    ]
-    code = subprocess.run(compare, cwd=REPO_ROOT).returncode
-    print(f"\nthese are your runs; the committed rows, and what was not run: make compare PAPER={paper}", flush=True)
-    return code
+def fetch_data(paper: str, request: Request, commands: Sequence[Command]) -> None:
+    """Fetches the data set before any command starts, so that a missing network is reported once, not by every job.
+
+    Nothing is fetched if all commands have finished, or for sets that a script prepares itself.
+
+    Raises:
+      UserError: no network, with the command that needs none; or files that cannot be used.
+    """
+    name = request.dataset
+    if name not in datasets.NAMES or all((command.folder / "DONE").is_file() for command in commands):
+        return
+    root = Path(request.data_dir) if request.data_dir else None
+    try:
+        if not present(entry(name), root):
+            datasets.load(name, root, bool(request.copy))
+    except datasets.NoNetwork as error:
+        raise UserError(f"{error}: make reproduce-{paper} PROFILE=cpu DATASET=mnist5k") from None
+    except datasets.DatasetError as error:
+        raise UserError(error) from None
 
 
 @any_terminal()
@@ -236,6 +245,7 @@ def run(
                 f"PROFILE=paper needs a CUDA GPU and {framework} sees none; PROFILE=cpu runs the same stages in "
                 "minutes, DEVICE=cpu runs the paper's own settings here, for days"
             )
+        fetch_data(paper, request, commands)
         seeds = " ".join(map(str, request.seeds))
         print(f"{paper}: profile {request.profile}, data set {request.dataset}, seeds {seeds}")
         print("each line below can be pasted by itself, after: . .venv/bin/activate\n", flush=True)
@@ -253,14 +263,10 @@ def run(
             flush=True,
         )
         code = compare_runs(paper)
-        if request.profile == "cpu" and not gpu_listed():
-            hours = math.fsum(command.gpu_hours for command in commands_of(_paper_request(dataset_of, default_seeds)))
-            print(
-                f"\nthe paper's own settings: make reproduce-{paper} PROFILE=paper   "
-                f"(about {hours:.0f} GPU hours, {paper_gigabytes:.1f} GB to download)"
-            )
-        if closing:
-            print(f"\n{closing(request)}")
+        page = write_page(paper)
+        pages = [*([f"open in a browser: {page}"] if page else []), *([closing(request)] if closing else [])]
+        steps = next_steps(paper, request, commands_of, dataset_of, default_seeds, paper_gigabytes)
+        print("\n".join(["", *pages, "", *steps]))
         raise SystemExit(code)
 
 
@@ -273,8 +279,37 @@ def _one_line(folder: str) -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def _paper_request(dataset_of: Mapping[str, str], default_seeds: Mapping[str, Sequence[int]]) -> Request:
-    return Request("paper", dataset_of["paper"], tuple(default_seeds["paper"]), "auto", (), False, None)
+def next_steps(
+    paper: str,
+    request: Request,
+    commands_of: Callable[[Request], list[Command]],
+    dataset_of: Mapping[str, str],
+    default_seeds: Mapping[str, Sequence[int]],
+    paper_gigabytes: float,
+) -> list[str]:
+    """Returns a heading and three commands for after a run: the paper's level, its own settings, the user's images.
+
+    A step that the user has just done is replaced by the report on all papers.
+    """
+
+    def commands(profile: str) -> list[Command]:
+        seeds = tuple(default_seeds[profile])
+        return commands_of(Request(profile, dataset_of[profile], seeds, "auto", (), False, None))
+
+    make, steps = f"make reproduce-{paper}", []
+    if request.profile != "matched" and "matched" in dataset_of:
+        hours = math.fsum(command.cpu_minutes for command in commands("matched")) / 60
+        steps.append(
+            (f"{make} PROFILE=matched", f"at the paper's level of accuracy, about {hours:.0f} hours on two cores")
+        )
+    if request.profile != "paper":
+        hours = math.fsum(command.gpu_hours for command in commands("paper"))
+        cost = f"about {hours:.0f} GPU hours, {paper_gigabytes:.1f} GB to download"
+        steps.append((f"{make} PROFILE=paper", f"the paper's own settings, {cost}"))
+    if not request.dataset.startswith("folder:"):
+        steps.append((f"{make} DATASET=folder:PATH", "your own images, one sub-folder for each class"))
+    steps.append(("make report", "one page about all five papers, your runs included: runs/report.html"))
+    return ["next steps:", *(f"  {command:<44} {words}" for command, words in steps[:3])]
 
 
 def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float) -> None:

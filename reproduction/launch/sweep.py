@@ -22,8 +22,9 @@ from typing import Any
 
 import filelock
 
+from reproduction.launch.after_run import compare_runs
 from reproduction.launch.jobs import Command, ending, start
-from reproduction.launch.pipeline import COPY_HELP, ROWS_HELP, compare_runs, on_gpu, one_thread_each, request_of
+from reproduction.launch.pipeline import COPY_HELP, ROWS_HELP, on_gpu, one_thread_each, request_of
 from reproduction.runtime.cores import cores
 from reproduction.runtime.flags import Parser, flag, number, run_main, whole
 from reproduction.runtime.run_folder import REPO_ROOT, UserError

@@ -157,3 +157,9 @@ def _alive(pid: int) -> bool:
 )
 def test_the_last_line_names_the_signal_that_ended_a_script(code, words):
     assert workers.ending(code) == words
+
+
+def test_workers_that_fail_for_one_cause_print_it_once(note, tmp_path, capfd):
+    (tmp_path / "note.py").write_text("import sys, time; time.sleep(0.3); print('x.py: error: no space'); sys.exit(2)")
+    assert workers.run_all([note("a", "a"), note("b", "b"), note("c", "c")], 3)[1] == 2
+    assert capfd.readouterr().out.count("x.py: error: no space") == 1

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import socket
+import subprocess
+import urllib.error
+import urllib.request
 from argparse import Namespace
 
 import pytest
 
-from reproduction.launch import pipeline
+from datasets import check_name, fashion_mnist
+from reproduction.compare.__main__ import main as compare_main
+from reproduction.compare.collect import RESULTS
+from reproduction.launch import after_run, pipeline
+from reproduction.launch.jobs import Command
 from reproduction.launch.pipeline import Request, request_of
 from reproduction.launch.sweep import FOLDERS
-from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 ASKED = {"profile": "cpu", "dataset": "cifar100", "seeds": "", "device": "cpu", "args": "", "force": False}
 
@@ -55,8 +63,83 @@ def test_seeds_and_places():
 def test_after_a_run_its_own_rows_are_shown_and_the_way_to_the_others(make, tmp_path, monkeypatch, capfd):
     metrics = {"fc_accuracy": make.metric(0.96), "lh_accuracy": make.metric(0.95)}
     make.put(tmp_path / "class2str", make.record(metrics, row="mnist5k-cpu"))
-    monkeypatch.setattr(pipeline, "RUNS_ROOT", tmp_path)
-    assert pipeline.compare_runs("class2str") == 0
-    said = capfd.readouterr().out
-    assert "96.00 (1)" in said and "make compare PAPER=class2str" in said
-    assert "cifar10-cpu" not in said and "mnist-paper" not in said  # committed rows, and rows that were not run
+    monkeypatch.setattr(after_run, "RUNS_ROOT", tmp_path)
+    assert after_run.compare_runs("class2str") == 0
+    printed = capfd.readouterr().out
+    assert "96.00 (1)" in printed and "make compare PAPER=class2str" in printed
+    assert "cifar10-cpu" not in printed and "mnist-paper" not in printed  # committed rows, rows that were not run
+
+
+def test_every_comparison_after_a_run_fits_one_screen(monkeypatch, capfd):
+    monkeypatch.setattr(after_run, "RUNS_ROOT", RESULTS)
+    for paper in FOLDERS:
+        assert after_run.compare_runs(paper) == 0
+        lines = capfd.readouterr().out.splitlines()
+        assert 10 < len(lines) <= 40 and max(map(len, lines[:-1])) <= 120, paper
+        assert f"make compare PAPER={paper} RUNS=" in lines[-1]
+
+
+def test_the_long_form_has_the_lines_that_the_short_one_leaves_out(capsys):
+    runs = ["--paper", "class2str", "--runs", str(RESULTS / "class2str")]
+    lengths = []
+    for words in ([], ["--short"]):
+        assert compare_main([*words, *runs]) == 0
+        lengths.append(len(capsys.readouterr().out.splitlines()))
+    assert lengths[0] > 3 * lengths[1]
+
+
+@pytest.mark.parametrize("paper", FOLDERS)
+def test_a_run_ends_with_three_next_steps_that_are_commands(paper):
+    module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
+    seeds = getattr(module, "SEEDS", pipeline.DEFAULT_SEEDS)
+    for dataset, profile in (("mnist5k", "cpu"), ("folder:photos", "cpu"), ("cifar10", "matched")):
+        request = Request(profile, dataset, (0,), "cpu", (), False, None)
+        head, *steps = pipeline.next_steps(paper, request, module.commands_of, module.DATASETS, seeds, 1.0)
+        assert head == "next steps:" and len(steps) == 3 and all(len(step) <= 120 for step in steps)
+        targets = [step.split()[1] for step in steps]
+        assert set(targets) <= {f"reproduce-{paper}", "report"} and all(step.startswith("  make ") for step in steps)
+        assert any("folder:PATH" in step for step in steps) == (dataset != "folder:photos")
+        assert any("PROFILE=matched" in step for step in steps) == (profile != "matched")
+
+
+@pytest.mark.parametrize("paper", FOLDERS)
+def test_a_missing_network_is_one_short_line_with_the_command_that_needs_none(paper, tmp_path, monkeypatch, capfd):
+    def no_host(request, timeout):
+        raise urllib.error.URLError(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))
+
+    monkeypatch.setattr(urllib.request, "urlopen", no_host)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path)
+    module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
+    asked_for = ["--profile", "cpu", "--device", "cpu", "--dataset", "fashion_mnist", "--data-dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        pipeline.run(
+            paper, FOLDERS[paper], "torch", module.commands_of, module.DATASETS, 1.0, asked_for,
+            check=getattr(module, "checked", check_name),
+        )  # fmt: skip
+    assert ended.value.code == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "network" in line]
+    assert line.endswith(f": make reproduce-{paper} PROFILE=cpu DATASET=mnist5k") and len(line) < 300
+
+
+def test_a_run_that_has_finished_asks_for_no_data(tmp_path):
+    (tmp_path / "DONE").write_text("{}")
+    request = Request("cpu", "fashion_mnist", (0,), "cpu", (), False, str(tmp_path / "none"))
+    pipeline.fetch_data("hierarchy", request, [Command("row", "stage", "x.py", (), tmp_path)])
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_page_to_open_holds_the_runs_of_any_data_set(make, tmp_path, monkeypatch):
+    metrics = {"fc_accuracy": make.metric(0.96), "lh_accuracy": make.metric(0.95)}
+    make.put(tmp_path / "class2str", make.record(metrics, row="photos-cpu"))
+    monkeypatch.setattr(after_run, "RUNS_ROOT", tmp_path)
+    page = after_run.write_page("class2str")
+    text = (tmp_path / "class2str" / "report.html").read_text(encoding="utf-8")
+    assert page.endswith("report.html") and "photos-cpu" in text and "96.00" in text
+
+
+def test_make_without_arguments_starts_with_what_most_people_want():
+    lines = subprocess.run(["make"], cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[0] == "what most people want:" and all(line.startswith("  make ") for line in lines[1:6])
+    assert lines[6] == "" and len(lines) <= 40 and max(map(len, lines)) <= 120
+    targets = {line.split()[0] for line in lines[8:] if line.startswith("  ")}
+    assert {"reproduce-<paper>", "data-<set>", "plan", "compare", "report", "sweep", "clean-data"} <= targets

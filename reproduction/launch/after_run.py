@@ -1,0 +1,43 @@
+"""What a reproduction prints and writes when its commands have finished: the comparison, and a page to open."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, shown
+
+
+def compare_runs(paper: str) -> int:
+    """Prints the main numbers of the runs made here, on one screen, and how to see all of them.
+
+    Args:
+      paper: name in records and tables.
+    Returns:
+      The exit code of the comparison.
+    """
+    command = [sys.executable, "-m", "reproduction.compare", "--short", "--paper", paper]
+    code = subprocess.run([*command, "--runs", str(RUNS_ROOT / paper)], cwd=REPO_ROOT).returncode
+    print(
+        f"\nthese are your runs; every number and seed of them: make compare PAPER={paper} "
+        f"RUNS={shown(RUNS_ROOT / paper)}; the committed rows too: make compare PAPER={paper}",
+        flush=True,
+    )
+    return code
+
+
+def write_page(paper: str) -> str:
+    """Writes the page about the runs of one paper: plots, curves and tables.
+
+    Args:
+      paper: name in records and tables.
+    Returns:
+      The path of the page, or "" if Jinja2 is not installed or the page could not be written.
+    """
+    page = RUNS_ROOT / paper / "report.html"
+    if importlib.util.find_spec("jinja2") is None:
+        return ""
+    command = [sys.executable, "-m", "reproduction.page.report", "--paper", paper, "--runs", str(RUNS_ROOT / paper)]
+    done = subprocess.run([*command, "--out", str(page)], cwd=REPO_ROOT, stdout=subprocess.DEVNULL)
+    return shown(page) if done.returncode == 0 else ""
