@@ -39,7 +39,7 @@ RELEASED_DIGITS = FIRST + "50000"  # the released MNIST reader never goes past t
 # Flags that came after the first runs, with the values at which they change nothing: run folders leave them out then
 ADDED: dict[str, Any] = {
     "one_cycle": False, "amp": None, "augment": False, "eval_batch": 0, "weight_decay": None, "hold_out": False,
-    "codes": "learned", "fc_weights": 0, "cnn_dir": None, "stage1": None,
+    "codes": "learned", "fc_weights": 0, "fc_linear": False, "cnn_dir": None, "stage1": None,
 }  # fmt: skip
 
 
@@ -54,6 +54,7 @@ class Config:
       train_images: 0 for all, N for a stratified subset, "first:N".
       one_cycle, amp, augment, eval_batch, hold_out: see `--help`. weight_decay: None is the paper's.
       fc_weights: 0 for the full FC classifier, else the weights that the reduced one may have.
+      fc_linear: the reduced one has no ReLU.
       cnn_dir: run folder of stage 1 from which training goes on, or None. stage1: digest of its newest checkpoint.
     """
 
@@ -87,6 +88,7 @@ class Config:
     weight_decay: float | None = None
     hold_out: bool = False
     fc_weights: int = 0
+    fc_linear: bool = False
     cnn_dir: str | None = None
     stage1: str | None = None
 
@@ -242,6 +244,7 @@ def fc_parser(prog: str, dataset: str = "cifar10", original_flags: bool = True) 
         parser.additions, "--fc-weights", type=whole(0), default=0,
         help="train a new FC classifier of at most so many weights (reduced FC); 0: the full one",
     )  # fmt: skip
+    flag(parser.additions, "--fc-linear", action="store_true", help="no ReLU in the classifier of --fc-weights")
     shared.add_common(parser, "class2str")
     return parser
 

@@ -47,7 +47,7 @@ SETTINGS = {
     "cifar100": Setting(EARLY, 512, 12, "13,13", (4, 100, 0.03), (21, 9, 1)),
     "mnist": Setting(LENET, 3136, 6, "10", (1, 100, 0.03), (10, 9, 1)),
 }
-# On the features of stage 1: name -> flags. The first three are core rows
+# On the features of stage 1: name -> flags
 ON_FEATURES = {
     "frozen": (),
     "random": ("--codes", "random"),
@@ -56,7 +56,6 @@ ON_FEATURES = {
     "lstm100": ("--lstm-units", "100"),
     "nodecay": ("--weight-decay", "0"),
 }  # fmt: skip
-CORE = ("frozen", "random", "tree")
 
 
 def commands_of(request: Request) -> list[Command]:
@@ -71,18 +70,21 @@ def commands_of(request: Request) -> list[Command]:
     for seed in request.seeds:
         cnn = RUNS_ROOT / "class2str" / request.base_row() / f"seed{seed}"
         commands.append(_command(request, seed, "", "stage 1, CNN + FC", ("--epochs", f"{setting.epochs}"), 1, cnn))
+        further = ("--epochs", f"{FURTHER}", "--cnn-dir", shown(cnn))
+        if not request.extra:
+            commands.append(_command(request, seed, "fc", "FC trained on as long", further, 1, cnn))
         along = ("--epochs", f"{FURTHER}", "--finetune", "all", "--no-reduced-fc", "--retry-collisions", "1")
         commands.append(_command(request, seed, "", "LH, CNN trained along", (*along, *request.extra), 2, cnn))
         if request.extra:
             continue
-        further = ("--epochs", f"{FURTHER}", "--cnn-dir", shown(cnn))
         reduced = ("--fc-weights", str(lh_weights(setting, settings_of(request.dataset)["bits"])))
-        commands.append(_command(request, seed, "fc", "FC trained on as long", further, 1, cnn))
         commands.append(_command(request, seed, "reduced", "reduced FC", (*further, *reduced), 1, cnn))
+        if request.all_rows:
+            linear = (*further, *reduced, "--fc-linear")
+            commands.append(_command(request, seed, "linear", "reduced FC without ReLU", linear, 1, cnn))
         for variant, flags in ON_FEATURES.items():
-            if variant in CORE or request.all_rows:
-                frozen = ("--epochs", f"{FROZEN}", "--finetune", "none", "--retry-collisions", "3", *flags)
-                commands.append(_command(request, seed, variant, "LH on features", frozen, 2, cnn))
+            frozen = ("--epochs", f"{FROZEN}", "--finetune", "none", "--retry-collisions", "3", *flags)
+            commands.append(_command(request, seed, variant, "LH on features", frozen, 2, cnn))
     return commands
 
 

@@ -73,11 +73,21 @@ def fc_classifier(features: tf.Tensor, config: Config, num_classes: int, trainin
         return vgg16.classifier(features, num_classes, training, config.seed)
 
 
-def reduced_fc(features: tf.Tensor, hidden: int, num_classes: int) -> tf.Tensor:
-    """FC classifier shrunk to the LH's budget: one hidden ReLU layer, or none. float32 [B, F] -> logits [B, C]."""
+def reduced_fc(features: tf.Tensor, hidden: int, num_classes: int, relu: bool = True) -> tf.Tensor:
+    """FC classifier shrunk to the LH's budget: a hidden layer, or none if it has no units.
+
+    Args:
+      features: float32 [B, F].
+      hidden: units of the hidden layer.
+      num_classes: C.
+      relu: ReLU after the hidden layer.
+    Returns:
+      Logits, float32 [B, C].
+    """
     with tf1.variable_scope("reduced", reuse=tf1.AUTO_REUSE):
         if hidden:
-            features = tf.nn.relu(linear(features, hidden, "fc1"))
+            features = linear(features, hidden, "fc1")
+            features = tf.nn.relu(features) if relu else features
         return linear(features, num_classes, "fc2")
 
 

@@ -49,7 +49,7 @@ def build(config: Config, data: datasets.Dataset, total: int = 1) -> Graph:
         if not config.fc_weights:
             return networks.fc_classifier(features, config, num_classes, training)
         hidden = networks.reduced_hidden(config.fc_weights, features.shape[1], num_classes)
-        return networks.reduced_fc(features, hidden, num_classes)
+        return networks.reduced_fc(features, hidden, num_classes, relu=not config.fc_linear)
 
     logits = classify(batches.x, training=True)
     loss_classifier = networks.cross_entropy(batches.labels, logits)

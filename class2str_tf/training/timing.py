@@ -28,20 +28,37 @@ def forward_times(
     Returns:
       {"1": {"fc_s": .., "lh_s": .., "change": lh/fc - 1, "repeats": n}, "<B>": {...}}: medians, seconds per image.
     """
+    with tf1.Graph().as_default():
+        images, fc, lh = classifiers(config, data.test_images.shape[1:], codes)
+        with tf_runtime.session(session_config) as session:
+            return {str(size): _pair(session, fc, lh, {images: data.test_images[:size]}) for size in (1, config.B)}
+
+
+def classifiers(
+    config: Stage2Config, shape: tuple[int, ...], codes: np.ndarray
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Builds both classifiers behind one CNN in the current graph.
+
+    Args:
+      config: resolved flags.
+      shape: of an image, (H, W, C).
+      codes: uint8 [C, L], the string table.
+    Returns:
+      The images to feed, uint8 [N, H, W, C].
+      Classes by the FC classifier, int64 [N].
+      Classes by the LH classifier and the string table, int64 [N]; -1 for a string of no class.
+    """
     num_classes, num_bits = codes.shape
     powers = 2 ** np.arange(num_bits)[::-1]
     owner = np.full(2**num_bits, -1, np.int64)
     owner[codes.astype(np.int64) @ powers] = np.arange(num_classes)
-    with tf1.Graph().as_default():
-        tf1.set_random_seed(0)
-        tf1.train.get_or_create_global_step()
-        images = tf1.placeholder(tf.uint8, [None, *data.test_images.shape[1:]])
-        outputs = networks.cnn(images, config, training=False)
-        fc = tf.argmax(networks.fc_classifier(outputs, config, num_classes, training=False), axis=1)
-        bits = tf.argmax(model.lh_classifier(outputs, num_bits, config.lstm_units), axis=2)
-        lh = tf.gather(tf.constant(owner), tf.reduce_sum(bits * tf.constant(powers, tf.int64), axis=1))
-        with tf_runtime.session(session_config) as session:
-            return {str(size): _pair(session, fc, lh, {images: data.test_images[:size]}) for size in (1, config.B)}
+    tf1.set_random_seed(0)
+    tf1.train.get_or_create_global_step()
+    images = tf1.placeholder(tf.uint8, [None, *shape])
+    outputs = networks.cnn(images, config, training=False)
+    fc = tf.argmax(networks.fc_classifier(outputs, config, num_classes, training=False), axis=1)
+    bits = tf.argmax(model.lh_classifier(outputs, num_bits, config.lstm_units), axis=2)
+    return images, fc, tf.gather(tf.constant(owner), tf.reduce_sum(bits * tf.constant(powers, tf.int64), axis=1))
 
 
 def _pair(session: Any, fc: Any, lh: Any, feed: dict[Any, np.ndarray]) -> dict[str, float]:

@@ -147,8 +147,8 @@ def test_the_commands_of_the_profile(graph):
 
     request = Request("matched", "cifar10", (0, 1), "cpu", (), False, None)
     commands = matched.commands_of(request)
-    assert [command.worker for command in commands] == ["seed0"] * 7 + ["seed1"] * 7
-    assert len({command.folder for command in commands}) == 14
+    assert [command.worker for command in commands] == ["seed0"] * 10 + ["seed1"] * 10
+    assert len({command.folder for command in commands}) == 20
     for command in commands:
         parser, parse = (
             (fc_parser("s"), parse_fc) if command.script == FC else (rnn_parser("s", "cifar10", "vgg16"), parse_rnn)

@@ -90,6 +90,17 @@ def test_class2str_sizes(graph, num_classes, bits, hidden, hash_, inverse):
     assert (count_parameters("class2str"), count_parameters("str2class")) == (hash_, inverse)
 
 
+@pytest.mark.parametrize("relu", [True, False])
+def test_reduced_fc_is_linear_only_without_relu(graph, relu):
+    x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    logits = networks.reduced_fc(tf.constant(np.concatenate([x, -x])), 5, 3, relu)
+    with tf1.Session() as session:
+        session.run(tf1.global_variables_initializer())
+        positive, negative = np.split(session.run(logits), 2)
+    constant = (positive + negative) / 2  # of an affine map: the same for each image
+    assert np.allclose(constant, constant[0], atol=1e-6) == (not relu)
+
+
 def test_reduced_fc_stays_within_the_budget():
     for weights, features, classes in [(113_000, 784, 10), (5_000, 784, 10), (303_200, 512, 10), (25_120, 3136, 10)]:
         hidden = networks.reduced_hidden(weights, features, classes)
