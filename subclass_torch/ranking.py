@@ -78,6 +78,19 @@ def agreement(ranks: list[list[int]], order: list[int], classes: int) -> tuple[f
     return (sum(pairs) / len(pairs) if pairs else None), sum(same) / len(same)
 
 
+def stable_from(degrees: list[list[float]], classes: int) -> int:
+    """The epoch, counted from 1, from which on a run ranks the same classes first as at its end.
+
+    Args:
+      degrees: of a run, [E][C].
+      classes: how many are ranked first.
+    """
+    from subclass_torch.method.neglect import ranking
+
+    chosen = [set(ranking(degrees[:epochs])[1][:classes]) for epochs in range(1, len(degrees) + 1)]
+    return 1 + max((epoch for epoch, first in enumerate(chosen, 1) if first != chosen[-1]), default=0)
+
+
 def by_chance(runs: int, count: int, classes: int) -> dict[str, float]:
     """What random rankings reach: 95 % quantile of each figure of `agreement` over DRAWN drawn experiments."""
     draw, found = random.Random(0), []
@@ -111,10 +124,9 @@ def rank(args: argparse.Namespace) -> None:
         }  # fmt: skip
         write_json(folder / "neglected.json", content)
         alike, same = agreement(ranks, order, args.classes)
-        metrics, chance = (
-            {"rank_correlation": alike, "same_classes": same},
-            by_chance(len(found), len(mean), args.classes),
-        )
+        stable = sum(stable_from(item["degrees"], args.classes) for item in found) / len(found)
+        metrics = {"rank_correlation": alike, "same_classes": same, "stable_from_epoch": stable}
+        chance = by_chance(len(found), len(mean), args.classes)
         words = ", ".join(f"{names[c]} (mean rank {mean[c]:.1f})" for c in chosen)
         print(f"neglected in {len(found)} runs: {words}; {same:.0%} of the runs choose the same", flush=True)
         run.finish(

@@ -6,9 +6,11 @@ error that names it.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from reproduction.compare.claims import Result
 from reproduction.compare.collect import Collection
@@ -61,6 +63,26 @@ class Answers:
         """Returns the verdict as printed in the tables."""
         return self._result(claim, row).verdict.text
 
+    def detail(self, paper: str, row: str, *path: str) -> float:
+        """Returns a number from the details of a row's first record, such as ("chance_95", "same_classes")."""
+        group = self.found.rows.get((paper, row))
+        value: Any = group.runs[0].detail(path[0]) if group is not None else None
+        for name in path[1:]:
+            value = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(value, int | float):
+            raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has the detail {'.'.join(path)!r}")
+        return value
+
+    def shared_strings(self, row: str) -> str:
+        """Returns how many classes have the same string in two seeds, such as "0.7 of 10 (random: 0.6)"."""
+        group = self.found.rows.get(("class2str", row))
+        tables = [run.detail("strings") for run in group.runs] if group is not None else []
+        if len(tables) < 2 or None in tables:
+            raise UserError(f"{TEMPLATE.name}: {row!r} has no two records with strings")
+        same = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in itertools.combinations(tables, 2)]
+        classes, bits = len(tables[0]), len(tables[0][0])
+        return f"{statistics.fmean(same):.1f} of {classes} (random: {classes / 2**bits:.1f})"
+
     def row(self, paper: str, row: str) -> str:
         """Returns a link to the table that holds the row."""
         if (paper, row) not in self.found.rows:
@@ -77,7 +99,7 @@ def findings(comparisons: Sequence[Comparison], found: Collection, template: Pat
     from jinja2 import Environment, StrictUndefined, TemplateError
 
     answers = Answers(comparisons, found)
-    names = {name: getattr(answers, name) for name in ("ran", "mean", "effect", "verdict", "row")}
+    names = {name: getattr(answers, name) for name in vars(Answers) if not name.startswith("_")}
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
     try:
         return environment.from_string(template.read_text(encoding="utf-8")).render(**names).rstrip() + "\n"

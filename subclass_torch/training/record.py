@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 from torch import Tensor, nn
 
 from reproduction.runtime import torch_runtime as runtime
@@ -248,6 +249,9 @@ def stage2_record(config: Config, data: Images, world: World, outcome: Outcome, 
     outcomes["ccr"] = list(range(len(last)))
     if config.subclass:
         metrics["neglected_classes"] = {"last": float(len(neglected))}
+    elif theta and None not in last:  # do the classes neglected early end as the worst ones?
+        correlation = float(stats.spearmanr(theta, [-value for value in last if value is not None]).statistic)
+        metrics["neglect_error_correlation"] = {"last": correlation if math.isfinite(correlation) else None}
     evaluation = {
         "ccr": metrics["ccr"], "best_epoch": best_epoch, "class_names": list(data.class_names),
         "class_accuracy_last": last, "class_accuracy_best": best, "neglected": neglected, "theta": theta,

@@ -34,6 +34,8 @@ def test_each_paper_has_three_to_six_findings_with_a_link_each(committed):
         ('{{ mean("subclass", "no-row", "ccr") }}', "no record of subclass no-row"),
         ('{{ effect("SDN-C2", "no-row") }}', "no record tests 'SDN-C2' on 'no-row'"),
         ('{{ row("subclass", "no-row") }}', "no record of subclass no-row"),
+        ('{{ detail("subclass", "cifar10-cpu", "no_detail") }}', "no record of subclass cifar10-cpu has the detail"),
+        ('{{ shared_strings("no-row") }}', "'no-row' has no two records with strings"),
         ("{{ men() }}", "'men' is undefined"),
         ("{% if %}", "findings.j2"),
     ],
@@ -51,6 +53,14 @@ def test_the_number_is_the_one_of_the_records(committed, tmp_path):
     runs = committed[1].rows["subclass", "cifar10-cpu"].runs
     mean = 100 * sum(run.number("ccr", "last") for run in runs) / len(runs)
     assert findings(*committed, template) == f"{mean:.2f} %\n"
+
+
+def test_strings_that_two_seeds_share_are_counted_pair_by_pair(committed, tmp_path):
+    template = tmp_path / "findings.j2"
+    template.write_text('{{ shared_strings("cifar10-cpu") }}')
+    tables = [run.detail("strings") for run in committed[1].rows["class2str", "cifar10-cpu"].runs]
+    total = sum(tables[i][c] == tables[j][c] for i in range(5) for j in range(i) for c in range(10))
+    assert findings(*committed, template) == f"{total / 10:.1f} of 10 (random: 0.6)\n"
 
 
 def test_no_number_with_decimals_is_typed():

@@ -48,6 +48,13 @@ def test_random_classes_are_others_and_the_same_for_each_seed():
     assert len(set(stage2.random_classes(list(range(5)), 10))) == 5
 
 
+def test_a_run_is_stable_from_the_epoch_after_the_last_other_choice():
+    once, never, late = [[3.0, 2.0, 1.0]], [[3.0, 1.0, 1.0], [2.0, 1.5, 1.0]], [[1.0, 2.0, 1.0], [5.0, 1.0, 1.0]]
+    assert [ranking.stable_from(degrees, 1) for degrees in (once, never, late)] == [1, 1, 2]
+    back = [[2.0, 1.0, 0.0], [0.0, 4.0, 0.0], [6.0, 0.0, 0.0]]  # means: 2 1 0, 1 2.5 0, 2.7 1.7 0
+    assert ranking.stable_from(back, 1) == 3
+
+
 def test_the_mean_ranking_orders_by_rank_then_theta():
     ranks, mean, order = ranking.mean_ranking([[3.0, 2.0, 1.0], [2.0, 9.0, 1.0]])
     assert ranks == [[1, 2, 3], [2, 1, 3]] and mean == [1.5, 1.5, 3.0] and order == [1, 0, 2]
@@ -150,6 +157,18 @@ def test_outcomes_are_those_of_the_metric(variants):
         assert Outcomes(**record["outcomes"]["neglected_accuracy"]).bits().sum() == sum(
             Outcomes(**record["outcomes"][f"class_accuracy/{c}"]).bits().sum() for c in record["details"]["neglected"]
         )
+
+
+def test_neglect_is_compared_with_the_final_error_of_the_plain_network(variants):
+    record = variants["baseline"]
+    theta = record["details"]["theta"]
+    errors = [1 - record["metrics"][f"class_accuracy/{c}"]["last"] for c in range(10)]
+    ranks = [
+        [sum(a < b for a in values) + sum(a == b for a in values) / 2 for b in values] for values in (theta, errors)
+    ]
+    expected = np.corrcoef(ranks)[0, 1]
+    assert record["metrics"]["neglect_error_correlation"]["last"] == pytest.approx(expected)
+    assert "neglect_error_correlation" not in variants[""]["metrics"]
 
 
 def test_a_held_out_part_replaces_the_test_split(tmp_path):
