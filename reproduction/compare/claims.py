@@ -80,7 +80,7 @@ def _outcomes(run: SeedRun | None, side: Side) -> Outcomes | None:
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class Pairs:
     """The paired seeds of two sides."""
 
     seeds: tuple[int, ...]
@@ -89,18 +89,19 @@ class _Pairs:
     missing: str
 
 
-def pair(found: Collection, claim: Claim, paper: str, base: str, method: Side, other: Side | None) -> _Pairs:
+def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method: Side, other: Side | None) -> Pairs:
     """Pairs method and baseline (or control) seed by seed.
 
     Args:
       found: the records; a refused pair adds one line to `found.problems`.
-      claim: gives the unit.
+      unit: of the effect.
+      claim: id of the claim, for that line.
       paper: its id.
       base: the base row.
       method: the side that is claimed to be better.
       other: the side it is compared with; None for a fact.
     """
-    scale, zero = scale_of(claim.unit), Side(value=0.0)
+    scale, zero = scale_of(unit), Side(value=0.0)
     left, right = ({run.seed: run for run in group.runs} if group is not None else {} for group in (
         _group(found, paper, base, method.variant), _group(found, paper, base, (other or zero).variant)))  # fmt: skip
     other, seeds, values, baselines, rows = other or zero, [], [], [], []
@@ -113,7 +114,7 @@ def pair(found: Collection, claim: Claim, paper: str, base: str, method: Side, o
         orders = {bit.order for bit in bits if bit is not None}
         if len(orders) > 1 or (order and orders and orders != {order}):
             found.problems.append(
-                f"{paper} {base}, {claim.id}, seed {seed}: not paired, the order digests of the test images differ "
+                f"{paper} {base}, {claim}, seed {seed}: not paired, the order digests of the test images differ "
                 f"({', '.join(sorted(orders | {order} - {''}))})"
             )
             continue
@@ -126,9 +127,9 @@ def pair(found: Collection, claim: Claim, paper: str, base: str, method: Side, o
         elif other.metric and not missing:
             missing = "seeds only: no outcomes of test images in the records"
     if not seeds:
-        return _Pairs((), None, None, missing)
+        return Pairs((), None, None, missing)
     effect = effect_of(values, np.stack(rows) if len(rows) == len(seeds) else None, scale)
-    return _Pairs(tuple(seeds), effect, statistics.fmean(baselines), missing if effect.image_variance is None else "")
+    return Pairs(tuple(seeds), effect, statistics.fmean(baselines), missing if effect.image_variance is None else "")
 
 
 def _gate(paper: Paper, found: Collection, base: str) -> str:
@@ -197,12 +198,13 @@ def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Res
     method = _group(found, name, base, claim.method.variant)
     if method is None or method.profile not in PROFILES:
         return None
-    pairs = pair(found, claim, name, base, claim.method, claim.baseline)
+    unit = claim.unit
+    pairs = pair(found, unit, claim.id, name, base, claim.method, claim.baseline)
     if pairs.effect is None:
         return None
     sides = [side for side in (claim.method, claim.baseline, claim.control) if side is not None and side.metric]
     groups = [group for side in sides if (group := _group(found, name, base, side.variant)) is not None]
-    control = pair(found, claim, name, base, claim.method, claim.control).effect if claim.control else None
+    control = pair(found, unit, claim.id, name, base, claim.method, claim.control).effect if claim.control else None
     published, published_baseline = _published(claim, paper, base)
     if claim.group == "fact":
         verdict = Verdict("fact", "", 0)

@@ -1,9 +1,9 @@
 """Keeps the generated tables of README and docs current: `python -m reproduction.readme --check | --write`.
 
 A generated block stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `overview` (every
-paper), `claims`, `table PAPER` or `claims PAPER`. docs/findings.md is made from its template. All of it shows committed
-records only, so that two checkouts of one commit generate the same text; a machine's own runs are shown by `make
-compare` and `make report`.
+paper), `claims`, `table PAPER`, `claims PAPER` or `charts PAPER`. docs/findings.md is made from its template. All of it
+shows committed records only, so that two checkouts of one commit generate the same text; a machine's own runs are shown
+by `make compare` and `make report`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from datasets.terminal import any_terminal
 from reproduction.compare import export
+from reproduction.compare.charts import markdown_charts, write_charts
 from reproduction.compare.collect import RESULTS, collect
 from reproduction.compare.comparison import Comparison, compare
 from reproduction.compare.findings import PAGE, findings
@@ -62,6 +63,7 @@ def _blocks(comparisons: Sequence[Comparison]) -> dict[str, Callable[[], str]]:
     for comparison in comparisons:
         name = comparison.paper.paper.id
         made[f"table {name}"] = lambda lines=comparison.lines: export.markdown_lines(lines)  # type: ignore[misc]
+        made[f"charts {name}"] = lambda paper=name: markdown_charts(paper)  # type: ignore[misc]
         made[f"claims {name}"] = lambda one=comparison: claims([one])  # type: ignore[misc]
     return made
 
@@ -139,6 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     choice.add_argument("--write", action="store_true", help="rewrite the blocks")
     args = parser.parse_args(argv)
     try:
+        if args.write:
+            found = collect(committed_only=True)
+            write_charts(compare(list(load_tables().values()), found), found)
         stale = changed()
         for path, text in stale.items():
             if args.write:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
@@ -18,8 +19,12 @@ from reproduction.compare.tables import Picture
 from reproduction.page.curves import inside
 from reproduction.page.maps import embedding_map
 from reproduction.page.templates import part
+from reproduction.runtime.figures import png_of
 from reproduction.runtime.record import Artefact
 from reproduction.runtime.run_folder import shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 IMAGE_BYTES = 700_000  # larger pictures are scaled down
 IMAGE_WIDTH = 1400
@@ -82,6 +87,14 @@ def width_over_height(data: bytes) -> float:
             return image.width / max(image.height, 1)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return 1.0
+
+
+def chart(name: str, figure: Figure, budget: Budget) -> Markup:
+    """Renders a chart over seeds; empty if the page has no room for it."""
+    data = png_of(figure)
+    if not budget.take(len(data) * 4 // 3 + 300):
+        return Markup()
+    return part("figure", part("image", name, "image/png", base64.b64encode(data).decode()), name, True)
 
 
 def picture(path: Path, title: str, budget: Budget) -> Markup:

@@ -18,13 +18,14 @@ from markupsafe import Markup
 
 from datasets.terminal import any_terminal
 from reproduction.compare import export
+from reproduction.compare.charts import charts
 from reproduction.compare.collect import Collection, Entry, RowRuns
 from reproduction.compare.comparison import Comparison, load_comparisons
 from reproduction.compare.extras import extras_of
 from reproduction.compare.tables import About, load_tables, paper_of
 from reproduction.compare.tabular import markdown_table
 from reproduction.page.curves import row_charts
-from reproduction.page.gallery import Budget, gallery, without_folders
+from reproduction.page.gallery import Budget, chart, gallery, without_folders
 from reproduction.page.htmltables import claims_table, first_table, lines_table, not_run, published, seeds_table
 from reproduction.page.templates import part, whole_page
 from reproduction.runtime.record import commit_and_dirty
@@ -59,6 +60,7 @@ def paper_section(comparison: Comparison, found: Collection, page: Path, budget:
         seeds=seeds_table(ran),
         claims=claims_table(comparison.claims) if comparison.claims else "",
         extras=extras_of(paper, found),
+        charts=[chart(name, figure, budget) for name, figure in charts([comparison], found)],
         sections=[row_section(groups[name], titles.get(name, ""), paper.paper, page, budget) for name in order],
         ran=bool(ran),
         unrun=not_run(comparison, set(groups)),

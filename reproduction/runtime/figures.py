@@ -52,8 +52,22 @@ def draw_literally(figure: Figure) -> None:
             text.set_parse_math(False)
 
 
+def png_of(figure: Figure, dpi: float = 110, **options: Any) -> bytes:
+    """Returns a figure as the bytes of a PNG file, without matplotlib's version: equal plots are equal files.
+
+    Args:
+      figure: of `new_figure`, or any other figure.
+      dpi: pixels per inch.
+      **options: keyword arguments of `Figure.savefig`, such as `bbox_inches`.
+    """
+    draw_literally(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, **options)
+    return buffer.getvalue()
+
+
 def save_figure(figure: Figure, path: Path, dpi: float = 110, **options: Any) -> None:
-    """Writes a figure as PNG, atomically and without matplotlib's version: equal plots are equal files.
+    """Writes a figure as PNG, atomically.
 
     Args:
       figure: of `new_figure`, or any other figure.
@@ -61,8 +75,6 @@ def save_figure(figure: Figure, path: Path, dpi: float = 110, **options: Any) ->
       dpi: pixels per inch.
       **options: keyword arguments of `Figure.savefig`, such as `bbox_inches`.
     """
-    draw_literally(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None}, **options)
+    data = png_of(figure, dpi, **options)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, data)

@@ -1,0 +1,182 @@
+"""Charts over the seeds of rows of the matched profile: for the page, and by `reproduction.readme --write` for docs.
+
+They show what no single run can: effects with their intervals, the gain of each class, neglection degrees of all seeds.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reproduction.compare.claim_language import Side
+from reproduction.compare.claims import Result, pair
+from reproduction.compare.collect import Collection
+from reproduction.compare.comparison import Comparison
+from reproduction.compare.effects import Effect
+from reproduction.runtime.figures import new_figure, save_figure
+from reproduction.runtime.run_folder import REPO_ROOT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = REPO_ROOT / "docs" / "images" / "charts"
+RED, GREY, BLUE = "#c0392b", "#7f8c99", "#2c6fad"
+GAINS = {"": "subclasses", "doubled": "doubled, not split", "random": "two random classes split"}
+
+
+def effects(results: Sequence[Result]) -> Figure | None:
+    """Draws the effects of a row in points, one line a claim, with 95 % interval and margin.
+
+    Args:
+      results: of one row; those without an interval are left out.
+    Returns:
+      The figure, or None without any effect.
+    """
+    rows = [(result.claim, result.effect) for result in results if result.claim.unit == "points" and _known(result)]
+    if not rows:
+        return None
+    figure, ((axis,),) = new_figure(9, 0.9 + 0.45 * len(rows))
+    for at, (claim, effect) in enumerate(rows):
+        assert effect is not None and claim.margin is not None
+        low, high = effect.interval()
+        axis.barh(at, 2 * claim.margin, left=-claim.margin, height=0.8, color="#eceff1")
+        colour = RED if claim.group == "main" else BLUE
+        axis.errorbar(effect.mean, at, xerr=(high - low) / 2, fmt="o", color=colour, capsize=3, markersize=5)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(rows)), [textwrap.fill(claim.text, 60) for claim, _ in rows], fontsize=8)
+    axis.invert_yaxis()
+    axis.set(xlabel="points, with 95 % interval; grey: too small to matter", title=results[0].row)
+    return figure
+
+
+def _known(result: Result) -> bool:
+    return result.effect is not None and result.effect.seeds > 1 and result.claim.margin is not None
+
+
+def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure | None:
+    """Draws the gain of each class over the plain network, for each variant of the subclass method.
+
+    Args:
+      comparison: of the paper; not used.
+      found: the records.
+      base: row of the method, such as "cifar10-matched".
+    Returns:
+      The figure, the neglected classes in red; None unless method and baseline have two seeds.
+    """
+    group = found.rows.get(("subclass", base))
+    if group is None:
+        return None
+    names, neglected = group.runs[0].detail("class_names"), group.runs[0].detail("neglected")
+    gains: dict[str, list[Effect]] = {}
+    for variant in GAINS:
+        effects_by_class = [_gain(found, base, f"class_accuracy/{c}", variant) for c in range(len(names))]
+        known = [effect for effect in effects_by_class if effect is not None and effect.seeds > 1]
+        if len(known) == len(names):
+            gains[variant] = known
+    if "" not in gains:
+        return None
+    order = np.argsort([-effect.mean for effect in gains[""]])
+    figure, (axes,) = new_figure(3.2 * len(gains) + 1.2, 0.32 * len(names) + 1.2, columns=len(gains), sharey=True)
+    for axis, (variant, by_class) in zip(axes, gains.items(), strict=True):
+        means, halves = ([f(by_class[c]) for c in order] for f in (lambda e: e.mean, Effect.half_width))
+        colours = [RED if c in neglected else GREY for c in order]
+        axis.barh(range(len(order)), means, color=colours, alpha=0.55)
+        axis.errorbar(means, range(len(order)), xerr=halves, fmt="none", ecolor="black", capsize=2, linewidth=1)
+        axis.axvline(0, color="black", linewidth=0.8)
+        others = sum(effect.mean for c, effect in enumerate(by_class) if c not in neglected)
+        chosen = sum(by_class[c].mean for c in neglected)
+        axis.set_title(f"{GAINS[variant]}\nneglected {chosen:+.1f}, sum over the others {others:+.1f}", fontsize=9)
+        axis.set_xlabel("points over the plain network")
+    axes[0].set_yticks(range(len(order)), [names[c] for c in order], fontsize=8)
+    axes[0].invert_yaxis()
+    return figure
+
+
+def _gain(found: Collection, base: str, metric: str, variant: str) -> Effect | None:
+    method, baseline = Side(metric=metric, variant=variant), Side(metric=metric, variant="baseline")
+    return pair(found, "points", f"gain in {metric}", "subclass", base, method, baseline).effect
+
+
+def neglect_of_all_seeds(comparison: Comparison, found: Collection, row: str) -> Figure | None:
+    """Draws the neglection degree of each class in every run of stage 1, epoch by epoch; None without a ranking."""
+    group = found.rows.get(("subclass", row))
+    if group is None or group.runs[0].detail("degrees") is None:
+        return None
+    keys = ("degrees", "ranking", "neglected", "class_names")
+    degrees, order, chosen, names = (group.runs[0].detail(key) for key in keys)
+    values = np.asarray(degrees)  # [runs, E, C]
+    figure, ((axis,),) = new_figure(9, 4)
+    epochs = np.linspace(-0.3, 0.3, values.shape[1]) if values.shape[1] > 1 else np.zeros(1)
+    for at, label in enumerate(order):
+        for run in values[:, :, label]:
+            axis.plot(at + epochs, run, ".-", color=RED if label in chosen else GREY, linewidth=0.8, markersize=4)
+    axis.set_xticks(range(len(order)), [names[label] for label in order], rotation=30, ha="right", fontsize=9)
+    axis.set_ylabel("neglection degree (1 = no cancellation)")
+    axis.set_title(f"{len(values)} runs of stage 1, epochs 1 to {values.shape[1]} from left to right within a class")
+    return figure
+
+
+def prefixes(comparison: Comparison, found: Collection, row: str) -> Figure | None:
+    """Draws the accuracy after the first bits of the strings, each seed of ours, and the poster's curve if it has one.
+
+    Args:
+      comparison: of Class2Str, for the poster's numbers.
+      found: the records.
+      row: of ours, such as "cifar10-matched".
+    Returns:
+      The figure, or None without records.
+    """
+    published = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}.get(row.split("-")[0])
+    group = found.rows.get(("class2str", row))
+    poster = [n.value for n in comparison.paper.numbers() if (n.table, n.row) == ("bits", published) and n.value]
+    if group is None or not poster:
+        return None
+    bits = range(1, len(poster) + 1)
+    figure, ((axis,),) = new_figure(6.4, 4)
+    for at, run in enumerate(group.runs):
+        values = [run.number(f"prefix_accuracy/{bit}", "last") for bit in bits]
+        ours = [100 * value if value is not None else np.nan for value in values]
+        axis.plot(bits, ours, "o-", color=BLUE, linewidth=1, label="" if at else f"ours, {len(group.runs)} seeds")
+    axis.plot(bits, poster, "s--", color=RED, label="authors' poster, read off its figure")
+    axis.set_xticks(list(bits))
+    axis.set(xlabel="bits of the string, from the root of the tree", ylabel="test images with all these bits right, %")
+    axis.set_title(f"{row}: the last point is the string-match accuracy", fontsize=10)
+    axis.legend(frameon=False)
+    return figure
+
+
+OF_A_PAPER: dict[str, dict[str, Callable[[Comparison, Collection, str], Figure | None]]] = {
+    "class2str": {"bits": prefixes},
+    "subclass": {"gains": class_gains, "neglect": neglect_of_all_seeds},
+}
+
+
+def charts(comparisons: Sequence[Comparison], found: Collection) -> Iterator[tuple[str, Figure]]:
+    """Draws every chart that the records of the matched profile allow, with the name of its file without suffix."""
+    for comparison in comparisons:
+        paper = comparison.paper.paper.id
+        for row in dict.fromkeys(result.row for result in comparison.claims if result.profile == "matched"):
+            drawn = {"effects": effects([result for result in comparison.claims if result.row == row])}
+            drawn |= {name: draw(comparison, found, row) for name, draw in OF_A_PAPER.get(paper, {}).items()}
+            yield from ((f"{paper}-{row}-{name}", figure) for name, figure in drawn.items() if figure is not None)
+
+
+def write_charts(comparisons: Sequence[Comparison], found: Collection, folder: Path = FOLDER) -> None:
+    """Writes the charts as PNG files; those of rows that no longer exist are deleted."""
+    old = set(folder.glob("*.png"))
+    for name, figure in charts(comparisons, found):
+        save_figure(figure, folder / f"{name}.png")
+        old.discard(folder / f"{name}.png")
+    for path in old:
+        path.unlink()
+
+
+def markdown_charts(paper: str, folder: Path = FOLDER) -> str:
+    """Returns the charts of a paper as images for docs/papers, one below the other."""
+    names = [path.stem for path in sorted(folder.glob(f"{paper}-*.png"))]
+    images = "\n\n".join(f"![{name}](../images/charts/{name}.png)" for name in names)
+    return images or "No row of the matched profile yet."

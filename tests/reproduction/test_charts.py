@@ -1,0 +1,67 @@
+"""Charts over seeds: every one can be drawn, its numbers are those of the records, and old files go."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from reproduction.compare import charts
+from reproduction.compare.collect import collect
+from reproduction.compare.comparison import compare
+from reproduction.compare.tables import load_tables
+
+
+@pytest.fixture(scope="module")
+def committed():
+    found = collect(committed_only=True)
+    return {c.paper.paper.id: c for c in compare(list(load_tables().values()), found)}, found
+
+
+def test_the_gain_of_a_class_is_the_mean_difference_of_its_accuracy(committed):
+    comparisons, found = committed
+    figure = charts.class_gains(comparisons["subclass"], found, "cifar10-cpu")
+    [axis] = figure.axes
+    drawn = dict(zip([text.get_text() for text in axis.get_yticklabels()], axis.patches, strict=True))
+    before, after = (found.rows["subclass", row].runs for row in ("cifar10-cpu-baseline", "cifar10-cpu"))
+    names = after[0].detail("class_names")
+    for label, name in enumerate(names):
+        pairs = zip(before, after, strict=True)
+        gains = [
+            b.number(f"class_accuracy/{label}", "last") - a.number(f"class_accuracy/{label}", "last") for a, b in pairs
+        ]
+        assert drawn[name].get_width() == pytest.approx(100 * sum(gains) / len(gains))
+    assert charts.class_gains(comparisons["subclass"], found, "no-row") is None
+
+
+def test_effects_are_those_of_the_claims(committed):
+    results = [r for r in committed[0]["class2str"].claims if r.row == "cifar10-cpu"]
+    figure = charts.effects(results)
+    [axis] = figure.axes
+    means = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
+    expected = [r.effect.mean for r in results if r.claim.unit == "points" and r.claim.margin is not None]
+    assert means == pytest.approx(expected) and len(means) >= 3
+    assert charts.effects([]) is None
+
+
+def test_the_curve_after_each_bit_ends_at_the_string_match_accuracy(committed):
+    comparisons, found = committed
+    [axis] = charts.prefixes(comparisons["class2str"], found, "cifar10-cpu").axes
+    runs = found.rows["class2str", "cifar10-cpu"].runs
+    ends = [line.get_ydata()[-1] for line in axis.lines]
+    assert ends[:-1] == pytest.approx([100 * run.number("lh_accuracy", "last") for run in runs])
+    assert list(axis.lines[-1].get_ydata()) == pytest.approx([97.9, 96.6, 92.3, 90.5])  # the poster's
+    assert charts.prefixes(comparisons["class2str"], found, "mnist5k-cpu") is None  # no such curve on the poster
+
+
+def test_charts_of_matched_rows_are_written_and_old_ones_deleted(committed, tmp_path, monkeypatch):
+    comparisons, found = committed
+    one = comparisons["class2str"]
+    as_matched = [dataclasses.replace(r, profile="matched") if r.row == "cifar10-cpu" else r for r in one.claims]
+    (tmp_path / "class2str-gone-bits.png").write_bytes(b"old")
+    charts.write_charts([dataclasses.replace(one, claims=as_matched)], found, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"class2str-cifar10-cpu-effects.png", "class2str-cifar10-cpu-bits.png"} <= names
+    assert "class2str-gone-bits.png" not in names
+    assert "](../images/charts/class2str-cifar10-cpu-bits.png)" in charts.markdown_charts("class2str", tmp_path)
+    assert charts.markdown_charts("triplet", tmp_path).startswith("No row")
