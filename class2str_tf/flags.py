@@ -44,7 +44,7 @@ ADDED: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(shared.CommonConfig):
     """The resolved flags of a stage-1 script.
 
     Attributes:
@@ -61,7 +61,6 @@ class Config:
     B: int
     F: int
     dataset: str
-    name: str
     model: str
     features: str
     lenet: str
@@ -73,14 +72,6 @@ class Config:
     legacy_batches: bool
     xla: bool
     train_images: int | str
-    data_dir: str
-    runs_dir: str
-    seed: int
-    device: str
-    eval: str | None
-    row: str | None
-    overwrite: bool
-    accept_unverified: bool
     one_cycle: bool = False
     amp: str | None = None
     augment: bool = False

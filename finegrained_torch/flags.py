@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from reproduction.runtime.flags import (
+    CommonConfig,
     Parser,
     add_common,
     as_dict,
@@ -81,7 +82,7 @@ SINCE: dict[str, dict[str, str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CommonConfig):
     """Resolved flags of pipeline.py under their names, which `pipeline_parser` describes; argv is the command line."""
 
     dataset: str
@@ -124,15 +125,6 @@ class Config:
     threads: int
     num_workers: int
     out_dir: str
-    data_dir: str
-    name: str
-    seed: int
-    runs_dir: str
-    device: str
-    eval: str | None
-    row: str | None
-    overwrite: bool
-    accept_unverified: bool
     print_config: bool
     argv: list[str]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from reproduction.runtime.flags import Parser, add_common, as_dict, flag, number, whole
+from reproduction.runtime.flags import CommonConfig, Parser, add_common, as_dict, flag, number, whole
 from reproduction.runtime.run_folder import UserError, read_json
 
 ARMS = ("A0", "A1", "A2", "A3", "A4", "A5")
@@ -40,19 +40,10 @@ NEEDED = ("dataset", "seed", "preset", "epochs", "tree", "image_size", "data_dir
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
+class Common(CommonConfig):
     """The resolved flags that both scripts have."""
 
     threads: int
-    data_dir: str
-    runs_dir: str
-    name: str
-    seed: int
-    device: str
-    eval: str | None
-    row: str | None
-    overwrite: bool
-    accept_unverified: bool
     argv: list[str] = field(default_factory=list)
 
 

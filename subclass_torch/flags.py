@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reproduction.runtime.flags import (
+    CommonConfig,
     Parser,
     add_common,
     as_dict,
@@ -45,7 +46,7 @@ SINCE: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CommonConfig):
     """Resolved flags of notebook.py under their names; `make_parser` describes them.
 
     Attributes that are no flags:
@@ -71,7 +72,6 @@ class Config:
     n_holes: int
     length: int
     no_cuda: bool
-    seed: int
     compat: str
     stage: str
     neglected: str | None
@@ -100,14 +100,6 @@ class Config:
     deterministic: bool
     threads: int
     workers: int
-    data_dir: str
-    name: str
-    runs_dir: str
-    device: str
-    eval: str | None
-    row: str | None
-    overwrite: bool
-    accept_unverified: bool
     print_config: bool
     argv: list[str] = field(default_factory=list)
     chance_stops: bool

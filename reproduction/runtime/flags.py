@@ -18,6 +18,33 @@ from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError
 Resolved = TypeVar("Resolved")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommonConfig:
+    """The resolved flags that every script has; each paper's Config adds its own.
+
+    Attributes:
+      data_dir: folder of the data sets.
+      runs_dir: folder of the run folders.
+      name: the run folder below it.
+      seed: all random draws depend on it alone.
+      device: auto, cpu, cuda or cuda:N.
+      eval: checkpoint to evaluate, or None to train.
+      row: row of the table this run belongs to, or None.
+      overwrite: start anew even if the run folder holds a run.
+      accept_unverified: take data files with another checksum.
+    """
+
+    data_dir: str
+    runs_dir: str
+    name: str
+    seed: int
+    device: str
+    eval: str | None
+    row: str | None
+    overwrite: bool
+    accept_unverified: bool
+
+
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations; a bad value ends in one line that names flag, value and what is allowed."""
 

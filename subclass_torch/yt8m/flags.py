@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass, field
 from typing import Any
 
-from reproduction.runtime.flags import Parser, add_common, finish_parsing, flag, number, whole
+from reproduction.runtime.flags import CommonConfig, Parser, add_common, finish_parsing, flag, number, whole
 from reproduction.runtime.run_folder import UserError
 
 CLASSES = 3862
@@ -24,7 +24,7 @@ SWITCHES = {"l2": ("declared", "none"), "dropout": ("active", "inactive"), "labe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CommonConfig):
     """Resolved flags of notebook_yt8m.py under their names; `make_parser` describes them.
 
     Attributes that are no flags:
@@ -69,15 +69,6 @@ class Config:
     amp: str | None
     compile: bool
     threads: int
-    name: str
-    data_dir: str
-    runs_dir: str
-    seed: int
-    device: str
-    eval: str | None
-    row: str | None
-    overwrite: bool
-    accept_unverified: bool
     print_config: bool
     argv: list[str] = field(default_factory=list)
     ignored: list[str]

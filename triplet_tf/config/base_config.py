@@ -14,7 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduction.runtime.flags import Parser, add_common, as_dict, finish_parsing, flag, given, number, whole
+from reproduction.runtime.flags import (
+    CommonConfig,
+    Parser,
+    add_common,
+    as_dict,
+    finish_parsing,
+    flag,
+    given,
+    number,
+    whole,
+)
 from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError, read_json, shown
 from triplet_tf.config.networks import NETS, TABLE, Net
 
@@ -31,8 +41,8 @@ TRAINED = (
 )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(CommonConfig):
     """The resolved flags, under the authors' names.
 
     `test_interval` counts steps, `name` and `pretrained_dir` are filled in, `eval` is the checkpoint of --checkpoint.
@@ -60,9 +70,6 @@ class Config:
     end_learning_rate: float
     log_filename: str
     frame_size: int
-    data_dir: str
-    runs_dir: str
-    name: str
     pretrained_dir: str
     init: str
     weight_decay: str
@@ -76,12 +83,6 @@ class Config:
     first_third: str
     amp: str | None
     eval_batch: int
-    eval: str | None
-    seed: int
-    device: str
-    row: str | None
-    overwrite: bool
-    accept_unverified: bool
 
     @property
     def folder(self) -> Path:
