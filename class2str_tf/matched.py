@@ -27,8 +27,8 @@ class Setting:
     Attributes:
       network: flags of the network and its training. features: that it has.
       epochs: of stage 1. lstm: widths of the LH classifier. loss: weights w_c, w_i, w_l2.
-      minutes: one thread's, from the measured images/s: of stage 1; of the further epochs of LH, FC or reduced FC; of a
-        frozen row.
+      minutes: on two cores, one command with one thread on each, from the measured images/s: of stage 1; of the further
+        epochs of LH, FC or reduced FC; of a frozen row.
     """
 
     network: tuple[str, ...]
@@ -43,9 +43,9 @@ FAST = ("--one-cycle", "--amp", "auto", "--eval-batch", "1000", "--weight-decay"
 EARLY = ("--model", "early", "--pixels", "centred", "--augment", "--lr", "1e-2", *FAST)
 LENET = ("--model", "lenet", "--lenet", "poster", "--lr", "1e-3", *FAST)
 SETTINGS = {
-    "cifar10": Setting(EARLY, 512, 10, "10", (4, 100, 0.1), (16, 9, 1)),
-    "cifar100": Setting(EARLY, 512, 12, "13,13", (4, 100, 0.03), (21, 9, 1)),
-    "mnist": Setting(LENET, 3136, 6, "10", (1, 100, 0.03), (10, 9, 1)),
+    "cifar10": Setting(EARLY, 512, 10, "10", (4, 100, 0.1), (7, 4.5, 0.5)),
+    "cifar100": Setting(EARLY, 512, 12, "13,13", (4, 100, 0.03), (8.5, 4.5, 0.5)),
+    "mnist": Setting(LENET, 3136, 6, "10", (1, 100, 0.03), (5, 4.5, 0.5)),
 }
 # On the features of stage 1: name -> flags
 ON_FEATURES = {

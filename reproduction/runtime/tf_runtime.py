@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import random
 import re
@@ -209,16 +208,6 @@ def save_checkpoint(session: Any, saver: Any, prefix: Path, keep: Iterable[int],
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-
-
-def stop_if_not_finite(loss: float, step: int, folder: Path) -> None:
-    """Raises UserError with step and last checkpoint where the loss is NaN or infinite."""
-    if not math.isfinite(loss):
-        present = checkpoints(folder)
-        last = f"last checkpoint {shown(present[0][1])}" if present else "no checkpoint yet"
-        raise UserError(
-            f"loss is {loss} at step {step} (batch {step} of the run's order); {last}; try a lower learning rate"
-        )
 
 
 @contextlib.contextmanager

@@ -117,18 +117,6 @@ def autocast(device: torch.device, amp: str | None) -> contextlib.AbstractContex
     return torch.autocast(device.type, dtype=torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
 
 
-def check_finite(first_bad: torch.Tensor, stage: str, batch: int, folder: Path) -> None:
-    """Raises UserError with step, batch and last checkpoint if a non-finite loss has been seen.
-
-    Args:
-      first_bad: int64 scalar, global step of the first non-finite loss or -1; on the device, looked at now and then.
-      stage: for the message. batch: the batch size. folder: where the checkpoints lie.
-    """
-    if (step := int(first_bad)) >= 0:
-        kept = f"last checkpoint {shown(last[-1])}" if (last := states_of(folder)) else "no checkpoint yet"
-        raise UserError(f"{stage}: non-finite loss at step {step} (batch of {batch}); {kept}; lower the learning rate")
-
-
 def write_checkpoint(path: Path, content: Any) -> None:
     """torch.save, atomically: complete under its name or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -114,15 +114,6 @@ def test_foreign_pickles_are_not_executed(tmp_path):
     assert not marker.exists()
 
 
-def test_non_finite_loss_names_step_batch_and_checkpoint(tmp_path):
-    runtime.check_finite(torch.tensor(-1), "stage1", 128, tmp_path)
-    with pytest.raises(UserError, match=r"stage1: non-finite loss at step 7 \(batch of 128\); no checkpoint yet"):
-        runtime.check_finite(torch.tensor(7), "stage1", 128, tmp_path)
-    runtime.save_state(tmp_path, 3, {})
-    with pytest.raises(UserError, match="last checkpoint .*state-0000000003.pt"):
-        runtime.check_finite(torch.tensor(7), "stage1", 128, tmp_path)
-
-
 def test_devices():
     assert runtime.pick_device("cpu") == torch.device("cpu") and runtime.device_name(torch.device("cpu")) is None
     if not torch.cuda.is_available():
