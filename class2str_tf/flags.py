@@ -187,7 +187,7 @@ def _add_training(parser: Parser, lr_help: str) -> None:
         help="fixed stratified subset of N training images; first:N the first N, as the released MNIST reader with "
         "first:50000 (C2S-D30); 0: all",
     )  # fmt: skip
-    flag(group, "--one-cycle", action="store_true", help="lr rises over 23 %% of the steps, then falls to 7 %%")
+    flag(group, "--one-cycle", action="store_true", help="lr rises over 23 %% of the steps, then falls to 0")
     flag(
         group, "--amp", choices=["bf16", "auto"],
         help="bfloat16 in the graph; auto: where this CPU computes in it, else float32 (a line says which)",

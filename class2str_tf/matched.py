@@ -16,7 +16,7 @@ from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 STAGE1_SCRIPT = "class2str_tf/train_fc_classifier.py"
 STAGE2_SCRIPT = "class2str_tf/train_rnn_classifier_cifar.py"
-FURTHER = 5  # epochs after stage 1, of every variant whose CNN is trained along
+FURTHER = ("--epochs", "5", "--lr", "3e-3")  # after stage 1, for every variant whose CNN is trained along
 FROZEN = 30  # epochs on the features of stage 1, which take seconds
 
 
@@ -70,10 +70,10 @@ def commands_of(request: Request) -> list[Command]:
     for seed in request.seeds:
         cnn = RUNS_ROOT / "class2str" / request.base_row() / f"seed{seed}"
         commands.append(_command(request, seed, "", "stage 1, CNN + FC", ("--epochs", f"{setting.epochs}"), 1, cnn))
-        further = ("--epochs", f"{FURTHER}", "--cnn-dir", shown(cnn))
+        further = (*FURTHER, "--cnn-dir", shown(cnn))
         if not request.extra:
             commands.append(_command(request, seed, "fc", "FC trained on as long", further, 1, cnn))
-        along = ("--epochs", f"{FURTHER}", "--finetune", "all", "--no-reduced-fc", "--retry-collisions", "1")
+        along = (*FURTHER, "--finetune", "all", "--no-reduced-fc", "--retry-collisions", "1")
         commands.append(_command(request, seed, "", "LH, CNN trained along", (*along, *request.extra), 2, cnn))
         if request.extra:
             continue

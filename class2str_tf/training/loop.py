@@ -17,7 +17,7 @@ from reproduction.runtime.run_folder import read_metrics, stop_signals
 from reproduction.runtime.tf_states import States
 
 SCALARS_EVERY = 10  # steps between two lines of the training scalars, as released
-RISE, FINAL = 0.23, 0.07  # share of the steps in which the rate of --one-cycle rises; its last value, of --lr
+RISE = 0.23  # share of the steps in which the rate of --one-cycle rises
 LEGACY_SAVE = 10_000  # samples between two checkpoints of an epoch under --legacy-batches (C2S-D10)
 
 
@@ -104,7 +104,7 @@ def learning_rate(config: Config, step: tf.Tensor, total: int) -> tf.Tensor | fl
     if not config.one_cycle:
         return config.lr
     done = tf.cast(step % total, tf.float32) / total  # the step counts on over attempts
-    return config.lr * tf.where(done < RISE, 0.01 + 0.99 * done / RISE, 1 - (1 - FINAL) * (done - RISE) / (1 - RISE))
+    return config.lr * tf.where(done < RISE, 0.01 + 0.99 * done / RISE, (1 - done) / (1 - RISE))
 
 
 def test_due(step: int, per_epoch: int, config: Config) -> bool:

@@ -81,7 +81,7 @@ def test_shift_and_flip_is_a_function_of_seed_and_step():
 
 def test_the_rate_of_one_cycle_rises_and_falls_in_each_attempt(config):
     from class2str_tf.method.layers import tf1
-    from class2str_tf.training.loop import FINAL, RISE, learning_rate
+    from class2str_tf.training.loop import RISE, learning_rate
 
     cycle = parse_fc(fc_parser("s"), ["--one-cycle", "--lr", "0.5"])
     with tf1.Graph().as_default(), tf1.Session() as session:
@@ -90,7 +90,7 @@ def test_the_rate_of_one_cycle_rises_and_falls_in_each_attempt(config):
         rates = [session.run(rate, {step: number}) for number in range(200)]
     assert learning_rate(config, step, 100) == config.lr
     assert np.argmax(rates[:100]) == round(100 * RISE) and max(rates) == pytest.approx(0.5)
-    assert rates[0] == pytest.approx(0.005) and rates[99] == pytest.approx(0.5 * FINAL, abs=0.01)
+    assert rates[0] == pytest.approx(0.005) and rates[99] == pytest.approx(0.5 / 77)
     assert rates[:100] == rates[100:]
 
 
