@@ -130,7 +130,8 @@ def _verdict(number: Number | None, group: RowRuns | None, row: OurRow | None, v
     if number is None or number.value is None:
         return Verdict("", f"not judged ({group.caveat})" if group.caveat else "no published number")
     if not values:
-        return Verdict("no number", f"no number ({number.metric}, {number.selection}, not in the records)")
+        what = f"{number.metric}, {number.selection}, not in the records" if number.metric else "no metric of ours"
+        return Verdict("no number", f"no number ({what})")
     if group.caveat:
         return Verdict("not judged", f"not judged ({group.caveat})")
     if group.profile != "paper":
