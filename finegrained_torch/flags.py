@@ -52,7 +52,7 @@ HEADS = {"plain": "", "deep_layer": "-deep", "keep_sub_head": "-keep"}
 SUB_LABELS = ("found", "random", "kmeans", "pixels", "nofilter", "noumap")
 
 # --precision -> what autocast takes
-AMP: dict[str, str | None] = {"32-true": None, "bf16-mixed": "bf16", "auto": "auto"}
+AMP: dict[str, str | None] = {"32-true": None, "tf32": "tf32", "bf16-mixed": "bf16", "auto": "auto"}
 OURS = ("small", "resnet10")  # networks without ImageNet weights
 
 TRAINING_CHILD = "FINEGRAINED_TRAINING_CHILD"  # set in the environment while Lightning starts processes
@@ -116,7 +116,7 @@ class Config(CommonConfig):
     controls: list[str]
     csv_features: bool
     limit_train: int
-    precision: Literal["32-true", "bf16-mixed", "auto"]
+    precision: Literal["32-true", "tf32", "bf16-mixed", "auto"]
     augment: str
     true_images: str
     compile: bool
@@ -238,8 +238,8 @@ def _additions(p: Parser) -> None:
                    help=f"of stage cluster: also cluster for the controls {', '.join(SUB_LABELS[1:])}")  # fmt: skip
     flag(a, "--csv-features", action="store_true", help="features also as text, as released (640 MB for CIFAR)")
     flag(a, "--limit-train", type=whole(0), default=0, help="a fixed stratified part of so many images (0: all)")
-    a.add_argument("--precision", choices=["32-true", "bf16-mixed", "auto"], default="32-true",
-                   help="auto: bf16-mixed where the device computes in bfloat16, else 32-true")  # fmt: skip
+    a.add_argument("--precision", choices=list(AMP), default="32-true",
+                   help="tf32: on GPUs; auto: bf16-mixed where the device has it, else 32-true")  # fmt: skip
     a.add_argument("--compile", action="store_true", help="torch.compile")
     a.add_argument("--devices", type=whole(1), default=1, help="processes of a training (default 1)")
     a.add_argument("--parallel", choices=["ddp_spawn", "ddp_fork"], default="ddp_spawn",

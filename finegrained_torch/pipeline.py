@@ -62,7 +62,7 @@ class Pipeline:
         from reproduction.runtime import torch_runtime
 
         if self._setting is None:
-            torch_runtime.start(self._config.seed, self._config.threads)
+            torch_runtime.start(self._config.seed, self._config.threads, amp=flags.AMP[self._config.precision])
             self._setting = Setting(self._config)
         self._setting.config = dataclasses.replace(self._config, **changes)
         stages.run_stage(self._setting, stage)

@@ -189,7 +189,10 @@ TRAIN_FLAGS: Flags = {
     "--checkpoint-steps": dict(type=whole(0), default=0, help="also write the state every so many steps"),
     "--threads": dict(type=whole(0), default=0, help="CPU threads (0: all cores)"),
     "--deterministic": dict(action="store_true", help="deterministic kernels on a GPU; the CPU always is"),
-    "--amp": dict(choices=("bf16", "auto"), help="autocast; auto: if the device computes in bfloat16; off by default"),
+    "--amp": dict(
+        choices=("bf16", "tf32", "auto"),
+        help="bf16: autocast (auto: if the device computes in it); tf32: TF32 products on a GPU; off by default",
+    ),
     "--compile": dict(action="store_true", help="torch.compile; off by default"),
     "--channels-last": dict(action="store_true", help="memory layout; same values up to rounding"),
     "--lr-schedule": dict(

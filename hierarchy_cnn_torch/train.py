@@ -29,7 +29,7 @@ def train(config: flags.Config) -> None:
     from reproduction.runtime import torch_runtime as runtime
     from reproduction.runtime import torch_states
 
-    runtime.start(config.seed, config.threads, config.deterministic)
+    runtime.start(config.seed, config.threads, config.deterministic, config.amp)
     with runtime.open_world(config.device) as world:
         load = functools.cache(lambda: images.load(config))
         if config.eval:

@@ -190,7 +190,12 @@ def make_parser() -> Parser:
         f"{CHANCE_EPOCHS}; with --compat official never more than a warning)",
     )
     flag(a, "--checkpoint-steps", type=whole(0), default=0, help="also write the full state every so many steps")
-    flag(a, "--amp", choices=["bf16", "auto"], help="autocast; auto: where the device computes in bfloat16")
+    flag(
+        a,
+        "--amp",
+        choices=["bf16", "tf32", "auto"],
+        help="bf16: autocast (auto: where the device computes in it); tf32: TF32 products on a GPU (default float32)",
+    )
     flag(
         a,
         "--schedule",

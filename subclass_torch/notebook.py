@@ -22,7 +22,7 @@ def main() -> None:
     from reproduction.runtime.run_folder import stop_signals
 
     # DEVIATION SDN-D25: everything is seeded, not torch alone
-    runtime.start(config.seed, config.threads, config.deterministic)
+    runtime.start(config.seed, config.threads, config.deterministic, config.amp)
     with runtime.open_world(config.device) as world, stop_signals() as stop:  # DEVIATION SDN-D23: device is a flag
         if config.eval:
             from subclass_torch.training.evaluate import evaluate_checkpoint

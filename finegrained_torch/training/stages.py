@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 
-from finegrained_torch.flags import Config
+from finegrained_torch.flags import AMP, Config
 from finegrained_torch.training.setting import Setting
 from reproduction.runtime import torch_runtime
 
@@ -39,7 +39,7 @@ def run(config: Config, names: Sequence[str] | None = None) -> None:
       config: resolved flags.
       names: instead of those of --stage.
     """
-    torch_runtime.start(config.seed, config.threads)
+    torch_runtime.start(config.seed, config.threads, amp=AMP[config.precision])
     setting = Setting(config)
     if config.eval:
         from finegrained_torch.training.evaluate import print_evaluation

@@ -1,4 +1,4 @@
-"""Fast training of the torch papers: bfloat16 where the device has it, and the rate of one cycle."""
+"""Fast training of the torch papers: bfloat16 and TF32 where the device has them, and the rate of one cycle."""
 
 from __future__ import annotations
 
@@ -14,12 +14,21 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def amp_of(device: torch.device, amp: str | None) -> str | None:
-    """What `--amp` means on this device: "auto" is "bf16" where it has that, else None (float32)."""
-    return ("bf16" if computes_bf16(device) else None) if amp == "auto" else amp
+    """What autocast computes in: "auto" is "bf16" where the device has that; else, and for "tf32", None (float32)."""
+    if amp == "auto":
+        return "bf16" if computes_bf16(device) else None
+    return None if amp == "tf32" else amp
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Lets a GPU round the factors of float32 products to TF32, or not; torch's own default does in convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def precision(device: torch.device, amp: str | None) -> str:
     """What a run computes in, for its first line and the record."""
+    if amp == "tf32" and device.type == "cuda":
+        return "float32 with TF32 products"
     return "bfloat16 autocast" if amp_of(device, amp) else "float32"
 
 

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from reproduction.runtime.arrays import checked, spares_the_file
 from reproduction.runtime.cores import cores
 from reproduction.runtime.run_folder import Damaged, UserError, newest_whole, shown
+from reproduction.runtime.torch_fast import allow_tf32 as allow_tf32
 from reproduction.runtime.torch_fast import amp_of as amp_of
 from reproduction.runtime.torch_fast import one_cycle as one_cycle
 from reproduction.runtime.torch_fast import precision as precision
@@ -39,8 +40,8 @@ def set_threads(count: int = 0) -> None:
     torch.set_num_threads(count or (int(asked) if asked.isdigit() and int(asked) else cores()))
 
 
-def start(seed: int, threads: int = 0, deterministic: bool = False) -> None:
-    """First call of every torch entry point: denormals, threads, seeds of python, NumPy and torch.
+def start(seed: int, threads: int = 0, deterministic: bool = False, amp: str | None = None) -> None:
+    """First call of every torch entry point: denormals, threads, seeds of python, NumPy and torch, TF32.
 
     Denormals come before any other torch call: worker threads inherit the setting only then (54 s a step otherwise).
     """
@@ -50,6 +51,7 @@ def start(seed: int, threads: int = 0, deterministic: bool = False) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = not deterministic
+    allow_tf32(amp == "tf32")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)

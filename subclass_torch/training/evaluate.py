@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.torch_runtime import World, read_checkpoint
 from subclass_torch.data import images
@@ -70,6 +71,7 @@ def evaluate_checkpoint(config: Config, world: World) -> None:
     names = ("dataset", "subset", "batch_size", "amp", "channels_last", "eval_batch", "holdout")
     args = SINCE | content["args"]
     settings = dataclasses.replace(config, **{name: args[name] for name in names}, subclass=False)
+    runtime.allow_tf32(settings.amp == "tf32")
     data = images.load(settings)
     classes = len(data.class_names)
     if classes != len(content["class_names"]):

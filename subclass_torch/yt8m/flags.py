@@ -154,7 +154,7 @@ def make_parser() -> Parser:
     flag(a, "--records-per-shard", type=whole(1), default=4096, help="of the files that create writes")
     flag(a, "--trust-pickle", action="store_true", help="read the authors' pickled npz (runs code inside it)")
     flag(a, "--checkpoint-steps", type=whole(1), default=1000, help="write the full state every so many steps")
-    flag(a, "--amp", choices=["bf16"], help="autocast")
+    flag(a, "--amp", choices=["bf16", "tf32"], help="bf16: autocast; tf32: TF32 products on a GPU")
     flag(a, "--compile", action="store_true", help="torch.compile")
     flag(a, "--threads", type=whole(0), default=0)
     flag(a, "--name", default="yt8m", help="run folder below --runs-dir (default yt8m)")

@@ -36,7 +36,7 @@ def run(config: Config) -> None:
     """The whole of notebook_yt8m.py after its flags are resolved."""
     for name in config.ignored:
         print(f"--{name} has no effect, as in the released script")  # DEVIATION SDN-Y10: accepted, with a line
-    runtime.start(config.seed, config.threads)
+    runtime.start(config.seed, config.threads, amp=config.amp)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("notebook_yt8m.py runs in one process; torchrun is for notebook.py")
     with runtime.open_world(config.device) as world, stop_signals() as stop:
@@ -104,7 +104,7 @@ def record_of(config: Config, world: World, training: Training, metrics: dict[st
         metrics={name: {"last": value} for name, value in metrics.items()}, seconds=seconds,
         images_per_s=videos / seconds if seconds else None, data={}, data_verified=False,
         deviations=active(config, VIDEOS), versions=versions_of("torch", "numpy", "scikit-learn"),
-        deterministic=world.device.type == "cpu", precision="bfloat16 autocast" if config.amp else "float32",
+        deterministic=world.device.type == "cpu", precision=runtime.precision(world.device, config.amp),
         gpu=runtime.device_name(world.device), **fields,
     )  # fmt: skip
 
