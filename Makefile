@@ -51,7 +51,7 @@ ONE_FRAMEWORK = @test -z "$(and $(GPU),$(word 2,$(EXTRAS)))" || { echo "make $@:
 RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" \
 	--data-dir "$(DATA)" --copy "$(COPY)" --rows "$(ROWS)" --args="$(ARGS)" --jobs "$(JOBS)" $(if $(FORCE),--force)
 
-.PHONY: help setup reproduce plan compare results report verify-data sweep bench soak fuzz test lint clean clean-runs clean-data \
+.PHONY: help setup reproduce plan compare results report verify-data sweep bench gpu-check soak fuzz test lint clean clean-runs clean-data \
 	$(addprefix reproduce-,$(PAPERS)) $(addprefix data-,$(SETS))
 
 help: ## list the targets
@@ -120,6 +120,11 @@ bench: ## speed and memory against the straightforward formulation, as ratios
 	$(ONE_FRAMEWORK)
 	@$(INSTALL) tf torch report dev
 	@$(PY) -m benchmarks
+
+# TensorFlow with CUDA lies in .venv-tf; what is not installed is named and left out
+gpu-check: ## check and time every paper on this GPU; DEVICE=cpu ARGS=--rehearse: without one
+	@$(INSTALL) base
+	@$(PY) -m benchmarks.gpu_check --device "$(DEVICE)" $(if $(wildcard .venv-tf/bin/python),--tf-python .venv-tf/bin/python) $(ARGS)
 
 soak: ## kill, stop and starve every smoke pipeline; its numbers must not change (PAPER, ARGS)
 	@$(INSTALL) tf torch cluster

@@ -26,7 +26,7 @@ from benchmarks.measure import Found, Measure, NotSupported
 from datasets.terminal import any_terminal
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, shown, write_json
 
-NO_BENCHMARKS = {"__main__", "measure", "page"}
+NO_BENCHMARKS = {"__main__", "gpu_check", "measure", "page"}
 LIMIT_S = 900  # of one process
 Benchmark = Callable[[bool], "Found | list[Found]"]
 

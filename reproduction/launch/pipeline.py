@@ -25,6 +25,7 @@ from datasets import check_name
 from datasets.cli import present
 from datasets.manifest import entry
 from datasets.terminal import any_terminal
+from reproduction.launch import measured
 from reproduction.launch.after_run import compare_runs, write_page
 from reproduction.launch.jobs import Command, ending, jobs_of, run_all
 from reproduction.runtime.flags import Parser, flag, whole
@@ -77,16 +78,22 @@ class Request:
         return tuple(flags)
 
 
-def gpu_listed() -> bool:
-    """Whether the driver's own tool lists a CUDA GPU; needs no framework."""
+def first_gpu() -> str | None:
+    """Name of the first CUDA GPU that the driver's own tool lists, or None; needs no framework."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return False
+        return None
     try:
         answer = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, encoding="utf-8")
     except (OSError, subprocess.SubprocessError):
-        return False
-    return answer.returncode == 0 and "GPU" in answer.stdout
+        return None
+    found = re.search(r"^GPU \d+: (.*?)(?: \(UUID|$)", answer.stdout, re.MULTILINE)
+    return found.group(1) if answer.returncode == 0 and found else None
+
+
+def gpu_listed() -> bool:
+    """Whether the driver's own tool lists a CUDA GPU; needs no framework."""
+    return first_gpu() is not None
 
 
 def _framework_sees_gpu(framework: str) -> bool:
@@ -312,14 +319,26 @@ def next_steps(
     return ["next steps:", *(f"  {command:<44} {words}" for command, words in steps[:3])]
 
 
+def gpu_estimate(commands: Sequence[Command]) -> str:
+    """GPU hours of the commands: measured ones of this machine (`make gpu-check`), estimates for the rest."""
+    kept = measured.read(first_gpu())
+    hours, known = measured.planned_hours(commands, kept)
+    # sum() rounds otherwise from Python 3.12 on: 10.35 hours were shown as 10.4 or 10.3
+    text = f"about {math.fsum(hours):.1f} GPU hours"
+    if kept is None or not known:
+        return f"{text} (estimate)"
+    share = (
+        "measured" if known == len(commands) else f"{known} of {len(commands)} commands measured, the others estimates"
+    )
+    return f"{text} ({share}, on this machine's {kept.gpu}, {kept.date})"
+
+
 def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float) -> None:
     download = f"{paper_gigabytes:.1f} GB to download" if request.profile == "paper" else "no download beyond DATASET's"
-    # sum() rounds otherwise from Python 3.12 on: 10.35 hours were shown as 10.4 or 10.3
-    gpu = math.fsum(command.gpu_hours for command in commands)
     cpu = math.fsum(command.cpu_minutes for command in commands)
-    estimate = f"about {gpu:.1f} GPU hours" if request.profile == "paper" else f"about {cpu:.0f} min on two cores"
+    estimate = gpu_estimate(commands) if request.profile == "paper" else f"about {cpu:.0f} min on two cores (estimate)"
     print(f"{paper}: PROFILE={request.profile} DATASET={request.dataset}: {len(commands)} commands")
-    print(f"  {estimate} (estimate), {download}")
+    print(f"  {estimate}, {download}")
     for command in commands:
         print(f"  {command.line()}")
     if request.profile == "matched":

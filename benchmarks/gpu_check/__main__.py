@@ -1,0 +1,143 @@
+"""`make gpu-check`: what is seen, whether it is right and resumes, how fast it is, and the hours of every table.
+
+python -m benchmarks.gpu_check                            on the first CUDA GPU, under ten minutes (projected, untried)
+python -m benchmarks.gpu_check --device cpu --rehearse    the same code with small networks, on any machine
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_check import interrupted, options, usage, verdict
+from datasets.terminal import any_terminal
+from reproduction.launch import measured
+from reproduction.launch.pipeline import first_gpu
+from reproduction.runtime.run_folder import REPO_ROOT, shown, write_bytes
+
+SIDES = {"torch": "benchmarks.gpu_check.torch_side", "tensorflow": "benchmarks.gpu_check.tf_side"}
+INSTALL = {
+    "torch": "make setup",
+    "tensorflow": "make setup GPU=1, then GPU=1 behind the commands of its papers",
+}
+NO_GPU = "gpu-check: no CUDA GPU: nvidia-smi lists none; DEVICE=cpu ARGS=--rehearse walks the same code without one"
+
+
+def is_installed(framework: str, python: str) -> bool:
+    """Whether an environment holds a framework; it is not imported."""
+    if python == sys.executable:
+        return importlib.util.find_spec(framework) is not None
+    code = f"import importlib.util as u, sys; sys.exit(u.find_spec({framework!r}) is None)"
+    try:
+        return subprocess.run([python, "-c", code], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def mending(framework: str, seen: dict[str, Any], driver: str | None) -> str:
+    """The line that says what to do where the driver lists a GPU and the framework sees none."""
+    if not seen["built"]:
+        why = "it is built for CPUs"
+    elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return f"{framework} sees no GPU: CUDA_VISIBLE_DEVICES hides it; run: unset CUDA_VISIBLE_DEVICES"
+    else:
+        why = f"driver {driver} is older than CUDA {seen['built']} needs (a newer one mends it), or libraries lack"
+    return f"{framework} sees no GPU: {why}; run: rm -r {_environment(framework)} && {INSTALL[framework]}"
+
+
+def _environment(framework: str) -> str:
+    return ".venv-tf" if framework == "tensorflow" else ".venv"
+
+
+def run_side(framework: str, python: str, device: str, results: Path, rehearse: bool, only_see: bool = False) -> int:
+    """Runs the process of a framework; what it finds is in `results`."""
+    words = ["--device", device, "--results", str(results)]
+    words += ["--rehearse"] * rehearse + ["--only-see"] * only_see
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.run([python, "-m", SIDES[framework], *words], cwd=REPO_ROOT, env=env).returncode
+
+
+def entries_of(path: Path) -> list[dict[str, Any]]:
+    """What the processes have found so far."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def check_framework(
+    framework: str, python: str, device: str, results: Path, rehearse: bool, resume: bool
+) -> list[dict[str, Any]]:
+    """Sees, compares, times, projects and resumes one framework; returns what cannot be in its own results."""
+    papers = [paper for paper in verdict.PAPERS if (paper in ("class2str", "triplet")) == (framework == "tensorflow")]
+    code = run_side(framework, python, device, results, rehearse, only_see=device != "cpu")
+    seen = verdict.of_kind(entries_of(results), "seen", framework=framework)
+    if device != "cpu" and seen:
+        if not seen[0]["gpus"]:
+            gpus = usage.gpus()
+            line = mending(framework, seen[0], gpus[0]["driver"] if gpus else None)
+            print(line, flush=True)
+            return [{"kind": "failure", "paper": p, "what": framework, "message": line} for p in papers]
+        code = run_side(framework, python, device, results, rehearse)
+    found: list[dict[str, Any]] = []
+    if code:
+        message = f"its process ended with exit code {code}"
+        found = [{"kind": "failure", "paper": p, "what": framework, "message": message} for p in papers]
+    if not resume:
+        return found
+    try:
+        text = interrupted.kill_and_resume(framework, device, python)
+        print(f"resume, {framework}: {text}", flush=True)
+        return [*found, {"kind": "resumed", "framework": framework, "text": text}]
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        print(f"resume, {framework}: FAILED: {error}", flush=True)
+        return [*found, *({"kind": "failure", "paper": p, "what": "resume", "message": str(error)} for p in papers)]
+
+
+@any_terminal()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 0 if every paper whose framework is here is ready, 1 if one is not or none is, 2 if there is no GPU."""
+    args = options.parse(None if argv is None else list(argv))
+    gpu, start = first_gpu(), time.monotonic()
+    if args.device != "cpu" and gpu is None:
+        print(NO_GPU, file=sys.stderr)
+        return 2
+    device = "cpu" if args.device == "cpu" else "cuda"
+    pythons = {"torch": sys.executable, "tensorflow": args.tf_python or sys.executable}
+    for listed in usage.gpus():
+        print("driver {driver}: {name}, compute capability {capability}, {memory_mib} MiB".format(**listed), flush=True)
+    entries: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as top:
+        for framework, python in pythons.items():
+            if not is_installed(framework, python):
+                print(f"{framework}: not installed, left out; install it: {INSTALL[framework]}", flush=True)
+                continue
+            results = Path(top) / f"{framework}.jsonl"
+            again = bool(verdict.of_kind(entries, "resumed"))  # a rehearsal kills one run
+            resume = not (args.rehearse and again)
+            extra = check_framework(framework, python, device, results, args.rehearse, resume)
+            entries += [*entries_of(results), *extra]
+    verdicts = [verdict.verdict_of(paper, entries) for paper in verdict.PAPERS]
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    hours = {key: row for entry in verdict.of_kind(entries, "hours") for key, row in entry["hours"].items()}
+    name = gpu if device == "cuda" and gpu else "CPU"
+    measured.write(args.out / measured.HOURS_FILE.name, name, date, hours)
+    kind = "rehearsal, its numbers mean nothing" if args.rehearse else f"{(time.monotonic() - start) / 60:.1f} min"
+    text = verdict.block(f"gpu-check {date}, {name}: {kind}", entries, [line for _, line in verdicts])
+    write_bytes(args.out / "report.txt", (text + "\n").encode())
+    print(f"\n{text}\nwrote {shown(args.out / 'report.txt')} and {shown(args.out / 'hours.json')}")
+    if not args.rehearse:
+        print("make plan PROFILE=paper shows the measured hours from now on", flush=True)
+    return int(not (verdict.of_kind(entries, "agreement") and all(ready for ready, _ in verdicts)))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,209 @@
+"""The networks of the PyTorch papers as they are trained: weights, loss, optimizer, and their real loops on noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu_check.clock import EPOCHS, Clock, timed_loop
+from benchmarks.gpu_check.usage import watch_gpu
+from benchmarks.steps import synchronize
+from finegrained_torch import flags as finegrained_flags
+from finegrained_torch.data.images import Items
+from finegrained_torch.networks import resnet
+from finegrained_torch.training import loop as finegrained_loop
+from finegrained_torch.training.modules import RELEASED, LitResnet, Optimization
+from finegrained_torch.training.setting import Task as LightningTask
+from hierarchy_cnn_torch import flags as hierarchy_flags
+from hierarchy_cnn_torch.data.images import Data
+from hierarchy_cnn_torch.method.branches import Branches, total_loss
+from hierarchy_cnn_torch.networks.alexnet import PRESETS, Network
+from hierarchy_cnn_torch.training import loop as hierarchy_loop
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import Stop
+from reproduction.runtime.torch_runtime import World
+from subclass_torch import flags as subclass_flags
+from subclass_torch.method.losses import class_loss
+from subclass_torch.networks import build as subclass_networks
+from subclass_torch.training import loop as subclass_loop
+
+
+class Case(NamedTuple):
+    """A network of a paper.
+
+    Attributes:
+      paper: as in `make reproduce-<paper>`.
+      name: of the network.
+      network: at its initial weights, without dropout, whose draws differ between devices.
+      loss: (network, images float [B, 3, 32, 32], labels int64 [B]) -> scalar.
+      optimizer: parameters -> the paper's optimizer at its rate.
+      classes: outputs.
+      batch: images that the CPU can follow.
+    """
+
+    paper: str
+    name: str
+    network: nn.Module
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    optimizer: Callable[[Any], torch.optim.Optimizer]
+    classes: int
+    batch: int
+
+
+def without_dropout(network: nn.Module) -> nn.Module:
+    """Sets every probability to zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0  # type: ignore[assignment]
+    return network
+
+
+def _subclass(model: str) -> Case:
+    network = without_dropout(subclass_networks.build(model, "cifar10", 10))
+    return Case(
+        "subclass", model, network, lambda net, images, labels: class_loss(net(images), labels).mean(),
+        lambda parameters: torch.optim.SGD(parameters, 0.1, 0.9, nesterov=True, weight_decay=5e-4), 10, 16,
+    )  # fmt: skip
+
+
+def _finegrained(network: str) -> Case:
+    return Case(
+        "finegrained", network, without_dropout(resnet.build(network, 2)),
+        lambda net, images, labels: nn.functional.cross_entropy(net(images).float(), labels),
+        lambda parameters: RELEASED.of(parameters, 0.1), 2, 16,
+    )  # fmt: skip
+
+
+def _hierarchy(preset: str) -> Case:
+    def loss(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return total_loss(net(images)[0].float(), [], labels, [], [1.0]) / len(labels)
+
+    return Case(
+        "hierarchy", f"alexnet32 {preset}", Network(PRESETS[preset], 3, 100, dropout=0.0), loss,
+        lambda parameters: torch.optim.SGD(
+            parameters, 0.01, hierarchy_loop.MOMENTUM, weight_decay=hierarchy_loop.WEIGHT_DECAY
+        ), 100, 16,
+    )  # fmt: skip
+
+
+def cases(small: bool) -> list[Callable[[], Case]]:
+    """What makes each network, so that one is in memory at a time; small ones for a rehearsal."""
+    torch.manual_seed(0)
+    if small:
+        return [lambda: _subclass("vgg_small"), lambda: _finegrained("small"), lambda: _hierarchy("mini")]
+    return [
+        lambda: _subclass("vgg16"), lambda: _subclass("wideresnet"), lambda: _finegrained("resnet18"),
+        lambda: _hierarchy("paper32"),
+    ]  # fmt: skip
+
+
+def noise(count: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Random images uint8 [N, 32, 32, 3] and labels int64 [N]."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 32, 32, 3), generator=draw, dtype=torch.uint8)
+    return images, torch.arange(count) % classes
+
+
+# Steps of an epoch that takes about two seconds on a data-centre GPU: projected, untried.
+STEPS = {"vgg16": 200, "wideresnet": 40, "resnet18": 60, "alexnet32 paper32": 400}
+AMP = {"float32": None, "tf32": "tf32", "bf16": "bf16"}
+
+
+def run_subclass(model: str, precision: str, device: torch.device, steps: int, folder: Path) -> Clock:
+    """Trains for EPOCHS short epochs by the loop of the paper, flags and batch size those of profile `paper`."""
+    words = ["--model", model, "--cutout", "--data_augmentation", "--device", device.type, "--epochs", str(EPOCHS)]
+    config = dataclasses.replace(subclass_flags.parse(words), amp=AMP[precision], chance_epochs=0)
+    if steps < 10:
+        config = dataclasses.replace(config, batch_size=8)
+    images, labels = noise(steps * config.batch_size, 10)
+    network = subclass_networks.build(model, "cifar10", 10).to(device)
+    constants = torch.full((3,), 120.0, device=device), torch.full((3,), 60.0, device=device)
+    task = subclass_loop.Task(
+        "speed", images.to(device), labels.to(device), images[:8], labels[:8], torch.arange(10, device=device),
+        constants, class_loss, EPOCHS, lambda epoch: 1e-4, EPOCHS + 1, observe=False,
+    )  # fmt: skip
+    clock = Clock()
+    with timed_loop(subclass_loop, clock):
+        subclass_loop.run_stage(task, config, network, World(0, 1, device), Stop(), folder, folder / "log.csv")
+    return clock
+
+
+def run_hierarchy(preset: str, precision: str, device: torch.device, steps: int, folder: Path) -> Clock:
+    """As `run_subclass`, of the flat network on 100 classes."""
+    words = ["--dataset", "cifar100", "--preset", preset, "--epochs", str(EPOCHS), "--lr", "0.0001"]
+    words += ["--keep-epochs", "none", "--device", device.type]
+    args = hierarchy_flags.train_parser().parse_args(words)
+    args.argv = words
+    config = dataclasses.replace(hierarchy_flags.resolve_train(args), amp=AMP[precision])
+    if steps < 10:
+        config = dataclasses.replace(config, batch=8)
+    images, labels = noise(steps * config.batch, 100)
+    some = np.arange(8)
+    data = Data(
+        images.numpy(), labels.numpy(), np.arange(len(images)), some, images[:8].numpy(), labels[:8].numpy(), some,
+        [str(name) for name in range(100)], np.zeros(len(images), np.int8), labels.numpy(), torch.full((3,), 0.5),
+        torch.full((3,), 0.25), {}, True,
+    )  # fmt: skip
+    network = Network(PRESETS[preset], 3, 100).to(device)
+    clock = Clock()
+    with timed_loop(hierarchy_loop, clock):
+        hierarchy_loop.run(config, network, data, Branches((), ()), World(0, 1, device), Stop(), folder)
+    return clock
+
+
+class _Timed(LitResnet):
+    """Notes how long the steps of an epoch take, and how long the GPU waits meanwhile."""
+
+    clock: Clock
+    count: int
+
+    def on_train_epoch_start(self) -> None:
+        synchronize(self.device)
+        self.began = time.perf_counter()
+        self.watch = watch_gpu() if self.current_epoch else None
+        self.waiting = self.watch.__enter__() if self.watch else []
+
+    def on_validation_start(self) -> None:
+        synchronize(self.device)
+        self.clock.rates.append(self.count / (time.perf_counter() - self.began))
+        if self.watch:
+            self.watch.__exit__(None, None, None)
+        self.clock.waiting += self.waiting
+
+
+def run_finegrained(network: str, precision: str, device: torch.device, steps: int, folder: Path) -> Clock:
+    """As `run_subclass`, by Lightning, of the coarse network."""
+    words = ["--network", network, "--lr", "0.0001", "--max_epochs", str(EPOCHS), "--min_epochs", str(EPOCHS)]
+    words += ["--precision", {"float32": "32-true", "tf32": "tf32", "bf16": "bf16-mixed"}[precision]]
+    config = finegrained_flags.parse_pipeline([*words, "--device", device.type, "--out_dir", str(folder)])
+    if steps < 10:
+        config = dataclasses.replace(config, batch_size=8)
+    count = steps * config.batch_size
+    images, labels = noise(count, 2)
+    items = Items(images.permute(0, 3, 1, 2).contiguous(), labels, labels)
+    key = (0, "coarse")
+    module = _Timed(1e-4, num_classes=2, network=network, optimization=Optimization(max_epochs=EPOCHS, key=key))
+    module.clock, module.count = Clock(), count
+    task = LightningTask("speed", folder, module, (items, np.arange(count)), (items, np.arange(8)), key, {})
+    finegrained_loop.train(task, config)
+    return module.clock
+
+
+def run_loop(case: Case, precision: str, device: torch.device, small: bool, folder: Path) -> Clock:
+    """Trains a case's network by its paper's loop on noise, for EPOCHS short epochs."""
+    folder.mkdir(parents=True)
+    runtime.allow_tf32(precision == "tf32")
+    steps = 2 if small else STEPS[case.name]
+    if case.paper == "hierarchy":
+        return run_hierarchy(case.name.split()[1], precision, device, steps, folder)
+    run = run_subclass if case.paper == "subclass" else run_finegrained
+    return run(case.name, precision, device, steps, folder)

@@ -1,0 +1,168 @@
+"""The torch half of `make gpu-check`, a process of its own: what torch sees, agreement with the CPU, speed, hours."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu_check import projection
+from benchmarks.gpu_check.agreement import Agreement
+from benchmarks.gpu_check.clock import Report, host_peak_mib, speed_line
+from benchmarks.gpu_check.options import child_options
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.torch_fast import computes_bf16
+
+STEPS = 20
+PAPERS = ("subclass", "finegrained", "hierarchy")
+
+
+def see(report: Report) -> None:
+    """Reports what torch sees."""
+    found = []
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        found.append(
+            f"{about.name}, compute capability {about.major}.{about.minor}, {about.total_memory / 2**30:.0f} GiB"
+        )
+    cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
+    text = f"torch {torch.__version__}: built for CUDA {torch.version.cuda or 'none'}, cuDNN {cudnn or 'none'}; sees "
+    text += "; ".join(found) or "no GPU"
+    report.add("seen", text, framework="torch", text=text, gpus=len(found), built=torch.version.cuda)
+
+
+def precisions(device: torch.device) -> dict[str, str]:
+    """Precision -> why the device does not have it, "" if it does."""
+    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+    return {
+        "float32": "",
+        "tf32": "" if ampere else "needs a GPU of compute capability 8.0",
+        "bf16": "" if computes_bf16(device) else "this device has no instructions for bfloat16",
+    }
+
+
+@contextlib.contextmanager
+def computing_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Lets torch compute in a precision; float32 means without TF32."""
+    runtime.allow_tf32(precision == "tf32")
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        yield
+    runtime.allow_tf32(False)
+
+
+def arrays(tensors: list[Tensor]) -> list[np.ndarray]:
+    """Copies on the CPU."""
+    return [tensor.detach().float().cpu().numpy().copy() for tensor in tensors]
+
+
+def compare(case: object, device: torch.device, names: list[str], steps: int) -> list[Agreement]:
+    """Trains on the CPU in float32 and follows on the device in each precision, each step from the CPU's weights.
+
+    Weights and running statistics are the CPU's before every step, so that rounding does not grow from step to step;
+    each optimizer keeps its own state.
+
+    Args:
+      case: of torch_networks.
+      device: to check.
+      names: precisions.
+      steps: of training.
+    """
+    from benchmarks.gpu_check.torch_networks import Case, noise
+
+    assert isinstance(case, Case)
+    cpu = torch.device("cpu")
+    reference: nn.Module = case.network.train()
+    others = {name: copy.deepcopy(reference).to(device) for name in names}
+    optimizers = {name: case.optimizer(list(net.parameters())) for name, net in others.items()}
+    own = case.optimizer(list(reference.parameters()))
+    found = [Agreement(name) for name in names]
+    pixels, classes = noise(steps * case.batch, case.classes)
+    inputs = (pixels.permute(0, 3, 1, 2).float() - 120) / 60
+
+    def step(
+        net: nn.Module, optimizer: torch.optim.Optimizer, at: int, precision: str, where: torch.device
+    ) -> tuple[float, list[np.ndarray], list[np.ndarray]]:
+        batch = slice(at * case.batch, (at + 1) * case.batch)
+        before = [parameter.detach().clone() for parameter in net.parameters()]
+        optimizer.zero_grad(set_to_none=True)
+        with computing_in(precision, where):
+            loss = case.loss(net, inputs[batch].to(where), classes[batch].to(where))
+            loss.backward()
+        gradients = arrays([parameter.grad for parameter in net.parameters() if parameter.grad is not None])
+        optimizer.step()
+        changes = arrays([after.detach() - old for after, old in zip(net.parameters(), before, strict=True)])
+        return loss.item(), gradients, changes
+
+    for at in range(steps):
+        weights = {name: value.clone() for name, value in reference.state_dict().items()}
+        expected = step(reference, own, at, "float32", cpu)
+        for agreement, (name, net) in zip(found, others.items(), strict=True):
+            net.load_state_dict(weights)
+            measured = step(net, optimizers[name], at, name, device)
+            agreement.add((expected[0], measured[0]), (expected[1], measured[1]), (expected[2], measured[2]))
+    return found
+
+
+def check_case(
+    make: object, device: torch.device, small: bool, report: Report, speeds: dict[str, dict[str, float]]
+) -> None:
+    """Compares and times one network; fills `speeds`: network -> precision -> images/s."""
+    case = make()  # type: ignore[operator]
+    has = precisions(device)
+    names = [name for name, lacks in has.items() if not lacks]
+    for name, lacks in has.items():
+        if lacks:
+            print(f"{case.paper} {case.name} {name}: left out: {lacks}", flush=True)
+
+    def compared() -> None:
+        for agreement in compare(case, device, names, 3 if small else STEPS):
+            text = f"{case.paper} {case.name}, {agreement.describe()}"
+            report.add("agreement", text, paper=case.paper, network=case.name, text=agreement.describe(),
+                       precision=agreement.precision, close=agreement.is_close)  # fmt: skip
+
+    def timed(precision: str) -> None:
+        from benchmarks.gpu_check.torch_networks import run_loop
+
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+        with tempfile.TemporaryDirectory() as top:
+            clock = run_loop(case, precision, device, small, Path(top) / "run")
+        peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else host_peak_mib()
+        text, values = speed_line(case.paper, case.name, precision, clock, peak)
+        speeds.setdefault(case.name, {})[precision] = clock.images_per_s
+        report.add("speed", text, **values)
+
+    report.attempt(case.paper, f"{case.name} against the CPU", compared)
+    for precision in names:
+        report.attempt(case.paper, f"training loop of {case.name} in {precision}", functools.partial(timed, precision))
+
+
+def main() -> None:
+    """Runs as `python -m benchmarks.gpu_check.torch_side`."""
+    options = child_options()
+    report = Report(options.results)
+    runtime.start(0)
+    see(report)
+    if options.only_see:
+        return
+    from benchmarks.gpu_check.torch_networks import cases
+
+    device = runtime.pick_device(options.device)
+    speeds: dict[str, dict[str, float]] = {}
+    for make in cases(options.rehearse):
+        check_case(make, device, options.rehearse, report, speeds)
+    for paper in PAPERS:
+        work = functools.partial(projection.report, paper, speeds, options.rehearse, report)
+        report.attempt(paper, "hours", work)
+
+
+if __name__ == "__main__":
+    main()

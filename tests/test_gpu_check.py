@@ -1,0 +1,211 @@
+"""`make gpu-check` on a machine without a GPU: the rehearsal, what it refuses, what it finds, and the hours of a plan.
+
+Nothing here asserts a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.gpu_check import __main__ as gpu_check
+from benchmarks.gpu_check import interrupted, projection, usage, verdict
+from benchmarks.gpu_check.agreement import Agreement, differences
+from reproduction.launch import measured, pipeline
+from reproduction.launch.jobs import Command
+from reproduction.launch.pipeline import Request
+from subclass_torch.reproduce import commands_of
+from tests.test_layout import PAPERS, ROOT
+
+DRIVER = '#!/bin/sh\ncase "$*" in\n-L) echo "GPU 0: NVIDIA Card 1 (UUID: GPU-12)" ;;\n'
+DRIVER += "*lms*) echo 75; echo 25; exec sleep 60 ;;\n"
+DRIVER += '*) echo "NVIDIA Card 1, 570.1, 81559, 9.0" ;;\nesac\n'
+
+
+@pytest.fixture
+def card(tmp_path, monkeypatch) -> None:
+    """A driver's tool that lists one GPU."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(DRIVER)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_the_rehearsal_walks_every_part_on_a_cpu(tmp_path):
+    asked = subprocess.run(
+        ["make", "-n", "gpu-check", "DEVICE=cpu", "ARGS=--rehearse"], cwd=ROOT, capture_output=True, text=True
+    )
+    words = asked.stdout.strip().splitlines()[-1].split()
+    command = [sys.executable, *words[words.index("-m") :], "--out", str(tmp_path / "out")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([w.strip('"') for w in command], cwd=ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for word in ("torch 2", "TensorFlow 2", "resume, torch: killed", "going on at epoch"):
+        assert word in done.stdout
+    for paper in verdict.PAPERS:
+        assert f"{paper}: ready: right in float32" in done.stdout
+        assert f"{paper} " in done.stdout and "images/s, GPU waits: not measured, peak" in done.stdout
+    block = (tmp_path / "out" / "report.txt").read_text()
+    assert (
+        block.startswith("```\ngpu-check ") and "rehearsal, its numbers mean nothing" in block and block in done.stdout
+    )
+    kept = measured.read("CPU", tmp_path / "out" / "hours.json")
+    commands = commands_of(Request("paper", "cifar10", (7,), "cpu", (), False, None))
+    assert measured.planned_hours(commands, kept)[1] == len(commands) == 3
+
+
+def test_without_a_gpu_it_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_check.main([]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "no CUDA GPU" in said.err and "--rehearse" in said.err
+
+
+def test_a_framework_that_is_not_installed_is_named_and_left_out(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_check, "is_installed", lambda framework, python: False)
+    assert gpu_check.main(["--device", "cpu", "--rehearse", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "torch: not installed, left out; install it: make setup\n" in said
+    assert "tensorflow: not installed, left out; install it: make setup GPU=1" in said
+    assert "hierarchy: not checked: its framework is not installed" in said
+
+
+def test_what_an_environment_holds_is_seen_without_an_import():
+    assert gpu_check.is_installed("torch", sys.executable) and not gpu_check.is_installed("torchx", sys.executable)
+    assert not gpu_check.is_installed("torch", "/nowhere/python")
+    link = str(Path(sys.executable).with_name("python3"))
+    assert gpu_check.is_installed("numpy", link) and not gpu_check.is_installed("numpyx", link)
+
+
+def test_a_card_that_a_framework_does_not_see_is_explained(card, monkeypatch):
+    assert pipeline.first_gpu() == "NVIDIA Card 1" and pipeline.gpu_listed()
+    assert usage.gpus() == [{"name": "NVIDIA Card 1", "driver": "570.1", "memory_mib": "81559", "capability": "9.0"}]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert "built for CPUs; run: rm -r .venv && make setup" in gpu_check.mending("torch", {"built": None}, "570.1")
+    old = gpu_check.mending("tensorflow", {"built": "12.5"}, "450.1")
+    assert "driver 450.1 is older than CUDA 12.5 needs" in old and "rm -r .venv-tf && make setup GPU=1" in old
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "unset CUDA_VISIBLE_DEVICES" in gpu_check.mending("torch", {"built": "12.8"}, "570.1")
+
+
+def test_the_time_in_which_a_gpu_waits_is_what_the_driver_does_not_call_busy(card, monkeypatch, tmp_path):
+    import time
+
+    with usage.watch_gpu() as waiting:
+        time.sleep(0.5)
+    assert waiting == [0.5]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with usage.watch_gpu() as waiting:
+        pass
+    assert waiting == []
+
+
+def test_differences_find_a_scaled_layer_a_turned_sign_and_nan():
+    rng = np.random.default_rng(0)
+    layers = [rng.normal(size=(5, 4)), rng.normal(size=7)]
+    assert differences(layers, layers) == (0.0, pytest.approx(1.0))
+    assert differences(layers, [layers[0], 0.5 * layers[1]])[0] == pytest.approx(0.5)
+    assert differences(layers, [layers[0], -layers[1]])[1] < 0.9
+    assert differences([np.zeros(3)], [np.zeros(3)]) == (0.0, 1.0)
+    for loss, change in ((np.nan, layers), (1.0, [layers[0], np.full(7, np.nan)])):
+        agreement = Agreement("float32")
+        agreement.add((1.0, loss), (layers, change))
+        agreement.add((1.0, 1.0), (layers, layers))
+        assert not agreement.is_close and "OUTSIDE" in agreement.describe()
+    assert not Agreement("float32").is_close  # nothing was compared
+
+
+def test_a_wrong_gradient_on_the_device_is_found_and_a_right_one_passes():
+    import torch
+
+    from benchmarks.gpu_check import torch_networks, torch_side
+
+    def check(factor: float) -> tuple[Agreement, ...]:
+        case = torch_networks.cases(small=True)[2]()
+
+        def loss(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            if net is not case.network and not net.conv3.weight._backward_hooks:
+                net.conv3.weight.register_hook(lambda gradient: factor * gradient)
+            return case.loss(net, images, labels)
+
+        planted = case._replace(loss=loss, batch=4)
+        return tuple(torch_side.compare(planted, torch.device("cpu"), ["float32", "bf16"], 2))
+
+    right, wrong = check(1.0), check(0.4)
+    assert all(agreement.is_close for agreement in right), [a.describe() for a in right]
+    assert not any(agreement.is_close for agreement in wrong)
+    assert right[0].loss == 0.0 < right[1].loss
+
+
+def test_a_run_that_cannot_be_killed_or_does_not_go_on_is_no_success(monkeypatch):
+    for line, said in (
+        ("-c pass", "ended with exit code 0 before it could be killed"),
+        ("-c 1/0", "ZeroDivisionError"),
+    ):
+        monkeypatch.setitem(interrupted.COMMANDS, "torch", (line, "*/state"))
+        with pytest.raises(RuntimeError, match=said):
+            interrupted.kill_and_resume("torch", "cpu")
+
+
+def test_a_difference_or_a_failure_makes_a_paper_not_ready():
+    near = {"kind": "agreement", "paper": "subclass", "network": "vgg16", "precision": "bf16", "close": True}
+    fast = {"kind": "speed", "paper": "subclass", "network": "vgg16", "precision": "bf16", "images_per_s": 9.0}
+    assert verdict.verdict_of("subclass", [near, fast])[0]
+    ready, line = verdict.verdict_of("subclass", [near | {"close": False}, fast])
+    assert not ready and "NOT READY: vgg16 in bf16 differs from the CPU" in line
+    failed = {"kind": "failure", "paper": "subclass", "what": "resume", "message": "no checkpoint"}
+    assert verdict.verdict_of("subclass", [near, fast, failed]) == (
+        False, "subclass: NOT READY: resume: no checkpoint",
+    )  # fmt: skip
+    assert not verdict.verdict_of("subclass", [near])[0]
+
+
+def test_hours_follow_from_images_and_speed_and_small_networks_are_left_to_the_plan():
+    assert projection.hours_of(3.6e6, 10.0, 10.0, 1000.0) == 1.0
+    assert projection.hours_of(3.6e6, 20.0, 10.0, 1000.0) == 2.0
+    assert projection.hours_of(3.6e6, 4.0, 10.0, 1000.0) is None
+
+
+def test_the_plan_shows_measured_hours_of_this_machine(card, monkeypatch, tmp_path):
+    first, second, third = commands_of(Request("paper", "cifar10", (0,), "auto", (), False, None))
+    hours = {measured.key_of(command)[0]: {"float32": 0.25, "bf16": 0.125} for command in (first, third)}
+    path = tmp_path / "hours.json"
+    monkeypatch.setattr(measured, "HOURS_FILE", path)
+    asked = commands_of(Request("paper", "cifar10", (3, 4), "cuda", (), True, "/elsewhere", "q90"))
+    estimate = pipeline.gpu_estimate(asked)
+    assert estimate == "about 6.9 GPU hours (estimate)"
+    measured.write(path, "NVIDIA Card 1", "2026-11-28", hours)
+    said = pipeline.gpu_estimate(asked)
+    assert said.startswith("about 1.1 GPU hours (4 of 6 commands measured, the others estimates, on this machine's ")
+    assert said.endswith("NVIDIA Card 1, 2026-11-28)")
+    fast = commands_of(Request("paper", "cifar10", (0,), "cuda", ("--amp", "bf16"), False, None))
+    assert [measured.hours_of(command, measured.read()) for command in fast] == [0.125, None, 0.125]
+    measured.write(path, "another card", "2026-11-28", hours)
+    assert pipeline.gpu_estimate(asked) == estimate  # hours of another GPU say nothing
+    path.write_text("[")
+    assert measured.read() is None
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_command_has_one_key_for_every_seed_and_place(paper):
+    import importlib
+
+    module = importlib.import_module(f"{paper}.reproduce")
+    request = Request("paper", module.DATASETS["paper"], (0,), "cpu", (), False, None)
+    other = dataclasses.replace(request, seeds=(12,), device="cuda:1", force=True, data_dir="/there")
+    keys = [[measured.key_of(command)[0] for command in module.commands_of(r)] for r in (request, other)]
+    assert keys[0] == keys[1] and len(set(keys[0])) == len(keys[0])
+
+
+def test_a_flag_that_changes_what_is_computed_changes_the_key():
+    base = Command("r", "s", "x.py", ("--epochs", "3", "--seed", "1", "--precision=tf32"), Path())
+    other = dataclasses.replace(base, flags=("--epochs", "4"))
+    assert measured.key_of(base) == ("x.py --epochs 3", "tf32")
+    assert measured.key_of(other) == ("x.py --epochs 4", "float32")
