@@ -43,13 +43,18 @@ class Clock:
         return sum(self.waiting) / len(self.waiting) if self.waiting else None
 
 
-def timed_loop(loop: Any, clock: Clock) -> contextlib.AbstractContextManager[Any]:
+def timed_loop(
+    loop: Any, clock: Clock, refuse: Callable[[bool], None] | None = None
+) -> contextlib.AbstractContextManager[Any]:
     """Lets a paper's loop run with a `Training` that writes down how fast its steps are.
 
     Args:
       loop: the module, which has imported `Training`.
       clock: is filled.
+      refuse: makes it an error to wait for the device, or allowed again. It is one inside an epoch, but for the waits
+        that `Training` names: the look at the losses, and a checkpoint that is due.
     """
+    refused = refuse or (lambda on: None)
 
     class Timed(Training):
         def steps(self) -> Iterator[int]:
@@ -57,7 +62,13 @@ def timed_loop(loop: Any, clock: Clock) -> contextlib.AbstractContextManager[Any
             if self.epoch:
                 watched = watch_gpu()
             with watched as waiting:
-                yield from super().steps()
+                try:
+                    for step in super().steps():
+                        refused(True)
+                        yield step
+                        refused(False)
+                finally:
+                    refused(False)
             clock.rates.append((self.step - self._first) * self.batch_size / max(self.seconds, 1e-9))
             clock.waiting += waiting
 

@@ -43,7 +43,7 @@ class Case(NamedTuple):
       name: of the network.
       network: at its initial weights, without dropout, whose draws differ between devices.
       loss: (network, images float [B, 3, 32, 32], labels int64 [B]) -> scalar.
-      optimizer: parameters -> the paper's optimizer at its rate.
+      optimizer: network -> the paper's optimizer at its rate.
       classes: outputs.
       batch: images that the CPU can follow.
     """
@@ -52,7 +52,7 @@ class Case(NamedTuple):
     name: str
     network: nn.Module
     loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
-    optimizer: Callable[[Any], torch.optim.Optimizer]
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     classes: int
     batch: int
 
@@ -71,7 +71,7 @@ def _subclass(model: str) -> Case:
     network = without_dropout(subclass_networks.build(model, "cifar10", 10))
     return Case(
         "subclass", model, network, lambda net, images, labels: class_loss(net(images), labels).mean(),
-        lambda parameters: torch.optim.SGD(parameters, 0.1, 0.9, nesterov=True, weight_decay=5e-4), 10, 16,
+        lambda net: subclass_loop.optimizer_of(net, 0.1), 10, 16,
     )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def _finegrained(network: str) -> Case:
     return Case(
         "finegrained", network, without_dropout(resnet.build(network, 2)),
         lambda net, images, labels: nn.functional.cross_entropy(net(images).float(), labels),
-        lambda parameters: RELEASED.of(parameters, 0.1), 2, 16,
+        lambda net: RELEASED.of(net.parameters(), 0.1), 2, 16,
     )  # fmt: skip
 
 
@@ -89,8 +89,9 @@ def _hierarchy(preset: str) -> Case:
 
     return Case(
         "hierarchy", f"alexnet32 {preset}", Network(PRESETS[preset], 3, 100, dropout=0.0), loss,
-        lambda parameters: torch.optim.SGD(
-            parameters, 0.01, hierarchy_loop.MOMENTUM, weight_decay=hierarchy_loop.WEIGHT_DECAY
+        lambda net: torch.optim.SGD(
+            net.parameters(), 0.01, hierarchy_loop.MOMENTUM, weight_decay=hierarchy_loop.WEIGHT_DECAY,
+            fused=runtime.fused(net.parameters()),
         ), 100, 16,
     )  # fmt: skip
 
@@ -132,7 +133,7 @@ def run_subclass(model: str, precision: str, device: torch.device, steps: int, f
         constants, class_loss, EPOCHS, lambda epoch: 1e-4, EPOCHS + 1, observe=False,
     )  # fmt: skip
     clock = Clock()
-    with timed_loop(subclass_loop, clock):
+    with timed_loop(subclass_loop, clock, refuse_waits if device.type == "cuda" else None):
         subclass_loop.run_stage(task, config, network, World(0, 1, device), Stop(), folder, folder / "log.csv")
     return clock
 
@@ -155,9 +156,14 @@ def run_hierarchy(preset: str, precision: str, device: torch.device, steps: int,
     )  # fmt: skip
     network = Network(PRESETS[preset], 3, 100).to(device)
     clock = Clock()
-    with timed_loop(hierarchy_loop, clock):
+    with timed_loop(hierarchy_loop, clock, refuse_waits if device.type == "cuda" else None):
         hierarchy_loop.run(config, network, data, Branches((), ()), World(0, 1, device), Stop(), folder)
     return clock
+
+
+def refuse_waits(refused: bool) -> None:
+    """Lets torch raise an error wherever the host would wait for the GPU, or no longer; untried without a GPU."""
+    torch.cuda.set_sync_debug_mode("error" if refused else "default")
 
 
 class _Timed(LitResnet):
@@ -171,6 +177,15 @@ class _Timed(LitResnet):
         self.began = time.perf_counter()
         self.watch = watch_gpu() if self.current_epoch else None
         self.waiting = self.watch.__enter__() if self.watch else []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.device.type != "cuda":
+            return super().training_step(batch, batch_idx)
+        refuse_waits(True)
+        try:
+            return super().training_step(batch, batch_idx)
+        finally:
+            refuse_waits(False)
 
     def on_validation_start(self) -> None:
         synchronize(self.device)

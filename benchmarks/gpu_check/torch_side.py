@@ -80,8 +80,8 @@ def compare(case: object, device: torch.device, names: list[str], steps: int) ->
     cpu = torch.device("cpu")
     reference: nn.Module = case.network.train()
     others = {name: copy.deepcopy(reference).to(device) for name in names}
-    optimizers = {name: case.optimizer(list(net.parameters())) for name, net in others.items()}
-    own = case.optimizer(list(reference.parameters()))
+    optimizers = {name: case.optimizer(net) for name, net in others.items()}
+    own = case.optimizer(reference)
     found = [Agreement(name) for name in names]
     pixels, classes = noise(steps * case.batch, case.classes)
     inputs = (pixels.permute(0, 3, 1, 2).float() - 120) / 60

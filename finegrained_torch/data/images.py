@@ -186,9 +186,9 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     mirrored = torch.rand(count, 1, generator=generator) < 0.5
     rows = (torch.arange(height) - down).clamp(0, height - 1)
     columns = (torch.arange(width) - right).clamp(0, width - 1)
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    at = torch.arange(count)[:, None, None].to(images.device)
-    taken = images.permute(0, 2, 3, 1)[at, rows[:, :, None].to(images.device), columns[:, None].to(images.device)]
+    columns = runtime.upload(torch.where(mirrored, columns.flip(1), columns), images.device)
+    rows, at = runtime.upload(rows, images.device), torch.arange(count, device=images.device)
+    taken = images.permute(0, 2, 3, 1)[at[:, None, None], rows[:, :, None], columns[:, None]]
     return taken.permute(0, 3, 1, 2).contiguous()
 
 
@@ -213,6 +213,10 @@ class Items(Dataset):
         labels = split.fine if fine is None else fine
         return cls(planes(split.images), torch.from_numpy(labels), torch.from_numpy(split.coarse))
 
+    def to(self, device: torch.device) -> Items:
+        """The items on a device, from where batches are taken without a copy to it."""
+        return Items(self.images.to(device), self.fine.to(device), self.coarse.to(device))
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -229,7 +233,7 @@ class Batches(Sampler[Tensor]):
     def __init__(self, positions: np.ndarray, batch_size: int, key: tuple[int | str, ...] | None):
         """Args: positions: int64 [n]. batch_size: of all processes together. key: None keeps the order (evaluation)."""
         self.positions, self.batch_size, self.key = torch.from_numpy(positions), batch_size, key
-        self.epoch = 0
+        self.epoch, self.device = 0, torch.device("cpu")  # the device that the positions are given on
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of every epoch."""
@@ -245,7 +249,7 @@ class Batches(Sampler[Tensor]):
         order = self.positions
         if self.key is not None:  # DEVIATION FGL-D20: always shuffled, CIFAR-10's pseudo-label batches too
             order = order[torch.randperm(len(order), generator=runtime.generator(*self.key, "order", self.epoch))]
-        for number, batch in enumerate(order.split(self.batch_size)):
+        for number, batch in enumerate(order.to(self.device).split(self.batch_size)):
             if number < len(self):
                 yield batch[rank::size]
 

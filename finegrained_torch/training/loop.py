@@ -129,10 +129,13 @@ def train(task: Task, config: Config) -> Trained:
 
 def _fit(task: Task, config: Config, batches: Batches, state: Path | None) -> None:
     """Lets Lightning train, from a full state if one is given, in one process or in several."""
-    loaders = (
-        loader(task.train[0], batches, config.num_workers),
-        loader(task.val[0], Batches(task.val[1], config.batch_size, None), config.num_workers),
-    )
+    (items, _), (val_items, val_at) = task.train, task.val
+    val_batches = Batches(val_at, config.batch_size, None)
+    if config.devices == 1 and not config.num_workers:  # one process holds all images on its device
+        batches.device = val_batches.device = device = runtime.pick_device(config.device)
+        on_device = items.to(device)
+        items, val_items = on_device, on_device if val_items is items else val_items.to(device)
+    loaders = (loader(items, batches, config.num_workers), loader(val_items, val_batches, config.num_workers))
     with stop_signals() as stop:
         epoch_end = EpochEnd(task, config, stop if config.devices == 1 else None)
         trainer = make_trainer(config, task.folder, [epoch_end], config.devices)

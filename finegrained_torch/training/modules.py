@@ -76,9 +76,11 @@ class Optimization(NamedTuple):
 
     def of(self, parameters: Any, rate: float) -> torch.optim.Optimizer:
         """SGD with momentum 0.9 and weight decay 5e-4, or Adam with weight decay 1e-4."""
+        parameters = list(parameters)
+        fused = runtime.fused(parameters)
         if self.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=rate, weight_decay=1e-4)
-        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=5e-4)
+            return torch.optim.Adam(parameters, lr=rate, weight_decay=1e-4, fused=fused)
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=5e-4, fused=fused)
 
     def scheduler(
         self, optimizer: torch.optim.Optimizer, steps: int = 0

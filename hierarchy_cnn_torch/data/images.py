@@ -113,18 +113,18 @@ def prepared(images: Tensor, mean: Tensor, sd: Tensor, size: int) -> Tensor:
 class Augment:
     """Random crop after 4 pixels of padding, and flip, on batches of uint8; draws are a function of (seed, epoch)."""
 
-    def __init__(self, seed: int, epoch: int, count: int):
+    def __init__(self, seed: int, epoch: int, count: int, device: torch.device | str = "cpu"):
         draw = generator(seed, "augment", epoch)
-        self.shift = torch.randint(0, 9, (count, 2), generator=draw)
-        self.flip = torch.rand(count, generator=draw) < 0.5
+        self.shift = torch.randint(0, 9, (count, 2), generator=draw).to(device)
+        self.flip = (torch.rand(count, generator=draw) < 0.5).to(device)
 
     def __call__(self, images: Tensor, index: Tensor) -> Tensor:
-        """Augments images [B, H, W, C] that stand at `index` in the training part."""
+        """Augments images [B, H, W, C] that stand at `index` in the training part; all are on the device."""
         height, width = images.shape[1:3]
         framed = torch.nn.functional.pad(images, (0, 0, 4, 4, 4, 4))
-        shift = self.shift[index].to(images.device)
+        shift = self.shift[index]
         rows = shift[:, :1] + torch.arange(height, device=images.device)
         columns = shift[:, 1:] + torch.arange(width, device=images.device)
-        columns = torch.where(self.flip[index].to(images.device)[:, None], columns.flip(1), columns)
+        columns = torch.where(self.flip[index][:, None], columns.flip(1), columns)
         batch = torch.arange(len(images), device=images.device)
         return framed[batch[:, None, None], rows[:, :, None], columns[:, None, :]]

@@ -45,7 +45,10 @@ def run(
     """
     device, size = world.device, config.batch
     nesterov = config.lr_schedule == "onecycle"
-    optimizer = torch.optim.SGD(network.parameters(), config.lr, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=nesterov)
+    optimizer = torch.optim.SGD(
+        network.parameters(), config.lr, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=nesterov,
+        fused=runtime.fused(network.parameters()),
+    )  # fmt: skip
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.from_numpy(np.array(data.images[data.train])).to(device)
@@ -70,16 +73,15 @@ def run(
             config.schedule, len(branches.taps), config.lambda_, epoch, config.epochs,
             parse_numbers("--bt-switch", config.bt_switch),
         )  # fmt: skip
-        order = torch.randperm(len(labels), generator=runtime.generator(config.seed, "order", epoch))
-        augment = Augment(config.seed, epoch, len(labels)) if config.augment == "crop_flip" else None
+        order = torch.randperm(len(labels), generator=runtime.generator(config.seed, "order", epoch)).to(device)
+        augment = Augment(config.seed, epoch, len(labels), device) if config.augment == "crop_flip" else None
         network.train()
         for batch in training.batches(order):
             rate = learning_rate(config, epoch, training.step, config.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            rows = batch[world.rank :: world.size]
-            here = rows.to(device)
-            x = augment(images[here], rows) if augment else images[here]
+            here = batch[world.rank :: world.size]
+            x = augment(images[here], here) if augment else images[here]
             x = layout(prepared(x, mean, sd, config.image_size), config)
             # dropout's draws: a function of (seed, epoch, step), the same for the trunk of every variant
             torch.manual_seed(runtime.derive(config.seed, "dropout", epoch, training.step - epoch * steps, world.rank))

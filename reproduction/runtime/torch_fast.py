@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 
@@ -30,6 +32,16 @@ def precision(device: torch.device, amp: str | None) -> str:
     if amp == "tf32" and device.type == "cuda":
         return "float32 with TF32 products"
     return "bfloat16 autocast" if amp_of(device, amp) else "float32"
+
+
+def fused(parameters: Iterable[torch.Tensor]) -> bool | None:
+    """What an optimizer takes as `fused`: one kernel for all weights on a GPU, torch's own choice on the CPU."""
+    return True if any(parameter.is_cuda for parameter in parameters) else None
+
+
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copies a tensor from the CPU to the device without waiting for it; on the CPU it is the tensor itself."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def one_cycle(step: int, steps: int, peak: float, rise: float = 0.23, final: float = 0.07) -> float:

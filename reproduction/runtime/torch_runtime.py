@@ -22,8 +22,10 @@ from reproduction.runtime.cores import cores
 from reproduction.runtime.run_folder import Damaged, UserError, newest_whole, shown
 from reproduction.runtime.torch_fast import allow_tf32 as allow_tf32
 from reproduction.runtime.torch_fast import amp_of as amp_of
+from reproduction.runtime.torch_fast import fused as fused
 from reproduction.runtime.torch_fast import one_cycle as one_cycle
 from reproduction.runtime.torch_fast import precision as precision
+from reproduction.runtime.torch_fast import upload as upload
 
 
 class World(NamedTuple):

@@ -84,9 +84,7 @@ def crop_flip(images: Tensor, draws: Draws) -> Tensor:
     # All crops of an image as one view; picking one is a copy of `height` contiguous rows.
     crops = padded.as_strided((count, 2 * PAD + 1, 2 * PAD + 1, height, width * channels), (image, row, pixel, row, 1))
     cropped = crops[torch.arange(count, device=images.device), draws.top, draws.left].view(images.shape)
-    mirrored = draws.flip.nonzero(as_tuple=True)[0]
-    cropped[mirrored] = cropped[mirrored].flip(2)
-    return cropped
+    return torch.where(draws.flip[:, None, None, None], cropped.flip(2), cropped)  # `nonzero` would wait for a GPU
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -73,7 +73,10 @@ def learning_rate(epoch: int, base: float, milestones: Sequence[int], gamma: flo
 
 def optimizer_of(model: nn.Module, lr: float) -> torch.optim.SGD:
     """SGD, Nesterov momentum 0.9, weight decay 5e-4 on everything [authors' notebook.py]."""
-    return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    return torch.optim.SGD(
+        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4,
+        fused=runtime.fused(model.parameters()),
+    )  # fmt: skip
 
 
 def run_stage(

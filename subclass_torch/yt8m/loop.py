@@ -65,7 +65,9 @@ def train_stage(
       UserError: broken records (naming file and record), non-finite loss.
     """
     outputs, device, seed = model.dense.out_features, world.device, config.seed
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.base_learning_rate, betas=ADAM_BETAS)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=config.base_learning_rate, betas=ADAM_BETAS, fused=runtime.fused(model.parameters())
+    )
     net: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     # files without a whole record count as one step, in which reading them is refused
     steps = max(1, math.ceil(sum(map(tfrecord.count, paths)) / config.batch_size))

@@ -1,0 +1,149 @@
+"""No step of a PyTorch loop waits for the device: nothing is read back, and no size depends on values."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.gpu_check import torch_networks
+from finegrained_torch.data.images import shifted
+from finegrained_torch.training import states
+from reproduction.runtime.loop import Training
+from tests.test_layout import ROOT
+
+WAITING = ("aten::_local_scalar_dense", "aten::nonzero")
+READERS = {"cpu", "numpy", "item", "tolist", "nonzero"}
+CPU = torch.device("cpu")
+
+
+class Watch(TorchDispatchMode):
+    """Counts the operators of the steps, while it is on."""
+
+    def __init__(self):
+        super().__init__()
+        self.on, self.seen = False, Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if self.on:
+            self.seen[function._schema.name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def watched(watch: Watch) -> type[Training]:
+    """A Training that lets operators be counted in the body of the steps; its own look at the losses is named."""
+
+    class Watched(Training):
+        def steps(self):
+            for step in super().steps():
+                watch.on = True
+                yield step
+                watch.on = False
+
+    return Watched
+
+
+def seen_in(paper: str, folder: Path, *more: str) -> Counter:
+    """Operators of the training steps of a paper's loop on noise."""
+    folder.mkdir()
+    watch = Watch()
+    if paper == "finegrained":
+
+        class Module(torch_networks._Timed):  # between batches the loader draws its seed, on the CPU, once an epoch
+            def on_train_batch_start(self, batch, batch_idx) -> None:
+                watch.on = True
+                super().on_train_batch_start(batch, batch_idx)
+
+            def on_train_batch_end(self, outputs, batch, batch_idx) -> None:
+                watch.on = False
+
+        parse = torch_networks.finegrained_flags.parse_pipeline
+        named = mock.patch.object(states, "check_losses", lambda *words: None)
+        kind = mock.patch.object(torch_networks, "_Timed", Module)
+        flags = mock.patch.object(
+            torch_networks.finegrained_flags, "parse_pipeline", lambda argv: parse([*argv, *more])
+        )
+        with named, kind, flags, watch:
+            torch_networks.run_finegrained("small", "float32", CPU, 2, folder)
+        return watch.seen
+    loop, run, network = {
+        "subclass": (torch_networks.subclass_loop, torch_networks.run_subclass, "vgg_small"),
+        "hierarchy": (torch_networks.hierarchy_loop, torch_networks.run_hierarchy, "mini"),
+    }[paper]
+    timed = mock.patch.object(
+        torch_networks, "timed_loop", lambda *_: mock.patch.object(loop, "Training", watched(watch))
+    )
+    with timed, mock.patch.object(torch_networks.Clock, "rates", [1.0], create=True), watch:
+        run(network, "float32", CPU, 2, folder)
+    return watch.seen
+
+
+@pytest.mark.parametrize("paper", ["subclass", "hierarchy", "finegrained"])
+def test_no_step_reads_a_value_back_or_depends_on_one(paper, tmp_path):
+    seen = seen_in(paper, tmp_path / "run")
+    assert seen["aten::convolution"] >= 4 and seen["aten::convolution_backward"] >= 4  # the steps were watched
+    assert not {name: seen[name] for name in WAITING if seen[name]}
+
+
+def test_the_shifts_of_fine_grained_wait_for_nothing_either():
+    watch = Watch()
+    watch.on = True
+    with watch:
+        shifted(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.Generator().manual_seed(0))
+    assert watch.seen["aten::index"] == 1 and not any(watch.seen[name] for name in WAITING)
+
+
+def test_a_step_that_waits_would_be_counted():
+    watch = Watch()
+    with watch:
+        torch.ones(3).sum().item()
+        watch.on = True
+        torch.ones(3).nonzero()
+        torch.ones(3).sum().item()
+    assert [watch.seen[name] for name in WAITING] == [1, 1]
+
+
+STEP_BODIES = {  # file -> the functions that run once a step, or None for the bodies of its loops over steps
+    "subclass_torch/training/loop.py": None,
+    "subclass_torch/yt8m/loop.py": None,
+    "hierarchy_cnn_torch/training/loop.py": None,
+    "finegrained_torch/training/modules.py": {"_step", "training_step", "augmented", "prepare", "log_epoch"},
+    "subclass_torch/data/augment.py": {"crop_flip", "normalize", "cut_holes", "training_batch", "of"},
+    "hierarchy_cnn_torch/data/images.py": {"prepared", "__call__"},
+    "finegrained_torch/data/images.py": {"normalize", "shifted", "__getitem__"},
+}
+
+
+def bodies(tree: ast.Module, functions: set[str] | None) -> list[ast.AST]:
+    """What runs in every step."""
+    if functions is not None:
+        return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name in functions]
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.For)
+        and any(f"training.{name}(" in ast.unparse(node.iter) for name in ("batches", "steps"))
+    ]
+
+
+def readers(nodes: list[ast.AST]) -> list[str]:
+    """Calls that read a value back from the device."""
+    calls = [call for node in nodes for call in ast.walk(node) if isinstance(call, ast.Call)]
+    return [ast.unparse(call) for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in READERS]
+
+
+@pytest.mark.parametrize("file", STEP_BODIES)
+def test_the_body_of_a_step_calls_nothing_that_reads_back(file):
+    found = bodies(ast.parse((ROOT / file).read_text(encoding="utf-8")), STEP_BODIES[file])
+    assert len(found) >= len(STEP_BODIES[file] or {1})
+    assert not readers(found)
+
+
+def test_the_search_for_readers_finds_what_it_should():
+    text = "for b in training.batches(order):\n    loss.item(); x.cpu(); y.detach().numpy(); z.sum()\nw.item()"
+    assert readers(bodies(ast.parse(text), None)) == ["loss.item()", "x.cpu()", "y.detach().numpy()"]
