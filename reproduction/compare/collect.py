@@ -105,15 +105,15 @@ class SeedRun:
     def last(self) -> Entry:
         return self.entries[-1]
 
-    def flags_key(self) -> str:
-        """Hash of the flags of all stages; equal for two seeds of one experiment."""
+    def flags_by_stage(self) -> dict[str, str]:
+        """Hash of the flags of each stage; equal for two seeds of one experiment."""
         hashes = {}
         for entry in self.entries:
             # `stage1` is the digest of the seed's own stage-1 checkpoint: an input, not a flag
             config = {key: value for key, value in entry.record.config.items() if key not in ("seed", "stage1")}
             text = re.sub(rf"seed{self.seed}(?!\d)", "seed*", json.dumps(config, sort_keys=True))
             hashes[entry.record.stage] = flags_hash(json.loads(text))
-        return json.dumps(hashes, sort_keys=True)
+        return hashes
 
 
 @dataclass
@@ -243,7 +243,9 @@ def _decide(group: RowRuns) -> None:
     elif not clean:
         group.caveat = ", ".join(dict.fromkeys(reason for run in group.runs for reason in run.caveats))
     group.profile = group.runs[0].profile
-    if len({run.flags_key() for run in group.runs}) > 1:
+    hashes = [run.flags_by_stage() for run in group.runs]
+    shared = set.intersection(*map(set, hashes))  # a ranking over all seeds stands with the first one only
+    if any(one[stage] != hashes[0][stage] for one in hashes for stage in shared):
         group.caveat = ", ".join(part for part in (group.caveat, "seeds ran with different flags") if part)
 
 

@@ -242,6 +242,12 @@ def test_seeds_of_different_flags_are_not_judged_together(make, tmp_path):
     assert lines(tmp_path)[0]["mnist-paper", "FC"].verdict.text == "not judged (seeds ran with different flags)"
 
 
+def test_a_stage_that_only_one_seed_has_is_no_other_flag(make, tmp_path):
+    put_seeds(make, tmp_path, [0.9930, 0.9938, 0.9941])
+    make.put(tmp_path / "runs", make.record({"agreement": make.metric(1.0)}, seed=0, stage="ranking", config={"x": 1}))
+    assert "different flags" not in lines(tmp_path)[0]["mnist-paper", "FC"].verdict.text
+
+
 def test_folders_named_by_the_seed_are_no_other_flags(make, tmp_path):
     for seed in (1, 10, 2):
         config = {"lr": 0.1, "seed": seed, "beside": f"runs/x/seed{seed}", "out": f"runs/x/seed{seed}/y"}
