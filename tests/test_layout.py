@@ -87,6 +87,7 @@ def test_lock_holds_plain_public_pins_of_everything_declared():
 def documents() -> list[Path]:
     return [
         ROOT / "README.md",
+        ROOT / "docs" / "commands.md",
         *(ROOT / folder / "README.md" for folder in PAPERS if (ROOT / folder / "README.md").exists()),
     ]
 
@@ -124,10 +125,28 @@ def test_papers_that_are_not_here_say_so_and_fail():
             assert done.returncode != 0 and "not in the repository yet" in done.stderr
 
 
-@pytest.mark.parametrize("document", [d for d in documents() if d.parent != ROOT], ids=lambda p: p.parent.name)
-def test_the_ten_lines_of_each_paper_run(document):
+@pytest.mark.parametrize("document", [d for d in documents() if d.name == "README.md"], ids=lambda p: p.parent.name)
+def test_the_lines_for_ones_own_code_run(document):
     blocks = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
     assert blocks, "a README without its use from one's own code"
     for block in blocks:
         done = subprocess.run([sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, f"{block}\n{done.stderr}"
+
+
+def test_the_readme_is_short_and_starts_with_picture_commands_and_papers():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 120
+    cells = [cell for line in lines if line.startswith("|") for cell in line.strip("| ").split(" | ")]
+    assert len(cells) > 100 and max(map(len, cells)) <= 120
+    first = "\n".join(lines[:25])
+    assert "docs/images/strip.png" in first and "make reproduce-class2str" in first and "make test" in first
+    assert all(f"({folder}/README.md)" in first for folder in PAPERS)
+
+
+@pytest.mark.parametrize("document", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.stem)
+def test_links_between_pages_lead_somewhere(document):
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if not re.match(r"https?:|mailto:", target):
+            assert (document.parent / target).exists(), target

@@ -1,7 +1,7 @@
-"""Writes docs/findings.md from its template and the committed records: no number on that page is typed.
+"""Writes docs/findings.md and the README's line for each paper from templates and the committed records.
 
-The template, `reproduction/tables/findings.md.j2`, calls the methods of `Answers`; a name that no record knows is an
-error that names it.
+The templates, `reproduction/tables/findings.md.j2` and `front.md.j2`, call the methods of `Answers`; a name that no
+record knows is an error that names it. No number is typed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Any
 from reproduction.compare.claims import Result
 from reproduction.compare.collect import Collection
 from reproduction.compare.comparison import Comparison
-from reproduction.compare.export import interval_text, number_text
+from reproduction.compare.export import interval_text, main_results, number_text
 from reproduction.compare.tables import TABLES
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 TEMPLATE = TABLES / "findings.md.j2"
+FRONT = TABLES / "front.md.j2"
 PAGE = REPO_ROOT / "docs" / "findings.md"
 
 
@@ -33,6 +34,7 @@ class Answers:
         """
         self.results = {(r.claim.id, r.row): r for comparison in comparisons for r in comparison.claims}
         self.found = found
+        self.main = {one.paper.paper.id: main_results(one) for one in comparisons}
 
     def _result(self, claim: str, row: str) -> Result:
         if (claim, row) not in self.results:
@@ -88,6 +90,27 @@ class Answers:
         if (paper, row) not in self.found.rows:
             raise UserError(f"{TEMPLATE.name}: no record of {paper} {row}")
         return f"[`{row}`](papers/{paper}.md#rows)"
+
+    def summary(self, claim: str, words: str, else_claim: str, else_row: str, else_words: str) -> str:
+        """Returns what was found about a paper's first claim, or, while it has no run, what a small run showed.
+
+        Args:
+          claim: main claim; its row is the one of the first table.
+          words: what its effect compares.
+          else_claim: claim to quote without such a run.
+          else_row: row of the quoted effect.
+          else_words: words before the quoted effect.
+        """
+        for result in (result for results in self.main.values() for result in results if result.claim.id == claim):
+            if result.effect is not None:
+                return f"{words} {interval_text(result.effect, result.claim.unit)}: {result.verdict.word}"
+        return f"{else_words} {self.effect(else_claim, else_row)}"
+
+    def state(self, paper: str) -> str:
+        """Returns how many main claims of a paper have a verdict, such as "1 of 3 claims judged"."""
+        results = self.main[paper]
+        judged = sum(result.verdict.word not in ("not run", "not testable") for result in results)
+        return f"{judged} of {len(results)} claims judged"
 
 
 def findings(comparisons: Sequence[Comparison], found: Collection, template: Path = TEMPLATE) -> str:

@@ -1,9 +1,9 @@
 """Keeps the generated tables of README and docs current: `python -m reproduction.readme --check | --write`.
 
-A generated block stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `overview` (every
-paper), `claims`, `table PAPER`, `claims PAPER` or `charts PAPER`. docs/findings.md is made from its template. All of it
-shows committed records only, so that two checkouts of one commit generate the same text; a machine's own runs are shown
-by `make compare` and `make report`.
+A generated block stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `front` (one line a
+paper), `overview` (the main claims), `claims`, `table PAPER`, `claims PAPER` or `charts PAPER`. docs/findings.md is
+made from its template. All of it shows committed records only, so that two checkouts of one commit generate the same
+text; a machine's own runs are shown by `make compare` and `make report`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from pathlib import Path
 from datasets.terminal import any_terminal
 from reproduction.compare import export
 from reproduction.compare.charts import markdown_charts, write_charts
-from reproduction.compare.collect import RESULTS, collect
+from reproduction.compare.collect import RESULTS, Collection, collect
 from reproduction.compare.comparison import Comparison, compare
-from reproduction.compare.findings import PAGE, findings
+from reproduction.compare.findings import FRONT, PAGE, findings
 from reproduction.compare.tables import load_tables
 from reproduction.compare.tabular import markdown_table
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
 
 BLOCK = re.compile(r"(^<!-- generated: ([^\n]*?) -->\n)(.*?)(^<!-- end -->$)", re.DOTALL | re.MULTILINE)
 OPENING = re.compile(r"^<!-- generated: [^\n]*? -->$", re.MULTILINE)
+MOST_CHARACTERS = 120  # of a cell
 FOLDERS = ("", "docs", "docs/papers", "docs/deviations")
 LEGEND = (
     "One line for each main claim of a paper; `?`: the paper's number is not known here. Effect: method minus baseline "
@@ -36,10 +37,18 @@ LEGEND = (
 )
 
 
+def fit(cell: str) -> str:
+    """Cuts a cell of the README's tables to the length that fits beside others; the papers' pages have all of it."""
+    return cell if len(cell) <= MOST_CHARACTERS else f"{cell[: MOST_CHARACTERS - 2]} …"
+
+
 def overview(comparisons: Sequence[Comparison]) -> str:
     """Returns the first table: one line for each main claim, and what else was tested."""
     shorts = {comparison.paper.paper.short: comparison.paper.paper.id for comparison in comparisons}
-    rows = [[f"[{short}](docs/papers/{shorts[short]}.md)", *cells] for short, *cells in export.first_table(comparisons)]
+    rows = [
+        [f"[{short}](docs/papers/{shorts[short]}.md)", *map(fit, cells)]
+        for short, *cells in export.first_table(comparisons)
+    ]
     counts = export.verdict_counts([result for comparison in comparisons for result in comparison.claims])
     lines = [line for comparison in comparisons for line in comparison.lines]
     ran, known = ({(line.paper, line.row) for line in lines if line.source or not only} for only in (True, False))
@@ -55,8 +64,15 @@ def claims(comparisons: Sequence[Comparison]) -> str:
     return export.markdown_claims([result for comparison in comparisons for result in comparison.claims])
 
 
-def _blocks(comparisons: Sequence[Comparison]) -> dict[str, Callable[[], str]]:
+def front(comparisons: Sequence[Comparison], found: Collection) -> str:
+    """Returns one line a paper: what it claims and what we found."""
+    table = findings(comparisons, found, FRONT).rstrip()
+    return "\n".join(" | ".join(map(fit, line.split(" | "))) for line in table.splitlines())
+
+
+def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, Callable[[], str]]:
     made: dict[str, Callable[[], str]] = {
+        "front": lambda: front(comparisons, found),
         "overview": lambda: overview(comparisons),
         "claims": lambda: claims(comparisons),
     }
@@ -68,17 +84,18 @@ def _blocks(comparisons: Sequence[Comparison]) -> dict[str, Callable[[], str]]:
     return made
 
 
-def regenerate(text: str, comparisons: Sequence[Comparison], name: str = "text") -> str:
-    """The text with its generated blocks made anew.
+def regenerate(text: str, comparisons: Sequence[Comparison], found: Collection, name: str = "text") -> str:
+    """Returns the text with its generated blocks made anew.
 
     Args:
       text: Markdown with marked blocks.
       comparisons: what to generate from.
+      found: the records that they were made from.
       name: of the file, for the error message.
     Raises:
       UserError: a block of an unknown name, or one without its end.
     """
-    blocks = _blocks(comparisons)
+    blocks = _blocks(comparisons, found)
     if len(OPENING.findall(text)) != len(BLOCK.findall(text)):
         raise UserError(f"{name}: a generated block has no <!-- end -->")
 
@@ -119,7 +136,7 @@ def changed(root: Path = REPO_ROOT, results: Path = RESULTS) -> dict[Path, str]:
     stale = {}
     for path in files(root):
         old = path.read_text(encoding="utf-8")
-        new = regenerate(old, comparisons, shown(path))
+        new = regenerate(old, comparisons, found, shown(path))
         if new != old:
             stale[path] = new
     page = root / "docs" / PAGE.name
@@ -154,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 difference = difflib.unified_diff(old, text.splitlines(), shown(path), "generated", lineterm="", n=0)
                 print("\n".join(difference))
     except UserError as error:
-        print(f"reproduction.compare.readme: error: {error}", file=sys.stderr)
+        print(f"reproduction.readme: error: {error}", file=sys.stderr)
         return 2
     if not stale:
         print("generated tables are current")

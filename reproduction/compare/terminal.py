@@ -77,7 +77,7 @@ def print_short(comparisons: Sequence[Comparison], problems: Sequence[str]) -> N
         for result in tested[:SHORT_CLAIMS]:
             effect = interval_text(result.effect, result.claim.unit)
             verdict = f"[{_colour(result.verdict.word)}]{escape(result.verdict.text)}[/]"
-            console.print(f"{result.on}: {result.claim.text}", markup=False, no_wrap=True, overflow="ellipsis")
+            console.print(f"{result.row}: {result.claim.text}", markup=False, no_wrap=True, overflow="ellipsis")
             console.print(f"    {escape(effect)}: {verdict}", no_wrap=True, overflow="ellipsis")
         left = max(0, len(lines) - SHORT_LINES) + max(0, len(tested) - SHORT_CLAIMS)
         if left:

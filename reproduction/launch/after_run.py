@@ -20,8 +20,8 @@ def compare_runs(paper: str) -> int:
     command = [sys.executable, "-m", "reproduction.compare", "--short", "--paper", paper]
     code = subprocess.run([*command, "--runs", str(RUNS_ROOT / paper)], cwd=REPO_ROOT).returncode
     print(
-        f"\nthese are your runs; every number and seed of them: make compare PAPER={paper} "
-        f"RUNS={shown(RUNS_ROOT / paper)}; the committed rows too: make compare PAPER={paper}",
+        f"\nevery number, seed and claim of these runs: make compare PAPER={paper} RUNS={shown(RUNS_ROOT / paper)}\n"
+        f"the committed rows, and what was not run: make compare PAPER={paper}",
         flush=True,
     )
     return code

@@ -122,11 +122,11 @@ def test_one_bad_record_beside_good_ones_is_an_error(checkout, make):
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("<!-- generated: overveiw -->\n<!-- end -->\n", "'overveiw' is not one of overview, claims"),
+        ("<!-- generated: overveiw -->\n<!-- end -->\n", "'overveiw' is not one of front, overview, claims"),
         ("<!-- generated: overview -->\n", "no <!-- end -->"),
         ("<!-- generated: overview -->\n<!-- generated: claims -->\n<!-- end -->\n", "no <!-- end -->"),
     ],
 )
 def test_broken_blocks(text, names):
     with pytest.raises(UserError, match=names):
-        readme.regenerate(text, [], "README.md")
+        readme.regenerate(text, [], collect(committed_only=True), "README.md")
