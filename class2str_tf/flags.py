@@ -189,8 +189,8 @@ def _add_training(parser: Parser, lr_help: str) -> None:
     )  # fmt: skip
     flag(group, "--one-cycle", action="store_true", help="lr rises over 23 %% of the steps, then falls to 0")
     flag(
-        group, "--amp", choices=["bf16", "auto"],
-        help="bfloat16 in the graph; auto: where this CPU computes in it, else float32 (a line says which)",
+        group, "--amp", choices=["bf16", "tf32", "auto"],
+        help="bf16: in the graph; tf32: products on a GPU; auto: what is there, else float32 (a line says which)",
     )  # fmt: skip
     flag(group, "--augment", action="store_true", help="shift by up to two pixels and flip, inside the graph")
     flag(group, "--eval-batch", type=whole(0), default=0, help="images at once in a test; 0: as in training")

@@ -91,6 +91,13 @@ def see(report: Report) -> None:
     report.add("seen", text, framework="tensorflow", text=text, gpus=len(found), built=cuda)
 
 
+def allow_tf32(allowed: bool) -> None:
+    """Lets a GPU round the factors of products to TF32, or not."""
+    import tensorflow as tf
+
+    tf.config.experimental.enable_tensor_float_32_execution(allowed)
+
+
 def _class2str(model: str) -> Case:
     from class2str_tf.networks import build as networks
 
@@ -175,8 +182,6 @@ def compare(case: Case, device: str, configs: dict[str, Any], steps: int) -> lis
       configs: precision -> configuration of the session.
       steps: of training.
     """
-    import tensorflow as tf
-
     reference = side_of(case, "/CPU:0", configs["float32"])
     others = {name: side_of(case, device, config) for name, config in configs.items()}
     found = [Agreement(name) for name in others]
@@ -187,15 +192,15 @@ def compare(case: Case, device: str, configs: dict[str, Any], steps: int) -> lis
         weights = reference.session.run({n: v for n, v in reference.variables.items() if not is_slot(n)})
         expected = step(reference, images, labels)
         for agreement, (name, side) in zip(found, others.items(), strict=True):
-            tf.config.experimental.enable_tensor_float_32_execution(name == "tf32")
+            allow_tf32(name == "tf32")
             load(side, weights)
             measured = step(side, images, labels)
             agreement.add((expected[0], measured[0]), (expected[1], measured[1]), (expected[2], measured[2]))
-        tf.config.experimental.enable_tensor_float_32_execution(False)
+        allow_tf32(False)
     return found
 
 
-def run_class2str(model: str, device: str, session_config: Any, small: bool, folder: Path) -> Clock:
+def run_class2str(model: str, device: str, session_config: Any, precision: str, small: bool, folder: Path) -> Clock:
     """Trains stage 1 for EPOCHS short epochs by the loop of the paper, on noise."""
     import dataclasses
 
@@ -207,6 +212,7 @@ def run_class2str(model: str, device: str, session_config: Any, small: bool, fol
     count = steps * batch
     data = dataclasses.replace(data, train_images=data.train_images[:count], train_labels=data.train_labels[:count])
     config, clock = dataclasses.replace(config, max_steps=None), Clock()
+    allow_tf32(precision == "tf32")
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
         graph = stage1.build(config, data)
@@ -216,7 +222,7 @@ def run_class2str(model: str, device: str, session_config: Any, small: bool, fol
     return clock
 
 
-def run_triplet(net: str, device: str, session_config: Any, small: bool, folder: Path) -> Clock:
+def run_triplet(net: str, device: str, session_config: Any, precision: str, small: bool, folder: Path) -> Clock:
     """Trains with the second head for EPOCHS test intervals by the loop of the paper, on JPEG files of real size."""
     import dataclasses
 
@@ -231,6 +237,7 @@ def run_triplet(net: str, device: str, session_config: Any, small: bool, folder:
     root = triplet_input.write_jpegs(folder / "data", 48 if small else 256)
     config = triplet_input.config_of(root, net, frame, EPOCHS * steps, device, batch)
     config = dataclasses.replace(config, test_interval=steps, runs_dir=str(folder))
+    allow_tf32(precision == "tf32")
     clock = Clock()
     with open_run(config.folder, of_run(config)) as run, tf1.Graph().as_default():
         tf1.set_random_seed(0)
@@ -256,12 +263,11 @@ def check_case(
                        precision=agreement.precision, close=agreement.is_close)  # fmt: skip
 
     def timed(precision: str) -> None:
-        tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
         if on_gpu:
             tf.config.experimental.reset_memory_stats("GPU:0")
         run = run_class2str if case.paper == "class2str" else run_triplet
         with tempfile.TemporaryDirectory() as top:
-            clock = run(case.name, device, configs[precision], small, Path(top))
+            clock = run(case.name, device, configs[precision], precision, small, Path(top))
         peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20 if on_gpu else host_peak_mib()
         text, values = speed_line(case.paper, case.name, precision, clock, peak)
         speeds.setdefault(case.name, {})[precision] = clock.images_per_s
@@ -281,6 +287,8 @@ def main() -> None:
         return
     import tensorflow as tf
 
+    for gpu in tf.config.list_physical_devices("GPU") if options.device != "cpu" else []:
+        tf.config.experimental.set_memory_growth(gpu, True)  # sessions share the memory with what asks for its peak
     configs = {"float32": tf_runtime.start(0, options.device)}
     if options.device != "cpu":
         tf.config.set_soft_device_placement(True)

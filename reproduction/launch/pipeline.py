@@ -12,7 +12,6 @@ import dataclasses
 import math
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from datasets.terminal import any_terminal
 from reproduction.launch import measured
 from reproduction.launch.after_run import compare_runs, write_page
 from reproduction.launch.jobs import Command, ending, jobs_of, run_all
+from reproduction.runtime.driver import first_gpu
 from reproduction.runtime.flags import Parser, flag, whole
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
@@ -76,19 +76,6 @@ class Request:
         if self.force:
             flags.append("--overwrite")
         return tuple(flags)
-
-
-def first_gpu() -> str | None:
-    """Name of the first CUDA GPU that the driver's own tool lists, or None; needs no framework."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    try:
-        answer = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, encoding="utf-8")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = re.search(r"^GPU \d+: (.*?)(?: \(UUID|$)", answer.stdout, re.MULTILINE)
-    return found.group(1) if answer.returncode == 0 and found else None
 
 
 def gpu_listed() -> bool:

@@ -13,9 +13,11 @@ from typing import Any, NoReturn, TypeVar
 
 from datasets import DatasetError, check_name
 from datasets.terminal import any_terminal
+from reproduction.runtime import faults
 from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError
 
 Resolved = TypeVar("Resolved")
+_batch: list[tuple[str, int]] = []  # flag and value of this process's batch size, for messages
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,6 +186,7 @@ def finish_parsing(
         config = resolve(args)
     except (UserError, DatasetError) as error:
         parser.error(str(error))
+    _batch[:] = [batch] if (batch := faults.batch_of(config)) else []
     if args.print_config:
         print(json.dumps(config if isinstance(config, dict) else as_dict(config), indent=2, default=str))
         raise SystemExit(0)
@@ -206,6 +209,11 @@ def run_main(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
+    except Exception as error:
+        explained = faults.explain(error, _batch[-1] if _batch else None)
+        if explained is None:
+            raise
+        message = str(UserError(explained))
     else:
         return
     print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from datasets.orientation import orientation, turn
+from reproduction.runtime.driver import hidden_gpu
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.tf_import import frameworks, native_stderr_closed
 
@@ -26,11 +27,13 @@ def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> 
       device: auto, cpu, cuda or cuda:N.
       xla: compile clusters of the graph (`--xla`).
       amp: "bf16" lets TensorFlow rewrite the graph to bfloat16; "auto" does so where this CPU computes in it, and
-        prints which it is. The rewrite is oneDNN's, for CPUs: a GPU computes as TensorFlow chooses by itself (TF32).
+        prints which it is. The rewrite is oneDNN's, for CPUs: on a GPU "auto" means TF32. "tf32" asks for TF32
+        products on a GPU, which are off otherwise.
     Returns:
       The session configuration (tf1.ConfigProto).
     Raises:
-      UserError: a GPU is asked for and TensorFlow sees none of that number.
+      UserError: a GPU is asked for and TensorFlow sees none of that number, or device is auto, the driver lists a GPU
+        and TensorFlow sees none.
     """
     if xla:
         os.environ["TF_XLA_FLAGS"] = "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"
@@ -46,6 +49,12 @@ def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> 
         if index >= len(gpus):
             raise UserError(f"--device {device}: TensorFlow sees {len(gpus)} CUDA devices; use --device cpu")
         tf.config.set_visible_devices(gpus[index], "GPU")
+    elif not gpus and hidden_gpu():
+        raise UserError(
+            f"--device {device}: TensorFlow sees no GPU although the driver lists one; make setup GPU=1, and GPU=1"
+            " behind the command, mend it (an older driver needs an update); --device cpu runs without"
+        )
+    tf.config.experimental.enable_tensor_float_32_execution(amp == "tf32" or (amp == "auto" and bool(gpus)))
     random.seed(seed)
     np.random.seed(seed)
     tf.config.experimental.enable_op_determinism()
@@ -78,7 +87,12 @@ def precision_of(config: Any) -> str:
     from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
     on = config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 == RewriterConfig.ON
-    return "bfloat16" if on else "float32"
+    if on:
+        return "bfloat16"
+    import tensorflow as tf
+
+    tf32 = tf.config.experimental.tensor_float_32_execution_enabled() and gpu_name() is not None
+    return "float32 with TF32 products" if tf32 else "float32"
 
 
 def upright(image: Any, raw: Any) -> Any:

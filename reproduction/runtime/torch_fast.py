@@ -34,6 +34,16 @@ def precision(device: torch.device, amp: str | None) -> str:
     return "bfloat16 autocast" if amp_of(device, amp) else "float32"
 
 
+def old_driver() -> str | None:
+    """Says that the driver is older than torch's CUDA needs, which torch itself treats like no GPU; else None."""
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        if "too old" in str(error):
+            return f"the NVIDIA driver is too old for CUDA {torch.version.cuda} of torch; install a newer driver"
+    return None
+
+
 def fused(parameters: Iterable[torch.Tensor]) -> bool | None:
     """What an optimizer takes as `fused`: one kernel for all weights on a GPU, torch's own choice on the CPU."""
     return True if any(parameter.is_cuda for parameter in parameters) else None

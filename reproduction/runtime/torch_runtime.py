@@ -23,6 +23,7 @@ from reproduction.runtime.run_folder import Damaged, UserError, newest_whole, sh
 from reproduction.runtime.torch_fast import allow_tf32 as allow_tf32
 from reproduction.runtime.torch_fast import amp_of as amp_of
 from reproduction.runtime.torch_fast import fused as fused
+from reproduction.runtime.torch_fast import old_driver as old_driver
 from reproduction.runtime.torch_fast import one_cycle as one_cycle
 from reproduction.runtime.torch_fast import precision as precision
 from reproduction.runtime.torch_fast import upload as upload
@@ -73,11 +74,14 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """Resolves auto | cpu | cuda | cuda:N; UserError where torch does not see the GPU asked for."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and (reason := old_driver()):
+            raise UserError(f"--device auto: {reason}; --device cpu runs without a GPU")
     if not name.startswith("cuda"):
         return torch.device(name)
     index = int(name.partition(":")[2] or local_rank)
     if index >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs; --device cpu runs without")
+        reason = old_driver() or f"torch sees {torch.cuda.device_count()} GPUs"
+        raise UserError(f"--device {name}: {reason}; --device cpu runs without")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 

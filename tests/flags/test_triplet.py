@@ -45,10 +45,16 @@ def test_the_22_flags_are_verbatim():
 
 def test_flags_of_older_runs_stay_what_they_were():
     default = parse(training_parser(), [])
-    assert set(of_run(default)) == set(as_dict(default)) - {"vanilla_batches", "first_third", "amp", "eval_batch"}
-    argv = "--train_mode hard --first-third lambda --amp auto --eval-batch 64".split()
+    assert set(of_run(default)) == set(as_dict(default)) - {
+        "vanilla_batches",
+        "first_third",
+        "amp",
+        "xla",
+        "eval_batch",
+    }
+    argv = "--train_mode hard --first-third lambda --amp auto --xla --eval-batch 64".split()
     found = of_run(parse(training_parser(), argv))
-    assert (found["first_third"], found["amp"], found["eval_batch"]) == ("lambda", "auto", 64)
+    assert (found["first_third"], found["amp"], found["xla"], found["eval_batch"]) == ("lambda", "auto", True, 64)
     assert "vanilla_batches" not in found
 
 

@@ -82,6 +82,7 @@ class Config(CommonConfig):
     vanilla_batches: str
     first_third: str
     amp: str | None
+    xla: bool
     eval_batch: int
 
     @property
@@ -161,7 +162,13 @@ def _share(text: str) -> float:
 
 
 # Flags that older runs do not know: at these values, which compute the same, they are not in the flags of a run.
-SINCE: dict[str, Any] = {"vanilla_batches": "shuffled", "first_third": "same", "amp": None, "eval_batch": 0}
+SINCE: dict[str, Any] = {
+    "vanilla_batches": "shuffled",
+    "first_third": "same",
+    "amp": None,
+    "xla": False,
+    "eval_batch": 0,
+}
 
 
 def of_run(config: Config) -> dict[str, Any]:
@@ -225,7 +232,11 @@ ADDITIONS: dict[str, dict[str, Any]] = {
         default="same",
         help="of the steps, in mode hard: semi-hard triplets, or lambda rising from 0 (default same)",
     ),
-    "--amp": dict(choices=("bf16", "auto"), help="compute in bfloat16; auto: where the CPU has it (default float32)"),
+    "--amp": dict(
+        choices=("bf16", "tf32", "auto"),
+        help="bf16 on a CPU, tf32 products on a GPU; auto: the one that is there (default float32)",
+    ),
+    "--xla": dict(action="store_true", help="compile with XLA"),
     "--eval-batch": dict(type=whole(0), default=0, help="images of a test batch (default 0: --batch_size)"),
     "--checkpoint": dict(dest="eval", metavar="CHECKPOINT", help="another name of --eval"),
 }

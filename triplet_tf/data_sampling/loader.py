@@ -149,7 +149,7 @@ def explained(error: tf.errors.OpError, files: Sequence[str] | np.ndarray) -> Ex
                 session.run(image, {path: os.fsencode(name)})
             except tf.errors.OpError as reason:
                 return UserError(f"{shown(name)}: not a readable JPEG or PNG image ({_reason(reason)})")
-    if isinstance(error, tf.errors.ResourceExhaustedError):
+    if isinstance(error, tf.errors.ResourceExhaustedError) and "GPU" not in error.message:  # else runtime.faults
         return UserError(f"out of memory ({_reason(error)}); choose a smaller --batch_size")
     return error
 

@@ -1,0 +1,71 @@
+"""Faults of a GPU in one line: out of memory, lost in mid-run, or one that the framework has no code for. No framework.
+
+Untried on a GPU: the texts are those of torch 2 and TensorFlow 2 as their sources and their users' reports have them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+BATCH_FLAGS = ("batch_size", "B", "batch")
+ROOM = 0.8  # of the memory that is counted on: the allocator leaves gaps
+OUT_OF_MEMORY = ("OutOfMemoryError", "ResourceExhaustedError")
+CUDA = re.compile(r"CUDA error|CUDA_ERROR_|CUBLAS_STATUS|CUDNN_STATUS|cuDNN error|NCCL error|failed to synchronize")
+OURS = ("device-side assert", "illegal memory access", "invalid argument", "BAD_PARAM", "INVALID_VALUE")
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def batch_of(config: Any) -> tuple[str, int] | None:
+    """The flag of the batch size and its value, of resolved flags; None if they have none."""
+    values = config if isinstance(config, dict) else vars(config) if hasattr(config, "__dict__") else {}
+    return next(((f"--{name}", values[name]) for name in BATCH_FLAGS if isinstance(values.get(name), int)), None)
+
+
+def batch_that_fits(batch: int, message: str) -> int:
+    """Estimates the largest batch that fits, a power of two: the share that capacity has of what was needed so far.
+
+    Args:
+      batch: that did not fit.
+      message: of torch's error, which names what was allocated, tried and is there; else half the batch is taken.
+    """
+    amounts = [
+        re.search(pattern, message)
+        for pattern in (
+            r"Tried to allocate ([\d.]+) ([KMG]iB)",
+            r"total capacity of ([\d.]+) ([KMG]iB)",
+            r"([\d.]+) ([KMG]iB) is allocated by PyTorch",
+        )
+    ]
+    share = 0.5
+    if all(amounts):
+        tried, capacity, allocated = (float(found[1]) * UNITS[found[2]] for found in amounts if found)
+        share = min(0.5, ROOM * capacity / (allocated + tried))
+    return 1 << max(int(batch * share).bit_length() - 1, 0)
+
+
+def explain(error: BaseException, batch: tuple[str, int] | None = None) -> str | None:
+    """What a user reads of a fault of the GPU, or None if the error is none: it then goes on as it is.
+
+    Args:
+      error: as a framework raised it.
+      batch: flag and value of the run's batch size, if known.
+    """
+    name, text = type(error).__name__, str(error)
+    first = (text.strip().splitlines() or [name])[0][:160]
+    if name in OUT_OF_MEMORY:
+        if batch is None or batch[1] < 2:
+            return f"out of GPU memory ({first}); free the GPU of other programs (nvidia-smi lists them)"
+        flag, size = batch
+        return (
+            f"out of GPU memory with {flag} {size} ({first}); by an estimate {flag} {batch_that_fits(size, text)} fits:"
+            " other flags need another --name; nvidia-smi lists what else uses the GPU"
+        )
+    if not CUDA.search(text) or any(word in text for word in OURS):
+        return None
+    if "no kernel image" in text:
+        return f"this build of the framework has no code for this GPU ({first}); install a newer one, or --device cpu"
+    return (
+        f"the GPU was lost ({first}); the last checkpoint is whole: when nvidia-smi lists the GPU again, "
+        "the same command goes on"
+    )
