@@ -150,3 +150,10 @@ def test_links_between_pages_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if not re.match(r"https?:|mailto:", target):
             assert (document.parent / target).exists(), target
+
+
+def test_the_version_is_the_same_everywhere():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    released = re.findall(r"^## \[(\d[\d.]*)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[0] == version
