@@ -1,9 +1,9 @@
 """Keeps the generated tables of README and docs current: `python -m reproduction.readme --check | --write`.
 
 A generated block stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `front` (one line a
-paper), `overview` (the main claims), `claims`, `table PAPER`, `claims PAPER` or `charts PAPER`. docs/findings.md is
-made from its template. All of it shows committed records only, so that two checkouts of one commit generate the same
-text; a machine's own runs are shown by `make compare` and `make report`.
+paper), `overview` (the main claims), `claims`, or `finding`, `table`, `claims`, `charts` with a paper's name.
+docs/findings.md is made from its template. All of it shows committed records only, so that two checkouts of one commit
+generate the same text; a machine's own runs are shown by `make compare` and `make report`.
 """
 
 from __future__ import annotations
@@ -70,6 +70,13 @@ def front(comparisons: Sequence[Comparison], found: Collection) -> str:
     return "\n".join(" | ".join(map(fit, line.split(" | "))) for line in table.splitlines())
 
 
+def finding(paper: str, comparisons: Sequence[Comparison], found: Collection) -> str:
+    """Returns the README's words about one paper, for the head of its page."""
+    (line,) = [line for line in front(comparisons, found).splitlines() if f"papers/{paper}.md" in line]
+    _, claim, words, state, _ = line.strip("| ").split(" | ")
+    return f"* **It claims**: {claim}.\n* **We found**: {words} ({state})."
+
+
 def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, Callable[[], str]]:
     made: dict[str, Callable[[], str]] = {
         "front": lambda: front(comparisons, found),
@@ -79,6 +86,7 @@ def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, C
     for comparison in comparisons:
         name = comparison.paper.paper.id
         made[f"table {name}"] = lambda lines=comparison.lines: export.markdown_lines(lines)  # type: ignore[misc]
+        made[f"finding {name}"] = lambda paper=name: finding(paper, comparisons, found)  # type: ignore[misc]
         made[f"charts {name}"] = lambda paper=name: markdown_charts(paper)  # type: ignore[misc]
         made[f"claims {name}"] = lambda one=comparison: claims([one])  # type: ignore[misc]
     return made

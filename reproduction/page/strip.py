@@ -149,16 +149,16 @@ def class_names(tree: Path, count: int) -> list[str]:
 
 
 PANELS = (
-    ("Class2Str\na binary string for each class", draw_string_tree, 1.0),
-    ("Subclass networks\nwhich classes are neglected", draw_neglect, 1.0),
-    ("Fine-grained labels\nsub-classes inside a class", draw_clusters, 1.0),
-    ("Ranking regularizer\na query and its nearest images", draw_neighbours, 1.0),
-    ("Class hierarchy (Blocks)\nerrors stay inside groups", draw_blocks, 1.15),
+    ("class2str", "Class2Str\na binary string for each class", draw_string_tree, 1.0),
+    ("subclass", "Subclass networks\nwhich classes are neglected", draw_neglect, 1.0),
+    ("finegrained", "Fine-grained labels\nsub-classes inside a class", draw_clusters, 1.0),
+    ("triplet", "Ranking regularizer\na query and its nearest images", draw_neighbours, 1.0),
+    ("hierarchy", "Class hierarchy (Blocks)\nerrors stay inside groups", draw_blocks, 1.15),
 )
 
 
 def draw_strip(runs: Path, path: Path) -> None:
-    """Draws the five panels side by side on an opaque white ground.
+    """Draws the five panels side by side on an opaque white ground, and next to that file each panel by itself.
 
     Args:
       runs: the runs folder.
@@ -171,8 +171,11 @@ def draw_strip(runs: Path, path: Path) -> None:
     ratios = {"width_ratios": [width for *_, width in PANELS]}
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
     figure, grid = new_figure(20, 4.7, 1, len(PANELS), layout, gridspec_kw=ratios)
-    for axes, (title, draw, _) in zip(grid[0], PANELS, strict=True):
-        draw(axes, runs)
+    for axes, (paper, title, draw, _) in zip(grid[0], PANELS, strict=True):
+        one, single = new_figure(5, 4)
+        for place in (axes, single[0, 0]):
+            draw(place, runs)
+        save_figure(one, path.with_name(f"{paper}.png"), dpi=84, facecolor=PAPER_WHITE)
         axes.set_title(title, fontsize=16, color=INK, loc="left", linespacing=1.3, y=1.02, pad=0)
     save_figure(figure, path, dpi=84, facecolor=PAPER_WHITE)
 

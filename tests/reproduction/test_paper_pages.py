@@ -32,6 +32,14 @@ def test_a_page_has_method_hours_differences_reading_and_tables(name):
 
 
 @pytest.mark.parametrize("name", PAPERS)
+def test_a_page_opens_with_claim_finding_command_and_picture(name):
+    first = PAGES[name].splitlines()[1:12]
+    for part in ("**It claims**", "**We found**", f"`make reproduce-{name}`", f"](../images/{name}.png)"):
+        assert any(part in line for line in first), part
+    assert (REPO_ROOT / "docs" / "images" / f"{name}.png").is_file()
+
+
+@pytest.mark.parametrize("name", PAPERS)
 def test_hours_of_a_page_are_those_of_the_plan(name):
     module = importlib.import_module(f"{PAPERS[name].paper.folder}.reproduce")
     rows = HOURS.findall(PAGES[name])
