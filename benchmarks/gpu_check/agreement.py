@@ -25,11 +25,11 @@ class Tolerance(NamedTuple):
     cosine: float
 
 
-# Ours. float32 and bf16 were tried on a CPU with bfloat16 instructions; on a GPU none has been tried.
+# Ours. bf16 was tried on a CPU, by emulation, for three steps; float32 and TF32 on a GPU have not been tried.
 TOLERANCES = {
     "float32": Tolerance(1e-4, 5e-3, 0.9999),
     "tf32": Tolerance(5e-3, 0.05, 0.999),
-    "bf16": Tolerance(0.05, 0.25, 0.95),
+    "bf16": Tolerance(0.05, 0.25, 0.85),
 }
 
 

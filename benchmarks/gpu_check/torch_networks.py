@@ -34,6 +34,8 @@ from subclass_torch.method.losses import class_loss
 from subclass_torch.networks import build as subclass_networks
 from subclass_torch.training import loop as subclass_loop
 
+RATE = 0.001  # at 0.1, on few images, VGG16's outputs saturate: gradients vanish, and nothing can be compared
+
 
 class Case(NamedTuple):
     """A network of a paper.
@@ -43,7 +45,7 @@ class Case(NamedTuple):
       name: of the network.
       network: at its initial weights, without dropout, whose draws differ between devices.
       loss: (network, images float [B, 3, 32, 32], labels int64 [B]) -> scalar.
-      optimizer: network -> the paper's optimizer at its rate.
+      optimizer: network -> the paper's optimizer, at a low rate.
       classes: outputs.
       batch: images that the CPU can follow.
     """
@@ -71,7 +73,7 @@ def _subclass(model: str) -> Case:
     network = without_dropout(subclass_networks.build(model, "cifar10", 10))
     return Case(
         "subclass", model, network, lambda net, images, labels: class_loss(net(images), labels).mean(),
-        lambda net: subclass_loop.optimizer_of(net, 0.1), 10, 16,
+        lambda net: subclass_loop.optimizer_of(net, RATE), 10, 16,
     )  # fmt: skip
 
 
@@ -79,7 +81,7 @@ def _finegrained(network: str) -> Case:
     return Case(
         "finegrained", network, without_dropout(resnet.build(network, 2)),
         lambda net, images, labels: nn.functional.cross_entropy(net(images).float(), labels),
-        lambda net: RELEASED.of(net.parameters(), 0.1), 2, 16,
+        lambda net: RELEASED.of(net.parameters(), RATE), 2, 16,
     )  # fmt: skip
 
 
