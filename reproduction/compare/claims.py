@@ -136,7 +136,7 @@ def _gate(paper: Paper, found: Collection, base: str) -> str:
     """Why the baseline's accuracy does not allow a verdict on this row; "" if it does."""
     gate = next((gate for gate in paper.gate if matches(gate.rows, base)), None)
     if gate is None:
-        return "no least accuracy is named for this data set"
+        return "no minimum accuracy is set for this data set"
     group = _group(found, paper.paper.id, base, gate.variant)
     numbers = [run.number(gate.metric, gate.selection) for run in group.runs] if group is not None else []
     known = [100 * number for number in numbers if number is not None]

@@ -185,7 +185,7 @@ def first_table(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
 
 
 def verdict_counts(results: Sequence[Result]) -> str:
-    """Counts the verdicts by group: `10 claims, tested on 12 rows: 3 supported, ...`."""
+    """Counts the verdicts by group: `10 claims on 12 rows: 3 supported, ...`."""
     parts = []
     for group, title in GROUPS.items():
         here = [result for result in results if result.claim.group == group]
@@ -194,7 +194,7 @@ def verdict_counts(results: Sequence[Result]) -> str:
         if here and group != "fact":
             number = len({(result.paper, result.claim.id) for result in here})
             name = title.lower().removesuffix("s") if number == 1 else title.lower()
-            parts.append(f"{number} {name}, tested on {len(here)} row{'s' * (len(here) > 1)}: {lines}")
+            parts.append(f"{number} {name} on {len(here)} row{'s' * (len(here) > 1)}: {lines}")
     return "; ".join(parts)
 
 

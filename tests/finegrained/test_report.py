@@ -73,7 +73,7 @@ def test_claims_are_answered_with_numbers(made):
     _, text, _ = made
     claims = {cells[0].split(":")[0]: cells for cells in lines(text.partition("### Claims")[2]) if "FGL-" in cells[0]}
     assert len(claims["FGL-C1"]) == 7 and "points" in claims["FGL-C1"][3] and claims["FGL-C1"][5] == "3"
-    assert claims["FGL-C1"][6] == "not testable: no least accuracy is named for this data set"
+    assert claims["FGL-C1"][6] == "not testable: no minimum accuracy is set for this data set"
     assert claims["FGL-B1"][3].startswith("+") and claims["FGL-B2"][3].startswith("+")
     assert all(claims[f"FGL-{name}"][6].endswith("(few seeds)") for name in ("B1", "B2"))
     random, pixels = (float(re.match(r"[+-]?[0-9.]+", claims[f"FGL-C5-{name}"][3])[0]) for name in ("random", "pixels"))

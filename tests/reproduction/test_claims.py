@@ -105,7 +105,7 @@ def test_a_data_set_without_a_gate_is_not_judged(make, tmp_path):
     put(make, tmp_path, "cifar10-matched-plain", [0.8] * 5)
     paper = paper_with(claim()).model_copy(update={"gate": ()})
     result = check(tmp_path, paper)[0]["X-C1", "cifar10-matched"]
-    assert result.verdict.text == "not testable: no least accuracy is named for this data set"
+    assert result.verdict.text == "not testable: no minimum accuracy is set for this data set"
 
 
 @pytest.mark.parametrize("rule", [{"metric": "across", "over": "within"}, {"metric": "ratio"}])

@@ -39,7 +39,7 @@ def test_blocks_are_filled_from_records_and_the_rest_stays(checkout):
     page = "[Class2Str](docs/papers/class2str.md)"
     first = next(line for line in text.splitlines() if line.startswith(f"| {page} |"))
     assert first.endswith("| 90.43 / - | +0.08 / - | - | not run: needs make reproduce-class2str PROFILE=matched |")
-    assert "All rows (1 run, " in text and "15 claims, tested on 15 rows:" in text
+    assert "All rows (1 run, " in text and "15 claims on 15 rows:" in text
     path.write_text(text)
     assert readme.changed(checkout, checkout / "results") == {}
 
