@@ -49,7 +49,7 @@ def watched(watch: Watch) -> type[Training]:
 
 
 def seen_in(paper: str, folder: Path, *more: str) -> Counter:
-    """Operators of the training steps of a paper's loop on noise."""
+    """Returns the operators that one paper's training steps call, on noise."""
     folder.mkdir()
     watch = Watch()
     if paper == "finegrained":

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import resource
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -78,40 +75,3 @@ def timed_loop(
 def host_peak_mib() -> float:
     """Peak memory of this process, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Prints what a part found, for people, and appends it to a file of JSON lines, for the parent.
-
-    Attributes:
-      path: the file.
-    """
-
-    path: Path
-
-    def add(self, kind: str, line: str, **values: Any) -> None:
-        """Prints `line` and writes the values."""
-        print(line, flush=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, **values}) + "\n")
-
-    def attempt(self, paper: str, what: str, work: Callable[[], None]) -> None:
-        """Runs a part of the check; a failure is reported and the next part goes on."""
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001 - whatever a driver or a framework raises, the others are still looked at
-            traceback.print_exc()
-            reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0][:160]}"
-            self.add("failure", f"{paper}: {what}: FAILED: {reason}", paper=paper, what=what, message=reason)
-
-
-def speed_line(paper: str, network: str, precision: str, clock: Clock, peak_mib: float) -> tuple[str, dict[str, Any]]:
-    """The line about a measured loop, and its values for `Report.add`."""
-    waits = "not measured" if clock.waits is None else f"{100 * clock.waits:.0f} %"
-    text = f"{paper} {network} {precision}: {clock.images_per_s:,.0f} images/s, GPU waits: {waits}, "
-    text += f"peak {peak_mib:,.0f} MiB"
-    return text, {
-        "paper": paper, "network": network, "precision": precision, "images_per_s": clock.images_per_s,
-        "waits": clock.waits, "peak_mib": peak_mib,
-    }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.gpu_check.clock import Report
+from benchmarks.gpu_check.report import Report
 from benchmarks.hours import TABLES, cells, configurations
 from reproduction.launch.jobs import Command
 from reproduction.launch.measured import key_of

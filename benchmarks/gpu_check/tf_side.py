@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +12,9 @@ import numpy as np
 from benchmarks import class2str, triplet_input
 from benchmarks.gpu_check import projection
 from benchmarks.gpu_check.agreement import Agreement
-from benchmarks.gpu_check.clock import EPOCHS, Clock, Report, host_peak_mib, speed_line, timed_loop
+from benchmarks.gpu_check.clock import EPOCHS, Clock, host_peak_mib, timed_loop
 from benchmarks.gpu_check.options import child_options
+from benchmarks.gpu_check.report import Report, check_network
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.tf_import import frameworks, native_stderr_closed
 
@@ -256,26 +256,16 @@ def check_case(
 
     on_gpu = device != "cpu"
 
-    def compared() -> None:
-        for agreement in compare(case, "/GPU:0" if on_gpu else "/CPU:0", configs, 3 if small else STEPS):
-            text = f"{case.paper} {case.name}, {agreement.describe()}"
-            report.add("agreement", text, paper=case.paper, network=case.name, text=agreement.describe(),
-                       precision=agreement.precision, close=agreement.is_close)  # fmt: skip
-
-    def timed(precision: str) -> None:
+    def run(precision: str, folder: Path) -> tuple[Clock, float]:
         if on_gpu:
             tf.config.experimental.reset_memory_stats("GPU:0")
-        run = run_class2str if case.paper == "class2str" else run_triplet
-        with tempfile.TemporaryDirectory() as top:
-            clock = run(case.name, device, configs[precision], precision, small, Path(top))
-        peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20 if on_gpu else host_peak_mib()
-        text, values = speed_line(case.paper, case.name, precision, clock, peak)
-        speeds.setdefault(case.name, {})[precision] = clock.images_per_s
-        report.add("speed", text, **values)
+        loop = run_class2str if case.paper == "class2str" else run_triplet
+        clock = loop(case.name, device, configs[precision], precision, small, folder)
+        return clock, tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20 if on_gpu else host_peak_mib()
 
-    report.attempt(case.paper, f"{case.name} against the CPU", compared)
-    for precision in configs:
-        report.attempt(case.paper, f"training loop of {case.name} in {precision}", functools.partial(timed, precision))
+    place, steps = "/GPU:0" if on_gpu else "/CPU:0", 3 if small else STEPS
+    compared = functools.partial(compare, case, place, configs, steps)
+    check_network(case.paper, case.name, compared, run, configs, report, speeds)
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 
 from benchmarks.gpu_check import projection
 from benchmarks.gpu_check.agreement import Agreement
-from benchmarks.gpu_check.clock import Report, host_peak_mib, speed_line
+from benchmarks.gpu_check.clock import Clock, host_peak_mib
 from benchmarks.gpu_check.options import child_options
+from benchmarks.gpu_check.report import Report, check_network
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.torch_fast import computes_bf16
 
@@ -121,28 +121,17 @@ def check_case(
         if lacks:
             print(f"{case.paper} {case.name} {name}: left out: {lacks}", flush=True)
 
-    def compared() -> None:
-        for agreement in compare(case, device, names, 3 if small else STEPS):
-            text = f"{case.paper} {case.name}, {agreement.describe()}"
-            report.add("agreement", text, paper=case.paper, network=case.name, text=agreement.describe(),
-                       precision=agreement.precision, close=agreement.is_close)  # fmt: skip
-
-    def timed(precision: str) -> None:
+    def run(precision: str, folder: Path) -> tuple[Clock, float]:
         from benchmarks.gpu_check.torch_networks import run_loop
 
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
-        with tempfile.TemporaryDirectory() as top:
-            clock = run_loop(case, precision, device, small, Path(top) / "run")
-        peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else host_peak_mib()
-        text, values = speed_line(case.paper, case.name, precision, clock, peak)
-        speeds.setdefault(case.name, {})[precision] = clock.images_per_s
-        report.add("speed", text, **values)
+        clock = run_loop(case, precision, device, small, folder / "run")
+        return clock, torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else host_peak_mib()
 
-    report.attempt(case.paper, f"{case.name} against the CPU", compared)
-    for precision in names:
-        report.attempt(case.paper, f"training loop of {case.name} in {precision}", functools.partial(timed, precision))
+    compared = functools.partial(compare, case, device, names, 3 if small else STEPS)
+    check_network(case.paper, case.name, compared, run, names, report, speeds)
 
 
 def main() -> None:
