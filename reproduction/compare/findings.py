@@ -103,13 +103,19 @@ class Answers:
         """
         for result in (result for results in self.main.values() for result in results if result.claim.id == claim):
             if result.effect is not None:
-                return f"{words} {interval_text(result.effect, result.claim.unit)}: {result.verdict.word}"
+                text, seeds = interval_text(result.effect, result.claim.unit), result.effect.seeds
+                return f"{words} {text}, {seeds} seed{'s' * (seeds > 1)}: {result.verdict.word}"
         return f"{else_words} {self.effect(else_claim, else_row)}"
 
     def state(self, paper: str) -> str:
-        """Returns how many main claims of a paper have a verdict, such as "1 of 3 claims judged"."""
+        """Returns how many main claims of a paper have a verdict on two seeds or more: "1 of 3 claims judged"."""
         results = self.main[paper]
-        judged = sum(result.verdict.word not in ("not run", "not testable") for result in results)
+        judged = sum(
+            result.verdict.word not in ("not run", "not testable")
+            and result.effect is not None
+            and result.effect.seeds > 1
+            for result in results
+        )
         return f"{judged} of {len(results)} claims judged"
 
 

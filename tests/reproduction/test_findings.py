@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from reproduction.compare.collect import collect
 from reproduction.compare.comparison import compare, planned
-from reproduction.compare.findings import TEMPLATE, findings
+from reproduction.compare.effects import Effect
+from reproduction.compare.findings import TEMPLATE, Answers, findings
 from reproduction.compare.tables import load_tables
+from reproduction.compare.verdicts import Verdict
 from reproduction.runtime.run_folder import UserError
 
 
@@ -61,6 +65,20 @@ def test_strings_that_two_seeds_share_are_counted_pair_by_pair(committed, tmp_pa
     tables = [run.detail("strings") for run in committed[1].rows["class2str", "cifar10-cpu"].runs]
     total = sum(tables[i][c] == tables[j][c] for i in range(5) for j in range(i) for c in range(10))
     assert findings(*committed, template) == f"{total / 10:.1f} of 10 (random: 0.6)\n"
+
+
+@pytest.mark.parametrize(("by_seed", "judged", "words"), [((1.0,), 0, "1 seed: "), ((1.0, 1.5), 1, "2 seeds: ")])
+def test_one_seed_is_shown_but_counts_as_no_verdict(committed, by_seed, judged, words):
+    [one] = [comparison for comparison in committed[0] if comparison.paper.paper.id == "finegrained"]
+    verdict = Verdict("inconclusive", "inconclusive", 6)
+    first = [r.claim.id for r in one.claims].index("FGL-C1")
+    changed = list(one.claims)
+    changed[first] = dataclasses.replace(
+        changed[first], effect=Effect(by_seed), verdict=verdict, row="cifar100-matched"
+    )
+    answers = Answers([dataclasses.replace(one, claims=changed)], committed[1])
+    assert answers.state("finegrained").startswith(f"{judged} of ")
+    assert words in answers.summary("FGL-C1", "with - without", "none", "none", "")
 
 
 def test_no_number_with_decimals_is_typed():
