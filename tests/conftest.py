@@ -30,6 +30,10 @@ with contextlib.suppress(ImportError):
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# `make test` tells the makes it starts that they are its children, and these then print the folder they work in.
+for inherited in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+    os.environ.pop(inherited, None)
+
 
 # ---- no network: a test that asks for it fails, whatever the code under test makes of the refusal -------------------
 
