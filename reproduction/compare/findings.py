@@ -17,11 +17,14 @@ from reproduction.compare.collect import Collection
 from reproduction.compare.comparison import Comparison
 from reproduction.compare.export import interval_text, main_results, number_text
 from reproduction.compare.tables import TABLES
+from reproduction.compare.verdicts import FEW
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 TEMPLATE = TABLES / "findings.md.j2"
 FRONT = TABLES / "front.md.j2"
 PAGE = REPO_ROOT / "docs" / "findings.md"
+# verdicts as answers to a question; the others read well as they are
+IN_WORDS = {"supported": "yes", "contradicted": "no, the opposite", "inconclusive": "too uncertain to say"}
 
 
 class Answers:
@@ -61,9 +64,12 @@ class Answers:
         result = self._result(claim, row)
         return interval_text(result.effect, result.claim.unit)
 
-    def verdict(self, claim: str, row: str) -> str:
-        """Returns the verdict as printed in the tables."""
-        return self._result(claim, row).verdict.text
+    def judged(self, claim: str, row: str) -> str:
+        """Answers a question: "**Too uncertain to say**: +0.32 [-0.10, +0.74] points (3 seeds)"."""
+        result = self._result(claim, row)
+        answer = IN_WORDS.get(result.verdict.word, result.verdict.text.removesuffix(FEW))
+        count = result.effect.seeds if result.effect is not None else 0
+        return f"**{answer[0].upper()}{answer[1:]}**: {self.effect(claim, row)} ({count} seed{'s' * (count != 1)})"
 
     def detail(self, paper: str, row: str, *path: str) -> float:
         """Returns a number from the details of a row's first record, such as ("chance_95", "same_classes")."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from reproduction.compare.effects import Effect
 
-FEW_SEEDS = 5  # fewer add "(few seeds)"
+FEW_SEEDS, FEW = 5, " (few seeds)"  # fewer seeds add this to a verdict
 MOST_PLANNED = 10
 MOST_SEARCHED = 100  # seeds up to which the number that would decide is looked for
 
@@ -78,7 +78,7 @@ def judge(
       published: E, the paper's effect if it is known and verified.
     """
     verdict = _judge(effect, margin, sign, no_loss, control, published)
-    return replace(verdict, text=f"{verdict.text} (few seeds)") if effect.seeds < FEW_SEEDS else verdict
+    return replace(verdict, text=verdict.text + FEW) if effect.seeds < FEW_SEEDS else verdict
 
 
 def _judge(

@@ -91,3 +91,15 @@ def test_no_number_with_decimals_is_typed():
 
 def test_the_plan_names_the_seeds_of_each_main_claim():
     assert all("seeds" in line for line in planned("class2str"))
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [("supported", "Yes"), ("no effect", "No effect larger than 0.5"), ("inconclusive", "Too uncertain to say")],
+)
+def test_a_question_is_answered_by_verdict_effect_and_seeds(committed, word, words):
+    answers = Answers(*committed)
+    key, result = next((k, r) for k, r in answers.results.items() if r.effect is not None and r.effect.seeds == 3)
+    text = "no effect larger than 0.5 (few seeds)"
+    answers.results[key] = dataclasses.replace(result, verdict=Verdict(word, text, 2))
+    assert answers.judged(*key) == f"**{words}**: {answers.effect(*key)} (3 seeds)"
