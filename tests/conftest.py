@@ -19,6 +19,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from tests import scripts
+
 # The suite shows the same each time it is run; looking for new inputs is what `make fuzz` is for.
 hypothesis.settings.register_profile("suite", derandomize=True)
 hypothesis.settings.load_profile("suite")
@@ -123,16 +125,10 @@ def loopback() -> None:
 
 @pytest.fixture(scope="session")
 def script() -> Callable[..., subprocess.CompletedProcess]:
-    """script("class2str_tf/train_fc_classifier.py", "--B=8", cwd=..., check=True) -> the finished process."""
+    """script("class2str_tf/train_fc_classifier.py", "--B=8", code=2) -> the finished process; see scripts.run."""
 
-    def run(path: str, *flags: str, check: bool = True, cwd: Path = ROOT, timeout: float = 300, **environment: str):
-        done = subprocess.run(
-            [sys.executable, str(ROOT / path), *map(str, flags)],
-            cwd=cwd, text=True, capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL,
-            env={**os.environ, **environment},
-        )  # fmt: skip
-        assert not check or done.returncode == 0, f"{path} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+    def run(path: str, *flags: object, **options: Any) -> subprocess.CompletedProcess:
+        return scripts.run(*path.split("/"), *flags, **options)
 
     return run
 

@@ -41,7 +41,7 @@ def places(tmp_path):
 def test_both_stages_on_a_folder_of_images(script, places, tmp_path):
     second = ["class2str_tf/train_rnn_classifer_imagenet.py", *places, "--F=2", "--B=6", "--w_i=100", "--w_l2=0.03"]
     second += ["--n-sequence", "3", "--lstm-units", "4,4", "--max-steps", "12", "--lr", "1e-3"]
-    early = script(*second, check=False)
+    early = script(*second, code=2)
     assert early.returncode == 2 and "train_fc_classifer_imagenet.py" in early.stderr
     weights = ["--F=2", "--B=6", "--accept-unverified"]
     script("class2str_tf/train_fc_classifer_imagenet.py", *places, *weights)

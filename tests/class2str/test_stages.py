@@ -33,8 +33,8 @@ def results(folder: Path) -> dict:
 def runs(script, tmp_path_factory) -> Path:
     """A finished stage 1 and stage 2 under <runs>/exp1."""
     folder = tmp_path_factory.mktemp("runs with spaces")
-    script(FC, *STAGE1, "--name", "exp1", "--runs_dir", folder)
-    done = script(RNN, *STAGE2, "--max-steps", "45", "--name", "exp1", "--runs_dir", folder)
+    script(FC, *STAGE1, "--name", "exp1", "--runs_dir", folder, fresh=True)
+    done = script(RNN, *STAGE2, "--max-steps", "45", "--name", "exp1", "--runs_dir", folder, fresh=True)
     assert "distinct strings" in done.stdout
     return folder
 
@@ -79,7 +79,7 @@ def test_finished_stages_are_not_run_again_and_other_flags_are_refused(script, r
     before = (runs / "exp1" / "record.json").read_bytes()
     again = script(FC, *STAGE1, "--name", "exp1", "--runs_dir", runs)
     assert "finished before" in again.stdout and (runs / "exp1" / "record.json").read_bytes() == before
-    other = script(FC, *STAGE1, "--B=100", "--name", "exp1", "--runs_dir", runs, check=False)
+    other = script(FC, *STAGE1, "--B=100", "--name", "exp1", "--runs_dir", runs, code=2)
     assert other.returncode == 2 and "B 200 there, 100 here" in other.stderr and "Traceback" not in other.stderr
     assert (runs / "exp1" / "record.json").read_bytes() == before
 
@@ -117,7 +117,7 @@ def test_predict_one_image(script, runs, tmp_path):
     said = script("class2str_tf/predict.py", *flags, tmp_path / "digit.png").stdout
     assert said.startswith("string ") and said.count("likelihood") == 3
     (tmp_path / "text.png").write_text("no image")
-    bad = script("class2str_tf/predict.py", *flags, tmp_path / "text.png", check=False)
+    bad = script("class2str_tf/predict.py", *flags, tmp_path / "text.png", code=2)
     assert bad.returncode == 2 and "not a readable image" in bad.stderr
 
 
@@ -125,7 +125,7 @@ def test_kill_and_resume_of_stage1_is_bit_identical(script, killed_when, runs, t
     flags = (*STAGE1, "--name", "exp1", "--runs_dir", tmp_path)
     killed_when(FC, *flags, seen=lambda: any((tmp_path / "exp1").glob("model-4000.index")))
     assert not (tmp_path / "exp1" / "DONE").exists()
-    script(FC, *flags)
+    script(FC, *flags, fresh=True)
     assert curve(tmp_path / "exp1") == curve(runs / "exp1")
     assert results(tmp_path / "exp1") == results(runs / "exp1")
 
@@ -136,7 +136,7 @@ def test_kill_and_resume_of_stage2_with_a_truncated_newest_checkpoint(script, ki
     killed_when(RNN, *flags, seen=lambda: any(rnn.glob("model-8000.index")))
     newest = sorted(rnn.glob("model-*.data-*"), key=os.path.getmtime)[-1]
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-    done = script(RNN, *flags)
+    done = script(RNN, *flags, fresh=True)
     assert "trying the one before" in done.stderr or "not a readable checkpoint" in done.stderr
     assert curve(rnn) == curve(runs / "exp1" / "rnn")
     assert results(rnn) == results(runs / "exp1" / "rnn")
@@ -155,7 +155,7 @@ def test_cached_and_uncached_features_train_alike_over_20_steps(script, runs, tm
 
 
 def test_missing_stage1_names_its_command(script, tmp_path):
-    done = script(RNN, "--dataset", "mnist5k", "--name", "x", "--runs_dir", tmp_path, check=False)
+    done = script(RNN, "--dataset", "mnist5k", "--name", "x", "--runs_dir", tmp_path, code=2)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "train_fc_classifier.py --dataset mnist5k --name x --model lenet" in done.stderr
 
@@ -164,26 +164,26 @@ def test_checkpoint_of_another_architecture(script, runs, tmp_path):
     shutil.copytree(runs / "exp1", tmp_path / "exp1")
     (tmp_path / "exp1" / "config.json").unlink()
     newest = next((tmp_path / "exp1").glob("model-*.meta")).with_suffix("")
-    done = script(FC, "--dataset", "mnist5k", "--model", "lenet", "--lenet", "poster", "--eval", newest, check=False)
+    done = script(FC, "--dataset", "mnist5k", "--model", "lenet", "--lenet", "poster", "--eval", newest, code=2)
     assert done.returncode == 2 and "does not fit lenet on mnist5k" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_run_folder_that_cannot_be_made(script, tmp_path):
     (tmp_path / "runs").write_text("a file in its place")
-    done = script(FC, *STAGE1, "--runs-dir", tmp_path / "runs", check=False)
+    done = script(FC, *STAGE1, "--runs-dir", tmp_path / "runs", code=2)
     assert done.returncode == 2 and "cannot write the run folder" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_collapsing_weights_warn_and_end_in_an_error_but_leave_the_record(script, runs, tmp_path):
     flags = (*STAGE2, "--max-steps", "500", "--w_inv_loss=1", "--w_l2=1", "--no-reduced-fc", "--name", "c")
-    done = script(RNN, *flags, "--runs_dir", tmp_path, "--cnn-dir", runs / "exp1", check=False)
+    done = script(RNN, *flags, "--runs_dir", tmp_path, "--cnn-dir", runs / "exp1", code=2)
     assert done.returncode == 2 and "warning: --w_l2 1 against --w_i 1" in done.stderr
     assert "all 10 classes ended on one string" in done.stderr
     assert results(tmp_path / "c" / "rnn")["distinct_codes"]["last"] == 1
 
 
 def test_non_finite_loss_stops_with_step_and_checkpoint(script, tmp_path):
-    done = script(FC, *STAGE1, "--lr", "1e30", "--name", "x", "--runs_dir", tmp_path, check=False)
+    done = script(FC, *STAGE1, "--lr", "1e30", "--name", "x", "--runs_dir", tmp_path, code=2)
     assert (
         done.returncode == 2
         and "at step" in done.stderr
@@ -197,7 +197,7 @@ def test_two_runs_of_one_folder_at_once(script, tmp_path):
 
     (tmp_path / "x").mkdir()
     with filelock.FileLock(tmp_path / "x" / ".lock"):
-        done = script(FC, *STAGE1, "--name", "x", "--runs_dir", tmp_path, check=False)
+        done = script(FC, *STAGE1, "--name", "x", "--runs_dir", tmp_path, code=2)
     assert done.returncode == 2 and "another process is running in this folder" in done.stderr
 
 
@@ -265,5 +265,5 @@ def test_sigterm_stops_cleanly_and_the_run_goes_on_to_the_same_end(script, runs,
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143 and "stopped by SIGTERM" in said
-    script(FC, *flags)
+    script(FC, *flags, fresh=True)
     assert curve(tmp_path / "exp1") == curve(runs / "exp1")

@@ -5,9 +5,9 @@ import functools
 import pytest
 import torch
 
-from tests import torch_scripts
+from tests import scripts
 
-ROOT = torch_scripts.ROOT
+ROOT = scripts.ROOT
 torch.set_num_threads(1)
 
 TINY = (
@@ -15,8 +15,8 @@ TINY = (
     "--schedule cosine --aug_set shifts --min_cluster_size 10 --threads 1 --device cpu"
 ).split()
 
-command = functools.partial(torch_scripts.command, "finegrained_torch")
-run = functools.partial(torch_scripts.run, "finegrained_torch")
+command = functools.partial(scripts.command, "finegrained_torch")
+run = functools.partial(scripts.run, "finegrained_torch")
 
 
 @pytest.fixture

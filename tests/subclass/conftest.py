@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from subclass_torch.yt8m import tfrecord
-from tests import torch_scripts
+from tests import scripts
 
-ROOT = torch_scripts.ROOT
+ROOT = scripts.ROOT
 torch.set_num_threads(1)
 
 TINY = (
@@ -24,8 +24,8 @@ def reached(checkpoints: Path, step: int) -> bool:
     return any(int(path.stem.removeprefix("state-")) >= step for path in checkpoints.glob("state-*.pt"))
 
 
-command = functools.partial(torch_scripts.command, "subclass_torch")
-run = functools.partial(torch_scripts.run, "subclass_torch")
+command = functools.partial(scripts.command, "subclass_torch")
+run = functools.partial(scripts.run, "subclass_torch")
 
 
 def video(rng: np.random.Generator, labels: list[int], shift: float = 0.0) -> dict:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.changing_pictures import add_pictures, assert_refused, touch_pictures, write_pictures
 
-from .conftest import command
+from .conftest import command, run
 
 FLAGS = (
     "--device cpu --model vgg_small --batch_size 8 --epochs 1 --epochs_class 1 --chance-epochs 0 --threads 1 "
@@ -19,11 +19,8 @@ FLAGS = (
 
 def script(place, *more, code=0):
     """Runs notebook.py in the folder `place`, which holds set/ and runs/."""
-    argv = command("notebook.py", *FLAGS, "--data-dir", place / "data", "--runs-dir", place.parent / "runs", *more)
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=place, env=env, timeout=300)
-    assert done.returncode == code and "Traceback" not in done.stderr, done.stdout[-2000:] + done.stderr[-3000:]
-    return done
+    flags = [*FLAGS, "--data-dir", place / "data", "--runs-dir", place.parent / "runs", *more]
+    return run("notebook.py", *flags, code=code, cwd=place)
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ def test_a_run_belongs_to_the_contents_of_its_images(script, tmp_path):
     touched = script(TRAIN, *flags)
     assert "finished before" in touched.stdout and "steps" not in touched.stdout
     shutil.copyfile(pictures / "dark" / "000.png", pictures / "bright" / "000.png")  # the names stay
-    refused = script(TRAIN, *flags, check=False)
+    refused = script(TRAIN, *flags, code=2)
     assert refused.returncode == 2 and "(images differs)" in refused.stderr and "runs/m" in refused.stderr
     evaluated = script("triplet_tf/eval.py", "--checkpoint", tmp_path / "runs" / "m" / "model-1", "--device", "cpu")
     assert "was trained on other data (images differs)" in evaluated.stderr
     add_pictures(pictures)
-    refused = script(TRAIN, *flags, check=False)
+    refused = script(TRAIN, *flags, code=2)
     assert refused.returncode == 2
     assert_refused(refused.stderr, "runs/m")
