@@ -128,19 +128,21 @@ def prefixes(comparison: Comparison, found: Collection, row: str) -> Figure | No
       found: the records.
       row: of ours, such as "cifar10-matched".
     Returns:
-      The figure, or None without records.
+      The figure, or None without records and for variants of a row.
     """
     published = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}.get(row.split("-")[0])
     group = found.rows.get(("class2str", row))
     poster = [n.value for n in comparison.paper.numbers() if (n.table, n.row) == ("bits", published) and n.value]
-    if group is None or not poster:
+    if group is None or not poster or not row.endswith(group.profile):
         return None
-    bits = range(1, len(poster) + 1)
+    bits, seeds = range(1, len(poster) + 1), len(group.runs)
     figure, ((axis,),) = new_figure(6.4, 4)
     for at, run in enumerate(group.runs):
         values = [run.number(f"prefix_accuracy/{bit}", "last") for bit in bits]
         ours = [100 * value if value is not None else np.nan for value in values]
-        axis.plot(bits, ours, "o-", color=BLUE, linewidth=1, label="" if at else f"ours, {len(group.runs)} seeds")
+        axis.plot(
+            bits, ours, "o-", color=BLUE, linewidth=1, label="" if at else f"ours, {seeds} seed{'s' * (seeds > 1)}"
+        )
     axis.plot(bits, poster, "s--", color=RED, label="authors' poster, read off its figure")
     axis.set_xticks(list(bits))
     axis.set(xlabel="bits of the string, from the root of the tree", ylabel="test images with all these bits right, %")
