@@ -1,4 +1,4 @@
-"""Writes docs/data.md from the manifest: python -m datasets.docs"""
+"""Write docs/data.md from the manifest: python -m datasets.docs"""
 
 from __future__ import annotations
 
@@ -22,34 +22,38 @@ Generated from `datasets/manifest.toml` by `python -m datasets.docs`; do not edi
 | `python -m datasets.cifar10 --verify` | checks the files that are there; downloads nothing |
 | `python -m datasets --verify` (`make verify-data`) | the same for every set that is present |
 
-`--root FOLDER` (or `--data-dir FOLDER`) is the data folder, `data/` of this repository by default; below it is called
-DATA. `DATASETS_OFFLINE=1` or `--offline` forbids downloads. Files placed by hand are checked exactly like downloaded
-ones. Other files than the manifest's are taken only with `--accept-unverified`; results measured on them are marked so
-and are not compared with a paper's numbers.
+`--root FOLDER` (or `--data-dir FOLDER`) sets the data folder. The default is `data/` of this repository. DATA stands for
+this folder below. `DATASETS_OFFLINE=1` or `--offline` forbids downloads.
 
-A download that was cut off, even by `kill -9`, is continued by the same command. A file stands under its own name only
-after its digest was right; until then it is `DATA/<set>/.incoming/<file>.partial`. Mirrors are tried in order. Where no
-digest was ever published, the sha256 of the first file seen is shown, stored in `digests.json` beside it, and compared
-from then on.
+**Checks.** Files that you place by hand are checked exactly like downloaded ones. Files that differ from the manifest are used
+only with `--accept-unverified`. Results measured on them are marked as unverified and are not compared with a paper's numbers.
 
-SVHN is decoded once into `DATA/svhn/*.npy` (1.9 GB beside the 1.6 GB downloaded) and memory-mapped from there.
+**Downloads.** The same command continues a download that was interrupted, even by `kill -9`. During the download the file
+is `DATA/<set>/.incoming/<file>.partial`. It gets its own name only after its digest was checked. Mirrors are tried in order.
+If no digest was ever published, the sha256 of the first file is printed, stored in `digests.json` in the same folder, and
+compared from then on.
 
-Your own images: `folder:PATH` wherever a data set name is expected. PATH holds `train/CLASS/` and `test/CLASS/`, or one
-sub-folder per class, which is then split 80/20 (stratified, seed 0). An image is a file `.jpg`, `.jpeg` or `.png` in
-the folder of its class; hidden files (`.DS_Store`, `._x.png`), dangling links, other types and sub-folders of a class
-are passed over, and one line counts them. The centre square is brought to the network's size, grey becomes RGB.
+**SVHN** is decoded once into `DATA/svhn/*.npy` (1.9 GB, in addition to the 1.6 GB downloaded) and memory-mapped from there.
 
-Every reader of image files turns a picture upright as its EXIF block says.
+**Your own images.** Use `folder:PATH` as the name of a data set. PATH contains `train/CLASS/` and `test/CLASS/`, or one
+sub-folder for each class; these are then split 80/20 (stratified, seed 0). An image is a file `.jpg`, `.jpeg` or `.png` in
+the folder of its class. Hidden files (`.DS_Store`, `._x.png`), dangling links, other file types and sub-folders of a class
+are ignored, and one line counts them. Each image is cropped to its central square and resized to the network's size. Grey
+images become RGB.
 
-A run belongs to the data it was started on. Its folder keeps their digests in `data.json`; the same command on other
-data (pictures were added, another folder has the same name) is refused with one line, and `--overwrite` starts anew. A
-stage also refuses an earlier stage that was trained on other data. Files that were only touched or copied are the same
-data.
+**Orientation.** Every reader of image files rotates an image as its EXIF orientation says.
 
-`aircraft`, `flowers102`, `cars`, `dogs` and `nabirds` stay on disk as they are. Their preparers unpack the official
-archives and write four lists into `DATA/<set>/lists/` in the format of the triplet authors (header `,label,file_name`);
-lists that lie there already are kept. Cars, dogs and NABirds have no official validation split: theirs is a stratified
-fifth of the training list, seed 0.
+**A run belongs to its data.** The run folder stores the digests of the data in `data.json`. If the data have changed (images
+were added, or another folder has the same name), the same command stops with one line; `--overwrite` starts again from
+nothing. Stage 2 also refuses a stage 1 that was trained on other data. Files that were only touched or copied count as
+the same data.
+
+**Sets that stay on disk as image files**: `aircraft`, `flowers102`, `cars`, `dogs` and `nabirds`. Their commands unpack the
+official archives and write four lists into `DATA/<set>/lists/`, in the format of the triplet authors (header
+`,label,file_name`). Lists that exist already are not changed. Cars, dogs and NABirds have no official validation split, so we
+use a stratified fifth of the training list (seed 0).
+
+"recalled" in the table means that nobody here could open the source of this statement.
 """
 
 
