@@ -22,36 +22,38 @@ Generated from `datasets/manifest.toml` by `python -m datasets.docs`; do not edi
 | `python -m datasets.cifar10 --verify` | checks the files that are there; downloads nothing |
 | `python -m datasets --verify` (`make verify-data`) | the same for every set that is present |
 
-`--root FOLDER` (or `--data-dir FOLDER`) sets the data folder. The default is `data/` of this repository. DATA stands for
-this folder below. `DATASETS_OFFLINE=1` or `--offline` forbids downloads.
+`--root FOLDER` (or `--data-dir FOLDER`) sets the data folder. The default is `data/` of this repository. DATA stands
+for this folder below. `DATASETS_OFFLINE=1` or `--offline` forbids downloads.
 
-**Checks.** Files that you place by hand are checked exactly like downloaded ones. Files that differ from the manifest are used
-only with `--accept-unverified`. Results measured on them are marked as unverified and are not compared with a paper's numbers.
+**Checks.** Files that you place by hand are checked exactly like downloaded ones. Files that differ from the manifest
+are used only with `--accept-unverified`. Results measured on them are marked as unverified and are not compared with
+a paper's numbers.
 
-**Downloads.** The same command continues a download that was interrupted, even by `kill -9`. During the download the file
-is `DATA/<set>/.incoming/<file>.partial`. It gets its own name only after its digest was checked. Mirrors are tried in order.
-If no digest was ever published, the sha256 of the first file is printed, stored in `digests.json` in the same folder, and
-compared from then on.
+**Downloads.** The same command continues a download that was interrupted, even by `kill -9`. During the download the
+file is `DATA/<set>/.incoming/<file>.partial`. It gets its own name only after its digest was checked. Mirrors are
+tried in order. If no digest was ever published, the sha256 of the first file is printed, stored in `digests.json` in
+the same folder, and compared from then on.
 
-**SVHN** is decoded once into `DATA/svhn/*.npy` (1.9 GB, in addition to the 1.6 GB downloaded) and memory-mapped from there.
+**SVHN** is decoded once into `DATA/svhn/*.npy` (1.9 GB, in addition to the 1.6 GB downloaded) and memory-mapped from
+there.
 
-**Your own images.** Use `folder:PATH` as the name of a data set. PATH contains `train/CLASS/` and `test/CLASS/`, or one
-sub-folder for each class; these are then split 80/20 (stratified, seed 0). An image is a file `.jpg`, `.jpeg` or `.png` in
-the folder of its class. Hidden files (`.DS_Store`, `._x.png`), dangling links, other file types and sub-folders of a class
-are ignored, and one line counts them. Each image is cropped to its central square and resized to the network's size. Grey
-images become RGB.
+**Your own images.** Use `folder:PATH` as the name of a data set. PATH contains `train/CLASS/` and `test/CLASS/`, or
+one sub-folder for each class; these are then split 80/20 (stratified, seed 0). An image is a file `.jpg`, `.jpeg` or
+`.png` in the folder of its class. Hidden files (`.DS_Store`, `._x.png`), dangling links, other file types and
+sub-folders of a class are ignored, and one line counts them. Each image is cropped to its central square and resized
+to the network's size. Grey images become RGB.
 
 **Orientation.** Every reader of image files rotates an image as its EXIF orientation says.
 
-**A run belongs to its data.** The run folder stores the digests of the data in `data.json`. If the data have changed (images
-were added, or another folder has the same name), the same command stops with one line; `--overwrite` starts again from
-nothing. Stage 2 also refuses a stage 1 that was trained on other data. Files that were only touched or copied count as
-the same data.
+**A run belongs to its data.** The run folder stores the digests of the data in `data.json`. If the data have changed
+(images were added, or another folder has the same name), the same command stops with one line; `--overwrite` starts
+again from nothing. Stage 2 also refuses a stage 1 that was trained on other data. Files that were only touched or
+copied count as the same data.
 
-**Sets that stay on disk as image files**: `aircraft`, `flowers102`, `cars`, `dogs` and `nabirds`. Their commands unpack the
-official archives and write four lists into `DATA/<set>/lists/`, in the format of the triplet authors (header
-`,label,file_name`). Lists that exist already are not changed. Cars, dogs and NABirds have no official validation split, so we
-use a stratified fifth of the training list (seed 0).
+**Sets that stay on disk as image files**: `aircraft`, `flowers102`, `cars`, `dogs` and `nabirds`. Their commands
+unpack the official archives and write four lists into `DATA/<set>/lists/`, in the format of the triplet authors
+(header `,label,file_name`). Lists that exist already are not changed. Cars, dogs and NABirds have no official
+validation split, so we use a stratified fifth of the training list (seed 0).
 
 "recalled" in the table means that nobody here could open the source of this statement.
 """
