@@ -30,20 +30,20 @@ SCRIPTS = ("train_fc_classifer_imagenet.py", "train_rnn_classifer_imagenet.py") 
 def explained() -> str:
     """What stands above the table of hours."""
     left_out = ", ".join(f"`{row}` of {paper}" for paper in TABLES for row in cells(paper)[1])
-    return f"""An estimate, not a measurement: hours = 2 x {TRAINING} x multiply-adds of a forward pass x images trained
-on / ({SHARE:.0%} of the peak) / 3600. The peak is the float32 peak of one {GPU}, {FLOAT32 / 1e12:g} TFLOP/s; its TF32
-peak is {TF32 / 1e12:g}. Multiply-adds are counted in the convolutions and matrix products of the networks; images are
-epochs x training images, or steps x batch, of every command behind the rows of profile `paper` in
-`reproduction/tables`, all seeds; early stopping is not counted on. ImageNet's one forward pass, for its features,
-counts as a third of a training pass. Left out: evaluation, augmentation, decoding of files, clustering, the analyses,
-and the rows that are shortened for a CPU ({left_out}).
+    return f"""These hours are estimates, not measurements: hours = 2 x {TRAINING} x multiply-adds of a forward pass x
+images trained on / ({SHARE:.0%} of the peak) / 3600. The peak is the float32 peak of one {GPU}, {FLOAT32 / 1e12:g}
+TFLOP/s; its TF32 peak is {TF32 / 1e12:g}. Multiply-adds are counted in the convolutions and matrix products of the
+networks. The number of images is epochs x training images, or steps x batch, summed over every command behind the rows
+of profile `paper` in `reproduction/tables` and over all seeds, without early stopping. ImageNet's one forward pass, for
+its features, counts as a third of a training pass. Not included: evaluation, augmentation, decoding of files,
+clustering, the analyses, and the rows that are shortened for a CPU ({left_out}).
 
-**Plan with `make plan`, not with this table.** The hours of `make plan`, shown beside, were set by hand from the
-authors' timings and hold whatever a step waits for. Those of this table hold the arithmetic alone, at an assumed share
-of the peak. For small networks they are a lower bound, and one far too low: a GPU then waits for kernels to start and
-for data, not for products (LeNet's row would be 1.6 million images/s). For large networks the truth lies nearer to the
-TF32 figure where the framework computes in TF32. `make plan` does not know that ARGS name another network: for
-`--model wideresnet`, and for ImageNet, which no plan holds, this table is all there is."""
+**Plan with `make plan`, not with this table.** The hours of `make plan`, in the last column, were set by hand from the
+authors' timings and include all waiting. The hours of this table include the arithmetic alone, at an assumed share of
+the peak. For small networks they are a lower bound and much too low, because a GPU then waits for kernels to start and
+for data (LeNet's row would be 1.6 million images/s). For large networks the true time is nearer to the one at the TF32
+peak, if the framework computes in TF32. `make plan` does not know that ARGS name another network, and it has no hours
+for ImageNet. For `--model wideresnet` and for ImageNet, this table is the only estimate."""
 
 
 def cells(paper: str) -> tuple[dict[str, list[str]], list[str]]:

@@ -20,28 +20,29 @@ COLUMNS = ("module", "what", "straightforward, or budget", "ours", "unit", "rati
 CURVE_COLUMNS = ("part", "against", "sizes", "seconds", "operations", "exponent (95 % interval)", "sizes (n)")
 TOP = f"""# Benchmarks
 
-Written by `make bench`. Every benchmark has a process of its own and writes one line or several. Figures are medians of
-n repeats, the spread is the smallest and the largest ratio of one repeat. A ratio above 1 means that ours is better, or
-that the budget is kept.
+`make bench` writes this page. Every benchmark runs in its own process and gives one or more rows. Numbers are medians
+of n repeats. The spread is the smallest and the largest ratio of one repeat. A ratio above 1 means that our code is
+better, or that it stays within the budget.
 
-* **Straightforward**: the other formulation, in the same process. It and ours take turns after a warm-up of each, and
-  who goes first alternates; a note says where they do not. Lines of memory have no warm-up and a child process for each
-  call: the rise of anonymous memory over the value before the call.
-* **Budget**: stands in the same column where a figure is held against what is allowed and not against another program;
-  the ratio is budget / ours. A dash: there is neither.
-* **Bar**: the ratio that was wanted at least; a line below it says "missed". Our training loops may not be slower
-  than a bare one; their bar of {LOOP_BAR} leaves room for the noise of short repeats on two cores and is ours.
-  Both sides run the same steps: what ends an epoch (checkpoint, record) is outside the time, a test is inside on both
+* **Straightforward**: a simple implementation of the same, in the same process. After a warm-up of both, the two run
+  alternately, and the first one alternates too; a note names exceptions. Rows about memory have no warm-up, and each
+  call has its own process: the number is the rise of anonymous memory over the value before the call.
+* **Budget**: some rows compare our number with a limit instead of another program. The limit is in the same column, and
+  the ratio is budget / ours. A dash means that there is neither.
+* **Bar**: the smallest ratio that we accept; a row below it says "missed". Our training loops may not be slower
+  than a bare loop. Their bar of {LOOP_BAR} is our choice and allows for the noise of short repeats on two cores.
+  Both sides run the same steps. The end of an epoch (checkpoint, record) is not timed. A test is timed on both
   sides or on neither.
-* Rows of a CUDA GPU stand beside those of the CPU where the driver lists one.
+* If the driver lists a CUDA GPU, its rows are next to those of the CPU.
 """
 SCALING = """## Scaling
 
-Seconds of the method parts at growing sizes on the CPU, and the exponent k of seconds ~ size^k by least squares in
-log-log over n sizes, each the median of up to nine calls. "Operations" is the order of the count of operations; times
-follow it only roughly. At small sizes fixed costs (start of a call, of threads) lower the exponent; where the data
-grow out of the caches it rises, also above the order. UMAP compares all pairs below 4,096 points and searches
-approximately above, where this curve does not reach; its time for 50,000 points stands in the table.
+The table gives the seconds of parts of the methods at growing sizes on the CPU. The exponent k of seconds ~ size^k is
+fitted by least squares in log-log over n sizes; each time is the median of up to nine calls. "Operations" is the
+order of the number of operations, which times follow only roughly. At small sizes, fixed costs (starting a call or
+threads) lower the exponent. When the data no longer fit into the caches, the exponent rises, even above the order.
+UMAP compares all pairs below 4,096 points. Above, it searches approximately, which this curve does not cover; the
+table above has its time for 50,000 points.
 
 ![seconds against size](scaling.png)
 """
