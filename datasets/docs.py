@@ -1,4 +1,4 @@
-"""Write docs/data.md from the manifest: python -m datasets.docs"""
+"""Writes docs/data.md from the manifest: python -m datasets.docs"""
 
 from __future__ import annotations
 

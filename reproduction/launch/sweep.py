@@ -1,12 +1,12 @@
-"""`make sweep`: the cells of the papers' tables times seeds as Ray tasks, on this machine or on a cluster.
+"""`make sweep`: every row and seed of the papers' tables as a Ray task, on this machine or on a cluster.
 
     python -m reproduction.launch.sweep --papers "class2str subclass" --profile cpu --seeds "0 1 2 3 4"
     RAY_ADDRESS=ray://head:10001 python -m reproduction.launch.sweep --profile paper
 
-A task is one worker of a reproduction: the commands of one seed, in order, the very same that `make reproduce-<paper>`
-prints. The scripts resume and know what is finished, so a task that Ray starts again after a crash goes on where the
-lost one was, and a second sweep runs only what is missing. On a cluster every node needs this repository, its
-environment and `runs/` under the same path (a shared file system).
+A task runs the commands of one seed in order, the same commands that `make reproduce-<paper>` prints. The scripts
+resume and skip what is finished. So if Ray starts a task again after a crash, it continues from its checkpoint, and a
+second sweep runs only what is missing. On a cluster every node needs this repository, its environment and `runs/`
+under the same path (a shared file system).
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ STARTS = 3  # Ray gives its own processes 30 seconds each, which a busy machine 
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One task.
+class Task:
+    """One Ray task.
 
     Attributes:
-      name: for people: paper, row and seed.
-      commands: run in order.
-      phase: cells of a phase run side by side; a phase begins when the one before it has finished.
+      name: paper, row and seed, as printed.
+      commands: the commands to run, in order.
+      phase: tasks of one phase run at the same time; a phase begins when the phase before it has finished.
     """
 
     name: str
@@ -55,50 +55,50 @@ class Cell:
     phase: int
 
 
-def cells_of(paper: str, commands: Sequence[Command]) -> list[Cell]:
-    """The workers of a reproduction's commands; a command without a worker is a phase of its own."""
-    cells = []
+def tasks_of(paper: str, commands: Sequence[Command]) -> list[Task]:
+    """Returns one task for each worker of the commands; a command without a worker is a phase of its own."""
+    tasks = []
     for phase, (alone, group) in enumerate(groupby(commands, key=lambda command: command.worker is None)):
         workers: dict[str, list[Command]] = {}
         for at, command in enumerate(group):
             workers.setdefault(f"{at}" if alone else str(command.worker), []).append(command)
         for worker, own in workers.items():
             label = own[0].stage if alone else worker
-            cells.append(Cell(f"{paper} {own[0].row} {label}", tuple(own), phase))
-    return cells
+            tasks.append(Task(f"{paper} {own[0].row} {label}", tuple(own), phase))
+    return tasks
 
 
-class CellFailed(Exception):
-    """A script of a cell ended with an error; Ray does not try it again."""
+class TaskFailed(Exception):
+    """A script of a task ended with an error; Ray does not start the task again."""
 
 
-def run_cell(cell: Cell) -> float:
-    """Runs the commands of a cell in order; in a Ray worker.
+def run_task(task: Task) -> float:
+    """Runs the commands of a task in order; called in a Ray worker.
 
     Returns:
-      Seconds.
+      Duration in seconds.
     Raises:
-      CellFailed: a script failed by itself.
-      RuntimeError: a script was killed; Ray tries again, and the script goes on from its checkpoint.
+      TaskFailed: a script ended with an error.
+      RuntimeError: a script was killed; Ray starts the task again, and the script continues from its checkpoint.
     """
     begin = time.monotonic()
-    for command in cell.commands:
+    for command in task.commands:
         if not (REPO_ROOT / command.script).exists():
-            raise CellFailed(f"{command.script} is not on this node: the repository needs the same path everywhere")
+            raise TaskFailed(f"{command.script} is not on this node; the repository needs the same path everywhere")
         with _unlocked(command.folder):
             pass
-        print(f"{cell.name}: {command.stage}\n  $ {command.line()}", flush=True)
+        print(f"{task.name}: {command.stage}\n  $ {command.line()}", flush=True)
         child = start(command, piped=True)
         assert child.stdout is not None
         tail: list[str] = []
         for line in child.stdout:
-            print(f"{cell.name} | {line}", end="", flush=True)
+            print(f"{task.name} | {line}", end="", flush=True)
             tail = [*tail[-2:], line.strip()]
         code = child.wait()
-        if code < 0:  # not a CellFailed: Ray tries again
-            raise RuntimeError(f"{cell.name}: {command.stage} {ending(code)}")
+        if code < 0:  # not a TaskFailed: Ray starts the task again
+            raise RuntimeError(f"{task.name}: {command.stage} {ending(code)}")
         if code:
-            raise CellFailed(f"{cell.name}: {command.stage} {ending(code)}: {' / '.join(tail)}")
+            raise TaskFailed(f"{task.name}: {command.stage} {ending(code)}: {' / '.join(tail)}")
     return time.monotonic() - begin
 
 
@@ -107,33 +107,34 @@ def _unlocked(folder: Path) -> filelock.BaseFileLock:
     return filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
 
 
-def sweep(cells: Sequence[Cell], cpus: float, gpus: float, retries: int) -> Iterator[tuple[Cell, float | Exception]]:
-    """Runs cells as Ray tasks, phase by phase; yields each with its seconds or its error as it finishes.
+def sweep(tasks: Sequence[Task], cpus: float, gpus: float, retries: int) -> Iterator[tuple[Task, float | Exception]]:
+    """Runs tasks with Ray, phase by phase; yields each task with its seconds or its error when it finishes.
 
     Args:
-      cells: phases of different papers run side by side.
-      cpus, gpus: what one task reserves.
-      retries: of a task whose worker or script was killed.
+      tasks: tasks of all papers; equal phases of different papers run at the same time.
+      cpus: CPUs that one task reserves.
+      gpus: GPUs that one task reserves; fractions share a GPU.
+      retries: how often a task is started again after its worker or script was killed.
     """
     ray: Any = importlib.import_module("ray")
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=[RuntimeError])(run_cell)
-    for phase in sorted({cell.phase for cell in cells}):
-        pending: dict[Any, Cell] = {remote.remote(cell): cell for cell in cells if cell.phase == phase}
+    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries, retry_exceptions=[RuntimeError])(run_task)
+    for phase in sorted({task.phase for task in tasks}):
+        pending: dict[Any, Task] = {remote.remote(task): task for task in tasks if task.phase == phase}
         while pending:
             done, _ = ray.wait(list(pending), num_returns=1)
-            cell = pending.pop(done[0])
+            task = pending.pop(done[0])
             try:
-                yield cell, ray.get(done[0])
+                yield task, ray.get(done[0])
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None)
-                yield cell, cause if isinstance(cause, Exception) else error
+                yield task, cause if isinstance(cause, Exception) else error
 
 
 def connect(ray: Any) -> None:
     """Joins the cluster of RAY_ADDRESS, or starts one on this machine; a busy machine gets several attempts.
 
     Raises:
-      UserError: neither came about.
+      UserError: Ray did not start.
     """
     address = os.environ.get("RAY_ADDRESS", "")
     local: dict[str, Any] = {} if address else {"num_cpus": cores(), "include_dashboard": False}
@@ -144,49 +145,50 @@ def connect(ray: Any) -> None:
         except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions, RuntimeErrors, ConnectionErrors
             problem = f"{error}".strip().partition("\n")[0] or type(error).__name__
             ray.shutdown()
-    where = f"RAY_ADDRESS={address} is a running cluster" if address else "memory and /tmp have room"
-    raise UserError(f"Ray did not start: {problem} Is it sure that {where}? The same command tries again")
+    advice = f"RAY_ADDRESS={address} is a running cluster" if address else "memory and /tmp have free space"
+    raise UserError(f"Ray did not start: {problem} Check that {advice}, then run the same command again")
 
 
 def check_room(nodes: Sequence[dict[str, float]], cpus: float, gpus: float) -> None:
-    """A task that fits on no machine would wait for ever.
+    """Refuses a task that fits on no machine, because it would wait for ever.
 
     Args:
-      nodes: what each machine of the cluster has, as Ray names it ("CPU", "GPU").
-      cpus, gpus: what one task asks.
+      nodes: resources of each machine of the cluster, by Ray's names ("CPU", "GPU").
+      cpus: CPUs that one task reserves.
+      gpus: GPUs that one task reserves.
     Raises:
-      UserError: no machine has as much, or Ray hands out no such number of GPUs.
+      UserError: no machine has that much, or Ray cannot reserve this number of GPUs.
     """
     if gpus > 1 and gpus % 1:
-        raise UserError(f"--gpus-per-task {gpus:g}: above 1 only whole numbers")
+        raise UserError(f"--gpus-per-task {gpus:g}: expected a number up to 1, or a whole number above")
     if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         has = ", ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes) or "nothing"
         raise UserError(
-            f"a task asks {cpus:g} CPU and {gpus:g} GPU, and no machine of the cluster has as much (they have: {has}); "
-            'DEVICE=cpu runs without a GPU, TASK="--cpus-per-task 1 --gpus-per-task 0.5" asks for less'
+            f"a task needs {cpus:g} CPU and {gpus:g} GPU, and no machine of the cluster has both (they have: {has}); "
+            'DEVICE=cpu runs without a GPU, TASK="--cpus-per-task 1 --gpus-per-task 0.5" needs less'
         )
 
 
 def parser() -> Parser:
-    """The flags of this program."""
-    p = Parser("python -m reproduction.launch.sweep", "Runs cells of the papers' tables times seeds as Ray tasks.")
+    """Returns the parser of this program's flags."""
+    p = Parser("python -m reproduction.launch.sweep", "Runs every row and seed of the papers' tables as a Ray task.")
     group = p.additions
-    flag(group, "--papers", default="", help=f"of {', '.join(FOLDERS)}; default: all that are here")
+    flag(group, "--papers", default="", help=f"papers to run, of {', '.join(FOLDERS)}; default: all")
     flag(group, "--profile", choices=["auto", "paper", "matched", "cpu", "smoke"], default="auto")
-    flag(group, "--dataset", default="", help="data set; default: the profile's own of each paper")
-    flag(group, "--seeds", default="", help='for example "0 1 2 3 4"')
+    flag(group, "--dataset", default="", help="data set; default: the one of the profile and paper")
+    flag(group, "--seeds", default="", help='seeds, for example "0 1 2 3 4"; default: those of the profile')
     flag(group, "--device", default="auto")
     flag(group, "--data-dir", default="")
     flag(group, "--copy", default="", help=COPY_HELP)
     flag(group, "--rows", choices=["core", "all"], default="core", help=ROWS_HELP)
     flag(group, "--args", default="", help="flags passed through to the scripts")
-    flag(group, "--force", action="store_true", help="run finished stages again, those of a retried task too")
-    flag(group, "--cpus-per-task", type=number(0), default=1.0)
+    flag(group, "--force", action="store_true", help="run finished stages again, also in a repeated task")
+    flag(group, "--cpus-per-task", type=number(0), default=1.0, help="CPUs that a task reserves")
     flag(
         group, "--gpus-per-task", type=number(0), default=None,
-        help="default: 1 with --profile paper, unless --device cpu; else 0",
+        help="GPUs that a task reserves; default: 1 with --profile paper, unless --device cpu; else 0",
     )  # fmt: skip
-    flag(group, "--retries", type=whole(0), default=3, help="of a task whose worker or script was killed")
+    flag(group, "--retries", type=whole(0), default=3, help="further starts of a task that was killed")
     return p
 
 
@@ -200,38 +202,38 @@ def _main(args: Any) -> None:
     papers = args.papers.split() or here
     unknown = [paper for paper in papers if paper not in here]
     if unknown:
-        raise UserError(f"--papers {' '.join(unknown)}: of {', '.join(here)}")
-    cells, profile, gpus = [], args.profile, 0.0
+        raise UserError(f"--papers {' '.join(unknown)}: choose from {', '.join(here)}")
+    tasks, profile, gpus = [], args.profile, 0.0
     for paper in papers:
         module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
-        own = {"check": "checked", "default_seeds": "SEEDS"}  # where a paper has data sets or seeds of its own
+        own = {"check": "checked", "default_seeds": "SEEDS"}  # if a paper has data sets or seeds of its own
         options = {option: getattr(module, name) for option, name in own.items() if hasattr(module, name)}
         request = request_of(args, module.DATASETS, **options)
         profile, gpus = request.profile, float(on_gpu(request))
-        cells += cells_of(paper, one_thread_each(request, module.commands_of(request)))
+        tasks += tasks_of(paper, one_thread_each(request, module.commands_of(request)))
     gpus = gpus if args.gpus_per_task is None else args.gpus_per_task
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError:
-        raise UserError("the sweep needs Ray: make sweep installs it (extra `cluster`)") from None
+        raise UserError("the sweep needs Ray; make sweep installs it (extra `cluster`)") from None
     connect(ray)
     failed = 0
     try:
         check_room([node["Resources"] for node in ray.nodes() if node["Alive"]], args.cpus_per_task, gpus)
-        found = ray.cluster_resources().get("CPU", 0)
-        print(f"{len(cells)} cells of {', '.join(papers)}, profile {profile}, on {found:g} cores")
-        for number, (cell, outcome) in enumerate(sweep(cells, args.cpus_per_task, gpus, args.retries), 1):
+        cpus = ray.cluster_resources().get("CPU", 0)
+        print(f"{len(tasks)} tasks of {', '.join(papers)}, profile {profile}, on {cpus:g} cores")
+        for number, (task, outcome) in enumerate(sweep(tasks, args.cpus_per_task, gpus, args.retries), 1):
             failed += isinstance(outcome, Exception)
             words = str(outcome) if isinstance(outcome, Exception) else f"finished after {outcome / 60:.1f} min"
-            print(f"[{number}/{len(cells)}] {cell.name}: {words}", flush=True)
+            print(f"[{number}/{len(tasks)}] {task.name}: {words}", flush=True)
     finally:
         ray.shutdown()
     for paper in papers:
         compare_runs(paper)
     if failed:
-        raise SystemExit(f"{failed} of {len(cells)} cells failed; the same command runs them again")
+        raise SystemExit(f"{failed} of {len(tasks)} tasks failed; the same command runs them again")
 
 
 if __name__ == "__main__":

@@ -111,9 +111,9 @@ def test_a_sound_run_survives_everything(tmp_path, monkeypatch):
     assert tally.faults == []
     assert tally.counts.pop("chains of SIGKILL")[0] >= 1 and sum(tally.moments.values()) == 4
     assert tally.counts == {
-        "SIGKILL": [4, 4], "SIGTERM": [1, 1], "full disk": [1, 1], "file where the runs should lie": [1, 1],
+        "SIGKILL": [4, 4], "SIGTERM": [1, 1], "full disk": [1, 1], "a file at the path of runs/": [1, 1],
         "truncated newest checkpoint": [1, 1], "two runs of one folder": [1, 1],
-        "files dated a day ahead": [1, 1], "files dated a day back": [1, 1], "Ray worker killed in mid-cell": [1, 1],
+        "files dated a day ahead": [1, 1], "files dated a day back": [1, 1], "Ray worker killed during a task": [1, 1],
     }  # fmt: skip
 
 
@@ -134,7 +134,7 @@ PARTS = {
         ("truncated", "faults", "truncated newest checkpoint: exit code 1"),
         ("zero", "faults", "truncated newest checkpoint: no word of the checkpoint before state-"),
         ("open", "faults", "two runs of one folder"),
-        ("forgotten", "faults", "Ray worker killed in mid-cell: figures differ"),
+        ("forgotten", "faults", "Ray worker killed during a task: figures differ"),
     ],
 )
 def test_what_is_lost_is_seen(tmp_path, flaw, part, fault, monkeypatch):

@@ -1,4 +1,4 @@
-"""Cells, and their way through Ray: order, phases, failures, a killed worker, the records of a plain run."""
+"""Tasks, and their way through Ray: order, phases, failures, a killed worker, the records of a plain run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from reproduction.launch import sweep
 from reproduction.launch.jobs import Command, start
-from reproduction.launch.sweep import Cell, cells_of
+from reproduction.launch.sweep import Task, tasks_of
 from reproduction.runtime.run_folder import UserError
 from tests.soak.smoke_copy import timeless
 
@@ -60,18 +60,18 @@ def order(folder: Path) -> list[str]:
     return (folder / "order").read_text().split()
 
 
-def test_cells_are_lanes_in_phases(command):
+def test_tasks_are_workers_in_phases(command):
     commands = [command("a0", "a"), command("b0", "b"), command("a1", "a"), command("sum", None), command("c0", "a")]
-    cells = cells_of("p", commands)
-    assert [([c.stage for c in cell.commands], cell.phase) for cell in cells] == [
+    tasks = tasks_of("p", commands)
+    assert [([c.stage for c in task.commands], task.phase) for task in tasks] == [
         (["a0", "a1"], 0), (["b0"], 0), (["sum"], 1), (["c0"], 2)
     ]  # fmt: skip
-    assert len({cell.name for cell in cells[:3]}) == 3
+    assert len({task.name for task in tasks[:3]}) == 3
 
 
 def test_all_run_in_order_and_phases_wait(command, tmp_path):
     commands = [command("a0", "a"), command("a1", "a"), command("b0", "b"), command("sum", None)]
-    outcomes = dict(sweep.sweep(cells_of("p", commands), 1, 0, 0))
+    outcomes = dict(sweep.sweep(tasks_of("p", commands), 1, 0, 0))
     assert all(isinstance(seconds, float) for seconds in outcomes.values()) and len(outcomes) == 3
     seen = order(tmp_path)
     assert seen[-1] == "sum" and seen.index("a0") < seen.index("a1") and sorted(seen[:3]) == ["a0", "a1", "b0"]
@@ -80,7 +80,7 @@ def test_all_run_in_order_and_phases_wait(command, tmp_path):
 @pytest.mark.parametrize("what", ["kill", "die"])
 def test_a_killed_worker_or_script_loses_nothing(command, tmp_path, what):
     commands = [command("a0", "a"), command("a1", "a", what), command("b0", "b")]
-    outcomes = list(sweep.sweep(cells_of("p", commands), 1, 0, 2))
+    outcomes = list(sweep.sweep(tasks_of("p", commands), 1, 0, 2))
     assert all(isinstance(outcome, float) for _, outcome in outcomes), outcomes
     assert (tmp_path / {"kill": "killed", "die": "died"}[what]).exists()
     assert set(order(tmp_path)) == {"a0", "a1", "b0"}
@@ -88,15 +88,15 @@ def test_a_killed_worker_or_script_loses_nothing(command, tmp_path, what):
 
 def test_a_failing_script_is_named_not_repeated_and_the_rest_goes_on(command, tmp_path):
     commands = [command("a0", "a", "fail"), command("a1", "a"), command("b0", "b")]
-    outcomes = {cell.name: outcome for cell, outcome in sweep.sweep(cells_of("p", commands), 1, 0, 3)}
+    outcomes = {task.name: outcome for task, outcome in sweep.sweep(tasks_of("p", commands), 1, 0, 3)}
     failed = outcomes["p row a"]
     assert isinstance(failed, Exception) and "exit code 3" in str(failed) and "because of this" in str(failed)
     assert isinstance(outcomes["p row b"], float) and order(tmp_path) == ["b0"]
 
 
 def test_a_script_that_is_not_on_the_node_is_named():
-    cell = Cell("p row a", (Command("row", "x", "/nowhere/s.py", (), Path("/nowhere"), worker="a"),), 0)
-    [(_, outcome)] = sweep.sweep([cell], 1, 0, 0)
+    task = Task("p row a", (Command("row", "x", "/nowhere/s.py", (), Path("/nowhere"), worker="a"),), 0)
+    [(_, outcome)] = sweep.sweep([task], 1, 0, 0)
     assert isinstance(outcome, Exception) and "same path" in str(outcome)
 
 
@@ -115,7 +115,7 @@ def test_records_are_those_of_a_plain_run(tmp_path):
         return [timeless(part) for part in (record, [json.loads(line) for line in curve])]
 
     assert start(command("plain")).wait() == 0
-    [(_, outcome)] = sweep.sweep(cells_of("p", [command("swept")]), 1, 0, 0)
+    [(_, outcome)] = sweep.sweep(tasks_of("p", [command("swept")]), 1, 0, 0)
     assert isinstance(outcome, float)
     assert written("swept") == written("plain")
 
@@ -139,7 +139,7 @@ def test_a_busy_machine_gets_several_starts_and_then_one_line(monkeypatch):
     busy, down = Starting(sweep.STARTS - 1), Starting(sweep.STARTS)
     sweep.connect(busy)
     assert len(busy.given) == sweep.STARTS and busy.given[0]["include_dashboard"] is False
-    with pytest.raises(UserError, match=r"Ray did not start: The node timed out\. Is it sure") as error:
+    with pytest.raises(UserError, match=r"Ray did not start: The node timed out\. Check that") as error:
         sweep.connect(down)
     assert "\n" not in str(error.value)
 
@@ -157,7 +157,7 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch):
     [
         (1, 0, ""), (4, 0.5, ""), (8, 0, ""),
         (16, 0, "16 CPU and 0 GPU, and no machine"), (8, 1, "8 CPU and 1 GPU, and no machine"),
-        (1, 2, "4 CPU and 1 GPU, 8 CPU and 0 GPU.*DEVICE=cpu"), (1, 1.5, "--gpus-per-task 1.5: above 1"),
+        (1, 2, "4 CPU and 1 GPU, 8 CPU and 0 GPU.*DEVICE=cpu"), (1, 1.5, "--gpus-per-task 1.5: expected"),
     ],
 )  # fmt: skip
 def test_what_no_machine_has_is_one_line_and_no_waiting(cpus, gpus, wrong):
@@ -202,11 +202,11 @@ def test_a_sweep_runs_the_seeds_of_a_plain_run(paper, monkeypatch):
     planned = re.findall(r"--seed (\d+)", subprocess.check_output(plan, cwd=sweep.REPO_ROOT, text=True))
     swept: list[str] = []
 
-    def cells(_, commands):
+    def tasks(_, commands):
         swept.extend(re.findall(r"--seed (\d+)", "\n".join(command.line() for command in commands)))
         raise Asked
 
-    monkeypatch.setattr(sweep, "cells_of", cells)
+    monkeypatch.setattr(sweep, "tasks_of", tasks)
     with pytest.raises(Asked):
         sweep.main(["--papers", paper, *flags])
     assert planned and swept == planned
@@ -215,7 +215,7 @@ def test_a_sweep_runs_the_seeds_of_a_plain_run(paper, monkeypatch):
 def test_unknown_paper_is_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
         sweep.main(["--papers", "nothing"])
-    assert stop.value.code == 2 and "--papers nothing: of class2str" in capsys.readouterr().err
+    assert stop.value.code == 2 and "--papers nothing: choose from class2str" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -27,23 +27,31 @@ PAGE = REPO_ROOT / "docs" / "reliability.md"
 KEPT = REPO_ROOT / "docs" / "reliability.json"
 TOP = """# Reliability
 
-Written by `python -m reproduction.reliability --write-docs` from what `make soak` and `make fuzz` measured.
-The results themselves are kept in [reliability.json](reliability.json): newer ones, of any machine, replace what they
-tried again.
+`python -m reproduction.reliability --write-docs` writes this page from the results of `make soak` and `make fuzz`,
+which are in [reliability.json](reliability.json). When a fault is tried again, on any machine, the newer result
+replaces the older one.
 """
 SOAK = """## Disturbed runs
 
-`make soak` runs a paper's smoke pipeline twice, undisturbed and disturbed, and compares every figure of the records and
-curves but times, bit for bit. A cell says how many of the faults were survived: the same command brought the run to the
-same figures, or refused with one clear line where that is what it has to do. Kills are chained, four at most: each
-start goes on where the one before was killed. Where the newest checkpoint is truncated, the run has to say that it goes
-on from the one before. Files are dated in place of a clock that is set, which takes root. `make soak ARGS="--only Ray"`
-tries the faults with that name only; of a fault that was tried twice the later counts stand here."""
-RENAMED = {"clock set back by a day": "files dated a day ahead"}  # fault in older results -> its name now
+`make soak` runs a paper's smoke pipeline twice, once undisturbed and once disturbed. It compares every number of the
+records and curves, except times, bit for bit. The first table counts how many of the faults a run survived. A run
+survives if the same command continues it and ends with the same numbers. If a run cannot continue (the disk is full,
+for example), it must stop with one clear line, and continue once the cause is gone.
+
+* Kills come in chains of at most four: each start continues where the previous one was killed.
+* If the newest checkpoint is truncated, the run must print that it continues from the previous one.
+* Setting the clock needs root, so the files get another date instead.
+* `make soak ARGS="--only Ray"` tries only the faults with that word in their name."""
+RENAMED = {  # name of a fault in older results -> its name today
+    "clock set back by a day": "files dated a day ahead",
+    "file where the runs should lie": "a file at the path of runs/",
+    "Ray worker killed in mid-cell": "Ray worker killed during a task",
+}
 FUZZ = """## Hostile input
 
-`make fuzz` puts damaged and planted files through every reader. A fault is any outcome but a result or the documented
-error in one line: a crash, code that is run, a file written elsewhere, more than 3 GiB or 20 seconds."""
+`make fuzz` gives damaged and malicious files to every reader of files. A reader must return a result or raise the
+documented error in one line. Anything else is a fault: a crash, code of the file that is run, a file written elsewhere,
+more than 3 GiB of memory or more than 20 seconds. The library hypothesis draws part of the inputs."""
 
 
 class Origin(pydantic.BaseModel):
@@ -133,7 +141,7 @@ def origin() -> Origin:
 
 
 def kept_at(paper: str, only: str = "") -> Path:
-    """File of a paper's result; one of some faults only lies beside that of all."""
+    """Returns the file of a paper's result; a result of some faults only has a file of its own in the same folder."""
     part = re.sub(r"\W+", "-", only).strip("-")
     return FOLDER / f"{paper}{part and '-'}{part}.json"
 
@@ -145,7 +153,7 @@ def keep(path: Path, result: Soak | Fuzz) -> None:
 
 
 def read(path: Path, model: type[Model]) -> Model | None:
-    """A kept result, or None where there is none.
+    """Reads a stored result; returns None if there is none.
 
     Raises:
       UserError: the file is none of these results, in one line.
@@ -192,7 +200,7 @@ def soak_part(soaks: Sequence[Soak], papers: Sequence[str]) -> str:
             [soak.paper, f"`{soak.flags}`" if soak.flags else "-", len(soak.counts), moments or "-",
              f"{soak.undisturbed_seconds:.0f}", f"{soak.seconds / 60:.0f}", soak.seed, *when(soak)]
         )  # fmt: skip
-    heads = ["paper", "added flags", "faults", "kills after so many finished stages", "undisturbed, s", "all, min"]
+    heads = ["paper", "added flags", "faults", "kills after k finished stages", "undisturbed, s", "all, min"]
     heads += ["seed", "commit", "date"]
     parts = [SOAK, markdown_table(["survived", *papers, "all"], rows), markdown_table(heads, runs)]
     if missing := [paper for paper in papers if paper not in newest]:

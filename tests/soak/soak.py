@@ -203,9 +203,9 @@ def dated(copy: Copy, days: int) -> None:
 
 
 def worker_killed(copy: Copy) -> None:
-    """Runs the pipeline as a sweep and kills the Ray worker of a cell whose script has a state to go on from.
+    """Runs the pipeline as a sweep and kills the Ray worker of a task whose script has saved a state.
 
-    The sweep itself must bring the cell to its end.
+    The sweep itself must finish the task.
     """
     for _ in range(ATTEMPTS):
         copy.clear()
@@ -221,14 +221,14 @@ def worker_killed(copy: Copy) -> None:
             raise Broken(f"exit code {code}: {last(text)}")
         if worker is not None:
             return
-    raise Broken("no cell was ever seen with a state to go on from")
+    raise Broken("no task with a saved state was seen")
 
 
-SWEPT = "Ray worker killed in mid-cell"
+SWEPT = "Ray worker killed during a task"
 # each disturbs the pipeline and brings it to its end
 FAULTS: dict[str, Callable[[Copy], None]] = {
     "full disk": full_disk,
-    "file where the runs should lie": file_in_the_way,
+    "a file at the path of runs/": file_in_the_way,
     "truncated newest checkpoint": truncated,
     "two runs of one folder": two_at_once,
     "files dated a day ahead": functools.partial(dated, days=1),
