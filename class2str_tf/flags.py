@@ -165,13 +165,13 @@ def _add_architecture(parser: Parser) -> None:
     group = parser.additions
     flag(
         group, "--features", choices=["paper512", "released8192"], default="paper512",
-        help="VGG16 with five pools (512 features) or the released three (8192); C2S-D03",
+        help="VGG16 with five pools (512 features), or with three as released (8192); C2S-D03",
     )  # fmt: skip
     flag(group, "--lenet", choices=["released", "poster"], default="released", help="LeNet as released or the poster's")
-    flag(group, "--lenet-relu", action="store_true", help="ReLU between the linears of the LeNet classifier; C2S-D11")
+    flag(group, "--lenet-relu", action="store_true", help="ReLU between LeNet's linear layers; C2S-D11")
     flag(
         group, "--pixels", choices=["auto", "raw", "unit", "centred"], default="auto",
-        help="0-255 as the authors feed CIFAR, [0, 1] as MNIST, or about -2 to 2; auto: by data set; C2S-D26",
+        help="raw: 0-255 (released CIFAR); unit: [0, 1] (released MNIST); centred: -2 to 2; auto: by data; C2S-D26",
     )  # fmt: skip
 
 
@@ -180,24 +180,24 @@ def _add_training(parser: Parser, lr_help: str) -> None:
     flag(group, "--epochs", type=whole(1), help="default: the paper's for the data set")
     flag(group, "--max-steps", type=whole(1), help="stop after this many steps")
     flag(group, "--lr", type=number(0, above=True), default=1e-4, help=lr_help)
-    flag(group, "--legacy-batches", action="store_true", help="the released batch order and cadence; C2S-D15")
+    flag(group, "--legacy-batches", action="store_true", help="released batch order and saving; C2S-D10, C2S-D15")
     flag(group, "--xla", action="store_true", help="compile with XLA")
     flag(
         group, "--train-images", type=image_count, default=0, metavar="N",
-        help="fixed stratified subset of N training images; first:N the first N, as the released MNIST reader with "
-        "first:50000 (C2S-D30); 0: all",
+        help="N: a fixed stratified subset of N training images; first:N: the first N (the released MNIST reader: "
+        "first:50000, C2S-D30); 0: all",
     )  # fmt: skip
     flag(group, "--one-cycle", action="store_true", help="lr rises over 23 %% of the steps, then falls to 0")
     flag(
         group, "--amp", choices=["bf16", "tf32", "auto"],
-        help="bf16: in the graph; tf32: products on a GPU; auto: what is there, else float32 (a line says which)",
+        help="bf16: bfloat16 in the graph; tf32: TF32 products on a GPU; auto: what the device has, else float32",
     )  # fmt: skip
     flag(group, "--augment", action="store_true", help="shift by up to two pixels and flip, inside the graph")
-    flag(group, "--eval-batch", type=whole(0), default=0, help="images at once in a test; 0: as in training")
-    flag(group, "--weight-decay", type=number(0), help="delta of the weights' L2 (0.001; stage 2: on a trained CNN)")
+    flag(group, "--eval-batch", type=whole(0), default=0, help="batch size of a test; 0: as in training")
+    flag(group, "--weight-decay", type=number(0), help="factor of the L2 penalty (0.001; stage 2: of a trained CNN)")
     flag(
         group, "--hold-out", action="store_true",
-        help="test on a fixed fifth of the training images that training does not see, to choose settings by",
+        help="test on a fixed fifth of the training images, which is then not trained on; for choosing settings",
     )  # fmt: skip
 
 
@@ -209,7 +209,7 @@ def image_count(text: str) -> int | str:
 
 
 def _named(default: str) -> Callable[[str], str]:
-    """Type of --dataset; the ImageNet scripts take `imagenet` besides."""
+    """Type of --dataset; the ImageNet scripts also accept `imagenet`."""
     return lambda text: text if text == default == "imagenet" else dataset_name(text)
 
 
@@ -224,16 +224,16 @@ def fc_parser(prog: str, dataset: str = "cifar10", original_flags: bool = True) 
     parser = Parser(prog, "Stage 1: convolutional network with the fully connected classifier.")
     group = parser.original_group() if original_flags else parser.additions
     group.add_argument("--B", type=whole(1), default=200, help="batch size (default 200)")
-    group.add_argument("--F", type=whole(1), default=64, help="first width of VGG16 (default 64)")
+    group.add_argument("--F", type=whole(1), default=64, help="channels of VGG16's first block (default 64)")
     group.add_argument("--dataset", type=_named(dataset), default=dataset, help=f"default {dataset}")
     group.add_argument("--name", default="default", help="run folder (default `default`)")
     group.add_argument("--model", choices=["vgg16", "lenet", "early"], default="vgg16", help="default vgg16")
     _add_architecture(parser)
     _add_training(parser, "Adam's learning rate (default 1e-4)")
-    flag(parser.additions, "--cnn-dir", metavar="DIR", help="go on from the CNN and classifier of this run of stage 1")
+    flag(parser.additions, "--cnn-dir", metavar="DIR", help="start from the CNN and classifier of this stage-1 run")
     flag(
         parser.additions, "--fc-weights", type=whole(0), default=0,
-        help="train a new FC classifier of at most so many weights (reduced FC); 0: the full one",
+        help="train a new FC classifier with at most N weights (reduced FC); 0: the full one",
     )  # fmt: skip
     flag(parser.additions, "--fc-linear", action="store_true", help="no ReLU in the classifier of --fc-weights")
     shared.add_common(parser, "class2str")
@@ -254,13 +254,13 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
     group = parser.original_group()
     own = parser.additions if flavour == "mnist" else group  # the MNIST script was released with three flags only
     group.add_argument("--B", type=whole(1), default=batch, help=f"batch size (default {batch})")
-    own.add_argument("--F", type=whole(1), default=64, help="first width of VGG16 (default 64)")
+    own.add_argument("--F", type=whole(1), default=64, help="channels of VGG16's first block (default 64)")
     own.add_argument("--dataset", type=_named(dataset), default=dataset, help=f"default {dataset}")
     own.add_argument("--name", default="default", help="run folder of stage 1; this stage writes to its rnn/")
     models = ["vgg", "vgg16", "lenet"] if flavour == "imagenet" else ["vgg16", "lenet", "early"]
-    own.add_argument("--model", choices=models, default=model, help=f"default {model}; stage 1's where it is known")
+    own.add_argument("--model", choices=models, default=model, help=f"default: that of stage 1, else {model}")
     if flavour == "mnist":
-        group.add_argument("--gpu", type=whole(0), default=0, help="CUDA device index where one is visible")
+        group.add_argument("--gpu", type=whole(0), default=0, help="index of the CUDA device, if one is visible")
         group.add_argument("--w_inv_loss", type=number(0), default=100.0, help="weight of the inverse loss, w_i")
     for name, default, term in (
         ("--w_c", 1.0, "string cross-entropy"),
@@ -269,27 +269,27 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
     ):
         own.add_argument(name, type=number(0), default=default, help=f"weight of the {term} (default {default:g})")
     if flavour == "imagenet":
-        group.add_argument("--restore", type=int, choices=[0, 1], default=0, help="1 resumes; this happens by itself")
+        group.add_argument("--restore", type=int, choices=[0, 1], default=0, help="accepted; a run always resumes")
     _add_architecture(parser)
     _add_training(parser, "Adam's learning rate (default 1e-4)")
     group = parser.additions
-    flag(group, "--lr-drop-at", type=number(0, 1), default=1.0, help="share of the steps after which lr is a tenth")
+    flag(group, "--lr-drop-at", type=number(0, 1), default=1.0, help="fraction of the steps after which lr is a tenth")
     flag(group, "--cnn-dir", metavar="DIR", help="run folder of stage 1 (default: <runs-dir>/<name>)")
     flag(group, "--label-grad", choices=["flow", "stop"], default="flow", help="gradient into the strings; C2S-D01")
     flag(
         group, "--finetune", choices=["none", "bn", "all"],
-        help="all (default, not on ImageNet): train the CNN along (C2S-D02); none: frozen, as released; bn: frozen, "
+        help="all (default, not on ImageNet): train the CNN too (C2S-D02); none: frozen, as released; bn: frozen, "
         "batch normalisation in training mode, as the released MNIST script (C2S-D31)",
     )  # fmt: skip
     flag(
         group, "--codes", choices=["learned", "random", "tree"], default="learned",
-        help="class strings by Class2Str, or fixed: drawn by the seed, or the tree of the classes' mean features",
+        help="class strings: learned by Class2Str, random (by seed), or from a tree of the classes' mean features",
     )  # fmt: skip
     flag(group, "--mu", type=number(0, above=True), help="decay over bits (default 0.9, MNIST/ImageNet 1); C2S-D04")
     flag(group, "--n-sequence", type=whole(1), help="bits of a class string (default by data set; ImageNet 10)")
     flag(group, "--lh-preset", choices=["released", "budget"], default="released", help="sizes of the LSTMs; C2S-D28")
-    flag(group, "--lstm-units", metavar="N,N", help="LSTM widths, overrides --lh-preset")
-    flag(group, "--decode", choices=["exact", "hamming", "ml", "str2class"], default="exact", help="headline decoder")
+    flag(group, "--lstm-units", metavar="N,N", help="LSTM sizes such as 32,32; overrides --lh-preset")
+    flag(group, "--decode", choices=["exact", "hamming", "ml", "str2class"], default="exact", help="main decoder")
     flag(group, "--retry-collisions", type=whole(0), default=0, help="new initialisations if strings collide; C2S-D23")
     flag(group, "--no-cache-features", action="store_true", help="run the frozen CNN at every step (same result)")
     flag(group, "--no-reduced-fc", action="store_true", help="skip the reduced FC classifier")

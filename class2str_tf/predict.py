@@ -30,7 +30,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         with Image.open(io.BytesIO(raw)) as image:
             fitted = ImageOps.fit(upright(image.convert("L" if channels == 1 else "RGB"), raw), (width, height))
     except UnidentifiedImageError:
-        raise UserError(f"--image {path}: not a readable image (of no kind that is known)") from None
+        raise UserError(f"--image {path}: not a readable image; expected JPEG or PNG") from None
     except (OSError, ValueError) as error:
         raise UserError(f"--image {path}: not a readable image ({error})") from None
     return np.asarray(fitted, np.uint8).reshape(1, height, width, channels)

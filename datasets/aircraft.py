@@ -62,7 +62,7 @@ def derive(home: Path) -> lists.Derived:
     }
     images = [image for found in pairs.values() for image, _ in found]
     if len(set(images)) != len(images):
-        raise DatasetError(f"{folder}: an image stands in two of the splits, or twice in one")
+        raise DatasetError(f"{folder}: an image is in two of the splits, or twice in one")
     trainval = folder / "images_variant_trainval.txt"
     if trainval.is_file() and set(read_split(trainval)) != set(pairs["train"] + pairs["val"]):
         raise DatasetError(f"{trainval}: holds other images or variants than train and val together")

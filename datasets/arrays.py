@@ -42,7 +42,7 @@ def build(cache: Path, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.
     try:
         array = np.load(cache, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{cache}: cannot be mapped ({error}); delete it, it is made again") from error
+        raise DatasetError(f"{cache}: cannot be mapped ({error}); delete it and run the same command again") from error
     if array.shape != shape or array.dtype != np.uint8:
         raise DatasetError(f"{cache}: holds {array.dtype} {array.shape}, expected uint8 {shape}; delete it")
     return array

@@ -99,7 +99,7 @@ def main(name: str | None = None, argv: list[str] | None = None) -> int:
     root_help = f"data folder (default: {DATA_ROOT.name}/ of this repository)"
     parser.add_argument("--root", "--data-dir", type=Path, default=None, help=root_help)
     parser.add_argument("--verify", action="store_true", help="check what is there; download nothing")
-    parser.add_argument("--accept-unverified", action="store_true", help="take files whose digest differs")
+    parser.add_argument("--accept-unverified", action="store_true", help="use files with another digest")
     if name:
         parser.add_argument("--offline", action="store_true", default=None, help="never download")
     get = getattr(importlib.import_module(module), "get", None) if name else None  # files that are fetched one by one
@@ -120,6 +120,6 @@ def main(name: str | None = None, argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; what was fetched is kept, run the same command to go on", file=sys.stderr)
+        print("stopped; the same command continues the download", file=sys.stderr)
         return 130
     return 0

@@ -121,7 +121,7 @@ def _download(entry: Entry, file: File, target: Path, by_hand: str) -> None:
                 reasons.append(f"{url}: {error}")
     except OSError as error:
         raise DatasetError(
-            f"{target}: cannot be written ({error.strerror}); what was fetched is kept, run the same command again"
+            f"{target}: cannot be written ({error.strerror}); run the same command again to continue the download"
         ) from error
     with contextlib.suppress(OSError):
         incoming.rmdir()  # stays if it holds a part that can be continued

@@ -50,7 +50,7 @@ def read(path: Path) -> Images:
     divided = "train" in top and "test" in top
     if divided:
         others = [name for name in top if name not in ("train", "test")]
-        passed_over.update(f"folder {name!r} beside train and test" for name in others)
+        passed_over.update(f"folder {name!r} next to train and test" for name in others)
     else:
         _refuse_half(path, top)
     train = path / "train" if divided else path
@@ -170,5 +170,5 @@ def _counted(passed_over: Counter[str]) -> str:
 def print_passed_over(path: Path, passed_over: Counter[str]) -> None:
     """Prints one line with what was passed over in a folder; nothing where everything was an image."""
     if passed_over:
-        print(f"{path}: passed over: {_counted(passed_over)}; an image is a file CLASS/NAME with "
+        print(f"{path}: ignored: {_counted(passed_over)}; an image is a file CLASS/NAME with "
               f"{', '.join(SUFFIXES)}", file=sys.stderr)  # fmt: skip

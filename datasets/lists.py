@@ -135,7 +135,7 @@ def read_csv(path: Path) -> Rows:
         raise DatasetError(f"{path}: holds no rows")
     if len(set(names)) != len(names):
         twice = collections.Counter(names).most_common(1)[0][0]
-        raise DatasetError(f"{path}: {twice} stands twice")
+        raise DatasetError(f"{path}: {twice} occurs twice")
     return Rows(np.array(labels, np.int64), tuple(names))
 
 
@@ -204,7 +204,7 @@ def load(
         digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     shared = set(rows[train].names) & set(rows[test].names)
     if shared:
-        raise DatasetError(f"{lists}: {min(shared)} stands in {FILES[train]} and in {FILES[test]}")
+        raise DatasetError(f"{lists}: {min(shared)} is in {FILES[train]} and in {FILES[test]}")
     first, second, names = mapped(rows[train], rows[test], str(lists / FILES[test]), class_names or {})
     return ImageLists(name, images, first, second, names, digests)
 

@@ -128,7 +128,7 @@ def _judge(where: str, folder: Path, file: File, size: int, sha256: str, md5: st
     if right_size and got == digest.value:
         return Checked(sha256, True)
     if accept:
-        print(f"{where}: {digest.algorithm} {got} is not the manifest's; used unverified", file=sys.stderr)
+        print(f"{where}: {digest.algorithm} {got} differs from the manifest; used as unverified data", file=sys.stderr)
         return Checked(sha256, False)
     if not right_size:
         raise _wrong(where, f"{size:,} bytes, expected {file.bytes:,}")

@@ -127,27 +127,30 @@ def make_parser() -> Parser:
         "--dataset",
         type=dataset_name,
         default="cifar10",
-        help="cifar10, cifar100, svhn; also mnist5k, ..., folder:PATH",
+        help="cifar10, cifar100, svhn, another set of python -m datasets, or folder:PATH",
     )
     g.add_argument("--model", choices=MODELS, default="vgg16", help="network (WRN: 28-10, for svhn 16-8)")
-    g.add_argument("--batch_size", type=whole(1), default=128, help="training (both stages) and test (default 128)")
+    g.add_argument("--batch_size", type=whole(1), default=128, help="of training and test (default 128)")
     g.add_argument("--epochs_class", type=whole(1), default=10, help="epochs of stage 1 (default 10)")
     g.add_argument("--epochs", type=whole(1), default=300, help="epochs of stage 2 (default 300)")
-    g.add_argument("--learning_rate", type=number(0, above=True), help="default 0.1; svhn 0.01")
+    g.add_argument("--learning_rate", type=number(0, above=True), help="learning rate (default 0.1; svhn 0.01)")
     g.add_argument(
         "--data_augmentation", action="store_true", default=None, help="crop and mirror (default: on; svhn off)"
     )
     g.add_argument("--cutout", action="store_true", help="apply cutout")
     g.add_argument("--subclass", action="store_true", help="the method; without it the plain network is trained")
     g.add_argument(
-        "--subclass_label_weight", type=number(0, 1), default=0.9, help="w: 1 ignores confusions of siblings"
+        "--subclass_label_weight",
+        type=number(0, 1),
+        default=0.9,
+        help="w; 1: ignore confusions of siblings (default 0.9)",
     )
-    g.add_argument("--numClasses2Repartition", type=whole(0), default=2, help="neglected classes (default 2)")
-    g.add_argument("--numSubclassesPerClass", type=whole(1), default=2, help="subclasses of each (default 2)")
+    g.add_argument("--numClasses2Repartition", type=whole(0), default=2, help="classes to split (default 2)")
+    g.add_argument("--numSubclassesPerClass", type=whole(1), default=2, help="subclasses of each of them (default 2)")
     g.add_argument("--n_holes", type=whole(0), default=1, help="cutout holes (default 1)")
     g.add_argument("--length", type=whole(0), default=16, help="side of a hole in pixels (default 16)")
     g.add_argument("--no-cuda", action="store_true", help="same as --device cpu")
-    g.add_argument("--seed", type=whole(0), default=0, help="all random draws depend on it alone (default 0)")
+    g.add_argument("--seed", type=whole(0), default=0, help="decides all random draws (default 0)")
     a = p.additions
     a.add_argument("--no-data_augmentation", "--no-data-augmentation", action="store_false", dest="data_augmentation")
     flag(
@@ -155,32 +158,34 @@ def make_parser() -> Parser:
         "--compat",
         choices=["paper", "official"],
         default="paper",
-        help="official: every switch as the released code behaves",
+        help="official: set every switch to the released behaviour",
     )
     a.add_argument("--stage", choices=["all", "identify", "train"], default="all")
     a.add_argument(
         "--neglected",
         metavar="FILE",
-        help="neglected classes, a *_neglected.json of stage 1 or the mean over seeds: for --stage train, or for a "
-        "plain network that reports their accuracy",
+        help="file of neglected classes: *_neglected.json of stage 1, or the mean over seeds; for --stage train, or "
+        "for a plain network that reports their accuracy",
     )
     flag(a, "--baseline-loss", choices=["sigmoid", "softmax"], default="sigmoid", help="loss without --subclass")
-    flag(a, "--beside", metavar="FOLDER", help="finished run without subclasses, for confusion and gains before/after")
-    flag(a, "--always-subclass", action="store_true", default=None, help="SDN-D01: --subclass or not, the method runs")
-    flag(a, "--stage1-lr", choices=["scheduled", "constant"], help="SDN-D04")
+    flag(a, "--beside", metavar="FOLDER", help="finished plain run to compare with (confusion, gains)")
+    flag(
+        a, "--always-subclass", action="store_true", default=None, help="run the method without --subclass too; SDN-D01"
+    )
+    flag(a, "--stage1-lr", choices=["scheduled", "constant"], help="constant: stage 1 ignores the schedule; SDN-D04")
     flag(
         a,
         "--neglect-weight",
         choices=["batch", "sample"],
-        help="SDN-D05: a batch counts once, or once per sample of the class",
+        help="add a degree once for each batch, or once for each sample of the class; SDN-D05",
     )
-    flag(a, "--neglect-total", choices=["mean", "compound"], help="SDN-D06: mean, or the released code's growing total")
-    flag(a, "--mixing", choices=["wide", "wrap"], help="SDN-D10: average, or sums that wrap at 256")
-    flag(a, "--kmeans-view", choices=["plain", "augmented"], help="SDN-D12: what k-means sees")
+    flag(a, "--neglect-total", choices=["mean", "compound"], help="mean, or the released running total; SDN-D06")
+    flag(a, "--mixing", choices=["wide", "wrap"], help="average, or sums that wrap at 256; SDN-D10")
+    flag(a, "--kmeans-view", choices=["plain", "augmented"], help="images for k-means; SDN-D12")
     flag(a, "--milestones", type=whole_list, help='epochs of stage 2 after which the rate falls, "60 120 160"')
     flag(a, "--gamma", type=number(0, 1, above=True), help="factor at a milestone (default 0.2; svhn 0.1)")
-    flag(a, "--subset", type=whole(0), default=0, help="train on a fixed stratified part of so many images (0: all)")
-    flag(a, "--max-steps", type=whole(0), default=0, help="stop each stage after so many steps (0: never)")
+    flag(a, "--subset", type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)")
+    flag(a, "--max-steps", type=whole(0), default=0, help="stop each stage after N steps (0: never)")
     flag(
         a,
         "--chance-epochs",
@@ -189,12 +194,12 @@ def make_parser() -> Parser:
         help="stop a stage whose training accuracy is at chance after N epochs (0: no check; default: a warning after "
         f"{CHANCE_EPOCHS}; with --compat official never more than a warning)",
     )
-    flag(a, "--checkpoint-steps", type=whole(0), default=0, help="also write the full state every so many steps")
+    flag(a, "--checkpoint-steps", type=whole(0), default=0, help="also save the full state every N steps")
     flag(
         a,
         "--amp",
         choices=["bf16", "tf32", "auto"],
-        help="bf16: autocast (auto: where the device computes in it); tf32: TF32 products on a GPU (default float32)",
+        help="bf16: autocast (auto: if the device computes in it); tf32: TF32 products on a GPU (default float32)",
     )
     flag(
         a,
@@ -203,33 +208,33 @@ def make_parser() -> Parser:
         default="steps",
         help="onecycle: the rate rises to --learning_rate and falls again, over all updates of the stage",
     )
-    flag(a, "--eval-batch", type=whole(0), default=0, help="images of a test batch (0: --batch_size)")
+    flag(a, "--eval-batch", type=whole(0), default=0, help="batch size of a test (0: --batch_size)")
     flag(
         a,
         "--holdout",
         type=whole(0),
         default=0,
-        help="test on so many training images, held out, instead of the test split (0: test split)",
+        help="test on N training images that are not trained on, instead of the test split (0: test split)",
     )
     flag(
         a,
         "--repartition",
         choices=["neglected", "random"],
         default="neglected",
-        help="random: as many of the other classes, drawn once for all seeds, in place of the neglected ones",
+        help="random: split equally many other classes instead, drawn once for all seeds",
     )
     flag(
         a,
         "--copies",
         choices=["mixed", "plain", "none"],
         default="mixed",
-        help="what doubles a repartitioned class: mixed images, its own once more, or nothing",
+        help="what doubles a split class: mixed images, copies of its images, or nothing",
     )
     flag(a, "--compile", action="store_true", help="torch.compile")
     flag(a, "--channels-last", action="store_true", help="channels-last memory format")
     flag(a, "--deterministic", action="store_true", help="deterministic GPU kernels")
     flag(a, "--threads", type=whole(0), default=0, help="CPU threads (0: all cores)")
-    flag(a, "--workers", type=whole(0), default=0, help="accepted; batches are made on the device, without workers")
+    flag(a, "--workers", type=whole(0), default=0, help="accepted without effect: the device makes the batches")
     names = ("--data-dir", "--data_dir", "--data-root", "--data_root")
     a.add_argument(*names, default=str(DATA_ROOT), metavar="DIR", help="data sets (default: data/ of the repository)")
     flag(

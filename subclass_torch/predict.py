@@ -32,7 +32,7 @@ def read_image(path: Path, channels: int) -> Any:
             return folder.decode(raw, SIZE, shown(path))[None]
         grey = Image.fromarray(folder.decode(raw, SIZE - 4, shown(path))).convert("L")
     except (OSError, DatasetError) as error:
-        raise UserError(f"{shown(path)}: not a readable picture ({error})") from None
+        raise UserError(f"{shown(path)}: not a readable image ({error})") from None
     return np.pad(np.asarray(grey), 2)[None, :, :, None]  # digits have a black border, as in training
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     """Prints the best classes."""
     p = Parser("predict.py", "Classes of one image by a trained checkpoint.")
     p.additions.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or run folder")
-    p.additions.add_argument("--image", required=True, metavar="FILE", help="picture of any size")
+    p.additions.add_argument("--image", required=True, metavar="FILE", help="JPEG or PNG of any size")
     p.additions.add_argument("--top", type=whole(1), default=5, help="how many classes (default 5)")
     args = p.parse_args()
     from reproduction.runtime import torch_runtime

@@ -39,7 +39,7 @@ def read_runs(folders: list[str]) -> list[dict[str, Any]]:
         stage = Path(folder) / "stage1"
         files = sorted((stage / "logs").glob("*_neglected.json")) if (stage / "DONE").exists() else []
         if not files:
-            raise UserError(f"{shown(stage)}: stage 1 has not finished there (--stage identify)")
+            raise UserError(f"{shown(stage)}: stage 1 has not finished; run notebook.py with --stage identify")
         found.append(read_json(files[-1], "degrees", "theta", "class_names"))
         found[-1]["record"] = read_json(stage / "record.json", "data", "data_verified")
         if found[-1]["class_names"] != found[0]["class_names"]:

@@ -97,4 +97,4 @@ def _write(session: Any, output: Any, images: Any, array: np.ndarray, path: Path
 def _open(path: Path) -> np.ndarray:
     """A features file: in memory up to IN_MEMORY_BYTES, memory-mapped beyond."""
     big = path.exists() and path.stat().st_size > IN_MEMORY_BYTES
-    return read_npy(path, "delete features.json beside it, they are computed again", mapped=big)
+    return read_npy(path, "delete features.json next to it; the same command computes them again", mapped=big)

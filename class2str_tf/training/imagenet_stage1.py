@@ -35,7 +35,7 @@ def run_fc(config: Config, size: int = SIZE, weights_file: Path | None = None) -
       UserError, DatasetError: no images, no weights, weights of another network, too small a disk.
     """
     if config.eval:
-        raise UserError("--eval: this script trains nothing; its FC accuracy stands in record.json of the run folder")
+        raise UserError("--eval: this script trains nothing; its FC accuracy is in record.json of the run folder")
     with open_run(config.folder, settings(config), config.overwrite) as run:
         session_config = tf_runtime.start(config.seed, config.device, config.xla)
         seen = run_data.look_at(run.config)

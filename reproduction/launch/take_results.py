@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = Parser(
         "python -m reproduction.take_results", "Runs reproductions in a worktree at HEAD and takes their records."
     )
-    flag(p.additions, "--papers", default="class2str", help=f"of {', '.join(FOLDERS)}")
+    flag(p.additions, "--papers", default="class2str", help=f"papers, of {', '.join(FOLDERS)}")
     flag(p.additions, "--profile", choices=["cpu", "matched", "paper"], default="cpu")
     flag(p.additions, "--dataset", default="")
     flag(p.additions, "--seeds", default="")
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _main(args: Any) -> None:
     papers = args.papers.split()
     if unknown := [paper for paper in papers if paper not in FOLDERS]:
-        raise UserError(f"--papers {' '.join(unknown)}: of {', '.join(FOLDERS)}")
+        raise UserError(f"--papers {' '.join(unknown)}: choose from {', '.join(FOLDERS)}")
     runs = Path(args.source)
     if not args.source:
         data = str(Path(args.data_dir or REPO_ROOT / "data").resolve())

@@ -51,8 +51,8 @@ def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> 
         tf.config.set_visible_devices(gpus[index], "GPU")
     elif not gpus and hidden_gpu():
         raise UserError(
-            f"--device {device}: TensorFlow sees no GPU although the driver lists one; make setup GPU=1, and GPU=1"
-            " behind the command, mend it (an older driver needs an update); --device cpu runs without"
+            f"--device {device}: TensorFlow sees no GPU although the driver lists one; run make setup GPU=1, then the "
+            "same make command with GPU=1 (an old driver needs an update); --device cpu runs without a GPU"
         )
     tf.config.experimental.enable_tensor_float_32_execution(amp == "tf32" or (amp == "auto" and bool(gpus)))
     random.seed(seed)
@@ -180,7 +180,7 @@ def restore_for_evaluation(session: Any, prefix: Path, built: str, variables: Se
     tf1, _ = frameworks()
     prefix = prefix.with_suffix("") if prefix.suffix == ".index" else prefix
     if not prefix.with_name(prefix.name + ".index").exists():
-        raise UserError(f"{shown(prefix)}: no such checkpoint (expected {prefix.name}.index beside its data file)")
+        raise UserError(f"{shown(prefix)}: no such checkpoint (expected {prefix.name}.index next to its data file)")
     variables = tf1.global_variables() if variables is None else variables
     try:
         shapes = tf1.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
@@ -210,8 +210,8 @@ def save_checkpoint(session: Any, saver: Any, prefix: Path, keep: Iterable[int],
         for partial in prefix.parent.glob(f"{prefix.name}.*temp*"):
             partial.unlink(missing_ok=True)
         raise UserError(
-            f"{shown(prefix)}: cannot be saved ({_first_line(error)}); the checkpoint before it is whole: "
-            "free some space, the same command goes on"
+            f"{shown(prefix)}: cannot be saved ({_first_line(error)}); the previous checkpoint is "
+            "complete: free some disk space, then run the same command again"
         ) from None
     keep = set(keep)
     for step, old in checkpoints(prefix.parent)[2:]:

@@ -81,7 +81,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     index = int(name.partition(":")[2] or local_rank)
     if index >= torch.cuda.device_count():
         reason = old_driver() or f"torch sees {torch.cuda.device_count()} GPUs"
-        raise UserError(f"--device {name}: {reason}; --device cpu runs without")
+        raise UserError(f"--device {name}: {reason}; --device cpu runs without a GPU")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 

@@ -56,7 +56,7 @@ def to_size(images: np.ndarray) -> np.ndarray:
     """
     height, width = images.shape[1:3]
     if height > SIZE or width > SIZE:
-        raise UserError(f"images of {height}x{width} pixels: at most {SIZE}x{SIZE} are supported")
+        raise UserError(f"--dataset: images of {height}x{width} pixels; at most {SIZE}x{SIZE} are supported")
     top, left = (SIZE - height) // 2, (SIZE - width) // 2
     if (height, width) == (SIZE, SIZE):
         return images
@@ -79,7 +79,7 @@ def hold_out(ds: datasets.Dataset, count: int) -> datasets.Dataset:
       UserError: no training image would be left.
     """
     if count >= len(ds.train_labels):
-        raise UserError(f"--holdout {count}: {ds.name} has {len(ds.train_labels)} training images")
+        raise UserError(f"--holdout {count}: {ds.name} has {len(ds.train_labels)} training images; expected fewer")
     out, kept = stratified(ds.train_labels, count, 0)
     images, labels = ds.train_images, ds.train_labels
     return dataclasses.replace(
@@ -102,7 +102,7 @@ def load(config: Config) -> Images:
         ds = datasets.subset(ds, train=config.subset, seed=0)
     wanted, classes = config.numClasses2Repartition, len(ds.class_names)
     if config.subclass and wanted > classes:
-        raise UserError(f"--numClasses2Repartition {wanted}: {ds.name} has {classes} classes")
+        raise UserError(f"--numClasses2Repartition {wanted}: {ds.name} has {classes} classes; expected at most that")
     train = to_size(ds.train_images)
     mean, std = constants_of(ds.name, train)
     return Images(

@@ -1,4 +1,4 @@
-"""One rule for every reader of class folders: what counts as an image, and the one line on what was passed over."""
+"""One rule for every reader of class folders: what counts as an image, and the one line on what was ignored."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def by_imagenet(path: Path) -> list[str]:
 def test_every_reader_finds_the_same_images_and_counts_the_others_in_one_line(mixed, capsys, read):
     assert read(mixed) == ["a"] * 3 + ["b"] * 4
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{mixed}: passed over: 3 hidden, ")
+    assert line.startswith(f"{mixed}: ignored: 3 hidden, ")
     for counted in ("2 dangling link", "2 .webp", "1 .bmp", "1 other type", "1 sub-folder of a class"):
         assert f" {counted}" in line
     assert "1 outside the class folders" in line and line.endswith("with .jpg, .jpeg, .png")
@@ -97,7 +97,7 @@ def test_the_link_that_the_message_names_works_and_val_is_counted(make, tmp_path
             make.place(tmp_path / "set" / split / name, {"0.png": IMAGE})
     (tmp_path / "set" / "test").symlink_to("val")
     assert read(tmp_path / "set") == ["a", "a", "b", "b"]
-    assert "1 folder 'val' beside train and test" in capsys.readouterr().err
+    assert "1 folder 'val' next to train and test" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("read", [by_folder, by_lists])

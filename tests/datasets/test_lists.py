@@ -80,7 +80,7 @@ def test_any_bytes_read_or_raise_one_line(tmp_path_factory, raw):
         (",label,file_name\n0,1,/etc/passwd\n", "leaves the folder of images"),
         (",label,file_name\n0,1,a\\b.jpg\n", "'a\\\\b.jpg' holds a backslash or NUL; write / between folders"),
         (",label,file_name\n0,1,a\0b.jpg\n", "holds a backslash or NUL"),
-        (",label,file_name\n0,1,a.jpg\n1,2,a.jpg\n", "a.jpg stands twice"),
+        (",label,file_name\n0,1,a.jpg\n1,2,a.jpg\n", "a.jpg occurs twice"),
     ],
 )
 def test_faulty_lists(tmp_path, text, says):
@@ -124,7 +124,7 @@ def test_one_class_is_not_enough_and_missing_lists_are_named(folder):
 
 def test_an_image_in_both_lists_is_refused(folder):
     lists.write_csv(folder / "lists" / lists.FILES["test"], rows((3, "a.jpg"), (7, "f.jpg")))
-    refused(folder, "a.jpg stands in")
+    refused(folder, "a.jpg is in")
 
 
 def test_folder_of_images(tmp_path):

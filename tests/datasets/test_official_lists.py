@@ -143,7 +143,7 @@ def test_real_aircraft_archive_where_present():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"val": [("1025794", "ATR-42")]}, "an image stands in two of the splits"),
+        ({"val": [("1025794", "ATR-42")]}, "an image is in two of the splits"),
         ({"val": [("481847", "ATR-42")]}, "line 1 is not `seven digits, space, variant`"),
         ({"test": [("1514522", "")]}, "line 1 is not"),
         ({"test": []}, "empty"),

@@ -214,7 +214,7 @@ def test_predict(whole, tmp_path):
     assert len(said.splitlines()) == 3 and all("(output " in line for line in said.splitlines())
     (tmp_path / "b.png").write_bytes(b"no picture")
     assert (
-        "b.png: not a readable picture"
+        "b.png: not a readable image"
         in run("predict.py", "--checkpoint", runs / "sub", "--image", tmp_path / "b.png", code=2).stderr
     )
 
