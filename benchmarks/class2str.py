@@ -162,7 +162,8 @@ def xla_rates(session_config: Any, batch: int, inner: int, train: Any, start: An
     """Images/s of an op of the current graph without XLA, and with it: two sessions.
 
     Args:
-      inner: steps of a measurement. start: gets each session after its variables.
+      inner: steps of one measurement.
+      start: called with each session after its variables are initialised.
     Raises:
       NotSupported: XLA cannot compile it.
     """

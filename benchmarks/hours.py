@@ -68,7 +68,8 @@ def configurations(folder: str, line: str) -> tuple[str, list[tuple[Command, dic
     """What a command of the table runs.
 
     Args:
-      folder: package. line: `make reproduce-... NAME=value ...`, or a script of ImageNet.
+      folder: package of the paper.
+      line: `make reproduce-... NAME=value ...`, or a script for ImageNet.
     Returns:
       (data set with its ARGS, the commands of the first seed with what their flags resolve to, number of seeds, hours
       of `make plan`).

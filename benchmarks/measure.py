@@ -29,7 +29,7 @@ GIVE_UP = 0.7  # share of the free memory at which a child process gives up
 
 
 class NotSupported(Exception):
-    """This machine cannot run what was asked for; the message says why and stands in the table."""
+    """This machine cannot run the benchmark; the message says why and is printed in the table."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,10 @@ class Pair:
     Attributes:
       name: what is compared.
       unit: of the values; "images/s" and the like are better when larger, "s" and "MiB" when smaller.
-      baseline, ours: one value for each repeat.
-      bar: the ratio that is wanted at least. note: stands beside the figures.
+      baseline: values of the baseline, one for each repeat.
+      ours: values of our code, one for each repeat.
+      bar: smallest ratio that we accept, or None.
+      note: text of the column "note".
     """
 
     name: str
@@ -52,7 +54,7 @@ class Pair:
 
     @property
     def ratios(self) -> list[float]:
-        """How many times better ours is, repeat by repeat."""
+        """Returns how many times better our code is, repeat by repeat."""
         pairs = zip(self.baseline, self.ours, strict=True)
         return [o / b if self.unit.endswith("/s") else b / o for b, o in pairs]
 
@@ -64,11 +66,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure that stands against a budget and not against another program.
+    """A number that is compared with a budget instead of another program.
 
     Attributes:
-      unit: as for a pair. values: one for each repeat; none where the machine cannot do it, which `note` explains.
-      budget: what is allowed, or None.
+      unit: as in `Pair`.
+      values: one for each repeat; empty if this machine cannot run it, which `note` explains.
+      budget: the limit, or None.
     """
 
     name: str
@@ -92,7 +95,11 @@ class Curve:
     """Cost of a part of a method at growing sizes.
 
     Attributes:
-      name: the part. against: what grows. sizes: its values. seconds: medians at them. order: of the operations.
+      name: part of the method.
+      against: quantity that grows.
+      sizes: values of this quantity.
+      seconds: median time at each size.
+      order: order of the number of operations, such as "N log N".
     """
 
     name: str
@@ -155,8 +162,11 @@ def interleave(
     """Measures both in turn after one warm-up each; who goes first alternates, so that a drift favours neither.
 
     Args:
-      baseline, ours: return a value in `unit`.
-      repeats: of both. most: go on up to so many while LOOP_SECONDS are not over. more: further fields of the pair.
+      baseline: runs the baseline once and returns a value in `unit`.
+      ours: runs our code once and returns a value in `unit`.
+      repeats: repeats of both.
+      most: more repeats, up to this number, as long as fewer than LOOP_SECONDS have passed.
+      more: further fields of the pair.
     """
     baseline(), ours()
     taken: dict[Callable[[], float], list[float]] = {baseline: [], ours: []}
@@ -174,7 +184,9 @@ def loops(
     """A bare training loop and ours, in images/s, with what ours adds to a step.
 
     Args:
-      batch, steps: images of a step, steps of a repeat. why: what ours does in that time.
+      batch: images of a step.
+      steps: steps of a repeat.
+      why: what our loop does in the additional time, for the note.
     """
     pair = interleave(name, "images/s", bare, ours, most=LOOP_REPEATS, bar=LOOP_BAR)
     more = 1000 * batch * (1 / statistics.median(pair.ours) - 1 / statistics.median(pair.baseline))

@@ -76,10 +76,10 @@ def curve_cells(entry: Entry) -> list[str]:
 
 
 def circumstances(load: float) -> str:
-    """Machine, versions and commit as they are now: to be taken before the first benchmark.
+    """Returns machine, versions and commit as they are now; call it before the first benchmark.
 
     Args:
-      load: of the machine, processes.
+      load: load of the machine, in processes.
     """
     commit, dirty = commit_and_dirty()
     here = machine(gpu_name())
@@ -96,7 +96,11 @@ def write(folder: Path, entries: Sequence[Entry], failed: Sequence[str], measure
     """Writes benchmarks.md, and scaling.png where there are curves, with the machine they were measured on.
 
     Args:
-      measured_on: from `circumstances`. seconds: of the whole run.
+      folder: where the files go.
+      entries: summaries of the benchmarks.
+      failed: error lines of the benchmarks that failed.
+      measured_on: text of `circumstances`.
+      seconds: duration of all benchmarks.
     """
     curves = [entry for entry in entries if entry["unit"] == "exponent"]
     hours = [entry for entry in entries if entry["paper"] == "hours"]

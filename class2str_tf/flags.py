@@ -1,4 +1,4 @@
-"""Command lines of the Class2Str scripts: the authors' flags with their defaults, ours beside them, one resolution.
+"""Command lines of the Class2Str scripts: the authors' flags with their defaults, our flags, one resolution.
 
 `SETTINGS` is the one table of sizes per data set (deviation C2S-D08: the released scripts each hard-code their own).
 """
@@ -48,14 +48,18 @@ class Config(shared.CommonConfig):
     """The resolved flags of a stage-1 script.
 
     Attributes:
-      B, F: batch size, first width of VGG16.
-      features, lenet, lenet_relu, pixels: see `--help`; with model and F they are the architecture.
+      B: batch size.
+      F: channels of VGG16's first block.
+      features: "paper512" or "released8192"; part of the architecture, like model, F, lenet, lenet_relu and pixels.
       max_steps: None for all epochs.
-      train_images: 0 for all, N for a stratified subset, "first:N".
-      one_cycle, amp, augment, eval_batch, hold_out: see `--help`. weight_decay: None is the paper's.
-      fc_weights: 0 for the full FC classifier, else the weights that the reduced one may have.
-      fc_linear: the reduced one has no ReLU.
-      cnn_dir: run folder of stage 1 from which training goes on, or None. stage1: digest of its newest checkpoint.
+      train_images: 0 for all, N for a stratified subset, "first:N" for the first N.
+      weight_decay: None for the paper's value.
+      fc_weights: 0 for the full FC classifier, else the largest number of weights of the reduced one.
+      fc_linear: True if the reduced FC classifier has no ReLU.
+      cnn_dir: run folder of the stage 1 from which training starts, or None.
+      stage1: digest of the newest checkpoint in cnn_dir, or None.
+
+    `--help` describes the other attributes.
     """
 
     B: int
@@ -94,10 +98,15 @@ class Stage2Config(Config):
     """The resolved flags of a stage-2 script.
 
     Attributes:
-      w_c, w_i, w_l2: weights of the loss. mu: decay over bits.
-      n_sequence: bits L of a class string. hidden: width H of Class2Str and Str2Class. lstm_units: widths of the LSTMs.
+      w_c: weight of the string cross-entropy L_c.
+      w_i: weight of the inverse loss L_i.
+      w_l2: weight of the confidence term L_b.
+      mu: decay over bits, above 0.
+      n_sequence: bits L of a class string.
+      hidden: hidden units H of Class2Str and of Str2Class.
+      lstm_units: units of each LSTM.
       cnn_dir: run folder of stage 1.
-      codes: where the class strings come from, `learned` by Class2Str or fixed.
+      codes: source of the class strings: "learned" (by Class2Str), "random" or "tree".
     """
 
     w_c: float

@@ -16,7 +16,7 @@ from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 STAGE1_SCRIPT = "class2str_tf/train_fc_classifier.py"
 STAGE2_SCRIPT = "class2str_tf/train_rnn_classifier_cifar.py"
-FURTHER = ("--epochs", "5", "--lr", "3e-3")  # after stage 1, for every variant whose CNN is trained along
+FURTHER = ("--epochs", "5", "--lr", "3e-3")  # after stage 1, for every variant whose CNN is trained too
 FROZEN = 30  # epochs on the features of stage 1, which take seconds
 
 
@@ -25,10 +25,13 @@ class Setting:
     """What differs between the data sets.
 
     Attributes:
-      network: flags of the network and its training. features: that it has.
-      epochs: of stage 1. lstm: widths of the LH classifier. loss: weights w_c, w_i, w_l2.
-      minutes: on two cores, one command with one thread on each, from the measured images/s: of stage 1; of the further
-        epochs of LH, FC or reduced FC; of a frozen row.
+      network: flags of the network and its training.
+      features: number of features that the network computes.
+      epochs: epochs of stage 1.
+      lstm: value of --lstm-units, the sizes of the LH classifier's LSTMs.
+      loss: weights w_c, w_i, w_l2.
+      minutes: estimated minutes of stage 1, of the further epochs of LH, FC or reduced FC, and of a frozen row. They
+        are for two cores with one command of one thread on each, and follow from measured images/s.
     """
 
     network: tuple[str, ...]
@@ -59,7 +62,7 @@ ON_FEATURES = {
 
 
 def commands_of(request: Request) -> list[Command]:
-    """All of the first seed, then all of the next. Flags passed through (ARGS) make a row of the headline alone.
+    """Returns the commands of all seeds, seed by seed. With flags of ARGS only the main row is run.
 
     Raises:
       UserError: a data set that this profile has no settings for.

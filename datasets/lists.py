@@ -43,7 +43,7 @@ VAL_SHARE, SPLIT_SEED = 0.2, 0  # where a set has no official validation split
 
 @dataclass(frozen=True)
 class Rows:
-    """One list: labels int64 [N] as they stand there, and file names."""
+    """One list: its labels, int64 [N], as written in the file, and its file names."""
 
     labels: np.ndarray
     names: tuple[str, ...]
@@ -54,13 +54,13 @@ class Rows:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def take(self, chosen: np.ndarray) -> Rows:
-        """The rows at those positions, in that order."""
+        """Returns the rows at the positions `chosen`, in that order."""
         return Rows(self.labels[chosen], tuple(self.names[i] for i in chosen))
 
 
 @dataclass(frozen=True)
 class Derived:
-    """What a set's official files say: the four lists by the keys of FILES, and names by official label."""
+    """What a set's official files contain: the four lists by the keys of FILES, and class names by official label."""
 
     rows: Mapping[str, Rows]
     class_names: Mapping[int, str]
@@ -190,7 +190,8 @@ def load(
       name: of the set, for messages and records.
       lists: folder of the csv files.
       images: folder in which their file names start.
-      train, test: keys of FILES.
+      train: key of FILES for the training list.
+      test: key of FILES for the test list.
       class_names: name of each label as the lists write it.
 
     Raises:
@@ -375,7 +376,7 @@ def load_set(
     train: str = "train_all",
     test: str = "test",
 ) -> ImageLists:
-    """An official set as lists; fetched, unpacked and derived at the first call.
+    """Returns an official set as lists; the first call fetches, unpacks and derives them.
 
     Raises:
       DatasetError: see `prepare` and `load`.

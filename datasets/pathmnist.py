@@ -37,10 +37,11 @@ def _file(root: Path | None, accept: bool, offline: bool | None) -> tuple[Path, 
 
 
 def decode(path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """One split of the file.
+    """Returns one split of the file.
 
     Args:
-      path: an .npz file. part: "train", "val" or "test".
+      path: the .npz file.
+      part: "train", "val" or "test".
     Returns:
       images uint8 [n, 28, 28, 3], labels int64 [n].
     Raises:

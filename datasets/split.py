@@ -47,12 +47,13 @@ def stratified(labels: np.ndarray, take: int, seed: int) -> tuple[np.ndarray, np
 
 
 def subset(dataset: Dataset, train: int = 10000, seed: int = 0) -> Dataset:
-    """A fixed stratified part of the training split; the test split stays whole.
+    """Returns a fixed stratified part of the training split; the test split is not changed.
 
     Args:
       dataset: any loaded data set.
       train: number of training images to keep, 1..N; N keeps all of them, in their own order.
-      seed: which part, 0 or more. Same data, number and seed: same images in the same order everywhere.
+      seed: 0 or more; decides which part. Equal data, number and seed give equal images in the same order on every
+        machine.
 
     Returns:
       A data set with the same name, classes and digests and `train` training images.

@@ -22,14 +22,14 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
 
 
 def batch_indices(step: tf.Tensor, num_images: int, batch_size: int, seed: int, legacy: bool) -> tf.Tensor:
-    """Images of a training step, int64 [<= B].
+    """Returns the positions of the images of a training step, int64 [<= B].
 
     Args:
       step: int64 scalar from 0.
       num_images: N.
       batch_size: B.
       seed: draws a new permutation for each epoch.
-      legacy: the released order: never shuffled, and a cursor whose strict `<` drops the last batch, so that the
+      legacy: True for the released order: it is never shuffled, and a strict `<` skips the last batch, so that the
         cycle of floor((N-1)/B) batches drifts against the epoch (deviation C2S-D15).
     """
     if legacy:
@@ -55,7 +55,8 @@ class Batches:
           x: uint8 images [N, H, W, C] or float32 features [N, F], in memory or memory-mapped.
           labels: int64 [N].
           batch_size: B.
-          seed, legacy: see `batch_indices`.
+          seed: as in `batch_indices`.
+          legacy: as in `batch_indices`.
           augment: whether images are shifted and flipped.
         """
         self._arrays = {"labels": labels}

@@ -116,7 +116,9 @@ def prefix_accuracy(bits: np.ndarray, codes: np.ndarray, labels: np.ndarray) -> 
     """Share of images whose first i bits are all right, i = 1..L; the last entry is the string-match accuracy.
 
     Args:
-      bits, codes, labels: as `string_match`.
+      bits: uint8 [N, L].
+      codes: uint8 [C, L].
+      labels: integers [N] in 0..C-1.
     Returns:
       float64 [L] in [0, 1], non-increasing.
     Raises:

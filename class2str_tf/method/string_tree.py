@@ -332,12 +332,13 @@ def spearman(
 def spearman_with_confusion(
     codes: np.ndarray, confusion: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> dict[str, float | None]:
-    """`spearman` with how often two classes are taken for each other.
+    """Returns `spearman` of the strings with how often the FC classifier confuses two classes.
 
     Args:
       codes: uint8 [C, L].
       confusion: counts [C, C], row = true class, column = the FC classifier's.
-      permutations, seed: as `spearman`.
+      permutations: as in `spearman`.
+      seed: as in `spearman`.
     """
     return spearman(codes, symmetric_confusion(confusion), permutations, seed)
 

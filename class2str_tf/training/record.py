@@ -64,13 +64,16 @@ def finish_stage1(
     right: np.ndarray,
     precision: str,
 ) -> None:
-    """Writes the record of stage 1 and prints where things lie.
+    """Writes the record of stage 1 and prints its result and run folder.
 
     Args:
-      run: the open run. config: resolved flags. data: the data set.
-      history: lines of the tests. total: steps.
-      right: bool [N], which test images the last network got right.
-      precision: of the computation.
+      run: the open run.
+      config: resolved flags.
+      data: the data set.
+      history: lines of metrics.jsonl with a test.
+      total: training steps.
+      right: bool [N], True for each test image that the last network classified correctly.
+      precision: precision of the computation, such as "float32".
     """
     name, scope, weights = "fc_accuracy", "classifier", {}
     if config.fc_weights:

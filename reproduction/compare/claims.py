@@ -32,9 +32,9 @@ class Result:
 
     Attributes:
       row: the base row, "" if none was run.
-      on: what it was tested on: the row, and "unverified data" or the like.
+      on: the row that it was tested on, with a remark such as "unverified data".
       profile: of the row, "" if none was run.
-      seeds: those that both sides have.
+      seeds: the seeds that method and baseline both have.
       effect: method minus baseline; for a fact the metric itself.
       baseline: mean of the baseline's metric.
       control: method minus control.

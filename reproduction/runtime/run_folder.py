@@ -96,12 +96,13 @@ DO_NOT_FIT = (
 
 @contextlib.contextmanager
 def together(where: Path, hint: str = "") -> Iterator[None]:
-    """For code that uses several files of a run with each other: one line where they do not fit.
+    """Context for code that combines several files of a run: turns errors of inconsistent files into one line.
 
     Args:
-      where: the run folder. hint: what to run, for the message.
+      where: run folder, for the message.
+      hint: command that repairs it, for the message; "" for none.
     Raises:
-      UserError: an entry is missing, of another kind or out of range: a damaged run, or one of another version.
+      UserError: an entry is missing, has another type or is out of range: a damaged run, or one of another version.
     """
     try:
         yield
