@@ -149,12 +149,12 @@ class ImageNetConfig(Stage2Config):
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """The resolved flags as a run folder keeps them: ADDED ones only where they change something."""
+    """Returns the resolved flags as config.json stores them: those of ADDED only if they differ from their default."""
     return {name: value for name, value in shared.as_dict(config).items() if name not in ADDED or value != ADDED[name]}
 
 
 def settings_of(dataset: str) -> dict[str, Any]:
-    """Row of SETTINGS for a data set; sets without one take those of the paper's set nearest in kind and classes."""
+    """Returns the row of SETTINGS for a data set; other sets use that of the most similar data set of the paper."""
     if dataset in ("mnist", "mnist5k", "fashion_mnist"):
         return SETTINGS["mnist"]
     if dataset in SETTINGS:

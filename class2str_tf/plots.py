@@ -1,4 +1,4 @@
-"""Pictures of the class strings: the tree that they span, and the accuracy after each bit. matplotlib, no display."""
+"""Plots of the class strings: their tree, and the accuracy after each bit. matplotlib, no display."""
 
 from __future__ import annotations
 
@@ -205,12 +205,12 @@ def draw_prefix_curve(
     dataset: str = "",
     poster: Sequence[float] | None = None,
 ) -> None:
-    """Draws the accuracy after the first i bits, ours and, where the poster shows one, the authors'.
+    """Draws the accuracy after the first i bits: ours, and the authors' if the poster shows one.
 
     Args:
       accuracy: [L] in [0, 1], as `codes.prefix_accuracy` returns.
       path: PNG to write.
-      dataset: chooses the poster's curve from reproduction/tables/class2str.toml and stands in the title.
+      dataset: name for the title; selects the poster's curve in reproduction/tables/class2str.toml.
       poster: a curve in [0, 1] to draw instead.
     """
     reference = np.asarray(poster_curve(dataset) if poster is None else poster, float)
@@ -251,7 +251,7 @@ def _line(axes: Axes, values: np.ndarray, colour: str, label: str, marker: str, 
 
 
 def poster_curve(dataset: str) -> list[float]:
-    """The poster's accuracy after each bit, in [0, 1], from the paper's table; empty where it shows none."""
+    """Returns the poster's accuracy after each bit, in [0, 1], from the paper's table; empty if it shows none."""
     from reproduction.compare.tables import paper_of
 
     name = POSTER_ROWS.get(dataset)

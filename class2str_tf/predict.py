@@ -15,7 +15,7 @@ from reproduction.runtime.run_folder import UserError, read_json
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """An image file as the network takes it: upright, shorter side to size, centre crop; uint8 [1, H, W, C].
+    """Returns an image file as input of the network: upright, shorter side to size, centre crop; uint8 [1, H, W, C].
 
     Raises:
       UserError: no such file, or no image.
@@ -37,7 +37,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def predict(run: Path, image: Path) -> None:
-    """Prints the string that the LH classifier gives an image, the class that owns it, and the likeliest classes."""
+    """Prints the string that the LH classifier outputs for an image, the class with this string, and likely classes."""
     from class2str_tf.flags import trained_with
 
     config, table = trained_with(run), None

@@ -45,11 +45,11 @@ def load(
 
     Args:
       name: one of NAMES, or "folder:PATH" for a folder of images (one sub-folder per class).
-      data_dir: where files lie and downloads go; None is `data/` of this repository.
-      accept_unverified: take files whose digest differs from the manifest's; the result says `verified=False`.
-      offline: True never downloads; None does as the environment variable DATASETS_OFFLINE says.
-      size: height and width to which the images of a folder are brought; the other sets have their own size.
-      options: what the set's own `load` takes besides, such as `extra=False` for svhn.
+      data_dir: data folder, for files and downloads; None is `data/` of this repository.
+      accept_unverified: use files whose digest differs from the manifest's; the result has `verified=False`.
+      offline: True never downloads; None reads the environment variable DATASETS_OFFLINE.
+      size: height and width in pixels to which the images of a folder are resized; other sets have their own size.
+      options: further arguments of the set's own `load`, such as `extra=False` for svhn.
 
     Returns:
       The decoded data set.

@@ -1,6 +1,6 @@
 """Takes files out of an archive that nobody vouches for.
 
-Nothing is unpacked in place: members go to a hidden folder beside the target, which gets its own name in one step
+Nothing is unpacked in place: members go to a hidden folder next to the target, which gets its own name in one step
 when all are there. Links, devices, absolute paths, `..`, doubled names and archives that unpack to more than they
 should are refused, whoever made them.
 """

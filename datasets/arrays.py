@@ -1,4 +1,4 @@
-"""Large arrays: decoded once into a file beside the data and memory-mapped, so that no copy stays in memory."""
+"""Large arrays: decoded once into a file next to the data and memory-mapped, so that no copy stays in memory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def build(cache: Path, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.
     """An uint8 array put together from chunks along its first axis, without a second copy in memory.
 
     Args:
-      cache: where a large array is kept; its name must say what it was made from.
+      cache: file of a large array; its name must identify what it is decoded from.
       shape: shape of the whole.
-      chunks: called when the array has to be made; gives uint8 [n, ...] pieces in order.
+      chunks: called if the array has to be decoded; yields uint8 [n, ...] pieces in order.
 
     Returns:
       An array in memory up to MAPPED_ABOVE bytes, else a read-only memory map of `cache`; an array in memory too
-      where the data folder cannot be written to.
+      if the data folder cannot be written to.
 
     Raises:
       DatasetError: disk full, or the chunks do not add up to `shape`.

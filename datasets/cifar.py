@@ -1,4 +1,4 @@
-"""What CIFAR-10 and CIFAR-100 have in common: where the batches lie, and what is in one."""
+"""Shared code of CIFAR-10 and CIFAR-100: finding the batches, and decoding one."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def folders(root: Path | None) -> list[Path]:
-    """Where the batches may lie; the last is the folder name that the Class2Str authors' README uses."""
+    """Folders that may contain the batches; the last is the folder name in the Class2Str authors' README."""
     names = (f"{NAME}/{SUBFOLDER}", NAME, SUBFOLDER, "cifar_10")
     return [*places(root, *names), Path("cifar_10")]
 

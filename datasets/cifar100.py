@@ -18,7 +18,7 @@ FINE, COARSE = 100, 20
 
 
 def folders(root: Path | None) -> list[Path]:
-    """Where the files may lie."""
+    """Folders that may contain the files."""
     return places(root, f"{NAME}/{SUBFOLDER}", NAME, SUBFOLDER, "cifar_100")
 
 

@@ -24,7 +24,7 @@ def _size(count: int) -> str:
 def present(this: Entry, root: Path | None) -> str:
     """Where the files of a set are on this machine, or "".
 
-    A module may say so itself with a function `present`; otherwise its `folders` are searched for the manifest's names.
+    If a module has a function `present`, that decides; otherwise its `folders` are searched for the manifest's names.
     """
     module = importlib.import_module(f"datasets.{this.name}")
     if hasattr(module, "present"):

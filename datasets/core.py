@@ -29,7 +29,7 @@ def name_of(path: Path) -> str:
     """The last part of a path as text: file names are bytes, and a C locale does not read them as UTF-8.
 
     Raises:
-      DatasetError: the name is not UTF-8, so that no record and no picture could hold it.
+      DatasetError: the name is not UTF-8, so no record and no plot could contain it.
     """
     try:
         return os.fsencode(path.name).decode("utf-8")
@@ -51,7 +51,7 @@ class Dataset:
       coarse_labels: int64 [num_classes], the superclass of each class, or None.
       coarse_names: one name for each superclass, or None.
       digests: sha256 of each file that was read, by file name.
-      verified: True if every file equals the one that the manifest names; False for files taken with
+      verified: True if every file equals the one that the manifest names; False for files accepted with
         --accept-unverified and for a user's own folder.
     """
 
@@ -90,7 +90,7 @@ class Dataset:
 
 
 def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
-    """Raises DatasetError if a label lies outside 0..num_classes-1.
+    """Raises DatasetError if a label is outside 0..num_classes-1.
 
     Args:
       labels: integers [N].

@@ -1,4 +1,4 @@
-"""An HTTP downloader for pooch that goes on where the last one stopped (pooch's own starts anew)."""
+"""An HTTP downloader for pooch that continues a stopped download (pooch's own starts again from nothing)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Unreachable(Refused):
 class RangeDownloader:
     """Downloads one file into `partial`, resuming it if it is there, then moves it to where pooch wants it.
 
-    Beside `partial` stands a JSON note of the address and its validator (ETag or date), so that a resumed
+    A JSON file next to `partial` contains the address and its validator (ETag or date), so that a resumed
     transfer continues the same version of the file (If-Range), not another.
     """
 
@@ -91,7 +91,7 @@ class RangeDownloader:
         return self.partial.stat().st_size if self.partial.exists() else 0
 
     def discard(self) -> None:
-        """Forgets what was fetched so far."""
+        """Deletes the part that was downloaded so far."""
         self.partial.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
 

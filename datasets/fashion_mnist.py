@@ -17,7 +17,7 @@ CLASSES = (
 
 
 def folders(root: Path | None) -> list[Path]:
-    """Where the files may lie; torchvision's layout and Debian's package dataset-fashion-mnist included."""
+    """Folders that may contain the files; torchvision's layout and Debian's package dataset-fashion-mnist included."""
     return [*places(root, NAME, "FashionMNIST/raw", "fashion-mnist"), DEBIAN]
 
 

@@ -1,4 +1,4 @@
-"""Gets a file of the manifest onto the disk: found where it was placed, or downloaded, verified, moved into place.
+"""Provides a file of the manifest: finds it on the disk, or downloads it; verifies it and moves it into place.
 
 A download collects in `.incoming/NAME.partial` and is moved to its own name only after its digest was checked,
 so a file under its own name is never half a file. One process downloads, others wait for its lock.
@@ -27,7 +27,7 @@ _announced: set[str] = set()
 
 
 def is_offline(offline: bool | None = None) -> bool:
-    """Whether downloads are off: as asked for, else as the environment variable DATASETS_OFFLINE says."""
+    """Returns whether downloads are off: by the argument, else by the environment variable DATASETS_OFFLINE."""
     return os.environ.get("DATASETS_OFFLINE", "") not in ("", "0") if offline is None else offline
 
 
@@ -38,16 +38,16 @@ def places(root: Path | None, *names: str) -> list[Path]:
 
 
 def find(names: Sequence[str], folders: Sequence[Path]) -> Path | None:
-    """The first of `names` that lies in the first of `folders` to have one, or None."""
+    """Returns the path of the first of `names` in the first of `folders` that has one, or None."""
     return next((folder / n for folder in folders for n in names if (folder / n).is_file()), None)
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes `folder` and holds its lock; says so when another process has it.
+    """Creates `folder` and locks it; prints a line if it has to wait for another process.
 
     Raises:
-      DatasetError: the folder cannot be made or written to.
+      DatasetError: the folder cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def announce(entry: Entry, stream: TextIO | None = None) -> None:
-    """Prints licence and citation (to stderr unless told otherwise), once a process."""
+    """Prints licence and citation to `stream` (default: stderr), once in a process."""
     if entry.name not in _announced:
         _announced.add(entry.name)
         lines = (entry.title, entry.homepage, f"licence: {entry.licence}", f"please cite: {entry.citation}")

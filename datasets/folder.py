@@ -1,4 +1,4 @@
-"""A user's own images: one sub-folder per class, JPEG or PNG, brought to one size.
+"""A user's own images: one sub-folder for each class, JPEG or PNG, resized to one size.
 
 PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/CLASS/* with a seeded stratified 80/20 split.
 """
@@ -29,7 +29,7 @@ AT_ONCE = 64
 
 
 def decode(raw: bytes, size: int, what: str) -> np.ndarray:
-    """One picture as uint8 [size, size, 3]: turned upright, its centre square, brought to `size`, grey made RGB.
+    """Decodes one image to uint8 [size, size, 3]: turned upright, cropped to its central square, resized, grey to RGB.
 
     The same as bringing the shorter side to `size` and cropping the centre, in one step that never
     makes the long side of an extreme picture.
@@ -65,16 +65,16 @@ def load(path: Path, root: Path | None = None, size: int = 32, seed: int = 0) ->
 
     Args:
       path: holds `train` and `test`, or the classes' folders themselves.
-      root: the data folder, in which a large decoded array is kept (data/folder).
+      root: the data folder, which stores a large decoded array (in data/folder).
       size: height and width of the result in pixels, 1..4096.
-      seed: of the 80/20 split where there is no test folder.
+      seed: decides the 80/20 split, if there is no test folder.
 
     Returns:
       A data set named "folder:<last part of the path>"; classes are the folder names in sorted order;
-      `verified` is False, since nobody published what the folder should hold.
+      `verified` is False, because no digest of such a folder is published.
 
     Raises:
-      DatasetError: no such folder, no classes, an empty class, a picture that cannot be decoded.
+      DatasetError: no such folder, no classes, an empty class, an image that cannot be decoded.
     """
     if not 1 <= size <= 4096:
         raise DatasetError(f"folder:{path}: size {size} is not in 1..4096")

@@ -114,7 +114,7 @@ def content_digest(files: Sequence[Path], base: Path, root: Path | None = None) 
     Args:
       files: what counts, in order.
       base: folder to which names are relative.
-      root: the data folder, which keeps the digests of large sets by fingerprint.
+      root: the data folder, which stores the digests of large sets by fingerprint.
 
     Raises:
       DatasetError: a file cannot be read.

@@ -74,7 +74,7 @@ def load(
       classes: class names.
       placed: folders to look into.
       home: folder to download into.
-      accept: take other files than the manifest's.
+      accept: use files that differ from the manifest's.
       offline: downloads off.
     """
     digests, verified = {}, True

@@ -27,7 +27,7 @@ class Images:
     Attributes:
       name: folder:NAME, the last part of the path.
       classes: names of the class folders, sorted; a label is a position here.
-      splits: by "train" and "test", or by "" where the folder is not divided: names below the folder in order of class
+      splits: by "train" and "test", or by "" if the folder is not divided: names below the folder in order of class
         and name, and labels int64 [N].
     """
 
@@ -37,7 +37,7 @@ class Images:
 
 
 def read(path: Path) -> Images:
-    """Lists PATH/train/CLASS/NAME and PATH/test/CLASS/NAME, or PATH/CLASS/NAME; prints a line on what it passed over.
+    """Lists PATH/train/CLASS/NAME and PATH/test/CLASS/NAME, or PATH/CLASS/NAME; prints a line on what it ignored.
 
     Raises:
       DatasetError: no such folder, only one of train and test, fewer than two classes, a class without images, a class
@@ -127,7 +127,7 @@ def list_images(
       found: names of the class folders in it.
       classes: names of all classes in the order of their labels.
       passed_over: is added to, by reason.
-      may_be_empty: take class folders without an image.
+      may_be_empty: accept class folders without an image.
 
     Returns:
       Names CLASS/NAME in order of `found` and name, and labels int64 [N].
@@ -168,7 +168,7 @@ def _counted(passed_over: Counter[str]) -> str:
 
 
 def print_passed_over(path: Path, passed_over: Counter[str]) -> None:
-    """Prints one line with what was passed over in a folder; nothing where everything was an image."""
+    """Prints one line on what was ignored in a folder; nothing if everything was an image."""
     if passed_over:
         print(f"{path}: ignored: {_counted(passed_over)}; an image is a file CLASS/NAME with "
               f"{', '.join(SUFFIXES)}", file=sys.stderr)  # fmt: skip

@@ -40,7 +40,7 @@ class Listing:
 
 
 def folder(root: Path | None = None) -> Path:
-    """Where ImageNet lies: data/imagenet with train/ and val/, or `root` itself if it has them."""
+    """Returns the folder of ImageNet: data/imagenet with train/ and val/, or `root` itself if it has them."""
     base = DATA_ROOT if root is None else root
     return base if (base / "train").is_dir() and (base / "val").is_dir() else base / NAME
 
@@ -55,7 +55,7 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
 
     Args:
       folder: such as data/imagenet/train.
-      classes: the class names in order of their labels; None takes the folder names, sorted.
+      classes: class names in order of their labels; None uses the sorted folder names.
 
     Raises:
       DatasetError: no such folder, no classes, no images, or a class that is not among `classes`.
@@ -90,7 +90,7 @@ def read(path: Path, base: Path, num_classes: int = 1000) -> Listing:
 
     Args:
       path: the JSON file.
-      base: relative paths start here; absolute ones must lie inside it.
+      base: folder in which relative paths start; absolute paths must be inside it.
       num_classes: labels must be in 0..num_classes-1.
 
     Raises:
@@ -120,7 +120,7 @@ def read(path: Path, base: Path, num_classes: int = 1000) -> Listing:
 
 
 def lists(root: Path | None = None) -> dict[str, Listing]:
-    """Both splits; the JSON lists are made at the first call, in data/imagenet/lists, and read afterwards.
+    """Returns both splits; the first call writes the JSON lists to data/imagenet/lists, later calls read them.
 
     Raises:
       DatasetError: no such folders, no images, damaged lists.
@@ -140,7 +140,7 @@ def lists(root: Path | None = None) -> dict[str, Listing]:
 
 
 def prepare(root: Path | None, accept: bool) -> None:
-    """Prints what the lists of both splits hold; they have no published digests that `accept` could overrule."""
+    """Prints the sizes of both splits; there are no published digests that `accept` could overrule."""
     for split, listing in lists(root).items():
         print(f"{NAME}: {len(listing.paths):,} images in {split}, {listing.labels.max() + 1} classes")
 

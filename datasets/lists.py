@@ -76,7 +76,7 @@ class ImageLists:
       train, test: labels are 0..num_classes-1, fitted on the training list by sorted value.
       class_names: one for each class.
       digests: sha256 of each list, by file name.
-      verified: True where the lists are known to be the published ones.
+      verified: True if the lists are known to be the published ones.
     """
 
     name: str
@@ -252,9 +252,9 @@ class Source:
       folders: names below the data folder; ours first, then the authors'.
       images: folder of images below it.
       needs: the official files and folders that must be there, below it; `a|b` is either of the two.
-      derive: folder -> lists; asserts what is known of the official files.
+      derive: folder -> lists; asserts known properties of the official files.
       unpack: archive of the manifest -> folder below it into which it goes.
-      fingerprints: of the lists, where they are known.
+      fingerprints: fingerprints of the lists, if they are known.
     """
 
     name: str
@@ -293,13 +293,13 @@ def prepare(
 ) -> Path:
     """Finds or fetches, unpacks, derives: afterwards the set's folder holds images and lists.
 
-    Lists that are there already (the authors' own, or ours of an earlier call) are kept.
+    Existing lists (the authors' own, or ours of an earlier call) are not changed.
 
     Returns:
       The folder.
 
     Raises:
-      DatasetError: nothing there and no download possible; damaged archive; official files that say something else.
+      DatasetError: no files and no download possible; a damaged archive; official files with other content.
     """
     home = source.home(root)
     if home is None:
@@ -330,7 +330,7 @@ def _derive(source: Source, home: Path) -> bool:
 
 
 def check_fingerprints(source: Source, rows: Mapping[str, Rows]) -> None:
-    """Raises DatasetError where a list is not the published one, for sets whose fingerprints are known."""
+    """Raises DatasetError if a list is not the published one, for sets whose fingerprints are known."""
     for key, expected in source.fingerprints.items():
         got = rows[key].fingerprint()
         if got != expected:

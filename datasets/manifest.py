@@ -35,7 +35,7 @@ class Digest:
 
 @dataclass(frozen=True)
 class File:
-    """One file: its name, its size in bytes (None if unknown), its digest, and where it can be had, in order."""
+    """One file: its name, its size in bytes (None if unknown), its digest, and its addresses, in order."""
 
     name: str
     bytes: int | None

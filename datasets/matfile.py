@@ -1,8 +1,8 @@
 """Reads one variable of a MATLAB 5 file: a numeric array piece by piece, or a small table of cells and structs whole.
 
-scipy.io.loadmat holds the decompressed array and its transposed copy: 3.2 GB for the largest SVHN file; here a chunk at
-a time is in memory. Nor does it stand hostile files: a cell array that claims more cells than it has ends the process.
-Only what such files need is understood: numbers, texts, cells and structs, little endian.
+scipy.io.loadmat needs memory for the decompressed array and its transposed copy: 3.2 GB for the largest SVHN file. Here
+one chunk at a time is in memory. Also, loadmat is not safe with hostile files: a cell array that claims more cells than
+it has ends the process. This reader supports only numbers, texts, cells and structs, little endian.
 
 Source: the published MAT-file format (version 5): 128 bytes of header, then elements of type, length, data.
 """
@@ -68,7 +68,7 @@ class _Element:
         return b"".join(parts)
 
     def tag(self) -> tuple[int, int, bytes | None]:
-        """Type and length of the next sub-element, and its data where they are packed into the tag itself."""
+        """Type and length of the next sub-element, and its data if they are packed into the tag itself."""
         head = self.read(8)
         kind, length = struct.unpack("<II", head)
         if kind >> 16:

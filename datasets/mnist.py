@@ -13,7 +13,7 @@ NAME = "mnist"
 
 
 def folders(root: Path | None) -> list[Path]:
-    """Where the files may lie; torchvision's layout included."""
+    """Folders that may contain the files; torchvision's layout included."""
     return places(root, NAME, "MNIST/raw", "MNIST")
 
 

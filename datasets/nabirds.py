@@ -23,7 +23,7 @@ def table(path: Path) -> dict[str, str]:
     """First word of each line -> the rest of the line.
 
     Raises:
-      DatasetError: a line of one word, or a first word that stands twice.
+      DatasetError: a line of one word, or a first word that occurs twice.
     """
     with reading(path):
         lines = read_bounded(path, MOST_BYTES).decode("utf-8-sig").splitlines()

@@ -1,6 +1,6 @@
-"""Pictures that a camera stored rotated: which way is up (EXIF tag 274), and turning the pixels accordingly.
+"""Images that a camera stored rotated: reads the orientation (EXIF tag 274) and turns the pixels accordingly.
 
-Every decoder of the repository uses this, Pillow's and TensorFlow's alike; neither turns a picture by itself.
+Every decoder of the repository uses this, Pillow's and TensorFlow's alike; neither turns an image by itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def orientation(raw: bytes) -> int:
       raw: bytes of a JPEG or PNG file.
 
     Returns:
-      1 to 8; 1 (upright) where the file has no orientation, or none that can be read.
+      1 to 8; 1 (upright) if the file has no orientation, or none that can be read.
     """
     if not any(mark in raw for mark in MARKS):
         return 1
@@ -58,7 +58,7 @@ def turn(pixels: np.ndarray, number: int) -> np.ndarray:
 
 
 def upright(picture: Image.Image, raw: bytes) -> Image.Image:
-    """A decoded picture, turned as its file says.
+    """Returns a decoded image, turned as its file says.
 
     Args:
       picture: mode L or RGB.

@@ -1,7 +1,7 @@
 """PathMNIST (MedMNIST v2): 89,996 + 10,004 + 7,180 histology images of 28 x 28 in nine tissue classes.
 
 One .npz file of the medmnist package: {train,val,test}_images uint8 [n, 28, 28, 3], {train,val,test}_labels [n, 1].
-`load` gives training and test split, `validation` the official validation split.
+`load` returns training and test split, `validation` the official validation split.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHAPE = (28, 28, 3)
 
 
 def folders(root: Path | None) -> list[Path]:
-    """Where the file may lie; the medmnist package's own folder comes last."""
+    """Folders that may contain the file; the medmnist package's own folder comes last."""
     return [*places(root, NAME, "medmnist"), Path.home() / ".medmnist"]
 
 

@@ -14,7 +14,7 @@ from datasets.core import Dataset, DatasetError
 
 
 def stratified(labels: np.ndarray, take: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Picks `take` items so that every class keeps its share, in a seeded random order.
+    """Picks `take` items, with an equal share of every class, in a seeded random order.
 
     Args:
       labels: int64 [N].
@@ -51,7 +51,7 @@ def subset(dataset: Dataset, train: int = 10000, seed: int = 0) -> Dataset:
 
     Args:
       dataset: any loaded data set.
-      train: number of training images to keep, 1..N; N keeps all of them, in their own order.
+      train: number of training images of the result, 1..N; N returns all of them, in their own order.
       seed: 0 or more; decides which part. Equal data, number and seed give equal images in the same order on every
         machine.
 

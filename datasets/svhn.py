@@ -22,7 +22,7 @@ MOST_IMAGES = 1 << 20
 
 
 def folders(root: Path | None) -> list[Path]:
-    """Where the files may lie."""
+    """Folders that may contain the files."""
     return places(root, NAME, "SVHN")
 
 

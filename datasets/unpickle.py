@@ -1,4 +1,4 @@
-"""Reads the CIFAR batches, which are Python 2 pickles, without ever running what a pickle may ask for.
+"""Reads the CIFAR batches, which are Python 2 pickles, without ever running code that a pickle names.
 
 A pickle names functions to call. Here every name but the four that a NumPy array needs is refused, and those four
 stand for inert classes of ours: no function of NumPy's or of anybody's is called with the file's arguments.

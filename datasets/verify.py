@@ -1,4 +1,4 @@
-"""Is this file the one the manifest means? Size first, then digest; one line says what is wrong."""
+"""Checks whether a file is the one of the manifest: size first, then digest; one line says what is wrong."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from datasets.core import DatasetError
 from datasets.manifest import File
 
 CHUNK = 1 << 20
-LEDGER = "digests.json"
+DIGESTS_FILE = "digests.json"
 # Nothing of ours is larger when decoded in one piece; a file that claims more is refused, not read.
 MOST_BYTES = 1 << 30
 
@@ -58,7 +58,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_bounded(path: Path, limit: int | None) -> bytes:
-    """The whole file, decompressed if its name ends in .gz; never more than `limit` bytes are held.
+    """Reads a whole file, decompressed if its name ends in .gz; at most `limit` bytes are in memory.
 
     Raises:
       DatasetError: unreadable, damaged, or larger than `limit` (MOST_BYTES where that is None).
@@ -91,7 +91,7 @@ def check_file(path: Path, file: File, accept_unverified: bool = False) -> Check
 
     Args:
       path: the file.
-      file: what it should be.
+      file: the manifest's entry of this file.
       accept_unverified: return `verified=False` instead of raising where size or digest differ.
 
     Raises:
@@ -108,7 +108,7 @@ def check_file(path: Path, file: File, accept_unverified: bool = False) -> Check
 
 
 def check_bytes(raw: bytes, path: Path, file: File, accept_unverified: bool = False) -> Checked:
-    """The same for bytes already in memory; `path` is where they came from."""
+    """Does the same for bytes in memory; `path` is the file that they were read from."""
     where = str(path) if path.name == file.name else f"{path} (as {file.name})"
     sha256 = hashlib.sha256(raw).hexdigest()
     md5 = hashlib.md5(raw, usedforsecurity=False).hexdigest()
@@ -137,18 +137,18 @@ def _judge(where: str, folder: Path, file: File, size: int, sha256: str, md5: st
 
 def _first_seen(where: str, folder: Path, file: File, sha256: str, accept: bool) -> Checked:
     """No digest is published: the first file seen is remembered and later ones must equal it."""
-    ledger = folder / LEDGER
+    digests_path = folder / DIGESTS_FILE
     known = {}
-    if ledger.is_file():
-        with reading(ledger):
-            known = json.loads(ledger.read_text(encoding="utf-8-sig"))
+    if digests_path.is_file():
+        with reading(digests_path):
+            known = json.loads(digests_path.read_text(encoding="utf-8-sig"))
             if not isinstance(known, dict):
-                raise DatasetError(f"{ledger}: not a table of digests; delete it")
+                raise DatasetError(f"{digests_path}: not a table of digests; delete it")
     if file.name not in known:
-        print(f"{file.name}: sha256 {sha256} (no published digest is known; stored in {ledger})", file=sys.stderr)
-        # A read-only folder keeps no ledger; the digest was shown, which is all that can be done there.
+        print(f"{file.name}: sha256 {sha256} (no published digest is known; stored in {digests_path})", file=sys.stderr)
+        # In a read-only folder the digest is printed only.
         with contextlib.suppress(OSError):
-            write_json(ledger, {**known, file.name: sha256})
+            write_json(digests_path, {**known, file.name: sha256})
     elif known[file.name] != sha256 and not accept:
-        raise _wrong(where, f"sha256 is {sha256}, but {known[file.name]} was stored in {ledger} at first")
+        raise _wrong(where, f"sha256 is {sha256}, but {known[file.name]} was stored in {digests_path} at first")
     return Checked(sha256, False)

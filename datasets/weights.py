@@ -59,7 +59,7 @@ def find(
       name: one of `names()`.
       root: the data folder.
       given: a path from a flag; checked like a file in its place.
-      accept_unverified: take a file whose digest differs.
+      accept_unverified: use a file whose digest differs.
 
     Returns:
       The path and the file's sha256.

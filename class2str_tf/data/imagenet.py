@@ -1,4 +1,4 @@
-"""ImageNet on disk: lists of images, decoded where they are needed. Listed by `datasets.imagenet`."""
+"""ImageNet on disk: lists of images from `datasets.imagenet`, decoded when they are needed."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def load(config: Config, size: int = SIZE) -> ImageNet:
     """Lists the training and validation images; decodes nothing.
 
     Args:
-      config: resolved flags: data_dir (ImageNet lies in it, or in its folder `imagenet`), finetune where stage 2 asks.
+      config: resolved flags; used are data_dir (contains ImageNet, or a folder `imagenet`) and stage 2's finetune.
       size: to which the images are squashed.
     Raises:
       DatasetError: nothing there, or lists that do not fit.

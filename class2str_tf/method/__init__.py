@@ -1,1 +1,1 @@
-"""The method: LH classifier, Class2Str, Str2Class, their loss, and what strings say."""
+"""The method: LH classifier, Class2Str, Str2Class, their loss, strings and their tree."""

@@ -1,7 +1,7 @@
 """Class strings on arrays: bits, collisions, decoding through the table, accuracies. NumPy only.
 
 Symbols: C classes, L bits of a string, N images, D distinct strings. `codes` is the static table, uint8 [C, L], the
-most probable bits that Class2Str gives each class; `p` is what the LH classifier says of each bit of an image.
+most probable bits that Class2Str gives each class; `p` is the LH classifier's distribution of each bit of an image.
 A string is compared as a whole number (first bit most significant), which holds for L up to 62.
 Source: authors' TestHash and match_all.
 """
@@ -94,9 +94,9 @@ def collisions(bits: np.ndarray) -> list[list[int]]:
 
 
 def string_match(bits: np.ndarray, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Whether all predicted bits equal those of the true class; its mean is the authors' `rnn_acc`.
+    """Returns whether all predicted bits equal those of the true class; the mean is the authors' `rnn_acc`.
 
-    Where classes share a string this counts each of them as right: print the number of distinct strings with it.
+    If classes share a string, each of them counts as right. So print the number of distinct strings with it.
 
     Args:
       bits: uint8 [N, L], predicted.
@@ -133,9 +133,9 @@ def prefix_accuracy(bits: np.ndarray, codes: np.ndarray, labels: np.ndarray) -> 
 
 
 def decode(p: np.ndarray, codes: np.ndarray, rule: str) -> np.ndarray:
-    """Class of each image through the static table.
+    """Returns the class of each image, decoded through the static table.
 
-    Rules: `exact`, the class that owns the most probable string, -1 where none does; `hamming`, the class whose
+    Rules: `exact`, the class that owns the most probable string, -1 if no class does; `hamming`, the class whose
     string differs in fewest bits, ties by `ml`; `ml`, the class with the largest sum over bits of
     log p^i(c_i(k)), each probability floored at `PROBABILITY_FLOOR`. What is tied after that, above all classes that
     share a string, goes to the lowest class id.
@@ -148,7 +148,7 @@ def decode(p: np.ndarray, codes: np.ndarray, rule: str) -> np.ndarray:
       int64 [N], -1 or 0..C-1.
     Raises:
       ValueError: unknown rule, shapes that do not fit, NaN, an empty table.
-    Source: `exact` is what the poster's static table implies, the others are ours.
+    Source: `exact` follows from the poster's static table, the others are ours.
     """
     if rule not in RULES:
         raise ValueError(f"decoding rule {rule!r}: choose {', '.join(RULES)}")

@@ -61,7 +61,7 @@ def tree_codes(class_means: np.ndarray, num_bits: int) -> np.ndarray:
 
 
 def logits_of(codes: np.ndarray) -> np.ndarray:
-    """What Class2Str would say of each class: certain bits. uint8 [C, L] -> float32 [C, L, 2]."""
+    """Returns the logits of a Class2Str with certain bits: uint8 [C, L] -> float32 [C, L, 2]."""
     ones = codes.astype(np.float32)
     return CONFIDENT * np.stack([1 - ones, ones], axis=2)
 

@@ -1,8 +1,8 @@
 """The method: LH classifier, Class2Str, Str2Class and their loss.
 
-Symbols of the paper, mapped once: C classes (`num_classes`), L bits of a class string (`num_bits`), p^i = what the LH
-classifier says of bit i of an image, q^i = what Class2Str says of bit i of its label, w_c, w_i, w_l2 = weights of
-the three terms, mu = decay over bits.
+Symbols of the paper, mapped once: C classes (`num_classes`), L bits of a class string (`num_bits`), p^i = the LH
+classifier's distribution of bit i, from the image, q^i = Class2Str's distribution of bit i, from the label, w_c, w_i,
+w_l2 = weights of the three terms, mu = decay over bits.
 Source: authors' train_rnn_classifier_cifar.py (Hash, InvHash) and the ICPR poster.
 """
 

@@ -1,4 +1,4 @@
-"""The tree that the class strings span, and whether it follows what the classes look like. NumPy, SciPy for ranks.
+"""The tree of the class strings, and whether it follows the visual similarity of the classes. NumPy, SciPy for ranks.
 
 A string is a path from the root of a binary tree: bit 1 decides at the root. Two classes are as near as their longest
 common prefix (LCP) is long. The questions asked of the tree are ours, not the paper's: do classes of one superclass
@@ -358,7 +358,7 @@ def _standard(values: np.ndarray) -> np.ndarray | None:
 
 
 def symmetric_confusion(confusion: np.ndarray) -> np.ndarray:
-    """How often two classes are taken for each other.
+    """Returns how often two classes are confused with each other.
 
     Args:
       confusion: counts [C, C], row = true class, column = predicted class.

@@ -1,4 +1,4 @@
-"""What a finished stage 2 is worth: every accuracy over the whole test set, sizes, and what the strings mean."""
+"""Evaluates a finished stage 2: all accuracies over the whole test set, sizes, and what the strings mean."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def sizes_of(config: Stage2Config, data: datasets.Dataset) -> dict[str, float]:
 
 
 def structure(table: np.ndarray, inputs: Features, data: datasets.Dataset, seed: int) -> dict[str, Any]:
-    """How the strings relate to what is known of the classes: JSON values."""
+    """Measures how the strings relate to known properties of the classes; JSON values."""
     labels, known, num_classes = data.test_labels, superclasses(data), len(table)
     confusion = confusion_counts(labels, inputs.fc_logits.argmax(axis=1), num_classes)
     means = np.stack([inputs.test[labels == c].mean(axis=0) for c in range(num_classes)])

@@ -1,4 +1,4 @@
-"""Features of the frozen CNN: constants of stage 2, so they are computed once and kept as .npy in the run folder."""
+"""Features of the frozen CNN: constants of stage 2, so they are computed once and stored as .npy in the run folder."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def newest_checkpoint(folder: Path, stage1_command: str) -> Path:
 
 
 def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: Path, session_config: Any) -> Features:
-    """Features of both splits under one checkpoint; taken from the run folder where they are there already.
+    """Returns the features of both splits under one checkpoint, from the run folder if they were computed before.
 
     Args:
       config: resolved flags of stage 2.
       data: the data set.
       prefix: stage-1 checkpoint.
-      folder: where features-train.npy, features-test.npy, fc-logits-test.npy and features.json lie.
+      folder: folder of features-train.npy, features-test.npy, fc-logits-test.npy and features.json.
       session_config: see `tf_runtime.start`.
     """
     if config.dataset == "imagenet":

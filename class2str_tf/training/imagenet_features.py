@@ -1,4 +1,4 @@
-"""The pool5 features of ImageNet on disk: written in blocks so that a killed run goes on, read where they lie."""
+"""The pool5 features of ImageNet on disk: written in blocks, so that a killed run can continue; memory-mapped."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def extract(
       stream: the images' pipeline, in the same graph.
       outputs: features [B, F] and logits [B, C] of `stream.images`.
       data: the images.
-      digests: of what the features depend on; features of other weights or lists are written anew.
+      digests: digests of weights and lists; features of others are computed again.
       run: the run.
       batch_size: B.
     Raises:
-      UserError: an unreadable image, or less room on the disk than the files take.
+      UserError: an unreadable image, or not enough free disk space.
     """
     maker = {**digests, "size": data.test_images.shape[1]}
     splits = {"train": data.train_images.paths, "val": data.test_images.paths}
@@ -135,7 +135,7 @@ def _check_room(folder: Path, counts: Mapping[str, int], outputs: Sequence[tf.Te
 
 
 def open_features(folder: Path, data: ImageNet, stage1_command: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `run_fc` wrote, for stage 2, which trains on it where it lies: the training features are memory-mapped.
+    """Opens the features that `run_fc` wrote, for stage 2; the training features are memory-mapped.
 
     Args:
       folder: run folder of stage 1 (`cnn_dir`).

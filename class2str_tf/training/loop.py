@@ -46,7 +46,7 @@ def run_steps(
     best_by: str,
     offset: int = 0,
 ) -> list[dict[str, Any]]:
-    """Trains to the end, from the newest checkpoint of the run folder where there is one.
+    """Trains to the end, from the newest checkpoint of the run folder if there is one.
 
     Args:
       name: for the progress bar and messages.
@@ -57,7 +57,7 @@ def run_steps(
       num_images: size of the training set.
       total: steps of this training.
       evaluate: global step -> values over the whole test set; called where an epoch ends.
-      best_by: the value whose best checkpoint is kept, named as in metrics.jsonl (`test/...`).
+      best_by: the value whose best checkpoint stays on disk, named as in metrics.jsonl (`test/...`).
       offset: steps of earlier attempts; the global step counts on.
     Returns:
       One line of metrics.jsonl a test, those of earlier attempts included.
@@ -108,7 +108,7 @@ def learning_rate(config: Config, step: tf.Tensor, total: int) -> tf.Tensor | fl
 
 
 def test_due(step: int, per_epoch: int, config: Config) -> bool:
-    """Once an epoch; under --legacy-batches where the sample counter of the epoch crosses a multiple of 10,000."""
+    """Returns whether a test is due: once an epoch; with --legacy-batches each time 10,000 more samples are passed."""
     if not config.legacy_batches:
         return step % per_epoch == 0
     before = (step - 1) % per_epoch * config.B

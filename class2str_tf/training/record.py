@@ -107,7 +107,7 @@ def finish_stage1(
 def finish_imagenet(
     run: Run, config: Config, data: Any, digests: Mapping[str, str], accepted: bool, right: np.ndarray, seconds: float
 ) -> None:
-    """Writes the record of ImageNet's stage 1, which trains nothing; `right` says which images FC classifies so."""
+    """Writes the record of ImageNet's stage 1, which trains nothing; `right`: where FC is correct."""
     accuracy = int(right.sum()) / len(right)
     images = len(data.train_labels) + len(data.test_labels)
     record = _record(
@@ -151,7 +151,7 @@ def finish_stage2(
       history: lines of the tests, of all attempts.
       values: metrics of the last state.
       outcomes: of the accuracies among them.
-      structure: how the strings relate to what is known of the classes.
+      structure: result of `evaluate.structure`.
       times: seconds per image of both classifiers.
       precision: of the computation.
     Raises:

@@ -30,7 +30,7 @@ def train_reduced(
       data: the data set, for its labels.
       inputs: features of stage 1.
       budget: weights that the LH classifier has.
-      steps: as many as stage 2 takes.
+      steps: training steps, as many as in stage 2.
       session_config: see `tf_runtime.start`.
     Returns:
       Accuracy in [0, 1] over the whole test set, and the number of weights.

@@ -83,7 +83,7 @@ def right(session: tf1.Session, graph: Graph, config: Config, data: datasets.Dat
 
 
 def run_stage1(config: Config) -> None:
-    """Runs a stage-1 script: trains (or goes on), evaluates, writes the record."""
+    """Runs a stage-1 script: trains (or resumes), evaluates, writes the record."""
     if config.eval:
         evaluate_checkpoint(config, config.eval)
         return

@@ -189,7 +189,7 @@ def train_until_unique(
 ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
     """Trains; if classes share a string, trains again from the next initialisation, at most --retry-collisions times.
 
-    The global step runs on over the attempts, so that the newest checkpoint also says which attempt it is of.
+    The global step continues over the attempts, so the newest checkpoint also identifies the attempt.
 
     Args:
       config: resolved flags.
@@ -279,7 +279,7 @@ def check(
 
 
 def predict_all(session: tf1.Session, graph: Graph, x: np.ndarray, batch_size: int) -> dict[str, np.ndarray]:
-    """What the network says of all images and all classes.
+    """Returns the network's outputs for all images and all classes.
 
     Returns:
       "p" float32 [N, L, 2] and "inverse_of" int64 [N]: bits of each image, and Str2Class's class of them;

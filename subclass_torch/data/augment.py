@@ -36,7 +36,7 @@ class Draws(NamedTuple):
 
 
 def tensor_of(array: np.ndarray) -> Tensor:
-    """The array as a tensor without a copy; a read-only memory map (SVHN) gives no warning, nothing here writes."""
+    """Returns the array as a tensor, not copied; no warning for a read-only memory map (SVHN): nothing writes to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
@@ -49,7 +49,7 @@ def draw(count: int, size: int, n_holes: int, generator: torch.Generator) -> Dra
       count: N, images.
       size: their side in pixels.
       n_holes: holes an image.
-      generator: gives the random numbers.
+      generator: source of the random numbers.
     Returns:
       top, left uniform in 0..2*PAD; flip with probability 1/2; hole centres uniform over the image (0..size-1).
     Source: authors' notebook.py (transforms) and cutout.py; one draw for the whole epoch is ours.

@@ -1,4 +1,4 @@
-"""The images of a run: loaded, brought to 32x32, with the constants that normalize them."""
+"""Loads the images of a run, pads them to 32x32, and computes the constants that normalize them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def to_size(images: np.ndarray) -> np.ndarray:
 
 
 def constants_of(name: str, train_images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel (0-255 scale): the authors' where they give them, else of the training set."""
+    """Returns mean and standard deviation of each channel (0-255): the authors' or, if unknown, the training set's."""
     if name in NORMALIZATION:
         return NORMALIZATION[name]
     pixels = train_images[:10000].reshape(-1, train_images.shape[3]).astype(np.float64)
@@ -73,7 +73,7 @@ def constants_of(name: str, train_images: np.ndarray) -> tuple[tuple[float, ...]
 
 
 def hold_out(ds: datasets.Dataset, count: int) -> datasets.Dataset:
-    """Takes a fixed stratified part of the training images as the test split; the official one is not looked at.
+    """Uses a fixed stratified part of the training images as the test split; the official test split is not used.
 
     Raises:
       UserError: no training image would be left.
@@ -88,7 +88,7 @@ def hold_out(ds: datasets.Dataset, count: int) -> datasets.Dataset:
 
 
 def load(config: Config) -> Images:
-    """Loads `--dataset`, or the part of it that `--subset` asks for, at 32x32.
+    """Loads `--dataset`, or the subset that `--subset` names, as images of 32x32.
 
     Raises:
       datasets.DatasetError: missing or damaged files.

@@ -74,7 +74,7 @@ def multilabel_loss(logits: Tensor, indicator: Tensor, subclass2class: Tensor, w
       logits: float [B, S].
       indicator: float [B, S], 1 for each subclass label.
       subclass2class: int64 [S].
-      weight: w; 0 gives the plain sigmoid cross-entropy.
+      weight: w in [0, 1]; 0 is the plain sigmoid cross-entropy.
     Returns:
       float32 [B], summed over outputs.
     Source: released TensorFlow code for w = 0; the extension (negative weight 1 - w where s is no label of the video

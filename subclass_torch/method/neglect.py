@@ -42,7 +42,7 @@ def gradient_parts(features: Tensor, probabilities: Tensor, labels: Tensor) -> t
     """Computes both parts of each output's weight gradient on one batch.
 
     Args:
-      features: float [B, F], penultimate activations of the very forward pass of the update, detached.
+      features: float [B, F], penultimate activations of the same forward pass as the update, detached.
       probabilities: float [B, C], sigmoid outputs of that pass, in [0, 1].
       labels: int64 [B] classes, or an indicator [B, C] with any number of positives per sample.
     Returns:
@@ -70,7 +70,7 @@ def gradient_parts(features: Tensor, probabilities: Tensor, labels: Tensor) -> t
 
 
 def degree(positive: Tensor, negative: Tensor) -> Tensor:
-    """Computes r_i = (|g_i1| + |g_i0|) / |g_i1 + g_i0|, [C], >= 1 up to rounding; inf or nan where the sum is zero."""
+    """Computes r_i = (|g_i1| + |g_i0|) / |g_i1 + g_i0|, [C], >= 1 up to rounding; inf or nan if the sum is zero."""
     return (positive.norm(dim=1) + negative.norm(dim=1)) / (positive + negative).norm(dim=1)
 
 

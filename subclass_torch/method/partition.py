@@ -1,6 +1,6 @@
 """Between the stages: double each neglected class by mixing images, split it by k-means, give the new labels.
 
-NumPy and scikit-learn only. Images are uint8 [N, H, W, C]; nothing here keeps more than the selected class in float.
+NumPy and scikit-learn only. Images are uint8 [N, H, W, C]; only the selected class is converted to float.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CHUNK = 4096  # images turned to float at a time
 
 @dataclass(frozen=True)
 class Partition:
-    """What stage 2 trains on, besides the original images.
+    """What stage 2 trains on in addition to the original images.
 
     Attributes:
       classes: the neglected classes, in descending theta.
@@ -93,7 +93,7 @@ def make_partition(
       partners: (class, count) -> int64 [count] in 0..N-1, the partner of each of the class's images.
       wrap: as in `mix`.
     Returns:
-      The partition. Cluster 0 keeps the class's label, the others get the next free ones: S = C + sum (k - 1).
+      The partition. Cluster 0 has the class's label, the other clusters get the next free labels: S = C + sum (k - 1).
     Raises:
       ValueError: a class is named twice, does not exist, or has too few images.
     Source: authors' subclassutils.py.

@@ -198,7 +198,7 @@ def build(model: str, dataset: str, outputs: int, channels: int = 3) -> VGG | Fa
 
     Args:
       model: vgg16, vgg_small, vgg_fast, wideresnet or wrn_small.
-      dataset: name; svhn takes WRN-16-8.
+      dataset: name of the data set; for svhn the WRN is WRN-16-8.
       outputs: S.
       channels: of the images.
     Returns:

@@ -15,7 +15,7 @@ from subclass_torch.flags import Config
 def check_chance(
     stage: str, truth: Tensor, classes: int, config: Config, accuracy: float, samples: int, world: World
 ) -> None:
-    """Warns if the training accuracy of an epoch is at chance, as the released program goes on then.
+    """Warns if the training accuracy of an epoch is at chance; the run goes on, as the released program does.
 
     At chance: within three standard errors of the share of the largest class.
 

@@ -24,8 +24,8 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str,
     """Rebuilds the network of a checkpoint, in evaluation mode.
 
     Args:
-      path: a checkpoint, or a run folder, which stands for its best one.
-      device: where the network is put.
+      path: a checkpoint, or a run folder, of which the best checkpoint is loaded.
+      device: device of the returned network.
     Returns:
       The network and the rest of the checkpoint.
     Raises:

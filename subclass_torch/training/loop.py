@@ -46,7 +46,7 @@ class Task:
       first_test: the epoch, counted from 1, from which on the test split is decided.
       observe: measure the neglection degree (labels are classes then).
       best_file: checkpoint of the best epoch; None writes none.
-      facts: what that checkpoint holds besides weights, epoch and accuracy.
+      facts: what that checkpoint contains in addition to weights, epoch and accuracy.
     """
 
     stage: str
@@ -82,7 +82,7 @@ def optimizer_of(model: nn.Module, lr: float) -> torch.optim.SGD:
 def run_stage(
     task: Task, config: Config, model: nn.Module, world: World, stop: Stop, folder: Path, log_csv: Path
 ) -> Training:
-    """Trains a stage to its end, from its newest checkpoint where there is one.
+    """Trains a stage to its end, from its newest checkpoint if there is one.
 
     Args:
       task: what to train.
@@ -222,7 +222,7 @@ def decisions(
     model: nn.Module, images: Tensor, subclass2class: Tensor, constants: tuple[Tensor, Tensor], config: Config,
     world: World,
 ) -> Tensor:  # fmt: skip
-    """Decides for a class of each image, int64 [M], on the CPU; each process takes its share of the batches."""
+    """Returns the predicted class of each image, int64 [M], on the CPU; the batches are divided among the processes."""
     model.eval()
     decided = torch.zeros(len(images), dtype=torch.int64, device=world.device)
     batch = config.eval_batch or config.batch_size

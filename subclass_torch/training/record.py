@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
     Attributes:
       training: the finished training.
-      partition: what it was trained on.
+      partition: the partition that it was trained on.
       theta: float [C], or empty without neglected classes.
       last: int64 [C, C], confusion of the last epoch.
       best: int64 [C, C], confusion of the best epoch.
@@ -116,7 +116,7 @@ def write_network(path: Path, model: nn.Module, facts: Mapping[str, Any], epoch:
 
 
 def write_partition(folder: Path, partition: Partition) -> None:
-    """Writes partition.npz: labels, mixed pairs and the subclass map, for people and for checks. No pickle."""
+    """Writes partition.npz without pickle: labels, mixed pairs and the subclass map, to look at and for checks."""
     names = ("subclass2class", "labels", "source", "partner", "mixed_labels")
     arrays = {name: getattr(partition, name) for name in names}
     write_npz(folder / "partition.npz", {"classes": np.array(partition.classes, np.int64), **arrays})

@@ -63,7 +63,7 @@ class Setting:
 
     @contextlib.contextmanager
     def opened(self, folder: Path, flags: dict[str, Any]) -> Iterator[Run | None]:
-        """Opens a run folder for these flags on rank 0; gives None on the other processes."""
+        """Opens a run folder for these flags on rank 0; returns None on the other processes."""
         if self.world.rank != 0:
             yield None
             return
@@ -75,9 +75,9 @@ class Setting:
 
         Args:
           opened: the stage's run on rank 0.
-          sources: folders of the runs whose results the stage takes over.
+          sources: folders of the runs whose results the stage uses.
         Raises:
-          UserError: the stage, or a run that it takes over from, belongs to other data.
+          UserError: the stage, or a run in `sources`, belongs to other data.
         """
 
         def digests() -> Mapping[str, str]:
@@ -92,7 +92,7 @@ class Setting:
 
 
 def run_id(folder: Path, config: Config) -> str:
-    """Returns `<dataset>_<model>_<YYYYmmdd_HHMMSS>`, chosen once for a run folder and kept when it resumes."""
+    """Returns `<dataset>_<model>_<YYYYmmdd_HHMMSS>`, chosen once for a run folder; a resumed run uses it again."""
     path = folder / "id.json"
     if not path.exists():
         name = config.dataset.rpartition("/")[2].replace("folder:", "")

@@ -1,4 +1,4 @@
-"""Stage 2, or the plain network: takes over the neglected classes, splits them, trains a fresh network, evaluates."""
+"""Stage 2, or the plain network: reads the neglected classes, splits them, trains a fresh network, evaluates it."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Videos(NamedTuple):
 
 
 def shards(pattern: str, flag: str) -> list[Path]:
-    """Files of a pattern, sorted. Windows separators are taken as `/`; a relative pattern starts at the working
+    """Returns the files of a pattern, sorted. Windows separators count as `/`; a relative pattern starts at the working
     directory or, if nothing matches there, at the repository.
 
     An empty file among others holds no record, which is allowed and worth a warning.
@@ -113,7 +113,7 @@ def batches(
       epoch: of the order.
       shuffle: shards and records.
       buffer: records that wait for shuffling.
-      skip: batches passed over without decoding, to go on after a stop.
+      skip: batches to skip without decoding, when a stopped run continues.
       ahead: batches prepared in the background; they come in the same order.
     """
 

@@ -185,5 +185,5 @@ def resolve(args: argparse.Namespace) -> Config:
 
 
 def parse(argv: list[str] | None = None) -> Config:
-    """Parses and resolves; answers --help and --print-config by itself."""
+    """Parses and resolves the flags; --help and --print-config print and exit here."""
     return finish_parsing(make_parser(), resolve, argv)

@@ -47,7 +47,7 @@ def train_stage(
     config: Config, stage: str, model: VideoNetwork, paths: list[Path], criterion: Callable[[Tensor, Tensor], Tensor],
     world: World, stop: Stop, folder: Path, observe: bool,
 ) -> Training:  # fmt: skip
-    """Trains over a stream of videos, from the newest checkpoint where there is one.
+    """Trains over a stream of videos, from the newest checkpoint if there is one.
 
     Args:
       config: the resolved flags.

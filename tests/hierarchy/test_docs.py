@@ -13,7 +13,7 @@ from reproduction.launch.pipeline import Request
 from reproduction.runtime.run_folder import REPO_ROOT
 
 README = (REPO_ROOT / "hierarchy_cnn_torch" / "README.md").read_text()
-LEDGER = (REPO_ROOT / "docs" / "deviations" / "hierarchy.md").read_text()
+DEVIATIONS = (REPO_ROOT / "docs" / "deviations" / "hierarchy.md").read_text()
 PARSERS = {
     "train.py": flags.train_parser,
     "analyze.py": flags.analyze_parser,
@@ -86,7 +86,7 @@ def test_matched_runs_the_core_rows_first_and_one_rate_for_every_network_with_br
 
 
 def test_deviation_ids_agree_in_code_table_and_records():
-    listed = re.findall(r"^\| (HCN-D\d\d) \|", LEDGER, re.M)
+    listed = re.findall(r"^\| (HCN-D\d\d) \|", DEVIATIONS, re.M)
     assert listed == sorted(deviations.TABLE) and len(set(listed)) == len(listed)
     used = set()
     for path in (REPO_ROOT / "hierarchy_cnn_torch").rglob("*.py"):
