@@ -1,1 +1,1 @@
-"""What a run writes down, what the papers claim, and the comparison of the two."""
+"""Records of runs, the papers' claims, and the comparison of the two."""

@@ -1,4 +1,4 @@
-"""`python -m reproduction.reliability`: writes docs/reliability.md; its code lies with the tests that measure."""
+"""`python -m reproduction.reliability`: writes docs/reliability.md; its code is next to the tests that measure."""
 
 import runpy
 

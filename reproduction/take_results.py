@@ -1,4 +1,4 @@
-"""`python -m reproduction.take_results`: takes the records of finished runs into reproduction/results/."""
+"""`python -m reproduction.take_results`: copies the records of finished runs to reproduction/results/."""
 
 from reproduction.launch.take_results import main
 

@@ -63,7 +63,7 @@ class Claim(Strict):
     """One sentence about an effect, or a fact.
 
     Attributes:
-      group: `main` claims of the paper stand in the first table; `finding` and `check` on the paper's page; a `fact` is
+      group: `main` claims of the paper are in the first table; `finding` and `check` on the paper's page; a `fact` is
         a number without a verdict.
       sign: 1 if the claim says that method - baseline is positive, -1 if negative.
       no_loss: the claim says "at least as good as", not "better than".
@@ -94,7 +94,7 @@ class Claim(Strict):
 
     @property
     def ours(self) -> bool:
-        """Whether the paper does not say it."""
+        """Returns whether the claim is ours and not the paper's."""
         return self.source.startswith("ours")
 
     def is_about(self, row: str) -> bool:

@@ -192,7 +192,7 @@ def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
 
 
 def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Result | None:
-    """Tests one claim on one base row; None if the records do not hold what it needs."""
+    """Tests one claim on one base row; returns None if the records lack a number that it needs."""
     assert claim.method is not None
     name = paper.paper.id
     method = _group(found, name, base, claim.method.variant)

@@ -1,6 +1,6 @@
-"""Finds records, joins the stages of each run, and says which of them may be judged.
+"""Finds records, joins the stages of each run, and decides which of them may be judged.
 
-Records lie in run folders (`runs/<paper>/**/record.json`) and, committed, under `results/<paper>/<row>/seed<k>.json`.
+Records are in run folders (`runs/<paper>/**/record.json`) and, if committed, in `results/<paper>/<row>/seed<k>.json`.
 Where a row has local runs these are shown, else the committed ones; a row never mixes the two.
 """
 
@@ -45,7 +45,7 @@ class SeedRun:
     entries: list[Entry] = field(default_factory=list)
 
     def number(self, metric: str, selection: str) -> float | None:
-        """A metric of the run, the latest stage first; None where it is absent or not finite.
+        """Returns a metric of the run, the latest stage first; None if it is absent or not finite.
 
         `name[k]` is entry k of a list in the records' details.
         """
@@ -61,7 +61,7 @@ class SeedRun:
         return None
 
     def outcomes(self, metric: str) -> Outcomes | None:
-        """Which test images an accuracy of the run got right, the latest stage first; None if no record says so."""
+        """Returns which test images count as correct for an accuracy, the latest stage first; None if not recorded."""
         return next((e.record.outcomes[metric] for e in reversed(self.entries) if metric in e.record.outcomes), None)
 
     def detail(self, name: str) -> Any:
@@ -80,14 +80,14 @@ class SeedRun:
 
     @property
     def still_rising(self) -> bool | None:
-        """Whether a learning curve of any stage had not levelled off; None where no stage says so."""
+        """Returns whether the learning curve of any stage was still rising at its end; None if not recorded."""
         flags = [entry.record.details.get("still_rising") for entry in self.entries]
         known = [flag for flag in flags if isinstance(flag, bool)]
         return any(known) if known else None
 
     @property
     def caveats(self) -> list[str]:
-        """Why this run must not be judged; empty where it may be."""
+        """Returns the reasons why this run must not be judged; empty if it may be."""
         found = []
         for entry in self.entries:
             record = entry.record
@@ -118,7 +118,7 @@ class SeedRun:
 
 @dataclass
 class RowRuns:
-    """The runs of one row, by seed; `caveat` says why they are not judged ("" where they are)."""
+    """The runs of one row, by seed; `caveat` says why they are not judged ("" if they are)."""
 
     paper: str
     row: str
@@ -182,7 +182,7 @@ def read_all(files: Iterable[tuple[Path, str]], results: Path = RESULTS) -> tupl
     Args:
       files: (path, source) pairs.
     Returns:
-      (entries, problems): one line for each file that is not a record or stands in the wrong place.
+      (entries, problems): one line for each file that is not a record or is in the wrong place.
     """
     entries, problems = [], []
     for path, source in files:
@@ -267,10 +267,10 @@ def collect(
     """Finds and joins all records.
 
     Args:
-      paths: record files or folders to take instead of `runs` and `results`, for runs made elsewhere.
+      paths: record files or folders to read instead of `runs` and `results`, for runs of another machine.
       runs: folder of local runs.
       results: folder of committed records.
-      committed_only: look at `results` alone (what the README shows).
+      committed_only: read `results` only, as for the README.
     Raises:
       UserError: a given path does not exist or holds no record.
     """

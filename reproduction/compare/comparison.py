@@ -29,7 +29,7 @@ JUDGED = ("consistent", "below paper", "above paper", "inconclusive", "indicativ
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the comparison says: a short word, and the sentence that is printed."""
+    """Result of a comparison: a short word, and the sentence that is printed."""
 
     word: str
     text: str
@@ -250,18 +250,18 @@ class Comparison:
     claims: list[Result]
 
     def only_run(self) -> Comparison:
-        """The same without rows and claims that no run stands behind."""
+        """Returns the same without rows and claims that no run tests."""
         lines = [line for line in self.lines if line.source]
         return Comparison(self.paper, lines, [result for result in self.claims if result.verdict.word != "not run"])
 
 
 def compare(papers: Sequence[Paper], found: Collection) -> list[Comparison]:
-    """Compares every paper with what was found."""
+    """Compares every paper with the records."""
     return [Comparison(paper, lines_of(paper, found), check_claims(paper, found)) for paper in papers]
 
 
 def load_comparisons(papers: Sequence[Paper], runs: Sequence[Path]) -> tuple[list[Comparison], Collection]:
-    """The comparison with what was found; of runs made elsewhere without all that these runs do not hold.
+    """Compares every paper with the records; for runs of another machine only what these runs contain.
 
     Raises:
       UserError: `runs` hold no record of these papers.

@@ -22,7 +22,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Effect:
-    """A difference, one value a seed, all in one unit; positive where the method has more.
+    """A difference, one value for each seed, all in one unit; positive if the method has more.
 
     Attributes:
       by_seed: d_s of each seed, n >= 1 values.
@@ -44,7 +44,7 @@ class Effect:
 
     @property
     def image_term(self) -> float:
-        """Standard error that the choice of test images gives, in the unit; 0 without outcomes."""
+        """Returns the standard error from the choice of test images, in the unit; 0 without outcomes."""
         return math.sqrt((self.image_variance or 0.0) / self.images) if self.images else 0.0
 
     def half_width(self, alpha: float = 0.05, seeds: int | None = None) -> float:

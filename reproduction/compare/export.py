@@ -144,7 +144,7 @@ def claim_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 def main_results(comparison: Comparison) -> list[Result]:
     """Chooses one result for each main claim: a judged row, of the paper profile before `matched`, else any.
 
-    Rows of the cpu profile stand for a claim only if they were judged.
+    Rows of the cpu profile represent a claim only if they were judged.
     """
 
     def rank(result: Result) -> tuple[bool, int]:
@@ -205,7 +205,7 @@ def has_recalled(lines: Sequence[Line]) -> bool:
 def markdown_lines(lines: Sequence[Line]) -> str:
     """Returns a Markdown table of what was run, and one of what was not, grouped by the reason.
 
-    A row's name, verdict and command stand on the first of its lines only.
+    A row's name, verdict and command are in the first of its lines only.
     """
     rows: list[list[str]] = []
     before: tuple[str, ...] = ("",) * len(LINE_HEAD)

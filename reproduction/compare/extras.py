@@ -90,7 +90,7 @@ def image_by_image(paper: Paper, found: Collection) -> Extra | None:
     """Compares rows by McNemar's test, seed by seed, where run folders hold both rows' predictions.
 
     Args:
-      paper: its `pairs` say which rows.
+      paper: `paper.pairs` names the rows to compare.
       found: the records; a damaged file becomes one line of `found.problems`.
     """
     groups = {group.row: group for group in found.of(paper.paper.id)}
@@ -192,7 +192,7 @@ def _name(label: str, names: Mapping[str, str], class_names: Any) -> str:
 
 
 def extras_of(paper: Paper, found: Collection) -> list[Extra]:
-    """Builds all further tables of one paper from what was found; a table without lines is left out."""
+    """Builds all further tables of one paper from the records; a table without lines is omitted."""
     by_row = {group.row: group for group in found.of(paper.paper.id)}
     titles = paper.full_titles()
     order = [row for row in titles if row in by_row] + [row for row in by_row if row not in titles]

@@ -1,6 +1,6 @@
 """Keeps the generated tables of README and docs current: `python -m reproduction.readme --check | --write`.
 
-A generated block stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `front` (one line a
+A generated block is between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `front` (one line a
 paper), `overview` (the main claims), `claims`, or `finding`, `table`, `claims`, `charts` with a paper's name.
 docs/findings.md is made from its template. All of it shows committed records only, so that two checkouts of one commit
 generate the same text; a machine's own runs are shown by `make compare` and `make report`.
@@ -38,7 +38,7 @@ LEGEND = (
 
 
 def fit(cell: str) -> str:
-    """Cuts a cell of the README's tables to the length that fits beside others; the papers' pages have all of it."""
+    """Cuts a cell of the README's tables to a length that fits; the papers' pages have the whole text."""
     return cell if len(cell) <= MOST_CHARACTERS else f"{cell[: MOST_CHARACTERS - 2]} …"
 
 
@@ -93,12 +93,12 @@ def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, C
 
 
 def regenerate(text: str, comparisons: Sequence[Comparison], found: Collection, name: str = "text") -> str:
-    """Returns the text with its generated blocks made anew.
+    """Returns the text with its generated blocks replaced by new ones.
 
     Args:
       text: Markdown with marked blocks.
       comparisons: what to generate from.
-      found: the records that they were made from.
+      found: the records behind the comparisons.
       name: of the file, for the error message.
     Raises:
       UserError: a block of an unknown name, or one without its end.

@@ -1,4 +1,4 @@
-"""What the papers say: `tables/<paper>.toml`, one file per paper, read and checked here.
+"""The papers' numbers and claims: `tables/<paper>.toml`, one file for each paper, read and checked here.
 
 A file holds the paper in brief, its published tables as tables (columns, rows, values), the rows we can run and
 which cells they are compared with, the numbers of ours to print, and the claims with their gates and margins. A new
@@ -68,7 +68,7 @@ class Column(Strict):
 
 
 class PublishedRow(Strict):
-    """A row of a published table; what it leaves out it takes from its table."""
+    """A row of a published table; fields that are None have the table's value."""
 
     name: str
     values: tuple[float | int | str, ...]
@@ -173,7 +173,7 @@ class Number(Strict):
 
 
 class Paper(Strict):
-    """Everything one toml file says."""
+    """Content of one toml file."""
 
     paper: About
     table: tuple[PublishedTable, ...] = ()
@@ -235,7 +235,7 @@ def parse_printed(printed: str) -> tuple[float, float]:
     Args:
       printed: such as "99.38", "-13.9", "1.61 M", "31 K".
     Returns:
-      (value, resolution), both in the plain unit: "1.61 M" gives (1610000.0, 5000.0).
+      (value, resolution), both in the plain unit: for "1.61 M", (1610000.0, 5000.0).
     Raises:
       ValueError: if it is no number of that form.
     """

@@ -10,7 +10,7 @@ from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, shown
 
 
 def compare_runs(paper: str) -> int:
-    """Prints the main numbers of the runs made here, on one screen, and how to see all of them.
+    """Prints the main numbers of the runs on this machine, on one screen, and how to see all of them.
 
     Args:
       paper: name in records and tables.

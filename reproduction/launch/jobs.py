@@ -34,14 +34,14 @@ class Command:
 
     Attributes:
       row: row of the table.
-      stage: what the stage does, for people.
+      stage: what the stage does, as printed.
       script: path of the script relative to the repository.
       flags: its flags.
-      folder: where it writes.
+      folder: folder that it writes to.
       gpu_hours: estimate on one current GPU, for `make plan`.
       cpu_minutes: estimate on two cores.
       worker: commands of one worker run in order, of different workers at the same time; None waits for all before it.
-      threads: what it is told to use, or 0 for the framework's own choice.
+      threads: number of threads (OMP_NUM_THREADS), or 0 for the framework's own choice.
     """
 
     row: str
@@ -91,7 +91,7 @@ def run_all(commands: Sequence[Command], jobs: int) -> tuple[Command, int] | Non
 
 
 def ending(code: int) -> str:
-    """How a script ended, in words: by a signal (-15, or 143 where it handled it), or with an exit code of its own."""
+    """Returns in words how a script ended: by a signal (-15, or 143 if it handled it), or with an exit code."""
     with contextlib.suppress(ValueError):
         return f"was stopped by {signal.Signals(-code if code < 0 else code - 128).name}"
     return f"ended with exit code {code}"

@@ -23,7 +23,7 @@ class Measured:
     """Hours that were measured here.
 
     Attributes:
-      gpu: its name, as the driver says it.
+      gpu: name of the GPU, as the driver gives it.
       date: of the measurement.
       hours: key of a command -> precision -> hours.
     """
@@ -59,10 +59,10 @@ def read(gpu: str | None = None, path: Path | None = None) -> Measured | None:
     """Reads the hours of this machine.
 
     Args:
-      gpu: name of the GPU that is here; hours of another one do not count. None takes any.
+      gpu: name of this machine's GPU; hours of another one do not count. None accepts any.
       path: the file; None: HOURS_FILE.
     Returns:
-      None where there are none, or the file is damaged.
+      None if there are no hours, or the file is damaged.
     """
     try:
         kept: dict[str, Any] = read_json(path or HOURS_FILE, "gpu", "date", "hours")

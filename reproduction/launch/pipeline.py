@@ -42,7 +42,7 @@ class Request:
 
     Attributes:
       copy: name of a copy of the data set that is not the published one, byte for byte: its rows carry the name.
-      all_rows: run the further rows of the matched profile too, not only what the paper's claims stand or fall with.
+      all_rows: also run the further rows of the matched profile, not only those that decide the paper's claims.
     """
 
     profile: str
@@ -63,7 +63,7 @@ class Request:
         return "-".join(part for part in (dataset, self.copy, self.profile, variant, slug) if part)
 
     def base_row(self) -> str:
-        """The row without variant and passed-through flags: where stage 1 of all of them lies."""
+        """Returns the row without variant and passed-through flags, which contains the stage 1 of all of them."""
         return dataclasses.replace(self, extra=()).row()
 
     def shared_flags(self, row: str) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ def _parse(
         "--profile",
         choices=["auto", "paper", "matched", "cpu", "smoke"],
         default="auto",
-        help="which flags to fill in",
+        help="set of flags to use",
     )
     flag(group, "--dataset", default="", help="data set; default: the profile's own")
     flag(group, "--seeds", default="", help='for example "0 1 2"; default: the profile\'s own')
@@ -171,7 +171,7 @@ def request_of(
 
 
 def on_gpu(request: Request) -> bool:
-    """Whether the commands take the GPU: then one at a time, with all cores for the input."""
+    """Returns whether the commands use the GPU: then one at a time, with all cores for the input."""
     return request.device != "cpu" and (request.profile == "paper" or (request.profile == "matched" and gpu_listed()))
 
 
@@ -224,7 +224,7 @@ def run(
       commands_of: turns a request into commands, in order.
       dataset_of: profile -> default data set.
       paper_gigabytes: download of the paper profile, for the plan.
-      default_seeds: profile -> seeds where none are asked for.
+      default_seeds: profile -> seeds if SEEDS is empty.
       closing: last line to print after a finished run, for example what to open.
       check: returns the name of a data set or raises ValueError or UserError that says what is allowed.
     """

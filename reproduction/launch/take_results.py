@@ -1,10 +1,10 @@
-"""`make results`: runs reproductions in a git worktree at HEAD and takes their records into reproduction/results/.
+"""`make results`: runs reproductions in a git worktree at HEAD and copies their records to reproduction/results/.
 
 The worktree is clean by construction, so work can go on in the checkout meanwhile; a record with uncommitted changes
-is never taken. Afterwards the generated tables are rewritten; look at them, then commit.
+is never copied. Afterwards the generated tables are rewritten; look at them, then commit.
 
     python -m reproduction.take_results --papers subclass --profile cpu --seeds "0 1 2"
-    python -m reproduction.take_results --from /elsewhere/runs      only takes records, of runs made on another machine
+    python -m reproduction.take_results --from /elsewhere/runs      only copies records, of runs on another machine
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def take(runs: Path, results: Path = RESULTS) -> list[Path]:
 
 
 def run_in_worktree(papers: Sequence[str], flags: Sequence[str]) -> Path:
-    """Checks HEAD out into a worktree and runs the reproductions there; runs of an earlier, stopped call go on.
+    """Checks out HEAD into a worktree and runs the reproductions there; runs of an earlier, stopped call are resumed.
 
     Returns:
       The runs folder of the worktree.

@@ -1,4 +1,4 @@
-"""The plots, images and texts that runs leave behind, made fit for one self-contained page."""
+"""The plots, images and texts of runs, prepared for one self-contained page."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Budget:
 
 
 def media_type(data: bytes) -> str | None:
-    """Type of a picture by its first bytes, whatever its name says; None if it is none that a page can show."""
+    """Returns the type of an image by its first bytes, not its name; None if a page cannot show it."""
     for start, kind in SIGNATURES.items():
         if data.startswith(start):
             return kind
@@ -98,7 +98,7 @@ def chart(name: str, figure: Figure, budget: Budget) -> Markup:
 
 
 def picture(path: Path, title: str, budget: Budget) -> Markup:
-    """Renders a figure with the image inside the page, or a line that says where it lies and why it is not here."""
+    """Renders a figure with the image inside the page, or a line with its path and the reason why it is not shown."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -171,7 +171,7 @@ def artefact(folder: Path, item: Artefact, page: Path, budget: Budget) -> tuple[
 
 
 def seed_pictures(run: SeedRun, wanted: Sequence[Picture], budget: Budget) -> list[Markup]:
-    """Renders images that lie in the folder of the seed and in no record, once on the page.
+    """Renders images that are in the folder of the seed but in no record, once on the page.
 
     The folder is the nearest one above a record that holds such a file: several rows may share it.
     """
@@ -186,7 +186,7 @@ def seed_pictures(run: SeedRun, wanted: Sequence[Picture], budget: Budget) -> li
 
 
 def gallery(group: RowRuns, page: Path, budget: Budget, wanted: Sequence[Picture] = ()) -> Markup:
-    """Renders what the first seed of a row left behind: images in a grid, then the rest; empty if nothing."""
+    """Renders the plots and texts of a row's first seed: images in a grid, then the rest; empty if there are none."""
     run = group.runs[0]
     images: list[Markup] = []
     others: list[Markup] = []

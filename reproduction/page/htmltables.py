@@ -51,7 +51,7 @@ def first_table(comparisons: Sequence[Comparison]) -> Markup:
 
 
 def seeds_table(lines: Sequence[Line]) -> Markup:
-    """Renders every seed by itself, because a mean hides what one seed did; empty if there is none."""
+    """Renders every seed in its own line, because a mean hides single seeds; empty if there is none."""
     rows = []
     for line in lines:
         values = [export.number_text(value, line.unit) for value in line.values[:MAX_SEEDS_LISTED]]
@@ -77,7 +77,7 @@ def published(comparison: Comparison) -> Markup:
 
 
 def not_run(comparison: Comparison, have: set[str]) -> Markup:
-    """Renders the rows that were not run, with the reason; rows that one command runs stand together."""
+    """Renders the rows that were not run, with the reason; rows of the same command are next to each other."""
     missing = [row for row in comparison.paper.row if row.row not in have]
     titles = comparison.paper.full_titles()
     rows = []

@@ -84,12 +84,12 @@ def draw(points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Markup
 
 
 def embedding_map(path: Path, names: Sequence[str] = ()) -> tuple[Markup, str] | None:
-    """Map and caption of an embeddings.npz (`emb` [N, D], `label` [N]); None where the file holds no such thing."""
+    """Returns map and caption of an embeddings.npz (`emb` [N, D], `label` [N]); None if the file has other content."""
     try:
-        held = read_npz(path, ("emb", "label"))
+        arrays = read_npz(path, ("emb", "label"))
     except UserError:
         return None
-    features, labels = held["emb"], held["label"]
+    features, labels = arrays["emb"], arrays["label"]
     if features.dtype.kind + labels.dtype.kind != "fi" or features.ndim != 2 or labels.shape != features.shape[:1]:
         return None
     if features.shape[1] < 2 or len(np.unique(labels)) < 2 or not np.isfinite(features).all():

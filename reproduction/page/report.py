@@ -112,7 +112,7 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
 
     Args:
       comparisons: one per paper.
-      found: the records they were made from.
+      found: the records behind the comparisons.
       page: the file it will be written to, for relative links.
     """
     names = {comparison.paper.paper.id: comparison.paper.paper.short for comparison in comparisons}

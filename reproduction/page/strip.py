@@ -158,7 +158,7 @@ PANELS = (
 
 
 def draw_strip(runs: Path, path: Path) -> None:
-    """Draws the five panels side by side on an opaque white ground, and next to that file each panel by itself.
+    """Draws the five panels side by side on an opaque white ground, and each panel in a file of its own next to it.
 
     Args:
       runs: the runs folder.

@@ -1,4 +1,4 @@
-"""Matplotlib's SVG, made fit to stand inside the page: its colours follow the page's light, dark and print styles."""
+"""Matplotlib's SVG, prepared for the HTML page: its colours follow the page's light, dark and print styles."""
 
 from __future__ import annotations
 

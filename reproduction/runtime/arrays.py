@@ -27,7 +27,7 @@ def _unreadable(path: Path, error: Exception, hint: str) -> UserError:
 
 
 def checked(path: Path) -> Path:
-    """The path; raises ValueError where the file is a zip and a member's checksum does not match.
+    """Returns the path; raises ValueError if the file is a zip and a member's checksum does not match.
 
     torch.load itself reads past the checksums that torch.save writes.
     """

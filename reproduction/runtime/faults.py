@@ -27,7 +27,7 @@ def batch_that_fits(batch: int, message: str) -> int:
 
     Args:
       batch: that did not fit.
-      message: of torch's error, which names what was allocated, tried and is there; else half the batch is taken.
+      message: torch's error message, with allocated, requested and total memory; without these, half the batch.
     """
     amounts = [
         re.search(pattern, message)
@@ -45,7 +45,7 @@ def batch_that_fits(batch: int, message: str) -> int:
 
 
 def explain(error: BaseException, batch: tuple[str, int] | None = None) -> str | None:
-    """What a user reads of a fault of the GPU, or None if the error is none: it then goes on as it is.
+    """Returns the message for a fault of the GPU, or None if the error is no such fault and is raised as it is.
 
     Args:
       error: as a framework raised it.

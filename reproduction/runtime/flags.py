@@ -32,8 +32,8 @@ class CommonConfig:
       device: auto, cpu, cuda or cuda:N.
       eval: checkpoint to evaluate, or None to train.
       row: row of the table this run belongs to, or None.
-      overwrite: start anew even if the run folder holds a run.
-      accept_unverified: take data files with another checksum.
+      overwrite: start again from nothing even if the run folder contains a run.
+      accept_unverified: accept data files with another checksum.
     """
 
     data_dir: str
@@ -115,7 +115,7 @@ def dataset_name(text: str) -> str:
 
 
 def given(args: argparse.Namespace, name: str) -> bool:
-    """Whether a flag stands on the command line itself (`--model x` or `--model=x`), not only as a default."""
+    """Returns whether a flag is on the command line (`--model x` or `--model=x`), not only a default."""
     spellings = (f"--{name}", f"--{name.replace('_', '-')}")
     return any(word in spellings or word.startswith(tuple(f"{s}=" for s in spellings)) for word in args.argv)
 
@@ -176,7 +176,7 @@ def finish_parsing(
       parser: the script's parser.
       resolve: turns the parsed flags into the resolved configuration, a frozen dataclass or a dict of JSON values;
         may raise UserError.
-      argv: arguments without the program name; None takes the process's own.
+      argv: arguments without the program name; None for those of this process.
     Returns:
       The resolved configuration.
     """
@@ -195,7 +195,7 @@ def finish_parsing(
 
 @any_terminal()
 def run_main(main: Callable[[], None]) -> None:
-    """Runs a script's main; what the user can mend becomes one line on stderr and exit code 2."""
+    """Runs a script's main; an error that the user can correct becomes one line on stderr and exit code 2."""
     try:
         main()
     except (UserError, DatasetError) as error:

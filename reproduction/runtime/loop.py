@@ -43,7 +43,7 @@ def check_losses(
       losses: scalar tensors or numbers, of the last steps.
       step: steps that are done.
       batch_size: images of a step.
-      newest: gives the name of the newest checkpoint, None if there is none.
+      newest: returns the name of the newest checkpoint, None if there is none.
       advice: what to do.
     Raises:
       UserError: a loss is not finite.
@@ -71,7 +71,7 @@ class Checkpoint(Protocol):
     agree_every: int
 
     def load(self) -> dict[str, Any] | None:
-        """Restores the newest whole state and returns the position saved with it; None where there is none."""
+        """Restores the newest undamaged state and returns the position saved with it; None if there is none."""
 
     def save(self, position: dict[str, Any]) -> None:
         """Writes the full state, complete under its name or not there; every process calls it."""

@@ -45,7 +45,7 @@ class Outcomes(pydantic.BaseModel):
 
 
 def outcomes_of(right: np.ndarray, labels: np.ndarray) -> Outcomes:
-    """Packs what a network got right for the record; every training script uses this function.
+    """Packs which images a network classified correctly, for the record; every training script uses this function.
 
     Args:
       right: bool [N], whether each test image was classified correctly, in test order.

@@ -37,7 +37,7 @@ class Metric(pydantic.BaseModel):
 
 
 class Artefact(pydantic.BaseModel):
-    """A file of the run folder that people take further: plots, trees, class strings."""
+    """A file of the run folder for further use: plots, trees, class strings."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
     kind: Literal["image", "text", "json", "csv", "npz", "html"]
@@ -46,7 +46,7 @@ class Artefact(pydantic.BaseModel):
 
 
 class Machine(pydantic.BaseModel):
-    """What the run was made on; models only, no names."""
+    """The machine of a run: models only, no host name."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
     cpu: str
@@ -217,11 +217,11 @@ def make_record(
     outcomes: Mapping[str, Outcomes] | None = None,
     gpu: str | None = None,
 ) -> Record:
-    """Builds the record of a finished stage; adds machine, commit, date and memory by itself.
+    """Builds the record of a finished stage; adds machine, commit, date and memory.
 
     Args:
       row: the --row flag; None files the run under `<dataset>-custom`.
-      profile: only to override what the row says.
+      profile: only to override the profile in the row's name.
       metrics: name -> {"last": .., "best_on_val": .., "best_on_test": ..}, missing ones None.
       config: resolved flags, JSON values.
       deviations: ids of the deviations that were active, as in docs/deviations/<paper>.md.

@@ -1,7 +1,7 @@
 """The data of a run: a run folder belongs to one content of its data set, as it belongs to one set of flags.
 
 data.json holds the digests of what was loaded, and the fingerprint of the files (names, sizes, times) by which a
-finished run is known again without reading them. Other data are refused; `--overwrite` starts anew.
+finished run is known again without reading them. Other data are refused; `--overwrite` starts again from nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FILE = "data.json"
 
 
 def look_at(config: Mapping[str, Any]) -> Seen:
-    """What can be known of the data set of a configuration without reading it; take it before loading."""
+    """Returns what is known of a configuration's data set without reading it; call it before loading."""
     return look(str(config["dataset"]), Path(config["data_dir"]))
 
 
@@ -30,7 +30,7 @@ def already_done(folder: Path, config: Mapping[str, Any], data_set: str = "") ->
     Args:
       folder: run folder.
       config: resolved flags.
-      data_set: name of the data set as `datasets.identity` knows it; "" takes the flag `dataset`.
+      data_set: name of the data set in `datasets.identity`; "" for the value of the flag `dataset`.
     Returns:
       Whether nothing is left to do. Where a file of the data is another or newer one, False: the script loads the
       data, and their digests decide.
@@ -53,7 +53,7 @@ def is_finished(run: Run, seen: Seen, digests: Callable[[], Mapping[str, str]]) 
       run: the open run.
       seen: the data's files, looked at before they were loaded.
       digests: loads the data if need be; digest of each part by name. May refuse the run of an earlier stage. Not
-        called where the run has finished and no file has changed.
+        called if the run has finished and no file has changed.
     Raises:
       UserError: the run was started on other data.
     """
@@ -75,7 +75,7 @@ def is_finished(run: Run, seen: Seen, digests: Callable[[], Mapping[str, str]]) 
 
 
 def check_data(folder: Path, digests: Mapping[str, str], hint: str) -> None:
-    """Refuses to go on from a run folder, one's own or an earlier stage's, that was made on other data.
+    """Refuses to continue from a run folder (of this or an earlier stage) whose run used other data.
 
     A run from before digests were kept is taken to be of these data, with one warning; a folder that is no run
     folder (a released checkpoint) is not asked.
@@ -103,7 +103,7 @@ def check_data(folder: Path, digests: Mapping[str, str], hint: str) -> None:
 
 
 def differing(folder: Path, digests: Mapping[str, str]) -> list[str]:
-    """Names of the parts whose digests are not those of the run in `folder`; none where it keeps no digests."""
+    """Returns the parts whose digests differ from those of the run in `folder`; none if it stores no digests."""
     if not (folder / FILE).exists():
         return []
     kept = _kept(folder)["digests"]

@@ -1,4 +1,4 @@
-"""The folder of one run: who may write into it, what it was started with, and whether it is finished.
+"""The folder of one run: its lock, the flags that it was started with, and whether it is finished.
 
 A folder belongs to one set of resolved flags. The same flags go on where the run was, other flags are refused, and
 a DONE stamp that holds the hash of the flags says that nothing is left to do. Everything written here is atomic:
@@ -34,7 +34,7 @@ Found = TypeVar("Found")
 
 
 class UserError(Exception):
-    """Something the user can mend; the message is one line that says what is wrong and what to run.
+    """An error that the user can correct; the message is one line that says what is wrong and what to run.
 
     It stays one line and can be printed whatever it quotes: characters that no terminal prints are shown as escapes.
     """
@@ -72,7 +72,7 @@ def read_json(path: Path, *keys: str) -> Any:
     """Reads a JSON file; with keys (or "" for none in particular) it must be an object that has them.
 
     Raises:
-      UserError: if it is missing, no JSON, or another thing than what is asked for, naming the file.
+      UserError: the file is missing, not JSON, not an object, or lacks a name; the message names the file.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # people edit trees by hand
@@ -113,13 +113,13 @@ def together(where: Path, hint: str = "") -> Iterator[None]:
 
 
 def newest_whole(paths: Iterable[Path], read: Callable[[Path], Found]) -> Found | None:
-    """What `read` makes of the last of these checkpoints that is whole, or None where there are none.
+    """Returns `read` of the newest of these checkpoints that is not damaged, or None if there are none.
 
-    Damaged ones are passed over with a line and stay where they are.
+    Damaged ones are skipped with a line and are not deleted.
 
     Args:
       paths: checkpoints whose names sort by age.
-      read: raises `Damaged` where a file's content is at fault.
+      read: reads one checkpoint; raises `Damaged` if the content of the file is invalid.
     Raises:
       UserError: checkpoints are there but all are damaged, or one cannot be read for another reason.
     """
@@ -135,13 +135,13 @@ def newest_whole(paths: Iterable[Path], read: Callable[[Path], Found]) -> Found 
 
 
 def flags_hash(config: Mapping[str, Any]) -> str:
-    """Hash of what a run computes: sha256 (first 16 hex digits) of its resolved flags without the places."""
+    """Returns sha256 (first 16 hex digits) of the resolved flags that decide what a run computes, without paths."""
     relevant = {key: value for key, value in config.items() if key not in PLACES}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def shown(path: Path | str) -> str:
-    """A path as messages and records show it: relative to the repository or the working directory where it can be."""
+    """Returns a path as printed and recorded: relative to the repository or the working directory if it is inside."""
     path = Path(path).resolve()
     for root in (REPO_ROOT, Path.cwd()):
         if path.is_relative_to(root):
@@ -161,11 +161,11 @@ class Run:
     def finish(self, record: Any, draw: Callable[[], None] | None = None) -> None:
         """Writes record.json, then what people look at, then the DONE stamp.
 
-        A picture or text that fails loses nothing: one line and the stamp say so, and the same command tries again.
+        If a plot or text fails, nothing is lost: one line and the stamp name it, and the same command tries again.
 
         Args:
           record: a `record.Record` or a dict.
-          draw: writes the pictures and texts; its UserError goes through.
+          draw: writes the plots and texts; its UserError is raised.
         """
         data = record if isinstance(record, dict) else record.model_dump(mode="json")
         write_json(self.folder / "record.json", data)
@@ -194,7 +194,7 @@ class Run:
 
 
 def finished_with(folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the DONE stamp is of these flags and no picture is lacking."""
+    """Returns whether the DONE stamp has these flags and no plot is missing."""
     stamp = read_json(folder / "DONE", "") if (folder / "DONE").exists() else {}
     return stamp.get("flags") == flags_hash(settings) and "undrawn" not in stamp
 
@@ -234,13 +234,13 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
     """Opens (or creates) a run folder for one set of resolved flags and holds its lock.
 
     Args:
-      folder: where the run writes.
+      folder: the run folder.
       config: the resolved flags, JSON values only; keys in `PLACES` do not count as different flags.
-      overwrite: start anew, whatever the folder holds.
+      overwrite: start again from nothing, whatever run the folder contains.
     Yields:
-      The run; `run.done` is True where the same flags have finished already.
+      The run; `run.done` is True if a run with the same flags has finished.
     Raises:
-      UserError: folder cannot be made or written, another process runs in it, it holds other flags, or `overwrite`
+      UserError: folder cannot be created or written, another process uses it, it has other flags, or `overwrite`
         finds files that are no run.
     """
     folder = Path(folder)
@@ -279,7 +279,7 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
 
 @dataclass
 class Stop:
-    """Set by SIGINT or SIGTERM; the loop looks at `requested` where it can stop without losing anything."""
+    """Set by SIGINT or SIGTERM; the loop reads `requested` at points where stopping loses nothing."""
 
     signal_number: int = 0
 
@@ -314,10 +314,10 @@ def stop_signals() -> Iterator[Stop]:
 
 
 class MetricsLog:
-    """Scalars of a run: metrics.jsonl for programs, TensorBoard events for people.
+    """Scalars of a run: metrics.jsonl for programs, TensorBoard events to look at.
 
     One line per call: {"step": ..., name: value, ...}. On resume the lines after the checkpoint's step are cut, so
-    that a killed run leaves the same file as an undisturbed one. TensorBoard is told to drop the same steps.
+    that a killed run leaves the same file as an undisturbed one. TensorBoard drops the same steps.
     """
 
     def __init__(self, folder: Path, resume_step: int = -1, subfolder: str = "tensorboard"):
@@ -361,9 +361,9 @@ class MetricsLog:
 
         Args:
           step: the step the resume logic counts in.
-          values: name -> number; the line holds the names as `<split>/<name>` where a split is given.
-          split: "train", "test" or nothing; event files of a split lie in a folder of that name.
-          tensorboard_step: x-axis of the event file where it is another (Class2Str counts samples).
+          values: name -> number; the line has the names as `<split>/<name>` if there is a split.
+          split: "train", "test" or ""; event files of a split are in a folder of that name.
+          tensorboard_step: x-axis of the event file, if it differs from step (Class2Str counts samples).
         """
         prefix = f"{split}/" if split else ""
         self._file.write(json.dumps({"step": step, **{prefix + name: value for name, value in values.items()}}) + "\n")

@@ -40,7 +40,7 @@ def frameworks() -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def native_stderr_closed() -> Iterator[None]:
-    """Hides what TensorFlow's C++ part says of absent CUDA libraries; Python errors still come through."""
+    """Hides messages of TensorFlow's C++ part about missing CUDA libraries; Python errors are still printed."""
     sys.stderr.flush()
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)

@@ -151,7 +151,7 @@ def restore_newest(session: Any, saver: Any, folder: Path, after: int = -1) -> i
     Args:
       after: only checkpoints of later steps count.
     Returns:
-      Its global step, or None where the folder holds no such checkpoint.
+      Its global step, or None if the folder contains no such checkpoint.
     Raises:
       UserError: checkpoints are there but none can be restored.
     """
@@ -175,7 +175,7 @@ def restore_for_evaluation(session: Any, prefix: Path, built: str, variables: Se
       built: the network in the graph, for the message.
       variables: what to restore; None is every variable of the graph.
     Raises:
-      UserError: missing, damaged, or made by another architecture.
+      UserError: missing, damaged, or of another architecture.
     """
     tf1, _ = frameworks()
     prefix = prefix.with_suffix("") if prefix.suffix == ".index" else prefix

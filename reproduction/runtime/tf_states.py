@@ -1,4 +1,4 @@
-"""Checkpoints of a TensorFlow training: Saver keeps the variables, metrics.jsonl the curve."""
+"""Checkpoints of a TensorFlow training: Saver stores the variables, metrics.jsonl the curve."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from reproduction.runtime.tf_runtime import checkpoints, restore_newest, save_ch
 
 
 class States:
-    """Checkpoints of a TensorFlow training, for `loop.Training`: Saver keeps the variables, metrics.jsonl the curve.
+    """Checkpoints of a TensorFlow training, for `loop.Training`: Saver stores the variables, metrics.jsonl the curve.
 
     Attributes:
       session: with the graph's variables.
       folder: run folder.
       ends: steps after which an epoch ends, as of the Training.
-      test: name of the accuracy in metrics.jsonl by which the best checkpoint is kept; lines with it are the curve.
+      test: name of the accuracy in metrics.jsonl by which the best checkpoint is chosen; lines with it are the curve.
       prefix: step -> file name of the checkpoint.
       after: only checkpoints of later steps count.
       with_graph: whether the last checkpoint comes with the graph (`.meta`).

@@ -1,4 +1,4 @@
-"""Fast training of the torch papers: bfloat16 and TF32 where the device has them, and the rate of one cycle."""
+"""Fast training of the torch papers: bfloat16 and TF32 if the device has them, and the one-cycle learning rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def amp_of(device: torch.device, amp: str | None) -> str | None:
-    """What autocast computes in: "auto" is "bf16" where the device has that; else, and for "tf32", None (float32)."""
+    """Returns the type for autocast: "auto" is "bf16" if the device has it; else, and for "tf32", None (float32)."""
     if amp == "auto":
         return "bf16" if computes_bf16(device) else None
     return None if amp == "tf32" else amp
@@ -45,7 +45,7 @@ def old_driver() -> str | None:
 
 
 def fused(parameters: Iterable[torch.Tensor]) -> bool | None:
-    """What an optimizer takes as `fused`: one kernel for all weights on a GPU, torch's own choice on the CPU."""
+    """Returns the optimizer's argument `fused`: one kernel for all weights on a GPU, torch's own choice on the CPU."""
     return True if any(parameter.is_cuda for parameter in parameters) else None
 
 

@@ -1,5 +1,5 @@
 """What the torch papers share: seeds, devices, processes, checkpoint files. Functions only, no trainer.
-Every random draw comes from `generator(seed, stage, epoch, ...)`, made on the CPU: a resumed run draws the same.
+Every random draw comes from `generator(seed, stage, epoch, ...)`, on the CPU: a resumed run draws the same numbers.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def generator(*words: int | str) -> torch.Generator:
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """Resolves auto | cpu | cuda | cuda:N; UserError where torch does not see the GPU asked for."""
+    """Resolves auto | cpu | cuda | cuda:N; UserError if torch does not find the requested GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
         if name == "cpu" and (reason := old_driver()):
@@ -146,7 +146,7 @@ def write_checkpoint(path: Path, content: Any) -> None:
 def read_checkpoint(path: Path, device: torch.device | str = "cpu", needs: Iterable[str] = ()) -> Any:
     """torch.load with weights_only=True; UserError names a file that is missing or cannot be read.
 
-    Its kind `Damaged`: the file is damaged or foreign, or lacks what it `needs`.
+    Damaged (a UserError): the file is damaged or foreign, or lacks an entry of `needs`.
     """
     try:
         content = torch.load(checked(path), map_location=device, weights_only=True)
@@ -168,7 +168,7 @@ def states_of(folder: Path) -> list[Path]:
 
 
 def save_state(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> None:
-    """Writes the full state of a run at global step `step` and keeps the newest `keep` up to it, no others."""
+    """Writes the full state of a run at global step `step` and deletes all but the newest `keep` up to it."""
     write_checkpoint(written := folder / f"state-{step:010d}.pt", state)
     kept = [path for path in states_of(folder) if path <= written][-keep:]
     for other in set(states_of(folder)) - set(kept):  # a later one is damaged: the run went on without it
@@ -176,5 +176,5 @@ def save_state(folder: Path, step: int, state: dict[str, Any], keep: int = 2) ->
 
 
 def load_state(folder: Path, device: torch.device | str = "cpu", needs: Iterable[str] = ()) -> dict[str, Any] | None:
-    """The newest whole full state that has what it `needs`, or None where there is none; see `newest_whole`."""
+    """Returns the newest undamaged full state with all entries of `needs`, or None; see `newest_whole`."""
     return newest_whole(states_of(folder), lambda path: read_checkpoint(path, device, needs))

@@ -11,7 +11,7 @@ _kept: list[Any] = []  # operator names declared for torchvision live as long as
 
 
 def torchvision_ready() -> str:
-    """Imports torchvision, also beside a CPU torch that its compiled part does not fit; returns its version."""
+    """Imports torchvision, also with a CPU torch that does not fit its compiled part; returns its version."""
     try:
         import torchvision
     except RuntimeError as error:
