@@ -373,8 +373,8 @@ def trained_with(folder: Path) -> Stage2Config:
       UserError: no such run, or one of another version.
     """
     names = [field.name for field in fields(Stage2Config)]
-    kept = ADDED | read_json(folder / "config.json", *(name for name in names if name not in ADDED))
-    return Stage2Config(**{name: kept[name] for name in names})
+    values = ADDED | read_json(folder / "config.json", *(name for name in names if name not in ADDED))
+    return Stage2Config(**{name: values[name] for name in names})
 
 
 def parse_fc(parser: Parser, argv: list[str] | None = None) -> Config:

@@ -72,14 +72,14 @@ def commands_of(request: Request) -> list[Command]:
 
 def for_stage1(extra: tuple[str, ...]) -> tuple[str, ...]:
     """The part of ARGS that stage 1 gets: flags of BOTH_STAGES with their values."""
-    kept: list[str] = []
+    words: list[str] = []
     mine = False
     for word in extra:
         if word.startswith("--"):
             mine = word.partition("=")[0] in BOTH_STAGES
         if mine:
-            kept.append(word)
-    return tuple(kept)
+            words.append(word)
+    return tuple(words)
 
 
 def _stage1(request: Request, seed: int) -> Command:

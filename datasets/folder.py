@@ -82,8 +82,8 @@ def load(path: Path, root: Path | None = None, size: int = 32, seed: int = 0) ->
     parts = {split: ([path / name for name in names], labels) for split, (names, labels) in images.splits.items()}
     if "" in parts:
         files, labels = parts.pop("")
-        picked, rest = stratified(labels, round(TRAIN_SHARE * len(files)), seed)
-        parts = {s: ([files[i] for i in k], labels[k]) for s, k in (("train", picked), ("test", rest))}
+        train_rows, test_rows = stratified(labels, round(TRAIN_SHARE * len(files)), seed)
+        parts = {s: ([files[i] for i in k], labels[k]) for s, k in (("train", train_rows), ("test", test_rows))}
     arrays_, digests = {}, {}
     for split, (part, _) in parts.items():
         if not part:

@@ -219,8 +219,8 @@ def from_folder(path: Path, seed: int = 0) -> ImageLists:
     images = image_folders.read(path)
     splits = {split: Rows(labels, tuple(names)) for split, (names, labels) in images.splits.items()}
     if "" in splits:
-        picked, rest = stratified(splits[""].labels, round((1 - VAL_SHARE) * len(splits[""].names)), seed)
-        train, test = splits[""].take(np.sort(picked)), splits[""].take(np.sort(rest))
+        train_rows, test_rows = stratified(splits[""].labels, round((1 - VAL_SHARE) * len(splits[""].names)), seed)
+        train, test = splits[""].take(np.sort(train_rows)), splits[""].take(np.sort(test_rows))
     else:
         train, test = splits["train"], splits["test"]
     if not len(test.names):
@@ -236,8 +236,8 @@ def held_out(train_all: Rows) -> tuple[Rows, Rows]:
 
     For sets without an official validation split (ours; the paper trains on the whole list).
     """
-    picked, rest = stratified(train_all.labels, round((1 - VAL_SHARE) * len(train_all.names)), SPLIT_SEED)
-    return train_all.take(np.sort(picked)), train_all.take(np.sort(rest))
+    train_rows, val_rows = stratified(train_all.labels, round((1 - VAL_SHARE) * len(train_all.names)), SPLIT_SEED)
+    return train_all.take(np.sort(train_rows)), train_all.take(np.sort(val_rows))
 
 
 # ---- the official sets ----------------------------------------------------------------------------------------------

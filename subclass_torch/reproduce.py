@@ -114,9 +114,9 @@ def commands_of(request: Request) -> list[Command]:
     commands = []
     for seed in request.seeds:
         for stage, method in (("baseline", False), ("identify", True), ("train", True)):
-            own = row if method else f"{row}-baseline"
-            name = f"{own}/seed{seed}"
-            flags = [*shared, "--seed", str(seed), "--name", name, *request.shared_flags(own)]
+            row_name = row if method else f"{row}-baseline"
+            name = f"{row_name}/seed{seed}"
+            flags = [*shared, "--seed", str(seed), "--name", name, *request.shared_flags(row_name)]
             if method:
                 flags += ["--subclass", "--stage", stage]
             if stage == "train":
@@ -125,7 +125,7 @@ def commands_of(request: Request) -> list[Command]:
             words = {"baseline": "without subclasses", "identify": "stage 1", "train": "stage 2"}[stage]
             commands.append(
                 Command(
-                    row=own,
+                    row=row_name,
                     stage=f"seed {seed}, {words}",
                     script=SCRIPT,
                     flags=tuple(flags),

@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--paper", action="append", default=[], help="everything about one paper (repeatable)")
     parser.add_argument("--short", action="store_true", help="only the main numbers and claims, one screen for a paper")
-    made = "records or run folders made elsewhere; default: runs/ and the committed results"
-    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=made)
+    runs_help = "records or run folders of another machine; default: runs/ and the committed results"
+    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=runs_help)
     for name in ("markdown", "csv", "latex"):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the comparison as {name} too")
     args = parser.parse_args(argv)

@@ -196,6 +196,6 @@ def extras_of(paper: Paper, found: Collection) -> list[Extra]:
     by_row = {group.row: group for group in found.of(paper.paper.id)}
     titles = paper.full_titles()
     order = [row for row in titles if row in by_row] + [row for row in by_row if row not in titles]
-    made = [image_by_image(paper, found)]
-    made += [detail_table(table, [by_row[row] for row in order], paper.paper.names) for table in paper.details]
-    return [extra for extra in made if extra is not None]
+    tables = [image_by_image(paper, found)]
+    tables += [detail_table(table, [by_row[row] for row in order], paper.paper.names) for table in paper.details]
+    return [extra for extra in tables if extra is not None]

@@ -78,18 +78,18 @@ def finding(paper: str, comparisons: Sequence[Comparison], found: Collection) ->
 
 
 def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, Callable[[], str]]:
-    made: dict[str, Callable[[], str]] = {
+    blocks: dict[str, Callable[[], str]] = {
         "front": lambda: front(comparisons, found),
         "overview": lambda: overview(comparisons),
         "claims": lambda: claims(comparisons),
     }
     for comparison in comparisons:
         name = comparison.paper.paper.id
-        made[f"table {name}"] = lambda lines=comparison.lines: export.markdown_lines(lines)  # type: ignore[misc]
-        made[f"finding {name}"] = lambda paper=name: finding(paper, comparisons, found)  # type: ignore[misc]
-        made[f"charts {name}"] = lambda paper=name: markdown_charts(paper)  # type: ignore[misc]
-        made[f"claims {name}"] = lambda one=comparison: claims([one])  # type: ignore[misc]
-    return made
+        blocks[f"table {name}"] = lambda lines=comparison.lines: export.markdown_lines(lines)  # type: ignore[misc]
+        blocks[f"finding {name}"] = lambda paper=name: finding(paper, comparisons, found)  # type: ignore[misc]
+        blocks[f"charts {name}"] = lambda paper=name: markdown_charts(paper)  # type: ignore[misc]
+        blocks[f"claims {name}"] = lambda one=comparison: claims([one])  # type: ignore[misc]
+    return blocks
 
 
 def regenerate(text: str, comparisons: Sequence[Comparison], found: Collection, name: str = "text") -> str:

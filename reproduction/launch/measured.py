@@ -36,7 +36,7 @@ class Measured:
 def key_of(command: Command) -> tuple[str, str]:
     """What a command computes, the same for every seed and folder, and the precision it computes in."""
     words = [part for word in command.flags for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    kept, precision = [], "float32"
+    parts, precision = [], "float32"
     iterator = iter(words)
     for word in iterator:
         name = word.replace("_", "-")
@@ -45,8 +45,8 @@ def key_of(command: Command) -> tuple[str, str]:
         elif name in ("--amp", "--precision"):
             precision = PRECISIONS.get(next(iterator, ""), "float32")
         elif name not in ALONE:
-            kept.append("*" if re.search(r"[/\\]seed\d+", word) else word)
-    return " ".join((command.script, *kept)), precision
+            parts.append("*" if re.search(r"[/\\]seed\d+", word) else word)
+    return " ".join((command.script, *parts)), precision
 
 
 def hours_of(command: Command, measured: Measured | None) -> float | None:
@@ -65,11 +65,11 @@ def read(gpu: str | None = None, path: Path | None = None) -> Measured | None:
       None if there are no hours, or the file is damaged.
     """
     try:
-        kept: dict[str, Any] = read_json(path or HOURS_FILE, "gpu", "date", "hours")
-        hours = {key: {p: float(value) for p, value in row.items()} for key, row in kept["hours"].items()}
+        stored: dict[str, Any] = read_json(path or HOURS_FILE, "gpu", "date", "hours")
+        hours = {key: {p: float(value) for p, value in row.items()} for key, row in stored["hours"].items()}
     except (UserError, AttributeError, TypeError, ValueError):
         return None
-    return Measured(str(kept["gpu"]), str(kept["date"]), hours) if gpu in (None, kept["gpu"]) else None
+    return Measured(str(stored["gpu"]), str(stored["date"]), hours) if gpu in (None, stored["gpu"]) else None
 
 
 def write(path: Path, gpu: str, date: str, hours: Mapping[str, Mapping[str, float]]) -> None:

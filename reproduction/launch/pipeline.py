@@ -308,16 +308,16 @@ def next_steps(
 
 def gpu_estimate(commands: Sequence[Command]) -> str:
     """GPU hours of the commands: measured ones of this machine (`make gpu-check`), estimates for the rest."""
-    kept = measured.read(first_gpu())
-    hours, known = measured.planned_hours(commands, kept)
+    measured_hours = measured.read(first_gpu())
+    hours, known = measured.planned_hours(commands, measured_hours)
     # sum() rounds otherwise from Python 3.12 on: 10.35 hours were shown as 10.4 or 10.3
     text = f"about {math.fsum(hours):.1f} GPU hours"
-    if kept is None or not known:
+    if measured_hours is None or not known:
         return f"{text} (estimate)"
     share = (
         "measured" if known == len(commands) else f"{known} of {len(commands)} commands measured, the others estimates"
     )
-    return f"{text} ({share}, on this machine's {kept.gpu}, {kept.date})"
+    return f"{text} ({share}, on this machine's {measured_hours.gpu}, {measured_hours.date})"
 
 
 def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float) -> None:

@@ -206,8 +206,8 @@ def _main(args: Any) -> None:
     tasks, profile, gpus = [], args.profile, 0.0
     for paper in papers:
         module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
-        own = {"check": "checked", "default_seeds": "SEEDS"}  # if a paper has data sets or seeds of its own
-        options = {option: getattr(module, name) for option, name in own.items() if hasattr(module, name)}
+        hooks = {"check": "checked", "default_seeds": "SEEDS"}  # if a paper has data sets or seeds of its hooks
+        options = {option: getattr(module, name) for option, name in hooks.items() if hasattr(module, name)}
         request = request_of(args, module.DATASETS, **options)
         profile, gpus = request.profile, float(on_gpu(request))
         tasks += tasks_of(paper, one_thread_each(request, module.commands_of(request)))

@@ -166,10 +166,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Writes one self-contained HTML page, and the same tables as Markdown next to it.",
         allow_abbrev=False,
     )
-    made = "records or run folders made elsewhere; default: runs/ and the committed results"
+    runs_help = "records or run folders of another machine; default: runs/ and the committed results"
     parser.add_argument("--out", type=Path, default=RUNS_ROOT / "report.html", help="default: runs/report.html")
     parser.add_argument("--paper", action="append", default=[], help="one paper (repeatable); default: all")
-    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=made)
+    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=runs_help)
     args = parser.parse_args(argv)
     try:
         papers = [paper_of(name) for name in args.paper] or list(load_tables().values())

@@ -95,10 +95,10 @@ def draw_clusters(axes: Any, runs: Path) -> None:
         read_npz(file.with_name("uncertainty.npz"), ("coarse",))["coarse"],
     )
     label = int(np.unique(coarse)[0])
-    points, own = maps[str(label)], pseudo[coarse == label]
-    axes.scatter(*points[own < 0].T, s=4, color="#d0d7de", linewidths=0)
-    for place, cluster in enumerate(np.unique(own[own >= 0])):
-        axes.scatter(*points[own == cluster].T, s=7, color=f"C{place % 10}", linewidths=0)
+    points, clusters = maps[str(label)], pseudo[coarse == label]
+    axes.scatter(*points[clusters < 0].T, s=4, color="#d0d7de", linewidths=0)
+    for place, cluster in enumerate(np.unique(clusters[clusters >= 0])):
+        axes.scatter(*points[clusters == cluster].T, s=7, color=f"C{place % 10}", linewidths=0)
     axes.axis("off")
 
 

@@ -23,10 +23,10 @@ def batch_of(config: Any) -> tuple[str, int] | None:
 
 
 def batch_that_fits(batch: int, message: str) -> int:
-    """Estimates the largest batch that fits, a power of two: the share that capacity has of what was needed so far.
+    """Estimates the largest batch that fits, a power of two, from the ratio of capacity to the memory that was needed.
 
     Args:
-      batch: that did not fit.
+      batch: size of the batch that did not fit.
       message: torch's error message, with allocated, requested and total memory; without these, half the batch.
     """
     amounts = [

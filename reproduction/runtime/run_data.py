@@ -106,24 +106,24 @@ def differing(folder: Path, digests: Mapping[str, str]) -> list[str]:
     """Returns the parts whose digests differ from those of the run in `folder`; none if it stores no digests."""
     if not (folder / FILE).exists():
         return []
-    kept = _kept(folder)["digests"]
-    return sorted(name for name in kept.keys() | digests.keys() if kept.get(name) != digests.get(name))
+    stored = _stored(folder)["digests"]
+    return sorted(name for name in stored.keys() | digests.keys() if stored.get(name) != digests.get(name))
 
 
-def _kept(folder: Path) -> dict[str, Any]:
-    kept: dict[str, Any] = read_json(folder / FILE, "digests", "place", "fingerprint")
-    if not isinstance(kept["digests"], dict):
+def _stored(folder: Path) -> dict[str, Any]:
+    stored: dict[str, Any] = read_json(folder / FILE, "digests", "place", "fingerprint")
+    if not isinstance(stored["digests"], dict):
         raise UserError(f"{shown(folder / FILE)}: holds no digests; it is damaged, --overwrite starts anew")
-    return kept
+    return stored
 
 
 def _unchanged(folder: Path, seen: Seen) -> bool:
     """Whether the files are those of the run, or are gone from where it had them: nothing else is there to compare."""
     if not (folder / FILE).exists():
         return not seen.fingerprint
-    kept = _kept(folder)
-    same_place = kept["place"] == seen.place
-    return same_place and (not seen.fingerprint or bool(kept["fingerprint"] == seen.fingerprint))
+    stored = _stored(folder)
+    same_place = stored["place"] == seen.place
+    return same_place and (not seen.fingerprint or bool(stored["fingerprint"] == seen.fingerprint))
 
 
 def _has_results(folder: Path) -> bool:

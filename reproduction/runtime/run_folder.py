@@ -259,10 +259,10 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
     try:
         if overwrite:
             _clear(folder)
-        kept = folder / "config.json"
-        if kept.exists():
+        config_path = folder / "config.json"
+        if config_path.exists():
             try:
-                old = read_json(kept, "")
+                old = read_json(config_path, "")
             except UserError as error:
                 raise UserError(f"{error}; --overwrite starts anew") from None
             if flags_hash(old) != flags_hash(settings):
@@ -271,7 +271,7 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
                     "choose another --name, or --overwrite to start anew"
                 )
         else:
-            write_json(kept, settings)
+            write_json(config_path, settings)
         yield Run(folder, settings, finished_with(folder, settings))
     finally:
         lock.release()
@@ -336,8 +336,8 @@ class MetricsLog:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._path = folder / "metrics.jsonl"
-        kept = [line for line in read_metrics(folder) if line["step"] <= resume_step]
-        write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        lines = [line for line in read_metrics(folder) if line["step"] <= resume_step]
+        write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._file = open(self._path, "a", buffering=1, encoding="utf-8")
         events = folder / subfolder
         if resume_step < 0:

@@ -42,13 +42,13 @@ def frameworks() -> tuple[Any, Any]:
 def native_stderr_closed() -> Iterator[None]:
     """Hides messages of TensorFlow's C++ part about missing CUDA libraries; Python errors are still printed."""
     sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr_copy, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr_copy, 2)
+        os.close(stderr_copy)
         os.close(null)
 
 

@@ -170,8 +170,8 @@ def states_of(folder: Path) -> list[Path]:
 def save_state(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> None:
     """Writes the full state of a run at global step `step` and deletes all but the newest `keep` up to it."""
     write_checkpoint(written := folder / f"state-{step:010d}.pt", state)
-    kept = [path for path in states_of(folder) if path <= written][-keep:]
-    for other in set(states_of(folder)) - set(kept):  # a later one is damaged: the run went on without it
+    newest = [path for path in states_of(folder) if path <= written][-keep:]
+    for other in set(states_of(folder)) - set(newest):  # a later one is damaged: the run went on without it
         other.unlink(missing_ok=True)
 
 

@@ -80,10 +80,14 @@ def hold_out(ds: datasets.Dataset, count: int) -> datasets.Dataset:
     """
     if count >= len(ds.train_labels):
         raise UserError(f"--holdout {count}: {ds.name} has {len(ds.train_labels)} training images; expected fewer")
-    out, kept = stratified(ds.train_labels, count, 0)
+    test_rows, train_rows = stratified(ds.train_labels, count, 0)
     images, labels = ds.train_images, ds.train_labels
     return dataclasses.replace(
-        ds, train_images=images[kept], train_labels=labels[kept], test_images=images[out], test_labels=labels[out]
+        ds,
+        train_images=images[train_rows],
+        train_labels=labels[train_rows],
+        test_images=images[test_rows],
+        test_labels=labels[test_rows],
     )
 
 

@@ -80,14 +80,14 @@ def centres_of(index: Index, label: int, classes: int, seed: int, most: int) -> 
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
-    own = index.members[label]
-    if not len(own):
+    videos = index.members[label]
+    if not len(videos):
         raise UserError(f"class {label}: no training video has this label")
-    if len(own) > most // 2:
+    if len(videos) > most // 2:
         rng = np.random.default_rng(derive(seed, "yt8m", "sample", label))
-        own = np.sort(rng.choice(own, most // 2, replace=False))
+        videos = np.sort(rng.choice(videos, most // 2, replace=False))
     rows = []
-    for video in own:
+    for video in videos:
         features = index.read(int(video), classes)[0]
         mate = index.read(partner_of(int(video), len(index.file), seed), classes)[0]
         rows += [features, (features + mate) / 2]
