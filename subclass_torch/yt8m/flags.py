@@ -95,18 +95,20 @@ def make_parser() -> Parser:
     g = p.original_group()
     subclass_files = f"{_FOLDER}/train_subclass"
     g.add_argument(
-        "--train_data_pattern_glob", default=f"{subclass_files}/train*.tfrecord", help="files with subclass labels"
+        "--train_data_pattern_glob",
+        default=f"{subclass_files}/train*.tfrecord",
+        help="training files with subclass labels",
     )
     labelling = f"{subclass_files}/subclassLabellingData.npz"
-    g.add_argument("--subclass_labelling_data_save_fname", default=labelling, help="the subclass map")
+    g.add_argument("--subclass_labelling_data_save_fname", default=labelling, help="file of the subclass map")
     g.add_argument(
-        "--eval_data_pattern_glob", default=f"{_FOLDER}/validate/validate*.tfrecord", help="files to score on"
+        "--eval_data_pattern_glob", default=f"{_FOLDER}/validate/validate*.tfrecord", help="files to test on"
     )
-    g.add_argument("--feature_names", default=UNUSED["feature_names"], help="accepted; rgb and audio are always read")
+    g.add_argument("--feature_names", default=UNUSED["feature_names"], help="accepted, unused: rgb and audio are read")
     _add_boolean(g, "shuffle_data", "shuffle shards and records (default True)")
-    g.add_argument("--num_parallel_calls", type=whole(0), default=4, help="batches prepared ahead (default 4)")
+    g.add_argument("--num_parallel_calls", type=whole(0), default=4, help="batches prepared in advance (default 4)")
     g.add_argument(
-        "--shuffle_buffer_size", type=whole(1), default=10000, help="records that wait for shuffling (default 10000)"
+        "--shuffle_buffer_size", type=whole(1), default=10000, help="records in the shuffling buffer (default 10000)"
     )
     g.add_argument("--num_subclasses", type=whole(1), default=CLASSES + 100, help="outputs S (default 3962)")
     g.add_argument("--num_classes", type=whole(1), default=CLASSES, help="classes C (default 3862)")
@@ -132,15 +134,17 @@ def make_parser() -> Parser:
         default="paper",
         help="official: l2 none, dropout inactive, plain loss",
     )
-    flag(a, "--l2", choices=["declared", "none"], help="SDN-Y02: 0.005 * sum(w^2) of both kernels, or nothing")
-    flag(a, "--dropout", choices=["active", "inactive"], help="SDN-Y03: in training")
+    flag(a, "--l2", choices=["declared", "none"], help="0.005 * sum(w^2) of both kernels, or nothing; SDN-Y02")
+    flag(a, "--dropout", choices=["active", "inactive"], help="dropout in training; SDN-Y03")
     flag(
         a,
         "--label-loss",
         choices=["subclass", "plain"],
-        help="SDN-Y04: siblings excused, or plain sigmoid cross-entropy",
+        help="subclass: siblings are negatives with weight 1 - w; plain: weight 1; SDN-Y04",
     )
-    flag(a, "--subclass-label-weight", type=number(0, 1), default=0.9, help="w of the subclass loss")
+    flag(
+        a, "--subclass-label-weight", type=number(0, 1), default=0.9, help="weight w of the subclass loss (default 0.9)"
+    )
     a.add_argument("--stage", choices=["train", "identify", "create", "all"], default="train",
                    help="identify: neglected classes; create: subclass files; all: both, then train")  # fmt: skip
     flag(
@@ -150,10 +154,10 @@ def make_parser() -> Parser:
         help="training files with class labels",
     )
     flag(a, "--num-neglected", type=whole(0), help="neglected classes (default: num_subclasses - num_classes)")
-    flag(a, "--kmeans-videos", type=whole(2), default=4096, help="at most so many videos of a class fit its clusters")
-    flag(a, "--records-per-shard", type=whole(1), default=4096, help="of the files that create writes")
+    flag(a, "--kmeans-videos", type=whole(2), default=4096, help="clusters are fitted on at most N videos")
+    flag(a, "--records-per-shard", type=whole(1), default=4096, help="records in a file that create writes")
     flag(a, "--trust-pickle", action="store_true", help="read the authors' pickled npz (runs code inside it)")
-    flag(a, "--checkpoint-steps", type=whole(1), default=1000, help="write the full state every so many steps")
+    flag(a, "--checkpoint-steps", type=whole(1), default=1000, help="save the full state every N steps")
     flag(a, "--amp", choices=["bf16", "tf32"], help="bf16: autocast; tf32: TF32 products on a GPU")
     flag(a, "--compile", action="store_true", help="torch.compile")
     flag(a, "--threads", type=whole(0), default=0)
