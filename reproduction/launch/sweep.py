@@ -206,7 +206,7 @@ def _main(args: Any) -> None:
     tasks, profile, gpus = [], args.profile, 0.0
     for paper in papers:
         module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
-        hooks = {"check": "checked", "default_seeds": "SEEDS"}  # if a paper has data sets or seeds of its hooks
+        hooks = {"check": "checked", "default_seeds": "SEEDS"}  # if a paper checks data sets, or has seeds, of its own
         options = {option: getattr(module, name) for option, name in hooks.items() if hasattr(module, name)}
         request = request_of(args, module.DATASETS, **options)
         profile, gpus = request.profile, float(on_gpu(request))
