@@ -1,7 +1,7 @@
 """ImageNet weights that somebody placed by hand, checked before any framework opens them.
 
 Expected in data/weights: VGG16 as `vgg16_weights.npz` (D. Frossard's conversion, which the Class2Str authors use),
-slim checkpoints as their .tar.gz or unpacked, torchvision's ResNet-18 state dict. Nothing is fetched unless asked
+slim checkpoints as their archive or unpacked, torchvision's ResNet-18 state dict. Nothing is fetched unless asked
 for: python -m datasets.weights vgg16_weights.npz
 """
 
@@ -26,6 +26,11 @@ PACKED = {
     "resnet_v1_50.ckpt": "resnet_v1_50_2016_08_28.tar.gz",
     "resnet_v2_50.ckpt": "resnet_v2_50_2017_04_14.tar.gz",
     "inception_v4.ckpt": "inception_v4_2016_09_09.tar.gz",
+    "mobilenet_v1_1.0_224.ckpt": "mobilenet_v1_1.0_224.tgz",
+}
+# Files of a checkpoint in TensorFlow's newer format; the others are one file.
+PARTS = {
+    "mobilenet_v1_1.0_224.ckpt": tuple(f"mobilenet_v1_1.0_224.ckpt.{end}" for end in ("data-00000-of-00001", "index"))
 }
 _WIDTHS = (("1_1", 3, 64), ("1_2", 64, 64), ("2_1", 64, 128), ("2_2", 128, 128), ("3_1", 128, 256), ("3_2", 256, 256),
            ("3_3", 256, 256), ("4_1", 256, 512), ("4_2", 512, 512), ("4_3", 512, 512), ("5_1", 512, 512),
@@ -40,14 +45,19 @@ VGG16_SHAPES: dict[str, tuple[int, ...]] = {
 
 def names() -> tuple[str, ...]:
     """The weight files that `find` knows."""
-    return tuple(f.name for f in (*entry(NAME).files, *entry(NAME).contents) if f.name not in PACKED.values())
+    return (*(f.name for f in entry(NAME).files if f.name not in PACKED.values()), *PACKED)
+
+
+def is_there(path: Path) -> bool:
+    """Whether weights lie at a path: a file, or the files of a checkpoint whose prefix it is."""
+    return all(path.with_name(part).is_file() for part in PARTS.get(path.name, (path.name,)))
 
 
 def present(root: Path | None = None) -> str:
     """The names of the weight files that are there, or ""."""
     home = (DATA_ROOT if root is None else root) / NAME
     known = (*names(), *PACKED.values())
-    return ", ".join(n for n in known if (home / n).is_file() or (home / Path(n).stem / n).is_file())
+    return ", ".join(n for n in known if is_there(home / n) or is_there(home / n.removesuffix(".ckpt") / n))
 
 
 def find(
@@ -62,7 +72,7 @@ def find(
       accept_unverified: use a file whose digest differs.
 
     Returns:
-      The path and the file's sha256.
+      The path and the file's sha256; of a checkpoint in several files the prefix and the sha256 of its data.
 
     Raises:
       DatasetError: unknown name, no such file, wrong digest, hostile archive.
@@ -73,27 +83,29 @@ def find(
     home = (DATA_ROOT if root is None else root) / NAME
     stem = name.removesuffix(".ckpt")
     candidates = [given] if given is not None else [home / name, home / stem / name]
-    path = next((p for p in candidates if p.is_file()), None)
+    path = next((p for p in candidates if is_there(p)), None)
     if path is None and given is None and name in PACKED and (home / PACKED[name]).is_file():
         path = _unpack(home, name, accept_unverified)
     if path is None:
         where = given if given is not None else home
         source = PACKED.get(name, name)
+        missing = ", ".join(str(this.file(part)) for part in PARTS.get(name, (name,)))
         raise DatasetError(
-            f"{where}: no {this.file(name)}; place it there ({this.placing(home.parent)}), "
+            f"{where}: no {missing}; place it there ({this.placing(home.parent)}), "
             f"or run: python -m datasets.weights {source}"
         )
-    return path, check_file(path, this.file(name), accept_unverified).sha256
+    parts = [(path.with_name(part), part) for part in PARTS[name]] if name in PARTS else [(path, name)]
+    return path, [check_file(part, this.file(called), accept_unverified).sha256 for part, called in parts][0]
 
 
 def _unpack(home: Path, name: str, accept: bool) -> Path:
-    packed, target = home / PACKED[name], home / name.removesuffix(".ckpt")
+    packed, target, parts = home / PACKED[name], home / name.removesuffix(".ckpt"), PARTS.get(name, (name,))
     with locked(home):
-        if not (target / name).is_file():
+        if not is_there(target / name):
             check_file(packed, entry(NAME).file(packed.name), accept)
-            wanted = {name: name, f"./{name}": name}
-            if archive.extract(packed, target, MOST_BYTES, wanted.get) != [name]:
-                raise DatasetError(f"{packed}: holds no {name}; it is another archive")
+            wanted = {f"{folder}{part}": part for part in parts for folder in ("", "./")}
+            if set(archive.extract(packed, target, MOST_BYTES, wanted.get)) != set(parts):
+                raise DatasetError(f"{packed}: holds no {' and '.join(parts)}; it is another archive")
     return target / name
 
 
@@ -135,7 +147,7 @@ def prepare(root: Path | None, accept: bool) -> None:
     """
     home, found = places(root, NAME)[0], False
     for file in (*entry(NAME).files, *entry(NAME).contents):
-        path = find_file([file.name, f"{Path(file.name).stem}/{file.name}"], [home])
+        path = find_file([file.name, f"{file.name.partition('.ckpt')[0]}/{file.name}"], [home])
         if path is not None:
             checked = check_file(path, file, accept)
             found = True

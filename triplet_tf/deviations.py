@@ -28,6 +28,8 @@ TABLE: dict[str, Callable[[Config], bool] | None] = {
     "STL-D20": None,
     "STL-D21": lambda c: c.first_third != "same",
     "STL-D22": lambda c: c.train_mode == "vanilla" and c.grouped,
+    "STL-D23": lambda c: c.distance == "euclidean",
+    "STL-D24": lambda c: c.image_cache,
 }
 
 

@@ -5,30 +5,34 @@ Profile matched: MobileNet from ImageNet weights; all variants have the same bat
 
 import argparse
 import dataclasses
+import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import datasets
+from datasets import weights
+from datasets.fetch import find, places
+from datasets.manifest import entry
 from reproduction.launch.pipeline import Command, Request, run
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
-from triplet_tf.config.base_config import MODES, PAPER, db_name
+from triplet_tf.config.base_config import MODES, PAPER, db_name, parse, training_parser
+from triplet_tf.data_sampling.image_lists import OFFICIAL
 
 DATASETS = {"paper": "aircrafts", "matched": "dogs", "cpu": "mnist5k", "smoke": "mnist5k"}
 PAPER_GIGABYTES = 2.9  # FGVC-Aircraft (2.75, remembered) and the ResNet-50 checkpoint
 STAGE2 = ("cntr", "semi_hard", "hard")
 SCRIPT = "triplet_tf/fast_fgvr_semi_train.py"
 HOURS = 1.9  # of 40,000 steps of ResNet-50 at the authors' 0.17 s a step
-CPU_MINUTES = {
-    "paper": 0.0,
-    "matched": 15.0,
-    "cpu": 0.6,
-    "smoke": 0.2,
-}  # the commands do not depend on each other: two at a time
+CPU_MINUTES = {"paper": 0.0, "matched": 15.0, "cpu": 0.6, "smoke": 0.2}  # no command waits for another: two at a time
 RATE = "0.003"  # of profile matched
 COLOUR_TIMES = 7  # three times the steps on CIFAR, and ten times the test images at each of the tests
-RANKING = ("--margin", "--Triplet_K", "--triplet_loss_lambda", "--center-update", "--center_update", "--emb_dim")
+RANKING = (
+    "--margin", "--Triplet_K", "--triplet_loss_lambda", "--center-update", "--center_update", "--emb_dim", "--distance",
+    "--first-third", "--first_third",
+)  # fmt: skip
 
 SMALL = ("--net", "mobile", "--aug_style", "img", "--frame_size", "64", "--resize_sides", "68,76", "--bn_decay", "0.9",
          "--no-flip", "--init", "random")  # fmt: skip
@@ -36,31 +40,12 @@ FLAGS = {
     "paper": ("--net", "resnet50", "--aug_style", "img"),  # all else: the defaults, which are the paper's
     "cpu": (*SMALL, "--train_iters", "300", "--logging_threshold", "50", "--test_interval", "3"),
     "matched": (
-        "--net",
-        "mobile",
-        "--aug_style",
-        "img",
-        "--frame_size",
-        "128",
-        "--resize_sides",
-        "136,144",
-        "--bn_decay",
-        "0.99",
-        "--learning_rate",
-        RATE,
-        "--train_iters",
-        "1500",
-        "--logging_threshold",
-        "50",
-        "--test_interval",
-        "15",
-        "--eval-batch",
-        "128",
-        "--amp",
-        "auto",
+        "--net", "mobile", "--aug_style", "img", "--frame_size", "128", "--resize_sides", "136,144",
+        "--bn_decay", "0.99", "--learning_rate", RATE, "--train_iters", "1500", "--logging_threshold", "50",
+        "--test_interval", "15", "--eval-batch", "128", "--amp", "auto", "--image-cache",
     ),
     "smoke": (*SMALL, "--train_iters", "4", "--logging_threshold", "2", "--test_interval", "1", "--batch_size", "8"),
-}
+}  # fmt: skip
 # What a row of profile matched adds to its mode; "" is the paper's own method as released.
 MATCHED: dict[str, tuple[str, ...]] = {
     "vanilla": ("--train_mode", "vanilla", "--vanilla_batches", "grouped"),
@@ -73,6 +58,14 @@ MATCHED: dict[str, tuple[str, ...]] = {
 }
 CORE = ("vanilla", "semi_hard", "", "healthy")
 FURTHER_SEEDS = 3
+# Settings for a hardest that stays healthy, in the order in which they are tried; the first that does is `healthy`.
+TRIES: dict[str, tuple[str, ...]] = {
+    "try-first_third": ("--first_third", "semi_hard"),
+    "try-soft": ("--learning_rate", "0.001", "--margin", "soft"),
+    "try-lambda": ("--first_third", "lambda"),
+    "try-euclidean": ("--distance", "euclidean"),
+}
+TRY = ("--eval_split", "val", "--train_iters", "500", "--test_interval", "1")  # a test every 50 steps
 # 300 steps pass 10,000 images of CIFAR once: too early to compare losses
 COLOUR = {"cpu": ("--train_iters", "900")}
 ALSO = {"aircraft": "aircrafts", "flowers102": "flowers", "nabirds": "birds"}  # what `make data-` calls them
@@ -80,6 +73,12 @@ ALSO = {"aircraft": "aircrafts", "flowers102": "flowers", "nabirds": "birds"}  #
 
 def commands_of(request: Request) -> list[Command]:
     """Lists per seed stage 1 (vanilla), then stage 2 in each mode; ARGS go to all, or name the one mode to run."""
+    if request.profile == "matched" and request.tries:
+        return [
+            _command(request, seed, name, request.row(name), request.extra, ("--train_mode", "hard"), (*TRY, *flags))
+            for seed in request.seeds[:1]
+            for name, flags in TRIES.items()
+        ]
     if request.profile == "matched":
         return [
             _command(request, seed, variant, request.row(variant), request.extra, MATCHED[variant])
@@ -133,9 +132,30 @@ def without_ranking(extra: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(word for place, word in enumerate(words) if place not in drop)
 
 
+def missing(request: Request, commands: Sequence[Command]) -> str:
+    """Returns the commands that fetch what profile matched lacks here, data or weights, in one line; or ""."""
+    if request.profile != "matched" or all((command.folder / "DONE").is_file() for command in commands):
+        return ""
+    config, fetch = parse(training_parser(), list(commands[0].flags)), []
+    root, checkpoint = Path(config.data_dir), Path(config.pretrained_dir) / config.network.checkpoint
+    option = f" --root {shown(root)}" if request.data_dir else ""
+    if config.db_name in OFFICIAL:
+        name = OFFICIAL[config.db_name]
+        source = importlib.import_module(f"datasets.{name}").SOURCE
+        archives = [find([file.name], places(root, *source.folders)) for file in entry(name).files]
+        if not source.present(root) and not all(archives):
+            fetch.append(f"python -m datasets.{name}{option}")
+    packed = weights.PACKED.get(checkpoint.name, "")
+    known = {packed, checkpoint.name} & set(weights.present(root).split(", "))
+    if config.init == "imagenet" and packed and not known and not weights.is_there(checkpoint):
+        fetch.append(f"python -m datasets.weights {packed}{option}")
+    return f"not all files of PROFILE=matched are here; run {' and '.join(fetch)}, then this again" if fetch else ""
+
+
 def _command(
-    request: Request, seed: int, name: str, row: str, extra: tuple[str, ...], mode: tuple[str, ...]
-) -> Command:
+    request: Request, seed: int, name: str, row: str, extra: tuple[str, ...], mode: tuple[str, ...],
+    more: tuple[str, ...] = (),
+) -> Command:  # fmt: skip
     """The command of one training.
 
     Args:
@@ -145,21 +165,22 @@ def _command(
       row: of the table.
       extra: ARGS.
       mode: flags of the mode.
+      more: flags that the profile has otherwise; ARGS come after them.
     """
     folder = RUNS_ROOT / PAPER / row / f"seed{seed}"
     db = f"csv:{request.dataset}" if request.dataset in datasets.NAMES else request.dataset
     colour = COLOUR.get(request.profile, ()) if request.dataset.startswith("cifar") else ()
     vanilla = "vanilla" in mode
     extra = without_ranking(extra) if vanilla else extra
-    flags = ["--db_name", db, *mode, *FLAGS[request.profile], *colour, *extra, "--seed", str(seed)]
+    flags = ["--db_name", db, *mode, *FLAGS[request.profile], *more, *colour, *extra, "--seed", str(seed)]
     flags += ["--name", f"seed{seed}", "--runs-dir", shown(folder.parent), *request.shared_flags(row)]
     stage = "stage 1, softmax" if vanilla else f"stage 2, two heads ({name or 'hard'})"
     return Command(
         row, f"{stage}, seed {seed}", SCRIPT, tuple(flags), folder,
         gpu_hours=HOURS, worker=f"seed{seed}-{name or 'hard'}",
-        cpu_minutes=CPU_MINUTES[request.profile] * (COLOUR_TIMES if colour else 1),
+        cpu_minutes=CPU_MINUTES[request.profile] * (COLOUR_TIMES if colour else 0.4 if more else 1),
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    run(PAPER, "triplet_tf", "tensorflow", commands_of, DATASETS, PAPER_GIGABYTES, check=checked)
+    run(PAPER, "triplet_tf", "tensorflow", commands_of, DATASETS, PAPER_GIGABYTES, check=checked, missing=missing)

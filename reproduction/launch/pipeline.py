@@ -32,7 +32,11 @@ from reproduction.runtime.flags import Parser, flag, whole
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 COPY_HELP = "name of a copy of the data with other checksums: it is accepted, and rows carry the name (e.g. q90)"
-ROWS_HELP = "rows of the matched profile: `core` decides the paper's claims, `all` adds further variants and data sets"
+ROWS = ("core", "all", "tries")
+ROWS_HELP = (
+    "rows of the matched profile: `core` decides the paper's claims, `all` adds further variants and data sets; "
+    "`tries` (triplet): short runs on the validation list that look for a setting"
+)
 DEFAULT_SEEDS = {"paper": (0, 1, 2), "matched": (0, 1, 2, 3, 4), "cpu": (0, 1, 2), "smoke": (0,)}
 
 
@@ -43,6 +47,7 @@ class Request:
     Attributes:
       copy: name of a copy of the data set that is not the published one, byte for byte: its rows carry the name.
       all_rows: also run the further rows of the matched profile, not only those that decide the paper's claims.
+      tries: run only the short runs that look for a setting of the matched profile.
     """
 
     profile: str
@@ -54,6 +59,7 @@ class Request:
     data_dir: str | None
     copy: str = ""
     all_rows: bool = False
+    tries: bool = False
 
     def row(self, variant: str = "") -> str:
         """`<dataset>[-copy]-<profile>[-variant]`; flags passed through ARGS make a variant of their own."""
@@ -113,7 +119,7 @@ def _parse(
     flag(group, "--device", default="auto")
     flag(group, "--data-dir", default="")
     flag(group, "--copy", default="", help=COPY_HELP)
-    flag(group, "--rows", choices=["core", "all"], default="core", help=ROWS_HELP)
+    flag(group, "--rows", choices=ROWS, default="core", help=ROWS_HELP)
     flag(
         group, "--args", default="", help="flags passed through to the scripts of stage 2; they make a row of their own"
     )
@@ -166,8 +172,9 @@ def request_of(
     except ValueError as error:
         raise UserError(f"argument --args: {args.args!r} cannot be split into flags ({error})") from None
     return Request(
-        profile, dataset, seeds, args.device, extra, args.force, args.data_dir or None, args.copy, args.rows == "all"
-    )
+        profile, dataset, seeds, args.device, extra, args.force, args.data_dir or None, args.copy, args.rows == "all",
+        args.rows == "tries",
+    )  # fmt: skip
 
 
 def on_gpu(request: Request) -> bool:
@@ -214,6 +221,7 @@ def run(
     check: Callable[[str], str] = check_name,
     closing: Callable[[Request], str] | None = None,
     default_seeds: Mapping[str, Sequence[int]] = DEFAULT_SEEDS,
+    missing: Callable[[Request, list[Command]], str] | None = None,
 ) -> None:
     """The whole of `python -m <folder>.reproduce`.
 
@@ -227,10 +235,13 @@ def run(
       default_seeds: profile -> seeds if SEEDS is empty.
       closing: last line to print after a finished run, for example what to open.
       check: returns the name of a data set or raises ValueError or UserError that says what is allowed.
+      missing: returns what is not on this machine and the commands that fetch it, or "".
     """
     with _one_line(folder):
         request, args = _parse(folder, argv, dataset_of, check, default_seeds)
         commands = one_thread_each(request, commands_of(request))
+        if request.tries and not any("-try-" in command.row for command in commands):
+            raise UserError("argument --rows: only the matched profile of triplet has tries")
         if args.plan:
             _print_plan(paper, request, commands, paper_gigabytes)
             return
@@ -239,6 +250,8 @@ def run(
                 f"PROFILE=paper needs a CUDA GPU and {framework} sees none; PROFILE=cpu runs the same stages in "
                 "minutes, DEVICE=cpu runs the paper's own settings here, for days"
             )
+        if missing is not None and (absent := missing(request, commands)):
+            raise UserError(absent)
         fetch_data(paper, request, commands)
         seeds = " ".join(map(str, request.seeds))
         print(f"{paper}: profile {request.profile}, data set {request.dataset}, seeds {seeds}")

@@ -37,7 +37,7 @@ BATCH_SIDE, BATCH_FRAME = 256, 224  # aug_style batch: images on load, and the o
 # What belongs to a trained network; --eval takes it from the run folder unless it stands on the command line.
 TRAINED = (
     "net", "emb_dim", "frame_size", "aug_style", "resize_sides", "train_mode", "db_name", "tap", "bn_decay",
-    "eval_split", "batch_size", "Triplet_K", "seed", "flip",
+    "eval_split", "batch_size", "Triplet_K", "seed", "flip", "image_cache",
 )  # fmt: skip
 
 
@@ -81,6 +81,8 @@ class Config(CommonConfig):
     flip: bool
     vanilla_batches: str
     first_third: str
+    distance: str
+    image_cache: bool
     amp: str | None
     xla: bool
     eval_batch: int
@@ -165,6 +167,8 @@ def _share(text: str) -> float:
 SINCE: dict[str, Any] = {
     "vanilla_batches": "shuffled",
     "first_third": "same",
+    "distance": "squared",
+    "image_cache": False,
     "amp": None,
     "xla": False,
     "eval_batch": 0,
@@ -231,6 +235,15 @@ ADDITIONS: dict[str, dict[str, Any]] = {
         choices=("same", "semi_hard", "lambda"),
         default="same",
         help="of the steps, in mode hard: semi-hard triplets, or lambda rising from 0 (default same)",
+    ),
+    "--distance": dict(
+        choices=("squared", "euclidean"),
+        default="squared",
+        help="of images in mode hard: the margin is in its unit (default squared, as released); STL-D23",
+    ),
+    "--image-cache": dict(
+        action="store_true",
+        help="decode every image once, into a file below cache/ of the data folder; --aug_style img only; STL-D24",
     ),
     "--amp": dict(
         choices=("bf16", "tf32", "auto"),
@@ -323,6 +336,9 @@ def check(config: Config) -> None:
             config.first_third != "same" and mode != "hard",
         f"--first_third semi_hard: needs a number as --margin, not {config.margin}":
             config.first_third == "semi_hard" and isinstance(config.margin, str),
+        f"--distance {config.distance}: only with --train_mode hard, and not with --first_third semi_hard":
+            config.distance != "squared" and (mode != "hard" or config.first_third == "semi_hard"),
+        "--image_cache: only with --aug_style img": config.image_cache and config.aug_style != "img",
         f"--Triplet_K {k}: --train_mode {mode} needs at least 2 images of each class": mode in TRIPLET_MODES and k < 2,
         f"--frame_size {side} is larger than the shorter side that an image may get, {low} (--resize_sides)":
             side > low,

@@ -40,7 +40,7 @@ def resize(image: tf.Tensor, height: tf.Tensor | int, width: tf.Tensor | int) ->
     return tf1.image.resize_bilinear(image[None], size, align_corners=False)[0]
 
 
-def resized_shape(shape: tf.Tensor, side: tf.Tensor | int, frame: int) -> tf.Tensor:
+def resized_shape(shape: tf.Tensor, side: tf.Tensor | int, frame: tf.Tensor | int) -> tf.Tensor:
     """Computes the size at which the shorter side is `side` and the aspect is kept; truncated, as released.
 
     The release multiplies in float32: for 348 x 520 and side 350 the result is 349 x 522.
@@ -58,10 +58,16 @@ def resized_shape(shape: tf.Tensor, side: tf.Tensor | int, frame: int) -> tf.Ten
     return tf.maximum(tf.cast(exact * ratio, tf.int32), frame)
 
 
-def shorter_side_to(image: tf.Tensor, side: tf.Tensor | int, frame: int) -> tf.Tensor:
+def shorter_side_to(image: tf.Tensor, side: tf.Tensor | int, frame: tf.Tensor | int) -> tf.Tensor:
     """Resizes to `resized_shape`. uint8 [H, W, 3] -> float32 [h, w, 3]."""
     height, width = tf.unstack(resized_shape(tf.shape(image)[:2], side, frame))
     return resize(image, height, width)
+
+
+def reduced(image: tf.Tensor, side: int) -> tf.Tensor:
+    """Brings the shorter side of an image down to `side`, never up; whole grey levels. uint8 [H, W, 3] -> uint8."""
+    smallest = tf.minimum(side, tf.reduce_min(tf.shape(image)[:2]))
+    return tf.cast(tf.round(shorter_side_to(image, smallest, smallest)), tf.uint8)
 
 
 def draws(seed: int, number: tf.Tensor) -> tf.Tensor:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from datasets.core import DatasetError
+from datasets.fetch import locked
+from datasets.identity import content_digest
 from datasets.lists import ImageLists
+from datasets.verify import reading, write_json
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.tf_runtime import upright
 from triplet_tf.config.base_config import Config
-from triplet_tf.data_sampling import augment, sampler
+from triplet_tf.data_sampling import augment, image_lists, sampler
 from triplet_tf.data_sampling.augment import tf, tf1
 
 PREFETCH = 2  # batches
+CACHE = "cache"  # folder below the data folder
+CACHE_VERSION = 1  # of what lies there; another one is refused
 
 
 def batch_plan(config: Config, labels: np.ndarray) -> Callable[[int], np.ndarray]:
@@ -37,6 +45,100 @@ def plain(function: Callable) -> Callable:
     return tf.autograph.experimental.do_not_convert(function)
 
 
+class ImageCache:
+    """Images decoded once (`--image_cache`): all pixels of a data set in one file, which is memory-mapped.
+
+    `<data folder>/cache/<db_name>-<side>/` holds `pixels.bin`, uint8 RGB of one image after the other, and
+    `index.json`, written last: names, sizes, and a digest of the files they were decoded from. The shorter side is at
+    most the larger one of --resize_sides. The folder can be deleted whenever nothing runs.
+    """
+
+    def __init__(self, config: Config, lists: ImageLists):
+        """Adds what decodes a file to the current graph; nothing is read before `open`."""
+        self.config, self.lists, self.side = config, lists, config.resize_sides[1]
+        name = re.sub(r"[^\w.-]+", "_", config.db_name)
+        self.folder = Path(config.data_dir) / CACHE / f"{name}-{self.side}"
+        self._places: dict[bytes, tuple[int, int, int]] = {}  # path -> first byte, height, width
+        self._pixels = np.empty(0, np.uint8)
+        self._path = tf1.placeholder(tf.string, [])
+        # DEVIATION STL-D24: reduced here and again to the drawn side; an image of that size already stays as it is
+        self._decoded = augment.reduced(decode(self._path), self.side)
+
+    def read(self, path: tf.Tensor) -> tf.Tensor:
+        """Takes the place of `decode` in a pipeline that starts after `open`."""
+
+        def pixels(path: bytes) -> np.ndarray:
+            first, height, width = self._places[path]
+            return self._pixels[first : first + height * width * 3].reshape(height, width, 3)
+
+        return tf.ensure_shape(tf.numpy_function(pixels, [path], tf.uint8, stateful=False), [None, None, 3])
+
+    def open(self, session: tf1.Session) -> None:
+        """Maps the file; makes it if it is not there. Of several processes one makes it, and the others wait.
+
+        Raises:
+          DatasetError: what is there was made of other images, at another size, or is damaged.
+          UserError: an image cannot be decoded.
+        """
+        if self._places:
+            return
+        with locked(self.folder):
+            if not (self.folder / "index.json").is_file():
+                self._make(session)
+        index = self.folder / "index.json"
+        with reading(index):
+            found = json.loads(index.read_text(encoding="utf-8"))
+            names, shapes = found["names"], np.array(found["shapes"], np.int64)
+            sizes = 3 * shapes.prod(axis=1)
+        pixels = self.folder / "pixels.bin"
+        wrong = {
+            "another version or size": (found["version"], found["side"]) != (CACHE_VERSION, self.side),
+            "it lacks images of these lists": bool({*self.lists.train.names, *self.lists.test.names} - {*names}),
+            "pixels.bin is damaged": not pixels.is_file() or pixels.stat().st_size != sizes.sum(),
+        }
+        reasons = [reason for reason, is_so in wrong.items() if is_so]
+        if not reasons and found["digest"] != self._digest(names):
+            reasons = ["the images have changed"]
+        if reasons:
+            raise DatasetError(
+                f"{self.folder}: no cache of these images: {reasons[0]}; delete the folder, it is made anew"
+            )
+        self._pixels = np.memmap(pixels, np.uint8, "r").view(np.ndarray)
+        paths, firsts = as_bytes(file_paths(self.lists.images, names)), np.cumsum(sizes) - sizes
+        self._places = {
+            path: (int(first), int(height), int(width))
+            for path, first, (height, width) in zip(paths, firsts, shapes, strict=True)
+        }
+
+    def _digest(self, names: Sequence[str]) -> str:
+        images = self.lists.images
+        return content_digest([images / name for name in names], images, Path(self.config.data_dir))
+
+    def _make(self, session: tf1.Session) -> None:
+        """Decodes every image of the data set, the final test list included."""
+        final = image_lists.open_lists(self.config, final=True)
+        names = sorted({*self.lists.train.names, *self.lists.test.names, *final.test.names})
+        digest, shapes, partial = self._digest(names), [], self.folder / "pixels.partial"
+        print(f"{shown(self.folder)}: decoding {len(names):,} images once; later runs read them there", flush=True)
+        try:
+            with open(partial, "wb") as file:
+                for path in file_paths(self.lists.images, names):
+                    image = session.run(self._decoded, {self._path: os.fsencode(path)})
+                    file.write(image.tobytes())
+                    shapes.append(image.shape[:2])
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.folder / "pixels.bin")
+            written = {"version": CACHE_VERSION, "side": self.side, "digest": digest, "names": names, "shapes": shapes}
+            write_json(self.folder / "index.json", written)
+        except tf.errors.OpError as error:
+            raise explained(error, [path]) from None
+        except OSError as error:
+            raise DatasetError(f"{self.folder}: cannot be written ({error.strerror}); see --data-dir") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 class TrainBatches:
     """Endless training batches that start at a given batch; see `start`."""
 
@@ -47,6 +149,8 @@ class TrainBatches:
         self.paths = file_paths(lists.images, rows.names)
         style, kind, flip = config.aug_style, config.network.preprocess, config.flip
         frame, sides = config.frame_side, config.resize_sides
+        self.cache = ImageCache(config, lists) if config.image_cache else None
+        read = self.cache.read if self.cache else decode
         self._first = tf1.placeholder(tf.int64, [], name="first_batch")
         table, label_table = tf1.placeholder(tf.string, [None]), tf1.placeholder(tf.int64, [None])
         self._feed = {table: as_bytes(self.paths), label_table: rows.labels}
@@ -61,7 +165,7 @@ class TrainBatches:
             )
 
         def prepare(path: tf.Tensor, label: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            image, draw = decode(path), augment.draws(seed, number)
+            image, draw = read(path), augment.draws(seed, number)
             if style == "img":
                 return augment.train_image(image, draw, frame, sides, flip, kind), label
             return augment.square(image), label, draw[3] < (0.5 if flip else 0.0), number
@@ -81,6 +185,8 @@ class TrainBatches:
 
     def start(self, session: tf1.Session, number: int) -> None:
         """Makes batch `number` the next one that a run fetches."""
+        if self.cache:
+            self.cache.open(session)
         session.run(self._iterator.initializer, {**self._feed, self._first: number})
 
     def upcoming(self, number: int, count: int) -> list[str]:
@@ -99,9 +205,11 @@ class TestBatches:
         single = config.aug_style == "img"
         self._table, self._labels = tf1.placeholder(tf.string, [None]), tf1.placeholder(tf.int64, [None])
         self.lists = lists
+        self.cache = ImageCache(config, lists) if config.image_cache else None
+        read = self.cache.read if self.cache else decode
 
         def prepare(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            image = decode(path)
+            image = read(path)
             return (augment.test_image(image, frame, low, kind) if single else augment.square(image)), label
 
         files = tf1.data.Dataset.from_tensor_slices((self._table, self._labels))
@@ -114,6 +222,8 @@ class TestBatches:
 
     def start(self, session: tf1.Session) -> None:
         """Goes to the head of the list."""
+        if self.cache:
+            self.cache.open(session)
         feed = {self._table: as_bytes(self.files()), self._labels: self.lists.test.labels}
         session.run(self._iterator.initializer, feed)
 

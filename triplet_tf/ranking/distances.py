@@ -83,7 +83,9 @@ def sorted_negatives(distances: tf.Tensor, negative: tf.Tensor) -> tf.Tensor:
     return tf.sort(tf.where(negative, distances, tf.constant(float("inf"), distances.dtype)))
 
 
-def batch_statistics(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | str) -> dict[str, tf.Tensor]:
+def batch_statistics(
+    labels: tf.Tensor, embeddings: tf.Tensor, margin: float | str, euclidean: bool = False
+) -> dict[str, tf.Tensor]:
     """Mean squared distances of positive and negative pairs, and the share of all triplets that violate the margin.
 
     A collapsed embedding has both distances near 0 and every triplet active (under a hinge, a loss that stays at the
@@ -93,14 +95,16 @@ def batch_statistics(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | s
       labels: integers [B].
       embeddings: float [B, d].
       margin: m; the words of the batch-hard loss count as 0.
+      euclidean: triplets are compared by Euclidean distances, as the loss does then; the means stay squared ones.
     Returns:
       positive_distance and negative_distance, scalars of the embeddings' type, 0 without such pairs; active_triplets,
       in [0, 1]: triplets (a, p, n) with D[a,p] + m > D[a,n], 0 without triplets.
     """
     distances = tf.stop_gradient(squared_distances(embeddings))
     positive, negative = pair_masks(labels)
-    threshold = distances + (0.0 if isinstance(margin, str) else float(margin))
-    nearer = tf.searchsorted(sorted_negatives(distances, negative), threshold, side="left")  # negatives below it
+    compared = tf.sqrt(distances) if euclidean else distances
+    threshold = compared + (0.0 if isinstance(margin, str) else float(margin))
+    nearer = tf.searchsorted(sorted_negatives(compared, negative), threshold, side="left")  # negatives below it
     per_row = tf.reduce_sum(tf.cast(negative, tf.int32), axis=1, keepdims=True)
     active, triplets = (
         tf.reduce_sum(tf.cast(tf.reduce_sum(tf.where(positive, count, 0), axis=1), tf.float64))

@@ -13,7 +13,9 @@ from triplet_tf.ranking.distances import (
 )
 
 
-def batch_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | str) -> tf.Tensor:
+def batch_hard_loss(
+    labels: tf.Tensor, embeddings: tf.Tensor, margin: float | str, euclidean: bool = False
+) -> tf.Tensor:
     """Mean over the anchors of max(d+ - d- + m, 0), or softplus(d+ - d-), or d+ - d-.
 
     d+ is 0 for an anchor without positives. Without negatives d- is 1e5 instead of infinity, so that nothing becomes
@@ -24,6 +26,8 @@ def batch_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | st
       labels: integers [B].
       embeddings: float32 or float64 [B, d].
       margin: a number m >= 0 for the hinge (0.2 as released), 'soft', or 'none', in any case.
+      euclidean: d+ and d- are Euclidean distances, not their squares as released (STL-D23). The same images are chosen.
+        A distance of 0 has gradient 0, as a squared one has.
     Returns:
       Scalar of the embeddings' type.
     Raises:
@@ -36,7 +40,11 @@ def batch_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float | st
     nearest = tf.reduce_min(tf.where(negative, distances, tf.constant(NO_NEGATIVE, distances.dtype)), axis=1)
     weights = _shared(positive, distances, farthest, 1.0) + _shared(negative, distances, nearest, -1.0)
     alone = tf.cast(tf.logical_not(tf.reduce_any(negative, axis=1)), distances.dtype)
-    difference = weighted_rows(weights, distances, embeddings) - NO_NEGATIVE * alone
+    if euclidean:  # DEVIATION STL-D23: sum of w sqrt(D) with the gradient w dD / (2 sqrt(D))
+        rows = weighted_rows(tf.math.divide_no_nan(weights, tf.sqrt(distances)), distances, embeddings)
+        difference = 0.5 * (rows + tf.stop_gradient(rows)) - NO_NEGATIVE * alone
+    else:
+        difference = weighted_rows(weights, distances, embeddings) - NO_NEGATIVE * alone
     word = margin.lower() if isinstance(margin, str) else None
     if word == "soft":
         return tf.reduce_mean(tf.nn.softplus(difference))

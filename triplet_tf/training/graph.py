@@ -66,7 +66,10 @@ def build(config: Config, lists: ImageLists) -> Graph:
         metric, after = _metric_loss(config, batches.labels, embeddings, lists.num_classes)
         loss += metric
         margin = 0.0 if isinstance(config.margin, str) else config.margin
-        scalars |= {"metric_loss": metric, **ranking.batch_statistics(batches.labels, embeddings, margin)}
+        scalars |= {
+            "metric_loss": metric,
+            **ranking.batch_statistics(batches.labels, embeddings, margin, config.distance == "euclidean"),
+        }
     if config.weight_decay == "on":  # DEVIATION STL-D02: collected and never added as released, hence off
         loss += tf.add_n(nets.weight_decay_terms(config.net))
     scalars["loss"] = loss
@@ -91,7 +94,8 @@ def _metric_loss(
     """Returns the weighted ranking term, and what has to run after it."""
     if config.train_mode in TRIPLET_MODES:
         weight = float(config.triplet_loss_lambda)
-        loss = LOSSES[config.train_mode](labels, embeddings, config.margin)
+        euclidean = (True,) if config.distance == "euclidean" else ()  # mode hard alone takes it
+        loss = LOSSES[config.train_mode](labels, embeddings, config.margin, *euclidean)
         done = tf.cast(tf1.train.get_global_step(), tf.float32)
         passed = 3.0 * done / config.train_iters  # 1 where the first third ends
         if config.first_third == "semi_hard":  # DEVIATION STL-D21: hardest triplets from the start collapse
