@@ -139,6 +139,30 @@ def test_checkpoint_comes_out_of_its_tarball(make, tmp_path, inside):
     assert weights.find("vgg_16.ckpt", tmp_path)[0] == path
 
 
+@pytest.mark.parametrize("folder", ["", "./"])
+def test_a_checkpoint_of_two_files_is_found_by_its_prefix(make, tmp_path, folder):
+    name = "mobilenet_v1_1.0_224.ckpt"
+    parts = {f"{name}.data-00000-of-00001": b"data", f"{name}.index": b"index"}
+    with pytest.raises(datasets.DatasetError, match="run: python -m datasets.weights mobilenet_v1_1.0_224.tgz$"):
+        weights.find(name, tmp_path)
+    inside = {f"{folder}{part}": body for part, body in {**parts, f"{name}.meta": b"graph"}.items()}
+    make.place(tmp_path / "weights", {"mobilenet_v1_1.0_224.tgz": make.tar_gz(inside)})
+    assert weights.present(tmp_path) == "mobilenet_v1_1.0_224.tgz"
+    path, digest = weights.find(name, tmp_path)
+    home = tmp_path / "weights" / "mobilenet_v1_1.0_224"
+    assert path == home / name and digest == hashlib.sha256(b"data").hexdigest()
+    assert {file.name: file.read_bytes() for file in home.glob("mobilenet*")} == parts  # nothing else is unpacked
+    (home / f"{name}.index").write_bytes(b"other")
+    with pytest.raises(datasets.DatasetError, match="index: sha256 is .*was stored"):
+        weights.find(name, tmp_path)
+    (home / f"{name}.index").unlink()
+    assert not weights.is_there(path) and weights.find(name, tmp_path)[0] == path  # unpacked again
+    make.place(tmp_path / "weights", {"mobilenet_v1_1.0_224.tgz": make.tar_gz({f"{name}.index": b"index"})})
+    (home / f"{name}.index").unlink()
+    with pytest.raises(datasets.DatasetError, match="data-00000-of-00001 and .*index; it is another archive"):
+        weights.find(name, tmp_path, accept_unverified=True)
+
+
 def test_hostile_tarball(tmp_path, make):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as tar:

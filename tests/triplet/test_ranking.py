@@ -31,6 +31,8 @@ LOSSES = {
     "soft": lambda y, e: ranking.batch_hard_loss(y, e, "soft"),
     "SOFT": lambda y, e: ranking.batch_hard_loss(y, e, "SOFT"),
     "none": lambda y, e: ranking.batch_hard_loss(y, e, "none"),
+    "euclidean": lambda y, e: ranking.batch_hard_loss(y, e, 0.2, True),
+    "euclidean soft": lambda y, e: ranking.batch_hard_loss(y, e, "soft", euclidean=True),
     "awtl": lambda y, e: ranking.adaptive_weight_loss(y, e, 0.2),
     "center": lambda y, e: ranking.center_loss(y, e, tf.zeros([6, 4], e.dtype)),
 }
@@ -79,10 +81,10 @@ def slow_semi_hard(labels: np.ndarray, e: np.ndarray, margin: float) -> float:
     return sum(terms) / len(terms) if terms else 0.0
 
 
-def slow_hard(labels: np.ndarray, e: np.ndarray, margin: float | str) -> float:
+def slow_hard(labels: np.ndarray, e: np.ndarray, margin: float | str, power: float = 1.0) -> float:
     terms = []
     for a in range(len(e)):
-        positives, negatives = neighbours(labels, e, a)
+        positives, negatives = ([d**power for d in near] for near in neighbours(labels, e, a))
         gap = max(positives, default=0.0) - min(negatives, default=1e5)
         if isinstance(margin, str):
             terms.append(gap if margin == "none" else max(gap, 0) + math.log1p(math.exp(-abs(gap))))
@@ -138,6 +140,8 @@ def test_reference_values_of_the_specification():
         ("hard", slow_hard, 0.2),
         ("soft", slow_hard, "soft"),
         ("none", slow_hard, "none"),
+        ("euclidean", functools.partial(slow_hard, power=0.5), 0.2),
+        ("euclidean soft", functools.partial(slow_hard, power=0.5), "soft"),
         ("awtl", slow_awtl, 0.2),
     ],
 )
@@ -163,13 +167,24 @@ def test_collapsed_embeddings_and_zeros_give_no_nan(name):
         for e in (np.tile(unit(1), (len(labels), 1)), np.zeros((len(labels), 4))):
             value, gradient = evaluate(name, labels, e, "float32")
             assert np.isfinite(value) and np.isfinite(gradient).all()
-            if name != "center":
+            if name.startswith("euclidean"):  # rounding makes a distance of 0 up to 3e-4, whose slope is finite
+                assert np.abs(gradient).max() < 1e-2
+            elif name != "center":
                 assert np.abs(gradient).max() < 1e-6  # distances of 0 push nothing, as in the released code
+
+
+def test_the_gradient_of_a_euclidean_distance_is_its_direction_and_0_at_0():
+    labels = np.array([0, 0, 1])
+    for gap in (0.0, 1e-30, 1e-12, 1e-6):  # of the positive pair, along the second axis; the negative lies on the first
+        _, gradient = evaluate("euclidean", labels, np.array([[0.0, 0.0], [0.0, gap], [0.1, 0.0]]))
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() < 2
+        # both anchors, a third each, pull image 1 along the unit vector from image 0
+        assert gradient[1, 1] == pytest.approx(2 / 3 if gap else 0, abs=1e-4)
 
 
 def test_a_collapse_costs_exactly_the_margin():
     labels, e = BATCHES["P x K"], np.ones((12, 4)) / 2
-    for name in ("semi_hard", "semi_hard by slim", "hard", "awtl"):
+    for name in ("semi_hard", "semi_hard by slim", "hard", "awtl", "euclidean"):
         assert evaluate(name, labels, e, "float32")[0] == pytest.approx(0.2, abs=1e-6), name
 
 
@@ -258,18 +273,18 @@ def test_new_centers_are_normal_repeatable_and_not_trained():
 
 
 @pytest.mark.parametrize("kind", BATCHES)
-@pytest.mark.parametrize("margin", [0.2, 0.0, "soft"])
-def test_batch_statistics_count_all_triplets(kind, margin):
+@pytest.mark.parametrize(("margin", "euclidean"), [(0.2, False), (0.2, True), (0.0, False), ("soft", False)])
+def test_batch_statistics_count_all_triplets(kind, margin, euclidean):
     labels = BATCHES[kind]
     e = unit(len(labels), seed=7)
     with tf1.Graph().as_default(), tf1.Session() as session:
-        found = session.run(ranking.batch_statistics(tf.constant(labels), tf.constant(e), margin))
-    positive, negative, active, triplets = [], [], 0, 0
+        found = session.run(ranking.batch_statistics(tf.constant(labels), tf.constant(e), margin, euclidean))
+    positive, negative, active, triplets, power = [], [], 0, 0, 0.5 if euclidean else 1.0
     for a in range(len(e)):
         p, n = neighbours(labels, e, a)
         positive, negative = positive + p, negative + n
         m = 0.0 if margin == "soft" else margin
-        active += sum(x + m > y for x in p for y in n)
+        active += sum(x**power + m > y**power for x in p for y in n)
         triplets += len(p) * len(n)
     assert found["positive_distance"] == pytest.approx(np.mean(positive) if positive else 0.0)
     assert found["negative_distance"] == pytest.approx(np.mean(negative) if negative else 0.0)

@@ -12,12 +12,13 @@ from PIL import Image
 import datasets
 from datasets import lists
 from reproduction.compare.tables import paper_of
-from reproduction.launch.pipeline import Request
+from reproduction.launch.pipeline import Request, run
 from reproduction.runtime.flags import as_dict
 from reproduction.runtime.run_folder import UserError
 from triplet_tf import reproduce
 from triplet_tf.config.base_config import parse, training_parser
 from triplet_tf.data_sampling import digits
+from triplet_tf.training.run_files import ratio_history
 
 
 def request(profile: str, dataset: str = "", extra: str = "", seeds: tuple[int, ...] = (0, 1, 2)) -> Request:
@@ -68,6 +69,57 @@ def test_matched_rows_differ_in_their_loss_alone():
     assert not kinds["dogs-s144-matched-shuffled"].grouped and kinds["dogs-s144-matched-soft"].margin == "soft"
 
 
+def test_tries_are_short_runs_of_one_seed_on_the_validation_list_in_the_order_of_the_page():
+    asked = dataclasses.replace(request("matched", seeds=(3, 4)), copy="s144", tries=True)
+    commands = reproduce.commands_of(asked)
+    configs = [parse(training_parser(), list(c.flags)) for c in commands]
+    assert [c.row.removeprefix("dogs-s144-matched-try-") for c in commands] == [
+        "first_third", "soft", "lambda", "euclidean",
+    ]  # fmt: skip
+    for config in configs:
+        kind = (config.train_mode, config.eval_split, config.train_iters, config.test_interval, config.seed)
+        assert kind == ("hard", "val", 500, 50, 3)
+    settings = [(c.first_third, c.learning_rate, c.margin, c.distance) for c in configs]
+    assert settings == [("semi_hard", 0.003, 0.2, "squared"), ("same", 0.001, "soft", "squared"),
+                        ("lambda", 0.003, 0.2, "squared"), ("same", 0.003, 0.2, "euclidean")]  # fmt: skip
+    tests = [{"step": step, "test/embedding_ratio": ratio} for step, ratio in ((150, 1.0), (200, 1.3), (500, 1.25))]
+    assert ratio_history(tests, 500)["lowest_ratio"] == [1.25]  # from step 200 on
+    assert ratio_history([{"step": 500}], 500)["lowest_ratio"] == []  # of a run before the ratio was measured
+
+
+def test_missing_files_of_matched_are_one_line_with_both_commands(tmp_path, capsys):
+    def printed(*more: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            argv = ["--profile", "matched", "--copy", "s144", "--data-dir", str(tmp_path), "--device", "cpu", *more]
+            run("triplet", "triplet_tf", "tensorflow", reproduce.commands_of, reproduce.DATASETS, 0, argv,
+                reproduce.checked, missing=reproduce.missing)  # fmt: skip
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    dogs, fetched = f"python -m datasets.dogs --root {tmp_path}", "python -m datasets.weights mobilenet_v1_1.0_224.tgz"
+    both = printed()
+    assert both.count("\n") == 1 and f"run {dogs} and {fetched} --root {tmp_path}, then" in both
+    asked = dataclasses.replace(request("matched"), copy="s144", data_dir=str(tmp_path))
+    commands = reproduce.commands_of(asked)
+    random = reproduce.commands_of(dataclasses.replace(asked, extra=("--init", "random")))
+    assert reproduce.missing(asked, random).count("python -m") == 1
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "mobilenet_v1_1.0_224.tgz").touch()  # not unpacked yet
+    assert fetched not in reproduce.missing(asked, commands) and dogs in reproduce.missing(asked, commands)
+    (tmp_path / "dogs" / "Images").mkdir(parents=True)
+    for name in ("train_list.mat", "test_list.mat"):
+        (tmp_path / "dogs" / name).touch()
+    assert reproduce.missing(asked, commands) == ""
+    assert reproduce.missing(request("cpu"), reproduce.commands_of(request("cpu"))) == ""
+
+
+def test_tries_are_of_the_matched_profile(capsys):
+    with pytest.raises(SystemExit):
+        run("triplet", "triplet_tf", "tensorflow", reproduce.commands_of, reproduce.DATASETS, 0,
+            ["--profile", "cpu", "--rows", "tries", "--plan"], reproduce.checked)  # fmt: skip
+    assert "--rows: only the matched profile of triplet has tries" in capsys.readouterr().err
+
+
 def test_rows_are_those_of_the_table():
     known = {row.row for row in paper_of("triplet").row}
     made = {c.row for p in ("paper", "cpu") for c in reproduce.commands_of(request(p))}
@@ -75,6 +127,7 @@ def test_rows_are_those_of_the_table():
     made |= {c.row for c in reproduce.commands_of(request("cpu", "cifar10"))}
     copy = dataclasses.replace(request("matched"), copy="s144", all_rows=True)
     made |= {c.row for c in reproduce.commands_of(copy)}
+    made |= {c.row for c in reproduce.commands_of(dataclasses.replace(copy, tries=True))}
     assert made == known
 
 

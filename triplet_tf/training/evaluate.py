@@ -27,23 +27,27 @@ class Tested(NamedTuple):
       ranked: int64 [N, min(5, C)], the likeliest classes, the lower class first among equal logits.
       cross_entropy: float32 [N].
       embeddings: float32 [N, d], unit length.
+      pooled: float32 [N, c], the pooled features of a network with two heads, unit length; None in mode vanilla, whose
+        embeddings they are.
     """
 
     labels: np.ndarray
     ranked: np.ndarray
     cross_entropy: np.ndarray
     embeddings: np.ndarray
+    pooled: np.ndarray | None = None
 
 
 def run_test(session: Any, evaluation: Evaluation) -> Tested:
     """Runs the evaluation copy over the whole list, in order, no image left out."""
     evaluation.batches.start(session)
     tensors = [evaluation.batches.labels, evaluation.logits, evaluation.cross_entropy, evaluation.embeddings]
+    tensors += [] if evaluation.pooled is None else [evaluation.pooled]
     count, parts = 0, []
     while count < len(evaluation.batches.lists.test.names):
-        labels, logits, cross_entropy, embeddings = session.run(tensors)
+        labels, logits, *others = session.run(tensors)
         ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP].astype(np.int64)
-        parts.append((labels, ranked, cross_entropy, embeddings))
+        parts.append((labels, ranked, *others))
         count += len(labels)
     return Tested(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 

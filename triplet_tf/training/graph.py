@@ -30,6 +30,7 @@ class Evaluation(NamedTuple):
     logits: tf.Tensor  # [<=B, C]
     embeddings: tf.Tensor  # unit length: the embedding head's, or the pooled features in mode vanilla
     cross_entropy: tf.Tensor  # [<=B]
+    pooled: tf.Tensor | None  # unit length: the pooled features next to an embedding head; None in mode vanilla
 
 
 class Graph(NamedTuple):
@@ -155,11 +156,12 @@ def build_evaluation(config: Config, lists: ImageLists, reuse: bool = True) -> E
         config.net, batches.images, lists.num_classes, is_training=False, reuse=reuse,
         bn_decay=config.bn_decay, tap=config.tap,
     )  # fmt: skip
+    pooled = tf.math.l2_normalize(pooled, axis=1, epsilon=1e-10)
+    cross_entropy = _cross_entropy(batches.labels, logits)
     if config.train_mode == "vanilla":
-        embeddings = tf.math.l2_normalize(pooled, axis=1, epsilon=1e-10)
-    else:
-        embeddings = nets.embedding_head(feature_map, config.emb_dim, reuse=reuse)
-    return Evaluation(batches, logits, embeddings, _cross_entropy(batches.labels, logits))
+        return Evaluation(batches, logits, pooled, cross_entropy, None)
+    embeddings = nets.embedding_head(feature_map, config.emb_dim, reuse=reuse)
+    return Evaluation(batches, logits, embeddings, cross_entropy, pooled)
 
 
 def count_parameters() -> int:

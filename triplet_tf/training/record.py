@@ -28,7 +28,7 @@ from triplet_tf.data_sampling.loader import explained, file_paths
 from triplet_tf.training import evaluate
 from triplet_tf.training.evaluate import Tested, run_test
 from triplet_tf.training.graph import Graph, build_evaluation, count_parameters
-from triplet_tf.training.run_files import best_test
+from triplet_tf.training.run_files import best_test, ratio_history
 
 SHOWN = 8  # neighbours of a query in the plot
 ARTEFACTS = (
@@ -47,10 +47,19 @@ def all_metrics(tested: Tested, num_classes: int) -> tuple[dict[str, float], np.
       (metric name -> value, neighbours int64 [N, <= 32]).
     """
     neighbours = evaluate.nearest(tested.embeddings, max(evaluate.RECALLS))
+    recalls = evaluate.recall_at(tested.labels, neighbours)
+    nmi = evaluate.nmi(tested.embeddings, tested.labels, num_classes)
+    pooled_recall, pooled_nmi = recalls["recall_at_1"], nmi
+    if tested.pooled is not None:  # what a network without a second head is measured by
+        nearest = evaluate.nearest(tested.pooled, 1)
+        pooled_recall = evaluate.recall_at(tested.labels, nearest, ks=(1,))["recall_at_1"]
+        pooled_nmi = evaluate.nmi(tested.pooled, tested.labels, num_classes)
     return {
         **evaluate.accuracies(tested, num_classes),
-        **evaluate.recall_at(tested.labels, neighbours),
-        "nmi": evaluate.nmi(tested.embeddings, tested.labels, num_classes),
+        **recalls,
+        "nmi": nmi,
+        "pooled_recall_at_1": pooled_recall,
+        "pooled_nmi": pooled_nmi,
         **evaluate.mean_distances(tested.embeddings, tested.labels),
     }, neighbours
 
@@ -152,6 +161,7 @@ def write_record(
             "steps": total,
             "largest_confusions": evaluate.largest_confusions(matrix, lists.class_names),
             "parameters": count_parameters(),
+            **ratio_history(history, total),
             "initial_weights": read_json(folder / "initial_weights.json") if config.init == "imagenet" else {},
         },
         outcomes={

@@ -19,6 +19,7 @@ from triplet_tf.config.base_config import Config
 ACCURACY = "test/Split_Val_Accuracy"  # the authors' name, as metrics.jsonl has it
 RATIO = "test/embedding_ratio"
 COLLAPSED = 1.2  # across / within below which an embedding has collapsed
+SETTLED = 0.4  # of the steps, after which the ratio has to stay above it
 IN_LOG = {
     "cross_entropy": "CE", "batch_accuracy": "accuracy", "metric_loss": "metric", "positive_distance": "d+",
     "negative_distance": "d-", "active_triplets": "active",
@@ -104,6 +105,18 @@ class Checkpoints(States):
 def best_test(history: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the line of the best test, the first of equals."""
     return max(history, key=lambda line: float(line[ACCURACY]))
+
+
+def ratio_history(history: list[dict[str, Any]], total: int) -> dict[str, list[Any]]:
+    """Returns the ratio across / within at every test, and the lowest one after SETTLED of the steps, for the record.
+
+    Args:
+      history: lines of the tests in metrics.jsonl.
+      total: steps of the run.
+    """
+    ratios = [(line["step"], line[RATIO]) for line in history if RATIO in line]
+    lowest = min((ratio for step, ratio in ratios if step >= SETTLED * total), default=None)
+    return {"embedding_ratios": ratios, "lowest_ratio": [] if lowest is None else [lowest]}
 
 
 def link_checkpoint(prefix: Path, name: Path) -> None:
