@@ -53,6 +53,7 @@ class Health(Strict):
     """A metric, or the ratio of two, below which a run is degenerate: shown, never judged."""
 
     rows: tuple[str, ...] = ("*",)
+    but: tuple[str, ...] = ()  # variants that it is not about
     metric: str
     over: str = ""  # divides `metric`
     least: float

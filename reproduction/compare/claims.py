@@ -149,7 +149,8 @@ def _gate(paper: Paper, found: Collection, base: str) -> str:
 def _degenerate(paper: Paper, groups: Sequence[RowRuns], base: str) -> str:
     """Which run of a row is degenerate and why; "" if none is."""
     for rule in paper.health:
-        for group in groups if matches(rule.rows, base) else ():
+        about = [group for group in groups if group.row.removeprefix(base).lstrip("-") not in rule.but]
+        for group in about if matches(rule.rows, base) else ():
             for run in group.runs:
                 number, divisor = run.number(rule.metric, "last"), run.number(rule.over, "last") if rule.over else 1.0
                 if number is not None and divisor and number / divisor < rule.least:

@@ -119,6 +119,15 @@ def test_a_collapsed_embedding_is_degenerate(make, tmp_path, rule):
     assert result.effect.mean == pytest.approx(10)
 
 
+def test_a_variant_without_an_embedding_is_never_degenerate(make, tmp_path):
+    put(make, tmp_path, "cifar10-matched", [0.9] * 5, ratio=[1.5] * 5)
+    put(make, tmp_path, "cifar10-matched-plain", [0.8] * 5, ratio=[1.1] * 5)
+    for but, says in (((), "degenerate: embedding collapsed (1.10, needs 1.2)"), (("plain",), "")):
+        health = Health(least=1.2, text="embedding collapsed", metric="ratio", but=but)
+        verdict = check(tmp_path, paper_with(claim(), health=[health]))[0]["X-C1", "cifar10-matched"].verdict
+        assert says in verdict.text and (verdict.line == 1) == bool(says)
+
+
 @pytest.mark.parametrize("key", ["method", "baseline", "control"])
 def test_an_unknown_metric_is_one_line_with_file_and_key(make, tmp_path, key):
     for variant in ("", "-plain", "-doubled"):
