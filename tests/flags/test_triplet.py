@@ -48,6 +48,8 @@ def test_flags_of_older_runs_stay_what_they_were():
     assert set(of_run(default)) == set(as_dict(default)) - {
         "vanilla_batches",
         "first_third",
+        "distance",
+        "image_cache",
         "amp",
         "xla",
         "eval_batch",
@@ -129,6 +131,9 @@ def test_ours_are_optional_and_as_listed():
         ("--train_mode hard --margin nan", "'nan' is not a number"),
         ("--train_mode cntr --batch_size 30", "--batch_size 30 is not a multiple of --Triplet_K 4"),
         ("--train_mode hard --Triplet_K 1", "--Triplet_K 1: --train_mode hard needs at least 2"),
+        ("--train_mode semi_hard --distance euclidean", "--distance euclidean: only with --train_mode hard"),
+        ("--train_mode hard --distance euclidean --first_third semi_hard", "and not with --first_third semi_hard"),
+        ("--image-cache", "--image_cache: only with --aug_style img"),
         ("--net vgg16", "invalid choice: 'vgg16'"),
         ("--db_name cub", "'cub' is not one of flowers, aircrafts"),
         ("--db_name csv:../x", "is not one of flowers"),

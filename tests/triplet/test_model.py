@@ -38,6 +38,21 @@ def test_metric_term_of_each_mode_with_the_papers_vectors(tf1_graph, flags, expe
     assert after == []
 
 
+def test_euclidean_distances_reach_loss_and_statistics(tf1_graph):
+    """STL-D23, and that the default is the released loss."""
+    flags = ("--train_mode", "hard", "--margin", "0.2")
+    terms = [
+        model._metric_loss(config_of(*flags, *more), tf.constant(LABELS), tf.constant(EMBEDDINGS), 2)[0]
+        for more in ((), ("--distance", "euclidean"))
+    ]
+    distances = np.sqrt(((EMBEDDINGS[:, None] - EMBEDDINGS[None]) ** 2).sum(axis=2))
+    same = LABELS[:, None] == LABELS[None]
+    gaps = np.where(same, distances, 0).max(axis=1) - np.where(same, np.inf, distances).min(axis=1)
+    with tf1.Session() as session:
+        session.run(tf1.global_variables_initializer())
+        assert session.run(terms) == pytest.approx([0.4659982, np.maximum(gaps + 0.2, 0).mean()], abs=1e-6)
+
+
 @pytest.mark.parametrize(("step", "shares"), [(0, (1.0, 0.0)), (50, (1.0, 0.5)), (100, (0.0, 1.0)), (299, (0.0, 1.0))])
 def test_the_first_third_of_the_steps_may_be_milder(tf1_graph, step, shares):
     """STL-D21: semi-hard triplets until a third of the steps is done, or lambda rising to its value."""
