@@ -240,12 +240,9 @@ def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
     arrays: dict[str, np.ndarray] = {}
 
     def batches() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
-        start = 0
         pool = lambda x: responses.aggregate(x, how)  # noqa: E731
-        for batch in evaluate.passes(network, data, pixels, flat, seed.device, layers, pool):
-            end = start + len(next(iter(batch.values())))
-            yield batch, labels[start:end], index[start:end]
-            start = end
+        for batch, rows in evaluate.passes(network, data, pixels, flat, seed.device, layers, pool):
+            yield batch, labels[rows], index[rows]
 
     for epoch in epochs:
         evaluate.load_epoch(network, folder, epoch)

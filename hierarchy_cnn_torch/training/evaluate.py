@@ -207,8 +207,8 @@ def load_epoch(network: Network, folder: Path, epoch: int) -> None:
 def passes(
     network: Network, data: Data, pixels: np.ndarray, config: Config, device: torch.device, layers: Sequence[str],
     pool: Any,
-) -> Iterator[dict[str, np.ndarray]]:  # fmt: skip
-    """Yields the pooled outputs of some layers, float32 [B, M] each, batch by batch in the order of the images.
+) -> Iterator[tuple[dict[str, np.ndarray], slice]]:  # fmt: skip
+    """Yields the pooled outputs of some layers, float32 [B, M] each, and the rows of the batch, in the images' order.
 
     Args:
       network: evaluated on the device.
@@ -228,7 +228,7 @@ def passes(
         for start in range(0, len(pixels), PASS_BATCH):
             batch = torch.from_numpy(np.array(pixels[start : start + PASS_BATCH])).to(device)
             network(layout(prepared(batch, mean, sd, config.image_size), config))
-            yield {name: caught[name].numpy() for name in chosen}
+            yield {name: caught[name].numpy() for name in chosen}, slice(start, start + len(batch))
 
 
 def class_profiles(
@@ -250,13 +250,9 @@ def class_profiles(
     from hierarchy_cnn_torch.method.responses import ClassSums, aggregate
 
     sums: dict[str, ClassSums] = {}
-    start = 0
-    for batch in passes(network, data, pixels, config, device, layers, lambda x: aggregate(x, how)):
-        count = len(next(iter(batch.values())))
+    for batch, rows in passes(network, data, pixels, config, device, layers, lambda x: aggregate(x, how)):
         for name, values in batch.items():
-            sums.setdefault(name, ClassSums(len(data.names), values.shape[1]))
-            sums[name].update(values, labels[start : start + count])
-        start += count
+            sums.setdefault(name, ClassSums(len(data.names), values.shape[1])).update(values, labels[rows])
     return {name: value.mean() for name, value in sums.items()}
 
 
@@ -276,5 +272,5 @@ def probe_features(
     def pool(x: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(x, 2).flatten(1) if x.dim() == 4 else x
 
-    batches = list(passes(network, data, pixels, config, device, PROBE_TAPS, pool))
+    batches = [batch for batch, _ in passes(network, data, pixels, config, device, PROBE_TAPS, pool)]
     return {name: torch.from_numpy(np.concatenate([batch[name] for batch in batches])) for name in batches[0]}
