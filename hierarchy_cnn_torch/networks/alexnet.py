@@ -54,8 +54,8 @@ class Trunk:
     pool_first: bool = False
 
 
-def _small(widths: tuple[int, ...], kernels: tuple[int, ...], fc: int) -> Trunk:
-    pools = (True, True, False, False, True)
+def _small(widths: tuple[int, ...], kernels: tuple[int, ...], fc: int, pooled: tuple[int, ...] = (1, 2, 5)) -> Trunk:
+    pools = tuple(at in pooled for at in range(1, 6))
     convs = tuple(Conv(w, k, 1, k // 2, pool=p) for w, k, p in zip(widths, kernels, pools, strict=True))
     return Trunk(convs, pool_padding=1, grid=4, fc=fc, size=32)
 
@@ -64,7 +64,8 @@ PRESETS = {
     "paper32": _small((64, 192, 384, 256, 256), (5, 5, 3, 3, 3), 1024),
     "small": _small((64, 96, 128, 128, 96), (5, 5, 3, 3, 3), 512),
     "mini": _small((32, 48, 64, 64, 64), (5, 3, 3, 3, 3), 256),
-    "fast": replace(_small((32, 64, 96, 96, 96), (3,) * 5, 512), pool_padding=0, pool=2, pool_first=True),
+    # the third pool behind conv3 instead of conv5: conv4 and conv5 see a quarter of the positions
+    "fast": replace(_small((32, 64, 96, 128, 128), (3,) * 5, 512, (1, 2, 3)), pool_padding=0, pool=2, pool_first=True),
 }
 TRUNKS = {
     # DEVIATION HCN-D03: the paper's own layer table could not be read; this is the common Caffe layout
