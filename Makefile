@@ -1,6 +1,6 @@
 # One place to run everything. `make` lists the targets; the README shows what each prints.
-# Variables: PROFILE=auto|paper|matched|cpu|smoke DATASET= SEEDS="0 1 2" DEVICE=auto|cpu|cuda DATA=folder COPY=name ARGS="flags" ROWS=core|all|tries FORCE=1 GPU=1 JOBS=n
-# ROWS=core|all|tries: of PROFILE=matched (tries: triplet)
+# Variables: PROFILE=auto|paper|matched|cpu|smoke DATASET= SEEDS="0 1 2" DEVICE=auto|cpu|cuda DATA=folder COPY=name ARGS="flags" ROWS=core|all|settings FORCE=1 GPU=1 JOBS=n
+# ROWS=core|all|settings: of PROFILE=matched; settings: hierarchy and triplet
 # TASK="what one task of a sweep asks, and how often it is tried again"
 
 SHELL := /bin/sh
@@ -67,7 +67,7 @@ help: ## list the targets
 	@echo
 	@echo 'names and values:'
 	@echo '  PROFILE=auto|paper|matched|cpu|smoke  DATASET=name  SEEDS="0 1 2"  DEVICE=auto|cpu|cuda  DATA=folder  COPY=name'
-	@echo '  ARGS="flags"  ROWS=core|all|tries  FORCE=1  JOBS=n  GPU=1'
+	@echo '  ARGS="flags"  ROWS=core|all|settings  FORCE=1  JOBS=n  GPU=1'
 
 # help: reproduce-<paper>|both stages and the comparison; <paper>: class2str subclass finegrained triplet hierarchy
 # help: data-<set>|fetch, verify and decode one data set (python -m datasets lists them)

@@ -2,6 +2,7 @@
 
 python hierarchy_cnn_torch/analyze.py --run runs/hierarchy/fashion_mnist-cpu/seed0
 python hierarchy_cnn_torch/analyze.py --summary runs/hierarchy/fashion_mnist-cpu
+python hierarchy_cnn_torch/analyze.py --rates runs/hierarchy/cifar100-q90-matched-rates/seed0
 """
 
 from __future__ import annotations
@@ -102,8 +103,12 @@ def analyze_seed(config: flags.AnalysisConfig) -> None:
 
 
 def analyze(config: flags.AnalysisConfig) -> None:
-    """Measures one seed, or draws and tabulates the seeds of a row."""
-    if config.summary:
+    """Measures one seed, draws and tabulates the seeds of a row, or tabulates trainings at several rates."""
+    if config.rates:
+        from hierarchy_cnn_torch.report.rates import tabulate
+
+        tabulate(config)
+    elif config.summary:
         from hierarchy_cnn_torch.report.summary import summarise
 
         summarise(Path(config.summary))

@@ -33,7 +33,7 @@ PARTS = ("confusion", "arms", "responses", "probes", "quality")  # what analyze.
 # flags that older runs do not know, and the values at which a run computes what it did before there were these flags
 SINCE: dict[str, Any] = {
     "lr_schedule": "drops", "label_smoothing": 0.0, "dropout": 0.5, "eval_batch": 0, "train_held_out": False,
-    "groupings": 0,
+    "groupings": 0, "rates": "",
 }  # fmt: skip
 # flags of a finished run without which its files mean nothing
 NEEDED = ("dataset", "seed", "preset", "epochs", "tree", "image_size", "data_dir")
@@ -99,6 +99,7 @@ class AnalysisConfig(Common):
     run: str
     compare: str
     summary: str
+    rates: str
     what: str
     response: str
     response_images: int
@@ -212,6 +213,7 @@ ANALYZE_FLAGS: Flags = {
     "--run": dict(metavar="DIR", default="", help="folder that holds A0, A1, ... of one seed"),
     "--compare": dict(metavar="ARM", default="A1", help="variant compared with A0 in gaps and in the viewer"),
     "--summary": dict(metavar="DIR", default="", help="folder of a row: plots and tables over its seeds"),
+    "--rates": dict(metavar="DIR", default="", help="folder of trainings at several rates: their table, best rates"),
     "--what": dict(default=",".join(PARTS), metavar="A,B", help=f"parts: {', '.join(PARTS)}"),
     "--response": dict(choices=("mean", "max", "q95"), default="mean", help="how a map becomes one number"),
     "--response-images": dict(type=whole(0), default=2000, help="test images for responses (0: all)"),
@@ -321,10 +323,10 @@ def resolve_analyze(args: argparse.Namespace) -> AnalysisConfig:
     """Checks the flags of analyze.py.
 
     Raises:
-      UserError: not exactly one of --run and --summary, or an unknown part.
+      UserError: not exactly one of --run, --summary and --rates, or an unknown part.
     """
-    if bool(args.run) == bool(args.summary):
-        raise UserError("give --run (one seed) or --summary (a row), not both")
+    if [bool(args.run), bool(args.summary), bool(args.rates)].count(True) != 1:
+        raise UserError("give one of --run (a seed), --summary (a row) and --rates (trainings at several rates)")
     unknown = [part for part in args.what.split(",") if part not in PARTS]
     if unknown:
         raise UserError(f"--what {unknown[0]}: not one of {', '.join(PARTS)}")

@@ -73,7 +73,7 @@ ALSO = {"aircraft": "aircrafts", "flowers102": "flowers", "nabirds": "birds"}  #
 
 def commands_of(request: Request) -> list[Command]:
     """Lists per seed stage 1 (vanilla), then stage 2 in each mode; ARGS go to all, or name the one mode to run."""
-    if request.profile == "matched" and request.tries:
+    if request.profile == "matched" and request.settings:
         return [
             _command(request, seed, name, request.row(name), request.extra, ("--train_mode", "hard"), (*TRY, *flags))
             for seed in request.seeds[:1]
@@ -183,4 +183,7 @@ def _command(
 
 
 if __name__ == "__main__":
-    run(PAPER, "triplet_tf", "tensorflow", commands_of, DATASETS, PAPER_GIGABYTES, check=checked, missing=missing)
+    run(
+        PAPER, "triplet_tf", "tensorflow", commands_of, DATASETS, PAPER_GIGABYTES, check=checked, missing=missing,
+        has_settings=True,
+    )  # fmt: skip

@@ -1,9 +1,9 @@
 """Keeps the generated tables of README and docs current: `python -m reproduction.readme --check | --write`.
 
 A generated block is between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `front` (one line a
-paper), `overview` (the main claims), `claims`, or `finding`, `table`, `claims`, `charts` with a paper's name.
-docs/findings.md is made from its template. All of it shows committed records only, so that two checkouts of one commit
-generate the same text; a machine's own runs are shown by `make compare` and `make report`.
+paper), `overview` (the main claims), `claims`, or, with a paper's name, `finding`, `table`, `claims`, `charts`,
+`details`. docs/findings.md is made from its template. All of it shows committed records only, so that two checkouts of
+one commit generate the same text; a machine's own runs are shown by `make compare` and `make report`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from reproduction.compare import export
 from reproduction.compare.charts import markdown_charts, write_charts
 from reproduction.compare.collect import RESULTS, Collection, collect
 from reproduction.compare.comparison import Comparison, compare
+from reproduction.compare.extras import extras_of
 from reproduction.compare.findings import FRONT, PAGE, findings
 from reproduction.compare.tables import load_tables
 from reproduction.compare.tabular import markdown_table
@@ -77,6 +78,13 @@ def finding(paper: str, comparisons: Sequence[Comparison], found: Collection) ->
     return f"* **It claims**: {claim}.\n* **We found**: {words} ({state})."
 
 
+def details(comparison: Comparison, found: Collection) -> str:
+    """Returns the tables of the records' details that a paper's toml asks for."""
+    tables = extras_of(comparison.paper, found)
+    texts = [f"{table.title}. {table.note}\n\n{markdown_table(table.head, table.rows)}" for table in tables]
+    return "\n\n".join(texts) or "No record yet."
+
+
 def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, Callable[[], str]]:
     blocks: dict[str, Callable[[], str]] = {
         "front": lambda: front(comparisons, found),
@@ -89,6 +97,7 @@ def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, C
         blocks[f"finding {name}"] = lambda paper=name: finding(paper, comparisons, found)  # type: ignore[misc]
         blocks[f"charts {name}"] = lambda paper=name: markdown_charts(paper)  # type: ignore[misc]
         blocks[f"claims {name}"] = lambda one=comparison: claims([one])  # type: ignore[misc]
+        blocks[f"details {name}"] = lambda one=comparison: details(one, found)  # type: ignore[misc]
     return blocks
 
 

@@ -32,10 +32,10 @@ from reproduction.runtime.flags import Parser, flag, whole
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 COPY_HELP = "name of a copy of the data with other checksums: it is accepted, and rows carry the name (e.g. q90)"
-ROWS = ("core", "all", "tries")
+ROWS = ("core", "all", "settings")
 ROWS_HELP = (
     "rows of the matched profile: `core` decides the paper's claims, `all` adds further variants and data sets; "
-    "`tries` (triplet): short runs on the validation list that look for a setting"
+    "`settings` (hierarchy, triplet): short runs from which its settings are chosen"
 )
 DEFAULT_SEEDS = {"paper": (0, 1, 2), "matched": (0, 1, 2, 3, 4), "cpu": (0, 1, 2), "smoke": (0,)}
 
@@ -47,7 +47,7 @@ class Request:
     Attributes:
       copy: name of a copy of the data set that is not the published one, byte for byte: its rows carry the name.
       all_rows: also run the further rows of the matched profile, not only those that decide the paper's claims.
-      tries: run only the short runs that look for a setting of the matched profile.
+      settings: run only the short runs from which settings of the matched profile are chosen.
     """
 
     profile: str
@@ -59,7 +59,7 @@ class Request:
     data_dir: str | None
     copy: str = ""
     all_rows: bool = False
-    tries: bool = False
+    settings: bool = False
 
     def row(self, variant: str = "") -> str:
         """`<dataset>[-copy]-<profile>[-variant]`; flags passed through ARGS make a variant of their own."""
@@ -104,6 +104,7 @@ def _parse(
     dataset_of: Mapping[str, str],
     check: Callable[[str], str],
     default_seeds: Mapping[str, Sequence[int]],
+    has_settings: bool,
 ) -> tuple[Request, argparse.Namespace]:
     parser = Parser(f"python -m {paper}.reproduce", f"Runs every stage of {paper} and prints the comparison.")
     group = parser.additions
@@ -119,7 +120,7 @@ def _parse(
     flag(group, "--device", default="auto")
     flag(group, "--data-dir", default="")
     flag(group, "--copy", default="", help=COPY_HELP)
-    flag(group, "--rows", choices=ROWS, default="core", help=ROWS_HELP)
+    flag(group, "--rows", choices=ROWS if has_settings else ROWS[:2], default="core", help=ROWS_HELP)
     flag(
         group, "--args", default="", help="flags passed through to the scripts of stage 2; they make a row of their own"
     )
@@ -171,9 +172,11 @@ def request_of(
         extra = tuple(shlex.split(args.args))
     except ValueError as error:
         raise UserError(f"argument --args: {args.args!r} cannot be split into flags ({error})") from None
+    if args.rows == "settings" and profile != "matched":
+        raise UserError(f"argument --rows: settings are chosen for the profile matched, not for {profile}")
     return Request(
-        profile, dataset, seeds, args.device, extra, args.force, args.data_dir or None, args.copy, args.rows == "all",
-        args.rows == "tries",
+        profile, dataset, seeds, args.device, extra, args.force, args.data_dir or None, args.copy,
+        all_rows=args.rows == "all", settings=args.rows == "settings",
     )  # fmt: skip
 
 
@@ -222,6 +225,7 @@ def run(
     closing: Callable[[Request], str] | None = None,
     default_seeds: Mapping[str, Sequence[int]] = DEFAULT_SEEDS,
     missing: Callable[[Request, list[Command]], str] | None = None,
+    has_settings: bool = False,
 ) -> None:
     """The whole of `python -m <folder>.reproduce`.
 
@@ -236,12 +240,11 @@ def run(
       closing: last line to print after a finished run, for example what to open.
       check: returns the name of a data set or raises ValueError or UserError that says what is allowed.
       missing: returns what is not on this machine and the commands that fetch it, or "".
+      has_settings: whether `commands_of` knows `Request.settings`.
     """
     with _one_line(folder):
-        request, args = _parse(folder, argv, dataset_of, check, default_seeds)
+        request, args = _parse(folder, argv, dataset_of, check, default_seeds, has_settings)
         commands = one_thread_each(request, commands_of(request))
-        if request.tries and not any("-try-" in command.row for command in commands):
-            raise UserError("argument --rows: only the matched profile of triplet has tries")
         if args.plan:
             _print_plan(paper, request, commands, paper_gigabytes)
             return

@@ -10,6 +10,7 @@ import pytest
 from hierarchy_cnn_torch import deviations, flags, reproduce
 from hierarchy_cnn_torch.viewer import export
 from reproduction.launch.pipeline import Request
+from reproduction.runtime.record import split_row
 from reproduction.runtime.run_folder import REPO_ROOT
 
 README = (REPO_ROOT / "hierarchy_cnn_torch" / "README.md").read_text()
@@ -61,20 +62,16 @@ def test_matched_runs_the_core_rows_first_and_one_rate_for_every_network_with_br
     every = reproduce.commands_of(dataclasses.replace(request, all_rows=True))
     assert every[: len(core)] == core
     rows = list(dict.fromkeys(command.row.removeprefix("cifar100-q90-matched") for command in every))
-    rates = ["-rate0.33", "-rate1", "-rate3"]
-    assert rows == ["", "-labels", "-derived", "-long", "cifar10-matched", *rates]
+    assert rows == ["", "-labels", "-derived", "-long", "cifar10-matched"]
     trained: dict = {}
     for command in every:
         if command.script == reproduce.TRAIN_SCRIPT:
             config = flags.resolve_train(flags.train_parser().parse_args(list(command.flags)))
             trained.setdefault((command.row, config.arm), []).append(config)
-            # what is studied or chosen on held-out images must hold some out
-            chosen = command.row.endswith(("-labels", "-derived", *rates))
+            # what is studied on held-out images must hold some out
+            chosen = command.row.endswith(("-labels", "-derived"))
             assert config.train_held_out != chosen and config.bn and config.lr_schedule == "onecycle"
-            assert config.lr == pytest.approx(
-                (reproduce.FLAT_RATE if config.arm in ("A0", "A5") else reproduce.AWARE_RATE)
-                * {"-rate0.33": 1 / 3, "-rate3": 3}.get(command.row.removeprefix("cifar100-q90-matched"), 1), rel=0.01
-            )  # fmt: skip
+            assert config.lr == (reproduce.FLAT_RATE if config.arm in ("A0", "A5") else reproduce.AWARE_RATE)
     main = [(arm, len(configs)) for (row, arm), configs in trained.items() if row == "cifar100-q90-matched"]
     assert main == [("A0", 5), ("A1", 5), ("A2", 5), ("A3", 3), ("A5", 3), ("A4", 3)]
     assert len(trained["cifar100-q90-matched-labels", "A0"]) == 10
@@ -83,6 +80,21 @@ def test_matched_runs_the_core_rows_first_and_one_rate_for_every_network_with_br
     assert ten[0].row == "cifar10-matched" and not any("cifar100" in word for command in ten for word in command.flags)
     by_hand = reproduce.commands_of(dataclasses.replace(request, extra=("--lr", "0.7")))[0]
     assert flags.resolve_train(flags.train_parser().parse_args(list(by_hand.flags))).lr == 0.7
+
+
+def test_the_rates_are_chosen_on_images_that_none_of_these_trainings_sees():
+    request = Request("matched", "cifar100", (0, 1), "cpu", (), False, None, "q90", settings=True)
+    *trainings, last = reproduce.commands_of(request)
+    chosen = flags.resolve_analyze(flags.analyze_parser().parse_args(list(last.flags)))
+    assert last.row == "cifar100-q90-matched-rates" and last.worker is None
+    configs = [flags.resolve_train(flags.train_parser().parse_args(list(c.flags))) for c in trainings]
+    assert [(c.lr, c.arm) for c in configs] == [(rate, arm) for rate in reproduce.RATES for arm in reproduce.CORE]
+    assert {reproduce.FLAT_RATE, reproduce.AWARE_RATE} <= set(reproduce.RATES)
+    for command, config in zip(trainings, configs, strict=True):
+        assert config.held_out == 10000 and not config.train_held_out and config.bn
+        assert command.folder.parent.parent == REPO_ROOT / chosen.rates and split_row(command.row)[1] == "custom"
+    assert len({(config.epochs, config.seed, config.batch, config.preset) for config in configs}) == 1
+    assert "FLAT_RATE" in reproduce.pages(request)
 
 
 def test_deviation_ids_agree_in_code_table_and_records():

@@ -69,10 +69,8 @@ def test_the_command_of_a_row_runs_that_row(name):
         dataset = given.get("DATASET") or module.DATASETS[given["PROFILE"]]
         extra = tuple(shlex.split(given.get("ARGS", "")))
         copy = given.get("COPY", "")
-        rows = given.get("ROWS")
-        asked = Request(
-            given["PROFILE"], dataset, (0,), "cpu", extra, False, None, copy, rows == "all", rows == "tries"
-        )
+        rows = {"all": {"all_rows": True}, "settings": {"settings": True}}.get(given.get("ROWS", ""), {})
+        asked = Request(given["PROFILE"], dataset, (0,), "cpu", extra, False, None, copy, **rows)
         commands = module.commands_of(asked)
         runs = {c.row for c in commands}
         variant = next((v for v in WRITTEN_TOO if row.row.endswith(f"-{v}")), None)

@@ -48,6 +48,7 @@ def test_a_named_copy_of_the_data_is_accepted_by_every_training_and_names_its_ro
         ({"seeds": "x"}, "--seeds: 'x' is not a list of different"),
         ({"args": "--margin '0.3"}, "--args: .* cannot be split into flags .No closing quotation"),
         ({"dataset": "cifar11"}, "--dataset: .*cifar11"),
+        ({"rows": "settings"}, "--rows: settings are chosen for the profile matched, not for cpu"),
     ],
 )
 def test_what_cannot_be_is_one_line(wrong, said):

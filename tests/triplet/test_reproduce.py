@@ -70,7 +70,7 @@ def test_matched_rows_differ_in_their_loss_alone():
 
 
 def test_tries_are_short_runs_of_one_seed_on_the_validation_list_in_the_order_of_the_page():
-    asked = dataclasses.replace(request("matched", seeds=(3, 4)), copy="s144", tries=True)
+    asked = dataclasses.replace(request("matched", seeds=(3, 4)), copy="s144", settings=True)
     commands = reproduce.commands_of(asked)
     configs = [parse(training_parser(), list(c.flags)) for c in commands]
     assert [c.row.removeprefix("dogs-s144-matched-try-") for c in commands] == [
@@ -116,8 +116,8 @@ def test_missing_files_of_matched_are_one_line_with_both_commands(tmp_path, caps
 def test_tries_are_of_the_matched_profile(capsys):
     with pytest.raises(SystemExit):
         run("triplet", "triplet_tf", "tensorflow", reproduce.commands_of, reproduce.DATASETS, 0,
-            ["--profile", "cpu", "--rows", "tries", "--plan"], reproduce.checked)  # fmt: skip
-    assert "--rows: only the matched profile of triplet has tries" in capsys.readouterr().err
+            ["--profile", "cpu", "--rows", "settings", "--plan"], reproduce.checked, has_settings=True)  # fmt: skip
+    assert "--rows: settings are chosen for the profile matched, not for cpu" in capsys.readouterr().err
 
 
 def test_rows_are_those_of_the_table():
@@ -127,7 +127,7 @@ def test_rows_are_those_of_the_table():
     made |= {c.row for c in reproduce.commands_of(request("cpu", "cifar10"))}
     copy = dataclasses.replace(request("matched"), copy="s144", all_rows=True)
     made |= {c.row for c in reproduce.commands_of(copy)}
-    made |= {c.row for c in reproduce.commands_of(dataclasses.replace(copy, tries=True))}
+    made |= {c.row for c in reproduce.commands_of(dataclasses.replace(copy, settings=True))}
     assert made == known
 
 
