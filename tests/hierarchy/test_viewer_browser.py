@@ -60,6 +60,75 @@ def test_first_view_hides_the_diagonal_and_adds_up(page, ten):
     assert page.js("blocks.shown.total") == ten[1][-1].sum()
 
 
+def test_the_matrix_fills_the_window_and_no_name_meets_the_note(browser, ten, tmp_path):
+    long = [f"a class with a long name, number {i}" for i in range(10)]
+    (tmp_path / "names.txt").write_text("\n".join(long))
+    words = ["--confusion", str(ten[0].parent / "m.npy"), "--names", str(tmp_path / "names.txt")]
+    from hierarchy_cnn_torch.viewer import export
+    from hierarchy_cnn_torch.viewer.view import write
+
+    write(export.from_files(export.parser().parse_args([*words, "--out", "view.html"])), tmp_path / "view.html")
+    page = Page(browser, tmp_path / "view.html", width=1440, height=1000)
+    box = page.page.locator("#overlay").bounding_box()
+    (left, top), (right, bottom) = (page.js("([r, c]) => blocks.cellCentre(r, c)", place) for place in ([0, 0], [9, 9]))
+    half = (right - left) / 18, (bottom - top) / 18
+    assert right + half[0] >= 0.93 * box["width"] and bottom + half[1] >= 0.98 * box["height"]
+    # between the note on the axes and the names below it a line is blank, and both have ink
+    ink = page.js(
+        """() => { const m = document.getElementById('matrix'), g = m.getContext('2d');
+        return Array.from({ length: 92 }, (_, y) => g.getImageData(0, y, m.width, 1).data.some(v => v)); }"""
+    )
+    assert any(ink[:14]) and not any(ink[14:18]) and sum(ink[18:88]) > 35
+    assert page.errors == []
+
+
+def test_the_panel_explains_itself_while_nothing_is_selected(page, ten):
+    counts = ten[1][-1].copy()
+    np.fill_diagonal(counts, 0)
+    panel = page.page.locator("#groupinfo")
+    rows = [row.split("\t") for row in panel.locator("table").inner_text().splitlines()]
+    for level, row in zip(L10, rows[1:], strict=True):
+        inside = counts[level[:, None] == level[None]].sum() / counts.sum()
+        size = np.bincount(level)[level]
+        chance = (counts.sum(1) * (size - 1) / 9).sum() / counts.sum()
+        assert [cell.strip() for cell in row][1:] == [
+            str(level.max() + 1), f"{100 * inside:.1f} %", f"{100 * chance:.1f} %"
+        ]  # fmt: skip
+    assert page.page.locator("#samplebar").is_hidden() and page.js("blocks.samples") == []
+    page.after(lambda: panel.locator("button").first.click())
+    [[row, column]] = page.js("blocks.state.cells")
+    assert counts[row, column] == counts.max() and set(page.js("blocks.samples")) == samples_of_cell(ten, row, column)
+    assert "What this shows" not in panel.inner_text()
+    page.after(lambda: page.page.keyboard.press("Escape"))
+    for key, word in (("2", "channels of a layer"), ("3", "two classes"), ("1", "Most frequent confusions")):
+        page.after(lambda key=key: page.page.keyboard.press(key))
+        assert word in panel.inner_text()
+
+
+def test_the_picture_for_the_docs_is_small_and_shows_a_group(ten, tmp_path, capsys):
+    from PIL import Image
+
+    from hierarchy_cnn_torch.viewer import screenshot
+
+    meta = json.loads(screenshot.META.search(ten[0].read_text()).group(1))
+    group = list(screenshot.names_of(meta["tree"]))[1]
+    for words, name in (([], "plain.png"), (["--group", group], "group.png")):
+        screenshot.main([str(ten[0]), "--out", str(tmp_path / name), *words])
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (1200, 833) and (tmp_path / name).stat().st_size < 300_000
+    assert "plain.png: " in capsys.readouterr().out
+    assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "group.png").read_bytes()
+    (tmp_path / "other.html").write_text("<html></html>")
+    for words, said in (
+        ([str(ten[0]), "--group", "none such"], "--group none such: not in the tree"),
+        ([str(tmp_path / "other.html")], "not a page of the viewer"),
+        ([str(tmp_path / "missing.html")], "No such file"),
+    ):
+        with pytest.raises(SystemExit):
+            screenshot.main([*words, "--out", str(tmp_path / "no.png")])
+        assert said in capsys.readouterr().err and not (tmp_path / "no.png").exists()
+
+
 def test_i1_a_node_selects_its_classes_and_bands_change_colour(page):
     nodes = page.js("blocks.nodes")
     index = next(i for i, node in enumerate(nodes) if node["depth"] == 1)

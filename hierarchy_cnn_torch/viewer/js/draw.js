@@ -1,5 +1,7 @@
 // The centre: confusion matrix, response map, class correlation; one transform for all, shared with the icicle.
-const TOP = 66, EDGE = 6;
+const TOP = 92, EDGE = 6, SLANT = Math.PI / 3;
+const NOTE = 16;                // CSS pixels at the top for the note on the axes; names end below it
+const MOST_STRETCH = 1.3;       // a matrix need not be square to be read, and the window seldom is
 const el = id => document.getElementById(id);
 const base = el("matrix"), over = el("overlay");
 let side = { w: 100, h: 100 };  // CSS pixels of the whole matrix at zoom 1
@@ -36,8 +38,10 @@ function scaled(value, most, signed) {
 
 function drawAll() {
   const w = base.clientWidth, h = base.clientHeight;
-  const square = Math.max(50, Math.min(w - EDGE, h - TOP - EDGE));
-  side = state.tab === "response" ? { w: Math.max(50, w - EDGE), h: square } : { w: square, h: square };
+  const room = { w: Math.max(50, w - EDGE), h: Math.max(50, h - TOP - EDGE) };
+  if (state.tab !== "response") room.w = Math.max(50, room.w - nameLength() * Math.cos(SLANT));  // the last name leans out
+  const most = MOST_STRETCH * Math.min(room.w, room.h);
+  side = state.tab === "response" ? room : { w: Math.min(room.w, most), h: Math.min(room.h, most) };
   const g = fit(base);
   fit(over);
   g.save();
@@ -197,7 +201,7 @@ function drawColumnLabels(g) {
     return;
   }
   g.textAlign = "left";
-  g.fillText(state.tab === "confusion" ? "predicted →   (rows: actual ↓)" : "class × class", 6, 9);
+  g.fillText(state.tab === "confusion" ? "predicted →   (rows: actual ↓)" : "class × class", 6, NOTE / 2);
   const blocks = cellW() >= 9 ? order.map((c, at) => ({ name: meta.names[c], from: at, to: at + 1 }))
     : blocksOf(levels[Math.min(state.level, levels.length - 2)] ?? levels[0]).map(b => ({ ...b, name: groupName(b) }));
   let last = -99;
@@ -207,10 +211,20 @@ function drawColumnLabels(g) {
     last = x;
     g.save();
     g.translate(x, TOP - 4);
-    g.rotate(-Math.PI / 3);
-    g.fillText(name.length > 14 ? name.slice(0, 13) + "…" : name, 0, 0);
+    g.rotate(-SLANT);
+    g.fillText(shortened(g, name, nameLength()), 0, 0);
     g.restore();
   }
+}
+
+// How long a name over a column may be: it leans, and ends below the note.
+const nameLength = () => (TOP - 4 - NOTE) / Math.sin(SLANT) - 6;
+
+function shortened(g, text, width) {
+  if (g.measureText(text).width <= width) return text;
+  let end = text.length - 1;
+  while (end > 1 && g.measureText(text.slice(0, end) + "…").width > width) end -= 1;
+  return text.slice(0, end) + "…";
 }
 
 function groupName(block) {

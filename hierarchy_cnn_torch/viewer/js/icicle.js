@@ -13,8 +13,9 @@ function ancestorAt(c, depth) {
 }
 
 function columnX(depth, width) {
-  const leafWidth = Math.min(width * 0.45, 110);
-  return depth >= depths - 1 ? width - leafWidth : (width - leafWidth) * depth / (depths - 1);
+  const leafWidth = Math.min(width * 0.45, 110), root = 16;
+  if (depth >= depths - 1) return width - leafWidth;
+  return depth ? root + (width - leafWidth - root) * (depth - 1) / (depths - 2) : 0;
 }
 
 function drawIcicle() {
@@ -47,7 +48,7 @@ function drawIcicle() {
         g.fillRect(x, Math.max(y, TOP), 3, Math.min(h, h + y - TOP));
       }
       if (node.index === focusNode && document.activeElement === tree) outline(g, x + 1.5, Math.max(y, TOP) + 1.5, w - 3, h - 3, "#b34700", 3);
-      if (h >= 9) label(g, node, x, Math.max(y, TOP), w, Math.min(h, h + y - TOP));
+      if (h >= 7) label(g, node, x, Math.max(y, TOP), w, Math.min(h, h + y - TOP));
     }
   }
   g.fillStyle = "#5c5c66";
@@ -70,12 +71,13 @@ function label(g, node, x, y, w, h) {
   g.clip();
   g.fillStyle = dark ? "#fff" : "#1b1b1f";
   g.textAlign = "left";
+  g.font = `${Math.min(10, Math.floor(h))}px system-ui, sans-serif`;
   if (w < 40 && h > w) {
     g.translate(x + w / 2, y + h / 2);
     g.rotate(-Math.PI / 2);
     g.textAlign = "center";
     g.fillText(node.name, 0, 0, h - 4);
-  } else g.fillText(node.name, x + 5, y + h / 2);
+  } else g.fillText(shortened(g, node.name, (w - 8) / 0.75), x + 5, y + h / 2, w - 8);
   g.restore();
 }
 

@@ -51,14 +51,15 @@ function drawSamples() {
   box.replaceChildren();
   shownSamples = chosenSamples();
   drawChannelInfo();
-  el("samplebar").hidden = !sample;
+  el("samplebar").hidden = !sample || !isAsked();
+  if (!isAsked()) return;
   if (!sample) {
     if (state.cells || selection().length) box.append(make("p", "This file holds no image list (export it with --samples or from a run)."));
     return;
   }
   const fixed = state.tab === "response" && state.channel !== null && current.layer?.top;
   if (!shownSamples.length) {
-    box.append(make("p", state.cells ? "No images in these cells." : "Select a group, cells or a channel to see images."));
+    box.append(make("p", `No images ${state.cells ? "in these cells" : "of this selection"}.`));
     return;
   }
   const groups = new Map();
@@ -124,6 +125,7 @@ function drawGroupInfo() {
     for (const [r, c] of state.cells) count += current.cell[r * K + c];
     box.append(make("h2", `${state.cells.length} cells, ${count} images`));
   }
+  if (!isAsked()) explain(box);
   if (!classes.length) return;
   const f = groupFigures(classes, current);
   const names = state.nodes.map(i => nodes[i].name).concat(state.classes.map(c => meta.names[c]));
@@ -132,4 +134,58 @@ function drawGroupInfo() {
   table.append(rowOf("th", "recall", "precision", "F1", "popularity"));
   table.append(rowOf("td", percent(f.recall), percent(f.precision), percent(f.f1), Number.isFinite(f.popularity) ? f.popularity.toFixed(2) : "–"));
   box.append(table);
+}
+
+// Whether something is selected; if not, the panel says what the view shows.
+const isAsked = () => Boolean(state.cells || selection().length || (state.tab === "response" && state.channel !== null));
+
+const READING = {
+  confusion: "Rows are actual classes, columns predicted ones, both in the order of the tree on the left. The darker a cell, the " +
+    "more errors it has. Squares are the groups of the chosen level: in a network that follows the tree errors stay inside them.",
+  response: "Rows are classes in the order of the tree, columns the channels of a layer. The darker a cell, the stronger the " +
+    "channel responds to the class. Select a group: channels that respond to it more than to others move to the left.",
+  correlation: "How alike a layer responds to two classes: 1 is alike, -1 opposite. Blocks along the diagonal are groups of " +
+    "classes that the layer takes for similar.",
+};
+
+function explain(box) {
+  box.append(make("h2", "What this shows"), make("p", READING[state.tab]));
+  if (state.tab === "confusion") {
+    if (!current.signed) box.append(make("h2", "Errors that stay inside their group"), insideTable());
+    if (!state.aggregate) box.append(make("h2", current.signed ? "Largest changes" : "Most frequent confusions"), ...pairList());
+  }
+  const what = state.tab === "response" ? "a channel for its strongest images" : "a cell, or drag a rectangle";
+  box.append(make("p", `Click a group in the tree, or ${what}: numbers and images appear here. ? lists keys and mouse.`));
+}
+
+// Share of the errors whose wrong class is in the right group, and what it were if errors fell on any wrong class alike.
+function insideTable() {
+  const table = make("table");
+  table.append(rowOf("th", "level", "groups", "inside", "by chance"));
+  meta.levels.forEach(({ name, groups }, at) => {
+    const level = levels[at], size = new Float64Array(groups.length);
+    level.forEach(group => { size[group] += 1; });
+    let errors = 0, inside = 0, chance = 0;
+    for (let i = 0; i < current.n.length; i++) {
+      const a = current.row[i], b = current.col[i], n = current.n[i];
+      if (a === b) continue;
+      errors += n;
+      chance += n * (size[level[a]] - 1) / (K - 1);
+      if (level[a] === level[b]) inside += n;
+    }
+    table.append(rowOf("td", name, String(groups.length), percent(inside / errors), percent(chance / errors)));
+  });
+  return table;
+}
+
+function pairList() {
+  const { row, col, n, keep } = cells;
+  const order = keep.filter(i => row[i] !== col[i]).sort((i, j) => Math.abs(n[j]) - Math.abs(n[i]) || row[i] - row[j] || col[i] - col[j]);
+  return order.slice(0, 14).map(i => {
+    const button = make("button");
+    button.className = "pair";
+    button.append(make("span", `${meta.names[row[i]]} → ${meta.names[col[i]]}`), make("span", (current.signed && n[i] > 0 ? "+" : "") + n[i]));
+    button.onclick = () => update({ cells: [[row[i], col[i]]], nodes: [], classes: [] });
+    return button;
+  });
 }
