@@ -102,7 +102,8 @@ def block_diagonality(
     Returns:
       groups; within: W, share of errors inside the true group; expected: W if an error falls on any wrong class
       alike; expected_matched: the same with the predicted classes' own shares; lift: within / expected; p: of W under
-      the permutations, (1 + #>=) / (1 + N), or #>= / N over all groupings; exact: which of the two.
+      the permutations, (1 + #>=) / (1 + N), or #>= / N over all groupings; null_95: W that 95 % of them do not exceed,
+      divided by expected; exact: which of the two.
     Source: ours (the paper shows the matrix; its statistic, if any, could not be read).
     """
     errors = np.asarray(counts, np.float64).copy()
@@ -112,7 +113,7 @@ def block_diagonality(
     rows, columns = errors.sum(1), errors.sum(0)
     total = rows.sum()
     if total == 0:
-        nothing = dict.fromkeys(("within", "expected", "expected_matched", "lift", "p"), math.nan)
+        nothing = dict.fromkeys(("within", "expected", "expected_matched", "lift", "p", "null_95"), math.nan)
         return {"groups": int(level.max()) + 1, **nothing, "exact": False}
     within = within_share(errors, level)
     group_size = np.bincount(level)[level]
@@ -125,21 +126,18 @@ def block_diagonality(
     weights = errors[i, j]
     observed = weights[level[i] == level[j]].sum() - 1e-9 * total
     every = distinct_splits(level, permutations)
-    reached = done = 0
+    null: list[float] = []  # errors inside the groups of each grouping
     if every is not None:
-        for labels in every:
-            reached += weights[labels[i] == labels[j]].sum() >= observed
-            done += 1
-        p = reached / done
+        null = [float(weights[labels[i] == labels[j]].sum()) for labels in every]
     else:
         rng = np.random.default_rng([seed, 0xB10C])
         block = max(1, 4_000_000 // max(len(i), size))
-        while done < permutations:
-            now = min(block, permutations - done)
+        while len(null) < permutations:
+            now = min(block, permutations - len(null))
             labels = rng.permuted(np.broadcast_to(level, (now, size)), axis=1)
-            reached += int(((labels[:, i] == labels[:, j]) @ weights >= observed).sum())
-            done += now
-        p = (1 + reached) / (1 + done)
+            null += ((labels[:, i] == labels[:, j]) @ weights).tolist()
+    reached = sum(value >= observed for value in null)
+    p = reached / len(null) if every is not None else (1 + reached) / (1 + len(null))
     return {
         "groups": int(level.max()) + 1,
         "within": within,
@@ -147,6 +145,7 @@ def block_diagonality(
         "expected_matched": matched,
         "lift": within / expected if expected else math.nan,
         "p": float(p),
+        "null_95": float(np.quantile(null, 0.95)) / total / expected if expected else math.nan,
         "exact": every is not None,
     }
 

@@ -14,11 +14,10 @@ import torch
 
 from datasets.split import stratified
 from hierarchy_cnn_torch.data.images import Data
-from hierarchy_cnn_torch.data.tree_files import leaf_names, load_tree, official_tree
+from hierarchy_cnn_torch.data.tree_files import load_tree, official_tree
 from hierarchy_cnn_torch.flags import AnalysisConfig, Config, read_config
 from hierarchy_cnn_torch.method import (
     intervals,
-    label_quality,
     probes,
     responses,
     selectivity,
@@ -26,11 +25,11 @@ from hierarchy_cnn_torch.method import (
     statistics,
     trees,
 )
+from hierarchy_cnn_torch.report.label_study import study_labels
 from hierarchy_cnn_torch.report.response_file import open_responses, stream
 from hierarchy_cnn_torch.training import evaluate
 from reproduction.runtime.arrays import read_npz, write_npz
 from reproduction.runtime.run_folder import UserError, read_json, read_metrics, shown
-from reproduction.runtime.torch_runtime import generator
 
 npz = functools.partial(read_npz, hint="run that variant again with --overwrite")  # the arrays of a run's file
 CONTROLS = 2  # random groupings of equal sizes per level, for the probes
@@ -118,7 +117,7 @@ def everything(
         "arms": lambda: compare_arms(seed),
         "responses": lambda: layer_statistics(seed, out),
         "probes": lambda: probe_tables(seed),
-        "quality": lambda: study_labels(seed) if folds else {},
+        "quality": lambda: study_labels(folder, data) if folds else {},
     }
     metrics: dict[str, Any] = {}
     for name, measure in parts.items():
@@ -137,6 +136,7 @@ def confusions(seed: Seed) -> dict[str, Any]:
     metrics = {
         "block_lift_coarse": levels[0]["lift"], "block_p_coarse": levels[0]["p"],
         "block_lift_fine": levels[-1]["lift"], "block_p_fine": levels[-1]["p"],
+        "block_null_95_coarse": levels[0]["null_95"], "block_null_95_fine": levels[-1]["null_95"],
         "mistake_height": tables["A0"]["height"],
     }  # fmt: skip
     results = {"T1": tables, "metrics": metrics}
@@ -284,13 +284,15 @@ def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
     (conv1, conv1_untrained), (fc7, fc7_untrained) = (
         [mantel[name][str(epoch)] for epoch in (epochs[-1], epochs[0])] for name in ("conv1", "fc7")
     )
+    null_95, untrained_95 = coarsest[at]["null_95"], untrained[start]["null_95"]
     metrics = {
         "mantel_conv1": conv1["rho"], "mantel_fc7": fc7["rho"], "mantel_fc7_p": fc7["p"],
         "mantel_conv1_untrained": conv1_untrained["rho"], "mantel_fc7_untrained": fc7_untrained["rho"],
-        "selectivity_best": coarsest[at]["best"],
-        "selectivity_null_95": coarsest[at]["null_95"], "selectivity_p": p,
-        "selectivity_best_untrained": untrained[start]["best"],
-        "selectivity_null_95_untrained": untrained[start]["null_95"],
+        "selectivity_best": coarsest[at]["best"], "selectivity_null_95": null_95, "selectivity_p": p,
+        "selectivity_best_untrained": untrained[start]["best"], "selectivity_null_95_untrained": untrained_95,
+        # as far above the baseline of their claim as the untrained network is above its own: controls
+        "mantel_as_untrained": conv1["rho"] + fc7_untrained["rho"] - conv1_untrained["rho"],
+        "selectivity_as_untrained": null_95 + untrained[start]["best"] - untrained_95,
     }  # fmt: skip
     return {"mantel": mantel, "selectivity": chosen, "kept_epochs": epochs, "metrics": metrics}
 
@@ -341,57 +343,18 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
         drawn_rows = [rows for name, rows in table[early].items() if name.startswith(f"{coarse}/")]
         nulls = [[rows[epoch] for rows in drawn_rows] for epoch in (untrained, first)]
     rise = table[early][coarse][first] - table[early][coarse][untrained]
+    random_e90 = [epochs_needed for name, epochs_needed in e90[early].items() if name.startswith(f"{coarse}/")]
     risen = np.subtract(nulls[-1], nulls[0])  # of random groups, the control
     metrics = {
         "e90_early_coarse": e90[early][coarse], "e90_late_classes": e90[late]["classes"],
-        "e90_late_coarse": e90[late][coarse],
+        "e90_late_coarse": e90[late][coarse], "e90_early_random": float(np.mean(random_e90)),
         "probe_early_coarse_first": table[early][coarse][first],
         "probe_early_coarse_untrained": table[early][coarse][untrained],
         "probe_early_random_first": float(np.mean(nulls[-1])), "probe_early_random_untrained": float(np.mean(nulls[0])),
         "probe_early_rise": rise, "probe_early_rise_random": float(risen.mean()),
+        # the untrained network, and what random groups gain: control of `probe_early_coarse_first`
+        "probe_early_as_random": table[early][coarse][untrained] + float(risen.mean()),
         "probe_early_rise_p": selectivity.chance(rise, risen, every is not None) if groupings else math.nan,
         "probe_late_classes_last": table[late]["classes"][last],
     }  # fmt: skip
     return {"probes": table, "e90": e90, "purity": purity, "metrics": metrics}
-
-
-def study_labels(seed: Seed) -> dict[str, Any]:
-    """Finds planted flips and the split class from out-of-fold predictions, and near-duplicates (C8, T4)."""
-    data = seed.data
-    parts = [npz(path) for path in sorted(seed.folder.glob("fold*/fold.npz"))]
-    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    probabilities, labels, kind = joined["probabilities"], joined["labels"], joined["kind"]
-    twin = read_json(sorted(seed.folder.glob("fold*/config.json"))[0], "")["split_class"]
-    names = [*data.names, "second label"] if twin >= 0 else list(data.names)
-    tree_file = sorted(seed.folder.glob("fold*/noise_tree.json"))[0]
-    spelled = leaf_names(tree_file)
-    tree = load_tree(tree_file, [spelled.get(at, name) for at, name in enumerate(names)])
-    scores = label_quality.label_scores(probabilities, labels, trees.levels_of(tree))
-    use = joined["true_labels"] != twin  # the split class is a question of its own
-    retrieval = label_quality.retrieval(scores["s2"][use], kind[use])
-    pairs = label_quality.redundant_pairs(
-        similarity.confusion_matrix(labels, probabilities.argmax(1), probabilities.shape[1])
-    )
-    if twin >= 0:
-        ranks = [at for at, (i, j, _) in enumerate(pairs, 1) if (i, j) == (twin, len(data.names))]
-        retrieval["redundant_rank"] = float(ranks[0]) if ranks else float(len(pairs) + 1)
-    first = np.sort(torch.randperm(len(data.images), generator=generator(0, "duplicates"))[:10000].numpy())
-    duplicates = label_quality.duplicates(label_quality.difference_hash(data.images[first]), data.true_labels[first])
-    confidence = label_quality.retrieval(scores["s1"][use], kind[use])  # without the tree: the control
-    quality: dict[str, Any] = {
-        "retrieval": retrieval,
-        "retrieval_s1": confidence,
-        "planted": {"near": int((kind == 1).sum()), "far": int((kind == 2).sum())},
-        "pairs": [[i, j, s] for i, j, s in pairs[:10]],
-        "duplicates": [[int(first[a]), int(first[b]), d] for a, b, d in duplicates[:30]],
-        "duplicate_pairs": len(duplicates),
-    }
-    for name in ("s2", "s3"):
-        order = np.argsort(-scores[name], kind="stable")[:60]
-        quality[f"images_{name}"] = joined["index"][order].tolist()
-        quality[f"labels_{name}"] = labels[order].tolist()
-        quality[f"predicted_{name}"] = probabilities[order].argmax(1).tolist()
-        quality[f"planted_{name}"] = kind[order].tolist()
-    metrics = {f"quality_{name}": value for name, value in retrieval.items()}
-    metrics |= {f"quality_confidence_{name}": value for name, value in confidence.items()}
-    return {"quality": quality, "metrics": metrics}

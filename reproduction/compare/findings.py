@@ -71,6 +71,25 @@ class Answers:
         count = result.effect.seeds if result.effect is not None else 0
         return f"**{answer[0].upper()}{answer[1:]}**: {self.effect(claim, row)} ({count} seed{'s' * (count != 1)})"
 
+    def tested(self, claim: str, row: str) -> bool:
+        """Whether the records of a row hold what a claim needs."""
+        return (claim, row) in self.results
+
+    def answer(self, claim: str, row: str, yes: str, no: str, unclear: str) -> str:
+        """Returns the words that a verdict stands for.
+
+        Args:
+          claim: its id.
+          row: that it was tested on.
+          yes: words if it is supported, whatever its size.
+          no: words if there is no effect, the control explains it, or it is contradicted.
+          unclear: words if the runs do not tell.
+        """
+        verdict = self._result(claim, row).verdict
+        if verdict.word in ("no effect", "contradicted", "explained by control"):
+            return no
+        return yes if verdict.line in (2, 4) and verdict.word != "control undecided" else unclear
+
     def detail(self, paper: str, row: str, *path: str) -> float:
         """Returns a number from the details of a row's first record, such as ("chance_95", "same_classes")."""
         group = self.found.rows.get((paper, row))

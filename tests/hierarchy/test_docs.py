@@ -127,14 +127,14 @@ def test_claims_use_metrics_that_the_analysis_writes():
     table = tomllib.loads((REPO_ROOT / "reproduction" / "tables" / "hierarchy.toml").read_text())
     sources = "".join(
         (REPO_ROOT / "hierarchy_cnn_torch" / name).read_text()
-        for name in ("report/measure.py", "method/label_quality.py", "training/record.py")
+        for name in ("report/measure.py", "report/label_study.py", "method/label_quality.py", "training/record.py")
     )
     for claim in table["claim"]:
         for side in ("method", "baseline", "control"):
             metric = claim.get(side, {}).get("metric", "").split("/")
             for part in metric:
                 known = part in ("", *flags.ARMS) or part in sources or part.removeprefix("quality_") in sources
-                assert known or part.startswith("quality_auroc_"), metric
+                assert known or part.startswith(("quality_auroc_", "quality_confidence_auroc_")), metric
     assert all(t["evidence"] == "recalled" for t in table["table"])
 
 

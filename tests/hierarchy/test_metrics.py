@@ -36,6 +36,20 @@ def test_fixture_planted_blocks_on_10_classes_cannot_beat_one_in_210():
     assert out["lift"] == pytest.approx(2.1, abs=0.1) and out["exact"] and out["p"] == pytest.approx(1 / 210)
 
 
+@pytest.mark.parametrize(("level", "shares"), [(L20, []), (L20, [0.68, 0.32]), (L2, []), (L2, [0.98, 0.02])])
+def test_the_null_point_is_what_one_random_grouping_in_twenty_exceeds(level, shares):
+    counts = statistics.planted_confusion([level], 100, 0.7, shares, 3)
+    out = statistics.block_diagonality(counts, level, 999, seed=1)
+    rng = np.random.default_rng(5)
+    lifts = []
+    for _ in range(400):
+        other = rng.permutation(level)
+        errors = counts - np.diag(np.diag(counts))
+        lifts.append(errors[other[:, None] == other[None]].sum() / errors.sum() / out["expected"])
+    assert np.mean(np.array(lifts) > out["null_95"]) == pytest.approx(0.05, abs=0.035)
+    assert (out["lift"] > out["null_95"]) == bool(shares) == (out["p"] < 0.05)
+
+
 @pytest.mark.parametrize("sizes", [(4, 6), (5, 5), (2, 2, 3), (1, 1, 2, 3), (2, 2, 2, 2)])
 def test_distinct_splits_are_every_grouping_once(sizes):
     level = np.repeat(np.arange(len(sizes)), sizes)

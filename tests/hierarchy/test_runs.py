@@ -62,7 +62,8 @@ def tree_file(tmp_path_factory):
 CONTROLS = (  # what each statistic of the analysis is compared with
     "gap_spread_equal", "gap_spread_p", "selectivity_best_untrained", "selectivity_null_95_untrained",
     "mantel_conv1_untrained", "mantel_fc7_untrained", "probe_early_random_untrained", "probe_early_rise_random",
-    "probe_early_rise_p", "quality_confidence_auroc_far",
+    "probe_early_rise_p", "quality_confidence_auroc_far", "block_null_95_coarse", "block_null_95_fine",
+    "probe_early_as_random", "mantel_as_untrained", "selectivity_as_untrained",
 )  # fmt: skip
 
 
