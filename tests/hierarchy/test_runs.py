@@ -244,6 +244,16 @@ def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file, monkeypat
         1,
     )  # 3 groupings in all
     assert 0 <= controls["selectivity_best_untrained"] <= 1
+    value = {name: metric["last"] for name, metric in record["metrics"].items()}
+    for claimed, control, effect, of_control in (  # claimed - control is the effect minus that of the control
+        ("selectivity_best", "selectivity_as_untrained", "selectivity_best selectivity_null_95",
+         "selectivity_best_untrained selectivity_null_95_untrained"),
+        ("mantel_fc7", "mantel_as_untrained", "mantel_fc7 mantel_conv1", "mantel_fc7_untrained mantel_conv1_untrained"),
+        ("probe_early_coarse_first", "probe_early_as_random", "probe_early_coarse_first probe_early_coarse_untrained",
+         "probe_early_random_first probe_early_random_untrained"),
+    ):  # fmt: skip
+        a, b, c, d = (value[name] for name in f"{effect} {of_control}".split())
+        assert value[claimed] - value[control] == pytest.approx((a - b) - (c - d))
     meta, arrays = pack.read_page(out / "view.html")
     assert [r["name"] for r in meta["runs"]] == ["A0", "A1"] and len(meta["layers"]) == 8
     with np.load(flat / "predictions.npz") as saved:
