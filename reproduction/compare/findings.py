@@ -33,7 +33,7 @@ class Answers:
     def __init__(self, comparisons: Sequence[Comparison], found: Collection):
         """Args:
         comparisons: one a paper.
-        found: the records they were made from.
+        found: the records behind the comparisons.
         """
         self.results = {(r.claim.id, r.row): r for comparison in comparisons for r in comparison.claims}
         self.found = found
@@ -63,6 +63,10 @@ class Answers:
         """Returns an effect with its interval, such as "+0.32 [-0.10, +0.74] points"."""
         result = self._result(claim, row)
         return interval_text(result.effect, result.claim.unit)
+
+    def verdict(self, claim: str, row: str) -> str:
+        """Returns the verdict as printed in the tables."""
+        return self._result(claim, row).verdict.text
 
     def judged(self, claim: str, row: str) -> str:
         """Answers a question: "**Too uncertain to say**: +0.32 [-0.10, +0.74] points (3 seeds)"."""
