@@ -218,7 +218,7 @@ def lines_of(paper: Paper, found: Collection) -> list[Line]:
     lines: list[Line] = []
     for name, row in rows:
         group = by_row.get(name)
-        numbers = [number for number in (paper.beside(row) if row is not None else []) if number.unit != "text"]
+        numbers = [number for number in (paper.compared_with(row) if row is not None else []) if number.unit != "text"]
         called = row.quantity if row is not None else ""
         here = [
             _line(paper, name, row, group, n, called or n.column, n.unit, n.metric, n.selection, n.key)

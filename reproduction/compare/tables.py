@@ -106,7 +106,7 @@ class OurRow(Strict):
     row: str
     title: str
     command: str
-    beside: tuple[str, ...] = ()  # published cells "row/column" it is compared with; * allowed
+    compared_with: tuple[str, ...] = ()  # published cells "row/column"; * allowed
     needs: str = ""  # why it has not been run here: hardware, hours, data
     short: str = ""  # what of the paper's schedule was cut; the verdict is then never more than indicative
     quantity: str = ""  # what its main number is called if the column alone does not say of which network
@@ -203,9 +203,9 @@ class Paper(Strict):
         for row in self.row:
             if row.quantity and main_numbers > 1:
                 raise ValueError(f"row {row.row}: quantity names one main number, and {main_numbers} of shown are key")
-            for pattern in row.beside:
+            for pattern in row.compared_with:
                 if not fnmatch.filter(cells, pattern):
-                    raise ValueError(f"row {row.row}: beside {pattern!r} matches no published cell")
+                    raise ValueError(f"row {row.row}: compared_with {pattern!r} matches no published cell")
         return self
 
     @cached_property
@@ -224,9 +224,9 @@ class Paper(Strict):
             titles[row.row] = row.title if row.title == whole or not whole else f"{whole}: {row.title}"
         return titles
 
-    def beside(self, row: OurRow) -> list[Number]:
+    def compared_with(self, row: OurRow) -> list[Number]:
         """Returns the published numbers that a row of ours is compared with."""
-        return [n for n in self.numbers() if any(fnmatch.fnmatchcase(n.cell, pattern) for pattern in row.beside)]
+        return [n for n in self.numbers() if any(fnmatch.fnmatchcase(n.cell, pattern) for pattern in row.compared_with)]
 
 
 def parse_printed(printed: str) -> tuple[float, float]:

@@ -167,6 +167,6 @@ def test_nothing_to_report_on_is_one_line(tmp_path):
 
 def test_published_numbers_stand_beside_pathmnist_and_nothing_beside_cifar():
     paper = report.paper_of("finegrained")
-    rows = {row.row: [n.printed for n in paper.beside(row) if n.metric == "accuracy"] for row in paper.row}
+    rows = {row.row: [n.printed for n in paper.compared_with(row) if n.metric == "accuracy"] for row in paper.row}
     assert [rows[f"pathmnist-paper{name}"] for name in ("", "-ft", "-ft-deep")] == [["90.836"], ["90.515"], ["91.657"]]
     assert not any(numbers for row, numbers in rows.items() if row.startswith("cifar10"))

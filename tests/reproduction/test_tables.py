@@ -23,7 +23,7 @@ def test_every_number_says_where_it_comes_from(paper: Paper):
 def test_rows_and_claims_can_be_used(paper: Paper):
     for row in paper.row:
         assert row.command.startswith(("make ", "python ")), row
-        assert paper.beside(row) or not row.beside
+        assert paper.compared_with(row) or not row.compared_with
         assert any(f"-{profile}" in row.row for profile in ("paper", "matched", "cpu")), row
     assert paper.claim
     assert len({claim.id.split("-")[0] for claim in paper.claim}) == 1
@@ -116,7 +116,7 @@ GOOD = (TABLES / "class2str.toml").read_text()
         ('selected = "unknown"\n', "", "selected"),
         ('["99.38", ', "[", "6 values for 7 columns"),
         ("headline = true", "headlines = true", "headlines"),
-        ('beside = ["MNIST/*"]', 'beside = ["MINST/*"]', "MINST"),
+        ('compared_with = ["MNIST/*"]', 'compared_with = ["MINST/*"]', "MINST"),
         ("margin = 0.5", "", "a main needs `method`, `baseline` and `margin`"),
         ("margin = 0.5", "margins = 0.5", "claim.0.margins: Extra inputs are not permitted"),
         ('{ metric = "fc_accuracy", variant = "fc" }', '{ metrics = "fc_accuracy" }', "claim.0.baseline"),
