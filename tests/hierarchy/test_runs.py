@@ -1,4 +1,4 @@
-"""Real scripts in subprocesses: both stages, kill and resume, two processes, refusals, analysis and viewer."""
+"""The scripts as a user runs them: both stages, kill and resume, two processes, refusals, analysis and viewer."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from reproduction.runtime.flags import finish_parsing
 from reproduction.runtime.outcomes import outcomes_of
 from reproduction.runtime.record import load_record
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
+from tests import scripts
 
 TRAIN = REPO_ROOT / "hierarchy_cnn_torch" / "train.py"
 ANALYZE = REPO_ROOT / "hierarchy_cnn_torch" / "analyze.py"
@@ -81,6 +83,10 @@ def words(pictures, folder, *more):
 
 
 def run(command, **options):
+    """Runs a script of the paper in this process (see tests/scripts.py), anything else as a process."""
+    _, script, *flags = command
+    if script in (str(TRAIN), str(ANALYZE)):
+        return scripts.run("hierarchy_cnn_torch", Path(script).name, *flags, code=None)
     return subprocess.run(command, capture_output=True, text=True, cwd=REPO_ROOT, **options)
 
 
