@@ -12,7 +12,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu_check import torch_networks
-from finegrained_torch.data.images import shifted
 from finegrained_torch.training import states
 from reproduction.runtime.loop import Training
 from tests.test_layout import ROOT
@@ -90,12 +89,12 @@ def test_no_step_reads_a_value_back_or_depends_on_one(paper, tmp_path):
     assert not {name: seen[name] for name in WAITING if seen[name]}
 
 
-def test_the_shifts_of_fine_grained_wait_for_nothing_either():
-    watch = Watch()
-    watch.on = True
-    with watch:
-        shifted(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.Generator().manual_seed(0))
-    assert watch.seen["aten::index"] == 1 and not any(watch.seen[name] for name in WAITING)
+def test_the_shifts_of_fine_grained_are_drawn_once_an_epoch_and_wait_for_nothing(tmp_path):
+    plain, moved = (seen_in("finegrained", tmp_path / name, "--augment", name) for name in ("none", "shifts"))
+    steps = moved["aten::index"] - plain["aten::index"]
+    assert steps >= 4 and moved["aten::convolution"] == plain["aten::convolution"]
+    draws = {name for name in moved if name.startswith(("aten::rand", "aten::random", "aten::bernoulli"))}
+    assert not draws and not any(moved[name] for name in WAITING)
 
 
 def test_a_step_that_waits_would_be_counted():

@@ -175,6 +175,7 @@ class _Timed(LitResnet):
     count: int
 
     def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
         synchronize(self.device)
         self.began = time.perf_counter()
         self.watch = watch_gpu() if self.current_epoch else None
@@ -208,7 +209,8 @@ def run_finegrained(network: str, precision: str, device: torch.device, steps: i
     images, labels = noise(count, 2)
     items = Items(images.permute(0, 3, 1, 2).contiguous(), labels, labels)
     key = (0, "coarse")
-    module = _Timed(1e-4, num_classes=2, network=network, optimization=Optimization(max_epochs=EPOCHS, key=key))
+    how = Optimization(max_epochs=EPOCHS, key=key, augment=config.augment)
+    module = _Timed(1e-4, num_classes=2, network=network, optimization=how)
     module.clock, module.count = Clock(), count
     task = LightningTask("speed", folder, module, (items, np.arange(count)), (items, np.arange(8)), key, {})
     finegrained_loop.train(task, config)

@@ -172,24 +172,35 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return torch.addcmul(offset[:, None, None], images.to(std.dtype), scale[:, None, None])
 
 
-def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Moves each image by up to SHIFT pixels (the border is repeated) and mirrors half of them, on their device.
+def draw_shifts(count: int, generator: torch.Generator) -> Tensor:
+    """Draws the augmentation of so many images at once.
+
+    Args:
+      count: N images.
+      generator: on the CPU, so that every device gets the same draws.
+    Returns:
+      int64 [3, N]: rows down and columns to the right, -SHIFT to SHIFT each; 1 where an image is mirrored, else 0.
+    """
+    moves = torch.randint(-SHIFT, SHIFT + 1, (2, count), generator=generator)
+    return torch.cat([moves, torch.randint(2, (1, count), generator=generator)])
+
+
+def shifted(images: Tensor, draws: Tensor) -> Tensor:
+    """Moves each image by up to SHIFT pixels (the border is repeated) and mirrors some of them, on their device.
 
     Args:
       images: uint8 [B, 3, H, W].
-      generator: on the CPU; draws rows, columns and mirroring of the batch.
+      draws: int64 [3, B] of `draw_shifts`, on the same device.
     Returns:
-      uint8 [B, 3, H, W], contiguous.
+      uint8 [B, 3, H, W], channels-last.
     """
     count, _, height, width = images.shape
-    down, right = torch.randint(-SHIFT, SHIFT + 1, (2, count, 1), generator=generator)
-    mirrored = torch.rand(count, 1, generator=generator) < 0.5
-    rows = (torch.arange(height) - down).clamp(0, height - 1)
-    columns = (torch.arange(width) - right).clamp(0, width - 1)
-    columns = runtime.upload(torch.where(mirrored, columns.flip(1), columns), images.device)
-    rows, at = runtime.upload(rows, images.device), torch.arange(count, device=images.device)
-    taken = images.permute(0, 2, 3, 1)[at[:, None, None], rows[:, :, None], columns[:, None]]
-    return taken.permute(0, 3, 1, 2).contiguous()
+    down, right, mirrored = draws[:, :, None]
+    rows = (torch.arange(height, device=images.device) - down).clamp(0, height - 1)
+    columns = (torch.arange(width, device=images.device) - right).clamp(0, width - 1)
+    columns = torch.where(mirrored > 0, columns.flip(1), columns)
+    at = torch.arange(count, device=images.device)[:, None, None]
+    return images.permute(0, 2, 3, 1)[at, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
 def planes(images: np.ndarray) -> Tensor:
@@ -249,7 +260,7 @@ class Batches(Sampler[Tensor]):
         order = self.positions
         if self.key is not None:  # DEVIATION FGL-D20: always shuffled, CIFAR-10's pseudo-label batches too
             order = order[torch.randperm(len(order), generator=runtime.generator(*self.key, "order", self.epoch))]
-        for number, batch in enumerate(order.to(self.device).split(self.batch_size)):
+        for number, batch in enumerate(runtime.upload(order, self.device).split(self.batch_size)):
             if number < len(self):
                 yield batch[rank::size]
 

@@ -33,7 +33,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import Checkpoint  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from finegrained_torch.data.images import Batch, Items, normalize, shifted  # noqa: E402
+from finegrained_torch.data.images import Batch, Items, draw_shifts, normalize, shifted  # noqa: E402
 from finegrained_torch.networks import resnet  # noqa: E402
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class Module(LightningModule):
         self.learning_rate, self.optimization = learning_rate, optimization
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32), persistent=False)
+        self.draws, self.drawn = torch.zeros(3, 0, dtype=torch.int64), 0
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> normalized float32; other input passes as it is."""
@@ -133,16 +134,27 @@ class Module(LightningModule):
         how = {"scheduler": scheduler, "interval": "step" if cycle else "epoch"}
         return {"optimizer": optimizer, "lr_scheduler": how}
 
+    def on_train_epoch_start(self) -> None:
+        self.draw_augmentation(len(self.trainer.train_dataloader.dataset))  # type: ignore[union-attr]
+
+    def draw_augmentation(self, images: int) -> None:
+        """Draws once for all images of an epoch: a function of (seed, stage, epoch, process) alone."""
+        if self.optimization.augment == "none":
+            return
+        draw = generator(*self.optimization.key, "augment", self.current_epoch, self.global_rank)
+        self.draws, self.drawn = runtime.upload(draw_shifts(images, draw), self.device), 0
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds dropout, so that its draws are a function of (seed, stage, step, process) alone."""
         # DEVIATION FGL-D31: no random state runs on from step to step or from stage to stage
         torch.manual_seed(derive(*self.optimization.key, "dropout", self.global_step, self.global_rank))
 
     def augmented(self, images: Tensor) -> Tensor:
-        """Training images as the network sees them; draws are a function of (seed, stage, step, process) alone."""
+        """Training images as the network sees them, by the epoch's next draws."""
         if self.optimization.augment == "none":
             return images
-        return shifted(images, generator(*self.optimization.key, "augment", self.global_step, self.global_rank))
+        first, self.drawn = self.drawn, self.drawn + len(images)
+        return shifted(images, self.draws[:, first : self.drawn])
 
     def log_epoch(self, split: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Mean loss and accuracy over the epoch, over all processes."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from finegrained_torch import flags
-from finegrained_torch.data.images import SHIFT, shifted
+from finegrained_torch.data.images import SHIFT, draw_shifts, shifted
 from finegrained_torch.networks import resnet
 from finegrained_torch.training.modules import LitResnet, MultiHead, Optimization
 from reproduction.runtime.run_folder import flags_hash
@@ -24,19 +24,21 @@ FAST = (
 
 def test_every_image_is_moved_within_reach_and_mirrored_or_not():
     images = torch.arange(64 * 3 * 8 * 8).remainder(251).to(torch.uint8).view(64, 3, 8, 8)
-    found = shifted(images, generator(1))
+    draws = draw_shifts(64, generator(1))
+    found = shifted(images, draws)
     seen = set()
-    for before, after in zip(images.numpy(), found.numpy(), strict=True):
+    drawn = [(SHIFT - down, SHIFT - right, 1 - 2 * mirrored) for down, right, mirrored in draws.T.tolist()]
+    for before, after, move in zip(images.numpy(), found.numpy(), drawn, strict=True):
         padded = np.pad(before, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)), mode="edge")
         moves = [
             (top, left, mirror)
             for top, left, mirror in itertools.product(range(2 * SHIFT + 1), range(2 * SHIFT + 1), (1, -1))
             if np.array_equal(padded[:, top : top + 8, left : left + 8][..., ::mirror], after)
         ]
-        assert len(moves) == 1
-        seen.add(moves[0])
+        assert moves == [move]
+        seen.add(move)
     assert len(seen) > 30  # of 50
-    assert torch.equal(found, shifted(images, generator(1))) and not torch.equal(found, shifted(images, generator(2)))
+    assert torch.equal(draws, draw_shifts(64, generator(1))) and not torch.equal(draws, draw_shifts(64, generator(2)))
 
 
 def test_the_narrow_network_is_the_same_family_at_a_sixtieth_of_the_work():
@@ -77,10 +79,13 @@ def test_only_training_images_are_augmented(kind, monkeypatch):
     seen = []
     monkeypatch.setattr(type(module), "prepare", lambda self, images: seen.append(images) or images.float())
     monkeypatch.setattr(type(module), "log_epoch", lambda *_: None)
+    module.draw_augmentation(16)
     module.training_step(batch, 0)
+    module.training_step(batch, 1)
     module.validation_step(batch, 0)
-    assert torch.equal(seen[0], shifted(images, generator(5, "coarse", "augment", 0, 0)))
-    assert torch.equal(seen[1], images)
+    draws = draw_shifts(16, generator(5, "coarse", "augment", 0, 0))
+    assert torch.equal(seen[0], shifted(images, draws[:, :8])) and torch.equal(seen[1], shifted(images, draws[:, 8:]))
+    assert torch.equal(seen[2], images)
     assert torch.equal(kind(num_classes=3, network="small").augmented(images), images)  # off by default
 
 
@@ -128,11 +133,14 @@ def test_a_fast_pipeline_from_the_command_line(tmp_path):
     with np.load(tmp_path / "sub_mnist5k/uncertainty.npz") as kept, np.load(tmp_path / "split.npz") as split:
         certain = int(kept["certain"][split["train"]].sum())
     straight = json.loads((sub / "record.json").read_text())
+    weights = torch.load(sub / "state-0002.ckpt", weights_only=True)["state_dict"]
     assert straight["details"]["training_images"] == certain < 180 and "sub_accuracy" in straight["outcomes"]
     for name in ("DONE", "record.json", "state-0002.ckpt"):
         (sub / name).unlink()
     assert "going on after epoch 1" in run("pipeline.py", *FAST, *out, *true, "--stage", "sub").stdout
     resumed = json.loads((sub / "record.json").read_text())
     assert (resumed["metrics"], resumed["outcomes"]) == (straight["metrics"], straight["outcomes"])
+    again = torch.load(sub / "state-0002.ckpt", weights_only=True)["state_dict"]  # drawn as in the straight run
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
     said = run("pipeline.py", *FAST, *out, "--no-use_pseudo", "--stage", "sub", code=2).stderr
     assert "true_images certain there, not set here" in said
