@@ -23,7 +23,7 @@ from reproduction.runtime.flags import (
 )
 from reproduction.runtime.run_folder import DATA_ROOT, UserError
 
-STAGES = ("coarse", "features", "uncertainty", "cluster", "sub", "fine-tune", "multi-head", "report")
+STAGES = ("coarse", "features", "uncertainty", "cluster", "sub", "fine-tune", "multi-head", "stability", "report")
 STRATEGIES = {"fine-tuning": ("fine-tune",), "multi-head": ("multi-head",), "all": ("fine-tune", "multi-head")}
 MAIN_STRATEGIES = {"base": (), "transfer": ("fine-tune",), "multihead": ("multi-head",)}
 
@@ -73,6 +73,7 @@ STAGE_FLAGS: dict[str, tuple[str, ...]] = {
     "sub": (*_TRAINING, "use_pseudo", "sub_labels"),
     "fine-tune": (*_TRAINING, "use_pseudo", "sub_labels", "freeze"),
     "multi-head": (*_TRAINING, "use_pseudo", "sub_labels"),
+    "stability": _DATA,
 }  # fmt: skip
 # Flags that older runs do not know: at these values, which compute the same, they are not in the flags of a stage.
 SINCE: dict[str, dict[str, str]] = {
@@ -162,7 +163,7 @@ def pipeline_parser() -> Parser:
                    help="weights of the coarse loss in multi-head, one run each (default 0.1 0.9)")  # fmt: skip
     _switch(g, "--use_pseudo", "pseudo-labels (default); --no-use_pseudo: the true subclasses, the upper bound", True)
     flag(p.additions, "--stage", nargs="+", choices=[*STAGES, "all"], default=["all"], metavar="STAGE",
-         help=f"which stages to run: {', '.join(STAGES)}, all (default)")  # fmt: skip
+         help=f"which stages to run: {', '.join(STAGES)}; all (default): all but stability")  # fmt: skip
     _additions(p)
     return p
 

@@ -2,7 +2,7 @@
 
     python pipeline.py --dataset cifar10 --stage all
 
-Stages: coarse, features, uncertainty, cluster, sub, fine-tune, multi-head, report.
+Stages: coarse, features, uncertainty, cluster, sub, fine-tune, multi-head, stability (over seeds), report.
 """
 
 import dataclasses

@@ -155,8 +155,10 @@ def commands_of(request: Request) -> list[Command]:
         add(seed, "", "step 1: base, features, uncertainty, clusters", step_1, GPU_HOURS + CLUSTER_HOURS, first)
         for variant, words, flags, trainings in rows:
             add(seed, variant, f"step 2: {words}", flags, trainings * GPU_HOURS, trainings * each)
-    add(request.seeds[0], "", REPORT, ["--stage", "report"], 0.02, 0.3)
-    if request.profile == "matched" and request.all_rows and request.dataset == DATASETS["matched"]:
+    matched = request.profile == "matched"  # where the clusters of all seeds are compared, too
+    last = ["--stage", *(["stability"] if matched else []), "report"]
+    add(request.seeds[0], "stability" if matched else "", REPORT, last, 0.02, 0.3)
+    if matched and request.all_rows and request.dataset == DATASETS["matched"]:
         seeds = request.seeds[:FURTHER_SEEDS]
         commands += commands_of(dataclasses.replace(request, dataset="cifar10", copy="", seeds=seeds, all_rows=False))
     return commands

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,33 @@ def score(pseudo: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> dict[str,
         "class_mean": {name: float(values[name].mean()) for name in NAMES},
         "global": agreement(pseudo[used], fine[used]),
     }
+
+
+def between_seeds(labels: Sequence[np.ndarray], coarse: np.ndarray) -> dict[int, float]:
+    """Adjusted Rand index of two seeds' pseudo-labels of one coarse class, averaged over all pairs of seeds.
+
+    Each pair is compared on the images that have a label in both. Two seeds that both leave a class whole agree without
+    having found anything: such a pair is left out, and so is a class without any other pair.
+
+    Args:
+      labels: of each seed int64 [N], -1 where an image has none.
+      coarse: int64 [N].
+    Returns:
+      coarse class -> mean in [-1, 1].
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    means = {}
+    for label in np.unique(coarse).tolist():
+        own = [seed[coarse == label] for seed in labels]
+        scores = []
+        for a, b in itertools.combinations(own, 2):
+            both = (a >= 0) & (b >= 0)
+            if both.any() and max(len(np.unique(a[both])), len(np.unique(b[both]))) > 1:
+                scores.append(adjusted_rand_score(a[both], b[both]))
+        if scores:
+            means[label] = float(np.mean(scores))
+    return means
 
 
 def contingency_csv(

@@ -17,6 +17,7 @@ STAGES = {  # --stage -> module and function
     "sub": ("training.stage2", "train_sub"),
     "fine-tune": ("training.stage2", "fine_tune"),
     "multi-head": ("training.stage2", "train_multi_head"),
+    "stability": ("training.stability", "compare_seeds"),
 }
 
 

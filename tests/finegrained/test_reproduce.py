@@ -83,8 +83,10 @@ def test_matched_core_rows_have_equal_epochs_images_and_rate(capsys):
     configs = [resolved(command, capsys) for command in commands]
     assert set().union(*map(made, configs)) == {"", "base-budget", "ft", "ft-random", "ft-true"}
     assert {command.row for command in commands} <= {
-        f"cifar100-q90-matched{variant}" for variant in ("", "-base-budget", "-ft", "-ft-random", "-ft-true")
+        f"cifar100-q90-matched{variant}"
+        for variant in ("", "-base-budget", "-ft", "-ft-random", "-ft-true", "-stability")
     }
+    assert configs[-1]["stage"] == ["stability", "report"] and configs[-1]["out_dir"].endswith("matched/seed0")
     keys = ("network", "batch_size", "max_epochs", "min_epochs", "lr", "schedule", "augment", "precision", "optimizer")
     assert len({tuple(config[key] for key in keys) for config in configs[:-1]}) == 1
     for config in configs:
@@ -106,7 +108,7 @@ def test_matched_further_rows_come_for_three_seeds_and_on_cifar10(capsys):
     assert [per_seed[seed] & further for seed in range(5)] == [further] * 3 + [set()] * 2
     for config in configs:
         assert config["max_epochs"] == reproduce.EPOCHS * (2 if config["stage"] == ["multi-head"] else 1) or (
-            config["stage"] == ["report"]
+            config["stage"] == ["stability", "report"]
         )
     assert len([c for c in configs if c["dataset"] == "cifar10"]) == 3 * 5 + 1
     assert {c.row for c in commands if "cifar10" in c.flags} >= {"cifar10-matched", "cifar10-matched-ft-true"}
@@ -122,7 +124,7 @@ def test_stages_stand_before_what_needs_them(capsys):
             for stage in config["stage"]:
                 needs = {
                     "features": {"coarse"}, "uncertainty": {"coarse"}, "cluster": {"features", "uncertainty"},
-                    "fine-tune": {f"sub {kind}"}, "report": {"coarse"},
+                    "fine-tune": {f"sub {kind}"}, "report": {"coarse"}, "stability": {"cluster"},
                 }.get(stage, set())  # fmt: skip
                 if stage in ("sub", "multi-head") and config["use_pseudo"]:
                     needs = {"cluster"} | (set() if kind == "found" else {f"labels {kind}"})

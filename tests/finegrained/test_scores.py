@@ -74,6 +74,25 @@ def test_images_without_a_label_do_not_count():
     assert none == {"per_class": [], "weighted": {}, "class_mean": {}, "global": {}}
 
 
+def test_stability_is_the_mean_over_pairs_of_seeds_on_the_images_that_both_label():
+    rng = np.random.default_rng(2)
+    coarse = np.repeat([0, 1, 2], [30, 20, 10])
+    seeds = [np.where(rng.random(60) < 0.1, -1, 3 * coarse + rng.integers(0, 3, 60)) for _ in range(3)]
+    for labels in seeds:
+        labels[coarse == 2] = 6  # left whole in every seed: nothing to compare
+    found = scores.between_seeds(seeds, coarse)
+    assert set(found) == {0, 1}
+    for label, value in found.items():
+        slow = []
+        for a, b in itertools.combinations(seeds, 2):
+            here = [at for at in np.flatnonzero(coarse == label) if a[at] >= 0 and b[at] >= 0]
+            slow.append(pair_ari(a[here], b[here]))
+        assert value == pytest.approx(np.mean(slow), abs=1e-9)
+    renamed = [seeds[0], np.where(seeds[0] >= 0, 20 - seeds[0], -1)]  # the same clusters by other names
+    assert scores.between_seeds(renamed, coarse) == pytest.approx({0: 1.0, 1: 1.0})
+    assert scores.between_seeds(seeds[:1], coarse) == {}
+
+
 def test_contingency_counts_every_image_once():
     rng = np.random.default_rng(2)
     pseudo, fine = rng.integers(-1, 5, 200), rng.integers(-1, 3, 200)

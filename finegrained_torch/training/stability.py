@@ -1,0 +1,54 @@
+"""`--stage stability`: how alike the clusterings of seeds are whose run folders lie next to each other.
+
+Nothing is clustered here. The record belongs to the row `<row>-stability` and to the seed whose folder is named.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from finegrained_torch.flags import SUB_LABELS, of_stage
+from finegrained_torch.method.agreement import between_seeds
+from finegrained_torch.training.record import Outcome, write_outcome
+from finegrained_torch.training.report import sibling_seeds
+from finegrained_torch.training.setting import Setting, file_hash, read_labels
+from reproduction.runtime.run_folder import open_run
+
+
+def compare_seeds(setting: Setting) -> None:
+    """Compares the pseudo-labels of this seed and its siblings, and those of each control that all of them have.
+
+    It is made anew every time, because seeds may have come since. Fewer than two seeds: one line says so.
+
+    Raises:
+      UserError: damaged labels, or labels of other images.
+    """
+    done = [out for out in (setting.out, *sibling_seeds(setting.out))
+            if (out / f"sub_{setting.name}" / "stages" / "cluster" / "DONE").exists()]  # fmt: skip
+    if len(done) < 2:
+        print(f"stability: {len(done)} seed with clusters here, needs two; left out", flush=True)
+        return
+    coarse, tables = setting.data.train.coarse, [out / f"sub_{setting.name}" for out in done]
+    metrics: dict[str, dict[str, float | None]] = {}
+    by_class: dict[int, dict[str, float]] = {}
+    for name in SUB_LABELS:
+        files = [(table if name == "found" else table / "controls" / name) / "pseudo.csv" for table in tables]
+        if not all(file.exists() for file in files):
+            continue
+        found = between_seeds([read_labels(file, coarse) for file in files], coarse)
+        for label, ari in found.items():
+            by_class.setdefault(label, {})[name] = ari
+        if found:
+            metrics["stability" if name == "found" else f"stability_{name}"] = {
+                "last": float(np.mean([*found.values()]))
+            }
+    inputs = {out.name: file_hash(table / "pseudo.csv") for out, table in zip(done, tables, strict=True)}
+    details = {
+        "seeds": len(done),
+        "class_names": list(setting.data.coarse_names),
+        "stability_by_class": [{"class": label, **scores} for label, scores in sorted(by_class.items())],
+    }
+    with open_run(setting.tables / "stages" / "stability", of_stage(setting.config, "stability"), True) as run:
+        write_outcome(setting, run, Outcome("stability", inputs, metrics, details, variant="stability"))
+    words = ", ".join(f"{name} {value['last']:.3f}" for name, value in metrics.items())
+    print(f"stability: ARI between {len(done)} seeds: {words or 'no class has two clusters'}", flush=True)
