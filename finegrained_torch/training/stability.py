@@ -39,9 +39,8 @@ def compare_seeds(setting: Setting) -> None:
         for label, ari in found.items():
             by_class.setdefault(label, {})[name] = ari
         if found:
-            metrics["stability" if name == "found" else f"stability_{name}"] = {
-                "last": float(np.mean([*found.values()]))
-            }
+            suffix = "" if name == "found" else f"_{name}"
+            metrics[f"stability{suffix}"] = {"last": float(np.mean([*found.values()]))}
     inputs = {out.name: file_hash(table / "pseudo.csv") for out, table in zip(done, tables, strict=True)}
     details = {
         "seeds": len(done),

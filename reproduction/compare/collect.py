@@ -47,8 +47,15 @@ class SeedRun:
     def number(self, metric: str, selection: str) -> float | None:
         """Returns a metric of the run, the latest stage first; None if it is absent or not finite.
 
-        `name[k]` is entry k of a list in the records' details.
+        `name[k]` is entry k of a list in the records' details; `name[class=1,4].clusters` is the sum of `clusters` over
+        the entries of such a list whose `class` is 1 or 4, and absent unless all of them are there.
         """
+        if place := re.fullmatch(r"(\w+)\[(\w+)=([\d,]+)\]\.(\w+)", metric):
+            listed, wanted = self.detail(place[1]), place[3].split(",")
+            entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+            by_key = {str(entry.get(place[2])): entry.get(place[4]) for entry in entries}
+            known = [float(v) for key in wanted if isinstance(v := by_key.get(key), (int, float)) and math.isfinite(v)]
+            return sum(known) if len(known) == len(wanted) else None
         if place := re.fullmatch(r"(\w+)\[(\d+)\]", metric):
             listed = self.detail(place[1])
             value = listed[int(place[2])] if isinstance(listed, list) and int(place[2]) < len(listed) else None

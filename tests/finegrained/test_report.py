@@ -8,7 +8,11 @@ import pytest
 from PIL import Image
 
 from finegrained_torch import flags as tables
+from finegrained_torch.method.agreement import between_seeds
 from finegrained_torch.training import report
+from finegrained_torch.training.setting import Setting
+from finegrained_torch.training.stability import compare_seeds
+from reproduction.runtime.record import load_record
 from reproduction.runtime.run_folder import UserError
 
 from . import toy_runs
@@ -132,6 +136,28 @@ def test_a_picture_that_fails_is_one_line(made, tmp_path):
     picture.rmdir()
     report.write_report(tmp_path / "mine")
     assert picture.is_file()
+
+
+def test_a_stage_of_its_own_compares_the_clusters_of_all_seeds(made, tmp_path, capsys):
+    def add(seed):
+        table = tmp_path / f"seed{seed}" / "sub_mnist5k"
+        shutil.copytree(made[0].parent / f"seed{seed}" / "sub_mnist5k", table)
+        return np.loadtxt(table / "pseudo.csv", dtype=np.int64)
+
+    words = ["--dataset", "mnist5k", "--limit_train", "200", "--out_dir", str(tmp_path / "seed42"), "--device", "cpu"]
+    setting = Setting(tables.parse_pipeline([*words, "--row", "mnist5k-matched", "--stage", "stability", "report"]))
+    coarse, labels = setting.data.train.coarse, [add(42)]
+    compare_seeds(setting)
+    assert "needs two" in capsys.readouterr().out and not (setting.tables / "stages" / "stability").exists()
+    for count, seed in ((2, 43), (3, 44)):  # made anew when a seed has come
+        labels.append(add(seed))
+        compare_seeds(setting)
+        record = load_record(setting.tables / "stages" / "stability" / "record.json")
+        assert (record.row, record.stage, record.details["seeds"]) == ("mnist5k-matched-stability", "stability", count)
+        slow = between_seeds(labels, coarse)
+        assert record.metrics["stability"].last == pytest.approx(np.mean([*slow.values()])) and slow[0] < 1
+        assert {entry["class"]: entry["found"] for entry in record.details["stability_by_class"]} == slow
+        assert set(record.metrics) == {"stability"}  # no control's labels in all of these seeds
 
 
 def test_unfinished_rows_are_left_out(made, tmp_path):

@@ -63,3 +63,14 @@ def test_details_of_another_shape_draw_no_table(make, tmp_path):
     run(make, tmp_path, "mnist5k-cpu", 0, [True], per_class="text", scores=[1, {"per_class": 3}], class_names=7)
     made, found = tables(tmp_path)
     assert not [title for title in made if "luster" in title] and not found.problems
+
+
+def test_a_metric_can_be_the_sum_over_entries_of_a_list_in_the_details(make, tmp_path):
+    clusters = [{"class": 4, "clusters": 3}, {"class": 1, "clusters": 2}, {"class": 14, "clusters": 5}, "no entry"]
+    run(make, tmp_path, "cifar100-cpu", 0, [True], per_class=clusters, other=7)
+    [found] = collect(runs=tmp_path, results=tmp_path / "none").rows["finegrained", "cifar100-cpu"].runs
+    sums = {"1": 2, "4,14": 8, "1,4,14": 10, "4": 3}
+    for classes, expected in sums.items():
+        assert found.number(f"per_class[class={classes}].clusters", "last") == expected
+    for absent in ("per_class[class=1,9].clusters", "per_class[class=1].purity", "other[class=1].clusters"):
+        assert found.number(absent, "last") is None
