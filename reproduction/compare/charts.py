@@ -1,6 +1,7 @@
 """Charts over the seeds of rows of the matched profile: for the page, and by `reproduction.readme --write` for docs.
 
 They show what no single run can: effects with their intervals, the gain of each class, neglection degrees of all seeds.
+Fine-grained labels have one chart a row, of all variants.
 """
 
 from __future__ import annotations
@@ -151,8 +152,42 @@ def prefixes(comparison: Comparison, found: Collection, row: str) -> Figure | No
     return figure
 
 
+def against_longer(comparison: Comparison, found: Collection, row: str) -> Figure | None:
+    """Draws the accuracy of every variant of a row against the coarse network trained on as long.
+
+    Args:
+      comparison: of the fine-grained labels, for the titles of the rows.
+      found: the records.
+      row: the base row, such as "cifar100-q90-matched".
+    Returns:
+      The figure: 95 % intervals, the pseudo-labels of the method in red, base and controls in blue; None unless a
+      variant has two seeds in common with the coarse network trained on.
+    """
+    paper, titles = comparison.paper.paper.id, comparison.paper.full_titles()
+    longer, drawn = Side(metric="accuracy", variant="base-budget"), []
+    for name in (name for name in titles if name == row or name.startswith(f"{row}-")):
+        side = Side(metric="accuracy", variant=name.removeprefix(row).removeprefix("-"))
+        effect = pair(found, "points", "chart", paper, row, side, longer).effect if side != longer else None
+        if effect is not None and effect.seeds > 1:
+            title = f"{titles[name].partition(', ')[2]} ({effect.seeds} seeds)"
+            drawn.append((RED if side.variant in ("ft", "ft-deep", "mh09") else BLUE, title, effect))
+    if not drawn:
+        return None
+    figure, ((axis,),) = new_figure(9, 1.1 + 0.45 * len(drawn))
+    axis.axvspan(-0.5, 0.5, color="#eceff1")
+    for at, (colour, _, effect) in enumerate(drawn):
+        axis.errorbar(effect.mean, at, xerr=effect.half_width(), fmt="o", color=colour, capsize=3, markersize=5)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(drawn)), [textwrap.fill(title, 50) for _, title, _ in drawn], fontsize=8)
+    axis.invert_yaxis()
+    axis.set(xlabel="points over the coarse network trained on as long, with 95 % interval; grey: too small to matter")
+    axis.set_title(f"{row}, test accuracy of the last epoch; red: pseudo-labels of the method", fontsize=10)
+    return figure
+
+
 OF_A_PAPER: dict[str, dict[str, Callable[[Comparison, Collection, str], Figure | None]]] = {
     "class2str": {"bits": prefixes},
+    "finegrained": {"effects": against_longer},  # in place of one line a claim: one chart a row
     "subclass": {"gains": class_gains, "neglect": neglect_of_all_seeds},
 }
 

@@ -142,7 +142,7 @@ def _entries(
         yield labels, value
 
 
-def _over_seeds(values: Sequence[Any], form: str, scale: float) -> str:
+def over_seeds(values: Sequence[Any], form: str, scale: float = 1.0) -> str:
     """Mean ± standard deviation of the numbers among `values`; equal ones stand alone, none is "-"."""
     numbers = [scale * v for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
     if not numbers:
@@ -172,7 +172,7 @@ def detail_table(table: DetailTable, groups: Sequence[RowRuns], names: Mapping[s
             for labels, entry in _entries(details, path, table.key, ()):
                 lines.setdefault(labels, []).append(entry)
         for labels, entries in lines.items():
-            cells = [_over_seeds([entry.get(c.key) for entry in entries], c.form, c.scale) for c in table.columns]
+            cells = [over_seeds([entry.get(c.key) for entry in entries], c.form, c.scale) for c in table.columns]
             if any(cell != "-" for cell in cells):
                 rows.append([group.row, *(_name(label, names, class_names) for label in labels), *cells])
     width = max((len(row) for row in rows), default=0) - len(keys) - 1

@@ -2,8 +2,8 @@
 
 A generated block is between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `front` (one line a
 paper), `overview` (the main claims), `claims`, or, with a paper's name, `finding`, `table`, `claims`, `charts`,
-`details`. docs/findings.md is made from its template. All of it shows committed records only, so that two checkouts of
-one commit generate the same text; a machine's own runs are shown by `make compare` and `make report`.
+`details`, or `clusters finegrained`. docs/findings.md is made from its template. All of it shows committed records only,
+so that two checkouts of one commit generate the same text; `make compare` and `make report` show a machine's own runs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from datasets.terminal import any_terminal
 from reproduction.compare import export
 from reproduction.compare.charts import markdown_charts, write_charts
+from reproduction.compare.clusters import markdown_clusters
 from reproduction.compare.collect import RESULTS, Collection, collect
 from reproduction.compare.comparison import Comparison, compare
 from reproduction.compare.extras import extras_of
@@ -90,6 +91,7 @@ def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, C
         "front": lambda: front(comparisons, found),
         "overview": lambda: overview(comparisons),
         "claims": lambda: claims(comparisons),
+        "clusters finegrained": lambda: markdown_clusters(found),
     }
     for comparison in comparisons:
         name = comparison.paper.paper.id

@@ -54,6 +54,26 @@ def test_the_curve_after_each_bit_ends_at_the_string_match_accuracy(committed):
     assert charts.prefixes(comparisons["class2str"], found, "mnist5k-cpu") is None  # no such curve on the poster
 
 
+def test_every_variant_of_fine_grained_is_drawn_against_training_on(make, tmp_path):
+    means = {"": 0.60, "-base-budget": 0.62, "-ft": 0.63, "-ft-random": 0.62, "-ft-true": 0.65, "-mh09": 0.58}
+    for variant, mean in means.items():
+        for seed in (0, 1, 2)[: 1 if variant == "-mh09" else 3]:
+            metrics = {"accuracy": make.metric(mean + 0.001 * seed * len(variant))}
+            made = make.record(metrics, paper="finegrained", row=f"cifar100-q90-matched{variant}", seed=seed)
+            make.put(tmp_path, made)
+    found = collect(runs=tmp_path, results=tmp_path / "none")
+    [one] = compare([load_tables()["finegrained"]], found)
+    drawn = dict(charts.charts([one], found))
+    assert list(drawn) == ["finegrained-cifar100-q90-matched-effects"]  # one chart a row
+    [axis] = drawn["finegrained-cifar100-q90-matched-effects"].axes
+    labels = [text.get_text().replace("\n", " ") for text in axis.get_yticklabels()]
+    points = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
+    expected = {v: 100 * (m + 0.001 * (len(v) - len("-base-budget")) - 0.62) for v, m in means.items()}
+    assert points == pytest.approx([expected[v] for v in ("", "-ft", "-ft-random", "-ft-true")])
+    assert all(label.endswith("(3 seeds)") for label in labels) and labels[1].startswith("FT from pseudo-labels")
+    assert charts.against_longer(one, found, "cifar10-matched") is None
+
+
 def test_charts_of_matched_rows_are_written_and_old_ones_deleted(committed, tmp_path, monkeypatch):
     comparisons, found = committed
     one = comparisons["class2str"]

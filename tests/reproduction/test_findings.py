@@ -81,6 +81,38 @@ def test_one_seed_is_shown_but_counts_as_no_verdict(committed, by_seed, judged, 
     assert words in answers.summary("FGL-C1", "with - without", "none", "none", "")
 
 
+@pytest.mark.parametrize("everything", [False, True])
+def test_fine_grained_answers_its_two_questions_from_matched_records(make, tmp_path, everything):
+    means = {"": 0.66, "-base-budget": 0.67, "-ft": 0.68, "-ft-random": 0.675, "-ft-true": 0.70}
+    if everything:
+        means |= {"-mh09": 0.65, "-stability": 0.5}
+    counts = [{"class": 10, "clusters": 3}, {"class": 17, "clusters": 4}]
+    for variant, mean in means.items():
+        for seed in range(1 if variant == "-stability" else 5):
+            values = {
+                "accuracy": mean + 0.001 * seed,
+                "num_sub": 60,
+                "ari": 0.05,
+                "ari_random": 0.0,
+                "ari_kmeans": 0.04,
+            }
+            values |= {"stability": 0.41, "stability_kmeans": 0.52}
+            metrics = {name: make.metric(value) for name, value in values.items()}
+            row = f"cifar100-q90-matched{variant}"
+            more = {"details": {"per_class": counts}, "paper": "finegrained", "row": row, "seed": seed}
+            make.put(tmp_path, make.record(metrics, **more))
+    found = collect(runs=tmp_path)
+    page = findings(compare(list(load_tables().values()), found), found)
+    section = page.partition("## Fine-grained labels")[2].partition("\n## ")[0]
+    assert len(section.split("\n* ")[1:]) == (5 if everything else 4) - 1 + everything
+    for words in ("at 66.20 %", "+2.00 [+2.00, +2.00] points (", "it is +1.00 [", "sizes +0.50 [", "trained on as long: +3.00 [",
+                  "against pseudo-labels: +2.00 [", "random labels by +0.050", "there are 3 of", "in trees 4;",
+                  "sub-labels: +1.00 ["):  # fmt: skip
+        assert words in section.replace("\n  ", " "), words
+    assert ("Both heads at once change" in section) == everything
+    assert ("0.410, those of k-means by" in section) == everything and "do as well" not in section
+
+
 def test_no_number_with_decimals_is_typed():
     """Apart from the papers' own numbers, which the toml files hold."""
     import re
