@@ -135,12 +135,11 @@ class Module(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": how}
 
     def on_train_epoch_start(self) -> None:
-        self.draw_augmentation(len(self.trainer.train_dataloader.dataset))  # type: ignore[union-attr]
+        if self.optimization.augment != "none":
+            self.draw_augmentation(len(self.trainer.train_dataloader.dataset))  # type: ignore[union-attr]
 
     def draw_augmentation(self, images: int) -> None:
         """Draws once for all images of an epoch: a function of (seed, stage, epoch, process) alone."""
-        if self.optimization.augment == "none":
-            return
         draw = generator(*self.optimization.key, "augment", self.current_epoch, self.global_rank)
         self.draws, self.drawn = runtime.upload(draw_shifts(images, draw), self.device), 0
 
