@@ -2,8 +2,9 @@
 
 A generated block is between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `front` (one line a
 paper), `overview` (the main claims), `claims`, or, with a paper's name, `finding`, `table`, `claims`, `charts`,
-`details`, or `clusters finegrained`. docs/findings.md is made from its template. All of it shows committed records only,
-so that two checkouts of one commit generate the same text; `make compare` and `make report` show a machine's own runs.
+`details`, or `clusters finegrained`. docs/findings.md is made from its template. All of it shows committed records
+only, so that two checkouts of one commit generate the same text; `make compare` and `make report` show a machine's own
+runs.
 """
 
 from __future__ import annotations
