@@ -107,8 +107,9 @@ class Answers:
     def shared_strings(self, row: str) -> str:
         """Returns how many classes have the same string in two seeds, such as "0.7 of 10 (random: 0.6)"."""
         group = self.found.rows.get(("class2str", row))
-        tables = [run.detail("strings") for run in group.runs] if group is not None else []
-        if len(tables) < 2 or None in tables:
+        runs = group.runs if group is not None else []
+        tables = [strings for run in runs if (strings := run.detail("strings")) is not None]  # not of stage 1 alone
+        if len(tables) < 2:
             raise UserError(f"{TEMPLATE.name}: {row!r} has no two records with strings")
         same = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in itertools.combinations(tables, 2)]
         classes, bits = len(tables[0]), len(tables[0][0])
