@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from reproduction.compare.collect import collect
+from reproduction.compare.collect import SeedRun, collect
 from reproduction.compare.comparison import compare, planned
 from reproduction.compare.effects import Effect
 from reproduction.compare.findings import TEMPLATE, Answers, findings
@@ -65,6 +65,12 @@ def test_strings_that_two_seeds_share_are_counted_pair_by_pair(committed, tmp_pa
     tables = [run.detail("strings") for run in committed[1].rows["class2str", "cifar10-cpu"].runs]
     total = sum(tables[i][c] == tables[j][c] for i in range(5) for j in range(i) for c in range(10))
     assert findings(*committed, template) == f"{total / 10:.1f} of 10 (random: 0.6)\n"
+    runs = committed[1].rows["class2str", "cifar10-cpu"].runs
+    runs.append(SeedRun("class2str", "cifar10-cpu", 9, "cpu", "results"))  # its stage 2 has not finished
+    try:
+        assert findings(*committed, template) == f"{total / 10:.1f} of 10 (random: 0.6)\n"
+    finally:
+        runs.pop()
 
 
 @pytest.mark.parametrize(("by_seed", "judged", "words"), [((1.0,), 0, "1 seed: "), ((1.0, 1.5), 1, "2 seeds: ")])
