@@ -59,6 +59,12 @@ class Answers:
         scale = 100 if unit in ("percent", "points") else 1
         return number_text(scale * statistics.fmean(known), unit) + {"percent": " %", "points": " points"}.get(unit, "")
 
+    def by_seed(self, paper: str, row: str, metric: str) -> str:
+        """Returns a count of the last epoch, seed by seed, such as "10, 10, 9"."""
+        group = self.found.rows.get((paper, row))
+        numbers = [run.number(metric, "last") for run in group.runs] if group is not None else []
+        return ", ".join(number_text(number, "count") for number in numbers if number is not None)
+
     def effect(self, claim: str, row: str) -> str:
         """Returns an effect with its interval, such as "+0.32 [-0.10, +0.74] points"."""
         result = self._result(claim, row)

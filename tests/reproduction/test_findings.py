@@ -59,6 +59,12 @@ def test_the_number_is_the_one_of_the_records(committed, tmp_path):
     assert findings(*committed, template) == f"{mean:.2f} %\n"
 
 
+def test_a_count_is_shown_seed_by_seed(committed):
+    numbers = Answers(*committed).by_seed("class2str", "cifar10-cpu", "distinct_codes").split(", ")
+    runs = committed[1].rows["class2str", "cifar10-cpu"].runs
+    assert [float(number) for number in numbers] == [run.number("distinct_codes", "last") for run in runs]
+
+
 def test_strings_that_two_seeds_share_are_counted_pair_by_pair(committed, tmp_path):
     template = tmp_path / "findings.j2"
     template.write_text('{{ shared_strings("cifar10-cpu") }}')
