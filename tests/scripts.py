@@ -6,7 +6,6 @@ import io
 import os
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 from reproduction.runtime.flags import run_main
@@ -29,7 +28,7 @@ def run(
     timeout: float = 300,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a script's main; the exit code must be `code`, if that is not None, and nothing may end in a traceback.
+    """Runs a script's main; the exit code must be `code`, if that is not None. An exception goes through.
 
     In this process unless `fresh` or with variables for its environment: importing a framework again takes longer
     than training the small network. Runs that are compared bit for bit belong into fresh processes, because
@@ -56,9 +55,6 @@ def _run_here(module: str, argv: list[str], cwd: Path) -> subprocess.CompletedPr
             run_main(main)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
-    except Exception:
-        error.write(traceback.format_exc())
-        status = 1
     finally:
         sys.argv = before
         if "torch" in sys.modules:
