@@ -44,7 +44,7 @@ def batches_of(config: Config, first: int = 0) -> list[np.ndarray]:
 def open_cache(config: Config) -> loader.ImageCache:
     with tf1.Graph().as_default(), tf1.Session() as session:
         cache = loader.ImageCache(config, open_lists(config))
-        cache.open(session)
+        cache.attach(session)
     return cache
 
 

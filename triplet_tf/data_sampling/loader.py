@@ -54,7 +54,7 @@ class ImageCache:
     """
 
     def __init__(self, config: Config, lists: ImageLists):
-        """Adds what decodes a file to the current graph; nothing is read before `open`."""
+        """Adds what decodes a file to the current graph; nothing is read before `attach`."""
         self.config, self.lists, self.side = config, lists, config.resize_sides[1]
         name = re.sub(r"[^\w.-]+", "_", config.db_name)
         self.folder = Path(config.data_dir) / CACHE / f"{name}-{self.side}"
@@ -65,7 +65,7 @@ class ImageCache:
         self._decoded = augment.reduced(decode(self._path), self.side)
 
     def read(self, path: tf.Tensor) -> tf.Tensor:
-        """Takes the place of `decode` in a pipeline that starts after `open`."""
+        """Takes the place of `decode` in a pipeline that starts after `attach`."""
 
         def pixels(path: bytes) -> np.ndarray:
             first, height, width = self._places[path]
@@ -73,7 +73,7 @@ class ImageCache:
 
         return tf.ensure_shape(tf.numpy_function(pixels, [path], tf.uint8, stateful=False), [None, None, 3])
 
-    def open(self, session: tf1.Session) -> None:
+    def attach(self, session: tf1.Session) -> None:
         """Maps the file; makes it if it is not there. Of several processes one makes it, and the others wait.
 
         Raises:
@@ -186,7 +186,7 @@ class TrainBatches:
     def start(self, session: tf1.Session, number: int) -> None:
         """Makes batch `number` the next one that a run fetches."""
         if self.cache:
-            self.cache.open(session)
+            self.cache.attach(session)
         session.run(self._iterator.initializer, {**self._feed, self._first: number})
 
     def upcoming(self, number: int, count: int) -> list[str]:
@@ -223,7 +223,7 @@ class TestBatches:
     def start(self, session: tf1.Session) -> None:
         """Goes to the head of the list."""
         if self.cache:
-            self.cache.open(session)
+            self.cache.attach(session)
         feed = {self._table: as_bytes(self.files()), self._labels: self.lists.test.labels}
         session.run(self._iterator.initializer, feed)
 
