@@ -45,7 +45,7 @@ def batch_that_fits(batch: int, message: str) -> int:
 
 
 def explain(error: BaseException, batch: tuple[str, int] | None = None) -> str | None:
-    """Returns the message for a fault of the GPU, or None if the error is no such fault and is raised as it is.
+    """Returns the message for a fault of the GPU; None for any other error, which the caller raises unchanged.
 
     Args:
       error: as a framework raised it.

@@ -141,7 +141,7 @@ def origin() -> Origin:
 
 
 def kept_at(paper: str, only: str = "") -> Path:
-    """Returns the file of a paper's result; a result of some faults only has a file of its own in the same folder."""
+    """Returns the result file of `paper`; a result of only some faults has another file in the same folder."""
     part = re.sub(r"\W+", "-", only).strip("-")
     return FOLDER / f"{paper}{part and '-'}{part}.json"
 
