@@ -31,8 +31,8 @@ def run(
     """Runs a script's main; the exit code must be `code`, if that is not None. An exception goes through.
 
     In this process unless `fresh` or with variables for its environment: importing a framework again takes longer
-    than training the small network. Runs that are compared bit for bit belong into fresh processes, because
-    TensorFlow keeps the threads of a process's first session.
+    than training the small network. TensorFlow runs that are compared bit for bit need fresh
+    processes, because the first session of a process decides the threads of all.
     """
     argv = command(package, script, *flags)
     if fresh or environment:

@@ -36,8 +36,8 @@ def measure(folder: Path) -> Swept:
         numbers = {"accuracy": float((saved["val_logits"].argmax(1) == saved["val_labels"]).mean())}
         numbers |= dict(zip(TAPS, curves["gradients"][:, 0].mean(0).astype(float).tolist(), strict=False))
         swept.setdefault(f"{rate_of(done.parent):g}", {})[done.parent.name] = numbers
-    arms = {tuple(row) for row in swept.values()}
-    if len(arms) != 1 or "A0" not in (only := next(iter(arms))) or len(only) < 2:
+    variants = {tuple(row) for row in swept.values()}
+    if len(variants) != 1 or "A0" not in (only := next(iter(variants))) or len(only) < 2:
         raise UserError(
             f"{shown(folder)}: A0 and the same variants with branches must have finished at every rate; run: "
             "make reproduce-hierarchy PROFILE=matched ROWS=settings"
@@ -54,7 +54,7 @@ def best_rates(swept: Swept) -> dict[str, float]:
     """Chooses the rates: `flat` for A0, and `aware`, the one at which the networks with branches do best on average."""
 
     def aware(rate: str) -> float:
-        return fmean(numbers["accuracy"] for arm, numbers in swept[rate].items() if arm != "A0")
+        return fmean(numbers["accuracy"] for variant, numbers in swept[rate].items() if variant != "A0")
 
     flat = max(swept, key=lambda rate: swept[rate]["A0"]["accuracy"])
     return {"flat": float(flat), "aware": float(max(swept, key=aware))}
@@ -64,9 +64,9 @@ def table(swept: Swept) -> str:
     """Writes the sweep as a Markdown table and a line about the choice."""
     chosen, edges = best_rates(swept), {float(rate) for rate in (list(swept)[0], list(swept)[-1])}
     rows = [
-        [rate, arm, f"{100 * numbers['accuracy']:.2f}", *(f"{numbers[tap]:.3f}" for tap in TAPS if tap in numbers),
-         "best" if chosen["flat" if arm == "A0" else "aware"] == float(rate) else ""]
-        for rate, row in swept.items() for arm, numbers in row.items()
+        [rate, variant, f"{100 * numbers['accuracy']:.2f}", *(f"{numbers[tap]:.3f}" for tap in TAPS if tap in numbers),
+         "best" if chosen["flat" if variant == "A0" else "aware"] == float(rate) else ""]
+        for rate, row in swept.items() for variant, numbers in row.items()
     ]  # fmt: skip
     head = ["rate", "variant", "held-out accuracy %", *(f"gradient {tap}" for tap in TAPS), "chosen"]
     line = f"Best rates: flat {chosen['flat']:g}, with branches {chosen['aware']:g} (one for all of them)."

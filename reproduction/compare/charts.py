@@ -174,7 +174,9 @@ def against_longer(comparison: Comparison, found: Collection, row: str) -> Figur
     if not drawn:
         return None
     figure, ((axis,),) = new_figure(9, 1.1 + 0.45 * len(drawn))
-    axis.axvspan(-0.5, 0.5, color="#eceff1")
+    (margin,) = (claim.margin for claim in comparison.paper.claim if claim.id == "FGL-C1-budget")
+    assert margin is not None
+    axis.axvspan(-margin, margin, color="#eceff1")
     for at, (colour, _, effect) in enumerate(drawn):
         axis.errorbar(effect.mean, at, xerr=effect.half_width(), fmt="o", color=colour, capsize=3, markersize=5)
     axis.axvline(0, color="black", linewidth=0.8)

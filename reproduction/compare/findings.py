@@ -111,7 +111,7 @@ class Answers:
         return value
 
     def shared_strings(self, row: str) -> str:
-        """Returns how many classes have the same string in two seeds, such as "0.7 of 10 (random: 0.6)"."""
+        """Returns how many classes have the same string in two seeds, such as "0.7 of 10 classes (by chance 0.6)"."""
         group = self.found.rows.get(("class2str", row))
         runs = group.runs if group is not None else []
         tables = [strings for run in runs if (strings := run.detail("strings")) is not None]  # not of stage 1 alone
@@ -119,7 +119,7 @@ class Answers:
             raise UserError(f"{TEMPLATE.name}: {row!r} has no two records with strings")
         same = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in itertools.combinations(tables, 2)]
         classes, bits = len(tables[0]), len(tables[0][0])
-        return f"{statistics.fmean(same):.1f} of {classes} (random: {classes / 2**bits:.1f})"
+        return f"{statistics.fmean(same):.1f} of {classes} classes (by chance {classes / 2**bits:.1f})"
 
     def row(self, paper: str, row: str) -> str:
         """Returns a link to the table that holds the row."""

@@ -70,11 +70,11 @@ def test_strings_that_two_seeds_share_are_counted_pair_by_pair(committed, tmp_pa
     template.write_text('{{ shared_strings("cifar10-cpu") }}')
     tables = [run.detail("strings") for run in committed[1].rows["class2str", "cifar10-cpu"].runs]
     total = sum(tables[i][c] == tables[j][c] for i in range(5) for j in range(i) for c in range(10))
-    assert findings(*committed, template) == f"{total / 10:.1f} of 10 (random: 0.6)\n"
+    assert findings(*committed, template) == f"{total / 10:.1f} of 10 classes (by chance 0.6)\n"
     runs = committed[1].rows["class2str", "cifar10-cpu"].runs
     runs.append(SeedRun("class2str", "cifar10-cpu", 9, "cpu", "results"))  # its stage 2 has not finished
     try:
-        assert findings(*committed, template) == f"{total / 10:.1f} of 10 (random: 0.6)\n"
+        assert findings(*committed, template) == f"{total / 10:.1f} of 10 classes (by chance 0.6)\n"
     finally:
         runs.pop()
 
