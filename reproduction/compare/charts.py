@@ -90,7 +90,9 @@ def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure 
         axis.axvline(0, color="black", linewidth=0.8)
         others = sum(effect.mean for c, effect in enumerate(by_class) if c not in neglected)
         chosen = sum(by_class[c].mean for c in neglected)
-        axis.set_title(f"{GAINS[variant]}\nneglected {chosen:+.1f}, sum over the others {others:+.1f}", fontsize=9)
+        axis.set_title(
+            f"{GAINS[variant]}\nsum over the neglected {chosen:+z.1f}, over the others {others:+z.1f}", fontsize=9
+        )
         axis.set_xlabel("points over the plain network")
     axes[0].set_yticks(range(len(order)), [names[c] for c in order], fontsize=8)
     axes[0].invert_yaxis()
@@ -147,7 +149,9 @@ def prefixes(comparison: Comparison, found: Collection, row: str) -> Figure | No
     axis.plot(bits, poster, "s--", color=RED, label="authors' poster, read off its figure")
     axis.set_xticks(list(bits))
     axis.set(xlabel="bits of the string, from the root of the tree", ylabel="test images with all these bits right, %")
-    axis.set_title(f"{row}: the last point is the string-match accuracy", fontsize=10)
+    distinct = [run.number("distinct_codes", "last") for run in group.runs]
+    shown = ", ".join(f"{count:.0f}" for count in distinct if count is not None)
+    axis.set_title(f"{row}: the last point is string match; distinct strings by seed: {shown}", fontsize=10)
     axis.legend(frameon=False)
     return figure
 
