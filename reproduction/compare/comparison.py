@@ -252,7 +252,7 @@ class Comparison:
     def only_run(self) -> Comparison:
         """Returns the same without rows and claims that no run tests."""
         lines = [line for line in self.lines if line.source]
-        return Comparison(self.paper, lines, [result for result in self.claims if result.verdict.word != "not run"])
+        return Comparison(self.paper, lines, [result for result in self.claims if result.row])
 
 
 def compare(papers: Sequence[Paper], found: Collection) -> list[Comparison]:

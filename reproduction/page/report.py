@@ -138,7 +138,7 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
         verdict_counts=export.verdict_counts(results),
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         commit=commit[:10] + (" with changes" if dirty and commit != "unknown" else ""),
-        overview=first_table(comparisons),
+        overview=first_table(comparisons) if any(map(export.main_results, comparisons)) else "",
         claims=claims_table(results),
         papers=papers,
         machines=machines(entries),

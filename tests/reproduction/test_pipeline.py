@@ -136,6 +136,7 @@ def test_the_page_to_open_holds_the_runs_of_any_data_set(make, tmp_path, monkeyp
     page = after_run.write_page("class2str")
     text = (tmp_path / "class2str" / "report.html").read_text(encoding="utf-8")
     assert page.endswith("report.html") and "photos-cpu" in text and "96.00" in text
+    assert "These runs test no main claim" in text and "More levels than HD-CNN" not in text  # needs ImageNet
 
 
 def test_make_without_arguments_starts_with_what_most_people_want():
