@@ -53,7 +53,7 @@ SUB_LABELS = ("found", "random", "kmeans", "pixels", "nofilter", "noumap")
 
 # --precision -> what autocast takes
 AMP: dict[str, str | None] = {"32-true": None, "tf32": "tf32", "bf16-mixed": "bf16", "auto": "auto"}
-OURS = ("small", "resnet10")  # networks without ImageNet weights
+OURS = ("small", "resnet10", "resnet10n")  # networks without ImageNet weights
 
 TRAINING_CHILD = "FINEGRAINED_TRAINING_CHILD"  # set in the environment while Lightning starts processes
 
@@ -211,8 +211,8 @@ def _additions(p: Parser) -> None:
     a.add_argument("--lr", type=_rate, help="learning rate (default: the range test before every training)")
     a.add_argument("--weights", metavar="FILE",
                    help="ImageNet state dict (default: resnet18-f37072fd.pth in data/weights)")  # fmt: skip
-    a.add_argument("--network", choices=["resnet18", "resnet10", "small"], default="resnet18",
-                   help="ours: resnet10, 24 to 192 channels; small, three convolutions of 32 to 128")  # fmt: skip
+    a.add_argument("--network", choices=["resnet18", *OURS], default="resnet18",
+                   help="ours: resnet10, 24 to 192 channels; resnet10n, 16 to 128; small, three layers")  # fmt: skip
     a.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd")
     a.add_argument(
         "--schedule",

@@ -30,8 +30,8 @@ GPU_HOURS, CLUSTER_HOURS = 0.2, 0.5
 # Minutes of step 1 and of one training with the seeds side by side on two cores: estimates
 CPU_MINUTES = {"cpu": (1.0, 0.28), "smoke": (0.8, 0.2), "paper": (900.0, 600.0), "matched": (8.0, 5.0)}
 
-# Profile matched: epochs of one training, peak rate, and how many seeds run the further rows.
-EPOCHS, RATE, FURTHER_SEEDS = 6, "0.1", 3
+# Profile matched: network, epochs of one training, peak rate, and how many seeds run the further rows.
+NETWORK, EPOCHS, RATE, FURTHER_SEEDS = "resnet10", 6, "0.1", 3
 
 Row = tuple[str, str, tuple[str, ...], int]  # variant, what it is, flags, trainings
 
@@ -46,7 +46,7 @@ def flags_of(profile: str, dataset: str) -> list[str]:
     if profile == "paper":  # all else: the defaults, which are those of the authors' pipeline.py
         return [*flags, *NOTEBOOK.get(dataset, ())]
     if profile == "matched":
-        flags += ["--network", "resnet10", "--schedule", "onecycle", "--lr", RATE, "--batch_size", "128"]
+        flags += ["--network", NETWORK, "--schedule", "onecycle", "--lr", RATE, "--batch_size", "128"]
         return [*flags, "--augment", "shifts", "--precision", "auto"]
     epochs = "2" if profile == "smoke" else "6"
     flags += ["--network", "small", "--schedule", "cosine", "--lr", "0.05", "--batch_size", "100"]

@@ -41,20 +41,41 @@ def test_every_image_is_moved_within_reach_and_mirrored_or_not():
     assert torch.equal(draws, draw_shifts(64, generator(1))) and not torch.equal(draws, draw_shifts(64, generator(2)))
 
 
-def test_the_narrow_network_is_the_same_family_at_a_sixtieth_of_the_work():
+def multiply_adds(network):
+    """Products of an image of 32x32 in convolutions and linear layers."""
+    counts = []
+
+    def count(module, inputs, output):
+        positions = output[0, 0].numel() if output.dim() == 4 else 1
+        counts.append(positions * module.weight.numel())
+
+    for module in network.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, 3, 32, 32))
+    return sum(counts)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "parameters", "products"),
+    [("resnet10", 192, 694_412, 9_514_752), ("resnet10n", 128, 310_116, 4_377_088)],
+)
+def test_the_narrow_networks_are_the_same_family_at_a_fraction_of_the_work(name, width, parameters, products):
     torch.manual_seed(0)
-    network, released = resnet.build("resnet10", 20), resnet.build("resnet18", 20)
+    network, released = resnet.build(name, 20), resnet.build("resnet18", 20)
     names = {name for name in network.state_dict()}
-    assert names < set(released.state_dict()) and network.feature_dim == network.embed_dim == 192
-    assert resnet.parameter_count(network) == 694_412
+    assert names < set(released.state_dict()) and network.feature_dim == network.embed_dim == width
+    assert resnet.parameter_count(network) == parameters
     assert network.layer4[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
     images = torch.rand(2, 3, 32, 32)
     network.eval()
     with torch.no_grad():
         copied = resnet.inference_copy(network)
         torch.testing.assert_close(copied(images), network(images), rtol=1e-4, atol=1e-4)
-    with pytest.raises(resnet.UserError, match="--network resnet10: there are no pre-trained weights"):
-        resnet.build("resnet10", 20, {})
+    assert multiply_adds(network) == products < multiply_adds(released) / 50
+    with pytest.raises(resnet.UserError, match=f"--network {name}: there are no pre-trained weights"):
+        resnet.build(name, 20, {})
 
 
 def test_the_rate_follows_one_cycle_step_by_step():

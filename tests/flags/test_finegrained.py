@@ -46,11 +46,8 @@ def test_defaults_replay_the_release(capsys):
         assert config[name] == default, name
     assert config["strategy"] == "all" and config["alpha"] == [0.1, 0.9]
     assert config["pretrained"] is True and config["use_pseudo"] is True
-    assert (
-        config["stage"] == [stage for stage in flags.STAGES if stage != "stability"]
-        and config["head"] == ["plain"]
-        and config["seed"] == 42
-    )
+    assert config["stage"] == [stage for stage in flags.STAGES if stage != "stability"]
+    assert config["head"] == ["plain"] and config["seed"] == 42
     assert (config["umap_neighbors"], config["umap_min_dist"], config["umap_components"]) == (30, 0, 4)
     assert config["min_cluster_size"] == 100 and config["split"] == "fixed" and config["aug_set"] == "flips"
     assert config["lr"] is None and config["optimizer"] == "sgd" and config["schedule"] == "restarts"
@@ -83,6 +80,7 @@ def test_values_in_both_spellings(capsys, name, default, value, form):
         ("--precision bf16-mixed", "precision", "bf16-mixed"),
         ("--precision auto", "precision", "auto"),
         ("--network resnet10", "pretrained", False),
+        ("--network resnet10n", "pretrained", False),
         ("--augment shifts", "augment", "shifts"),
         ("--no-use_pseudo --true-images certain", "true_images", "certain"),
         ("--schedule onecycle --lr 0.1 --max_epochs 60", "min_epochs", 60),
