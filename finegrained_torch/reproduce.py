@@ -10,9 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datasets import pathmnist  # noqa: E402
+from datasets.fetch import find  # noqa: E402
 from finegrained_torch.flags import SUB_LABELS, row_name  # noqa: E402
 from reproduction.launch.pipeline import Command, Request, on_gpu, run  # noqa: E402
-from reproduction.runtime.run_folder import RUNS_ROOT, shown  # noqa: E402
+from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, shown  # noqa: E402
 
 SCRIPT = "finegrained_torch/pipeline.py"
 DATASETS = {"paper": "cifar10", "matched": "cifar100", "cpu": "mnist5k", "smoke": "mnist5k"}
@@ -118,6 +120,11 @@ def rows_of(profile: str, dataset: str) -> list[Row]:
     return rows
 
 
+def has_pathmnist(data_dir: str | None) -> bool:
+    """Tells whether the file of PathMNIST, which is placed by hand, is there."""
+    return find(["pathmnist.npz"], pathmnist.folders(Path(data_dir) if data_dir else DATA_ROOT)) is not None
+
+
 def commands_of(request: Request) -> list[Command]:
     """Step 1 of a seed, then its rows; after all seeds the report of the first, which covers them all."""
     row = request.row()
@@ -160,7 +167,8 @@ def commands_of(request: Request) -> list[Command]:
     add(request.seeds[0], "stability" if matched else "", REPORT, last, 0.02, 0.3)
     if matched and request.all_rows and request.dataset == DATASETS["matched"]:
         seeds = request.seeds[:FURTHER_SEEDS]
-        commands += commands_of(dataclasses.replace(request, dataset="cifar10", copy="", seeds=seeds, all_rows=False))
+        for dataset in ("cifar10", *(["pathmnist"] if has_pathmnist(request.data_dir) else [])):
+            commands += commands_of(dataclasses.replace(request, dataset=dataset, copy="", seeds=seeds, all_rows=False))
     return commands
 
 

@@ -169,12 +169,14 @@ def against_longer(comparison: Comparison, found: Collection, row: str) -> Figur
     """
     paper, titles = comparison.paper.paper.id, comparison.paper.full_titles()
     longer, drawn = Side(metric="accuracy", variant="base-budget"), []
-    for name in (name for name in titles if name == row or name.startswith(f"{row}-")):
+    names = dict.fromkeys([*titles, *(group.row for group in found.of(paper))])
+    for name in (name for name in names if name == row or name.startswith(f"{row}-")):
         side = Side(metric="accuracy", variant=name.removeprefix(row).removeprefix("-"))
         effect = pair(found, "points", "chart", paper, row, side, longer).effect if side != longer else None
         if effect is not None and effect.seeds > 1:
-            title = f"{titles[name].partition(', ')[2]} ({effect.seeds} seeds)"
-            drawn.append((RED if side.variant in ("ft", "ft-deep", "mh09") else BLUE, title, effect))
+            title = titles.get(name, "").partition(", ")[2] or side.variant or "base"
+            colour = RED if side.variant in ("ft", "ft-deep", "mh09") else BLUE
+            drawn.append((colour, f"{title} ({effect.seeds} seeds)", effect))
     if not drawn:
         return None
     figure, ((axis,),) = new_figure(9, 1.1 + 0.45 * len(drawn))

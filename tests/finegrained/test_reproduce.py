@@ -1,5 +1,6 @@
 """What `make reproduce-finegrained` runs: the commands parse, name their rows, and cover the tables of section 7."""
 
+import dataclasses
 import json
 import shlex
 import subprocess
@@ -111,6 +112,19 @@ def test_matched_further_rows_come_for_three_seeds_and_on_cifar10(capsys):
     assert len([c for c in configs if c["dataset"] == "cifar10"]) == 3 * 5 + 1
     assert {c.row for c in commands if "cifar10" in c.flags} >= {"cifar10-matched", "cifar10-matched-ft-true"}
     assert len(core) == 5 * 5 + 1 and sum(command.cpu_minutes for command in core) < 240
+
+
+def test_pathmnist_joins_the_further_rows_where_its_file_is_placed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # the medmnist package's folder
+    asked = dataclasses.replace(request("matched", "cifar100", (0, 1, 2, 3), all_rows=True), data_dir=str(tmp_path))
+
+    def rows():
+        return {command.row for command in reproduce.commands_of(asked) if command.row.startswith("pathmnist")}
+
+    assert rows() == set()
+    (tmp_path / "pathmnist").mkdir()
+    (tmp_path / "pathmnist" / "pathmnist.npz").write_bytes(b"")
+    assert rows() == {f"pathmnist-matched{v}" for v in ("", "-base-budget", "-ft", "-ft-random", "-stability")}
 
 
 def test_stages_stand_before_what_needs_them(capsys):
