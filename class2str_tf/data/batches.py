@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from class2str_tf.data.augment import shift_and_flip
 from class2str_tf.flags import Config
 from class2str_tf.method.layers import tf, tf1
+from reproduction.runtime import tf_runtime
 
 IN_MEMORY_BYTES = 1 << 30  # larger arrays stay memory-mapped and are read batch by batch
 
@@ -59,35 +62,55 @@ class Batches:
           legacy: as in `batch_indices`.
           augment: whether images are shifted and flipped.
         """
-        self._arrays = {"labels": labels}
         self._first = tf1.placeholder(tf.int64, [], name="first_step")
-        label_table = tf1.placeholder(tf.int64, [len(labels)])
-        self._feed = {label_table: labels}
+        self._feed: dict[tf.Tensor, Any] = {}
+        label_table = self._fed(labels)
         mapped = isinstance(x, np.memmap) and x.nbytes > IN_MEMORY_BYTES
-        if not mapped:
-            table = tf1.placeholder(tf.as_dtype(x.dtype), x.shape)
-            self._feed[table] = x
+        table = None if mapped else self._fed(x)
+        on_gpu = not mapped and tf_runtime.gpu_name() is not None
 
         def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            indices = batch_indices(step, len(labels), batch_size, seed, legacy)
+            with tf.device("/CPU:0"):  # TensorFlow permutes there alone
+                indices = batch_indices(step, len(labels), batch_size, seed, legacy)
             if mapped:
                 rows = tf.numpy_function(lambda chosen: np.ascontiguousarray(x[chosen]), [indices], x.dtype)
                 rows.set_shape([None, *x.shape[1:]])
             else:
                 rows = tf.gather(table, indices)
             if augment:
-                rows = shift_and_flip(rows, seed, step)
+                # a GPU has no kernel that mirrors the border of uint8 images; floats hold the same values
+                rows = shift_and_flip(tf.cast(rows, tf.float32) if on_gpu else rows, seed, step)
             return rows, tf.gather(label_table, indices)
 
+        if on_gpu:  # the tables stay in the GPU's memory, and each run of the graph takes the next step's rows there
+            with tf.device("/GPU:0"):
+                table, label_table = _variable(table), _variable(label_table)
+                with tf.device("/CPU:0"):
+                    count = _variable(self._first)
+                    step = count.assign_add(1) - 1
+                self.x, self.labels = batch(step)
+            self._start = [variable.initializer for variable in (table, label_table, count)]
+            return
         steps = tf1.data.Dataset.range(self._first, np.iinfo(np.int64).max)
         plain = tf.autograph.experimental.do_not_convert(batch)  # no Python control flow on tensors; saves a second
         batches = steps.map(plain, num_parallel_calls=2, deterministic=True).prefetch(2)
-        self._iterator = tf1.data.make_initializable_iterator(batches)
-        self.x, self.labels = self._iterator.get_next()
+        iterator = tf1.data.make_initializable_iterator(batches)
+        self._start = [iterator.initializer]
+        self.x, self.labels = iterator.get_next()
+
+    def _fed(self, array: np.ndarray) -> tf.Tensor:
+        table = tf1.placeholder(tf.as_dtype(array.dtype), array.shape)
+        self._feed[table] = array
+        return table
 
     def start(self, session: tf1.Session, step: int) -> None:
         """Makes `step` the next batch that a run fetches."""
-        session.run(self._iterator.initializer, {**self._feed, self._first: step})
+        session.run(self._start, {**self._feed, self._first: step})
+
+
+def _variable(value: tf.Tensor) -> tf.Variable:
+    """A variable in no collection, so that neither optimizers nor checkpoints see it."""
+    return tf1.Variable(value, trainable=False, collections=[], use_resource=True)
 
 
 def slices(array: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tensorflow.python.framework import kernels as registered
 
 from class2str_tf.data.batches import Batches, batch_indices, has_fixed_order, steps_per_epoch
 from class2str_tf.method.layers import tf, tf1
@@ -57,6 +58,41 @@ def test_batches_start_anywhere_and_repeat(graph):
                 np.testing.assert_array_equal(a, b)
     assert all((x.reshape(-1) % 4 == y).all() for x, y in all_steps)
     assert [len(y) for _, y in all_steps] == [6, 6, 6, 2] * 2
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_tables_in_the_memory_of_a_gpu_give_the_same_batches(graph, monkeypatch, augment):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    host = Batches(images, np.arange(20) % 4, 6, seed=5, legacy=False, augment=augment)
+    monkeypatch.setattr("reproduction.runtime.tf_runtime.gpu_name", lambda: "a GPU")
+    before = set(tf1.get_default_graph().get_operations())
+    device = Batches(images, np.arange(20) % 4, 6, seed=5, legacy=False, augment=augment)
+    assert len(tf1.global_variables()) == 1  # the step alone: nothing else that a checkpoint would hold
+    with tf1.Session(config=tf1.ConfigProto(allow_soft_placement=True)) as session:  # without a GPU: on the CPU
+        for first in (0, 5):
+            host.start(session, first)
+            device.start(session, first)
+            for _ in range(5):
+                expected, found = session.run([[host.x, host.labels], [device.x, device.labels]])
+                for a, b in zip(expected, found, strict=True):
+                    np.testing.assert_array_equal(a, b)
+    new = set(tf1.get_default_graph().get_operations()) - before
+    on_gpu = [op for op in new if "GPU" in op.device and op.type not in ANYWHERE]
+    assert "ResourceGather" in {op.type for op in on_gpu}
+    assert not tf.test.is_built_with_cuda() or not [op.type for op in on_gpu if not has_kernel(op)]
+
+
+ANYWHERE = {"Placeholder", "VarIsInitializedOp", "NoOp"}  # fed, or outside a step
+
+
+def has_kernel(op) -> bool:
+    """Whether TensorFlow, which is built with CUDA on Linux, can run this operator of a graph on a GPU."""
+    kernels = registered.get_registered_kernels_for_op(op.type).kernel
+    return any(
+        kernel.device_type in ("GPU", "DEFAULT")
+        and all(op.get_attr(one.name).as_datatype_enum in one.allowed_values.list.type for one in kernel.constraint)
+        for kernel in kernels
+    )
 
 
 def test_memory_mapped_features_give_the_same_batches(graph, tmp_path, monkeypatch):
