@@ -140,10 +140,9 @@ sweep: ## every configuration and seed as a Ray task, here or on RAY_ADDRESS (PA
 	@$(PY) -m reproduction.launch.sweep --papers "$(PAPER)" --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" \
 	  --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --rows "$(ROWS)" --args="$(ARGS)" $(if $(FORCE),--force) $(TASK)
 
-# files are dealt to as many processes as there are cores, four at most (each may load a framework)
 test: ## the whole test suite: no network, no GPU
 	@$(INSTALL) tf torch report cluster dev
-	@$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: ## ruff and mypy
 	@$(INSTALL) tf torch report cluster dev

@@ -21,6 +21,9 @@ import pytest
 
 from tests import scripts
 
+# One thread in each of the suite's processes: threads of several on the same cores mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The suite shows the same each time it is run; looking for new inputs is what `make fuzz` is for.
 hypothesis.settings.register_profile("suite", derandomize=True)
 hypothesis.settings.load_profile("suite")
@@ -35,6 +38,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # `make test` tells the makes it starts that they are its children, and these then print the folder they work in.
 for inherited in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
     os.environ.pop(inherited, None)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores, as a test waits for others' starts and kills; four at most, for memory."""
+    return min(4, (os.cpu_count() or 1) + 1)
 
 
 # ---- no network: a test that asks for it fails, whatever the code under test makes of the refusal -------------------
