@@ -130,9 +130,7 @@ CHEAP = [
     ("repository", "cpu profiles"),
     ("subclass", "neglection"),
     ("subclass", "loop vgg_small"),
-    ("hierarchy", "seriation"),
     ("scaling", "seriation"),
-    ("hours", "hierarchy"),
 ]
 KEYS = {"name", "baseline", "ours", "unit", "ratio", "n", "paper"}
 

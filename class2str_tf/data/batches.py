@@ -79,7 +79,8 @@ class Batches:
                 rows = tf.gather(table, indices)
             if augment:
                 # a GPU has no kernel that mirrors the border of uint8 images; floats hold the same values
-                rows = shift_and_flip(tf.cast(rows, tf.float32) if on_gpu else rows, seed, step)
+                moved = shift_and_flip(tf.cast(rows, tf.float32) if on_gpu else rows, seed, step)
+                rows = tf.cast(moved, rows.dtype)
             return rows, tf.gather(label_table, indices)
 
         if on_gpu:  # the tables stay in the GPU's memory, and each run of the graph takes the next step's rows there

@@ -75,7 +75,7 @@ def test_tables_in_the_memory_of_a_gpu_give_the_same_batches(graph, monkeypatch,
             for _ in range(5):
                 expected, found = session.run([[host.x, host.labels], [device.x, device.labels]])
                 for a, b in zip(expected, found, strict=True):
-                    np.testing.assert_array_equal(a, b)
+                    np.testing.assert_array_equal(a, b, strict=True)  # and of one type
     new = set(tf1.get_default_graph().get_operations()) - before
     on_gpu = [op for op in new if "GPU" in op.device and op.type not in ANYWHERE]
     assert "ResourceGather" in {op.type for op in on_gpu}
