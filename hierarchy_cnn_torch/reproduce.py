@@ -51,7 +51,7 @@ TRAIN_SCRIPT, ANALYZE_SCRIPT = "hierarchy_cnn_torch/train.py", "hierarchy_cnn_to
 
 # Profile matched. Branch losses add gradient to the trunk, so networks with and without branches have a rate of their
 # own, each the best of RATES on a held-out part of the training images: ROWS=settings (docs/papers/hierarchy.md).
-FLAT_RATE, AWARE_RATE = 0.05, 0.05
+FLAT_RATE, AWARE_RATE = 0.15, 0.15
 RATES = (0.0167, 0.05, 0.15)  # a third, one and three times the usual rate
 CORE, FURTHER = ("A0", "A1", "A2"), ("A3", "A5", "A4")
 WHOLE = ["--train-held-out"]
