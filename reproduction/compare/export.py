@@ -11,6 +11,7 @@ from pathlib import Path
 from reproduction.compare.claims import Result, without_run
 from reproduction.compare.comparison import Comparison, Line
 from reproduction.compare.effects import Effect
+from reproduction.compare.tables import Paper
 from reproduction.compare.tabular import escape_latex, latex_table, markdown_table
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
@@ -230,6 +231,23 @@ def markdown_lines(lines: Sequence[Line]) -> str:
             groups.append([", ".join(names), ", ".join(dict.fromkeys(numbers)), needs, f"`{command}`"])
         parts.append(markdown_table(head, groups))
     parts += [RECALLED_NOTE] if has_recalled(lines) else []
+    return "\n\n".join(parts)
+
+
+def markdown_published(paper: Paper) -> str:
+    """Returns a paper's main tables of results as they were published; recalled numbers carry their mark."""
+    main = [number for number in paper.numbers() if number.headline]
+    marks = {"verified": "", "recalled": RECALLED_MARK}
+    printed = {(n.table, n.row, n.column): n.printed + marks[n.evidence] for n in main}
+    parts = []
+    for table in (table for table in paper.table if table.headline):
+        head = ["", *(f"{column.name}, %" if column.unit == "percent" else column.name for column in table.columns)]
+        rows = [
+            [row.name, *(printed.get((table.id, row.name, column.name), "-") for column in table.columns)]
+            for row in table.rows
+        ]
+        parts += [f"**{table.title}**. Source: {table.where}.", markdown_table(head, rows)]
+    parts += [RECALLED_NOTE] if any(number.evidence == "recalled" for number in main) else []
     return "\n\n".join(parts)
 
 

@@ -1,10 +1,10 @@
 """Keeps the generated tables of README and docs current: `python -m reproduction.readme --check | --write`.
 
 A generated block is between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `front` (one line a
-paper), `overview` (the main claims), `claims`, or, with a paper's name, `finding`, `table`, `claims`, `charts`,
-`details`, or `clusters finegrained`. docs/findings.md is made from its template. All of it shows committed records
-only, so that two checkouts of one commit generate the same text; `make compare` and `make report` show a machine's own
-runs.
+paper), `overview` (the main claims), `claims`, or, with a paper's name, `finding`, `published`, `table`, `claims`,
+`charts`, `details`, or `clusters finegrained`. docs/findings.md is made from its template. All of it shows committed
+records only, so that two checkouts of one commit generate the same text; `make compare` and `make report` show a
+machine's own runs.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, C
     for comparison in comparisons:
         name = comparison.paper.paper.id
         blocks[f"table {name}"] = lambda lines=comparison.lines: export.markdown_lines(lines)  # type: ignore[misc]
+        blocks[f"published {name}"] = lambda paper=comparison.paper: export.markdown_published(paper)  # type: ignore[misc]
         blocks[f"finding {name}"] = lambda paper=name: finding(paper, comparisons, found)  # type: ignore[misc]
         blocks[f"charts {name}"] = lambda paper=name: markdown_charts(paper)  # type: ignore[misc]
         blocks[f"claims {name}"] = lambda one=comparison: claims([one])  # type: ignore[misc]

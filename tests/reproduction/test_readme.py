@@ -84,6 +84,17 @@ def test_all_claims_stand_in_one_table_each_named_once():
     assert len(lines) == 4 + sum(len(comparison.claims) for comparison in comparisons)  # four heads
 
 
+def test_published_tables_hold_every_main_number_and_mark_the_recalled():
+    for paper in load_tables().values():
+        main = [number for number in paper.numbers() if number.headline]
+        text = export.markdown_published(paper)
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+        for number in main:
+            mark = export.RECALLED_MARK if number.evidence == "recalled" else ""
+            assert any(line[0] == number.row and f"{number.printed}{mark}" in line for line in cells), number.cell
+        assert main and (export.RECALLED_NOTE in text) == any(number.evidence == "recalled" for number in main)
+
+
 def test_a_changed_record_is_a_difference(checkout, make):
     (checkout / "README.md").write_text("<!-- generated: table class2str -->\nold\n<!-- end -->\n")
     for path, text in readme.changed(checkout, checkout / "results").items():
