@@ -24,7 +24,7 @@ def center_loss(labels: tf.Tensor, embeddings: tf.Tensor, centers: tf.Tensor | t
       centers: same type [num_classes, d]; no gradient is meant to reach them (`new_centers` is not trainable).
     Returns:
       Scalar of the embeddings' type, without the weight `CENTER_LAMBDA`.
-    Source: docs/papers/triplet.md, method in formulas.
+    Source: docs/papers/triplet.md, "Method".
     """
     return tf.nn.l2_loss(embeddings - tf.gather(centers, labels))
 

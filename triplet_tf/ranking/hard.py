@@ -32,7 +32,7 @@ def batch_hard_loss(
       Scalar of the embeddings' type.
     Raises:
       ValueError: another word.
-    Source: docs/papers/triplet.md, method in formulas.
+    Source: docs/papers/triplet.md, "Method".
     """
     distances = squared_distances(tf.stop_gradient(embeddings))
     positive, negative = pair_masks(labels)

@@ -33,7 +33,7 @@ def semi_hard_loss(labels: tf.Tensor, embeddings: tf.Tensor, margin: float, limi
       Scalar of the embeddings' type.
     Raises:
       ValueError: the margin is no number (STL-D10).
-    Source: docs/papers/triplet.md, method in formulas.
+    Source: docs/papers/triplet.md, "Method".
     """
     margin = numeric_margin(margin, "semi-hard")
     size = embeddings.shape[0]
