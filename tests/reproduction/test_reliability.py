@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -128,6 +130,12 @@ def test_the_page_is_written_on_request_only(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reliability, "PAGE", tmp_path / "nowhere" / "reliability.md")
     with pytest.raises(SystemExit):
         reliability.main(["--results", str(tmp_path), "--write-docs"])
+
+
+def test_the_documented_command_prints_the_committed_page():
+    ran = [sys.executable, "-m", "reproduction.reliability"]
+    text = subprocess.run(ran, cwd=reliability.REPO_ROOT, capture_output=True, text=True, check=True).stdout
+    assert text == (reliability.REPO_ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 
 
 def test_a_kept_result_holds_no_path_or_host(tmp_path):

@@ -27,16 +27,20 @@ PAGE = REPO_ROOT / "docs" / "reliability.md"
 KEPT = REPO_ROOT / "docs" / "reliability.json"
 TOP = """# Reliability
 
-`python -m reproduction.reliability --write-docs` writes this page from the results of `make soak` and `make fuzz`,
-which are in [reliability.json](reliability.json). When a fault is tried again, on any machine, the newer result
-replaces the older one.
+Does a run that is killed or disturbed end with the same numbers? Does a damaged or malicious file do harm? `make soak`
+and `make fuzz` try both; this page shows what they found.
+
+`python -m reproduction.reliability --write-docs` writes the page from their results, which are in
+[reliability.json](reliability.json). When a fault is tried again, on any machine, the newer result replaces the older
+one.
 """
 SOAK = """## Disturbed runs
 
-`make soak` runs a paper's smoke pipeline twice, once undisturbed and once disturbed. It compares every number of the
-records and curves, except times, bit for bit. The first table counts how many of the faults a run survived. A run
-survives if the same command continues it and ends with the same numbers. If a run cannot continue (the disk is full,
-for example), it must stop with one clear line, and continue once the cause is gone.
+`make soak` runs a paper's profile `smoke` (all stages, a few steps on few images) twice, once undisturbed and once
+disturbed. It compares every number of the records and curves, except times, bit for bit. The first table counts how
+many of the faults a run survived. A run survives if the same command continues it and ends with the same numbers. If a
+run cannot continue (the disk is full, for example), it must stop with one clear line, and continue once the cause is
+gone.
 
 * Kills come in chains of at most four: each start continues where the previous one was killed.
 * If the newest checkpoint is truncated, the run must print that it continues from the previous one.
