@@ -155,15 +155,15 @@ def pipeline_parser() -> Parser:
     """pipeline.py: every constructor parameter of the released class as a flag of the same name."""
     p = Parser("pipeline.py", "Fine-grained labels by uncertainty, UMAP and HDBSCAN: every stage of the method.")
     g = p.original_group()
-    also = "cifar10, cifar100; also mnist, pathmnist, ..."
+    also = "cifar10, cifar100, another set of python -m datasets, or folder:PATH (default cifar10)"
     g.add_argument("--dataset", type=dataset_name, default="cifar10", help=also)
     _protocol(g)
-    g.add_argument("--strategy", choices=list(STRATEGIES), default="all", help="step 2; all equals the release")
+    g.add_argument("--strategy", choices=list(STRATEGIES), default="all", help="step 2 (default all, as released)")
     g.add_argument("--alpha", type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A",
-                   help="weights of the coarse loss in multi-head, one run each (default 0.1 0.9)")  # fmt: skip
-    _switch(g, "--use_pseudo", "pseudo-labels (default); --no-use_pseudo: the true subclasses, the upper bound", True)
+                   help="weight of the coarse loss in multi-head, one run each (default 0.1 0.9)")  # fmt: skip
+    _switch(g, "--use_pseudo", "learn pseudo-labels (default); --no-use_pseudo: the true subclasses", True)
     flag(p.additions, "--stage", nargs="+", choices=[*STAGES, "all"], default=["all"], metavar="STAGE",
-         help=f"which stages to run: {', '.join(STAGES)}; all (default): all but stability")  # fmt: skip
+         help=f"stages to run: {', '.join(STAGES)}; all (default): all but stability")  # fmt: skip
     _additions(p)
     return p
 
@@ -172,16 +172,17 @@ def main_parser() -> Parser:
     """main.py: its two flags, and ours."""
     p = Parser("main.py", "Base network, transfer from fine labels, or multi-head.")
     g = p.original_group()
-    also = "mnist, cifar10, cifar100; also pathmnist, mnist5k, ..."
+    also = "mnist, cifar10, cifar100, another set of python -m datasets, or folder:PATH (default cifar10)"
     g.add_argument("--dataset", type=dataset_name, default="cifar10", help=also)
     g.add_argument("--strategy", choices=list(MAIN_STRATEGIES), default="base",
-                   help="base: coarse labels alone; transfer: fine labels first; multihead: both at once")  # fmt: skip
+                   help="base: coarse labels (default); transfer: after fine ones; multihead: with them")  # fmt: skip
     a = p.additions
     _protocol(a)
-    a.add_argument("--alpha", type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A", help="see pipeline.py")
-    _switch(a, "--use_pseudo", "pseudo-labels instead of the true subclasses", False)
+    a.add_argument("--alpha", type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A",
+                   help="weight of the coarse loss in multihead, one run each (default 0.1 0.9)")  # fmt: skip
+    _switch(a, "--use_pseudo", "learn pseudo-labels instead of the true subclasses (default: true subclasses)", False)
     flag(a, "--legacy-net", action="store_true",
-         help="as the released main.py: 7x7 stem, S + C outputs, Adam 1e-3, batch 128, 180 epochs")  # fmt: skip
+         help="the released main.py: 7x7 stem, S + C outputs, Adam 1e-3, batch 128, 180 epochs")  # fmt: skip
     _additions(p)
     return p
 
@@ -189,66 +190,66 @@ def main_parser() -> Parser:
 def _protocol(g: Any) -> None:
     """Constructor parameters that both scripts have."""
     g.add_argument("--threshold", type=number(0, 100, above=True), default=90.0, help="percent of a class kept certain")
-    g.add_argument("--n_aug", type=whole(1), default=5, help="augmentations an image (default 5)")
-    g.add_argument("--batch_size", type=whole(1), default=200, help="of all processes together (default 200)")
-    g.add_argument("--max_epochs", type=whole(1), default=50, help="of every training (default 50)")
-    g.add_argument("--min_epochs", type=whole(1), default=30, help="of every training (default 30)")
+    g.add_argument("--n_aug", type=whole(1), default=5, help="views of an image for its uncertainty (default 5)")
+    g.add_argument("--batch_size", type=whole(1), default=200, help="batch of all processes together (default 200)")
+    g.add_argument("--max_epochs", type=whole(1), default=50, help="most epochs of a training (default 50)")
+    g.add_argument("--min_epochs", type=whole(1), default=30, help="fewest epochs of a training (default 30)")
     g.add_argument("--patience", type=whole(1), default=4, help="validations without a new best loss (default 4)")
-    _switch(g, "--pretrained", "start from ImageNet weights (default; not with our own networks)", None)
+    _switch(g, "--pretrained", "start from ImageNet weights (default with resnet18)", None)
 
 
 def _additions(p: Parser) -> None:
     a = p.additions
     a.add_argument("--head", choices=list(HEADS), nargs="+", default=["plain"], metavar="HEAD",
-                   help=f"heads of fine-tuning, one run each: {', '.join(HEADS)} (default plain)")  # fmt: skip
-    a.add_argument("--freeze", action="store_true", help="FGL-D26: fine-tune only batch norms and head")
-    flag(a, "--sub-labels", choices=SUB_LABELS, default="found", help="controls: other labels than the found ones")
+                   help=f"head of fine-tuning; one run for each value: {', '.join(HEADS)} (default plain)")  # fmt: skip
+    a.add_argument("--freeze", action="store_true", help="fine-tune only batch norms and head; FGL-D26")
+    flag(a, "--sub-labels", choices=SUB_LABELS, default="found", help="pseudo-labels, or those of a control")
     a.add_argument("--sublabels", choices=SUB_LABELS, dest="sub_labels", default=argparse.SUPPRESS,
                    help=argparse.SUPPRESS)  # fmt: skip
     a.add_argument("--control", choices=["none", "budget", "certain"], default="none",
-                   help="of stage coarse: base trained on with a fresh head, or on certain images only")  # fmt: skip
-    a.add_argument("--split", choices=["fixed", "legacy"], default="fixed", help="FGL-D04: legacy overlaps as released")
-    a.add_argument("--lr", type=_rate, help="learning rate (default: the range test before every training)")
+                   help="stage coarse: train base further with a fresh head, or on certain images")  # fmt: skip
+    a.add_argument("--split", choices=["fixed", "legacy"], default="fixed", help="legacy: overlap as released; FGL-D04")
+    a.add_argument("--lr", type=_rate, help="learning rate (default: a range test before every training)")
     a.add_argument("--weights", metavar="FILE",
                    help="ImageNet state dict (default: resnet18-f37072fd.pth in data/weights)")  # fmt: skip
     a.add_argument("--network", choices=["resnet18", *OURS], default="resnet18",
-                   help="ours: resnet10, 24 to 192 channels; resnet10n, 16 to 128; small, three layers")  # fmt: skip
-    a.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd")
+                   help="resnet10: 24 to 192 channels; resnet10n: 16 to 128; small: three layers")  # fmt: skip
+    a.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd", help="optimizer (default sgd)")
     a.add_argument(
         "--schedule",
         choices=["restarts", "cosine", "constant", "onecycle"],
         default="restarts",
-        help="warm restarts every 10 epochs, one cosine over --max_epochs, none, one cycle to --lr and down",
+        help="of the rate: warm restarts every 10 epochs (default), one cosine, constant, or up to --lr and down",
     )
     a.add_argument("--augment", choices=["none", "shifts"], default="none",
-                   help="of training images, on the device: moved by up to two pixels and mirrored")  # fmt: skip
+                   help="shifts: move training images by up to two pixels, and mirror (default none)")  # fmt: skip
     flag(
         a,
         "--true-images",
         choices=["all", "certain"],
         default="all",
-        help="with --no-use_pseudo: whose true subclasses are learned; pseudo-labels are of certain images",
+        help="with --no-use_pseudo: images whose true subclasses are learned (default all)",
     )
-    flag(a, "--aug-set", choices=["flips", "shifts", "picture"], default="flips", help="views of the uncertainty pass")
-    flag(a, "--umap-neighbors", type=whole(2), default=30)
-    flag(a, "--umap-min-dist", type=number(0, 1), default=0.0)
-    flag(a, "--umap-components", type=whole(1), default=4)
-    flag(a, "--min-cluster-size", type=whole(2), default=100)
-    flag(a, "--cluster-workers", type=whole(0), default=0, help="processes over classes (0: by memory and cores)")
+    flag(a, "--aug-set", choices=["flips", "shifts", "picture"], default="flips", help="views for the uncertainty")
+    flag(a, "--umap-neighbors", type=whole(2), default=30, help="n_neighbors of UMAP (default 30)")
+    flag(a, "--umap-min-dist", type=number(0, 1), default=0.0, help="min_dist of UMAP (default 0)")
+    flag(a, "--umap-components", type=whole(1), default=4, help="dimensions after UMAP (default 4)")
+    flag(a, "--min-cluster-size", type=whole(2), default=100, help="min_cluster_size of HDBSCAN (default 100)")
+    flag(a, "--cluster-workers", type=whole(0), default=0, help="classes in parallel (0: by memory and cores)")
     a.add_argument("--controls", nargs="*", choices=SUB_LABELS[1:], default=[], metavar="NAME",
-                   help=f"of stage cluster: also cluster for the controls {', '.join(SUB_LABELS[1:])}")  # fmt: skip
-    flag(a, "--csv-features", action="store_true", help="features also as text, as released (640 MB for CIFAR)")
-    flag(a, "--limit-train", type=whole(0), default=0, help="a fixed stratified part of so many images (0: all)")
+                   help=f"stage cluster: controls to compute too: {', '.join(SUB_LABELS[1:])}")  # fmt: skip
+    flag(a, "--csv-features", action="store_true", help="features as text too, as released (640 MB for CIFAR)")
+    flag(a, "--limit-train", type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)")
     a.add_argument("--precision", choices=list(AMP), default="32-true",
-                   help="tf32: on GPUs; auto: bf16-mixed where the device has it, else 32-true")  # fmt: skip
+                   help="tf32: on a GPU; auto: bf16-mixed if the device has it (default 32-true)")  # fmt: skip
     a.add_argument("--compile", action="store_true", help="torch.compile")
     a.add_argument("--devices", type=whole(1), default=1, help="processes of a training (default 1)")
     a.add_argument("--parallel", choices=["ddp_spawn", "ddp_fork"], default="ddp_spawn",
                    help="Lightning's strategy with several --devices")  # fmt: skip
     a.add_argument("--threads", type=whole(0), default=0, help="CPU threads (0: all cores)")
-    flag(a, "--num-workers", type=whole(0), default=0, help="loader processes (default 0; images lie in memory)")
+    flag(a, "--num-workers", type=whole(0), default=0, help="loader processes (default 0: images are in memory)")
     names = ("--out-dir", "--out_dir")
-    a.add_argument(*names, metavar="DIR", help="where everything is written (default: <runs-dir>/<name>)")
+    a.add_argument(*names, metavar="DIR", help="folder of the run (default: <runs-dir>/<name>)")
     a.add_argument("--data-dir", "--data_dir", default=str(DATA_ROOT), metavar="DIR",
                    help="data sets (default: data/ of the repository)")  # fmt: skip
     a.add_argument("--name", help="run folder below --runs-dir (default: the data set)")

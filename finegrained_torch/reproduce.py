@@ -96,7 +96,7 @@ def matched_rows(dataset: str, all_rows: bool) -> list[Row]:
 
 
 def rows_of(profile: str, dataset: str) -> list[Row]:
-    """The rows of a profile behind base: sections 7.1 and 7.3, or the part of them that a CPU affords."""
+    """The rows of a profile behind base: all of the paper profile, or the part of them that a CPU affords."""
     known = not dataset.startswith("folder:") and dataset not in NO_SUBCLASSES
     tune = ("--stage", "sub", "fine-tune")
     mh09 = ("mh09", "multi-head, alpha 0.9", ("--stage", "multi-head", "--alpha", "0.9"), 1)

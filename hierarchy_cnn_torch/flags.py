@@ -151,83 +151,108 @@ def parse_numbers(name: str, text: str) -> list[int]:
 
 Flags = dict[str, dict[str, Any]]  # flag -> what argparse takes
 TRAIN_FLAGS: Flags = {
-    "--dataset": dict(default="fashion_mnist", metavar="NAME", help=f"{', '.join(datasets.NAMES)}, folder:PATH"),
-    "--trunk": dict(choices=TRUNKS, default="alexnet32"),
+    "--dataset": dict(
+        default="fashion_mnist",
+        metavar="NAME",
+        help=f"{', '.join(datasets.NAMES)}, or folder:PATH (default fashion_mnist)",
+    ),
+    "--trunk": dict(choices=TRUNKS, default="alexnet32", help="layers of the network (default alexnet32)"),
     "--preset": dict(
         choices=PRESETS,
-        help="widths of alexnet32 (default: mini on a CPU, else paper32; fast: small images on any device)",
+        help="widths of alexnet32 (default: mini on a CPU, paper32 on a GPU; fast: for short trainings)",
     ),
     "--image-size": dict(
         type=whole(24),
         default=0,
-        help="smaller images get a frame up to this side, larger keep theirs (default: the trunk's)",
+        help="pad smaller images to this side; larger ones keep their size (default: the trunk's)",
     ),
-    "--stage": dict(choices=("flat", "aware"), default="flat"),
-    "--arm": dict(choices=ARMS, help="A0 flat; A1 to A5 belong to stage aware (default A0 or A1)"),
-    "--tree": dict(default="", metavar="TREE", help="official, derived, random or a JSON file"),
-    "--similarity": dict(choices=SIMILARITIES, default="logits", help="what the derived tree is made of"),
+    "--stage": dict(choices=("flat", "aware"), default="flat", help="flat: stage 1; aware: stage 2 (default flat)"),
+    "--arm": dict(choices=ARMS, help="variant: A0 in stage flat, A1 to A5 in stage aware (default A0 or A1)"),
+    "--tree": dict(
+        default="",
+        metavar="TREE",
+        help="official, derived, random or a JSON file (default: official for CIFAR, else derived)",
+    ),
+    "--similarity": dict(choices=SIMILARITIES, default="logits", help="what a derived tree compares (default logits)"),
     "--levels": dict(default="", metavar="2,9,20", help="numbers of groups (default: the tree's, or three by size)"),
-    "--taps": dict(default="", metavar="conv2:2,...", help="branch layers (default conv2, conv3, conv4)"),
-    "--lambda": dict(type=number(0), default=1.0, help="weight of each branch's loss (joint schedule)"),
-    "--schedule": dict(choices=("joint", "bt"), default="joint", help="bt: B-CNN's weights over the epochs"),
-    "--bt-switch": dict(default="", metavar="8,18,28", help="epochs at whose end bt changes"),
-    "--predict": dict(choices=("last", "product"), default="last", help="which prediction the record leads with"),
-    "--epochs": dict(type=whole(1), default=30),
-    "--batch": dict(type=whole(1), default=128),
-    "--lr": dict(type=number(0, above=True), default=0.01),
-    "--augment": dict(choices=("auto", "none", "crop_flip"), default="auto", help="auto: crop and flip for CIFAR"),
-    "--bn": dict(action="store_true", help="batch normalisation, an ablation"),
-    "--subset": dict(type=whole(0), default=0, help="fixed stratified part of the training images (0: all)"),
-    "--held-out": dict(type=whole(0), default=0, help="training images kept back (0: 5,000 or a fifth)"),
-    "--curve-images": dict(type=whole(0), default=0, help="test images evaluated every epoch (0: all)"),
-    "--keep-epochs": dict(default="auto", metavar="0,1,2", help="epochs whose weights are kept: auto, none, list"),
-    "--flat-run": dict(metavar="DIR", help="stage 1's folder (default: A0 next to this run)"),
-    "--label-noise": dict(type=number(0, 0.5), default=0.0, help="share of planted wrong labels (T4)"),
-    "--split-class": dict(type=int, default=-1, help="give this class two labels (T4)"),
-    "--folds": dict(type=whole(0), default=0, help="train on all folds but one and predict that one"),
-    "--fold": dict(type=whole(0), default=0),
-    "--max-steps": dict(type=whole(0), default=0, help="stop after so many steps, for tests"),
-    "--checkpoint-steps": dict(type=whole(0), default=0, help="also write the state every so many steps"),
+    "--taps": dict(
+        default="", metavar="conv2:2,...", help="layers with branches, and their groups (default conv2, conv3, conv4)"
+    ),
+    "--lambda": dict(
+        type=number(0), default=1.0, help="weight of each branch's loss, with --schedule joint (default 1)"
+    ),
+    "--schedule": dict(
+        choices=("joint", "bt"), default="joint", help="joint: constant loss weights (default); bt: B-CNN's weights"
+    ),
+    "--bt-switch": dict(default="", metavar="8,18,28", help="epochs after which the weights of bt change"),
+    "--predict": dict(
+        choices=("last", "product"), default="last", help="last: the last head decides (default); product: all heads"
+    ),
+    "--epochs": dict(type=whole(1), default=30, help="epochs (default 30)"),
+    "--batch": dict(type=whole(1), default=128, help="batch size (default 128)"),
+    "--lr": dict(type=number(0, above=True), default=0.01, help="learning rate (default 0.01)"),
+    "--augment": dict(
+        choices=("auto", "none", "crop_flip"), default="auto", help="auto: crop and mirror for CIFAR (default)"
+    ),
+    "--bn": dict(action="store_true", help="batch normalisation after each convolution"),
+    "--subset": dict(type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)"),
+    "--held-out": dict(type=whole(0), default=0, help="training images to hold out (0: 5,000, at most a fifth)"),
+    "--curve-images": dict(type=whole(0), default=0, help="test images to evaluate after every epoch (0: all)"),
+    "--keep-epochs": dict(default="auto", metavar="0,1,2", help="epochs whose weights are kept: auto, none or a list"),
+    "--flat-run": dict(metavar="DIR", help="folder of stage 1 (default: A0 next to this run)"),
+    "--label-noise": dict(
+        type=number(0, 0.5), default=0.0, help="share of training labels to make wrong, for the label study"
+    ),
+    "--split-class": dict(type=int, default=-1, help="class that gets two labels at random, for the label study"),
+    "--folds": dict(type=whole(0), default=0, help="number of folds: train on all but one, predict that one"),
+    "--fold": dict(type=whole(0), default=0, help="fold to predict, from 0"),
+    "--max-steps": dict(type=whole(0), default=0, help="stop after N steps, for tests (0: never)"),
+    "--checkpoint-steps": dict(type=whole(0), default=0, help="also save the full state every N steps"),
     "--threads": dict(type=whole(0), default=0, help="CPU threads (0: all cores)"),
-    "--deterministic": dict(action="store_true", help="deterministic kernels on a GPU; the CPU always is"),
+    "--deterministic": dict(action="store_true", help="deterministic kernels on a GPU; a CPU always has them"),
     "--amp": dict(
         choices=("bf16", "tf32", "auto"),
-        help="bf16: autocast (auto: if the device computes in it); tf32: TF32 products on a GPU; off by default",
+        help="bf16: autocast (auto: if the device computes in it); tf32: TF32 products on a GPU (default float32)",
     ),
-    "--compile": dict(action="store_true", help="torch.compile; off by default"),
-    "--channels-last": dict(action="store_true", help="memory layout; same values up to rounding"),
+    "--compile": dict(action="store_true", help="torch.compile"),
+    "--channels-last": dict(action="store_true", help="channels-last memory format; same values up to rounding"),
     "--lr-schedule": dict(
         choices=("drops", "onecycle"),
         default="drops",
-        help="drops: by ten, twice; onecycle: up to --lr and down again step by step, Nesterov momentum",
+        help="drops: divide the rate by ten, twice (default); onecycle: up to --lr and down again, Nesterov momentum",
     ),
-    "--label-smoothing": dict(type=number(0, 1), default=0.0, help="of all losses of a training (0: none)"),
-    "--dropout": dict(type=number(0, 0.95), default=0.5, help="before fully connected layers"),
-    "--eval-batch": dict(type=whole(0), default=0, help="images of an evaluated batch (0: 500)"),
+    "--label-smoothing": dict(type=number(0, 1), default=0.0, help="label smoothing of all losses (default 0)"),
+    "--dropout": dict(type=number(0, 0.95), default=0.5, help="dropout before fully connected layers (default 0.5)"),
+    "--eval-batch": dict(type=whole(0), default=0, help="batch size of a test (0: 500)"),
     "--train-held-out": dict(
-        action="store_true", help="train on the held-out part too: no epoch or weight of a head is chosen on it then"
+        action="store_true",
+        help="train on the held-out images too; then no epoch and no weight of a head is chosen on them",
     ),
     "--out": dict(metavar="DIR", help="run folder (instead of --runs-dir and --name)"),
 }
 ANALYZE_FLAGS: Flags = {
-    "--run": dict(metavar="DIR", default="", help="folder that holds A0, A1, ... of one seed"),
-    "--compare": dict(metavar="ARM", default="A1", help="variant compared with A0 in gaps and in the viewer"),
-    "--summary": dict(metavar="DIR", default="", help="folder of a row: plots and tables over its seeds"),
-    "--rates": dict(metavar="DIR", default="", help="folder of trainings at several rates: their table, best rates"),
-    "--what": dict(default=",".join(PARTS), metavar="A,B", help=f"parts: {', '.join(PARTS)}"),
-    "--response": dict(choices=("mean", "max", "q95"), default="mean", help="how a map becomes one number"),
-    "--response-images": dict(type=whole(0), default=2000, help="test images for responses (0: all)"),
-    "--probe-images": dict(type=whole(100), default=10000, help="training images for probes"),
+    "--run": dict(metavar="DIR", default="", help="seed folder with A0, A1, ...: measure it"),
+    "--compare": dict(metavar="VARIANT", default="A1", help="variant to compare with A0 (default A1)"),
+    "--summary": dict(metavar="DIR", default="", help="folder of a row: draw plots and tables over its seeds"),
+    "--rates": dict(metavar="DIR", default="", help="folder of trainings at several rates: print the best"),
+    "--what": dict(default=",".join(PARTS), metavar="A,B", help=f"parts to measure: {', '.join(PARTS)} (default all)"),
+    "--response": dict(
+        choices=("mean", "max", "q95"), default="mean", help="how a feature map becomes one number (default mean)"
+    ),
+    "--response-images": dict(type=whole(0), default=2000, help="test images for responses (0: all; default 2000)"),
+    "--probe-images": dict(type=whole(100), default=10000, help="training images for probes (default 10000)"),
     "--probe-test-images": dict(type=whole(0), default=0, help="test images for probes (0: all)"),
-    "--permutations": dict(type=whole(99), default=9999),
+    "--permutations": dict(type=whole(99), default=9999, help="random groupings behind a p (default 9999)"),
     "--groupings": dict(
         type=whole(0),
         default=0,
-        help="random groups of the coarsest sizes that early probes are compared with (all, if not more)",
+        help="random groupings that early probes are compared with (0: two; all, if there are fewer)",
     ),
-    "--bootstrap": dict(type=whole(10), default=2000),
-    "--threads": dict(type=whole(0), default=0),
-    "--thumbs": dict(choices=("embed", "folder", "none"), help="thumbnails of the viewer"),
+    "--bootstrap": dict(type=whole(10), default=2000, help="bootstrap samples of an interval (default 2000)"),
+    "--threads": dict(type=whole(0), default=0, help="CPU threads (0: all cores)"),
+    "--thumbs": dict(
+        choices=("embed", "folder", "none"), help="images of the viewer: in the page, in a folder, or none"
+    ),
 }
 
 

@@ -185,73 +185,75 @@ def of_run(config: Config) -> dict[str, Any]:
 ORIGINALS: dict[str, dict[str, Any]] = {
     "--emb_dim": dict(type=whole(1), default=256, help="size of the embedding (default 256)"),
     "--batch_size": dict(type=whole(1), default=32, help="images per step, also in tests (default 32)"),
-    "--gpu": dict(default="0", help="CUDA_VISIBLE_DEVICES, unless --device says otherwise (default: as it is, or 0)"),
-    "--checkpoint_dir": dict(metavar="NAME", help="run folder below --models_dir (default: composed of the flags)"),
+    "--gpu": dict(default="0", help="CUDA_VISIBLE_DEVICES, if --device is auto (default: unchanged, or 0)"),
+    "--checkpoint_dir": dict(metavar="NAME", help="run folder below --runs-dir (default: named after the flags)"),
     "--db_name": dict(
         type=db_name, default="flowers", help=f"{', '.join(SETS)}, csv:NAME, folder:PATH (default flowers); STL-D04"
     ),
-    "--net": dict(choices=NETS, default="resnet50", help="backbone; resnet50 is v2 (default resnet50)"),
+    "--net": dict(choices=NETS, default="resnet50", help="network; resnet50 is v2 (default resnet50)"),
     "--tuple_loader_queue_size": dict(type=whole(1), default=10, help="parallel decode calls (default 10)"),
-    "--train_mode": dict(choices=MODES, default="vanilla", help="vanilla is softmax alone (default vanilla)"),
+    "--train_mode": dict(choices=MODES, default="vanilla", help="loss; vanilla is softmax alone (default vanilla)"),
     "--aug_style": dict(choices=("batch", "img"), default="batch", help="crop per batch or per image (default batch)"),
     "--triplet_loss_lambda": dict(type=number(0), default=1, help="weight of the triplet loss (default 1)"),
     "--caffe_iter_size": dict(type=whole(1), default=1, help="mini-batches per update (default 1); STL-D03"),
     "--logging_threshold": dict(type=whole(1), default=500, help="steps between two log lines (default 500)"),
     "--test_interval": dict(
-        type=whole(1), default=10, help="tests every n times --logging_threshold steps (default 10)"
+        type=whole(1), default=10, help="test after every N x --logging_threshold steps (default 10)"
     ),
-    "--train_iters": dict(type=whole(1), default=40000, help="steps, and horizon of the learning rate (default 40000)"),
+    "--train_iters": dict(type=whole(1), default=40000, help="steps, over which the rate decreases (default 40000)"),
     "--margin": dict(type=margin, default=0.2, help="number; in mode hard also soft or none (default 0.2); STL-D10"),
-    "--Triplet_K": dict(type=whole(1), default=4, help="images of each class in a batch, but vanilla (default 4)"),
-    "--checkpoint_suffix": dict(default="base_config", help="tail of the composed name (default base_config)"),
+    "--Triplet_K": dict(type=whole(1), default=4, help="images of each class in a batch; not in vanilla (default 4)"),
+    "--checkpoint_suffix": dict(default="base_config", help="end of the run folder's name (default base_config)"),
     "--checkpoint_filename": dict(
         type=checkpoint_stem, default="model.ckpt", help="name of the last checkpoint (default model.ckpt)"
     ),
-    "--learning_rate": dict(type=number(0), default=0.01, help="at the first step (default 0.01)"),
-    "--end_learning_rate": dict(type=number(0), default=0, help="at the last step (default 0)"),
-    "--log_filename": dict(type=file_stem, default="logger", help="stem of the log file (default logger)"),
+    "--learning_rate": dict(type=number(0), default=0.01, help="rate at the first step (default 0.01)"),
+    "--end_learning_rate": dict(type=number(0), default=0, help="rate at the last step (default 0)"),
+    "--log_filename": dict(type=file_stem, default="logger", help="name of the log file without .txt (default logger)"),
     "--frame_size": dict(type=whole(1), default=224, help="side of the crop under --aug_style img (default 224)"),
 }
 ADDITIONS: dict[str, dict[str, Any]] = {
     "--name": dict(help="run folder below --runs-dir, as --checkpoint_dir"),
     "--pretrained-dir": dict(metavar="DIR", help="ImageNet checkpoints (default: weights/ of the data folder)"),
-    "--init": dict(choices=("imagenet", "random"), default="imagenet", help="first weights (default imagenet)"),
-    "--yes": dict(action="store_true", help="accepted and without effect: nothing here ever asks; STL-D09"),
-    "--weight-decay": dict(choices=("off", "on"), default="off", help="L2 terms of the backbone; STL-D02"),
-    "--center-update": dict(choices=("on", "off"), default="on", help="off: as released, fixed centers; STL-D01"),
-    "--eval-split": dict(choices=("test", "val"), default="test", help="list of the periodic tests; STL-D06"),
-    "--tap": dict(metavar="ENDPOINT", help="map under the embedding (default: as released); STL-D07"),
+    "--init": dict(choices=("imagenet", "random"), default="imagenet", help="initial weights (default imagenet)"),
+    "--yes": dict(action="store_true", help="accepted without effect: no question is asked; STL-D09"),
+    "--weight-decay": dict(choices=("off", "on"), default="off", help="on: add the network's L2 terms; STL-D02"),
+    "--center-update": dict(choices=("on", "off"), default="on", help="off: fixed centers, as released; STL-D01"),
+    "--eval-split": dict(choices=("test", "val"), default="test", help="list of the tests in training; STL-D06"),
+    "--tap": dict(metavar="ENDPOINT", help="layer below the embedding (default: as released); STL-D07"),
     "--resize-sides": dict(
         type=sides, default=[350, 512], metavar="LOW,HIGH", help="shorter side under --aug_style img (default 350,512)"
     ),
-    "--bn-decay": dict(type=_share, help="of the moving statistics (default: the network's, 0.997 to 0.9997)"),
+    "--bn-decay": dict(
+        type=_share, help="decay of batch norm's moving statistics (default: 0.997 to 0.9997, by network)"
+    ),
     "--no-flip": dict(dest="flip", action="store_false", help="never mirror an image"),
     "--vanilla-batches": dict(
         choices=("shuffled", "grouped"),
         default="shuffled",
-        help="of mode vanilla; grouped: P x K as in the other modes (default shuffled, as released)",
+        help="batches in mode vanilla; grouped: as in the other modes (default shuffled, as released)",
     ),
     "--first-third": dict(
         choices=("same", "semi_hard", "lambda"),
         default="same",
-        help="of the steps, in mode hard: semi-hard triplets, or lambda rising from 0 (default same)",
+        help="mode hard, first third of the steps: semi-hard triplets, or lambda rising from 0 (default same)",
     ),
     "--distance": dict(
         choices=("squared", "euclidean"),
         default="squared",
-        help="of images in mode hard: the margin is in its unit (default squared, as released); STL-D23",
+        help="distance in mode hard, and so the unit of the margin (default squared, as released); STL-D23",
     ),
     "--image-cache": dict(
         action="store_true",
-        help="decode every image once, into a file below cache/ of the data folder; --aug_style img only; STL-D24",
+        help="decode every image once, into cache/ of the data folder; only with --aug_style img; STL-D24",
     ),
     "--amp": dict(
         choices=("bf16", "tf32", "auto"),
-        help="bf16 on a CPU, tf32 products on a GPU; auto: the one that is there (default float32)",
+        help="bf16: on a CPU; tf32: products on a GPU; auto: what the device computes in (default float32)",
     ),
     "--xla": dict(action="store_true", help="compile with XLA"),
-    "--eval-batch": dict(type=whole(0), default=0, help="images of a test batch (default 0: --batch_size)"),
-    "--checkpoint": dict(dest="eval", metavar="CHECKPOINT", help="another name of --eval"),
+    "--eval-batch": dict(type=whole(0), default=0, help="batch size of a test (0: --batch_size)"),
+    "--checkpoint": dict(dest="eval", metavar="CHECKPOINT", help="same as --eval"),
 }
 
 
