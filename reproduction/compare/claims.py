@@ -178,11 +178,17 @@ def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
     """
     runs = [run for group in found.of(paper.paper.id) for run in group.runs]
     known = {name for run in runs for entry in run.entries for name in (*entry.record.metrics, *entry.record.details)}
-    rows = {run.row for run in runs}
+    sides_of = {
+        claim.id: {"method": claim.method, "baseline": claim.baseline, "control": claim.control}
+        for claim in paper.claim
+    }
+    named = {side.metric for sides in sides_of.values() for side in sides.values() if side is not None}
+    # a record of chosen settings is about no claim
+    rows = {run.row for run in runs if any(named & entry.record.metrics.keys() for entry in run.entries)}
     lines = []
     for claim in paper.claim:
         bases = _bases(claim, paper, found)
-        for key, side in (("method", claim.method), ("baseline", claim.baseline), ("control", claim.control)):
+        for key, side in sides_of[claim.id].items():
             here = side is not None and any((f"{b}-{side.variant}" if side.variant else b) in rows for b in bases)
             if side is not None and side.metric and here and side.metric.partition("[")[0] not in known:
                 lines.append(f"tables/{paper.paper.id}.toml: {claim.id}: {key}: no record has {side.metric!r}")
