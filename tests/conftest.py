@@ -146,9 +146,8 @@ def killed_when() -> Callable[..., None]:
     """Starts a script, waits until `seen()` is true, and kills it with SIGKILL."""
 
     def run(path: str, *flags: str, seen: Callable[[], bool], timeout: float = 120) -> None:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / path), *map(str, flags)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        words, env = [sys.executable, str(ROOT / path), *map(str, flags)], scripts.environment_of(path.split("/")[0])
+        process = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + timeout
         try:
             while not seen():

@@ -18,6 +18,11 @@ def command(package: str, script: str, *flags: object) -> list[str]:
     return [sys.executable, str(ROOT / package / script), *map(str, flags)]
 
 
+def environment_of(package: str) -> dict[str, str]:
+    """Variables of a script's own process: torch has the suite's one thread, TensorFlow as many as a user's run."""
+    return {name: text for name, text in os.environ.items() if name != "OMP_NUM_THREADS" or package.endswith("_torch")}
+
+
 def run(
     package: str,
     script: str,
@@ -36,8 +41,7 @@ def run(
     """
     argv = command(package, script, *flags)
     if fresh or environment:
-        threads = {"OMP_NUM_THREADS": "1"} if package.endswith("_torch") else {}  # more only wait for each other
-        env = {**os.environ, **threads, **environment}
+        env = {**environment_of(package), **environment}
         done = subprocess.run(argv, capture_output=True, text=True, cwd=cwd, env=env, timeout=timeout)
     else:
         done = _run_here(f"{package}.{Path(script).stem}", argv, cwd)
