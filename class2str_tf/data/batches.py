@@ -64,10 +64,9 @@ class Batches:
         """
         self._first = tf1.placeholder(tf.int64, [], name="first_step")
         self._feed: dict[tf.Tensor, Any] = {}
-        label_table = self._fed(labels)
         mapped = isinstance(x, np.memmap) and x.nbytes > IN_MEMORY_BYTES
-        table = None if mapped else self._fed(x)
         on_gpu = not mapped and tf_runtime.gpu_name() is not None
+        tables = [*([] if mapped else [self._fed(x)]), self._fed(labels)]
 
         def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             with tf.device("/CPU:0"):  # TensorFlow permutes there alone
@@ -76,24 +75,24 @@ class Batches:
                 rows = tf.numpy_function(lambda chosen: np.ascontiguousarray(x[chosen]), [indices], x.dtype)
                 rows.set_shape([None, *x.shape[1:]])
             else:
-                rows = tf.gather(table, indices)
+                rows = tf.gather(tables[0], indices)
             if augment:
                 # a GPU has no kernel that mirrors the border of uint8 images; floats hold the same values
                 moved = shift_and_flip(tf.cast(rows, tf.float32) if on_gpu else rows, seed, step)
                 rows = tf.cast(moved, rows.dtype)
-            return rows, tf.gather(label_table, indices)
+            return rows, tf.gather(tables[-1], indices)
 
         if on_gpu:  # the tables stay in the GPU's memory, and each run of the graph takes the next step's rows there
             with tf.device("/GPU:0"):
-                table, label_table = _variable(table), _variable(label_table)
+                tables = [_variable(table) for table in tables]
                 with tf.device("/CPU:0"):
                     count = _variable(self._first)
                     step = count.assign_add(1) - 1
                 self.x, self.labels = batch(step)
-            self._start = [variable.initializer for variable in (table, label_table, count)]
+            self._start = [variable.initializer for variable in (*tables, count)]
             return
         steps = tf1.data.Dataset.range(self._first, np.iinfo(np.int64).max)
-        plain = tf.autograph.experimental.do_not_convert(batch)  # no Python control flow on tensors; saves a second
+        plain = tf.autograph.experimental.do_not_convert(batch)  # there is no Python control flow on tensors to convert
         batches = steps.map(plain, num_parallel_calls=2, deterministic=True).prefetch(2)
         iterator = tf1.data.make_initializable_iterator(batches)
         self._start = [iterator.initializer]

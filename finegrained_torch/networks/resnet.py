@@ -210,7 +210,7 @@ def build(
         if name == "small":
             return Small(outputs)
         made = ResNet18(outputs, width=NARROW[name], blocks=1, pool=True)
-        # channels-last: a sixth faster on CPUs, and what GPUs and bfloat16 prefer
+        # channels-last: faster on CPUs, and what GPUs and bfloat16 prefer
         return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
     made = ResNet18(outputs) if name == "resnet18" else Legacy(outputs, before, after)
     if pretrained is not None:
