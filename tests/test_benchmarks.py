@@ -130,7 +130,9 @@ CHEAP = [
     ("repository", "cpu profiles"),
     ("subclass", "neglection"),
     ("subclass", "loop vgg_small"),
+    ("hierarchy", "seriation"),
     ("scaling", "seriation"),
+    ("hours", "hierarchy"),
 ]
 KEYS = {"name", "baseline", "ours", "unit", "ratio", "n", "paper"}
 

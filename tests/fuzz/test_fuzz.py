@@ -28,7 +28,7 @@ from tests.fuzz import drawn, engine, mutate, seeds
 from tests.fuzz.targets import table
 
 
-@pytest.mark.parametrize(("framework", "inputs"), [("", 600), ("torch", 100), ("tf", 20)])
+@pytest.mark.parametrize(("framework", "inputs"), [("", 1500), ("torch", 200), ("tf", 20)])
 def test_no_parser_breaks_the_property(tmp_path, framework, inputs):
     """Every valid input is read, every planted one refused, and of the damaged ones a few hundred a second."""
     out = tmp_path / "fuzz.json"
