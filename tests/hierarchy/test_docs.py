@@ -1,6 +1,7 @@
 """README, deviations and tables agree with the code."""
 
 import dataclasses
+import json
 import re
 import shlex
 import tomllib
@@ -89,7 +90,9 @@ def test_the_rates_are_chosen_on_images_that_none_of_these_trainings_sees():
     assert last.row == "cifar100-q90-matched-rates" and last.worker is None
     configs = [flags.resolve_train(flags.train_parser().parse_args(list(c.flags))) for c in trainings]
     assert [(c.lr, c.arm) for c in configs] == [(rate, arm) for rate in reproduce.RATES for arm in reproduce.CORE]
-    assert {reproduce.FLAT_RATE, reproduce.AWARE_RATE} <= set(reproduce.RATES)
+    record = json.loads((REPO_ROOT / "reproduction/results/hierarchy" / last.row / "seed0.json").read_text())
+    best = {name: value["last"] for name, value in record["metrics"].items()}
+    assert best == {"rate_flat": reproduce.FLAT_RATE, "rate_aware": reproduce.AWARE_RATE}
     for command, config in zip(trainings, configs, strict=True):
         assert config.held_out == 10000 and not config.train_held_out and config.bn
         assert command.folder.parent.parent == REPO_ROOT / chosen.rates and split_row(command.row)[1] == "custom"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shlex
 
 import numpy as np
@@ -14,7 +15,7 @@ from datasets import lists
 from reproduction.compare.tables import paper_of
 from reproduction.launch.pipeline import Request, run
 from reproduction.runtime.flags import as_dict
-from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from triplet_tf import reproduce
 from triplet_tf.config.base_config import parse, training_parser
 from triplet_tf.data_sampling import digits
@@ -85,6 +86,17 @@ def test_tries_are_short_runs_of_one_seed_on_the_validation_list_in_the_order_of
     tests = [{"step": step, "test/embedding_ratio": ratio} for step, ratio in ((150, 1.0), (200, 1.3), (500, 1.25))]
     assert ratio_history(tests, 500)["lowest_ratio"] == [1.25]  # from step 200 on
     assert ratio_history([{"step": 500}], 500)["lowest_ratio"] == []  # of a run before the ratio was measured
+
+
+def test_the_healthy_variant_is_the_first_try_whose_recorded_embedding_does_not_collapse():
+    [health] = paper_of("triplet").health
+
+    def lowest_ratio(name: str) -> float:
+        record = REPO_ROOT / "reproduction/results/triplet" / f"dogs-s144-matched-{name}" / "seed0.json"
+        return json.loads(record.read_text())["details"]["lowest_ratio"][0]
+
+    first = next(flags for name, flags in reproduce.TRIES.items() if lowest_ratio(name) >= health.least)
+    assert reproduce.MATCHED["healthy"] == ("--train_mode", "hard", *first)
 
 
 def test_missing_files_of_matched_are_one_line_with_both_commands(tmp_path, capsys):
