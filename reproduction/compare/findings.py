@@ -141,7 +141,7 @@ class Answers:
             if result.effect is not None:
                 text, seeds = interval_text(result.effect, result.claim.unit), result.effect.seeds
                 return f"{words} {text}, {seeds} seed{'s' * (seeds > 1)}: {result.verdict.word}"
-        return f"{else_words} {self.effect(else_claim, else_row)}"
+        return f"{else_words} {self.effect(else_claim, else_row)} ({else_row})"
 
     def state(self, paper: str) -> str:
         """Returns how many main claims of a paper have a verdict on two seeds or more: "1 of 3 claims judged"."""
