@@ -142,7 +142,7 @@ sweep: ## every configuration and seed as a Ray task, here or on RAY_ADDRESS (PA
 
 test: ## the whole test suite: no network, no GPU
 	@$(INSTALL) tf torch report cluster dev
-	@$(PY) -m pytest -n auto --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: ## ruff and mypy
 	@$(INSTALL) tf torch report cluster dev

@@ -45,6 +45,22 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(4, (os.cpu_count() or 1) + 1)
 
 
+# Files whose tests run whole programs: a process that took one of them last would work on alone for minutes.
+FIRST = (
+    "test_images_way", "triplet/test_runs", "class2str/test_stages", "finegrained/test_stages", "fuzz/test_fuzz",
+    "test_gpu_check", "test_benchmarks", "hierarchy/test_runs", "triplet/test_nets", "subclass/test_stages",
+    "reproduction/test_sweep", "subclass/test_processes", "class2str/test_matched", "subclass/test_fast",
+    "subclass/test_changed_data", "finegrained/test_clustering",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the files of FIRST to the front, in this order."""
+    rank = {ROOT / "tests" / f"{name}.py": place for place, name in enumerate(FIRST)}
+    assert all(path.is_file() for path in rank)
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 # ---- no network: a test that asks for it fails, whatever the code under test makes of the refusal -------------------
 
 _asked: list[str] = []
