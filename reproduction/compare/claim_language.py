@@ -56,6 +56,7 @@ class Health(Strict):
     but: tuple[str, ...] = ()  # variants that it is not about
     metric: str
     over: str = ""  # divides `metric`
+    of_base: bool = False  # the base row's records have it, for all variants
     least: float
     text: str  # what happened and which setting avoids it
 

@@ -20,7 +20,7 @@ from reproduction.compare.effects import Effect, effect_of
 from reproduction.compare.tables import Paper
 from reproduction.compare.verdicts import Control, Verdict, holm, judge
 from reproduction.runtime.outcomes import Outcomes
-from reproduction.runtime.run_folder import REPO_ROOT, read_json
+from reproduction.runtime.run_folder import REPO_ROOT, read_json, shown
 
 BENCHMARKS = REPO_ROOT / "docs" / "benchmarks.json"
 PROFILES = ("paper", "matched", "cpu")
@@ -115,7 +115,7 @@ def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method
         if len(orders) > 1 or (order and orders and orders != {order}):
             found.problems.append(
                 f"{paper} {base}, {claim}, seed {seed}: not paired, the order digests of the test images differ "
-                f"({', '.join(sorted(orders | {order} - {''}))})"
+                f"({', '.join(sorted(orders | {order} - {''}))}); see {shown(left[seed].entries[-1].path)}"
             )
             continue
         order = order or next(iter(orders), "")
@@ -146,10 +146,12 @@ def _gate(paper: Paper, found: Collection, base: str) -> str:
     return "" if mean >= gate.least else f"baseline {mean:.2f}, needs {gate.least:g}"
 
 
-def _degenerate(paper: Paper, groups: Sequence[RowRuns], base: str) -> str:
+def _degenerate(paper: Paper, found: Collection, groups: Sequence[RowRuns], base: str) -> str:
     """Which run of a row is degenerate and why; "" if none is."""
     for rule in paper.health:
         about = [group for group in groups if group.row.removeprefix(base).lstrip("-") not in rule.but]
+        whole = _group(found, paper.paper.id, base, "") if rule.of_base and about else None
+        about = [whole] if whole is not None else about
         for group in about if matches(rule.rows, base) else ():
             for run in group.runs:
                 number, divisor = run.number(rule.metric, "last"), run.number(rule.over, "last") if rule.over else 1.0
@@ -174,6 +176,8 @@ def _published(claim: Claim, paper: Paper, base: str) -> tuple[float | None, str
 def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
     """One line for each metric of a claim or gate that rows it is about should have and no committed record knows.
 
+    And one for each variant of theirs that is in no row of the table and in no record.
+
     A record of a run in progress may lack a metric; that is why only committed records are looked at.
     """
     runs = [run for group in found.of(paper.paper.id) for run in group.runs]
@@ -192,6 +196,13 @@ def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
             here = side is not None and any((f"{b}-{side.variant}" if side.variant else b) in rows for b in bases)
             if side is not None and side.metric and here and side.metric.partition("[")[0] not in known:
                 lines.append(f"tables/{paper.paper.id}.toml: {claim.id}: {key}: no record has {side.metric!r}")
+    names = {row.row for row in paper.row} | {run.row for run in runs}
+    variants = [(f"gate {gate.rows[0]}", "variant", gate.variant) for gate in paper.gate]
+    for claim_id, sides in sides_of.items():
+        variants += [(claim_id, key, side.variant) for key, side in sides.items() if side is not None]
+    for owner, key, variant in variants:
+        if variant and not any(name.endswith(f"-{variant}") for name in names):
+            lines.append(f"tables/{paper.paper.id}.toml: {owner}: {key}: no row ends with '-{variant}'")
     for gate in paper.gate:
         if gate.metric not in known and any(matches(gate.rows, row) for row in rows):
             lines.append(f"tables/{paper.paper.id}.toml: gate {gate.rows[0]}: no record has {gate.metric!r}")
@@ -216,7 +227,7 @@ def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Res
     if claim.group == "fact":
         verdict = Verdict("fact", "", 0)
     else:
-        reason = _degenerate(paper, groups, base)
+        reason = _degenerate(paper, found, groups, base)
         if claim.group in ("main", "finding"):
             reason = reason or _gate(paper, found, base)
         if reason:
@@ -291,10 +302,12 @@ def check_claims(paper: Paper, found: Collection) -> list[Result]:
 
 
 def without_run(paper: Paper, claim: Claim) -> Result:
-    """Returns the result of a claim that no run tests: what is missing, next to the paper's first number."""
+    """Returns the result of a claim that no run tests: what is missing, and the paper's first number."""
     if claim.not_testable:
         verdict = Verdict("not testable", f"not testable: {claim.not_testable}", 1)
     else:
         verdict = Verdict("not run", f"not run: needs {claim.needs}" if claim.needs else "not run", 0)
-    published, baseline = _published(claim, paper, next(iter(claim.published), ""))
-    return Result(paper.paper.id, claim, "", "-", "", (), None, None, None, published, baseline, "", verdict)
+    first = next(iter(claim.published), "")
+    published, baseline = _published(claim, paper, first)
+    on = first.partition("-")[0] or "-"
+    return Result(paper.paper.id, claim, "", on, "", (), None, None, None, published, baseline, "", verdict)

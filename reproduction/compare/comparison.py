@@ -1,10 +1,10 @@
 """Our numbers next to the papers', with a verdict that a program reached: `python -m reproduction.compare`.
 
 With n >= 3 runs of the `paper` profile, mean m and standard deviation s, the half-width is
-h = max(t(0.975, n-1) * s * sqrt(1 + 1/n), binomial standard error of the test split): a published number inside
-m +- h is `consistent`, else ours is `below paper` or `above paper`; h above one point is `inconclusive`, fewer than
-three runs are `indicative`. Recalled numbers, other profiles, unverified data and uncommitted changes are shown and
-never judged. Source: ours.
+h = max(t(0.975, n-1) * s * sqrt(1 + 1/n), 1.96 binomial standard errors of the test split): ours is `below paper` or
+`above paper` if the published number lies outside m +- h, else `consistent`, or `inconclusive` if h exceeds one point;
+fewer than three runs are `indicative`. Recalled numbers, other profiles, unverified data and uncommitted changes are
+shown and never judged. Source: ours.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def half_width(values: Sequence[float], published: float, samples: int | None) -
     binomial = 0.0
     if samples:
         share = min(max(published / 100.0, 0.0), 1.0)
-        binomial = 100.0 * math.sqrt(share * (1.0 - share) / samples)
+        binomial = 1.96 * 100.0 * math.sqrt(share * (1.0 - share) / samples)
     return max(spread, binomial)
 
 
@@ -101,12 +101,12 @@ def judge_proportion(values: Sequence[float], published: float, samples: int | N
         return Verdict("indicative", f"indicative ({runs}); {gap:+.2f}")
     h = half_width(values, published, samples)
     assert h is not None
+    if abs(gap) > h:
+        word = "below paper" if gap < 0 else "above paper"
+        return Verdict(word, f"{word} by {abs(gap):.2f}")
     if h > MAX_HALF_WIDTH:
         return Verdict("inconclusive", f"inconclusive (h over {MAX_HALF_WIDTH:g} point); {gap:+.2f}")
-    if abs(gap) <= h:
-        return Verdict("consistent", f"consistent; {gap:+.2f}")
-    word = "below paper" if gap < 0 else "above paper"
-    return Verdict(word, f"{word} by {abs(gap):.2f}")
+    return Verdict("consistent", f"consistent; {gap:+.2f}")
 
 
 def judge_exact(values: Sequence[float], number: Number) -> Verdict:

@@ -206,7 +206,7 @@ def has_recalled(lines: Sequence[Line]) -> bool:
 def markdown_lines(lines: Sequence[Line]) -> str:
     """Returns a Markdown table of what was run, and one of what was not, grouped by the reason.
 
-    A row's name, verdict and command are in the first of its lines only.
+    A row's name, with an anchor for links, its verdict and its command are in the first of its lines only.
     """
     rows: list[list[str]] = []
     before: tuple[str, ...] = ("",) * len(LINE_HEAD)
@@ -215,7 +215,8 @@ def markdown_lines(lines: Sequence[Line]) -> str:
         same = line.row == before[0]
         verdict = "" if same and line.verdict.text == before[5] else line.verdict.text
         command = "" if same or not line.command else f"`{line.command}`"
-        rows.append(["" if same else line.row, *cells[1:5], verdict, command])
+        name = "" if same else f'<a id="row-{line.row}"></a>{line.row}'
+        rows.append([name, *cells[1:5], verdict, command])
         before = cells
     parts = ['<a id="rows"></a>', markdown_table(LINE_HEAD, rows)] if rows else []
     waiting: dict[tuple[str, str], list[Line]] = {}

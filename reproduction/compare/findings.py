@@ -70,6 +70,13 @@ class Answers:
         result = self._result(claim, row)
         return interval_text(result.effect, result.claim.unit)
 
+    def published(self, claim: str, row: str) -> str:
+        """Returns the paper's effect, such as "+0.08"."""
+        number = self._result(claim, row).published
+        if number is None:
+            raise UserError(f"{TEMPLATE.name}: no verified number of the paper for {claim!r} on {row!r}")
+        return f"{number:+.2f}"
+
     def verdict(self, claim: str, row: str) -> str:
         """Returns the verdict as printed in the tables."""
         return self._result(claim, row).verdict.text
@@ -125,7 +132,7 @@ class Answers:
         """Returns a link to the table that holds the row."""
         if (paper, row) not in self.found.rows:
             raise UserError(f"{TEMPLATE.name}: no record of {paper} {row}")
-        return f"[`{row}`](papers/{paper}.md#rows)"
+        return f"[`{row}`](papers/{paper}.md#row-{row})"
 
     def summary(self, claim: str, words: str, else_claim: str, else_row: str, else_words: str) -> str:
         """Returns what was found about a paper's first claim, or, while it has no run, what a small run showed.

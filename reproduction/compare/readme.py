@@ -56,8 +56,8 @@ def overview(comparisons: Sequence[Comparison]) -> str:
     lines = [line for comparison in comparisons for line in comparison.lines]
     ran, known = ({(line.paper, line.row) for line in lines if line.source or not only} for only in (True, False))
     more = (
-        f"Everything tested: {counts}. All rows ({len(ran)} run, {len(known - ran)} not, with the reason) stand on the "
-        "papers' pages."
+        f"On all rows, small networks included: {counts}. All rows ({len(ran)} run, {len(known - ran)} not, with the "
+        "reason) stand on the papers' pages."
     )
     note = [export.RECALLED_NOTE] if any(export.RECALLED_MARK in cell for row in rows for cell in row) else []
     return "\n\n".join([markdown_table(export.FIRST_HEAD, rows), LEGEND, more, *note])

@@ -48,7 +48,9 @@ def print_comparisons(comparisons: Sequence[Comparison], problems: Sequence[str]
         _print_not_run(console, [line for line in comparison.lines if not line.source])
     if any(has_recalled(comparison.lines) for comparison in comparisons):
         console.print(RECALLED_NOTE, markup=False)
-    console.print("h: half-width for one run, max(t(0.975, n-1) sd sqrt(1 + 1/n), binomial error of the test split)")
+    console.print(
+        "h: half-width for one run, max(t(0.975, n-1) sd sqrt(1 + 1/n), 1.96 binomial errors of the test set)"
+    )
     _print_problems(console, problems)
 
 

@@ -67,7 +67,7 @@ def section(template, root, *rows):
 def test_the_question_of_the_title_is_answered_in_plain_words(template, tmp_path, changed, said):
     text, items = section(template, tmp_path, (CORE, USUAL | changed))
     assert said in text and items == 4 and "Wrong labels" not in text
-    assert text.count(f"[`{CORE}`](papers/hierarchy.md#rows)") == 4
+    assert text.count(f"[`{CORE}`](papers/hierarchy.md#row-{CORE})") == 4
 
 
 def test_what_further_rows_add(template, tmp_path):

@@ -84,7 +84,7 @@ def test_other_orders_of_the_test_images_are_never_paired(make, tmp_path):
     assert results["X-C1", ""].verdict.word == "not run"
     assert len(found.problems) == 3
     assert all("not paired, the order digests of the test images differ" in line for line in found.problems)
-    assert found.problems[0].startswith("class2str cifar10-matched, X-C1, seed 0:")
+    assert found.problems[0].startswith("class2str cifar10-matched, X-C1, seed 0:") and "json" in found.problems[0]
 
 
 def test_outcomes_of_another_length_have_another_digest():
@@ -150,9 +150,34 @@ def test_an_unknown_gate_is_one_line_with_file_and_key(make, tmp_path):
     assert c.unknown_metrics(paper, found) == ["tables/class2str.toml: gate cifar10-*: no record has 'acx'"]
 
 
+@pytest.mark.parametrize("key", ["baseline", "control", "gate"])
+def test_an_unknown_variant_is_one_line_with_file_and_key(make, tmp_path, key):
+    for variant in ("", "-plain", "-doubled"):
+        put(make, tmp_path, f"cifar10-matched{variant}", [0.9] * 3)
+    sides = {"baseline": {"variant": "plain"}, "control": {"variant": "doubled", "name": "doubling"}, "gate": {}}
+    sides[key] = sides[key] | {"variant": "plian"}
+    given = {name: {"metric": "acc", **side} for name, side in sides.items() if name != "gate"}
+    gate = Gate(rows=("cifar10-*",), metric="acc", least=50.0, **sides["gate"])
+    paper = paper_with(claim(**given)).model_copy(update={"gate": (gate,)})
+    owner = "gate cifar10-*: variant" if key == "gate" else f"X-C1: {key}"
+    found = collect(runs=tmp_path, results=tmp_path / "none")
+    assert c.unknown_metrics(paper, found) == [f"tables/class2str.toml: {owner}: no row ends with '-plian'"]
+
+
 def test_the_committed_claims_use_metrics_that_committed_records_have():
     found = collect(committed_only=True)
     assert [line for paper in load_tables().values() for line in c.unknown_metrics(paper, found)] == []
+
+
+def test_a_rule_about_the_base_row_covers_its_variants(make, tmp_path):
+    put(make, tmp_path, "cifar10-matched", [0.9] * 3, clusters=[2.0] * 3)
+    for variant in ("-plain", "-random"):
+        put(make, tmp_path, f"cifar10-matched{variant}", [0.8] * 3)
+    pair = claim(method={"metric": "acc", "variant": "plain"}, baseline={"metric": "acc", "variant": "random"})
+    for of_base in (True, False):
+        health = Health(metric="clusters", least=3, text="one cluster", of_base=of_base)
+        verdict = check(tmp_path, paper_with(pair, health=[health]))[0]["X-C1", "cifar10-matched"].verdict
+        assert ("degenerate: one cluster (2.00, needs 3)" in verdict.text) == of_base
 
 
 def test_one_degenerate_seed_is_enough_and_a_zero_distance_is_no_crash(make, tmp_path):
