@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -223,6 +224,31 @@ def test_the_matched_line_counts_the_baselines_that_pass_the_gate(tmp_path, monk
     [line] = repository.matched_profiles(False)
     assert line.name == "matched profile of subclass, cifar10-matched: minutes until ccr passes 88 %"
     assert line.values == [10.0, 10.0] and "501 images/s, the cpu profile's networks 2000" in line.note
+    assert re.search(r"the authors' network \d+ on two cores", line.note)
+
+
+def test_the_matched_line_counts_the_stages_before_and_the_main_row_alone(tmp_path, monkeypatch):
+    from reproduction.compare.collect import collect
+    from tests.reproduction.conftest import metric, put, record
+
+    for seed, first in enumerate((0.885, 0.875)):
+        for row, stage, seconds, value in (
+            ("cifar10-matched", "fc", 1200.0, first), ("cifar10-matched", "lh", 60.0, 0.9),
+            ("cifar10-matched-fc", "fc", 600.0, 0.89), ("cifar10-matched-tree", "lh", 6.0, 0.9),
+        ):  # fmt: skip
+            common = {"seed": seed, "paper": "class2str", "stage": stage, "seconds": seconds, "row": row}
+            put(tmp_path, record({"fc_accuracy": metric(value)}, **common))
+    monkeypatch.setattr(repository.collect, "collect", lambda: collect(runs=tmp_path, results=tmp_path / "none"))
+    [line] = repository.matched_profiles(False)
+    assert line.name == "matched profile of class2str, cifar10-matched: minutes until fc_accuracy passes 88 %"
+    assert line.values == [20.0, 30.0]
+
+
+def test_the_authors_networks_are_in_the_last_benchmark():
+    from reproduction.compare.claims import BENCHMARKS
+
+    names = {entry["name"] for entry in json.loads(BENCHMARKS.read_text(encoding="utf-8"))}
+    assert set(repository.AUTHORS.values()) <= names and repository.AUTHORS.keys() == repository.FOLDERS.keys()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from datasets.split import stratified
 from hierarchy_cnn_torch.data.images import Data
@@ -120,11 +121,12 @@ def everything(
         "quality": lambda: study_labels(folder, data) if folds else {},
     }
     metrics: dict[str, Any] = {}
-    for name, measure in parts.items():
-        if name in config.what.split(","):
-            part = measure()
-            metrics |= part.pop("metrics", {})
-            results |= part
+    asked = [name for name in parts if name in config.what.split(",")]
+    for number, name in enumerate(asked, 1):
+        print(f"analysis of seed {flat.seed}: {name}, part {number} of {len(asked)}", flush=True)
+        part = parts[name]()
+        metrics |= part.pop("metrics", {})
+        results |= part
     finite = {name: float(v) for name, v in metrics.items() if v is not None and math.isfinite(v)}
     return results | {"metrics": finite}
 
@@ -244,7 +246,7 @@ def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
         for batch, rows in evaluate.passes(network, data, pixels, flat, seed.device, layers, pool):
             yield batch, labels[rows], index[rows]
 
-    for epoch in epochs:
+    for epoch in tqdm(epochs, desc="responses", unit="epoch", leave=False, disable=None):
         evaluate.load_epoch(network, folder, epoch)
         if epoch == epochs[-1]:
             (out / "responses").mkdir(parents=True, exist_ok=True)
@@ -323,7 +325,7 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
     drawn = (trees.random_levels([seed.levels[0]], 200 + at)[0] for at in range(config.groupings))
     groupings, nulls = list(drawn if every is None else every), []
     epochs = evaluate.kept_epochs(folder)
-    for epoch in epochs:
+    for epoch in tqdm(epochs, desc="probes", unit="epoch", leave=False, disable=None):
         evaluate.load_epoch(network, folder, epoch)
         parts = [evaluate.probe_features(network, data, images, seed.flat, seed.device) for images in pixels]
         for tap, rows in table.items():
