@@ -7,6 +7,7 @@ never paired. Claims of a paper on one data set are a family, adjusted by Holm's
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from reproduction.runtime.run_folder import REPO_ROOT, read_json, shown
 
 BENCHMARKS = REPO_ROOT / "docs" / "benchmarks.json"
 PROFILES = ("paper", "matched", "cpu")
+UNADJUSTED = " (unadjusted)"  # behind a verdict that Holm's adjustment does not leave
 
 
 @dataclass(frozen=True)
@@ -154,10 +156,17 @@ def _degenerate(paper: Paper, found: Collection, groups: Sequence[RowRuns], base
         about = [whole] if whole is not None else about
         for group in about if matches(rule.rows, base) else ():
             for run in group.runs:
-                number, divisor = run.number(rule.metric, "last"), run.number(rule.over, "last") if rule.over else 1.0
-                if number is not None and divisor and number / divisor < rule.least:
-                    return f"degenerate: {rule.text} ({number / divisor:.2f}, needs {rule.least:g})"
+                ratio = _ratio(run.number(rule.metric, "last"), run.number(rule.over, "last") if rule.over else 1.0)
+                if ratio is not None and ratio < rule.least:
+                    return f"degenerate: {rule.text} ({ratio:.2f}, needs {rule.least:g})"
     return ""
+
+
+def _ratio(number: float | None, divisor: float | None) -> float | None:
+    """number / divisor; 0 if both are 0, as in an embedding of one point; None if one is absent."""
+    if number is None or divisor is None:
+        return None
+    return number / divisor if divisor else math.inf if number else 0.0
 
 
 def _published(claim: Claim, paper: Paper, base: str) -> tuple[float | None, str]:
@@ -251,7 +260,7 @@ def _adjusted(results: Sequence[Result]) -> list[Result]:
             families.setdefault(result.row, {})[result.claim.id] = result.effect.p_value()
     surviving = {row: holm(family) for row, family in families.items()}
     return [
-        replace(result, verdict=replace(result.verdict, text=f"{result.verdict.text} (unadjusted)"))
+        replace(result, verdict=replace(result.verdict, text=result.verdict.text + UNADJUSTED))
         if result.verdict.line in (3, 4)
         and result.claim.id in families.get(result.row, {})
         and result.claim.id not in surviving[result.row]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduction.compare.claims import Result
+from reproduction.compare.claims import UNADJUSTED, Result
 from reproduction.compare.collect import Collection
 from reproduction.compare.comparison import Comparison
 from reproduction.compare.export import interval_text, main_results, number_text
@@ -84,7 +84,8 @@ class Answers:
     def judged(self, claim: str, row: str) -> str:
         """Answers a question: "**Too uncertain to say**: +0.32 [-0.10, +0.74] points (3 seeds)"."""
         result = self._result(claim, row)
-        answer = IN_WORDS.get(result.verdict.word, result.verdict.text.removesuffix(FEW))
+        text = result.verdict.text.removesuffix(UNADJUSTED).removesuffix(FEW)
+        answer = IN_WORDS.get(result.verdict.word, text) + _unadjusted(result)
         count = result.effect.seeds if result.effect is not None else 0
         return f"**{answer[0].upper()}{answer[1:]}**: {self.effect(claim, row)} ({count} seed{'s' * (count != 1)})"
 
@@ -147,7 +148,7 @@ class Answers:
         for result in (result for results in self.main.values() for result in results if result.claim.id == claim):
             if result.effect is not None:
                 text, seeds = interval_text(result.effect, result.claim.unit), result.effect.seeds
-                return f"{words} {text}, {seeds} seed{'s' * (seeds > 1)}: {result.verdict.word}"
+                return f"{words} {text}, {seeds} seed{'s' * (seeds > 1)}: {result.verdict.word}{_unadjusted(result)}"
         return f"{else_words} {self.effect(else_claim, else_row)} ({else_row})"
 
     def state(self, paper: str) -> str:
@@ -160,6 +161,11 @@ class Answers:
             for result in results
         )
         return f"{judged} of {len(results)} claims judged"
+
+
+def _unadjusted(result: Result) -> str:
+    """Returns the mark of a verdict that holds without Holm's adjustment alone, "" for any other."""
+    return UNADJUSTED if result.verdict.text.endswith(UNADJUSTED) else ""
 
 
 def findings(comparisons: Sequence[Comparison], found: Collection, template: Path = TEMPLATE) -> str:

@@ -187,6 +187,15 @@ def test_one_degenerate_seed_is_enough_and_a_zero_distance_is_no_crash(make, tmp
     assert "degenerate" in check(tmp_path, paper_with(claim(), health=[health]))[0]["X-C1", "dogs-matched"].verdict.text
 
 
+@pytest.mark.parametrize(("across", "text"), [(0.0, "degenerate: collapsed (0.00, needs 1.2)"), (1.0, "supported")])
+def test_an_embedding_of_one_point_is_degenerate_and_one_of_points_apart_is_not(make, tmp_path, across, text):
+    health = Health(metric="across", over="within", least=1.2, text="collapsed")
+    put(make, tmp_path, "dogs-matched", [0.9] * 5, across=[across] * 5, within=[0.0] * 5)
+    put(make, tmp_path, "dogs-matched-plain", [0.8] * 5)
+    verdict = check(tmp_path, paper_with(claim(), health=[health]))[0]["X-C1", "dogs-matched"].verdict
+    assert verdict.text.removeprefix("not testable: ") == text
+
+
 @pytest.mark.parametrize(
     ("control", "text"),
     [

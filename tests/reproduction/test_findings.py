@@ -149,3 +149,14 @@ def test_a_question_is_answered_by_verdict_effect_and_seeds(committed, word, wor
     text = "no effect larger than 0.5 (few seeds)"
     answers.results[key] = dataclasses.replace(result, verdict=Verdict(word, text, 2))
     assert answers.judged(*key) == f"**{words}**: {answers.effect(*key)} (3 seeds)"
+
+
+def test_an_answer_says_that_it_holds_without_the_adjustment_only(committed):
+    answers = Answers(*committed)
+    key, result = next((k, r) for k, r in answers.results.items() if r.effect is not None and r.effect.seeds == 3)
+    for word, answer in (("supported", "Yes"), ("smaller than the paper's", "Smaller than the paper's")):
+        verdict = Verdict(word, f"{word} (few seeds) (unadjusted)", 4)
+        answers.results[key] = dataclasses.replace(result, verdict=verdict)
+        assert answers.judged(*key) == f"**{answer} (unadjusted)**: {answers.effect(*key)} (3 seeds)"
+    answers.main = {"class2str": [answers.results[key]]}
+    assert answers.summary(key[0], "with - without", "", "", "").endswith(": smaller than the paper's (unadjusted)")
