@@ -56,7 +56,7 @@ RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --d
 
 help: ## list the targets
 	@echo 'what most people want:'
-	@echo '  make reproduce-class2str                         a paper, both stages on real images, minutes on two cores'
+	@echo '  make reproduce-class2str PROFILE=cpu             a paper, both stages on real images, minutes on two cores'
 	@echo '  make reproduce-class2str DATASET=folder:photos   the same on your images, one sub-folder for each class'
 	@echo '  make compare                                     what the papers claim, and what we found'
 	@echo '  make report                                      one page with curves and plots: runs/report.html'
@@ -68,6 +68,7 @@ help: ## list the targets
 	@echo 'names and values:'
 	@echo '  PROFILE=auto|paper|matched|cpu|smoke  DATASET=name  SEEDS="0 1 2"  DEVICE=auto|cpu|cuda  DATA=folder  COPY=name'
 	@echo '  ARGS="flags"  ROWS=core|all|settings  FORCE=1  JOBS=n  GPU=1'
+	@echo '  PROFILE=auto is paper (hours) if a GPU is visible, else cpu (minutes); docs/commands.md explains the others'
 
 # help: reproduce-<paper>|both stages and the comparison; <paper>: class2str subclass finegrained triplet hierarchy
 # help: data-<set>|fetch, verify and decode one data set (python -m datasets lists them)

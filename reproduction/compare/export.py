@@ -16,7 +16,7 @@ from reproduction.compare.tabular import escape_latex, latex_table, markdown_tab
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
 RECALLED_MARK = "\N{DAGGER}"
-RECALLED_NOTE = f"{RECALLED_MARK} recalled: nobody here could open the source; never judged against"
+RECALLED_NOTE = f"{RECALLED_MARK} recalled: quoted from memory, nobody here could open the source; no verdict uses it"
 LINE_HEAD = ("row", "quantity", "paper's number", "ours", "h", "verdict", "command")
 CLAIM_HEAD = ("claim", "tested on", "baseline", "effect [95 %]", "against the control", "seeds", "verdict")
 FIRST_HEAD = ("paper", "claim", "row", "baseline %, paper / ours", "effect, paper / ours [95 %]", "seeds", "verdict")

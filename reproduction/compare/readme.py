@@ -33,10 +33,10 @@ OPENING = re.compile(r"^<!-- generated: [^\n]*? -->$", re.MULTILINE)
 MOST_CHARACTERS = 120  # of a cell
 FOLDERS = ("", "docs", "docs/papers", "docs/deviations")
 LEGEND = (
-    "One line for each main claim of a paper; `?`: the paper's number is not known here. Effect: method minus baseline "
-    "over the same seeds, with its 95 % interval; `seeds only`: without the noise of the test images. `not testable`: "
-    "the baseline is too far from the paper's level, or something is missing. How a verdict is reached: "
-    "[docs/results.md](docs/results.md)."
+    "One line for each main claim of a paper. Row: data set and profile. `?`: the paper's number is not known here; "
+    "`-`: no run. Effect: method minus baseline over the same seeds, with its 95 % interval. `few seeds`: fewer than "
+    "five. `not testable`: the baseline is too far from the paper's level, or something is missing. How a verdict is "
+    "reached, and what findings and checks are: [docs/results.md](docs/results.md#verdicts-on-claims)."
 )
 
 
@@ -56,8 +56,8 @@ def overview(comparisons: Sequence[Comparison]) -> str:
     lines = [line for comparison in comparisons for line in comparison.lines]
     ran, known = ({(line.paper, line.row) for line in lines if line.source or not only} for only in (True, False))
     more = (
-        f"On all rows, small networks included: {counts}. All rows ({len(ran)} run, {len(known - ran)} not, with the "
-        "reason) stand on the papers' pages."
+        f"Everything tested, small runs included: {counts}. All rows ({len(ran)} run, {len(known - ran)} not, with "
+        "the reason) are on the papers' pages."
     )
     note = [export.RECALLED_NOTE] if any(export.RECALLED_MARK in cell for row in rows for cell in row) else []
     return "\n\n".join([markdown_table(export.FIRST_HEAD, rows), LEGEND, more, *note])
@@ -74,10 +74,14 @@ def front(comparisons: Sequence[Comparison], found: Collection) -> str:
 
 
 def finding(paper: str, comparisons: Sequence[Comparison], found: Collection) -> str:
-    """Returns the README's words about one paper, for the head of its page."""
+    """Returns the README's words about one paper, and how sure they are, for the head of its page."""
     (line,) = [line for line in front(comparisons, found).splitlines() if f"papers/{paper}.md" in line]
     _, claim, words, state, _ = line.strip("| ").split(" | ")
-    return f"* **It claims**: {claim}.\n* **We found**: {words} ({state})."
+    rules = "([rules](../results.md#verdicts-on-claims))"
+    sure = f"{state} {rules}. The brackets are a 95 % interval"
+    if state.startswith("0 "):
+        sure = f"{state}. Judging needs a run at the paper's accuracy {rules}; the number above decides nothing"
+    return f"* **It claims**: {claim}.\n* **We found**: {words}.\n* **How sure**: {sure}."
 
 
 def details(comparison: Comparison, found: Collection) -> str:

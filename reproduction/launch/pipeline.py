@@ -113,7 +113,7 @@ def _parse(
         "--profile",
         choices=["auto", "paper", "matched", "cpu", "smoke"],
         default="auto",
-        help="set of flags to use",
+        help="paper (GPU, hours), matched (hours), cpu (minutes) or smoke (seconds); auto: paper on a GPU, else cpu",
     )
     flag(group, "--dataset", default="", help="data set; default: the profile's own")
     flag(group, "--seeds", default="", help='for example "0 1 2"; default: the profile\'s own')
@@ -309,9 +309,8 @@ def next_steps(
     make, steps = f"make reproduce-{paper}", []
     if request.profile != "matched" and "matched" in dataset_of:
         hours = math.fsum(command.cpu_minutes for command in commands("matched")) / 60
-        steps.append(
-            (f"{make} PROFILE=matched", f"at the paper's level of accuracy, about {hours:.0f} hours on two cores")
-        )
+        time_needed = f"about {hours:.0f} hour{'s' * (hours >= 1.5)} on two cores"
+        steps.append((f"{make} PROFILE=matched", f"at the paper's level of accuracy, {time_needed}"))
     if request.profile != "paper":
         hours = math.fsum(command.gpu_hours for command in commands("paper"))
         cost = f"about {hours:.0f} GPU hours, {paper_gigabytes:.1f} GB to download"

@@ -11,7 +11,7 @@ import pytest
 
 from reproduction.compare.collect import RESULTS
 from reproduction.compare.tables import load_tables
-from reproduction.launch.pipeline import DEFAULT_SEEDS, Request
+from reproduction.launch.pipeline import DEFAULT_SEEDS, Request, next_steps
 from reproduction.runtime.run_folder import REPO_ROOT
 
 PAPERS = load_tables()
@@ -34,9 +34,28 @@ def test_a_page_has_method_hours_differences_reading_and_tables(name):
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_page_opens_with_claim_finding_command_and_picture(name):
     first = PAGES[name].splitlines()[1:12]
-    for part in ("**It claims**", "**We found**", f"`make reproduce-{name}`", f"](../images/{name}.png)"):
+    bullets = ("**It claims**", "**We found**", "**How sure**", "**Results** go to `runs/", "**The loss** is")
+    for part in (*bullets, f"`make reproduce-{name}`", "DATASET=folder:", f"](../images/{name}.png)"):
         assert any(part in line for line in first), part
     assert (REPO_ROOT / "docs" / "images" / f"{name}.png").is_file()
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_page_goes_from_method_to_results_to_differences_and_ends_with_sources(name):
+    heads = re.findall(r"^## (.*)$", PAGES[name], re.MULTILINE)
+    order = ["Method", "Published results, and ours", "What differs", "How to read the output", "Profiles"]
+    assert [head for head in heads if head in order] == order and heads[0] == order[0]
+    assert heads[-1] == "What we could read"
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_page_gives_the_hours_of_the_matched_profile_that_a_run_prints(name):
+    module = importlib.import_module(f"{PAPERS[name].paper.folder}.reproduce")
+    seeds = getattr(module, "SEEDS", DEFAULT_SEEDS)
+    request = Request("cpu", "mnist5k", (0,), "cpu", (), False, None)
+    steps = next_steps(name, request, module.commands_of, module.DATASETS, seeds, 1.0)
+    (hours,) = re.findall(r"about \d+ hours? on two cores", "\n".join(steps))
+    assert f"judge the claims, {hours}" in PAGES[name]
 
 
 @pytest.mark.parametrize("name", PAPERS)

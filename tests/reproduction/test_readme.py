@@ -15,6 +15,21 @@ def test_this_checkout_is_current(capsys):
     assert readme.main(["--check"]) == 0, capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("state", "sure", "not_sure"),
+    [
+        ("0 of 3 claims judged", "decides nothing", "95 % interval"),
+        ("1 of 3 claims judged", "95 % interval", "decides nothing"),
+    ],
+)
+def test_a_page_prints_how_sure_its_finding_is(monkeypatch, state, sure, not_sure):
+    line = f"| [X](x/README.md) | it helps | with - without: +1.00 | {state} | [page](docs/papers/x.md) |"
+    monkeypatch.setattr(readme, "front", lambda *_: line)
+    claim, found, last = readme.finding("x", [], None).splitlines()
+    assert claim == "* **It claims**: it helps." and found == "* **We found**: with - without: +1.00."
+    assert state in last and sure in last and not_sure not in last
+
+
 @pytest.fixture
 def checkout(make, tmp_path, monkeypatch):
     """A small repository: two Markdown files and three committed records, no benchmarks."""
