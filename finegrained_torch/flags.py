@@ -189,7 +189,12 @@ def main_parser() -> Parser:
 
 def _protocol(g: Any) -> None:
     """Constructor parameters that both scripts have."""
-    g.add_argument("--threshold", type=number(0, 100, above=True), default=90.0, help="percent of a class kept certain")
+    g.add_argument(
+        "--threshold",
+        type=number(0, 100, above=True),
+        default=90.0,
+        help="percent of a class that is certain (default 90)",
+    )
     g.add_argument("--n_aug", type=whole(1), default=5, help="views of an image for its uncertainty (default 5)")
     g.add_argument("--batch_size", type=whole(1), default=200, help="batch of all processes together (default 200)")
     g.add_argument("--max_epochs", type=whole(1), default=50, help="most epochs of a training (default 50)")

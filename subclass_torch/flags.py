@@ -130,7 +130,7 @@ def make_parser() -> Parser:
         help="cifar10, cifar100, svhn, another set of python -m datasets, or folder:PATH",
     )
     g.add_argument("--model", choices=MODELS, default="vgg16", help="network (WRN: 28-10, for svhn 16-8)")
-    g.add_argument("--batch_size", type=whole(1), default=128, help="of training and test (default 128)")
+    g.add_argument("--batch_size", type=whole(1), default=128, help="batch size of training and test (default 128)")
     g.add_argument("--epochs_class", type=whole(1), default=10, help="epochs of stage 1 (default 10)")
     g.add_argument("--epochs", type=whole(1), default=300, help="epochs of stage 2 (default 300)")
     g.add_argument("--learning_rate", type=number(0, above=True), help="learning rate (default 0.1; svhn 0.01)")
@@ -143,7 +143,7 @@ def make_parser() -> Parser:
         "--subclass_label_weight",
         type=number(0, 1),
         default=0.9,
-        help="w; 1: ignore confusions of siblings (default 0.9)",
+        help="w of the loss: an active other half of the class costs 1 - w (default 0.9)",
     )
     g.add_argument("--numClasses2Repartition", type=whole(0), default=2, help="classes to split (default 2)")
     g.add_argument("--numSubclassesPerClass", type=whole(1), default=2, help="subclasses of each of them (default 2)")
@@ -160,7 +160,9 @@ def make_parser() -> Parser:
         default="paper",
         help="official: set every switch to the released behaviour",
     )
-    a.add_argument("--stage", choices=["all", "identify", "train"], default="all")
+    a.add_argument(
+        "--stage", choices=["all", "identify", "train"], default="all", help="identify: stage 1; train: stage 2"
+    )
     a.add_argument(
         "--neglected",
         metavar="FILE",

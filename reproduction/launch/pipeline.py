@@ -33,10 +33,11 @@ from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 COPY_HELP = "name of a copy of the data with other checksums: it is accepted, and rows carry the name (e.g. q90)"
 ROWS = ("core", "all", "settings")
-ROWS_HELP = (
-    "rows of the matched profile: `core` decides the paper's claims, `all` adds further variants and data sets; "
-    "`settings` (hierarchy, triplet): short runs from which its settings are chosen"
-)
+PROFILE_HELP = "paper (GPU, hours), matched (hours), cpu (minutes) or smoke (seconds); auto: paper on a GPU, else cpu"
+ROWS_HELP = "rows of the matched profile: core decides the paper's claims, all adds further variants and data sets"
+DEVICE_HELP = "auto, cpu or cuda; cpu: do not use the GPU"
+DATA_HELP = "folder of the data sets; default: data/ of the repository"
+SETTINGS_HELP = "; settings: short runs from which its settings are chosen (hierarchy, triplet)"
 DEFAULT_SEEDS = {"paper": (0, 1, 2), "matched": (0, 1, 2, 3, 4), "cpu": (0, 1, 2), "smoke": (0,)}
 
 
@@ -113,14 +114,15 @@ def _parse(
         "--profile",
         choices=["auto", "paper", "matched", "cpu", "smoke"],
         default="auto",
-        help="paper (GPU, hours), matched (hours), cpu (minutes) or smoke (seconds); auto: paper on a GPU, else cpu",
+        help=PROFILE_HELP,
     )
     flag(group, "--dataset", default="", help="data set; default: the profile's own")
     flag(group, "--seeds", default="", help='for example "0 1 2"; default: the profile\'s own')
-    flag(group, "--device", default="auto")
-    flag(group, "--data-dir", default="")
+    flag(group, "--device", default="auto", help=DEVICE_HELP)
+    flag(group, "--data-dir", default="", help=DATA_HELP)
     flag(group, "--copy", default="", help=COPY_HELP)
-    flag(group, "--rows", choices=ROWS if has_settings else ROWS[:2], default="core", help=ROWS_HELP)
+    rows, rows_help = (ROWS, ROWS_HELP + SETTINGS_HELP) if has_settings else (ROWS[:2], ROWS_HELP)
+    flag(group, "--rows", choices=rows, default="core", help=rows_help)
     flag(
         group, "--args", default="", help="flags passed through to the scripts of stage 2; they make a row of their own"
     )

@@ -24,7 +24,16 @@ import filelock
 
 from reproduction.launch.after_run import compare_runs
 from reproduction.launch.jobs import Command, ending, start
-from reproduction.launch.pipeline import COPY_HELP, ROWS_HELP, on_gpu, one_thread_each, request_of
+from reproduction.launch.pipeline import (
+    COPY_HELP,
+    DATA_HELP,
+    DEVICE_HELP,
+    PROFILE_HELP,
+    ROWS_HELP,
+    on_gpu,
+    one_thread_each,
+    request_of,
+)
 from reproduction.runtime.cores import cores
 from reproduction.runtime.flags import Parser, flag, number, run_main, whole
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
@@ -174,11 +183,11 @@ def parser() -> Parser:
     p = Parser("python -m reproduction.launch.sweep", "Runs every row and seed of the papers' tables as a Ray task.")
     group = p.additions
     flag(group, "--papers", default="", help=f"papers to run, of {', '.join(FOLDERS)}; default: all")
-    flag(group, "--profile", choices=["auto", "paper", "matched", "cpu", "smoke"], default="auto")
+    flag(group, "--profile", choices=["auto", "paper", "matched", "cpu", "smoke"], default="auto", help=PROFILE_HELP)
     flag(group, "--dataset", default="", help="data set; default: the one of the profile and paper")
     flag(group, "--seeds", default="", help='seeds, for example "0 1 2 3 4"; default: those of the profile')
-    flag(group, "--device", default="auto")
-    flag(group, "--data-dir", default="")
+    flag(group, "--device", default="auto", help=DEVICE_HELP)
+    flag(group, "--data-dir", default="", help=DATA_HELP)
     flag(group, "--copy", default="", help=COPY_HELP)
     flag(group, "--rows", choices=["core", "all"], default="core", help=ROWS_HELP)
     flag(group, "--args", default="", help="flags passed through to the scripts")

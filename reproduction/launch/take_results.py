@@ -20,7 +20,7 @@ from typing import Any
 
 from reproduction.compare import readme
 from reproduction.compare.collect import RESULTS
-from reproduction.launch.pipeline import COPY_HELP, ROWS, ROWS_HELP
+from reproduction.launch.pipeline import COPY_HELP, ROWS, ROWS_HELP, SETTINGS_HELP
 from reproduction.launch.sweep import FOLDERS
 from reproduction.runtime.flags import Parser, flag, run_main
 from reproduction.runtime.record import Record, load_record
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flag(p.additions, "--device", default="auto")
     flag(p.additions, "--data-dir", default="", help="default: data/ of this checkout")
     flag(p.additions, "--copy", default="", help=COPY_HELP)
-    flag(p.additions, "--rows", choices=ROWS, default="core", help=ROWS_HELP)
+    flag(p.additions, "--rows", choices=ROWS, default="core", help=ROWS_HELP + SETTINGS_HELP)
     flag(p.additions, "--args", default="", help="flags passed through to the scripts")
     flag(
         p.additions, "--from", dest="source", default="", metavar="DIR", help="take the records below DIR, run nothing"

@@ -219,7 +219,11 @@ ADDITIONS: dict[str, dict[str, Any]] = {
     "--yes": dict(action="store_true", help="accepted without effect: no question is asked; STL-D09"),
     "--weight-decay": dict(choices=("off", "on"), default="off", help="on: add the network's L2 terms; STL-D02"),
     "--center-update": dict(choices=("on", "off"), default="on", help="off: fixed centers, as released; STL-D01"),
-    "--eval-split": dict(choices=("test", "val"), default="test", help="list of the tests in training; STL-D06"),
+    "--eval-split": dict(
+        choices=("test", "val"),
+        default="test",
+        help="images of the tests in training: test list or validation list; STL-D06",
+    ),
     "--tap": dict(metavar="ENDPOINT", help="layer below the embedding (default: as released); STL-D07"),
     "--resize-sides": dict(
         type=sides, default=[350, 512], metavar="LOW,HIGH", help="shorter side under --aug_style img (default 350,512)"
