@@ -56,7 +56,7 @@ RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --d
 
 help: ## list the targets
 	@echo 'what most people want:'
-	@echo '  make reproduce-class2str PROFILE=cpu             a paper, both stages on real images, minutes on two cores'
+	@echo '  make reproduce-class2str                         a paper, both stages on real images, minutes on two cores'
 	@echo '  make reproduce-class2str DATASET=folder:photos   the same on your images, one sub-folder for each class'
 	@echo '  make compare                                     what the papers claim, and what we found'
 	@echo '  make report                                      one page with curves and plots: runs/report.html'
