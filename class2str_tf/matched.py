@@ -1,4 +1,4 @@
-"""Commands of the profile `matched`: the paper's claims at its level of accuracy, in minutes on one core a seed.
+"""Commands of the profile `matched`: the paper's claims near its accuracy, in minutes on one core a seed.
 
 From one stage 1, with the same data, batch and rate for as many further epochs: the LH classifier, the FC classifier,
 and an FC classifier of the LH's weights, each with its CNN trained along. On the features of stage 1: learned strings
