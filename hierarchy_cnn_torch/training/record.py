@@ -89,8 +89,7 @@ def write_record(
         "val_logits": scores.val.numpy().astype(np.float32), "val_labels": data.labels[data.val],
         "train_predicted": train_predicted, "train_labels": train_labels,
     })  # fmt: skip
-    gradients = torch.cat(state["gradients"]).numpy().reshape(-1, 2, len(network.names))
-    curve = torch.stack(state["curve"]).numpy()
+    curve, gradients = curves_of(state, len(network.names))
     write_npz(folder / "curves.npz", {"curve": curve, "curve_index": data.curve, "gradients": gradients})
     every_epoch = [row["test/accuracy"] for row in history]
     metrics: Metrics = {
@@ -118,6 +117,19 @@ def write_record(
     right["accuracy"], metrics["accuracy"] = right[lead], metrics.get(lead, {})
     artefact = {"kind": "json", "path": "tree.json", "title": f"{config.arm}: class tree"}
     _finish(config, run, data, training, config.arm, metrics, right, labels, details, [artefact])
+
+
+def curves_of(state: dict[str, Any], layers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Joins what the training collected; the epochs before a resume lie on the device, where the state was read to.
+
+    Args:
+      state: of the finished training; `curve` and `gradients` are used.
+      layers: number of convolutions.
+    Returns:
+      (int32 [epochs, curve images], predictions after each epoch; float32 [steps, 2, layers], see `gradient_norms`).
+    """
+    curve, gradients = ([part.cpu() for part in state[name]] for name in ("curve", "gradients"))
+    return torch.stack(curve).numpy(), torch.cat(gradients).numpy().reshape(-1, 2, layers)
 
 
 def join_heads(config: Config, data: Data, branches: Branches, scores: Scores) -> tuple[list[float], np.ndarray]:

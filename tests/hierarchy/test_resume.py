@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hierarchy_cnn_torch.training import loop
+from hierarchy_cnn_torch.training import loop, record
 from reproduction.runtime.run_folder import Stop, read_metrics
 from reproduction.runtime.torch_runtime import World
 
@@ -55,3 +55,27 @@ def test_a_kill_around_the_end_of_an_epoch(tmp_path, monkeypatch, name, max_step
     assert history == calm[0] and lines == calm[1] and len(history) == 2
     for mine, undisturbed in ((weights, calm[2]), (best, calm[3])):
         assert all(torch.equal(value, undisturbed[key]) for key, value in mine.items())
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that NumPy cannot read until it is copied to the CPU, as one on a GPU; what is made of it is another."""
+
+    def numpy(self, **_):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_the_curves_of_a_run_that_went_on_on_a_gpu_are_those_of_one_that_did_not_stop():
+    """A state is read to the device, and what an epoch adds afterwards is on the CPU."""
+    state = {"gradients": [torch.rand(3, 4), torch.rand(2, 4)], "curve": [torch.arange(5), torch.arange(5) + 1]}
+    undisturbed = record.curves_of(state, 2)
+    assert undisturbed[0].shape == (2, 5) and undisturbed[1].shape == (5, 2, 2)
+    for resumed in (1, 2):  # epochs before the last stop
+        on_gpu = {
+            name: [part.as_subclass(OnGpu) if at < resumed else part for at, part in enumerate(parts)]
+            for name, parts in state.items()
+        }
+        for found, expected in zip(record.curves_of(on_gpu, 2), undisturbed, strict=True):
+            assert found.dtype == expected.dtype and (found == expected).all()
