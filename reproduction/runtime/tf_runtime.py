@@ -60,6 +60,10 @@ def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> 
     tf.config.experimental.enable_op_determinism()
     config = tf1.ConfigProto(allow_soft_placement=True)
     config.gpu_options.allow_growth = True
+    # a session with a configuration of its own does not ask tf.config which devices are visible
+    visible = tf.config.get_visible_devices("GPU")
+    config.device_count["GPU"] = len(visible)
+    config.gpu_options.visible_device_list = ",".join(str(gpus.index(gpu)) for gpu in visible)
     asked = os.environ.get("OMP_NUM_THREADS", "")  # TensorFlow's own pools do not ask for it
     if asked.isdigit() and int(asked):
         config.intra_op_parallelism_threads = config.inter_op_parallelism_threads = int(asked)
@@ -87,7 +91,7 @@ def precision_of(config: Any) -> str:
     from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
     on = config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 == RewriterConfig.ON
-    if on:
+    if on and gpu_name() is None:  # what lies on a GPU is not rewritten
         return "bfloat16"
     import tensorflow as tf
 

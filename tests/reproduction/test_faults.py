@@ -116,6 +116,36 @@ def test_tensorflow_is_not_silently_on_the_cpu(monkeypatch, tmp_path):
     tf_runtime.start(0, "auto")
 
 
+def test_a_tensorflow_session_sees_the_gpu_that_was_asked_for_and_no_other(monkeypatch):
+    """A session that is given a configuration does not look at tf.config."""
+    tf = pytest.importorskip("tensorflow")
+    from reproduction.runtime import tf_runtime
+
+    gpus, visible = ["first", "second"], []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: list(gpus))
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: list(visible))
+
+    def show(some: object, kind: str) -> None:
+        visible[:] = some if isinstance(some, list) else [some]
+
+    monkeypatch.setattr(tf.config, "set_visible_devices", show)
+    for device, wanted in (("auto", [0, 1]), ("cpu", []), ("cuda", [0]), ("cuda:1", [1])):
+        visible[:] = gpus
+        config = tf_runtime.start(0, device)
+        assert config.device_count["GPU"] == len(wanted)
+        assert config.gpu_options.visible_device_list == ",".join(map(str, wanted))
+
+
+def test_bfloat16_is_not_recorded_of_a_gpu_where_tensorflow_does_not_rewrite_the_graph(monkeypatch):
+    pytest.importorskip("tensorflow")
+    from reproduction.runtime import tf_runtime
+
+    config = tf_runtime.start(0, "cpu", amp="bf16")
+    assert tf_runtime.precision_of(config) == "bfloat16"
+    monkeypatch.setattr(tf_runtime, "gpu_name", lambda: "a GPU")
+    assert tf_runtime.precision_of(config) == "float32"
+
+
 def test_tf32_is_off_unless_asked_for():
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     try:
