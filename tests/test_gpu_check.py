@@ -144,6 +144,34 @@ def test_a_wrong_gradient_on_the_device_is_found_and_a_right_one_passes():
     assert right[0].loss == 0.0 < right[1].loss
 
 
+def test_the_cases_of_tensorflow_leave_the_gpu_visible(monkeypatch):
+    """A case that was made for the CPU would hide the GPU from what asks for its memory afterwards."""
+    pytest.importorskip("tensorflow")
+    from benchmarks.gpu_check import tf_side
+
+    asked: list[str] = []
+    monkeypatch.setattr(tf_side.tf_runtime, "start", lambda seed, device, *more: asked.append(device))
+    for device in ("cuda", "cpu"):
+        asked.clear()
+        assert [case.paper for case in tf_side.cases(True, device)] == ["class2str", "triplet"]
+        assert asked and set(asked) == {device}
+
+
+def test_a_loop_is_timed_with_the_kernels_of_a_run_whatever_ran_before(monkeypatch, tmp_path):
+    import torch
+
+    from benchmarks.gpu_check import torch_networks
+
+    def chosen(*_: object) -> tuple[bool, bool]:
+        return torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # as fine-grained leaves them
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch_networks, "run_hierarchy", chosen)
+    case = torch_networks.cases(small=True)[2]()
+    assert torch_networks.run_loop(case, "float32", torch.device("cpu"), True, tmp_path / "run") == (False, True)
+
+
 def test_a_run_that_cannot_be_killed_or_does_not_go_on_is_no_success(monkeypatch):
     for line, said in (
         ("-c pass", "ended with exit code 0 before it could be killed"),

@@ -98,11 +98,11 @@ def allow_tf32(allowed: bool) -> None:
     tf.config.experimental.enable_tensor_float_32_execution(allowed)
 
 
-def _class2str(model: str) -> Case:
+def _class2str(model: str, device: str) -> Case:
     from class2str_tf.networks import build as networks
 
     tf1, _ = frameworks()
-    config, _, _ = class2str.stage1_of(model, 1, 8)
+    config, _, _ = class2str.stage1_of(model, 1, 8, device)
     shape = (28, 28, 1) if model == "lenet" else (32, 32, 3)
 
     def logits(images: Any) -> Any:
@@ -124,9 +124,11 @@ def _triplet(net: str, frame: int) -> Case:
     return Case("triplet", net, (frame, frame, 3), 100, 8, logits, lambda: tf1.train.MomentumOptimizer(0.01, 0.9))
 
 
-def cases(small: bool) -> list[Case]:
-    """The papers' networks, small ones for a rehearsal."""
-    return [_class2str("lenet"), _triplet("mobile", 64)] if small else [_class2str("vgg16"), _triplet("resnet50", 224)]
+def cases(small: bool, device: str) -> list[Case]:
+    """The papers' networks, small ones for a rehearsal; `device` is cpu or cuda and stays as visible as it is."""
+    if small:
+        return [_class2str("lenet", device), _triplet("mobile", 64)]
+    return [_class2str("vgg16", device), _triplet("resnet50", 224)]
 
 
 def side_of(case: Case, device: str, session_config: Any) -> Side:
@@ -285,7 +287,7 @@ def main() -> None:
         configs["tf32"] = configs["float32"]
         print("bf16: left out: TensorFlow rewrites a graph to bfloat16 on CPUs only", flush=True)
     speeds: dict[str, dict[str, float]] = {}
-    for case in cases(options.rehearse):
+    for case in cases(options.rehearse, options.device):
         check_case(case, options.device, configs, options.rehearse, report, speeds)
     for paper in PAPERS:
         work = functools.partial(projection.report, paper, speeds, options.rehearse, report)

@@ -221,6 +221,8 @@ def run_loop(case: Case, precision: str, device: torch.device, small: bool, fold
     """Trains a case's network by its paper's loop on noise, for EPOCHS short epochs."""
     folder.mkdir(parents=True)
     runtime.allow_tf32(precision == "tf32")
+    # as `runtime.start` leaves it for a run; the loop of fine-grained sets its own
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
     steps = 2 if small else STEPS[case.name]
     if case.paper == "hierarchy":
         return run_hierarchy(case.name.split()[1], precision, device, steps, folder)
