@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from reproduction.runtime.torch_pools import AdaptiveMean, LocalResponseNorm
 from reproduction.runtime.torch_runtime import generator
 
 TAPS = ("conv1", "conv2", "conv3", "conv4", "conv5")
@@ -140,14 +141,14 @@ class Network(nn.Module):
             self.add_module(name, layer)
             self.add_module(f"{name}_bn", nn.BatchNorm2d(conv.width) if bn else nn.Identity())
             self.add_module(f"{name}_relu", nn.ReLU(inplace=True))
-            self.add_module(f"{name}_lrn", nn.LocalResponseNorm(5, 1e-4, 0.75) if conv.lrn else nn.Identity())
+            self.add_module(f"{name}_lrn", LocalResponseNorm(5, 1e-4, 0.75) if conv.lrn else nn.Identity())
             pool = nn.MaxPool2d(trunk.pool, 2, trunk.pool_padding) if conv.pool else nn.Identity()
             self.add_module(f"{name}_pool", pool)
             self.taps[name] = width = conv.width
         self.parts = (
             ("", "_pool", "_bn", "_relu", "_lrn") if trunk.pool_first else ("", "_bn", "_relu", "_lrn", "_pool")
         )
-        self.to_grid = nn.AdaptiveAvgPool2d(trunk.grid)
+        self.to_grid = AdaptiveMean(trunk.grid)
         self.grid = trunk.grid
         self.dropout = nn.Dropout(dropout)
         self.fc6 = nn.Linear(width * trunk.grid**2, trunk.fc)
@@ -159,7 +160,7 @@ class Network(nn.Module):
         for tap, outputs in (branches or {}).items():
             # DEVIATION HCN-D04: head layers of the paper unknown; pooling, one hidden layer, softmax
             self.heads[tap] = nn.Sequential(
-                nn.AdaptiveAvgPool2d(4),
+                AdaptiveMean(4),
                 nn.Flatten(),
                 nn.Linear(self.taps[tap] * 16, hidden),
                 nn.ReLU(inplace=True),

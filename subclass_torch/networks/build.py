@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reproduction.runtime.torch_pools import GlobalMax
+
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 VGG_SMALL = (16, "M", 32, "M", 64, "M")
 
@@ -95,7 +97,7 @@ class FastVGG(nn.Module):
                 layers += [conv, *pool, norm, nn.GELU()]
             count = width
         self.features = nn.Sequential(*layers)
-        self.penultim_layer = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        self.penultim_layer = nn.Sequential(GlobalMax(1), nn.Flatten())
         self.classifier = nn.Linear(widths[-1], outputs)
 
     @torch.no_grad()
