@@ -14,10 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.gpu_check import torch_networks
 from finegrained_torch.training import states
 from reproduction.runtime.loop import Training
+from subclass_torch.method import neglect
 from tests.test_layout import ROOT
 
-WAITING = ("aten::_local_scalar_dense", "aten::nonzero")
-READERS = {"cpu", "numpy", "item", "tolist", "nonzero"}
+WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::bincount")  # the last reads its largest value
+READERS = {"cpu", "numpy", "item", "tolist", "nonzero", "bincount"}
 CPU = torch.device("cpu")
 
 
@@ -104,7 +105,20 @@ def test_a_step_that_waits_would_be_counted():
         watch.on = True
         torch.ones(3).nonzero()
         torch.ones(3).sum().item()
-    assert [watch.seen[name] for name in WAITING] == [1, 1]
+        torch.arange(3).bincount()
+    assert [watch.seen[name] for name in WAITING] == [1, 1, 1]
+
+
+def test_the_neglection_degree_of_a_step_waits_for_nothing():
+    labels, watch = torch.tensor([2, 0, 2, 4]), Watch()
+    totals = neglect.new_totals(6, CPU)
+    with watch:
+        watch.on = True
+        r, count = neglect.batch_degree(torch.rand(4, 8), torch.randn(4, 6), labels)
+        neglect.add_batch(totals, r, count, len(labels))
+        watch.on = False
+    assert watch.seen["aten::index_add_"] and not any(watch.seen[name] for name in WAITING)
+    assert count.dtype == torch.float32 and torch.equal(count, torch.bincount(labels, minlength=6).float())
 
 
 STEP_BODIES = {  # file -> the functions that run once a step, or None for the bodies of its loops over steps
@@ -112,6 +126,7 @@ STEP_BODIES = {  # file -> the functions that run once a step, or None for the b
     "subclass_torch/yt8m/loop.py": None,
     "hierarchy_cnn_torch/training/loop.py": None,
     "finegrained_torch/training/modules.py": {"_step", "training_step", "augmented", "prepare", "log_epoch"},
+    "subclass_torch/method/neglect.py": {"gradient_parts", "degree", "batch_degree", "add_batch"},
     "subclass_torch/data/augment.py": {"crop_flip", "normalize", "cut_holes", "training_batch", "of"},
     "hierarchy_cnn_torch/data/images.py": {"prepared", "__call__"},
     "finegrained_torch/data/images.py": {"normalize", "shifted", "__getitem__"},

@@ -66,7 +66,8 @@ def gradient_parts(features: Tensor, probabilities: Tensor, labels: Tensor) -> t
     positive = torch.zeros(p.shape[1], features.shape[1], dtype=p.dtype, device=p.device)
     positive.index_add_(0, labels, residual * features)
     negative = p.scatter(1, labels[:, None], 0.0).T @ features
-    return positive, negative, torch.bincount(labels, minlength=p.shape[1]).to(p.dtype)
+    count = p.new_zeros(p.shape[1]).index_add_(0, labels, torch.ones_like(residual[:, 0]))  # bincount waits for a GPU
+    return positive, negative, count
 
 
 def degree(positive: Tensor, negative: Tensor) -> Tensor:
