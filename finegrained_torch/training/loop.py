@@ -101,9 +101,11 @@ def train(task: Task, config: Config) -> Trained:
     """Trains to the end, from the newest full state if there is one.
 
     Raises:
-      UserError: no images, non-finite loss.
+      UserError: no images, non-finite loss, or processes that are forked with a GPU.
     """
     quiet()
+    if config.devices > 1 and config.parallel == "ddp_fork" and runtime.pick_device(config.device).type == "cuda":
+        raise UserError("--parallel ddp_fork: CUDA cannot be used in a forked process; on GPUs use ddp_spawn")
     for name, (_, positions) in (("training", task.train), ("validation", task.val)):
         if len(positions) < config.devices:
             raise UserError(f"{task.stage}: {len(positions)} {name} images; raise --threshold or take more images")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from finegrained_torch.flags import Config
+from finegrained_torch.flags import AMP, Config
 from finegrained_torch.training.modules import Checkpoint, LightningModule, Trainer
 from finegrained_torch.training.setting import Task
 from reproduction.runtime import torch_runtime as runtime
@@ -71,6 +71,7 @@ class Bookkeeping(Checkpoint):
         self.history = list(state_dict["history"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        runtime.allow_tf32(AMP[self.config.precision] == "tf32")  # a spawned process begins with torch's own default
         if trainer.is_global_zero:
             self._metrics = MetricsLog(self.folder, resume_step=len(self.history) or -1)
 

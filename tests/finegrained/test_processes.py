@@ -1,5 +1,7 @@
 """Lightning's DDP on two gloo processes against one that runs the same half-batches through batch norm separately."""
 
+import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -9,7 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from finegrained_torch.data.images import Batches
+from finegrained_torch.training.loop import EpochEnd, train
+from finegrained_torch.training.setting import Task
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import UserError
 
 from . import ddp_worker as worker
 
@@ -80,3 +85,25 @@ def test_processes_equal_one_with_the_same_shares(loopback, tmp_path, devices):
         assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     other, _ = reference(3 - devices)  # so that this is not an equality that any training would pass
     assert max((other[name].float() - value.float()).abs().max() for name, value in weights.items()) > 1e-3
+
+
+def test_a_process_rounds_to_tf32_only_if_the_flags_say_so(tmp_path):
+    """A spawned process begins with torch's default, which rounds in convolutions."""
+    items, before = worker.make_items(), (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+    task = Task("multi", tmp_path, worker.make_module(), (items, worker.TRAIN), (items, worker.VAL), worker.KEY, {})
+    try:
+        for precision, allowed in (("32-true", False), ("tf32", True), ("bf16-mixed", False)):
+            runtime.allow_tf32(not allowed)
+            epoch_end = EpochEnd(task, dataclasses.replace(worker.CONFIG, precision=precision), None)
+            epoch_end.on_fit_start(argparse.Namespace(is_global_zero=False), task.module)
+            assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is allowed
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_forked_processes_with_a_gpu_are_refused_in_one_line(tmp_path, monkeypatch):
+    items = worker.make_items()
+    task = Task("multi", tmp_path, worker.make_module(), (items, worker.TRAIN), (items, worker.VAL), worker.KEY, {})
+    monkeypatch.setattr(runtime, "pick_device", lambda name: torch.device("cuda", 0))
+    with pytest.raises(UserError, match="--parallel ddp_fork: CUDA cannot .* use ddp_spawn"):
+        train(task, dataclasses.replace(worker.CONFIG, device="cuda"))
