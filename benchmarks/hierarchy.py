@@ -86,13 +86,13 @@ def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
         network.train()
         began = time.perf_counter()
         order = torch.randperm(count)
-        augment = images.Augment(0, 0, count)
+        augment = images.Augment(0, 0, count, where)
         for at in range(0, count, batch):
-            rows = order[at : at + batch]
-            x = images.prepared(augment(x_all[rows.to(where)], rows), mean, sd, 32)
+            rows = order[at : at + batch].to(where)
+            x = images.prepared(augment(x_all[rows], rows), mean, sd, 32)
             logits, heads = network(x)
             branch_logits = [heads[tap] for tap in branches.taps]
-            loss = losses.total_loss(logits, branch_logits, y_all[rows.to(where)], maps, weights) / len(rows)
+            loss = losses.total_loss(logits, branch_logits, y_all[rows], maps, weights) / len(rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
