@@ -49,7 +49,7 @@ def _record(run: Run, config: Config, dataset: Any, **fields: Any) -> Record:
         seed=config.seed,
         argv=sys.argv,
         config=run.config,
-        deterministic=True,
+        deterministic=tf_runtime.gpu_name() is None,  # TensorFlow does not promise it for a session on a GPU
         gpu=tf_runtime.gpu_name(),
         **shared | fields,
     )

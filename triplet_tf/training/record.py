@@ -175,7 +175,7 @@ def write_record(
         data_verified=lists.verified,
         deviations=deviations.active(config),
         versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy", "scikit-learn"),
-        deterministic=True,
+        deterministic=tf_runtime.gpu_name() is None,  # TensorFlow does not promise it for a session on a GPU
         precision=precision,
         gpu=tf_runtime.gpu_name(),
     ), functools.partial(
