@@ -14,7 +14,7 @@ from typing import Any
 
 from class2str_tf.stage1_folder import adopt_architecture, find_cnn, stage1_digest
 from reproduction.runtime import flags as shared
-from reproduction.runtime.flags import Parser, dataset_name, finish_parsing, flag, given, number, whole
+from reproduction.runtime.flags import FlagTable, Parser, add_flags, dataset_name, finish_parsing, given, number, whole
 from reproduction.runtime.run_folder import UserError, read_json
 
 # num_bits L, LSTM units as released and as the poster's budget needs, hidden width H of Class2Str and Str2Class,
@@ -170,46 +170,6 @@ def settings_of(dataset: str) -> dict[str, Any]:
     return {**SETTINGS[nearest], "bits": max(1, math.ceil(math.log2(max(num_classes, 2))))}
 
 
-def _add_architecture(parser: Parser) -> None:
-    group = parser.additions
-    flag(
-        group, "--features", choices=["paper512", "released8192"], default="paper512",
-        help="VGG16 with five pools (512 features), or with three as released (8192); C2S-D03",
-    )  # fmt: skip
-    flag(group, "--lenet", choices=["released", "poster"], default="released", help="LeNet as released or the poster's")
-    flag(group, "--lenet-relu", action="store_true", help="ReLU between LeNet's linear layers; C2S-D11")
-    flag(
-        group, "--pixels", choices=["auto", "raw", "unit", "centred"], default="auto",
-        help="raw: 0-255 (released CIFAR); unit: [0, 1] (released MNIST); centred: -2 to 2; auto: by data; C2S-D26",
-    )  # fmt: skip
-
-
-def _add_training(parser: Parser, lr_help: str) -> None:
-    group = parser.additions
-    flag(group, "--epochs", type=whole(1), help="default: the paper's for the data set")
-    flag(group, "--max-steps", type=whole(1), help="stop after this many steps")
-    flag(group, "--lr", type=number(0, above=True), default=1e-4, help=lr_help)
-    flag(group, "--legacy-batches", action="store_true", help="released batch order and saving; C2S-D10, C2S-D15")
-    flag(group, "--xla", action="store_true", help="compile with XLA")
-    flag(
-        group, "--train-images", type=image_count, default=0, metavar="N",
-        help="N: a fixed stratified subset of N training images; first:N: the first N (the released MNIST reader: "
-        "first:50000, C2S-D30); 0: all",
-    )  # fmt: skip
-    flag(group, "--one-cycle", action="store_true", help="lr rises over 23 %% of the steps, then falls to 0")
-    flag(
-        group, "--amp", choices=["bf16", "tf32", "auto"],
-        help="bf16: bfloat16 in the graph; tf32: TF32 products on a GPU; auto: what the device has, else float32",
-    )  # fmt: skip
-    flag(group, "--augment", action="store_true", help="shift by up to two pixels and flip, inside the graph")
-    flag(group, "--eval-batch", type=whole(0), default=0, help="batch size of a test; 0: as in training")
-    flag(group, "--weight-decay", type=number(0), help="factor of the L2 penalty (0.001; stage 2: of a trained CNN)")
-    flag(
-        group, "--hold-out", action="store_true",
-        help="test on a fixed fifth of the training images, which is then not trained on; for choosing settings",
-    )  # fmt: skip
-
-
 def image_count(text: str) -> int | str:
     """Type of --train-images: a number, or `first:N`."""
     if text.startswith(FIRST):
@@ -220,6 +180,75 @@ def image_count(text: str) -> int | str:
 def _named(default: str) -> Callable[[str], str]:
     """Type of --dataset; the ImageNet scripts also accept `imagenet`."""
     return lambda text: text if text == default == "imagenet" else dataset_name(text)
+
+
+ARCHITECTURE: FlagTable = {
+    "--features": dict(
+        choices=["paper512", "released8192"], default="paper512",
+        help="VGG16 with five pools (512 features), or with three as released (8192); C2S-D03",
+    ),
+    "--lenet": dict(choices=["released", "poster"], default="released", help="LeNet as released or the poster's"),
+    "--lenet-relu": dict(action="store_true", help="ReLU between LeNet's linear layers; C2S-D11"),
+    "--pixels": dict(
+        choices=["auto", "raw", "unit", "centred"], default="auto",
+        help="raw: 0-255 (released CIFAR); unit: [0, 1] (released MNIST); centred: -2 to 2; auto: by data; C2S-D26",
+    ),
+}  # fmt: skip
+TRAINING: FlagTable = {
+    "--epochs": dict(type=whole(1), help="default: the paper's for the data set"),
+    "--max-steps": dict(type=whole(1), help="stop after this many steps"),
+    "--lr": dict(type=number(0, above=True), default=1e-4, help="Adam's learning rate (default 1e-4)"),
+    "--legacy-batches": dict(action="store_true", help="released batch order and saving; C2S-D10, C2S-D15"),
+    "--xla": dict(action="store_true", help="compile with XLA"),
+    "--train-images": dict(
+        type=image_count, default=0, metavar="N",
+        help="N: a fixed stratified subset of N training images; first:N: the first N (the released MNIST reader: "
+        "first:50000, C2S-D30); 0: all",
+    ),
+    "--one-cycle": dict(action="store_true", help="lr rises over 23 %% of the steps, then falls to 0"),
+    "--amp": dict(
+        choices=["bf16", "tf32", "auto"],
+        help="bf16: bfloat16 in the graph; tf32: TF32 products on a GPU; auto: what the device has, else float32",
+    ),
+    "--augment": dict(action="store_true", help="shift by up to two pixels and flip, inside the graph"),
+    "--eval-batch": dict(type=whole(0), default=0, help="batch size of a test; 0: as in training"),
+    "--weight-decay": dict(type=number(0), help="factor of the L2 penalty (0.001; stage 2: of a trained CNN)"),
+    "--hold-out": dict(
+        action="store_true",
+        help="test on a fixed fifth of the training images, which is then not trained on; for choosing settings",
+    ),
+}  # fmt: skip
+STAGE_1: FlagTable = {
+    "--cnn-dir": dict(metavar="DIR", help="start from the CNN and classifier of this stage-1 run"),
+    "--fc-weights": dict(
+        type=whole(0), default=0, help="train a new FC classifier with at most N weights (reduced FC); 0: the full one"
+    ),
+    "--fc-linear": dict(action="store_true", help="no ReLU in the classifier of --fc-weights"),
+}
+STAGE_2: FlagTable = {
+    "--lr-drop-at": dict(type=number(0, 1), default=1.0, help="fraction of the steps after which lr is a tenth"),
+    "--cnn-dir": dict(metavar="DIR", help="run folder of stage 1 (default: <runs-dir>/<name>)"),
+    "--label-grad": dict(choices=["flow", "stop"], default="flow", help="gradient into the strings; C2S-D01"),
+    "--finetune": dict(
+        choices=["none", "bn", "all"],
+        help="all (default, not on ImageNet): train the CNN too (C2S-D02); none: frozen, as released; bn: frozen, "
+        "batch normalisation in training mode, as the released MNIST script (C2S-D31)",
+    ),
+    "--codes": dict(
+        choices=["learned", "random", "tree"], default="learned",
+        help="class strings: learned by Class2Str, random (by seed), or from a tree of the classes' mean features",
+    ),
+    "--mu": dict(type=number(0, above=True), help="decay over bits (default 0.9, MNIST/ImageNet 1); C2S-D04"),
+    "--n-sequence": dict(type=whole(1), help="bits of a class string (default by data set; ImageNet 10)"),
+    "--lh-preset": dict(choices=["released", "budget"], default="released", help="sizes of the LSTMs; C2S-D28"),
+    "--lstm-units": dict(metavar="N,N", help="LSTM sizes such as 32,32; overrides --lh-preset"),
+    "--decode": dict(choices=["exact", "hamming", "ml", "str2class"], default="exact", help="main decoder"),
+    "--retry-collisions": dict(
+        type=whole(0), default=0, help="new initialisations if strings collide; C2S-D23"
+    ),
+    "--no-cache-features": dict(action="store_true", help="run the frozen CNN at every step (same result)"),
+    "--no-reduced-fc": dict(action="store_true", help="skip the reduced FC classifier"),
+}  # fmt: skip
 
 
 def fc_parser(prog: str, dataset: str = "cifar10", original_flags: bool = True) -> Parser:
@@ -237,14 +266,7 @@ def fc_parser(prog: str, dataset: str = "cifar10", original_flags: bool = True) 
     group.add_argument("--dataset", type=_named(dataset), default=dataset, help=f"default {dataset}")
     group.add_argument("--name", default="default", help="run folder (default `default`)")
     group.add_argument("--model", choices=["vgg16", "lenet", "early"], default="vgg16", help="default vgg16")
-    _add_architecture(parser)
-    _add_training(parser, "Adam's learning rate (default 1e-4)")
-    flag(parser.additions, "--cnn-dir", metavar="DIR", help="start from the CNN and classifier of this stage-1 run")
-    flag(
-        parser.additions, "--fc-weights", type=whole(0), default=0,
-        help="train a new FC classifier with at most N weights (reduced FC); 0: the full one",
-    )  # fmt: skip
-    flag(parser.additions, "--fc-linear", action="store_true", help="no ReLU in the classifier of --fc-weights")
+    add_flags(parser.additions, ARCHITECTURE | TRAINING | STAGE_1)
     shared.add_common(parser, "class2str")
     return parser
 
@@ -279,29 +301,7 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
         own.add_argument(name, type=number(0), default=default, help=f"weight of the {term} (default {default:g})")
     if flavour == "imagenet":
         group.add_argument("--restore", type=int, choices=[0, 1], default=0, help="accepted; a run always resumes")
-    _add_architecture(parser)
-    _add_training(parser, "Adam's learning rate (default 1e-4)")
-    group = parser.additions
-    flag(group, "--lr-drop-at", type=number(0, 1), default=1.0, help="fraction of the steps after which lr is a tenth")
-    flag(group, "--cnn-dir", metavar="DIR", help="run folder of stage 1 (default: <runs-dir>/<name>)")
-    flag(group, "--label-grad", choices=["flow", "stop"], default="flow", help="gradient into the strings; C2S-D01")
-    flag(
-        group, "--finetune", choices=["none", "bn", "all"],
-        help="all (default, not on ImageNet): train the CNN too (C2S-D02); none: frozen, as released; bn: frozen, "
-        "batch normalisation in training mode, as the released MNIST script (C2S-D31)",
-    )  # fmt: skip
-    flag(
-        group, "--codes", choices=["learned", "random", "tree"], default="learned",
-        help="class strings: learned by Class2Str, random (by seed), or from a tree of the classes' mean features",
-    )  # fmt: skip
-    flag(group, "--mu", type=number(0, above=True), help="decay over bits (default 0.9, MNIST/ImageNet 1); C2S-D04")
-    flag(group, "--n-sequence", type=whole(1), help="bits of a class string (default by data set; ImageNet 10)")
-    flag(group, "--lh-preset", choices=["released", "budget"], default="released", help="sizes of the LSTMs; C2S-D28")
-    flag(group, "--lstm-units", metavar="N,N", help="LSTM sizes such as 32,32; overrides --lh-preset")
-    flag(group, "--decode", choices=["exact", "hamming", "ml", "str2class"], default="exact", help="main decoder")
-    flag(group, "--retry-collisions", type=whole(0), default=0, help="new initialisations if strings collide; C2S-D23")
-    flag(group, "--no-cache-features", action="store_true", help="run the frozen CNN at every step (same result)")
-    flag(group, "--no-reduced-fc", action="store_true", help="skip the reduced FC classifier")
+    add_flags(parser.additions, ARCHITECTURE | TRAINING | STAGE_2)
     shared.add_common(parser, "class2str")
     return parser
 

@@ -11,8 +11,10 @@ from typing import Any, Literal, TypeVar
 
 from reproduction.runtime.flags import (
     CommonConfig,
+    FlagTable,
     Parser,
     add_common,
+    add_flags,
     as_dict,
     dataset_name,
     finish_parsing,
@@ -140,15 +142,82 @@ class MainConfig(Config):
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
-def _rate(text: str) -> float:
-    return number(0, above=True)(text)
-
-
 def _switch(group: Any, name: str, text: str, default: bool | None) -> None:
     """--name and --no-name (and --no_name)."""
     dest = name.lstrip("-")
     group.add_argument(name, action="store_true", default=default, dest=dest, help=text)
     group.add_argument(f"--no-{dest}", f"--no_{dest}", action="store_false", dest=dest, help=argparse.SUPPRESS)
+
+
+PRETRAINED = "start from ImageNet weights (default with resnet18)"
+PROTOCOL: FlagTable = {  # constructor parameters that both scripts have
+    "--threshold": dict(type=number(0, 100, above=True), default=90.0, help="percent of a class that is certain (default 90)"),
+    "--n_aug": dict(type=whole(1), default=5, help="views of an image for its uncertainty (default 5)"),
+    "--batch_size": dict(type=whole(1), default=200, help="batch of all processes together (default 200)"),
+    "--max_epochs": dict(type=whole(1), default=50, help="most epochs of a training (default 50)"),
+    "--min_epochs": dict(type=whole(1), default=30, help="fewest epochs of a training (default 30)"),
+    "--patience": dict(type=whole(1), default=4, help="validations without a new best loss (default 4)"),
+}
+ADDITIONS: FlagTable = {
+    "--head": dict(
+        choices=list(HEADS), nargs="+", default=["plain"], metavar="HEAD",
+        help=f"head of fine-tuning; one run for each value: {', '.join(HEADS)} (default plain)",
+    ),
+    "--freeze": dict(action="store_true", help="fine-tune only batch norms and head; FGL-D26"),
+    "--sub-labels": dict(choices=SUB_LABELS, default="found", help="pseudo-labels, or those of a control"),
+    "--sublabels": dict(choices=SUB_LABELS, dest="sub_labels", default=argparse.SUPPRESS, help=argparse.SUPPRESS),
+    "--control": dict(
+        choices=["none", "budget", "certain"], default="none",
+        help="stage coarse: train base further with a fresh head, or on certain images",
+    ),
+    "--split": dict(choices=["fixed", "legacy"], default="fixed", help="legacy: overlap as released; FGL-D04"),
+    "--lr": dict(type=number(0, above=True), help="learning rate (default: a range test before every training)"),
+    "--weights": dict(metavar="FILE", help="ImageNet state dict (default: resnet18-f37072fd.pth in data/weights)"),
+    "--network": dict(
+        choices=["resnet18", *OURS], default="resnet18",
+        help="resnet10: 24 to 192 channels; resnet10n: 16 to 128; small: three layers",
+    ),
+    "--optimizer": dict(choices=["sgd", "adam"], default="sgd", help="optimizer (default sgd)"),
+    "--schedule": dict(
+        choices=["restarts", "cosine", "constant", "onecycle"], default="restarts",
+        help="of the rate: warm restarts every 10 epochs (default), one cosine, constant, or up to --lr and down",
+    ),
+    "--augment": dict(
+        choices=["none", "shifts"], default="none",
+        help="shifts: move training images by up to two pixels, and mirror (default none)",
+    ),
+    "--true-images": dict(
+        choices=["all", "certain"], default="all",
+        help="with --no-use_pseudo: images whose true subclasses are learned (default all)",
+    ),
+    "--aug-set": dict(choices=["flips", "shifts", "picture"], default="flips", help="views for the uncertainty"),
+    "--umap-neighbors": dict(type=whole(2), default=30, help="n_neighbors of UMAP (default 30)"),
+    "--umap-min-dist": dict(type=number(0, 1), default=0.0, help="min_dist of UMAP (default 0)"),
+    "--umap-components": dict(type=whole(1), default=4, help="dimensions after UMAP (default 4)"),
+    "--min-cluster-size": dict(type=whole(2), default=100, help="min_cluster_size of HDBSCAN (default 100)"),
+    "--cluster-workers": dict(type=whole(0), default=0, help="classes in parallel (0: by memory and cores)"),
+    "--controls": dict(
+        nargs="*", choices=SUB_LABELS[1:], default=[], metavar="NAME",
+        help=f"stage cluster: controls to compute too: {', '.join(SUB_LABELS[1:])}",
+    ),
+    "--csv-features": dict(action="store_true", help="features as text too, as released (640 MB for CIFAR)"),
+    "--limit-train": dict(type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)"),
+    "--precision": dict(
+        choices=list(AMP), default="32-true",
+        help="tf32: on a GPU; auto: bf16-mixed if the device has it (default 32-true)",
+    ),
+    "--compile": dict(action="store_true", help="torch.compile"),
+    "--devices": dict(type=whole(1), default=1, help="processes of a training (default 1)"),
+    "--parallel": dict(
+        choices=["ddp_spawn", "ddp_fork"], default="ddp_spawn", help="Lightning's strategy with several --devices",
+    ),
+    "--threads": dict(type=whole(0), default=0, help="CPU threads (0: all cores)"),
+    "--num-workers": dict(type=whole(0), default=0, help="loader processes (default 0: images are in memory)"),
+    "--out-dir": dict(metavar="DIR", help="folder of the run (default: <runs-dir>/<name>)"),
+    "--data-dir": dict(default=str(DATA_ROOT), metavar="DIR", help="data sets (default: data/ of the repository)"),
+    "--name": dict(help="run folder below --runs-dir (default: the data set)"),
+    "--seed": dict(type=whole(0), default=42, help="all random draws depend on it alone (default 42)"),
+}  # fmt: skip
 
 
 def pipeline_parser() -> Parser:
@@ -157,14 +226,16 @@ def pipeline_parser() -> Parser:
     g = p.original_group()
     also = "cifar10, cifar100, another set of python -m datasets, or folder:PATH (default cifar10)"
     g.add_argument("--dataset", type=dataset_name, default="cifar10", help=also)
-    _protocol(g)
+    add_flags(g, PROTOCOL)
+    _switch(g, "--pretrained", PRETRAINED, None)
     g.add_argument("--strategy", choices=list(STRATEGIES), default="all", help="step 2 (default all, as released)")
     g.add_argument("--alpha", type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A",
                    help="weight of the coarse loss in multi-head, one run each (default 0.1 0.9)")  # fmt: skip
     _switch(g, "--use_pseudo", "learn pseudo-labels (default); --no-use_pseudo: the true subclasses", True)
     flag(p.additions, "--stage", nargs="+", choices=[*STAGES, "all"], default=["all"], metavar="STAGE",
          help=f"stages to run: {', '.join(STAGES)}; all (default): all but stability")  # fmt: skip
-    _additions(p)
+    add_flags(p.additions, ADDITIONS)
+    add_common(p, "finegrained")
     return p
 
 
@@ -177,89 +248,16 @@ def main_parser() -> Parser:
     g.add_argument("--strategy", choices=list(MAIN_STRATEGIES), default="base",
                    help="base: coarse labels (default); transfer: after fine ones; multihead: with them")  # fmt: skip
     a = p.additions
-    _protocol(a)
+    add_flags(a, PROTOCOL)
+    _switch(a, "--pretrained", PRETRAINED, None)
     a.add_argument("--alpha", type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A",
                    help="weight of the coarse loss in multihead, one run each (default 0.1 0.9)")  # fmt: skip
     _switch(a, "--use_pseudo", "learn pseudo-labels instead of the true subclasses (default: true subclasses)", False)
     flag(a, "--legacy-net", action="store_true",
          help="the released main.py: 7x7 stem, S + C outputs, Adam 1e-3, batch 128, 180 epochs")  # fmt: skip
-    _additions(p)
-    return p
-
-
-def _protocol(g: Any) -> None:
-    """Constructor parameters that both scripts have."""
-    g.add_argument(
-        "--threshold",
-        type=number(0, 100, above=True),
-        default=90.0,
-        help="percent of a class that is certain (default 90)",
-    )
-    g.add_argument("--n_aug", type=whole(1), default=5, help="views of an image for its uncertainty (default 5)")
-    g.add_argument("--batch_size", type=whole(1), default=200, help="batch of all processes together (default 200)")
-    g.add_argument("--max_epochs", type=whole(1), default=50, help="most epochs of a training (default 50)")
-    g.add_argument("--min_epochs", type=whole(1), default=30, help="fewest epochs of a training (default 30)")
-    g.add_argument("--patience", type=whole(1), default=4, help="validations without a new best loss (default 4)")
-    _switch(g, "--pretrained", "start from ImageNet weights (default with resnet18)", None)
-
-
-def _additions(p: Parser) -> None:
-    a = p.additions
-    a.add_argument("--head", choices=list(HEADS), nargs="+", default=["plain"], metavar="HEAD",
-                   help=f"head of fine-tuning; one run for each value: {', '.join(HEADS)} (default plain)")  # fmt: skip
-    a.add_argument("--freeze", action="store_true", help="fine-tune only batch norms and head; FGL-D26")
-    flag(a, "--sub-labels", choices=SUB_LABELS, default="found", help="pseudo-labels, or those of a control")
-    a.add_argument("--sublabels", choices=SUB_LABELS, dest="sub_labels", default=argparse.SUPPRESS,
-                   help=argparse.SUPPRESS)  # fmt: skip
-    a.add_argument("--control", choices=["none", "budget", "certain"], default="none",
-                   help="stage coarse: train base further with a fresh head, or on certain images")  # fmt: skip
-    a.add_argument("--split", choices=["fixed", "legacy"], default="fixed", help="legacy: overlap as released; FGL-D04")
-    a.add_argument("--lr", type=_rate, help="learning rate (default: a range test before every training)")
-    a.add_argument("--weights", metavar="FILE",
-                   help="ImageNet state dict (default: resnet18-f37072fd.pth in data/weights)")  # fmt: skip
-    a.add_argument("--network", choices=["resnet18", *OURS], default="resnet18",
-                   help="resnet10: 24 to 192 channels; resnet10n: 16 to 128; small: three layers")  # fmt: skip
-    a.add_argument("--optimizer", choices=["sgd", "adam"], default="sgd", help="optimizer (default sgd)")
-    a.add_argument(
-        "--schedule",
-        choices=["restarts", "cosine", "constant", "onecycle"],
-        default="restarts",
-        help="of the rate: warm restarts every 10 epochs (default), one cosine, constant, or up to --lr and down",
-    )
-    a.add_argument("--augment", choices=["none", "shifts"], default="none",
-                   help="shifts: move training images by up to two pixels, and mirror (default none)")  # fmt: skip
-    flag(
-        a,
-        "--true-images",
-        choices=["all", "certain"],
-        default="all",
-        help="with --no-use_pseudo: images whose true subclasses are learned (default all)",
-    )
-    flag(a, "--aug-set", choices=["flips", "shifts", "picture"], default="flips", help="views for the uncertainty")
-    flag(a, "--umap-neighbors", type=whole(2), default=30, help="n_neighbors of UMAP (default 30)")
-    flag(a, "--umap-min-dist", type=number(0, 1), default=0.0, help="min_dist of UMAP (default 0)")
-    flag(a, "--umap-components", type=whole(1), default=4, help="dimensions after UMAP (default 4)")
-    flag(a, "--min-cluster-size", type=whole(2), default=100, help="min_cluster_size of HDBSCAN (default 100)")
-    flag(a, "--cluster-workers", type=whole(0), default=0, help="classes in parallel (0: by memory and cores)")
-    a.add_argument("--controls", nargs="*", choices=SUB_LABELS[1:], default=[], metavar="NAME",
-                   help=f"stage cluster: controls to compute too: {', '.join(SUB_LABELS[1:])}")  # fmt: skip
-    flag(a, "--csv-features", action="store_true", help="features as text too, as released (640 MB for CIFAR)")
-    flag(a, "--limit-train", type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)")
-    a.add_argument("--precision", choices=list(AMP), default="32-true",
-                   help="tf32: on a GPU; auto: bf16-mixed if the device has it (default 32-true)")  # fmt: skip
-    a.add_argument("--compile", action="store_true", help="torch.compile")
-    a.add_argument("--devices", type=whole(1), default=1, help="processes of a training (default 1)")
-    a.add_argument("--parallel", choices=["ddp_spawn", "ddp_fork"], default="ddp_spawn",
-                   help="Lightning's strategy with several --devices")  # fmt: skip
-    a.add_argument("--threads", type=whole(0), default=0, help="CPU threads (0: all cores)")
-    flag(a, "--num-workers", type=whole(0), default=0, help="loader processes (default 0: images are in memory)")
-    names = ("--out-dir", "--out_dir")
-    a.add_argument(*names, metavar="DIR", help="folder of the run (default: <runs-dir>/<name>)")
-    a.add_argument("--data-dir", "--data_dir", default=str(DATA_ROOT), metavar="DIR",
-                   help="data sets (default: data/ of the repository)")  # fmt: skip
-    a.add_argument("--name", help="run folder below --runs-dir (default: the data set)")
-    a.add_argument("--seed", type=whole(0), default=42, help="all random draws depend on it alone (default 42)")
+    add_flags(p.additions, ADDITIONS)
     add_common(p, "finegrained")
+    return p
 
 
 def resolve(args: argparse.Namespace) -> Config:

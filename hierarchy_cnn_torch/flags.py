@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from reproduction.runtime.flags import CommonConfig, Parser, add_common, as_dict, flag, number, whole
+from reproduction.runtime.flags import CommonConfig, FlagTable, Parser, add_common, add_flags, as_dict, number, whole
 from reproduction.runtime.run_folder import UserError, read_json
 
 ARMS = ("A0", "A1", "A2", "A3", "A4", "A5")
@@ -149,8 +149,7 @@ def parse_numbers(name: str, text: str) -> list[int]:
         raise UserError(f"{name}: {text!r} is not a list of whole numbers such as 2,9,20") from None
 
 
-Flags = dict[str, dict[str, Any]]  # flag -> what argparse takes
-TRAIN_FLAGS: Flags = {
+TRAIN_FLAGS: FlagTable = {
     "--dataset": dict(
         default="fashion_mnist",
         metavar="NAME",
@@ -230,7 +229,7 @@ TRAIN_FLAGS: Flags = {
     ),
     "--out": dict(metavar="DIR", help="run folder (instead of --runs-dir and --name)"),
 }
-ANALYZE_FLAGS: Flags = {
+ANALYZE_FLAGS: FlagTable = {
     "--run": dict(metavar="DIR", default="", help="seed folder with A0, A1, ...: measure it"),
     "--compare": dict(metavar="VARIANT", default="A1", help="variant to compare with A0 (default A1)"),
     "--summary": dict(metavar="DIR", default="", help="folder of a row: draw plots and tables over its seeds"),
@@ -256,10 +255,9 @@ ANALYZE_FLAGS: Flags = {
 }
 
 
-def _parser(script: str, text: str, flags: Flags) -> Parser:
+def _parser(script: str, text: str, flags: FlagTable) -> Parser:
     parser = Parser(script, text)
-    for name, options in flags.items():
-        flag(parser.additions, name, **options)
+    add_flags(parser.additions, flags)
     add_common(parser, "hierarchy")
     return parser
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from reproduction.runtime.flags import (
     CommonConfig,
+    FlagTable,
     Parser,
     add_common,
+    add_flags,
     as_dict,
     dataset_name,
     finish_parsing,
-    flag,
     number,
     whole,
 )
@@ -119,128 +120,105 @@ def whole_list(text: str) -> list[int]:
     return values
 
 
-def make_parser() -> Parser:
-    """The parser; flags that depend on the data set or on --compat have the default None."""
-    p = Parser("notebook.py", "Subclass deep neural networks: find the neglected classes, then train on subclasses.")
-    g = p.original_group()
-    g.add_argument(
-        "--dataset",
-        type=dataset_name,
-        default="cifar10",
+ORIGINALS: FlagTable = {  # flags that depend on the data set or on --compat have the default None
+    "--dataset": dict(
+        type=dataset_name, default="cifar10",
         help="cifar10, cifar100, svhn, another set of python -m datasets, or folder:PATH",
-    )
-    g.add_argument("--model", choices=MODELS, default="vgg16", help="network (WRN: 28-10, for svhn 16-8)")
-    g.add_argument("--batch_size", type=whole(1), default=128, help="batch size of training and test (default 128)")
-    g.add_argument("--epochs_class", type=whole(1), default=10, help="epochs of stage 1 (default 10)")
-    g.add_argument("--epochs", type=whole(1), default=300, help="epochs of stage 2 (default 300)")
-    g.add_argument("--learning_rate", type=number(0, above=True), help="learning rate (default 0.1; svhn 0.01)")
-    g.add_argument(
-        "--data_augmentation", action="store_true", default=None, help="crop and mirror (default: on; svhn off)"
-    )
-    g.add_argument("--cutout", action="store_true", help="apply cutout")
-    g.add_argument("--subclass", action="store_true", help="the method; without it the plain network is trained")
-    g.add_argument(
-        "--subclass_label_weight",
-        type=number(0, 1),
-        default=0.9,
-        help="w of the loss: an active other half of the class costs 1 - w (default 0.9)",
-    )
-    g.add_argument("--numClasses2Repartition", type=whole(0), default=2, help="classes to split (default 2)")
-    g.add_argument("--numSubclassesPerClass", type=whole(1), default=2, help="subclasses of each of them (default 2)")
-    g.add_argument("--n_holes", type=whole(0), default=1, help="cutout holes (default 1)")
-    g.add_argument("--length", type=whole(0), default=16, help="side of a hole in pixels (default 16)")
-    g.add_argument("--no-cuda", action="store_true", help="same as --device cpu")
-    g.add_argument("--seed", type=whole(0), default=0, help="decides all random draws (default 0)")
-    a = p.additions
-    a.add_argument("--no-data_augmentation", "--no-data-augmentation", action="store_false", dest="data_augmentation")
-    flag(
-        a,
-        "--compat",
-        choices=["paper", "official"],
-        default="paper",
-        help="official: set every switch to the released behaviour",
-    )
-    a.add_argument(
-        "--stage", choices=["all", "identify", "train"], default="all", help="identify: stage 1; train: stage 2"
-    )
-    a.add_argument(
-        "--neglected",
+    ),
+    "--model": dict(choices=MODELS, default="vgg16", help="network (WRN: 28-10, for svhn 16-8)"),
+    "--batch_size": dict(type=whole(1), default=128, help="batch size of training and test (default 128)"),
+    "--epochs_class": dict(type=whole(1), default=10, help="epochs of stage 1 (default 10)"),
+    "--epochs": dict(type=whole(1), default=300, help="epochs of stage 2 (default 300)"),
+    "--learning_rate": dict(type=number(0, above=True), help="learning rate (default 0.1; svhn 0.01)"),
+    "--data_augmentation": dict(action="store_true", default=None, help="crop and mirror (default: on; svhn off)"),
+    "--cutout": dict(action="store_true", help="apply cutout"),
+    "--subclass": dict(action="store_true", help="the method; without it the plain network is trained"),
+    "--subclass_label_weight": dict(
+        type=number(0, 1), default=0.9, help="w of the loss: an active other half of the class costs 1 - w (default 0.9)",
+    ),
+    "--numClasses2Repartition": dict(type=whole(0), default=2, help="classes to split (default 2)"),
+    "--numSubclassesPerClass": dict(type=whole(1), default=2, help="subclasses of each of them (default 2)"),
+    "--n_holes": dict(type=whole(0), default=1, help="cutout holes (default 1)"),
+    "--length": dict(type=whole(0), default=16, help="side of a hole in pixels (default 16)"),
+    "--no-cuda": dict(action="store_true", help="same as --device cpu"),
+    "--seed": dict(type=whole(0), default=0, help="decides all random draws (default 0)"),
+}  # fmt: skip
+ADDITIONS: FlagTable = {
+    "--compat": dict(
+        choices=["paper", "official"], default="paper", help="official: set every switch to the released behaviour",
+    ),
+    "--stage": dict(choices=["all", "identify", "train"], default="all", help="identify: stage 1; train: stage 2"),
+    "--neglected": dict(
         metavar="FILE",
         help="file of neglected classes: *_neglected.json of stage 1, or the mean over seeds; for --stage train, or "
         "for a plain network that reports their accuracy",
-    )
-    flag(a, "--baseline-loss", choices=["sigmoid", "softmax"], default="sigmoid", help="loss without --subclass")
-    flag(a, "--beside", metavar="FOLDER", help="finished plain run to compare with (confusion, gains)")
-    flag(
-        a, "--always-subclass", action="store_true", default=None, help="run the method without --subclass too; SDN-D01"
-    )
-    flag(a, "--stage1-lr", choices=["scheduled", "constant"], help="constant: stage 1 ignores the schedule; SDN-D04")
-    flag(
-        a,
-        "--neglect-weight",
+    ),
+    "--baseline-loss": dict(choices=["sigmoid", "softmax"], default="sigmoid", help="loss without --subclass"),
+    "--beside": dict(metavar="FOLDER", help="finished plain run to compare with (confusion, gains)"),
+    "--always-subclass": dict(
+        action="store_true", default=None, help="run the method without --subclass too; SDN-D01",
+    ),
+    "--stage1-lr": dict(choices=["scheduled", "constant"], help="constant: stage 1 ignores the schedule; SDN-D04"),
+    "--neglect-weight": dict(
         choices=["batch", "sample"],
         help="add a degree once for each batch, or once for each sample of the class; SDN-D05",
-    )
-    flag(a, "--neglect-total", choices=["mean", "compound"], help="mean, or the released running total; SDN-D06")
-    flag(a, "--mixing", choices=["wide", "wrap"], help="average, or sums that wrap at 256; SDN-D10")
-    flag(a, "--kmeans-view", choices=["plain", "augmented"], help="images for k-means; SDN-D12")
-    flag(a, "--milestones", type=whole_list, help='epochs of stage 2 after which the rate falls, "60 120 160"')
-    flag(a, "--gamma", type=number(0, 1, above=True), help="factor at a milestone (default 0.2; svhn 0.1)")
-    flag(a, "--subset", type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)")
-    flag(a, "--max-steps", type=whole(0), default=0, help="stop each stage after N steps (0: never)")
-    flag(
-        a,
-        "--chance-epochs",
-        type=whole(0),
-        metavar="N",
+    ),
+    "--neglect-total": dict(choices=["mean", "compound"], help="mean, or the released running total; SDN-D06"),
+    "--mixing": dict(choices=["wide", "wrap"], help="average, or sums that wrap at 256; SDN-D10"),
+    "--kmeans-view": dict(choices=["plain", "augmented"], help="images for k-means; SDN-D12"),
+    "--milestones": dict(type=whole_list, help='epochs of stage 2 after which the rate falls, "60 120 160"'),
+    "--gamma": dict(type=number(0, 1, above=True), help="factor at a milestone (default 0.2; svhn 0.1)"),
+    "--subset": dict(type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)"),
+    "--max-steps": dict(type=whole(0), default=0, help="stop each stage after N steps (0: never)"),
+    "--chance-epochs": dict(
+        type=whole(0), metavar="N",
         help="stop a stage whose training accuracy is at chance after N epochs (0: no check; default: a warning after "
         f"{CHANCE_EPOCHS}; with --compat official never more than a warning)",
-    )
-    flag(a, "--checkpoint-steps", type=whole(0), default=0, help="also save the full state every N steps")
-    flag(
-        a,
-        "--amp",
+    ),
+    "--checkpoint-steps": dict(type=whole(0), default=0, help="also save the full state every N steps"),
+    "--amp": dict(
         choices=["bf16", "tf32", "auto"],
         help="bf16: autocast (auto: if the device computes in it); tf32: TF32 products on a GPU (default float32)",
-    )
-    flag(
-        a,
-        "--schedule",
-        choices=["steps", "onecycle"],
-        default="steps",
+    ),
+    "--schedule": dict(
+        choices=["steps", "onecycle"], default="steps",
         help="onecycle: the rate rises to --learning_rate and falls again, over all updates of the stage",
-    )
-    flag(a, "--eval-batch", type=whole(0), default=0, help="batch size of a test (0: --batch_size)")
-    flag(
-        a,
-        "--holdout",
-        type=whole(0),
-        default=0,
+    ),
+    "--eval-batch": dict(type=whole(0), default=0, help="batch size of a test (0: --batch_size)"),
+    "--holdout": dict(
+        type=whole(0), default=0,
         help="test on N training images that are not trained on, instead of the test split (0: test split)",
-    )
-    flag(
-        a,
-        "--repartition",
-        choices=["neglected", "random"],
-        default="neglected",
+    ),
+    "--repartition": dict(
+        choices=["neglected", "random"], default="neglected",
         help="random: split equally many other classes instead, drawn once for all seeds",
-    )
-    flag(
-        a,
-        "--copies",
-        choices=["mixed", "plain", "none"],
-        default="mixed",
+    ),
+    "--copies": dict(
+        choices=["mixed", "plain", "none"], default="mixed",
         help="what doubles a split class: mixed images, copies of its images, or nothing",
-    )
-    flag(a, "--compile", action="store_true", help="torch.compile")
-    flag(a, "--channels-last", action="store_true", help="channels-last memory format")
-    flag(a, "--deterministic", action="store_true", help="deterministic GPU kernels")
-    flag(a, "--threads", type=whole(0), default=0, help="CPU threads (0: all cores)")
-    flag(a, "--workers", type=whole(0), default=0, help="accepted without effect: the device makes the batches")
+    ),
+    "--compile": dict(action="store_true", help="torch.compile"),
+    "--channels-last": dict(action="store_true", help="channels-last memory format"),
+    "--deterministic": dict(action="store_true", help="deterministic GPU kernels"),
+    "--threads": dict(type=whole(0), default=0, help="CPU threads (0: all cores)"),
+    "--workers": dict(type=whole(0), default=0, help="accepted without effect: the device makes the batches"),
+}  # fmt: skip
+
+
+def make_parser() -> Parser:
+    """The parser."""
+    p = Parser("notebook.py", "Subclass deep neural networks: find the neglected classes, then train on subclasses.")
+    for name, options in ORIGINALS.items():  # --no-cuda has no second spelling
+        p.original_group().add_argument(name, **options)
+    no_augmentation = ("--no-data_augmentation", "--no-data-augmentation")
+    p.additions.add_argument(*no_augmentation, action="store_false", dest="data_augmentation")
+    add_flags(p.additions, ADDITIONS)
     names = ("--data-dir", "--data_dir", "--data-root", "--data_root")
-    a.add_argument(*names, default=str(DATA_ROOT), metavar="DIR", help="data sets (default: data/ of the repository)")
-    flag(
-        a, "--name", help="run folder below --runs-dir (default: <dataset>_<model>, with _baseline without --subclass)"
+    p.additions.add_argument(
+        *names, default=str(DATA_ROOT), metavar="DIR", help="data sets (default: data/ of the repository)"
+    )
+    p.additions.add_argument(
+        "--name", help="run folder below --runs-dir (default: <dataset>_<model>, with _baseline without --subclass)"
     )
     add_common(p, "subclass")
     return p

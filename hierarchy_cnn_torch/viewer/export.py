@@ -18,7 +18,7 @@ import numpy as np
 
 from hierarchy_cnn_torch.flags import as_user_error, parse_numbers
 from reproduction.runtime.arrays import read_npy, read_npz
-from reproduction.runtime.flags import Parser, flag, run_main
+from reproduction.runtime.flags import FlagTable, Parser, add_flags, run_main
 from reproduction.runtime.run_folder import UserError, shown
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LARGEST_RESPONSE = 1e100  # squares and sums of larger numbers overflow
 
 
-FLAGS: dict[str, dict[str, Any]] = {  # flag -> what argparse takes
+FLAGS: FlagTable = {
     "--run": dict(metavar="DIR", help="a seed folder of this paper, or a run folder of another paper here"),
     "--data-dir": dict(default="", metavar="DIR", help="data sets, for the images of --run"),
     "--compare": dict(metavar="DIR|FILE", help="a second run's arm (A1 ...) of the same folder, or a second matrix"),
@@ -47,8 +47,7 @@ FLAGS: dict[str, dict[str, Any]] = {  # flag -> what argparse takes
 def parser() -> Parser:
     """Returns the parser of the command line."""
     p = Parser("python -m hierarchy_cnn_torch.viewer.export", __doc__.splitlines()[0])
-    for name, options in FLAGS.items():
-        flag(p.additions, name, **options)
+    add_flags(p.additions, FLAGS)
     return p
 
 

@@ -17,6 +17,7 @@ from reproduction.runtime import faults
 from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError
 
 Resolved = TypeVar("Resolved")
+FlagTable = dict[str, dict[str, Any]]  # flag -> what argparse takes
 _batch: list[tuple[str, int]] = []  # flag and value of this process's batch size, for messages
 
 
@@ -71,6 +72,12 @@ def flag(group: argparse._ArgumentGroup, name: str, **options: Any) -> None:
     if "-" in name[2:]:
         spellings.append("--" + name[2:].replace("-", "_"))
     group.add_argument(*spellings, **options)
+
+
+def add_flags(group: argparse._ArgumentGroup, table: FlagTable) -> None:
+    """Adds the flags of a table in its order."""
+    for name, options in table.items():
+        flag(group, name, **options)
 
 
 def whole(minimum: int) -> Callable[[str], int]:

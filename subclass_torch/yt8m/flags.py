@@ -6,11 +6,21 @@ import argparse
 from dataclasses import dataclass, field
 from typing import Any
 
-from reproduction.runtime.flags import CommonConfig, Parser, add_common, finish_parsing, flag, number, whole
+from reproduction.runtime.flags import (
+    CommonConfig,
+    FlagTable,
+    Parser,
+    add_common,
+    add_flags,
+    finish_parsing,
+    number,
+    whole,
+)
 from reproduction.runtime.run_folder import UserError
 
 CLASSES = 3862
 _FOLDER = "data/yt8m/video"
+_SUBCLASS_FILES = f"{_FOLDER}/train_subclass"
 # Flags that the released script defines and never reads [SDN-Y10], with their defaults.
 UNUSED: dict[str, Any] = {
     "feature_names": "mean_rgb",
@@ -84,84 +94,77 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is not True or False")
 
 
-def _add_boolean(group: argparse._ArgumentGroup, name: str, help_text: str) -> None:
-    group.add_argument(f"--{name}", type=boolean, nargs="?", const=True, default=True, help=help_text)
-    group.add_argument(f"--no{name}", action="store_false", dest=name, help=argparse.SUPPRESS)
+ORIGINALS: FlagTable = {
+    "--train_data_pattern_glob": dict(
+        default=f"{_SUBCLASS_FILES}/train*.tfrecord", help="training files with subclass labels",
+    ),
+    "--subclass_labelling_data_save_fname": dict(
+        default=f"{_SUBCLASS_FILES}/subclassLabellingData.npz", help="file of the subclass map",
+    ),
+    "--eval_data_pattern_glob": dict(default=f"{_FOLDER}/validate/validate*.tfrecord", help="files to test on"),
+    "--feature_names": dict(default=UNUSED["feature_names"], help="accepted, unused: rgb and audio are read"),
+    "--num_parallel_calls": dict(type=whole(0), default=4, help="batches prepared in advance (default 4)"),
+    "--shuffle_buffer_size": dict(type=whole(1), default=10000, help="records in the shuffling buffer (default 10000)"),
+    "--num_subclasses": dict(type=whole(1), default=CLASSES + 100, help="outputs S (default 3962)"),
+    "--num_classes": dict(type=whole(1), default=CLASSES, help="classes C (default 3862)"),
+    "--num_train_observations": dict(
+        type=whole(1), default=3888919, help="accepted, unused: the records are counted",
+    ),
+    "--top_k": dict(type=whole(1), default=20, help="retrieval set of MAP and GAP (default 20)"),
+    "--dr_method": dict(default=UNUSED["dr_method"], help="accepted, unused"),
+    "--optimizer": dict(default=UNUSED["optimizer"], help="accepted, unused: Adam"),
+    "--batch_size": dict(type=whole(1), default=1024),
+    "--regularization_penalty": dict(type=number(0), default=1e-3, help="accepted, unused: see --l2"),
+    "--base_learning_rate": dict(type=number(0, above=True), default=0.001),
+    "--learning_rate_decay": dict(type=number(0, 1, above=True), default=0.95),
+    "--learning_rate_decay_examples": dict(type=number(1), default=4000000),
+    "--num_epochs": dict(type=whole(1), default=1),
+    "--max_steps": dict(type=whole(1), default=90000000000),
+}  # fmt: skip
+BOOLEANS = {
+    "shuffle_data": "shuffle shards and records (default True)",
+    "perform_training": "accepted, unused",
+}
+ADDITIONS: FlagTable = {
+    "--compat": dict(
+        choices=["paper", "official"], default="paper", help="official: l2 none, dropout inactive, plain loss",
+    ),
+    "--l2": dict(choices=["declared", "none"], help="0.005 * sum(w^2) of both kernels, or nothing; SDN-Y02"),
+    "--dropout": dict(choices=["active", "inactive"], help="dropout in training; SDN-Y03"),
+    "--label-loss": dict(
+        choices=["subclass", "plain"],
+        help="subclass: siblings are negatives with weight 1 - w; plain: weight 1; SDN-Y04",
+    ),
+    "--subclass-label-weight": dict(
+        type=number(0, 1), default=0.9, help="weight w of the subclass loss (default 0.9)",
+    ),
+    "--stage": dict(
+        choices=["train", "identify", "create", "all"], default="train",
+        help="identify: neglected classes; create: subclass files; all: both, then train",
+    ),
+    "--plain-data-pattern-glob": dict(
+        default=f"{_FOLDER}/train/train*.tfrecord", help="training files with class labels",
+    ),
+    "--num-neglected": dict(type=whole(0), help="neglected classes (default: num_subclasses - num_classes)"),
+    "--kmeans-videos": dict(type=whole(2), default=4096, help="clusters are fitted on at most N videos"),
+    "--records-per-shard": dict(type=whole(1), default=4096, help="records in a file that create writes"),
+    "--trust-pickle": dict(action="store_true", help="read the authors' pickled npz (runs code inside it)"),
+    "--checkpoint-steps": dict(type=whole(1), default=1000, help="save the full state every N steps"),
+    "--amp": dict(choices=["bf16", "tf32"], help="bf16: autocast; tf32: TF32 products on a GPU"),
+    "--compile": dict(action="store_true", help="torch.compile"),
+    "--threads": dict(type=whole(0), default=0),
+    "--name": dict(default="yt8m", help="run folder below --runs-dir (default yt8m)"),
+}  # fmt: skip
 
 
 def make_parser() -> Parser:
     """The parser."""
     p = Parser("notebook_yt8m.py", "Subclass deep neural networks on YouTube-8M (video level).")
-    g = p.original_group()
-    subclass_files = f"{_FOLDER}/train_subclass"
-    g.add_argument(
-        "--train_data_pattern_glob",
-        default=f"{subclass_files}/train*.tfrecord",
-        help="training files with subclass labels",
-    )
-    labelling = f"{subclass_files}/subclassLabellingData.npz"
-    g.add_argument("--subclass_labelling_data_save_fname", default=labelling, help="file of the subclass map")
-    g.add_argument(
-        "--eval_data_pattern_glob", default=f"{_FOLDER}/validate/validate*.tfrecord", help="files to test on"
-    )
-    g.add_argument("--feature_names", default=UNUSED["feature_names"], help="accepted, unused: rgb and audio are read")
-    _add_boolean(g, "shuffle_data", "shuffle shards and records (default True)")
-    g.add_argument("--num_parallel_calls", type=whole(0), default=4, help="batches prepared in advance (default 4)")
-    g.add_argument(
-        "--shuffle_buffer_size", type=whole(1), default=10000, help="records in the shuffling buffer (default 10000)"
-    )
-    g.add_argument("--num_subclasses", type=whole(1), default=CLASSES + 100, help="outputs S (default 3962)")
-    g.add_argument("--num_classes", type=whole(1), default=CLASSES, help="classes C (default 3862)")
-    g.add_argument(
-        "--num_train_observations", type=whole(1), default=3888919, help="accepted, unused: the records are counted"
-    )
-    g.add_argument("--top_k", type=whole(1), default=20, help="retrieval set of MAP and GAP (default 20)")
-    g.add_argument("--dr_method", default=UNUSED["dr_method"], help="accepted, unused")
-    _add_boolean(g, "perform_training", "accepted, unused")
-    g.add_argument("--optimizer", default=UNUSED["optimizer"], help="accepted, unused: Adam")
-    g.add_argument("--batch_size", type=whole(1), default=1024)
-    g.add_argument("--regularization_penalty", type=number(0), default=1e-3, help="accepted, unused: see --l2")
-    g.add_argument("--base_learning_rate", type=number(0, above=True), default=0.001)
-    g.add_argument("--learning_rate_decay", type=number(0, 1, above=True), default=0.95)
-    g.add_argument("--learning_rate_decay_examples", type=number(1), default=4000000)
-    g.add_argument("--num_epochs", type=whole(1), default=1)
-    g.add_argument("--max_steps", type=whole(1), default=90000000000)
-    a = p.additions
-    flag(
-        a,
-        "--compat",
-        choices=["paper", "official"],
-        default="paper",
-        help="official: l2 none, dropout inactive, plain loss",
-    )
-    flag(a, "--l2", choices=["declared", "none"], help="0.005 * sum(w^2) of both kernels, or nothing; SDN-Y02")
-    flag(a, "--dropout", choices=["active", "inactive"], help="dropout in training; SDN-Y03")
-    flag(
-        a,
-        "--label-loss",
-        choices=["subclass", "plain"],
-        help="subclass: siblings are negatives with weight 1 - w; plain: weight 1; SDN-Y04",
-    )
-    flag(
-        a, "--subclass-label-weight", type=number(0, 1), default=0.9, help="weight w of the subclass loss (default 0.9)"
-    )
-    a.add_argument("--stage", choices=["train", "identify", "create", "all"], default="train",
-                   help="identify: neglected classes; create: subclass files; all: both, then train")  # fmt: skip
-    flag(
-        a,
-        "--plain-data-pattern-glob",
-        default=f"{_FOLDER}/train/train*.tfrecord",
-        help="training files with class labels",
-    )
-    flag(a, "--num-neglected", type=whole(0), help="neglected classes (default: num_subclasses - num_classes)")
-    flag(a, "--kmeans-videos", type=whole(2), default=4096, help="clusters are fitted on at most N videos")
-    flag(a, "--records-per-shard", type=whole(1), default=4096, help="records in a file that create writes")
-    flag(a, "--trust-pickle", action="store_true", help="read the authors' pickled npz (runs code inside it)")
-    flag(a, "--checkpoint-steps", type=whole(1), default=1000, help="save the full state every N steps")
-    flag(a, "--amp", choices=["bf16", "tf32"], help="bf16: autocast; tf32: TF32 products on a GPU")
-    flag(a, "--compile", action="store_true", help="torch.compile")
-    flag(a, "--threads", type=whole(0), default=0)
-    flag(a, "--name", default="yt8m", help="run folder below --runs-dir (default yt8m)")
+    add_flags(p.original_group(), ORIGINALS)
+    for name, text in BOOLEANS.items():
+        p.original_group().add_argument(f"--{name}", type=boolean, nargs="?", const=True, default=True, help=text)
+        p.original_group().add_argument(f"--no{name}", action="store_false", dest=name, help=argparse.SUPPRESS)
+    add_flags(p.additions, ADDITIONS)
     add_common(p, "subclass")
     return p
 

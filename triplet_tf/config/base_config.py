@@ -16,11 +16,12 @@ from typing import Any
 
 from reproduction.runtime.flags import (
     CommonConfig,
+    FlagTable,
     Parser,
     add_common,
+    add_flags,
     as_dict,
     finish_parsing,
-    flag,
     given,
     number,
     whole,
@@ -182,7 +183,7 @@ def of_run(config: Config) -> dict[str, Any]:
 
 
 # the authors' flags, with types and defaults as released
-ORIGINALS: dict[str, dict[str, Any]] = {
+ORIGINALS: FlagTable = {
     "--emb_dim": dict(type=whole(1), default=256, help="size of the embedding (default 256)"),
     "--batch_size": dict(type=whole(1), default=32, help="images per step, also in tests (default 32)"),
     "--gpu": dict(default="0", help="CUDA_VISIBLE_DEVICES, if --device is auto (default: unchanged, or 0)"),
@@ -212,7 +213,7 @@ ORIGINALS: dict[str, dict[str, Any]] = {
     "--log_filename": dict(type=file_stem, default="logger", help="name of the log file without .txt (default logger)"),
     "--frame_size": dict(type=whole(1), default=224, help="side of the crop under --aug_style img (default 224)"),
 }
-ADDITIONS: dict[str, dict[str, Any]] = {
+ADDITIONS: FlagTable = {
     "--name": dict(help="run folder below --runs-dir, as --checkpoint_dir"),
     "--pretrained-dir": dict(metavar="DIR", help="ImageNet checkpoints (default: weights/ of the data folder)"),
     "--init": dict(choices=("imagenet", "random"), default="imagenet", help="initial weights (default imagenet)"),
@@ -264,8 +265,7 @@ ADDITIONS: dict[str, dict[str, Any]] = {
 def training_parser(prog: str = "fast_fgvr_semi_train.py") -> Parser:
     """Returns the parser of the training script; eval.py takes the same flags."""
     parser = Parser(prog, "Softmax classifier with a ranking regularizer: trains, and tests at intervals.")
-    for name, options in ORIGINALS.items():
-        parser.original_group().add_argument(name, **options)
+    add_flags(parser.original_group(), ORIGINALS)
     parser.additions.add_argument(
         "--data-dir", "--data_dir", "--datasets-dir", "--datasets_dir", metavar="DIR", default=str(DATA_ROOT),
         help="data sets (default: data/ of the repository)",
@@ -274,8 +274,7 @@ def training_parser(prog: str = "fast_fgvr_semi_train.py") -> Parser:
         "--runs-dir", "--runs_dir", "--models-dir", "--models_dir", metavar="DIR", default=str(RUNS_ROOT / PAPER),
         help=f"run folders (default: runs/{PAPER}/ of the repository)",
     )  # fmt: skip
-    for name, options in ADDITIONS.items():
-        flag(parser.additions, name, **options)
+    add_flags(parser.additions, ADDITIONS)
     add_common(parser, PAPER)
     return parser
 
