@@ -151,7 +151,9 @@ def _switch(group: Any, name: str, text: str, default: bool | None) -> None:
 
 PRETRAINED = "start from ImageNet weights (default with resnet18)"
 PROTOCOL: FlagTable = {  # constructor parameters that both scripts have
-    "--threshold": dict(type=number(0, 100, above=True), default=90.0, help="percent of a class that is certain (default 90)"),
+    "--threshold": dict(
+        type=number(0, 100, above=True), default=90.0, help="percent of a class that is certain (default 90)"
+    ),
     "--n_aug": dict(type=whole(1), default=5, help="views of an image for its uncertainty (default 5)"),
     "--batch_size": dict(type=whole(1), default=200, help="batch of all processes together (default 200)"),
     "--max_epochs": dict(type=whole(1), default=50, help="most epochs of a training (default 50)"),

@@ -28,16 +28,40 @@ from reproduction.launch import measured
 from reproduction.launch.after_run import compare_runs, write_page
 from reproduction.launch.jobs import Command, ending, jobs_of, run_all
 from reproduction.runtime.driver import first_gpu
-from reproduction.runtime.flags import Parser, flag, whole
+from reproduction.runtime.flags import FlagTable, Parser, add_flags, whole
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
-COPY_HELP = "name of a copy of the data with other checksums: it is accepted, and rows carry the name (e.g. q90)"
 ROWS = ("core", "all", "settings")
-PROFILE_HELP = "paper (GPU, hours), matched (hours), cpu (minutes) or smoke (seconds); auto: paper on a GPU, else cpu"
-ROWS_HELP = "rows of the matched profile: core decides the paper's claims, all adds further variants and data sets"
-DEVICE_HELP = "auto, cpu or cuda; cpu: do not use the GPU"
-DATA_HELP = "folder of the data sets; default: data/ of the repository"
-SETTINGS_HELP = "; settings: short runs from which its settings are chosen (hierarchy, triplet)"
+REQUEST_FLAGS: FlagTable = {  # what `request_of` reads
+    "--profile": dict(
+        choices=["auto", "paper", "matched", "cpu", "smoke"], default="auto",
+        help="paper (GPU, hours), matched (hours), cpu (minutes) or smoke (seconds); auto: paper on a GPU, else cpu",
+    ),
+    "--dataset": dict(default="", help="data set; default: the profile's own"),
+    "--seeds": dict(default="", help='for example "0 1 2"; default: the profile\'s own'),
+    "--device": dict(default="auto", help="auto, cpu or cuda; cpu: do not use the GPU"),
+    "--data-dir": dict(default="", help="folder of the data sets; default: data/ of the repository"),
+    "--copy": dict(
+        default="",
+        help="name of a copy of the data with other checksums: it is accepted, and rows carry the name (e.g. q90)",
+    ),
+    "--rows": dict(
+        choices=ROWS[:2], default="core",
+        help="rows of the matched profile: core decides the paper's claims, all adds further variants and data sets",
+    ),
+    "--args": dict(default="", help="flags passed through to the scripts of stage 2; they make a row of their own"),
+    "--force": dict(action="store_true", help="run finished stages again"),
+}  # fmt: skip
+ROWS_AND_SETTINGS = REQUEST_FLAGS["--rows"] | {
+    "choices": ROWS,
+    "help": f"{REQUEST_FLAGS['--rows']['help']}; settings: short runs from which its settings are chosen",
+}
+RUN_FLAGS: FlagTable = {
+    "--jobs": dict(
+        type=whole(0), default=0, help="commands at the same time; 0: one on a GPU, else three for two cores",
+    ),
+    "--plan": dict(action="store_true", help="only list the commands, hours and gigabytes"),
+}  # fmt: skip
 DEFAULT_SEEDS = {"paper": (0, 1, 2), "matched": (0, 1, 2, 3, 4), "cpu": (0, 1, 2), "smoke": (0,)}
 
 
@@ -108,33 +132,8 @@ def _parse(
     has_settings: bool,
 ) -> tuple[Request, argparse.Namespace]:
     parser = Parser(f"python -m {paper}.reproduce", f"Runs every stage of {paper} and prints the comparison.")
-    group = parser.additions
-    flag(
-        group,
-        "--profile",
-        choices=["auto", "paper", "matched", "cpu", "smoke"],
-        default="auto",
-        help=PROFILE_HELP,
-    )
-    flag(group, "--dataset", default="", help="data set; default: the profile's own")
-    flag(group, "--seeds", default="", help='for example "0 1 2"; default: the profile\'s own')
-    flag(group, "--device", default="auto", help=DEVICE_HELP)
-    flag(group, "--data-dir", default="", help=DATA_HELP)
-    flag(group, "--copy", default="", help=COPY_HELP)
-    rows, rows_help = (ROWS, ROWS_HELP + SETTINGS_HELP) if has_settings else (ROWS[:2], ROWS_HELP)
-    flag(group, "--rows", choices=rows, default="core", help=rows_help)
-    flag(
-        group, "--args", default="", help="flags passed through to the scripts of stage 2; they make a row of their own"
-    )
-    flag(group, "--force", action="store_true", help="run finished stages again")
-    flag(
-        group,
-        "--jobs",
-        type=whole(0),
-        default=0,
-        help="commands at the same time; 0: one on a GPU, else three for two cores",
-    )
-    flag(group, "--plan", action="store_true", help="only list the commands, hours and gigabytes")
+    rows = {"--rows": ROWS_AND_SETTINGS if has_settings else REQUEST_FLAGS["--rows"]}
+    add_flags(parser.additions, REQUEST_FLAGS | rows | RUN_FLAGS)
     args = parser.parse_args(argv)
     try:
         return request_of(args, dataset_of, check, default_seeds), args

@@ -24,18 +24,9 @@ import filelock
 
 from reproduction.launch.after_run import compare_runs
 from reproduction.launch.jobs import Command, ending, start
-from reproduction.launch.pipeline import (
-    COPY_HELP,
-    DATA_HELP,
-    DEVICE_HELP,
-    PROFILE_HELP,
-    ROWS_HELP,
-    on_gpu,
-    one_thread_each,
-    request_of,
-)
+from reproduction.launch.pipeline import REQUEST_FLAGS, on_gpu, one_thread_each, request_of
 from reproduction.runtime.cores import cores
-from reproduction.runtime.flags import Parser, flag, number, run_main, whole
+from reproduction.runtime.flags import FlagTable, Parser, add_flags, number, run_main, whole
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 FOLDERS = {
@@ -178,26 +169,22 @@ def check_room(nodes: Sequence[dict[str, float]], cpus: float, gpus: float) -> N
         )
 
 
+FLAGS: FlagTable = {
+    "--papers": dict(default="", help=f"papers to run, of {', '.join(FOLDERS)}; default: all"),
+    **REQUEST_FLAGS,
+    "--force": dict(action="store_true", help="run finished stages again, also in a repeated task"),
+    "--cpus-per-task": dict(type=number(0), default=1.0, help="CPUs that a task reserves"),
+    "--gpus-per-task": dict(
+        type=number(0), help="GPUs that a task reserves; default: 1 with --profile paper, unless --device cpu; else 0",
+    ),
+    "--retries": dict(type=whole(0), default=3, help="further starts of a task that was killed"),
+}  # fmt: skip
+
+
 def parser() -> Parser:
     """Returns the parser of this program's flags."""
     p = Parser("python -m reproduction.launch.sweep", "Runs every row and seed of the papers' tables as a Ray task.")
-    group = p.additions
-    flag(group, "--papers", default="", help=f"papers to run, of {', '.join(FOLDERS)}; default: all")
-    flag(group, "--profile", choices=["auto", "paper", "matched", "cpu", "smoke"], default="auto", help=PROFILE_HELP)
-    flag(group, "--dataset", default="", help="data set; default: the one of the profile and paper")
-    flag(group, "--seeds", default="", help='seeds, for example "0 1 2 3 4"; default: those of the profile')
-    flag(group, "--device", default="auto", help=DEVICE_HELP)
-    flag(group, "--data-dir", default="", help=DATA_HELP)
-    flag(group, "--copy", default="", help=COPY_HELP)
-    flag(group, "--rows", choices=["core", "all"], default="core", help=ROWS_HELP)
-    flag(group, "--args", default="", help="flags passed through to the scripts")
-    flag(group, "--force", action="store_true", help="run finished stages again, also in a repeated task")
-    flag(group, "--cpus-per-task", type=number(0), default=1.0, help="CPUs that a task reserves")
-    flag(
-        group, "--gpus-per-task", type=number(0), default=None,
-        help="GPUs that a task reserves; default: 1 with --profile paper, unless --device cpu; else 0",
-    )  # fmt: skip
-    flag(group, "--retries", type=whole(0), default=3, help="further starts of a task that was killed")
+    add_flags(p.additions, FLAGS)
     return p
 
 

@@ -20,13 +20,21 @@ from typing import Any
 
 from reproduction.compare import readme
 from reproduction.compare.collect import RESULTS
-from reproduction.launch.pipeline import COPY_HELP, ROWS, ROWS_HELP, SETTINGS_HELP
+from reproduction.launch.pipeline import REQUEST_FLAGS, ROWS_AND_SETTINGS
 from reproduction.launch.sweep import FOLDERS
-from reproduction.runtime.flags import Parser, flag, run_main
+from reproduction.runtime.flags import FlagTable, Parser, add_flags, run_main
 from reproduction.runtime.record import Record, load_record
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown, write_json
 
 WORKTREE = REPO_ROOT / ".worktree"
+FLAGS: FlagTable = {
+    "--papers": dict(default="class2str", help=f"papers, of {', '.join(FOLDERS)}"),
+    **{name: options for name, options in REQUEST_FLAGS.items() if name != "--force"},
+    "--profile": dict(choices=["cpu", "matched", "paper"], default="cpu"),
+    "--data-dir": dict(default="", help="default: data/ of this checkout"),
+    "--rows": ROWS_AND_SETTINGS,
+    "--from": dict(dest="source", default="", metavar="DIR", help="take the records below DIR, run nothing"),
+}
 PLAIN_NAME = re.compile(r"[\w+:][\w.+:-]*")  # of a file or folder: no separator, no leading dot
 
 
@@ -109,18 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = Parser(
         "python -m reproduction.take_results", "Runs reproductions in a worktree at HEAD and takes their records."
     )
-    flag(p.additions, "--papers", default="class2str", help=f"papers, of {', '.join(FOLDERS)}")
-    flag(p.additions, "--profile", choices=["cpu", "matched", "paper"], default="cpu")
-    flag(p.additions, "--dataset", default="")
-    flag(p.additions, "--seeds", default="")
-    flag(p.additions, "--device", default="auto")
-    flag(p.additions, "--data-dir", default="", help="default: data/ of this checkout")
-    flag(p.additions, "--copy", default="", help=COPY_HELP)
-    flag(p.additions, "--rows", choices=ROWS, default="core", help=ROWS_HELP + SETTINGS_HELP)
-    flag(p.additions, "--args", default="", help="flags passed through to the scripts")
-    flag(
-        p.additions, "--from", dest="source", default="", metavar="DIR", help="take the records below DIR, run nothing"
-    )
+    add_flags(p.additions, FLAGS)
     run_main(lambda: _main(p.parse_args(argv)))
 
 
