@@ -105,24 +105,17 @@ def images_of(dataset: str) -> int:
 
 
 def torch_multiply_adds(network: Any, shape: tuple[int, ...]) -> int:
-    """Multiply-adds of a forward pass of one image in convolutions and linear layers, by hooks; no pixel is computed.
+    """Multiply-adds of a forward pass of one image in convolutions and linear layers; no pixel is computed.
 
     Args:
       shape: of one image, [C, H, W].
     """
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
-    total = 0
-
-    def count(module: Any, inputs: Any, output: Any) -> None:
-        nonlocal total
-        total += output.numel() * math.prod(module.weight.shape[1:])
-
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            module.register_forward_hook(count)
-    network.to("meta").eval()(torch.empty(1, *shape, device="meta"))
-    return total
+    with FlopCounterMode(display=False) as counter:
+        network.to("meta").eval()(torch.empty(1, *shape, device="meta"))
+    return counter.get_total_flops() // 2
 
 
 def tensorflow_multiply_adds(graph: Any) -> int:

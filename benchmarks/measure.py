@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ import numpy as np
 from scipy import stats
 
 from reproduction.launch.pipeline import gpu_listed
+from reproduction.runtime.cores import available_bytes
 from reproduction.runtime.run_folder import REPO_ROOT
 
 REPEATS = 5
@@ -217,15 +217,6 @@ def devices() -> tuple[str, ...]:
     return ("cpu", "cuda") if gpu_listed() else ("cpu",)
 
 
-def gpu_name() -> str | None:
-    """Model of the first CUDA GPU by the driver's own tool, or None. Imports no framework."""
-    if not gpu_listed():
-        return None
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    names = subprocess.run(command, capture_output=True, text=True, encoding="utf-8").stdout.splitlines()
-    return names[0] if names else None
-
-
 @dataclass(frozen=True)
 class Rise:
     """Rise of anonymous memory over the value before the call, bytes; seconds of the call; what it returned."""
@@ -295,11 +286,6 @@ def _anonymous_of(process: str) -> int:
         return 0
 
 
-def _available() -> int:
-    with open("/proc/meminfo", encoding="utf-8") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("MemAvailable")) * 1024
-
-
 @contextlib.contextmanager
 def _watched(family: bool, answer: dict[str, int], limit: float) -> Iterator[None]:
     """Keeps the peak in `answer`; above the limit it prints what there is and ends the process."""
@@ -328,17 +314,11 @@ def _child(module: str, name: str, args: list[Any], family: bool) -> None:
     """The child process of `rise`."""
     work = getattr(importlib.import_module(module), name)(*args)
     answer: dict[str, int] = {}
-    with _watched(family, answer, GIVE_UP * _available()):
+    with _watched(family, answer, GIVE_UP * available_bytes()):
         began = time.perf_counter()
         returned = work()
         took = time.perf_counter() - began
     print(json.dumps([answer["peak"], took, returned, False]))
-
-
-def sizes_between(low: int, high: int, count: int) -> list[int]:
-    """`count` whole numbers from low to high, evenly spaced in their logarithm."""
-    step = math.log(high / low) / (count - 1)
-    return [round(low * math.exp(at * step)) for at in range(count)]
 
 
 if __name__ == "__main__":

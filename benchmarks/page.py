@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.hours import explained
-from benchmarks.measure import LOOP_BAR, gpu_name, number
+from benchmarks.measure import LOOP_BAR, number
 from reproduction.compare.tabular import markdown_table
+from reproduction.runtime.driver import first_gpu
 from reproduction.runtime.figures import new_figure, save_figure
 from reproduction.runtime.record import commit_and_dirty, machine, versions_of
 from reproduction.runtime.run_folder import write_bytes
@@ -82,7 +83,7 @@ def circumstances(load: float) -> str:
       load: load of the machine, in processes.
     """
     commit, dirty = commit_and_dirty()
-    here = machine(gpu_name())
+    here = machine(first_gpu())
     found = versions_of("tensorflow", "torch", "lightning", "numpy", "scipy")
     versions = ", ".join(f"{name} {version}" for name, version in found.items())
     changes = " with uncommitted changes" if dirty else ""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.measure import Curve, seconds, sizes_between
+from benchmarks.measure import Curve, seconds
 
 Work = Callable[[], object]
 SIZES, MOST = 7, 9  # sizes of a curve, and calls at each of them at most
@@ -134,7 +134,8 @@ def curve(name: str, small: bool) -> Curve:
 
     torch.set_flush_denormal(True)
     part, against, low, high, order, prepare = PARTS[name]
-    sizes = sizes_between(low, min(high, 4 * low), 3) if small else sizes_between(low, high, SIZES)
+    high, count = (min(high, 4 * low), 3) if small else (high, SIZES)
+    sizes = np.geomspace(low, high, count).round().astype(int).tolist()
     medians: list[float] = []
     for size in sizes:
         work = prepare(size)

@@ -208,7 +208,7 @@ def draw_prefix_curve(
     """Draws the accuracy after the first i bits: ours, and the authors' if the poster shows one.
 
     Args:
-      accuracy: [L] in [0, 1], as `codes.prefix_accuracy` returns.
+      accuracy: [L] in [0, 1], share of test images.
       path: PNG to write.
       dataset: name for the title; selects the poster's curve in reproduction/tables/class2str.toml.
       poster: a curve in [0, 1] to draw instead.

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from datasets.core import DATA_ROOT, DatasetError
 from datasets.fetch import places
 from datasets.manifest import entries, entry
-from datasets.verify import CHUNK, write_json
+from datasets.verify import write_json
 
 CACHED_ABOVE = 64 << 20  # bytes; the digest of less is computed anew each time
 MOST_CACHED = 500  # digests that the table keeps
@@ -137,11 +137,9 @@ def content_digest(files: Sequence[Path], base: Path, root: Path | None = None) 
 def _of_contents(files: Iterable[Path], base: Path) -> str:
     whole = hashlib.sha256()
     for path in files:
-        content = hashlib.sha256()
         with open(path, "rb") as stream:
-            while block := stream.read(CHUNK):
-                content.update(block)
-        line = f"{path.relative_to(base).as_posix()}\0{content.hexdigest()}\n"
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        line = f"{path.relative_to(base).as_posix()}\0{content}\n"
         whole.update(line.encode(errors="surrogateescape"))
     return whole.hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,9 +46,7 @@ def decode(raw: bytes, ndim: int, what: str) -> np.ndarray:
     magic, *shape = struct.unpack(f">{1 + ndim}I", raw[:header])
     if magic != MAGIC[ndim]:
         raise DatasetError(f"{what}: magic number 0x{magic:08x}, expected 0x{MAGIC[ndim]:08x}")
-    size = 1
-    for n in shape:
-        size *= n
+    size = math.prod(shape)
     if size != len(raw) - header or size == 0:
         raise DatasetError(f"{what}: {len(raw) - header:,} values, its header says {' x '.join(map(str, shape))}")
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)

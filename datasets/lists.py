@@ -26,7 +26,7 @@ from datasets.core import DatasetError
 from datasets.fetch import fetch, find, locked, places
 from datasets.manifest import entry
 from datasets.split import stratified
-from datasets.verify import check_file, read_bounded, reading
+from datasets.verify import check_file, read_bounded, reading, write_text
 
 HEADER = ",label,file_name"
 FILES = {
@@ -94,15 +94,10 @@ class ImageLists:
 
 
 def write_csv(path: Path, rows: Rows) -> None:
-    """Writes a list so that a reader sees the old file or the new one."""
+    """Writes a list, atomically."""
     numbered = enumerate(zip(rows.labels, rows.names, strict=True))
     lines = [HEADER, *(f"{i},{label},{name}" for i, (label, name) in numbered)]
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(("\n".join(lines) + "\n").encode())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def read_csv(path: Path) -> Rows:

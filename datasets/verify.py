@@ -47,14 +47,19 @@ def reading(what: str | Path) -> Iterator[None]:
         raise DatasetError(f"{what}: damaged or not what it should be ({type(error).__name__}: {detail})") from error
 
 
-def write_json(path: Path, value: object) -> None:
-    """Writes JSON so that a reader sees the old file or the new one, never half of it."""
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old one or the new one, never half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        partial.write_bytes(text.encode())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def read_bounded(path: Path, limit: int | None) -> bytes:

@@ -320,19 +320,6 @@ def lr_curves(path: Path, found: Sequence[tuple[str, Mapping[str, Any]]]) -> Non
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A plot of the cluster stage.
-
-    Attributes:
-      file: name in the folder of the stage's record.
-      caption: for the page.
-    """
-
-    file: str
-    caption: str
-
-
-@dataclass(frozen=True)
 class Images:
     """Training images in file order.
 
@@ -353,7 +340,7 @@ class Images:
 
 def plot_clusters(
     folder: Path, clustering: Mapping[str, np.ndarray], data: Images, maps: Mapping[int, np.ndarray]
-) -> list[Figure]:
+) -> list[dict[str, str]]:
     """Draws maps, example grids and the contingency heat map of a clustering.
 
     Args:
@@ -362,7 +349,7 @@ def plot_clusters(
       data: the training images.
       maps: of `cluster_files.make_maps`; empty leaves the maps out.
     Returns:
-      The plots that were drawn.
+      The plots that were drawn, as artefacts of the stage's record.
     """
     pseudo, certain, out = clustering["pseudo"], clustering["pseudo"] >= 0, []
     classes = np.unique(data.coarse).tolist()
@@ -372,11 +359,11 @@ def plot_clusters(
         file = f"map_class{label}.png"
         class_map(folder / file, maps[label], pseudo[own], certain[own], fine, name, data.fine_names)
         panels = "clusters, uncertain images" + ("" if fine is None else ", true subclasses")
-        out.append(Figure(file, f"2-D UMAP of {name}: {panels}"))
+        out.append({"kind": "image", "path": file, "title": f"2-D UMAP of {name}: {panels}"})
     if maps:
         rows = joint_rows(len(pseudo))
         joint_map(folder / "map_joint.png", maps[JOINT], data.coarse[rows], certain[rows], data.coarse_names)
-        out.append(Figure("map_joint.png", "2-D UMAP of all classes together"))
+        out.append({"kind": "image", "path": "map_joint.png", "title": "2-D UMAP of all classes together"})
     for label in classes:
         own = np.flatnonzero(data.coarse == label)
         if not certain[own].any():
@@ -387,11 +374,12 @@ def plot_clusters(
             folder / file, data.images[own], pseudo[own], clustering["strength"][own], fine, data.coarse_names[label],
             data.fine_names,
         )  # fmt: skip
-        out.append(Figure(file, f"{data.coarse_names[label]}: examples of each cluster"))
+        out.append({"kind": "image", "path": file, "title": f"{data.coarse_names[label]}: examples of each cluster"})
     if data.fine is not None and certain.any():
         table, clusters, kinds = agreement.contingency(pseudo[certain], data.fine[certain])
         parent = [int(clustering["parent"][cluster]) for cluster in clusters]
         names = [data.fine_names[kind] for kind in kinds.tolist()]
         contingency(folder / "contingency.png", table, clusters.tolist(), parent, names)
-        out.append(Figure("contingency.png", "Clusters against true subclasses, certain training images"))
+        title = "Clusters against true subclasses, certain training images"
+        out.append({"kind": "image", "path": "contingency.png", "title": title})
     return out

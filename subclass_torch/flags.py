@@ -134,7 +134,7 @@ ORIGINALS: FlagTable = {  # flags that depend on the data set or on --compat hav
     "--cutout": dict(action="store_true", help="apply cutout"),
     "--subclass": dict(action="store_true", help="the method; without it the plain network is trained"),
     "--subclass_label_weight": dict(
-        type=number(0, 1), default=0.9, help="w of the loss: the active other half of a class costs 1 - w (default 0.9)",
+        type=number(0, 1), default=0.9, help="w of the loss: an active sibling subclass costs 1 - w (default 0.9)",
     ),
     "--numClasses2Repartition": dict(type=whole(0), default=2, help="classes to split (default 2)"),
     "--numSubclassesPerClass": dict(type=whole(1), default=2, help="subclasses of each of them (default 2)"),

@@ -112,26 +112,6 @@ def string_match(bits: np.ndarray, codes: np.ndarray, labels: np.ndarray) -> np.
     return np.asarray(_keys(_table(bits)) == _keys(codes)[labels])
 
 
-def prefix_accuracy(bits: np.ndarray, codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Share of images whose first i bits are all right, i = 1..L; the last entry is the string-match accuracy.
-
-    Args:
-      bits: uint8 [N, L].
-      codes: uint8 [C, L].
-      labels: integers [N] in 0..C-1.
-    Returns:
-      float64 [L] in [0, 1], non-increasing.
-    Raises:
-      ValueError: no images, or as `string_match`.
-    Source: poster's figure of the accuracy after each bit.
-    """
-    codes, labels = _check(bits, codes, labels)
-    if not len(labels):
-        raise ValueError("prefix accuracy of no images")
-    right = np.asarray(bits) == codes[labels]
-    return np.logical_and.accumulate(right, axis=1).sum(axis=0) / len(labels)
-
-
 def decode(p: np.ndarray, codes: np.ndarray, rule: str) -> np.ndarray:
     """Returns the class of each image, decoded through the static table.
 

@@ -5,7 +5,6 @@ The CSV files hold one number per line, one line per training image in file orde
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -19,11 +18,11 @@ import numpy as np
 from finegrained_torch.method.cluster_one_class import Settings
 from finegrained_torch.method.clustering import Clustering
 from finegrained_torch.method.umap_maps import JOINT, joint_rows, map_points, map_settings
-from finegrained_torch.training.cluster_jobs import on_disk
+from finegrained_torch.training.cluster_jobs import on_disk, read_stored
 from finegrained_torch.training.setting import write_column
-from reproduction.runtime.arrays import read_npz, write_npz
+from reproduction.runtime.arrays import write_npz
 from reproduction.runtime.record import versions_of
-from reproduction.runtime.run_folder import MetricsLog, UserError, write_bytes, write_json
+from reproduction.runtime.run_folder import MetricsLog, write_bytes, write_json
 
 ARRAYS = ("pseudo", "raw", "hard", "strength", "embedding", "parent")
 
@@ -89,15 +88,6 @@ def save_clustering(
     write_json(below / "clusters.json", facts)
 
 
-def load_clustering(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of `clustering.npz`.
-
-    Raises:
-      UserError: missing or damaged.
-    """
-    return read_npz(path, ARRAYS, "--stage cluster --overwrite makes it anew")
-
-
 def _projector(
     folder: Path, clustering: Clustering, coarse: np.ndarray, entry: Mapping[str, Any], fine: np.ndarray | None
 ) -> None:
@@ -144,11 +134,9 @@ def make_maps(
     digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
     digest.update(coarse.tobytes() + np.ascontiguousarray(features, np.float32).tobytes())
     key = digest.hexdigest()
-    if file.exists():
-        with contextlib.suppress(UserError):
-            stored = read_npz(file)
-            if str(stored.pop("key", "")) == key:
-                return {int(name): points for name, points in stored.items()}
+    stored = read_stored(file, key)
+    if stored is not None:
+        return {int(name): points for name, points in stored.items()}
     rows = {JOINT: joint_rows(len(coarse))} | {c: np.flatnonzero(coarse == c) for c in np.unique(coarse).tolist()}
     with on_disk(features) as path:
         if pool is None:

@@ -27,7 +27,7 @@ from finegrained_torch.method import clustering
 from finegrained_torch.method.cluster_one_class import Settings, cluster_arrays, find_numba_cache
 from finegrained_torch.method.clustering import ClassRows, Clustering
 from reproduction.runtime.arrays import read_npz, write_npz
-from reproduction.runtime.cores import cores
+from reproduction.runtime.cores import available_bytes, cores
 from reproduction.runtime.run_folder import UserError
 
 # Largest resident size of one process (measured: 1.6 GB at 27,000 x 512): what the libraries take, and each point.
@@ -42,15 +42,6 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA
 def class_bytes(count: int, dims: int) -> int:
     """Estimates the largest resident size of the process that clusters `count` points of `dims` numbers."""
     return _PROCESS_BYTES + count * (_POINT_BYTES + _FLOAT_COPIES * 4 * dims)
-
-
-def available_bytes() -> int:
-    """Returns the memory that can be used without swapping, as the kernel reports it; else half of 8 GiB."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 4 << 30
 
 
 def worker_count(counts: Sequence[int], dims: int, cores: int, available: int) -> int:

@@ -170,8 +170,7 @@ def cluster_stage(
         names = class_names or [str(label) for label in range(int(coarse.max()) + 1)]
         kinds = fine_names or [str(kind) for kind in range(0 if fine is None else int(fine.max()) + 1)]
         data = Images(images, coarse, fine, names, kinds)
-        for figure in plot_clusters(record_folder, vars(found), data, maps):
-            artefacts.append({"kind": "image", "path": figure.file, "title": figure.caption})
+        artefacts += plot_clusters(record_folder, vars(found), data, maps)
     artefacts.append({"kind": "json", "path": "scores.json", "title": "Scores of clusters and controls"})
     if fine is not None:
         text = agreement.contingency_csv(found.pseudo, fine, found.parent.tolist(), fine_names)

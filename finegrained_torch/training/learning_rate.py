@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from torch.utils.data import DataLoader
 
 from finegrained_torch.data.images import Batches, loader
@@ -35,8 +36,8 @@ class Found(NamedTuple):
 def steepest_by_index(losses: Sequence[float], begin: int = SKIP_BEGIN, end: int = SKIP_END) -> int | None:
     """Position of the steepest descent of a loss curve per step, ends left out.
 
-    Central differences over the position in the list of finite points that remain, one-sided at its two ends: what
-    NumPy's gradient gives, with which Lightning 1.5.10 chose. Lightning 2.6 divides by the learning-rate spacing.
+    The gradient is over the position in the list of finite points that remain, as Lightning 1.5.10 chose. Lightning 2.6
+    divides by the learning-rate spacing.
 
     Args:
       losses: smoothed loss at each step. begin, end: points dropped at either end.
@@ -44,15 +45,10 @@ def steepest_by_index(losses: Sequence[float], begin: int = SKIP_BEGIN, end: int
       Position in `losses`, the first of equal minima; None where fewer than two finite points remain.
     Source: Lightning 1.5.10, tuner/lr_finder.py. Deviation: FGL-D06.
     """
-    last = len(losses) - end
-    kept = [at for at in range(begin, last) if math.isfinite(losses[at])]
+    kept = [at for at in range(begin, len(losses) - end) if math.isfinite(losses[at])]
     if len(kept) < 2:
         return None
-    values = [losses[at] for at in kept]
-    slopes = [values[1] - values[0]]
-    slopes += [(after - before) / 2 for before, after in zip(values, values[2:], strict=False)]
-    slopes.append(values[-1] - values[-2])
-    return kept[slopes.index(min(slopes))]
+    return kept[int(np.gradient([losses[at] for at in kept]).argmin())]
 
 
 def suggestion(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, str]:

@@ -254,11 +254,8 @@ def start_stage(config: Config) -> None:
 
 def file_hash(path: Path) -> str:
     """Returns the sha256 of a file, first 16 hex digits."""
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def write_column(path: Path, values: np.ndarray) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from finegrained_torch.training.setting import (
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import write_npz
 from reproduction.runtime.flags import as_dict
-from reproduction.runtime.run_folder import UserError, read_json, shown
+from reproduction.runtime.run_folder import UserError, atomic, read_json, shown
 
 
 def load_base(setting: Setting) -> tuple[LitResnet, str]:
@@ -82,12 +81,12 @@ def extract_features(setting: Setting) -> None:
             return
         items, width = setting.train_items, module.network.feature_dim
         path = setting.tables / "activations.npy"
+        for stale in setting.tables.glob(".activations.*.partial"):  # left by a kill -9
+            stale.unlink(missing_ok=True)
         write_features(path, features(module, items, setting.config.batch_size), (len(items), width))
         if setting.config.csv_features:
-            partial = path.with_name(".activations.csv.partial")
-            with open(partial, "w", encoding="utf-8") as text:
-                np.savetxt(text, np.load(path, mmap_mode="r"), fmt="%.8g", delimiter=",", encoding="utf-8")
-            os.replace(partial, path.with_suffix(".csv"))
+            with atomic(path.with_suffix(".csv")) as text:
+                np.savetxt(text, np.load(path, mmap_mode="r"), fmt="%.8g", delimiter=",")
         print(f"features: {len(items):,} x {width} in {shown(path)}", flush=True)
         details = {"shape": [len(items), width], "features_sha256": file_hash(path)}
         write_outcome(setting, run, Outcome("features", inputs, {}, details))
@@ -99,17 +98,13 @@ def write_features(path: Path, chunks: Iterator[np.ndarray], shape: tuple[int, i
     Raises:
       UserError: a value that is not finite.
     """
-    partial = path.with_name(f".{path.name}.partial")
     # DEVIATION FGL-D24: .npy, memory-mapped; text only on request. Written with write(): a map dies on a full disk
-    with open(partial, "wb") as file:
+    with atomic(path) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         for chunk in chunks:
             if not np.isfinite(chunk).all():
                 raise UserError("features: not all finite; the base network is broken, run --stage coarse --overwrite")
             file.write(np.ascontiguousarray(chunk, "<f4").data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def compute_uncertainty(setting: Setting) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
@@ -75,12 +75,8 @@ def thinned(series: Series, points: int = MAX_POINTS) -> Series:
     bins: list[Series] = [[] for _ in range(points - 1)]
     for index, point in enumerate(series[:-1]):
         bins[index * (points - 1) // (len(series) - 1)].append(point)
-    means = [(_mean([x for x, _ in part]), _mean([y for _, y in part])) for part in bins if part]
+    means = [(fmean(x for x, _ in part), fmean(y for _, y in part)) for part in bins if part]
     return [*means, series[-1]]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def chart(name: str, series: Mapping[int, Series], unit: str = "steps") -> Markup:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.runtime.run_folder import UserError, shown
+from reproduction.runtime.run_folder import UserError, atomic, shown
 
 MOST_BYTES = 2 << 30  # more than any run writes into one npz; a small archive may claim to unpack to terabytes
 
@@ -56,16 +55,8 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray], compress: bool = Tru
       ValueError: an array holds objects, which only a pickle could store.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            (np.savez_compressed if compress else np.savez)(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    with atomic(path) as file:
+        (np.savez_compressed if compress else np.savez)(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

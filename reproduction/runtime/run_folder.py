@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import filelock
 
@@ -48,12 +48,13 @@ class Damaged(UserError):
     """A checkpoint whose own content is at fault; one that the disk or the memory did not let us read is no such."""
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file atomically: complete under its name, or not at all (a full disk leaves the old file)."""
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file for writing: complete under its name, or not at all (a full disk leaves the old file)."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -61,6 +62,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file atomically."""
+    with atomic(path) as file:
+        file.write(data)
 
 
 def write_json(path: Path, value: Any) -> None:

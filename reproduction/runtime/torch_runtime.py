@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from reproduction.runtime.arrays import checked, spares_the_file
 from reproduction.runtime.cores import cores
-from reproduction.runtime.run_folder import Damaged, UserError, newest_whole, shown
+from reproduction.runtime.run_folder import Damaged, UserError, atomic, newest_whole, shown
 from reproduction.runtime.torch_fast import allow_tf32 as allow_tf32
 from reproduction.runtime.torch_fast import amp_of as amp_of
 from reproduction.runtime.torch_fast import fused as fused
@@ -130,17 +130,11 @@ def write_checkpoint(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for stale in path.parent.glob(".*.partial"):  # left by a kill -9
         stale.unlink(missing_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "wb") as file:
+        with atomic(path) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
     except RuntimeError as error:  # after a failed write torch's writer raises once more as it closes
         raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu", needs: Iterable[str] = ()) -> Any:

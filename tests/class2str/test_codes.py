@@ -106,12 +106,6 @@ def test_accuracies_keep_their_order(problem, rule):
     scores = c2s.class_accuracy(p, codes, labels, rule)
     assert 0 <= scores["pessimistic"] <= scores["accuracy"] <= 1
     assert scores["unowned"] == (c2s.decode(p, codes, "exact") < 0).mean()
-    curve = c2s.prefix_accuracy(c2s.bits_of(p), codes, labels)
-    assert (np.diff(curve) <= 0).all()
-    assert curve[-1] == c2s.string_match(c2s.bits_of(p), codes, labels).mean()
-    for i, share in enumerate(curve, 1):
-        first = [bits[:i].tolist() == codes[y][:i].tolist() for bits, y in zip(c2s.bits_of(p), labels, strict=True)]
-        assert share == sum(first) / len(first)
 
 
 @given(problems())
@@ -227,7 +221,6 @@ def test_chunks_do_not_change_the_answer(monkeypatch):
         lambda: c2s.string_match(np.zeros((2, 2)), np.zeros((3, 2)), np.array([0, 3])),
         lambda: c2s.string_match(np.zeros((2, 2)), np.zeros((3, 2)), np.array([0, -1])),
         lambda: c2s.string_match(np.zeros((2, 2)), np.zeros((3, 2)), np.array([0])),
-        lambda: c2s.prefix_accuracy(np.zeros((0, 2)), np.zeros((3, 2)), np.zeros(0, np.int64)),
         lambda: c2s.class_accuracy(np.zeros((0, 2, 2)), np.zeros((3, 2)), np.zeros(0, np.int64), "exact"),
     ],
 )

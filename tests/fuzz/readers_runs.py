@@ -200,9 +200,9 @@ def column(path: Path) -> None:
 
 def clustering(path: Path) -> None:
     """clustering.npz."""
-    from finegrained_torch.training.cluster_files import load_clustering
+    from finegrained_torch.training.cluster_files import ARRAYS
 
-    load_clustering(path)
+    arrays.read_npz(path, ARRAYS)
 
 
 def maps(path: Path) -> None:
