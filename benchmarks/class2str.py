@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import datasets
-from benchmarks.measure import NotSupported, Pair, devices, interleave, loops, rate
+from benchmarks.measure import NotSupported, Pair, interleave, loops, on_each_device, rate
 
 BATCH = 200  # the authors'
 TRAINING_BATCH = {"lenet": BATCH, "vgg16": 50}  # a step of VGG16 at 200 takes two cores 2 s
@@ -208,15 +208,15 @@ def xla(model: str, inner: int, device: str, small: bool) -> Pair:
 
 
 def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:
-    where = "" if device == "cpu" else f" on {device}"
     return {
-        f"loop lenet{where}": lambda small: loop("lenet", 120, device, small),
-        f"loop vgg16{where}": lambda small: loop("vgg16", 4 if device == "cpu" else 400, device, small),
-        f"xla lenet{where}": lambda small: xla("lenet", 60, device, small),
-        f"xla vgg16{where}": lambda small: xla("vgg16", 1 if device == "cpu" else 50, device, small),
+        "loop lenet": lambda small: loop("lenet", 120, device, small),
+        "loop vgg16": lambda small: loop("vgg16", 4 if device == "cpu" else 400, device, small),
+        "xla lenet": lambda small: xla("lenet", 60, device, small),
+        "xla vgg16": lambda small: xla("vgg16", 1 if device == "cpu" else 50, device, small),
     }
 
 
-PAIRS: dict[str, Callable[[bool], Pair]] = {"cached features": cached_features, "forward": forward}
-for _device in devices():
-    PAIRS |= _pairs(_device)
+PAIRS: dict[str, Callable[[bool], Pair]] = {
+    "cached features": cached_features,
+    "forward": forward,
+} | on_each_device(_pairs)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import Measure, Pair, devices, interleave, loops, rate, rise
+from benchmarks.measure import Measure, Pair, interleave, loops, on_each_device, rate, rise
 from benchmarks.steps import flushed, synchronize
 from finegrained_torch import flags
 from finegrained_torch.data.images import Items, normalize
@@ -161,15 +161,12 @@ def clustering_measures(small: bool) -> list[Measure]:
 
 
 def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
-    where = "" if device == "cpu" else f" on {device}"
     long = 1 if device == "cpu" else 60
     return {
-        f"loop resnet18{where}": lambda small: loop("resnet18", 50, 3 * long, device, small),
-        f"loop small{where}": lambda small: loop("small", 200, 20 * long, device, small),
+        "loop resnet18": lambda small: loop("resnet18", 50, 3 * long, device, small),
+        "loop small": lambda small: loop("small", 200, 20 * long, device, small),
     }
 
 
-PAIRS: dict[str, Callable[[bool], Pair]] = {"uncertainty": uncertainty_pair}
-for _device in devices():
-    PAIRS |= _loops(_device)
+PAIRS: dict[str, Callable[[bool], Pair]] = {"uncertainty": uncertainty_pair} | on_each_device(_loops)
 MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"clustering": clustering_measures}

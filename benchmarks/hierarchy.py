@@ -11,7 +11,7 @@ import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
-from benchmarks.measure import REPEATS, Measure, Pair, devices, interleave, loops, rise, seconds
+from benchmarks.measure import REPEATS, Measure, Pair, interleave, loops, on_each_device, rise, seconds
 from hierarchy_cnn_torch.method import selectivity, seriation, similarity, statistics, trees
 from hierarchy_cnn_torch.report import response_file
 
@@ -193,15 +193,12 @@ def viewer(small: bool) -> list[Measure]:
 
 
 def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
-    where = "" if device == "cpu" else f" on {device}"
     long = 1 if device == "cpu" else 30
     return {
-        f"loop paper32{where}": lambda small: loop("paper32", 4 * long, device, small),
-        f"loop mini{where}": lambda small: loop("mini", 30 * long, device, small),
+        "loop paper32": lambda small: loop("paper32", 4 * long, device, small),
+        "loop mini": lambda small: loop("mini", 30 * long, device, small),
     }
 
 
-PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {"seriation": seriation_pairs}
-for _device in devices():
-    PAIRS |= _loops(_device)
+PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {"seriation": seriation_pairs} | on_each_device(_loops)
 MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"responses": responses_measures, "viewer": viewer}

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -215,6 +215,19 @@ def rate(count: int, work: Callable[[], object], inner: int = 1) -> Callable[[],
 def devices() -> tuple[str, ...]:
     """What there are rows for: the CPU, and CUDA where the driver lists a GPU. Imports no framework."""
     return ("cpu", "cuda") if gpu_listed() else ("cpu",)
+
+
+def on_each_device(benchmarks_of: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
+    """The benchmarks of the CPU, and those of CUDA with the device in their names.
+
+    Args:
+      benchmarks_of: device -> name -> benchmark.
+    """
+    return {
+        name if device == "cpu" else f"{name} on {device}": benchmark
+        for device in devices()
+        for name, benchmark in benchmarks_of(device).items()
+    }
 
 
 @dataclass(frozen=True)

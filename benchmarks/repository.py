@@ -24,14 +24,11 @@ from reproduction.compare import claims, collect
 from reproduction.compare.claim_language import Gate, matches
 from reproduction.compare.tables import load_tables
 from reproduction.launch.pipeline import Request
+from reproduction.launch.sweep import FOLDERS
 from reproduction.page import report
 from reproduction.runtime.record import Record, load_record, make_record
 from reproduction.runtime.run_folder import REPO_ROOT, read_json, write_json
 
-FOLDERS = {
-    "class2str": "class2str_tf", "subclass": "subclass_torch", "finegrained": "finegrained_torch",
-    "triplet": "triplet_tf", "hierarchy": "hierarchy_cnn_torch",
-}  # fmt: skip
 AUTHORS = {  # what `make bench` calls the training of the authors' network
     "class2str": "training of stage 1, vgg16, batch 50, cpu: our loop against bare session.run",
     "subclass": "training, vgg16, batch 128, cpu: our loop against a bare loop on the same batches",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import Measure, Pair, devices, interleave, loops, rate, rise, seconds
+from benchmarks.measure import Measure, Pair, interleave, loops, on_each_device, rate, rise, seconds
 from benchmarks.steps import flushed, synchronize
 from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World
@@ -246,17 +246,14 @@ def kmeans(small: bool) -> list[Measure]:
 
 
 def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
-    where = "" if device == "cpu" else f" on {device}"
     long = 1 if device == "cpu" else 60
     return {
-        f"loop vgg16{where}": lambda small: loop("vgg16", 2 * long, device, small),
-        f"loop vgg_small{where}": lambda small: loop("vgg_small", 24 * math.ceil(long / 10), device, small),
+        "loop vgg16": lambda small: loop("vgg16", 2 * long, device, small),
+        "loop vgg_small": lambda small: loop("vgg_small", 24 * math.ceil(long / 10), device, small),
     }
 
 
 PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {
     "neglection": neglection, "neglection overhead": neglection_overhead, "augmentation": augmentation,
-}  # fmt: skip
-for _device in devices():
-    PAIRS |= _loops(_device)
+} | on_each_device(_loops)  # fmt: skip
 MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"k-means": kmeans}

@@ -14,10 +14,10 @@ from benchmarks.measure import (
     Measure,
     Pair,
     Rise,
-    devices,
     interleave,
     median_interval,
     memory_pair,
+    on_each_device,
     rise,
     seconds,
 )
@@ -218,18 +218,15 @@ def loss_memory(small: bool) -> list[Measure]:
 
 
 def _pairs(device: str) -> dict[str, Callable[[bool], Pair | list[Pair]]]:
-    where = "" if device == "cpu" else f" on {device}"
     return {
-        f"overhead{where}": lambda small: overhead(device, small),
-        f"xla mobile{where}": lambda small: xla(device, small),
-        f"batch-hard{where}": lambda small: batch_hard(device, small),
+        "overhead": lambda small: overhead(device, small),
+        "xla mobile": lambda small: xla(device, small),
+        "batch-hard": lambda small: batch_hard(device, small),
     }
 
 
 PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {
     "semi-hard 256": lambda small: semi_hard(256, small),
     "semi-hard 1024": lambda small: semi_hard(1024, small),
-}
-for _device in devices():
-    PAIRS |= _pairs(_device)
+} | on_each_device(_pairs)
 MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"loss memory": loss_memory}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import datasets
-from benchmarks.measure import REPEATS, NotSupported, Pair, devices, loops, rate
+from benchmarks.measure import REPEATS, NotSupported, Pair, loops, on_each_device, rate
 from datasets import lists
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.run_folder import UserError
@@ -153,19 +153,16 @@ def loop(net: str, frame: int, batch: int, steps: int, device: str, small: bool)
 
 
 def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:
-    where = "" if device == "cpu" else f" on {device}"
     long = 1 if device == "cpu" else 30
     return {
-        f"input{where}": lambda small: input_keeps_up(device, small),
-        f"loop resnet50{where}": lambda small: (
+        "input": lambda small: input_keeps_up(device, small),
+        "loop resnet50": lambda small: (
             loop("resnet50", 112, 16, 5, device, small)  # at 224 two cores take five minutes for the same answer
             if device == "cpu"
             else loop("resnet50", 224, 32, 150, device, small)
         ),
-        f"loop mobile{where}": lambda small: loop("mobile", 64, 32, 15 * long, device, small),
+        "loop mobile": lambda small: loop("mobile", 64, 32, 15 * long, device, small),
     }
 
 
-PAIRS: dict[str, Callable[[bool], Pair]] = {}
-for _device in devices():
-    PAIRS |= _pairs(_device)
+PAIRS: dict[str, Callable[[bool], Pair]] = on_each_device(_pairs)

@@ -260,7 +260,7 @@ def fc_parser(prog: str, dataset: str = "cifar10", original_flags: bool = True) 
       original_flags: False for the ImageNet script, which was released without any flag (B fixed at 200).
     """
     parser = Parser(prog, "Stage 1: convolutional network with the fully connected classifier.")
-    group = parser.original_group() if original_flags else parser.additions
+    group = parser.originals if original_flags else parser.additions
     group.add_argument("--B", type=whole(1), default=200, help="batch size (default 200)")
     group.add_argument("--F", type=whole(1), default=64, help="channels of VGG16's first block (default 64)")
     group.add_argument("--dataset", type=_named(dataset), default=dataset, help=f"default {dataset}")
@@ -282,7 +282,7 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
       flavour: "mnist" and "imagenet" have original flags of their own.
     """
     parser = Parser(prog, "Stage 2: LH classifier, Class2Str and Str2Class on the features of stage 1.")
-    group = parser.original_group()
+    group = parser.originals
     own = parser.additions if flavour == "mnist" else group  # the MNIST script was released with three flags only
     group.add_argument("--B", type=whole(1), default=batch, help=f"batch size (default {batch})")
     own.add_argument("--F", type=whole(1), default=64, help="channels of VGG16's first block (default 64)")

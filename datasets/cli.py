@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 
 import datasets
 from datasets import lists
@@ -39,9 +40,7 @@ def _list(root: Path | None) -> int:
         counts = f"{this.train:,} / {this.test:,}" if this.train else "-"
         where = present(this, root) or "no"
         lines.append((this.name, str(this.classes or "-"), counts, _size(this.download_bytes), this.licence, where))
-    widths = [max(len(line[i]) for line in lines) for i in range(5)]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, [*widths, 0], strict=True)).rstrip())
+    print(tabulate(lines, tablefmt="plain", disable_numparse=True))
     print("\nprepare one: python -m datasets.NAME\ncheck all: python -m datasets --verify\nmore: docs/data.md")
     return 0
 

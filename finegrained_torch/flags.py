@@ -225,7 +225,7 @@ ADDITIONS: FlagTable = {
 def pipeline_parser() -> Parser:
     """pipeline.py: every constructor parameter of the released class as a flag of the same name."""
     p = Parser("pipeline.py", "Fine-grained labels by uncertainty, UMAP and HDBSCAN: every stage of the method.")
-    g = p.original_group()
+    g = p.originals
     also = "cifar10, cifar100, another set of python -m datasets, or folder:PATH (default cifar10)"
     g.add_argument("--dataset", type=dataset_name, default="cifar10", help=also)
     add_flags(g, PROTOCOL)
@@ -244,7 +244,7 @@ def pipeline_parser() -> Parser:
 def main_parser() -> Parser:
     """main.py: its two flags, and ours."""
     p = Parser("main.py", "Base network, transfer from fine labels, or multi-head.")
-    g = p.original_group()
+    g = p.originals
     also = "mnist, cifar10, cifar100, another set of python -m datasets, or folder:PATH (default cifar10)"
     g.add_argument("--dataset", type=dataset_name, default="cifar10", help=also)
     g.add_argument("--strategy", choices=list(MAIN_STRATEGIES), default="base",

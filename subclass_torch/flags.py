@@ -209,7 +209,7 @@ def make_parser() -> Parser:
     """The parser."""
     p = Parser("notebook.py", "Subclass deep neural networks: find the neglected classes, then train on subclasses.")
     for name, options in ORIGINALS.items():  # --no-cuda has no second spelling
-        p.original_group().add_argument(name, **options)
+        p.originals.add_argument(name, **options)
     no_augmentation = ("--no-data_augmentation", "--no-data-augmentation")
     p.additions.add_argument(*no_augmentation, action="store_false", dest="data_augmentation")
     add_flags(p.additions, ADDITIONS)

@@ -111,8 +111,7 @@ def rank(args: argparse.Namespace) -> None:
     folder = Path(args.runs_dir) / args.name
     flags = {"runs": [shown(path) for path in args.runs], "classes": args.classes}
     with open_run(folder, flags, overwrite=args.overwrite) as run:
-        if run.done:
-            run.say_done()
+        if run.is_finished():
             return
         found = read_runs(args.runs)
         thetas = [item["theta"] for item in found]

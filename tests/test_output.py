@@ -76,7 +76,7 @@ def test_the_viewer_is_the_same_in_every_locale(tmp_path, locale):
     ]
     done = in_locale(*words, "--out", tmp_path / "v.html", locale=locale)
     assert done.returncode == 0, done.stderr
-    from hierarchy_cnn_torch.viewer.pack import read_page
+    from tests.hierarchy.viewer_page import read_page
 
     assert read_page(tmp_path / "v.html")[0]["names"] == ["café", "猫", "🐈"]
     page = (tmp_path / "v.html").read_text(encoding="utf-8")

@@ -54,7 +54,7 @@ def build(config: Config, data: datasets.Dataset, total: int = 1) -> Graph:
     logits = classify(batches.x, training=True)
     loss_classifier = networks.cross_entropy(batches.labels, logits)
     decay = networks.WEIGHT_DECAY if config.weight_decay is None else config.weight_decay
-    regularizer = decay * networks.weight_penalty("cnn", head_of(config))
+    regularizer = decay * networks.weight_penalty("cnn", "reduced" if config.fc_weights else "classifier")
     loss = loss_classifier + regularizer
     correct = tf.equal(tf.argmax(logits, axis=1), batches.labels)
     scalars = {
@@ -69,11 +69,6 @@ def build(config: Config, data: datasets.Dataset, total: int = 1) -> Graph:
 
     images = tf1.placeholder(tf.uint8, [None, *data.train_images.shape[1:]], name="x")
     return Graph(batches, loss, scalars, train, images, tf.argmax(classify(images, training=False), axis=1))
-
-
-def head_of(config: Config) -> str:
-    """Variable scope of the classifier."""
-    return "reduced" if config.fc_weights else "classifier"
 
 
 def right(session: tf1.Session, graph: Graph, config: Config, data: datasets.Dataset) -> np.ndarray:

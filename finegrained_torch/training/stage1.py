@@ -54,8 +54,7 @@ def train_coarse(setting: Setting) -> None:
     if control == "budget":
         inputs["base"] = best_weights(setting.out / FOLDERS["coarse"] / setting.name, "coarse")[1]
     with setting.open_stage("coarse", setting.folder("coarse"), inputs) as run:
-        if run.done:
-            run.say_done()
+        if run.is_finished():
             return
         key = (config.seed, "coarse" if control == "none" else f"coarse {control}")
         other = setting.other_classes(data.num_sub_labels)
@@ -76,8 +75,7 @@ def extract_features(setting: Setting) -> None:
     module, digest = load_base(setting)
     inputs = {"data": setting.data_hash, "base": digest}
     with setting.open_stage("features", setting.folder("features"), inputs) as run:
-        if run.done:
-            run.say_done()
+        if run.is_finished():
             return
         items, width = setting.train_items, module.network.feature_dim
         path = setting.tables / "activations.npy"
@@ -114,8 +112,7 @@ def compute_uncertainty(setting: Setting) -> None:
     module, digest = load_base(setting)
     inputs = {"data": setting.data_hash, "base": digest}
     with setting.open_stage("uncertainty", setting.folder("uncertainty"), inputs) as run:
-        if run.done:
-            run.say_done()
+        if run.is_finished():
             return
         labels = data.train.coarse
         with tqdm(total=len(labels), desc="uncertainty", unit="img", leave=False, disable=None) as bar:
@@ -150,8 +147,7 @@ def cluster(setting: Setting) -> None:
                         f"{manifest['settings']['threshold']:g}; run it again with --overwrite")  # fmt: skip
     inputs = {"features": file_hash(path), "uncertainty": file_hash(setting.tables / "uncertainty.npz")}
     with setting.open_stage("cluster", setting.folder("cluster"), inputs) as run:
-        if run.done:
-            run.say_done()
+        if run.is_finished():
             return
         metrics, details, artefacts = cluster_stage.cluster_stage(
             setting.out, setting.name, np.load(path, mmap_mode="r"), data.train.coarse, setting.certain(),

@@ -17,8 +17,7 @@ def train_sub(setting: Setting) -> None:
     fine, count, digest = setting.sub_labels()
     inputs = {"data": setting.data_hash, "labels": digest, "weights": setting.pretrained[1]}
     with setting.open_stage("sub", setting.folder("sub"), inputs) as run:
-        if run.done:
-            run.say_done()
+        if run.is_finished():
             return
         other = setting.other_classes(setting.data.num_coarse_labels)
         key = (config.seed, "sub")
@@ -38,8 +37,7 @@ def fine_tune(setting: Setting) -> None:
     inputs = {"data": setting.data_hash, "sub": digest}
     for head in config.head:
         with setting.open_stage("fine-tune", setting.folder("fine-tune", head=head), inputs, head=head) as run:
-            if run.done:
-                run.say_done()
+            if run.is_finished():
                 continue
             module = setting.new_module(
                 LitResnet, (config.seed, "fine-tune"), pretrained=False, num_classes=count, mode="sub",
@@ -62,8 +60,7 @@ def train_multi_head(setting: Setting) -> None:
     inputs = {"data": setting.data_hash, "labels": digest, "weights": setting.pretrained[1]}
     for alpha in config.alpha:
         with setting.open_stage("multi-head", setting.folder("multi-head", alpha=alpha), inputs, alpha=alpha) as run:
-            if run.done:
-                run.say_done()
+            if run.is_finished():
                 continue
             key = (config.seed, "multi-head")
             module = setting.new_module(MultiHead, key, num_classes=count, num_superclasses=classes, alpha=alpha)

@@ -1,13 +1,11 @@
-"""Arrays and settings into one HTML file, and back out of it."""
+"""Arrays and settings into one HTML file."""
 
 from __future__ import annotations
 
 import base64
 import gzip
 import html
-import io
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,28 +72,3 @@ def page(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], sprites: Map
             "use --thumbs folder or none, fewer layers or fewer epochs"
         )
     return text
-
-
-def read_page(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Reads settings and arrays back out of a page.
-
-    Args:
-      path: the HTML file.
-    Raises:
-      UserError: not a page of this viewer.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        meta = json.loads(re.search(r'<script type="application/json" id="meta">(.*?)</script>', text, re.S)[1])  # type: ignore[index]
-        blobs = dict(re.findall(r'<script type="text/plain" id="d-([\w.-]+)">([^<]*)</script>', text))
-        return meta, {key: _unpacked(blobs[key], info) for key, info in meta["arrays"].items()}
-    except Exception as error:  # any value of the page may be of any kind
-        raise UserError(f"{path}: not a page of this viewer ({type(error).__name__})") from None
-
-
-def _unpacked(text: str, info: Mapping[str, Any]) -> np.ndarray:
-    kind, raw = np.dtype("<" + info["dtype"]), base64.b64decode(text)
-    if info["gzip"]:  # no more than the shape says is inflated
-        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as stream:
-            raw = stream.read(math.prod(info["shape"]) * kind.itemsize + 1)
-    return np.frombuffer(raw, kind).reshape(info["shape"])

@@ -58,10 +58,6 @@ def ours_text(line: Line) -> str:
     return text
 
 
-def h_text(line: Line) -> str:
-    return "" if line.h is None else f"{line.h:.2f}"
-
-
 def quantity_text(line: Line) -> str:
     """Returns what the line is about, with its unit, and the selection if it is not the last epoch."""
     words = {"percent": " %", "seconds": " s"}.get(line.unit, "")
@@ -112,7 +108,7 @@ def line_cells(line: Line) -> tuple[str, ...]:
         quantity_text(line),
         paper_text(line),
         ours_text(line),
-        h_text(line),
+        "" if line.h is None else f"{line.h:.2f}",
         line.verdict.text,
         line.command,
     )

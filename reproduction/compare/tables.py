@@ -53,10 +53,9 @@ class About(Strict):
     names: dict[str, str] = {}  # label of a line in a table of details -> what is printed for it
 
 
-class Column(Strict):
-    """A column of a published table, and the metric of our records that answers it."""
+class Answered(Strict):
+    """What a column of a published table says of its numbers: their unit, and the metric of ours that answers them."""
 
-    name: str
     unit: Unit
     metric: str | None = None
     selection: Selection = "last"
@@ -65,6 +64,12 @@ class Column(Strict):
     agree: tuple[str, str] | None = None  # judged only where these two metrics of a run are equal, else `unlike`
     unlike: str = ""
     note: str = ""
+
+
+class Column(Answered):
+    """A column of a published table."""
+
+    name: str
 
 
 class PublishedRow(Strict):
@@ -143,7 +148,7 @@ class DetailTable(Strict):
     note: str = ""
 
 
-class Number(Strict):
+class Number(Answered):
     """One published number with everything that belongs to it."""
 
     table: str
@@ -152,20 +157,12 @@ class Number(Strict):
     value: float | None  # None where the cell is text
     printed: str  # as the paper prints it
     resolution: float  # half a unit of the last printed digit
-    unit: Unit
     split: str
     where: str
     selected: str
     evidence: Evidence
     samples: int | None
-    metric: str | None
-    selection: Selection
-    judge: Literal["proportion", "exact", "none"]
     headline: bool
-    key: bool
-    agree: tuple[str, str] | None
-    unlike: str
-    note: str
 
     @property
     def cell(self) -> str:
@@ -259,19 +256,13 @@ def _numbers_of(table: PublishedTable) -> Iterator[Number]:
                 value=value,
                 printed=str(raw),
                 resolution=resolution,
-                unit=column.unit,
                 split=table.split,
                 where=f"{row.where or table.where}, row {row.name}, column {column.name}",
                 selected=row.selected or table.selected,
                 evidence=row.evidence or table.evidence,
                 samples=row.samples,
-                metric=column.metric,
-                selection=column.selection,
-                judge=column.judge,
                 headline=table.headline,
-                key=column.key,
-                agree=column.agree,
-                unlike=column.unlike,
+                **column.model_dump(exclude={"name", "note"}),
                 note=" ".join(part for part in (column.note, row.note) if part),
             )
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from reproduction.compare.comparison import Comparison, Line
 from reproduction.compare.export import (
@@ -25,17 +28,12 @@ from reproduction.compare.export import (
     quantity_text,
 )
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 WIDE = 130  # columns from which a table has room for the commands
 SHORT_LINES, SHORT_CLAIMS = 14, 6  # numbers and claims of `print_short`
 
 
 def print_comparisons(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
     """Prints what was run next to the papers' numbers, every seed, the claims, and what was not run or left out."""
-    from rich.console import Console
-
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=False)
     for comparison in comparisons:
         ran = [line for line in comparison.lines if line.source]
@@ -56,10 +54,6 @@ def print_comparisons(comparisons: Sequence[Comparison], problems: Sequence[str]
 
 def print_short(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
     """Prints the main numbers of the rows that were run and the claims tested on them, at most a screenful."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=False)
     for comparison in comparisons:
         about = comparison.paper.paper
@@ -116,9 +110,6 @@ def _colour(word: str) -> str:
 
 def _print_lines(console: Console, lines: Sequence[Line]) -> None:
     """Numbers of what was run; a narrow terminal gets the commands below the table instead of in it."""
-    from rich.markup import escape
-    from rich.table import Table
-
     wide = console.width >= WIDE
     table = Table()
     for name in LINE_HEAD if wide else LINE_HEAD[:-1]:
@@ -143,9 +134,6 @@ def _print_lines(console: Console, lines: Sequence[Line]) -> None:
 
 def _print_not_run(console: Console, lines: Sequence[Line]) -> None:
     """One entry per row that was not run: the paper's key numbers, what it needs, the command."""
-    from rich.markup import escape
-    from rich.table import Table
-
     rows: dict[str, list[Line]] = {}
     for line in lines:
         rows.setdefault(line.row, []).append(line)
@@ -164,9 +152,6 @@ def _print_not_run(console: Console, lines: Sequence[Line]) -> None:
 
 def _print_seeds(console: Console, lines: Sequence[Line]) -> None:
     """Every seed by itself: a mean hides what one seed did."""
-    from rich.markup import escape
-    from rich.table import Table
-
     several = [line for line in lines if line.values]
     if not several:
         return
@@ -197,8 +182,6 @@ def _print_claims(console: Console, comparison: Comparison) -> None:
 
 def print_first_table(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
     """Prints one line for each main claim of every paper, and what was left out."""
-    from rich.console import Console
-
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=False)
     words = [result.verdict.word for one in comparisons for result in main_results(one)]
     _print_table(console, "What the papers claim, and what we find", FIRST_HEAD, first_table(comparisons), words)
@@ -210,9 +193,6 @@ def _print_table(
     console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[str]
 ) -> None:
     """A table whose last column is a verdict; a row that names something new in its first column begins a section."""
-    from rich.markup import escape
-    from rich.table import Table
-
     table = Table(title=title, title_justify="left")
     for name in head:
         table.add_column(name, overflow="fold")

@@ -53,12 +53,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str):
         super().__init__(prog=prog, description=description, allow_abbrev=False)
-        self._originals = self.add_argument_group("the authors' flags (names, types and defaults as released)")
+        self.originals = self.add_argument_group("the authors' flags (names, types and defaults as released)")
         self.additions = self.add_argument_group("additions")
-
-    def original_group(self) -> argparse._ArgumentGroup:
-        """The group that holds the paper's own flags."""
-        return self._originals
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments"):

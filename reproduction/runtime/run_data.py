@@ -42,8 +42,7 @@ def already_done(folder: Path, config: Mapping[str, Any], data_set: str = "") ->
     if name := data_set or config.get("dataset"):
         if not _unchanged(folder, look_at({**config, "dataset": name})):
             return False
-    Run(folder, dict(config), True).say_done()
-    return True
+    return Run(folder, dict(config), True).is_finished()
 
 
 def is_finished(run: Run, seen: Seen, digests: Callable[[], Mapping[str, str]]) -> bool:
@@ -69,9 +68,7 @@ def is_finished(run: Run, seen: Seen, digests: Callable[[], Mapping[str, str]]) 
         if not seen.fingerprint and "dataset" in run.config:  # fetched just now
             seen = look_at(run.config)
         write_json(run.folder / FILE, {"digests": found, **seen._asdict()})
-    if run.done:
-        run.say_done()
-    return run.done
+    return run.is_finished()
 
 
 def check_data(folder: Path, digests: Mapping[str, str], hint: str) -> None:

@@ -190,14 +190,17 @@ class Run:
         write_json(self.folder / "DONE", stamp)
         self.done = "undrawn" not in stamp
 
-    def say_done(self) -> None:
-        """One line for a run that has nothing left to do."""
+    def is_finished(self) -> bool:
+        """Whether a run with the same flags has left nothing to do; then prints one line about it."""
+        if not self.done:
+            return False
         stamp = read_json(self.folder / "DONE", "")
         commit = str(stamp.get("commit") or "unknown")[:10]
         print(
             f"{shown(self.folder)}: finished before (commit {commit}, {stamp.get('date')}); --overwrite runs it again",
             flush=True,
         )
+        return True
 
 
 def finished_with(folder: Path, settings: Mapping[str, Any]) -> bool:

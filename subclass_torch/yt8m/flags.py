@@ -160,10 +160,10 @@ ADDITIONS: FlagTable = {
 def make_parser() -> Parser:
     """The parser."""
     p = Parser("notebook_yt8m.py", "Subclass deep neural networks on YouTube-8M (video level).")
-    add_flags(p.original_group(), ORIGINALS)
+    add_flags(p.originals, ORIGINALS)
     for name, text in BOOLEANS.items():
-        p.original_group().add_argument(f"--{name}", type=boolean, nargs="?", const=True, default=True, help=text)
-        p.original_group().add_argument(f"--no{name}", action="store_false", dest=name, help=argparse.SUPPRESS)
+        p.originals.add_argument(f"--{name}", type=boolean, nargs="?", const=True, default=True, help=text)
+        p.originals.add_argument(f"--no{name}", action="store_false", dest=name, help=argparse.SUPPRESS)
     add_flags(p.additions, ADDITIONS)
     add_common(p, "subclass")
     return p

@@ -37,7 +37,7 @@ GOLDEN = {
 def test_original_flags_are_verbatim(script_name):
     make, golden = GOLDEN[script_name]
     parser = make()
-    actions = {a.dest: a for a in parser.original_group()._group_actions}
+    actions = {a.dest: a for a in parser.originals._group_actions}
     assert set(actions) == set(golden)
     for name, (kind, default) in golden.items():
         assert actions[name].option_strings == [f"--{name}"]

@@ -34,7 +34,7 @@ def resolved(*argv: str) -> dict:
 
 
 def test_the_22_flags_are_verbatim():
-    actions = {a.dest: a for a in training_parser().original_group()._group_actions}
+    actions = {a.dest: a for a in training_parser().originals._group_actions}
     assert len(GOLDEN) == 22 and set(actions) == set(GOLDEN)
     for name, default in GOLDEN.items():
         assert actions[name].option_strings == [f"--{name}"]

@@ -41,7 +41,7 @@ def run_config(path: Path) -> None:
 def run_done(path: Path) -> None:
     """The DONE stamp of a run folder."""
     if run_data.already_done(path.parent, {"lr": 0.1}):
-        runs.Run(path.parent, {}, True).say_done()
+        runs.Run(path.parent, {}, True).is_finished()
     with runs.open_run(path.parent, {"lr": 0.1}):
         pass
 
@@ -166,13 +166,6 @@ def _npy(array: np.ndarray) -> bytes:
     from tests.fuzz.seeds import npy
 
     return npy(array)
-
-
-def viewer_page(path: Path) -> None:
-    """A page of the viewer, read back."""
-    from hierarchy_cnn_torch.viewer import pack
-
-    pack.read_page(path)
 
 
 def other_run(path: Path) -> None:

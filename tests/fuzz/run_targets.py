@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 from functools import cache
 
 import numpy as np
@@ -64,33 +63,6 @@ SCORES = {"scores": np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]] * 3, "labels": 
 COUNTS = [[9, 1, 0, 0], [1, 9, 0, 0], [0, 0, 9, 1], [0, 0, 1, 9]]
 CONFUSION = {"class_names": runs.NAMES, "confusion_last": COUNTS, "confusion_best": None}
 CLUSTERING = {name: np.arange(4) for name in ("pseudo", "raw", "hard", "strength", "embedding", "parent")}
-
-
-def _page() -> list[bytes]:
-    from hierarchy_cnn_torch.viewer import pack
-
-    arrays = {"m": np.arange(9, dtype=np.int32).reshape(3, 3), "z": np.zeros(2000, np.float32)}
-    return [pack.page({"title": "t", "names": runs.NAMES}, arrays, {}).encode()]
-
-
-EVIL_PAGE = [
-    b'<script type="application/json" id="meta">' + meta + b"</script>"
-    for meta in (
-        b"7",
-        b"{}",
-        b"[]",
-        b'{"arrays": []}',
-        b'{"arrays": {"m": {"gzip": true}}}',
-        b"[" * 100_000,
-        b"x",
-        b'{"arrays": {"m": {"gzip": false, "dtype": "O", "shape": [1]}}}',
-    )
-] + [
-    b'<script type="application/json" id="meta">{"arrays": {"m": {"gzip": true, "dtype": "u1", "shape": [1]}}}</script>'
-    b'<script type="text/plain" id="d-m">'
-    + __import__("base64").b64encode(gzip.compress(bytes(1 << 27)))
-    + b"</script>"
-]
 
 
 def examples() -> list[bytes]:
@@ -276,7 +248,6 @@ def targets() -> list[Target]:
             WRONG,
             lambda: [b"", b"\xff\xfe", b"a"],
         ),
-        t("viewer page", "v.html", _page, runs.viewer_page, WRONG, lambda: [b"", b"\xff", *EVIL_PAGE]),
         t(
             "other run",
             "evaluation.json",

@@ -16,7 +16,6 @@ import pytest
 from hierarchy_cnn_torch import analyze, flags, plots
 from hierarchy_cnn_torch.data import images
 from hierarchy_cnn_torch.report import summary
-from hierarchy_cnn_torch.viewer import pack
 from hierarchy_cnn_torch.viewer.from_run import view_of_run
 from hierarchy_cnn_torch.viewer.view import write
 from reproduction.runtime.flags import finish_parsing
@@ -24,6 +23,7 @@ from reproduction.runtime.outcomes import outcomes_of
 from reproduction.runtime.record import load_record
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from tests import scripts
+from tests.hierarchy.viewer_page import read_page
 
 TRAIN = REPO_ROOT / "hierarchy_cnn_torch" / "train.py"
 ANALYZE = REPO_ROOT / "hierarchy_cnn_torch" / "analyze.py"
@@ -260,7 +260,7 @@ def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file, monkeypat
     ):  # fmt: skip
         a, b, c, d = (value[name] for name in f"{effect} {of_control}".split())
         assert value[claimed] - value[control] == pytest.approx((a - b) - (c - d))
-    meta, arrays = pack.read_page(out / "view.html")
+    meta, arrays = read_page(out / "view.html")
     assert [r["name"] for r in meta["runs"]] == ["A0", "A1"] and len(meta["layers"]) == 8
     with np.load(flat / "predictions.npz") as saved:
         labels, predicted = saved["test_labels"], saved["test_logits"].argmax(1)

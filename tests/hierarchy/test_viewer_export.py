@@ -14,6 +14,7 @@ from hierarchy_cnn_torch.viewer.view import View, scaled_bytes, triangle_bytes, 
 from reproduction.compare.export import write_text
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from tests.hierarchy.browser import export_arguments, planted_files
+from tests.hierarchy.viewer_page import read_page
 
 L10 = [np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1]), np.array([0, 0, 1, 2, 3, 3, 3, 4, 5, 5])]
 
@@ -33,7 +34,7 @@ def test_the_readmes_command_needs_only_a_matrix_and_names(files, tmp_path):
     folder, counts, _, _ = files
     answer = export("--confusion", folder / "m.npy", "--names", folder / "names.txt", "--out", tmp_path / "view.html")
     assert answer.returncode == 0, answer.stderr
-    meta, arrays = pack.read_page(tmp_path / "view.html")
+    meta, arrays = read_page(tmp_path / "view.html")
     assert meta["names"][3] == "class 003" and [e["label"] for e in meta["runs"][0]["epochs"]][-1] == "epoch 3"
     for at, matrix in enumerate(counts):
         back = np.zeros((10, 10), int)
@@ -46,7 +47,7 @@ def test_names_and_matrix_with_a_byte_order_mark(tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\nc\n", encoding="utf-8-sig")
     answer = export("--confusion", tmp_path / "m.csv", "--names", tmp_path / "names.txt", "--out", tmp_path / "v.html")
     assert answer.returncode == 0, answer.stderr
-    meta, arrays = pack.read_page(tmp_path / "v.html")
+    meta, arrays = read_page(tmp_path / "v.html")
     assert meta["names"] == ["a", "b", "c"] and arrays["c0_0_n"].tolist() == [5, 1, 2, 7, 1, 9]
 
 
@@ -62,7 +63,7 @@ def test_export_and_read_back_give_identical_arrays(tmp_path):
     }
     meta = {"title": "</script><b>&", "names": ["</script>", "é"]}
     write_text(tmp_path / "p.html", pack.page(meta, arrays, {}))
-    back_meta, back = pack.read_page(tmp_path / "p.html")
+    back_meta, back = read_page(tmp_path / "p.html")
     assert back_meta["names"] == meta["names"]
     assert back.keys() == arrays.keys()
     assert all(
@@ -93,7 +94,7 @@ def test_order_in_the_page_is_the_seriation(files, tmp_path):
         tmp_path / "v.html",
     )
     assert answer.returncode == 0, answer.stderr
-    meta, arrays = pack.read_page(tmp_path / "v.html")
+    meta, arrays = read_page(tmp_path / "v.html")
     assert (arrays["order"] == seriation.tree_order(tree, profile_distance(counts[-1]))).all()
     assert [len(level["groups"]) for level in meta["levels"]] == [2, 6]
 
@@ -147,7 +148,7 @@ def from_matrix(folder, counts, *more):
     words = ["--confusion", folder / "m.npy", "--names", folder / "n.txt", "--out", folder / "v.html", *more]
     view = export_module.from_files(export_module.parser().parse_args([str(word) for word in words]))
     write(view, folder / "v.html")
-    return pack.read_page(folder / "v.html")
+    return read_page(folder / "v.html")
 
 
 @pytest.mark.parametrize("kind", ["u1", "i2", "u4", "i8", "u8", "f2", "f4", "f8", ">i8"])
@@ -180,7 +181,7 @@ def test_thumbs_in_a_folder(files, tmp_path):
     folder = files[0]
     answer = export(*export_arguments(folder, tmp_path / "v.html"), "--thumbs", "folder")
     assert answer.returncode == 0, answer.stderr
-    meta, arrays = pack.read_page(tmp_path / "v.html")
+    meta, arrays = read_page(tmp_path / "v.html")
     assert meta["samples"]["sprites"] == [{"file": "v_thumbs/sprite_0.jpg"}]
     assert (tmp_path / "v_thumbs" / "sprite_0.jpg").read_bytes()[:2] == b"\xff\xd8"
     assert (arrays["sample_thumb"] == np.arange(len(arrays["sample_id"]))).all()
@@ -214,7 +215,7 @@ def test_runs_of_other_papers_open(files, tmp_path):
     (tmp_path / "sub" / "evaluation.json").write_text(json.dumps(found))
     answer = export("--run", tmp_path / "sub", "--out", tmp_path / "a.html")
     assert answer.returncode == 0, answer.stderr
-    meta, _ = pack.read_page(tmp_path / "a.html")
+    meta, _ = read_page(tmp_path / "a.html")
     assert [e["label"] for e in meta["runs"][0]["epochs"]] == ["best epoch", "last"]
     data = datasets.load("mnist5k")
     logits = np.eye(10)[np.asarray(data.test_labels)] * 5 + np.random.default_rng(0).normal(size=(1000, 10))
@@ -223,7 +224,7 @@ def test_runs_of_other_papers_open(files, tmp_path):
     (tmp_path / "c2s" / "config.json").write_text(json.dumps({"dataset": "mnist5k"}))
     answer = export("--run", tmp_path / "c2s", "--out", tmp_path / "b.html")
     assert answer.returncode == 0, answer.stderr
-    meta, arrays = pack.read_page(tmp_path / "b.html")
+    meta, arrays = read_page(tmp_path / "b.html")
     assert arrays["c0_0_n"].sum() == 1000 and meta["samples"]["sprites"]
     (tmp_path / "none").mkdir()
     answer = export("--run", tmp_path / "none", "--out", tmp_path / "c.html")

@@ -265,7 +265,7 @@ ADDITIONS: FlagTable = {
 def training_parser(prog: str = "fast_fgvr_semi_train.py") -> Parser:
     """Returns the parser of the training script; eval.py takes the same flags."""
     parser = Parser(prog, "Softmax classifier with a ranking regularizer: trains, and tests at intervals.")
-    add_flags(parser.original_group(), ORIGINALS)
+    add_flags(parser.originals, ORIGINALS)
     parser.additions.add_argument(
         "--data-dir", "--data_dir", "--datasets-dir", "--datasets_dir", metavar="DIR", default=str(DATA_ROOT),
         help="data sets (default: data/ of the repository)",
