@@ -192,15 +192,11 @@ class Run:
 
     def is_finished(self) -> bool:
         """Whether a run with the same flags has left nothing to do; then prints one line about it."""
-        if not self.done:
-            return False
-        stamp = read_json(self.folder / "DONE", "")
-        commit = str(stamp.get("commit") or "unknown")[:10]
-        print(
-            f"{shown(self.folder)}: finished before (commit {commit}, {stamp.get('date')}); --overwrite runs it again",
-            flush=True,
-        )
-        return True
+        if self.done:
+            stamp = read_json(self.folder / "DONE", "")
+            before = f"commit {str(stamp.get('commit') or 'unknown')[:10]}, {stamp.get('date')}"
+            print(f"{shown(self.folder)}: finished before ({before}); --overwrite runs it again", flush=True)
+        return self.done
 
 
 def finished_with(folder: Path, settings: Mapping[str, Any]) -> bool:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from reproduction.compare.tabular import latex_table, markdown_table, spread
-from reproduction.runtime import arrays
 from reproduction.runtime.arrays import confusion_counts, read_npz, write_npz
 from reproduction.runtime.deviations import active
 from reproduction.runtime.figures import new_figure, save_figure
@@ -48,7 +47,7 @@ def test_an_npz_is_whole_or_absent(tmp_path, monkeypatch, compress):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(arrays.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_npz(path, {"a": np.ones(2)}, compress)
     assert path.read_bytes() == content and os.listdir(path.parent) == ["a.npz"]
