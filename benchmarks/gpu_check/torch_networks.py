@@ -181,12 +181,13 @@ class _Timed(LitResnet):
         self.watch = watch_gpu() if self.current_epoch else None
         self.waiting = self.watch.__enter__() if self.watch else []
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Forward, backward and update: Lightning runs all three in here."""
         if self.device.type != "cuda":
-            return super().training_step(batch, batch_idx)
+            return super().optimizer_step(*args, **kwargs)
         refuse_waits(True)
         try:
-            return super().training_step(batch, batch_idx)
+            return super().optimizer_step(*args, **kwargs)
         finally:
             refuse_waits(False)
 
