@@ -84,7 +84,7 @@ def extract_features(setting: Setting) -> None:
         write_features(path, features(module, items, setting.config.batch_size), (len(items), width))
         if setting.config.csv_features:
             with atomic(path.with_suffix(".csv")) as text:
-                np.savetxt(text, np.load(path, mmap_mode="r"), fmt="%.8g", delimiter=",")
+                np.savetxt(text, np.load(path, mmap_mode="r"), fmt="%.8g", delimiter=",", encoding="utf-8")
         print(f"features: {len(items):,} x {width} in {shown(path)}", flush=True)
         details = {"shape": [len(items), width], "features_sha256": file_hash(path)}
         write_outcome(setting, run, Outcome("features", inputs, {}, details))

@@ -199,10 +199,10 @@ def has_recalled(lines: Sequence[Line]) -> bool:
     return any(line.number is not None and line.number.evidence == "recalled" for line in lines)
 
 
-def markdown_lines(lines: Sequence[Line]) -> str:
+def markdown_lines(lines: Sequence[Line], anchors: bool = False) -> str:
     """Returns a Markdown table of what was run, and one of what was not, grouped by the reason.
 
-    A row's name, with an anchor for links, its verdict and its command are in the first of its lines only.
+    A row's name, verdict and command are in the first of its lines only; `anchors` makes the name a target of links.
     """
     rows: list[list[str]] = []
     before: tuple[str, ...] = ("",) * len(LINE_HEAD)
@@ -211,7 +211,8 @@ def markdown_lines(lines: Sequence[Line]) -> str:
         same = line.row == before[0]
         verdict = "" if same and line.verdict.text == before[5] else line.verdict.text
         command = "" if same or not line.command else f"`{line.command}`"
-        name = "" if same else f'<a id="row-{line.row}"></a>{line.row}'
+        anchor = f'<a id="row-{line.row}"></a>' if anchors else ""
+        name = "" if same else f"{anchor}{line.row}"
         rows.append([name, *cells[1:5], verdict, command])
         before = cells
     parts = ['<a id="rows"></a>', markdown_table(LINE_HEAD, rows)] if rows else []

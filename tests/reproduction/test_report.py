@@ -337,7 +337,7 @@ def test_command_writes_page_and_markdown(make, tmp_path, capsys):
     assert report.main(["--out", str(tmp_path / "a b" / "r.html"), "--runs", str(tmp_path / "runs")]) == 0
     assert "needs no network" in capsys.readouterr().out
     assert (tmp_path / "a b" / "r.html").read_text().startswith("<!doctype html>")
-    assert "</a>mnist5k-cpu | FC % | 99.38 | 96.00 (1) |" in (tmp_path / "a b" / "r.md").read_text()
+    assert "| mnist5k-cpu | FC % | 99.38 | 96.00 (1) |" in (tmp_path / "a b" / "r.md").read_text()
 
 
 CHROMIUM = shutil.which("chromium")

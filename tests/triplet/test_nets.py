@@ -270,6 +270,7 @@ def test_he_normal_is_slims_initial_value():
     from triplet_tf.nets.layers import he_normal
 
     with tf1.Graph().as_default(), tf1.Session() as session:
+        tf1.set_random_seed(0)
         shape = [3, 3, 256, 128]
         ours, theirs = session.run([he_normal()(shape), slim.variance_scaling_initializer()(shape)])
     assert ours.std() == pytest.approx(theirs.std(), rel=0.01)
