@@ -185,33 +185,48 @@ def _published(claim: Claim, paper: Paper, base: str) -> tuple[float | None, str
 def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
     """One line for each metric of a claim or gate that rows it is about should have and no committed record knows.
 
-    And one for each variant of theirs that is in no row of the table and in no record.
-
-    A record of a run in progress may lack a metric; that is why only committed records are looked at.
+    And one for each variant of theirs that is in no row of the table and in no record. Rows of fewer than three seeds
+    may be in progress and lack a metric; so may rows without any of the claim's other metrics.
     """
-    runs = [run for group in found.of(paper.paper.id) for run in group.runs]
-    known = {name for run in runs for entry in run.entries for name in (*entry.record.metrics, *entry.record.details)}
+    groups = found.of(paper.paper.id)
+    known_in = {
+        group.row: {
+            name
+            for run in group.runs
+            for entry in run.entries
+            for name in (*entry.record.metrics, *entry.record.details)
+        }
+        for group in groups
+    }
+    known = set().union(*known_in.values())
+    whole = {group.row for group in groups if len(group.runs) >= 3}
     sides_of = {
         claim.id: {"method": claim.method, "baseline": claim.baseline, "control": claim.control}
         for claim in paper.claim
     }
-    named = {side.metric for sides in sides_of.values() for side in sides.values() if side is not None}
-    # a record of chosen settings is about no claim
-    rows = {run.row for run in runs if any(named & entry.record.metrics.keys() for entry in run.entries)}
+
+    def has(base: str, side: Side | None) -> bool:
+        """Whether a whole row has the metric of a side."""
+        row = f"{base}-{side.variant}" if side is not None and side.variant else base
+        return side is not None and row in whole and side.metric.partition("[")[0] in known_in[row]
+
     lines = []
     for claim in paper.claim:
-        bases = _bases(claim, paper, found)
-        for key, side in sides_of[claim.id].items():
-            here = side is not None and any((f"{b}-{side.variant}" if side.variant else b) in rows for b in bases)
+        sides = sides_of[claim.id]
+        bases = [base for base in _bases(claim, paper, found) if any(has(base, side) for side in sides.values())]
+        for key, side in sides.items():
+            here = side is not None and any((f"{b}-{side.variant}" if side.variant else b) in whole for b in bases)
             if side is not None and side.metric and here and side.metric.partition("[")[0] not in known:
                 lines.append(f"tables/{paper.paper.id}.toml: {claim.id}: {key}: no record has {side.metric!r}")
-    names = {row.row for row in paper.row} | {run.row for run in runs}
+    names = {row.row for row in paper.row} | known_in.keys()
     variants = [(f"gate {gate.rows[0]}", "variant", gate.variant) for gate in paper.gate]
     for claim_id, sides in sides_of.items():
         variants += [(claim_id, key, side.variant) for key, side in sides.items() if side is not None]
     for owner, key, variant in variants:
         if variant and not any(name.endswith(f"-{variant}") for name in names):
             lines.append(f"tables/{paper.paper.id}.toml: {owner}: {key}: no row ends with '-{variant}'")
+    named = {side.metric for sides in sides_of.values() for side in sides.values() if side is not None}
+    rows = {row for row in known_in if named & known_in[row]}  # a record of chosen settings is about no claim
     for gate in paper.gate:
         if gate.metric not in known and any(matches(gate.rows, row) for row in rows):
             lines.append(f"tables/{paper.paper.id}.toml: gate {gate.rows[0]}: no record has {gate.metric!r}")
