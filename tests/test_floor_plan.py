@@ -19,7 +19,7 @@ SEES = {  # room -> rooms of the same paper that it may import
     "training": {"training", "data", "networks", "method", "flags", "plots", "deviations"},
 }
 OUTSIDE_METHOD = {"reproduction", "datasets"}  # packages of ours that `method` must not need,
-TENSORFLOW = "reproduction.runtime.tf_import"  # but for how TensorFlow is imported
+IMPORTERS = {"reproduction.runtime.tf_import", "reproduction.runtime.hidden"}  # but for how libraries are imported
 MOVED: tuple[str, ...] = ("class2str_tf", "finegrained_torch", "hierarchy_cnn_torch", "subclass_torch", "triplet_tf")
 
 
@@ -60,7 +60,7 @@ def test_a_room_sees_only_what_lies_below_it(path):
     if room in SEES:
         assert own - {"__init__"} <= SEES[room], f"{room} imports {own - SEES[room]}"
     if room == "method":
-        assert not {name.partition(".")[0] for name in imports(path) - {TENSORFLOW}} & OUTSIDE_METHOD
+        assert not {name.partition(".")[0] for name in imports(path) - IMPORTERS} & OUTSIDE_METHOD
 
 
 @pytest.mark.parametrize("paper", MOVED)

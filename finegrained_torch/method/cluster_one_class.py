@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import importlib.util
 import os
 import shutil
@@ -21,7 +22,9 @@ from typing import Any
 
 import numpy as np
 
-_COMPILED = ("umap", "pynndescent")  # their functions are compiled with cache=True
+from reproduction.runtime.hidden import hidden
+
+_COMPILED = ("umap", "pynndescent")  # numba stores their compiled functions
 # Below this many points neither a neighbourhood graph nor its spectral layout makes sense.
 _FEW_POINTS = 12
 _WORKING_MIB = 128  # of scikit-learn's silhouette
@@ -126,17 +129,22 @@ def import_umap() -> ModuleType:
     if "umap" in sys.modules:
         return sys.modules["umap"]
     find_numba_cache()
-    hidden = [name for name in ("tensorflow", "torchvision") if name not in sys.modules]
-    for name in hidden:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import umap
-    finally:
-        for name in hidden:
-            del sys.modules[name]
+    with warnings.catch_warnings(), hidden("tensorflow", "torchvision"):
+        warnings.simplefilter("ignore")
+        import umap
+    _keep_compiled("umap.umap_", "umap.utils")
     return umap
+
+
+def _keep_compiled(*modules: str) -> None:
+    """Lets numba store these modules' functions, as it does pynndescent's: compiling them takes twenty seconds.
+
+    Only those that go by their own name: numba would mistake two compilations of one function for each other.
+    """
+    for module in modules:
+        for name, function in vars(importlib.import_module(module)).items():
+            if hasattr(function, "enable_caching") and (function.__module__, function.__name__) == (module, name):
+                function.enable_caching()
 
 
 def reduce(points: np.ndarray, settings: Settings) -> tuple[np.ndarray, Any, list[str]]:

@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from reproduction.runtime.hidden import hidden
+
 
 def frameworks() -> tuple[Any, Any]:
     """Imports TensorFlow (Keras 2 behaviour, compat.v1 graphs) and tf-slim.
@@ -26,7 +28,7 @@ def frameworks() -> tuple[Any, Any]:
         os.environ["TF_USE_LEGACY_KERAS"] = "1"  # LSTM cells and layers of compat.v1 need Keras 2
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off on some processors: three times slower
-    with native_stderr_closed():
+    with native_stderr_closed(), hidden("pandas", "sklearn"):  # for Keras's and slim's parts that nothing here uses
         import tensorflow as tf
 
         _restore_names_for_slim(tf)

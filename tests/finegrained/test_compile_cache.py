@@ -1,10 +1,12 @@
-"""numba without a place for its compiled code: a temporary folder, in the process and in those it starts."""
+"""numba stores what it compiles for UMAP; without a place for it, in a temporary folder, also of started processes."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+
+from finegrained_torch.method.cluster_one_class import import_umap
 
 from .conftest import ROOT
 
@@ -58,3 +60,17 @@ def test_the_script_fails_without_it(tmp_path):
         [sys.executable, script], capture_output=True, text=True, env={**env, "HOME": "/proc/nowhere"}
     )
     assert "no locator available" in done.stderr
+
+
+def test_umaps_slow_loops_are_stored():
+    """Those with one compilation each: the layout's is compiled twice, and numba would take one for the other."""
+    umap = import_umap()
+    stored = {name for module in (umap.umap_, umap.utils) for name, value in vars(module).items() if is_stored(value)}
+    assert {"fast_knn_indices", "smooth_knn_dist", "compute_membership_strengths", "submatrix"} <= stored
+    twice = [value for name, value in vars(umap.layouts).items() if name.startswith("_nb_optimize_layout")]
+    assert twice and not any(map(is_stored, twice))
+
+
+def is_stored(function) -> bool:
+    """Whether numba stores this function's compilation."""
+    return getattr(getattr(function, "stats", None), "cache_path", None) is not None
