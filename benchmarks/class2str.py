@@ -89,11 +89,13 @@ def forward(small: bool) -> Pair:
 def stage1_of(model: str, steps: int, batch: int, device: str = "cpu") -> tuple[Any, Any, Any]:
     """Configuration, data (one long epoch, no test inside the timed steps) and session configuration of stage 1."""
     from class2str_tf.flags import fc_parser, resolve_fc
+    from class2str_tf.matched import EARLY
     from reproduction.runtime import tf_runtime
     from reproduction.runtime.run_folder import UserError
 
     lenet = model == "lenet"
     words = ["--dataset", "mnist5k" if lenet else "cifar10", "--model", model, "--max-steps", str(steps)]
+    words += [*EARLY, "--lr", "1e-4"] if model == "early" else []  # as in profile matched; the rate does not matter
     args = fc_parser("bench").parse_args([*words, "--B", str(batch), "--device", device])
     args.argv = []
     config = resolve_fc(args)

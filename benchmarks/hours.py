@@ -19,6 +19,7 @@ from class2str_tf.flags import FIRST
 from datasets import manifest
 from reproduction.compare.tables import paper_of
 from reproduction.launch.jobs import Command
+from reproduction.launch.measured import key_of
 from reproduction.launch.pipeline import DEFAULT_SEEDS, Request
 from reproduction.runtime.run_folder import REPO_ROOT
 
@@ -46,8 +47,8 @@ peak, if the framework computes in TF32. `make plan` does not know that ARGS nam
 for ImageNet. For `--model wideresnet` and for ImageNet, this table is the only estimate."""
 
 
-def cells(paper: str) -> tuple[dict[str, list[str]], list[str]]:
-    """The commands behind the rows of profile `paper` of a paper's table.
+def cells(paper: str, profile: str = "paper") -> tuple[dict[str, list[str]], list[str]]:
+    """The commands behind the rows of a profile of a paper's table.
 
     Returns:
       (command -> its rows, in the table's order; rows left out, because they are shortened for a CPU).
@@ -55,13 +56,29 @@ def cells(paper: str) -> tuple[dict[str, list[str]], list[str]]:
     commands: dict[str, list[str]] = {}
     left_out = []
     for row in paper_of(paper).row:
-        if "-paper" not in row.row:
+        if f"-{profile}" not in row.row:
             continue
         if "DEVICE=cpu" in row.command:
             left_out.append(row.row)
         else:
             commands.setdefault(row.command, []).append(row.row)
     return commands, left_out
+
+
+def request_of(folder: str, line: str) -> Request:
+    """What a command of the table asks for: all seeds; of profile `matched` the core rows, on the published data."""
+    module = importlib.import_module(f"{folder}.reproduce")
+    words = dict(word.split("=", 1) for word in shlex.split(line) if word.isupper() or word.partition("=")[0].isupper())
+    profile, extra = words.get("PROFILE", "paper"), tuple(shlex.split(words.get("ARGS", "")))
+    seeds = getattr(module, "SEEDS", DEFAULT_SEEDS)[profile]
+    return Request(profile, words.get("DATASET", module.DATASETS[profile]), tuple(seeds), "auto", extra, False, None)
+
+
+def matched_flags(paper: str) -> list[str]:
+    """Flags of the first training of a paper's profile `matched`."""
+    folder = TABLES[paper][0]
+    request = request_of(folder, f"make reproduce-{paper} PROFILE=matched")
+    return list(importlib.import_module(f"{folder}.reproduce").commands_of(request)[0].flags)
 
 
 def configurations(folder: str, line: str) -> tuple[str, list[tuple[Command, dict[str, Any]]], int, float]:
@@ -71,32 +88,31 @@ def configurations(folder: str, line: str) -> tuple[str, list[tuple[Command, dic
       folder: package of the paper.
       line: `make reproduce-... NAME=value ...`, or a script for ImageNet.
     Returns:
-      (data set with its ARGS, the commands of the first seed with what their flags resolve to, number of seeds, hours
-      of `make plan`).
+      (data set with its ARGS, the commands of the first seed with what their flags resolve to, those that differ in
+      seeds and folders only once, number of seeds, hours of `make plan`).
     Raises:
       RuntimeError: a command does not resolve.
     """
     module = importlib.import_module(f"{folder}.reproduce")
-    seeds = getattr(module, "SEEDS", DEFAULT_SEEDS)["paper"]
-    words = dict(word.split("=", 1) for word in shlex.split(line) if word.isupper() or word.partition("=")[0].isupper())
-    dataset, extra = words.get("DATASET", module.DATASETS["paper"]), tuple(shlex.split(words.get("ARGS", "")))
-    request = Request("paper", dataset, tuple(seeds), "cpu", extra, False, None)
-    planned = math.fsum(command.gpu_hours for command in module.commands_of(request))
+    request = request_of(folder, line)
+    dataset, planned = request.dataset, math.fsum(command.gpu_hours for command in module.commands_of(request))
     if line.startswith("make "):
         commands = module.commands_of(dataclasses.replace(request, seeds=request.seeds[:1]))
     else:
         dataset, planned = "imagenet", 0.0
         commands = [Command("imagenet-paper", "", f"{folder}/{script}", (), REPO_ROOT) for script in SCRIPTS]
-    found = []
+    found, different = [], {}
     for command in commands:
-        if command.script.rpartition("/")[2] == "analyze.py":  # reads a run, trains nothing
+        different.setdefault(key_of(command), command)
+    for command in different.values():
+        if command.script.rpartition("/")[2] in ("analyze.py", "ranking.py"):  # read runs, train nothing
             continue
         asked = [sys.executable, command.script, *command.flags, "--print-config"]
         done = subprocess.run(asked, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
         if done.returncode:
             raise RuntimeError(f"{command.line()}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
         found.append((command, json.loads(done.stdout)))
-    return " ".join((dataset, *extra)), found, len(seeds), planned
+    return " ".join((dataset, *request.extra)), found, len(request.seeds), planned
 
 
 def images_of(dataset: str) -> int:
@@ -172,21 +188,25 @@ def _subclass_network(model: str, dataset: str) -> int:
 
 def _subclass(command: Command, config: dict[str, Any]) -> tuple[float, float]:
     epochs = config["epochs_class"] if config["stage"] == "identify" else config["epochs"]
-    return _subclass_network(config["model"], config["dataset"]), epochs * images_of(config["dataset"])
+    images = epochs * images_of(config["dataset"])
+    if config["max_steps"]:
+        images = min(images, config["max_steps"] * config["batch_size"])
+    return _subclass_network(config["model"], config["dataset"]), images
 
 
 @functools.cache
-def _finegrained_network(size: int) -> int:
+def _finegrained_network(network: str, size: int) -> int:
     from finegrained_torch.networks import resnet
 
-    return torch_multiply_adds(resnet.build("resnet18", 10), (3, size, size))
+    return torch_multiply_adds(resnet.build(network, 10), (3, size, size))
 
 
 def _finegrained(command: Command, config: dict[str, Any]) -> tuple[float, float]:
     of = {"coarse": 1, "sub": 1, "fine-tune": len(config["head"]), "multi-head": len(config["alpha"])}
     trainings = sum(of.get(stage, 0) for stage in config["stage"])
     size = 28 if config["dataset"] == "pathmnist" else 32
-    return _finegrained_network(size), trainings * config["max_epochs"] * images_of(config["dataset"])
+    images = trainings * config["max_epochs"] * images_of(config["dataset"])
+    return _finegrained_network(config["network"], size), images
 
 
 @functools.cache
@@ -216,7 +236,8 @@ def _hierarchy_network(preset: str, classes: int) -> int:
 
 def _hierarchy(command: Command, config: dict[str, Any]) -> tuple[float, float]:
     count = images_of(config["dataset"])
-    trained = count * (config["folds"] - 1) / config["folds"] if config["folds"] else count - 5000
+    held_out = 0 if config["train_held_out"] else config["held_out"] or 5000
+    trained = count * (config["folds"] - 1) / config["folds"] if config["folds"] else count - held_out
     classes = manifest.entry(config["dataset"]).classes
     return _hierarchy_network(config["preset"], classes), config["epochs"] * trained
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,15 @@ def write_jpegs(root: Path, count: int, num_classes: int = 16) -> Path:
     return root
 
 
-def config_of(root: Path, net: str, frame: int, steps: int, device: str, batch: int = 32) -> Any:
-    """Resolved flags of a run in mode hard on the files below `root`."""
+def config_of(
+    root: Path, net: str, frame: int, steps: int, device: str, batch: int = 32, more: Sequence[str] = ()
+) -> Any:
+    """Resolved flags of a run in mode hard on the files below `root`; those of `more` win."""
     from triplet_tf.config.base_config import parse, training_parser
 
     words = ["--db_name", "csv:photos", "--data-dir", str(root), "--net", net, "--train_mode", "hard",
              "--aug_style", "img", "--frame_size", str(frame), "--batch_size", str(batch), "--init", "random",
-             "--train_iters", str(steps), "--learning_rate", "0.001", "--device", device]  # fmt: skip
+             "--train_iters", str(steps), "--learning_rate", "0.001", "--device", device, *more]  # fmt: skip
     return parse(training_parser("benchmark"), words)
 
 

@@ -6,6 +6,7 @@ Nothing here asserts a time.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import subprocess
 import sys
@@ -26,6 +27,10 @@ from tests.test_layout import PAPERS, ROOT
 DRIVER = '#!/bin/sh\ncase "$*" in\n-L) echo "GPU 0: NVIDIA Card 1 (UUID: GPU-12)" ;;\n'
 DRIVER += "*lms*) echo 75; echo 25; exec sleep 60 ;;\n"
 DRIVER += '*) echo "NVIDIA Card 1, 570.1, 81559, 9.0" ;;\nesac\n'
+# Commands of a seed of profile matched that train a whole network: not on features, no ranking, analysis or report
+MATCHED_TRAININGS = {
+    "class2str_tf": 4, "subclass_torch": 14, "finegrained_torch": 5, "triplet_tf": 4, "hierarchy_cnn_torch": 3,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -59,6 +64,11 @@ def test_the_rehearsal_walks_every_part_on_a_cpu(tmp_path):
     kept = measured.read("CPU", tmp_path / "out" / "hours.json")
     commands = commands_of(Request("paper", "cifar10", (7,), "cpu", (), False, None))
     assert measured.planned_hours(commands, kept)[1] == len(commands) == 3
+    for paper, count in MATCHED_TRAININGS.items():
+        module = importlib.import_module(f"{paper}.reproduce")
+        request = Request("matched", module.DATASETS["matched"], (7,), "auto", (), False, None, "q90")
+        found = [measured.hours_of(command, kept) for command in module.commands_of(request)]
+        assert sum(bool(hours) for hours in found) == count, paper
 
 
 def test_without_a_gpu_it_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path):
@@ -196,9 +206,9 @@ def test_a_difference_or_a_failure_makes_a_paper_not_ready():
 
 
 def test_hours_follow_from_images_and_speed_and_small_networks_are_left_to_the_plan():
-    assert projection.hours_of(3.6e6, 10.0, 10.0, 1000.0) == 1.0
-    assert projection.hours_of(3.6e6, 20.0, 10.0, 1000.0) == 2.0
-    assert projection.hours_of(3.6e6, 4.0, 10.0, 1000.0) is None
+    assert projection.training_hours(3.6e6, 10.0, 10.0, 1000.0) == 1.0
+    assert projection.training_hours(3.6e6, 20.0, 10.0, 1000.0) == 2.0
+    assert projection.training_hours(3.6e6, 4.0, 10.0, 1000.0) is None
 
 
 def test_the_plan_shows_measured_hours_of_this_machine(card, monkeypatch, tmp_path):
@@ -221,10 +231,27 @@ def test_the_plan_shows_measured_hours_of_this_machine(card, monkeypatch, tmp_pa
     assert measured.read() is None
 
 
+def test_the_plan_of_matched_shows_hours_that_were_measured_and_no_others(card, monkeypatch, tmp_path, capsys):
+    request = Request("matched", "cifar10", (0,), "auto", (), False, None)
+    commands, path = commands_of(request), tmp_path / "hours.json"
+    monkeypatch.setattr(measured, "HOURS_FILE", path)
+
+    def plan() -> str:
+        pipeline._print_plan("subclass", request, commands, 0.2)
+        return capsys.readouterr().out
+
+    assert "measured" not in plan() and "GPU hours" not in plan()
+    hours = {measured.key_of(commands[0])[0]: {"float32": 9.0, "auto": 0.01}}  # stage 1, of ten seeds
+    measured.write(path, "NVIDIA Card 1", "2026-11-28", hours)
+    said = "about 0.1 GPU hours for 10 of 15 commands (measured, on NVIDIA Card 1, 2026-11-28)"
+    assert f"\n  {said}\n" in plan()
+    assert pipeline.measured_on_gpu(dataclasses.replace(request, device="cpu"), commands) == ""
+    measured.write(path, "another card", "2026-11-28", hours)
+    assert "measured" not in plan()
+
+
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_command_has_one_key_for_every_seed_and_place(paper):
-    import importlib
-
     module = importlib.import_module(f"{paper}.reproduce")
     request = Request("paper", module.DATASETS["paper"], (0,), "cpu", (), False, None)
     other = dataclasses.replace(request, seeds=(12,), device="cuda:1", force=True, data_dir="/there")
@@ -237,3 +264,4 @@ def test_a_flag_that_changes_what_is_computed_changes_the_key():
     other = dataclasses.replace(base, flags=("--epochs", "4"))
     assert measured.key_of(base) == ("x.py --epochs 3", "tf32")
     assert measured.key_of(other) == ("x.py --epochs 4", "float32")
+    assert measured.key_of(dataclasses.replace(base, flags=("--amp", "auto")))[1] == "auto"  # bf16, TF32 or float32

@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_bytes(args.out / "report.txt", (text + "\n").encode())
     print(f"\n{text}\nwrote {shown(args.out / 'report.txt')} and {shown(args.out / 'hours.json')}")
     if not args.rehearse:
-        print("make plan PROFILE=paper shows the measured hours from now on", flush=True)
+        print("make plan PROFILE=paper and PROFILE=matched show the measured hours from now on", flush=True)
     return int(not (verdict.of_kind(entries, "agreement") and all(ready for ready, _ in verdicts)))
 
 

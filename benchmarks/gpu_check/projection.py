@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.gpu_check.report import Report
-from benchmarks.hours import TABLES, cells, configurations
+from benchmarks.hours import TABLES, cells, configurations, request_of
 from reproduction.launch.jobs import Command
-from reproduction.launch.measured import key_of
+from reproduction.launch.measured import Measured, hours_of, key_of
 
 ALIKE = 0.5  # a network of fewer multiply-adds than this share of the measured one waits for other things
 Speeds = Mapping[str, Mapping[str, float]]  # network -> precision -> images/s
@@ -25,7 +27,7 @@ def network_of(paper: str, config: Mapping[str, Any]) -> str:
     return str(config["model"] if paper == "class2str" else config["net"])
 
 
-def hours_of(images: float, multiply_adds: float, measured_adds: float, images_per_s: float) -> float | None:
+def training_hours(images: float, multiply_adds: float, measured_adds: float, images_per_s: float) -> float | None:
     """Hours of training on so many images.
 
     Args:
@@ -41,44 +43,48 @@ def hours_of(images: float, multiply_adds: float, measured_adds: float, images_p
 
 
 def project(
-    paper: str, speeds: Speeds, small: bool
+    paper: str, speeds: Speeds, small: bool, auto: str
 ) -> tuple[dict[str, dict[str, float]], list[tuple[str, float, int, int]]]:
-    """Projects the tables of a paper.
+    """Projects the tables of a paper: all of profile `paper`, and the core rows of profile `matched`.
 
     Args:
       paper: key of `benchmarks.hours.TABLES`.
       speeds: measured.
-      small: only the first table, with any measured network's speed: for a rehearsal.
+      small: only the first table of each profile, with any measured network's speed: for a rehearsal.
+      auto: precision that `--amp auto` chooses on this device.
     Returns:
-      (key of a command -> precision -> hours; for each table its name, hours of all seeds in float32, commands of a
-      seed that are measured, and all of them).
+      (key of a command -> precision -> hours; for each table its name, hours of all seeds, commands that are measured,
+      and all of them). What is not measured counts in profile `paper` as planned, in `matched` not at all.
     """
     folder, counted = TABLES[paper]
+    commands_of = importlib.import_module(f"{folder}.reproduce").commands_of
     hours: dict[str, dict[str, float]] = {}
     tables = []
     any_speed = next(iter(speeds.values()), {})
-    for line in list(cells(paper)[0])[: 1 if small else None]:
-        if not line.startswith("make "):
-            continue  # ImageNet, which no plan holds
-        name, commands, seeds, _ = configurations(folder, line)
-        parts = [(command, config, *counted(command, config)) for command, config in commands]
-        measured_adds: dict[str, float] = {}
-        for _, config, adds, _ in parts:  # the first command of a network trains it alone
-            measured_adds.setdefault(network_of(paper, config), adds)
-        whole, known = 0.0, 0
-        for command, config, adds, images in parts:
-            network = network_of(paper, config)
-            own: Mapping[str, float] = any_speed if small else speeds.get(network, {})
-            row = {
-                precision: value + waiting_hours(paper, command)
-                for precision, rate in own.items()
-                if (value := hours_of(images, adds, measured_adds[network], rate)) is not None
-            }
-            if row:
-                hours[key_of(command)[0]] = row
-            whole += row.get("float32", command.gpu_hours)
-            known += bool(row)
-        tables.append((name, seeds * whole, known, len(parts)))
+    for profile in ("paper", "matched"):
+        # by what they ask for: COPY and ROWS are further rows; ImageNet is no make command, and in no plan
+        lines = {request_of(folder, line): line for line in cells(paper, profile)[0] if line.startswith("make ")}
+        for request, line in list(lines.items())[: 1 if small else None]:
+            name, trainings, _, _ = configurations(folder, line)
+            measured_adds: dict[str, float] = {}
+            for command, config in trainings:
+                adds, images = counted(command, config)
+                network = network_of(paper, config)
+                measured_adds.setdefault(network, adds)  # the first command of a network trains it alone
+                own: Mapping[str, float] = any_speed if small else speeds.get(network, {})
+                row = {
+                    precision: value + waiting_hours(paper, command)
+                    for precision, rate in own.items()
+                    if images and (value := training_hours(images, adds, measured_adds[network], rate)) is not None
+                }
+                if row:
+                    hours[key_of(command)[0]] = row | ({"auto": row[auto]} if auto in row else {})
+            commands = commands_of(request)
+            found = [hours_of(command, Measured("", "", hours)) for command in commands]
+            planned = [command.gpu_hours if profile == "paper" else 0.0 for command in commands]
+            whole = math.fsum(plan if known is None else known for plan, known in zip(planned, found, strict=True))
+            known = sum(value is not None for value in found)
+            tables.append((name if profile == "paper" else f"{name} {profile}", whole, known, len(commands)))
     return hours, tables
 
 
@@ -86,16 +92,18 @@ def waiting_hours(paper: str, command: Command) -> float:
     """Hours of a command in which the CPU works alone, by the estimate of the plan: the clusterings of fine-grained."""
     if paper != "finegrained" or "cluster" not in command.flags:
         return 0.0
-    from finegrained_torch.reproduce import CLUSTER_HOURS
+    from finegrained_torch.reproduce import CLUSTER_HOURS, CPU_MINUTES, NETWORK
 
-    return CLUSTER_HOURS
+    first, training = CPU_MINUTES["matched"]
+    return (first - training) / 60 if NETWORK in command.flags else CLUSTER_HOURS
 
 
-def report(paper: str, speeds: Speeds, small: bool, out: Report) -> None:
-    """Projects and reports the tables of a paper."""
-    hours, tables = project(paper, speeds, small)
+def report(paper: str, speeds: Speeds, small: bool, auto: str, out: Report) -> None:
+    """Projects and reports the tables of a paper; see `project`."""
+    hours, tables = project(paper, speeds, small, auto)
     for name, whole, known, count in tables:
-        what = "all" if known == count else f"{known} of {count}, the others as planned"
+        others = "left out" if name.endswith(" matched") else "as planned"
+        what = "all" if known == count else f"{known} of {count}, the others {others}"
         out.add("table", f"{paper} {name}: {whole:.2g} h for all seeds (commands measured: {what})", paper=paper,
                 name=name, hours=whole)  # fmt: skip
     out.add("hours", f"{paper}: {len(hours)} commands projected", paper=paper, hours=hours)

@@ -21,7 +21,7 @@ from reproduction.runtime.tf_import import frameworks, native_stderr_closed
 STEPS = 20
 PAPERS = ("class2str", "triplet")
 # Steps of an epoch that takes about two seconds on a data-centre GPU: projected, untried.
-LOOP_STEPS = {"vgg16": 150, "resnet50": 30}
+LOOP_STEPS = {"vgg16": 150, "resnet50": 30, "early": 300, "mobile": 100}
 
 
 class Side(NamedTuple):
@@ -125,10 +125,14 @@ def _triplet(net: str, frame: int) -> Case:
 
 
 def cases(small: bool, device: str) -> list[Case]:
-    """The papers' networks, small ones for a rehearsal; `device` is cpu or cuda and stays as visible as it is."""
-    if small:
-        return [_class2str("lenet", device), _triplet("mobile", 64)]
-    return [_class2str("vgg16", device), _triplet("resnet50", 224)]
+    """The networks of the profiles paper and matched, for a rehearsal the latter; `device` stays as visible as it is.
+
+    Args:
+      small: a rehearsal.
+      device: cpu or cuda.
+    """
+    matched = [_class2str("early", device), _triplet("mobile", 128)]
+    return matched if small else [_class2str("vgg16", device), _triplet("resnet50", 224), *matched]
 
 
 def side_of(case: Case, device: str, session_config: Any) -> Side:
@@ -209,7 +213,7 @@ def run_class2str(model: str, device: str, session_config: Any, precision: str, 
     from class2str_tf.method.layers import tf1
     from class2str_tf.training import loop, stage1
 
-    batch, steps = (8, 3) if small else (256, LOOP_STEPS[model])
+    batch, steps = (8, 3) if small else (200 if model == "early" else 256, LOOP_STEPS[model])
     config, data, _ = class2str.stage1_of(model, steps, batch, device)
     count = steps * batch
     data = dataclasses.replace(data, train_images=data.train_images[:count], train_labels=data.train_labels[:count])
@@ -217,7 +221,7 @@ def run_class2str(model: str, device: str, session_config: Any, precision: str, 
     allow_tf32(precision == "tf32")
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
-        graph = stage1.build(config, data)
+        graph = stage1.build(config, data, EPOCHS * steps)
         with tf_runtime.session(session_config) as session, timed_loop(loop, clock):
             loop.run_steps("speed", session, graph, config, folder, count, EPOCHS * steps,
                            evaluate=lambda step: {"acc": 0.0}, best_by="test/acc")  # fmt: skip
@@ -232,13 +236,15 @@ def run_triplet(net: str, device: str, session_config: Any, precision: str, smal
     from triplet_tf.config.base_config import of_run
     from triplet_tf.data_sampling.image_lists import open_lists
     from triplet_tf.nets.layers import tf1
+    from triplet_tf.reproduce import FLAGS
     from triplet_tf.training import graph as graphs
     from triplet_tf.training import loop
 
-    batch, steps, frame = (8, 2, 64) if small else (32, LOOP_STEPS[net], 224)
+    batch, steps = (8, 2) if small else (32, LOOP_STEPS[net])
     root = triplet_input.write_jpegs(folder / "data", 48 if small else 256)
-    config = triplet_input.config_of(root, net, frame, EPOCHS * steps, device, batch)
-    config = dataclasses.replace(config, test_interval=steps, runs_dir=str(folder))
+    matched = FLAGS["matched"] if net == "mobile" else ()
+    config = triplet_input.config_of(root, net, 224, EPOCHS * steps, device, batch, matched)
+    config = dataclasses.replace(config, train_iters=EPOCHS * steps, test_interval=steps, runs_dir=str(folder))
     allow_tf32(precision == "tf32")
     clock = Clock()
     with open_run(config.folder, of_run(config)) as run, tf1.Graph().as_default():
@@ -289,8 +295,9 @@ def main() -> None:
     speeds: dict[str, dict[str, float]] = {}
     for case in cases(options.rehearse, options.device):
         check_case(case, options.device, configs, options.rehearse, report, speeds)
+    auto = "tf32" if "tf32" in configs else "float32"
     for paper in PAPERS:
-        work = functools.partial(projection.report, paper, speeds, options.rehearse, report)
+        work = functools.partial(projection.report, paper, speeds, options.rehearse, auto, report)
         report.attempt(paper, "hours", work)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu_check.clock import EPOCHS, Clock, timed_loop
 from benchmarks.gpu_check.usage import watch_gpu
+from benchmarks.hours import matched_flags
 from benchmarks.steps import synchronize
 from finegrained_torch import flags as finegrained_flags
 from finegrained_torch.data.images import Items
@@ -90,7 +91,7 @@ def _hierarchy(preset: str) -> Case:
         return total_loss(net(images)[0].float(), [], labels, [], [1.0]) / len(labels)
 
     return Case(
-        "hierarchy", f"alexnet32 {preset}", Network(PRESETS[preset], 3, 100, dropout=0.0), loss,
+        "hierarchy", f"alexnet32 {preset}", Network(PRESETS[preset], 3, 100, bn=preset == "fast", dropout=0.0), loss,
         lambda net: torch.optim.SGD(
             net.parameters(), 0.01, hierarchy_loop.MOMENTUM, weight_decay=hierarchy_loop.WEIGHT_DECAY,
             fused=runtime.fused(net.parameters()),
@@ -99,13 +100,18 @@ def _hierarchy(preset: str) -> Case:
 
 
 def cases(small: bool) -> list[Callable[[], Case]]:
-    """What makes each network, so that one is in memory at a time; small ones for a rehearsal."""
+    """What makes each network, so that one is in memory at a time.
+
+    Args:
+      small: a rehearsal: small ones instead of those of profile `paper`; those of `matched` are small.
+    """
     torch.manual_seed(0)
+    matched = [lambda: _subclass("vgg_fast"), lambda: _finegrained("resnet10n"), lambda: _hierarchy("fast")]
     if small:
-        return [lambda: _subclass("vgg_small"), lambda: _finegrained("small"), lambda: _hierarchy("mini")]
+        return [lambda: _subclass("vgg_small"), lambda: _finegrained("small"), lambda: _hierarchy("mini"), *matched]
     return [
         lambda: _subclass("vgg16"), lambda: _subclass("wideresnet"), lambda: _finegrained("resnet18"),
-        lambda: _hierarchy("paper32"),
+        lambda: _hierarchy("paper32"), *matched,
     ]  # fmt: skip
 
 
@@ -117,18 +123,23 @@ def noise(count: int, classes: int) -> tuple[Tensor, Tensor]:
 
 
 # Steps of an epoch that takes about two seconds on a data-centre GPU: projected, untried.
-STEPS = {"vgg16": 200, "wideresnet": 40, "resnet18": 60, "alexnet32 paper32": 400}
+STEPS = {
+    "vgg16": 200, "wideresnet": 40, "resnet18": 60, "alexnet32 paper32": 400,
+    "vgg_fast": 400, "resnet10n": 200, "alexnet32 fast": 400,
+}  # fmt: skip
+MATCHED = ("vgg_fast", "resnet10n", "fast")  # trained with the flags of profile `matched`
 AMP = {"float32": None, "tf32": "tf32", "bf16": "bf16"}
 
 
 def run_subclass(model: str, precision: str, device: torch.device, steps: int, folder: Path) -> Clock:
-    """Trains for EPOCHS short epochs by the loop of the paper, flags and batch size those of profile `paper`."""
-    words = ["--model", model, "--cutout", "--data_augmentation", "--device", device.type, "--epochs", str(EPOCHS)]
+    """Trains for EPOCHS short epochs by the loop of the paper, with the flags of the network's profile."""
+    words = matched_flags("subclass") if model in MATCHED else ["--model", model, "--cutout", "--data_augmentation"]
+    words += ["--device", device.type, "--epochs", str(EPOCHS), "--learning_rate", "0.0001"]
     config = dataclasses.replace(subclass_flags.parse(words), amp=AMP[precision], chance_epochs=0)
     if steps < 10:
         config = dataclasses.replace(config, batch_size=8)
     images, labels = noise(steps * config.batch_size, 10)
-    network = subclass_networks.build(model, "cifar10", 10).to(device)
+    network = subclass_networks.place(subclass_networks.build(model, "cifar10", 10), device, config.channels_last)
     constants = torch.full((3,), 120.0, device=device), torch.full((3,), 60.0, device=device)
     task = subclass_loop.Task(
         "speed", images.to(device), labels.to(device), images[:8], labels[:8], torch.arange(10, device=device),
@@ -142,8 +153,8 @@ def run_subclass(model: str, precision: str, device: torch.device, steps: int, f
 
 def run_hierarchy(preset: str, precision: str, device: torch.device, steps: int, folder: Path) -> Clock:
     """As `run_subclass`, of the flat network on 100 classes."""
-    words = ["--dataset", "cifar100", "--preset", preset, "--epochs", str(EPOCHS), "--lr", "0.0001"]
-    words += ["--keep-epochs", "none", "--device", device.type]
+    words = matched_flags("hierarchy") if preset in MATCHED else ["--dataset", "cifar100", "--preset", preset]
+    words += ["--epochs", str(EPOCHS), "--lr", "0.0001", "--keep-epochs", "none", "--device", device.type]
     args = hierarchy_flags.train_parser().parse_args(words)
     args.argv = words
     config = dataclasses.replace(hierarchy_flags.resolve_train(args), amp=AMP[precision])
@@ -156,7 +167,7 @@ def run_hierarchy(preset: str, precision: str, device: torch.device, steps: int,
         [str(name) for name in range(100)], np.zeros(len(images), np.int8), labels.numpy(), torch.full((3,), 0.5),
         torch.full((3,), 0.25), {}, True,
     )  # fmt: skip
-    network = Network(PRESETS[preset], 3, 100).to(device)
+    network = Network(PRESETS[preset], 3, 100, bn=config.bn, dropout=config.dropout).to(device)
     clock = Clock()
     with timed_loop(hierarchy_loop, clock, refuse_waits if device.type == "cuda" else None):
         hierarchy_loop.run(config, network, data, Branches((), ()), World(0, 1, device), Stop(), folder)
@@ -201,7 +212,8 @@ class _Timed(LitResnet):
 
 def run_finegrained(network: str, precision: str, device: torch.device, steps: int, folder: Path) -> Clock:
     """As `run_subclass`, by Lightning, of the coarse network."""
-    words = ["--network", network, "--lr", "0.0001", "--max_epochs", str(EPOCHS), "--min_epochs", str(EPOCHS)]
+    words = matched_flags("finegrained") if network in MATCHED else ["--network", network]
+    words += ["--lr", "0.0001", "--max_epochs", str(EPOCHS), "--min_epochs", str(EPOCHS)]
     words += ["--precision", {"float32": "32-true", "tf32": "tf32", "bf16": "bf16-mixed"}[precision]]
     config = finegrained_flags.parse_pipeline([*words, "--device", device.type, "--out_dir", str(folder)])
     if steps < 10:
@@ -210,7 +222,7 @@ def run_finegrained(network: str, precision: str, device: torch.device, steps: i
     images, labels = noise(count, 2)
     items = Items(images.permute(0, 3, 1, 2).contiguous(), labels, labels)
     key = (0, "coarse")
-    how = Optimization(max_epochs=EPOCHS, key=key, augment=config.augment)
+    how = Optimization(config.optimizer, config.schedule, EPOCHS, key, config.augment)
     module = _Timed(1e-4, num_classes=2, network=network, optimization=how)
     module.clock, module.count = Clock(), count
     task = LightningTask("speed", folder, module, (items, np.arange(count)), (items, np.arange(8)), key, {})

@@ -148,8 +148,9 @@ def main() -> None:
     speeds: dict[str, dict[str, float]] = {}
     for make in cases(options.rehearse):
         check_case(make, device, options.rehearse, report, speeds)
+    auto = runtime.amp_of(device, "auto") or "float32"
     for paper in PAPERS:
-        work = functools.partial(projection.report, paper, speeds, options.rehearse, report)
+        work = functools.partial(projection.report, paper, speeds, options.rehearse, auto, report)
         report.attempt(paper, "hours", work)
 
 

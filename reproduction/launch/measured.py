@@ -12,9 +12,9 @@ from reproduction.launch.jobs import Command
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, read_json, write_json
 
 HOURS_FILE = RUNS_ROOT / "gpu-check" / "hours.json"
-PRECISIONS = {"bf16": "bf16", "auto": "bf16", "bf16-mixed": "bf16", "tf32": "tf32", "32-true": "float32"}
+PRECISIONS = {"bf16": "bf16", "auto": "auto", "bf16-mixed": "bf16", "tf32": "tf32", "32-true": "float32"}
 # flags that do not change how long a command takes
-WITH_VALUE = ("--device", "--data-dir", "--row", "--name", "--runs-dir", "--seed")
+WITH_VALUE = ("--device", "--data-dir", "--row", "--name", "--runs-dir", "--seed", "--neglected")
 ALONE = ("--overwrite", "--accept-unverified")
 
 
@@ -25,7 +25,7 @@ class Measured:
     Attributes:
       gpu: name of the GPU, as the driver gives it.
       date: of the measurement.
-      hours: key of a command -> precision -> hours.
+      hours: key of a command -> precision -> hours; `auto` is what `--amp auto` chooses on this GPU.
     """
 
     gpu: str

@@ -336,12 +336,24 @@ def gpu_estimate(commands: Sequence[Command]) -> str:
     return f"{text} ({share}, on this machine's {measured_hours.gpu}, {measured_hours.date})"
 
 
+def measured_on_gpu(request: Request, commands: Sequence[Command]) -> str:
+    """Returns how long the commands take on this machine's GPU, as far as `make gpu-check` measured it, or ""."""
+    stored = measured.read(first_gpu()) if on_gpu(request) else None
+    found = [hours for command in commands if (hours := measured.hours_of(command, stored)) is not None]
+    if stored is None or not found:
+        return ""
+    share = "all" if len(found) == len(commands) else f"{len(found)} of {len(commands)}"
+    return f"about {math.fsum(found):.2g} GPU hours for {share} commands (measured, on {stored.gpu}, {stored.date})"
+
+
 def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float) -> None:
     download = f"{paper_gigabytes:.1f} GB to download" if request.profile == "paper" else "no download beyond DATASET's"
     cpu = math.fsum(command.cpu_minutes for command in commands)
     estimate = gpu_estimate(commands) if request.profile == "paper" else f"about {cpu:.0f} min on two cores (estimate)"
     print(f"{paper}: PROFILE={request.profile} DATASET={request.dataset}: {len(commands)} commands")
     print(f"  {estimate}, {download}")
+    if request.profile == "matched" and (line := measured_on_gpu(request, commands)):
+        print(f"  {line}")
     for command in commands:
         print(f"  {command.line()}")
     if request.profile == "matched":
