@@ -17,6 +17,7 @@ ALL: dict[str, Callable[[Config], bool] | None] = {
     "FGL-D04": lambda c: c.split == "fixed",
     "FGL-D26": lambda c: not c.freeze,
     "FGL-D28": lambda c: c.dataset == "pathmnist",
+    "FGL-D33": lambda c: c.precision != "32-true" or c.channels_last or c.compile,
 }
 
 

@@ -78,9 +78,10 @@ STAGE_FLAGS: dict[str, tuple[str, ...]] = {
     "stability": _DATA,
 }  # fmt: skip
 # Flags that older runs do not know: at these values, which compute the same, they are not in the flags of a stage.
-SINCE: dict[str, dict[str, str]] = {
-    **{stage: {"augment": "none"} for stage in ("coarse", "fine-tune")},
-    **{stage: {"augment": "none", "true_images": "all"} for stage in ("sub", "multi-head")},
+_SINCE: dict[str, Any] = {"augment": "none", "channels_last": False}
+SINCE: dict[str, dict[str, Any]] = {
+    **{stage: _SINCE for stage in ("coarse", "fine-tune")},
+    **{stage: {**_SINCE, "true_images": "all"} for stage in ("sub", "multi-head")},
 }
 
 
@@ -123,6 +124,7 @@ class Config(CommonConfig):
     augment: str
     true_images: str
     compile: bool
+    channels_last: bool
     devices: int
     parallel: str
     threads: int
@@ -184,14 +186,10 @@ ADDITIONS: FlagTable = {
         choices=["restarts", "cosine", "constant", "onecycle"], default="restarts",
         help="of the rate: warm restarts every 10 epochs (default), one cosine, constant, or up to --lr and down",
     ),
-    "--augment": dict(
-        choices=["none", "shifts"], default="none",
-        help="shifts: move training images by up to two pixels, and mirror (default none)",
-    ),
-    "--true-images": dict(
-        choices=["all", "certain"], default="all",
-        help="with --no-use_pseudo: images whose true subclasses are learned (default all)",
-    ),
+    "--augment": dict(choices=["none", "shifts"], default="none",
+                      help="shifts: move training images by up to two pixels, and mirror (default none)"),
+    "--true-images": dict(choices=["all", "certain"], default="all",
+                          help="with --no-use_pseudo: images whose true subclasses are learned (default all)"),
     "--aug-set": dict(choices=["flips", "shifts", "picture"], default="flips", help="views for the uncertainty"),
     "--umap-neighbors": dict(type=whole(2), default=30, help="n_neighbors of UMAP (default 30)"),
     "--umap-min-dist": dict(type=number(0, 1), default=0.0, help="min_dist of UMAP (default 0)"),
@@ -206,9 +204,10 @@ ADDITIONS: FlagTable = {
     "--limit-train": dict(type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)"),
     "--precision": dict(
         choices=list(AMP), default="32-true",
-        help="tf32: on a GPU; auto: bf16-mixed if the device has it (default 32-true)",
+        help="tf32: on a GPU; auto: bf16-mixed if the device has it (default 32-true); FGL-D33",
     ),
-    "--compile": dict(action="store_true", help="torch.compile"),
+    "--compile": dict(action="store_true", help="torch.compile; FGL-D33"),
+    "--channels-last": dict(action="store_true", help="train in the channels-last memory format; FGL-D33"),
     "--devices": dict(type=whole(1), default=1, help="processes of a training (default 1)"),
     "--parallel": dict(
         choices=["ddp_spawn", "ddp_fork"], default="ddp_spawn", help="Lightning's strategy with several --devices",

@@ -113,6 +113,8 @@ def train(task: Task, config: Config) -> Trained:
         stale.unlink(missing_ok=True)
     batches = Batches(task.train[1], config.batch_size, task.key)
     start_stage(config)
+    if config.channels_last:  # DEVIATION FGL-D33: off by default, as are autocast, TF32 and torch.compile
+        task.module.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rate, source = find_rate(task, config, batches)
     task.module.learning_rate = rate
     newest = newest_state(task.folder)

@@ -316,6 +316,7 @@ def make_trainer(config: Config, folder: Path, callbacks: list[Callback], device
     device = runtime.pick_device(config.device)
     alone = [device.index or 0] if device.type == "cuda" else 1
     # DEVIATION FGL-D05: accelerator and devices, since gpus= is gone in Lightning 2
+    # DEVIATION FGL-D33: --precision bf16-mixed or auto asks for autocast
     return Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=alone if devices == 1 else devices,

@@ -19,7 +19,7 @@ def rows():
 
 
 def test_code_table_and_list_hold_the_same_ids():
-    assert set(deviations.ALL) == set(rows()) and len(deviations.ALL) == 32
+    assert set(deviations.ALL) == set(rows()) and len(deviations.ALL) == 33
     code = "\n".join(path.read_text() for path in (ROOT / "finegrained_torch").rglob("*.py"))
     marked = set(re.findall(r"DEVIATION (FGL-D\d\d): \S", code))
     assert set(deviations.ALL) - marked == set(), "no comment in the code"
@@ -42,7 +42,9 @@ def test_switches_exist_and_turn_their_id_off():
         assert bool(words) == (name in switched) and all(word in known for word in words), name
         assert words or row[4] == "-", name
     default = active()
-    assert default == set(deviations.ALL) - {"FGL-D02", "FGL-D28"}  # CIFAR-10
+    assert default == set(deviations.ALL) - {"FGL-D02", "FGL-D28", "FGL-D33"}  # CIFAR-10
     assert active("--split", "legacy", "--freeze") == default - {"FGL-D04", "FGL-D26"}
     assert active("--dataset", "mnist") == default | {"FGL-D02"}
     assert active("--dataset", "pathmnist") == default | {"FGL-D28"}
+    for fast in (["--channels-last"], ["--precision", "tf32"], ["--precision", "auto"], ["--compile"]):
+        assert active(*fast) == default | {"FGL-D33"}
