@@ -19,6 +19,7 @@ BOTH_STAGES: dict[str, Callable[[Config], bool] | None] = {
     "C2S-D15": lambda c: not c.legacy_batches and c.dataset != "imagenet",
     "C2S-D30": lambda c: c.dataset == "mnist" and c.train_images != RELEASED_DIGITS,
     "C2S-D26": lambda c: c.dataset.startswith("cifar") and c.pixels != "raw",
+    "C2S-D32": lambda c: bool(c.amp or c.xla),
 }
 STAGE2: dict[str, Callable[[Stage2Config], bool] | None] = {
     "C2S-D04": None,

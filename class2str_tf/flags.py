@@ -199,7 +199,7 @@ TRAINING: FlagTable = {
     "--max-steps": dict(type=whole(1), help="stop after this many steps"),
     "--lr": dict(type=number(0, above=True), default=1e-4, help="Adam's learning rate (default 1e-4)"),
     "--legacy-batches": dict(action="store_true", help="released batch order and saving; C2S-D10, C2S-D15"),
-    "--xla": dict(action="store_true", help="compile with XLA"),
+    "--xla": dict(action="store_true", help="compile with XLA; C2S-D32"),
     "--train-images": dict(
         type=image_count, default=0, metavar="N",
         help="N: a fixed stratified subset of N training images; first:N: the first N (the released MNIST reader: "
@@ -208,7 +208,7 @@ TRAINING: FlagTable = {
     "--one-cycle": dict(action="store_true", help="lr rises over 23 %% of the steps, then falls to 0"),
     "--amp": dict(
         choices=["bf16", "tf32", "auto"],
-        help="bf16: bfloat16 in the graph; tf32: TF32 products on a GPU; auto: what the device has, else float32",
+        help="bf16: bfloat16 in the graph; tf32: TF32 on a GPU; auto: what the device has, else float32; C2S-D32",
     ),
     "--augment": dict(action="store_true", help="shift by up to two pixels and flip, inside the graph"),
     "--eval-batch": dict(type=whole(0), default=0, help="batch size of a test; 0: as in training"),

@@ -30,6 +30,7 @@ TABLE: dict[str, Callable[[Config], bool] | None] = {
     "HCN-D08": lambda c: bool(c.folds),
     "HCN-D09": None,
     "HCN-D10": None,
+    "HCN-D11": lambda c: bool(c.amp or c.channels_last or c.compile),
 }
 
 

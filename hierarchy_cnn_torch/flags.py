@@ -211,10 +211,11 @@ TRAIN_FLAGS: FlagTable = {
     "--deterministic": dict(action="store_true", help="deterministic kernels on a GPU; a CPU always has them"),
     "--amp": dict(
         choices=("bf16", "tf32", "auto"),
-        help="bf16: autocast (auto: if the device computes in it); tf32: TF32 products on a GPU (default float32)",
+        help="bf16: autocast (auto: if the device computes in it); tf32: TF32 products on a GPU (default float32); "
+        "HCN-D11",
     ),
-    "--compile": dict(action="store_true", help="torch.compile"),
-    "--channels-last": dict(action="store_true", help="channels-last memory format; same values up to rounding"),
+    "--compile": dict(action="store_true", help="torch.compile; HCN-D11"),
+    "--channels-last": dict(action="store_true", help="channels-last memory format; HCN-D11"),
     "--lr-schedule": dict(
         choices=("drops", "onecycle"),
         default="drops",

@@ -25,6 +25,7 @@ IMAGES: dict[str, Callable[[Config], bool] | None] = {
     "SDN-D11": None,
     "SDN-D12": lambda c: c.kmeans_view == "plain",
     **{f"SDN-D{n}": None for n in range(13, 28)},
+    "SDN-D28": lambda c: bool(c.amp or c.channels_last or c.compile),
 }
 
 # The same for notebook_yt8m.py.
@@ -34,4 +35,5 @@ VIDEOS: dict[str, Callable[[Any], bool] | None] = {
     "SDN-Y03": lambda c: c.dropout == "active",
     "SDN-Y04": lambda c: c.label_loss == "subclass",
     **{f"SDN-Y{n:02d}": None for n in range(5, 11)},
+    "SDN-Y11": lambda c: bool(c.amp or c.compile),
 }

@@ -178,7 +178,8 @@ ADDITIONS: FlagTable = {
     "--checkpoint-steps": dict(type=whole(0), default=0, help="also save the full state every N steps"),
     "--amp": dict(
         choices=["bf16", "tf32", "auto"],
-        help="bf16: autocast (auto: if the device computes in it); tf32: TF32 products on a GPU (default float32)",
+        help="bf16: autocast (auto: if the device computes in it); tf32: TF32 products on a GPU (default float32); "
+        "SDN-D28",
     ),
     "--schedule": dict(
         choices=["steps", "onecycle"], default="steps",
@@ -197,8 +198,8 @@ ADDITIONS: FlagTable = {
         choices=["mixed", "plain", "none"], default="mixed",
         help="what doubles a split class: mixed images, copies of its images, or nothing",
     ),
-    "--compile": dict(action="store_true", help="torch.compile"),
-    "--channels-last": dict(action="store_true", help="channels-last memory format"),
+    "--compile": dict(action="store_true", help="torch.compile; SDN-D28"),
+    "--channels-last": dict(action="store_true", help="channels-last memory format; SDN-D28"),
     "--deterministic": dict(action="store_true", help="deterministic GPU kernels"),
     "--threads": dict(type=whole(0), default=0, help="CPU threads (0: all cores)"),
     "--workers": dict(type=whole(0), default=0, help="accepted without effect: the device makes the batches"),

@@ -30,6 +30,7 @@ TABLE: dict[str, Callable[[Config], bool] | None] = {
     "STL-D22": lambda c: c.train_mode == "vanilla" and c.grouped,
     "STL-D23": lambda c: c.distance == "euclidean",
     "STL-D24": lambda c: c.image_cache,
+    "STL-D25": lambda c: bool(c.amp or c.xla),
 }
 
 

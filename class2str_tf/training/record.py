@@ -121,7 +121,7 @@ def finish_imagenet(
         images_per_s=round(images / max(seconds, 1e-9), 1),
         data=dict(digests),
         data_verified=data.verified and not accepted,
-        deviations=["C2S-D08", "C2S-D16", "C2S-D22", "C2S-D25", "C2S-D29"],
+        deviations=["C2S-D08", "C2S-D16", "C2S-D22", "C2S-D25", "C2S-D29", *(["C2S-D32"] if config.xla else [])],
         versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy"),
     )  # fmt: skip
     run.finish(record)

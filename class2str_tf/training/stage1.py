@@ -83,6 +83,7 @@ def run_stage1(config: Config) -> None:
         evaluate_checkpoint(config, config.eval)
         return
     with open_run(config.folder, settings(config), config.overwrite) as run:
+        # DEVIATION C2S-D32: float32, not compiled, unless a flag asks for speed
         session_config = tf_runtime.start(config.seed, config.device, config.xla, config.amp)
         seen = run_data.look_at(run.config)
         data = load(config)

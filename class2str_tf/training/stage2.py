@@ -121,6 +121,7 @@ def build(
 
 def run_stage2(config: Stage2Config) -> None:
     """Runs a stage-2 script: features, training (or going on), evaluation, record."""
+    # DEVIATION C2S-D32: float32, not compiled, unless a flag asks for speed
     session_config = tf_runtime.start(config.seed, config.device, config.xla, config.amp)
     cnn_dir = Path(config.cnn_dir)
     prefix = frozen_features.newest_checkpoint(cnn_dir, stage1_command(config))

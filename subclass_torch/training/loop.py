@@ -138,6 +138,7 @@ def run_stage(
                 torch.manual_seed(runtime.derive(config.seed, task.stage, "dropout", epoch, step, world.rank))
                 if config.schedule == "onecycle":
                     optimizer.param_groups[0]["lr"] = runtime.one_cycle(training.step, limit, config.learning_rate)
+                # DEVIATION SDN-D28: float32 in torch's own memory format, not compiled, unless a flag asks for speed
                 with runtime.autocast(world.device, config.amp):
                     logits = net(images if config.channels_last else images.contiguous())
                 loss = task.criterion(logits, labels).sum() / len(batch)

@@ -150,8 +150,8 @@ ADDITIONS: FlagTable = {
     "--records-per-shard": dict(type=whole(1), default=4096, help="records in a file that create writes"),
     "--trust-pickle": dict(action="store_true", help="read the authors' pickled npz (runs code inside it)"),
     "--checkpoint-steps": dict(type=whole(1), default=1000, help="save the full state every N steps"),
-    "--amp": dict(choices=["bf16", "tf32"], help="bf16: autocast; tf32: TF32 products on a GPU"),
-    "--compile": dict(action="store_true", help="torch.compile"),
+    "--amp": dict(choices=["bf16", "tf32"], help="bf16: autocast; tf32: TF32 products on a GPU; SDN-Y11"),
+    "--compile": dict(action="store_true", help="torch.compile; SDN-Y11"),
     "--threads": dict(type=whole(0), default=0),
     "--name": dict(default="yt8m", help="run folder below --runs-dir (default yt8m)"),
 }  # fmt: skip

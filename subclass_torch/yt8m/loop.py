@@ -92,6 +92,7 @@ def train_stage(
                 noise = torch.randn(features.shape, generator=runtime.generator(seed, "yt8m", stage, "noise", step))
                 truth = torch.from_numpy(data.indicator(videos.labels, outputs)).to(device)
                 torch.manual_seed(runtime.derive(seed, "yt8m", stage, "dropout", step))
+                # DEVIATION SDN-Y11: float32, not compiled, unless a flag asks for speed
                 with runtime.autocast(device, config.amp):
                     logits = net(network_input(features, noise.to(device)))
                 entropy = criterion(logits, truth).mean()

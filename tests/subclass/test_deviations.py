@@ -26,7 +26,7 @@ def rows():
 
 def test_code_table_and_list_hold_the_same_ids():
     listed = set(deviations.IMAGES) | set(deviations.VIDEOS)
-    assert listed == set(rows()) and len(listed) == 27 + 10
+    assert listed == set(rows()) and len(listed) == 28 + 11
     code = "\n".join(path.read_text() for path in (ROOT / "subclass_torch").rglob("*.py"))
     marked = set(re.findall(r"# DEVIATION (SDN-[DY]\d\d): \S", code)) | set(
         re.findall(r"DEVIATION (SDN-[DY]\d\d): ", code)
@@ -61,6 +61,10 @@ def test_switches_exist_and_official_turns_them_off(table, make, module, capsys)
     ours = active(config(), table)
     official = active(config("--compat", "official"), table)
     assert not set(official) & switched
-    assert set(table) - set(ours) <= {"SDN-D02", "SDN-D03"}  # equal to the code's on CIFAR-10
+    fast = {"SDN-D28", "SDN-Y11"} & set(table)
+    # equal to the code's on CIFAR-10, or off by default
+    assert fast <= set(table) - set(ours) <= {"SDN-D02", "SDN-D03"} | fast
+    for switch in (["--amp", "bf16"], ["--amp", "tf32"], ["--compile"], *([["--channels-last"]] * (module is flags))):
+        assert set(active(config(*switch), table)) == {*ours, *fast}
     if module is flags:
         assert {"SDN-D02", "SDN-D03"} <= set(active(config("--dataset", "svhn"), table))

@@ -26,7 +26,7 @@ def code() -> str:
 
 
 def test_every_row_of_the_papers_ledger_is_there_once_and_complete():
-    assert list(rows()) == [f"STL-D{i:02d}" for i in range(1, 25)]
+    assert list(rows()) == [f"STL-D{i:02d}" for i in range(1, 26)]
     assert all(len(row) == 7 and all(row) for row in rows().values())
 
 
@@ -55,7 +55,9 @@ def test_flags_that_the_pages_name_exist():
         ("--db_name cars --eval_split val", {"STL-D04", "STL-D06"}, set()),
         ("--train_mode vanilla --vanilla-batches grouped", {"STL-D22"}, {"STL-D21"}),
         ("--train_mode hard --first-third lambda", {"STL-D21"}, {"STL-D22"}),
-        ("--train_mode hard", set(), {"STL-D21", "STL-D22", "STL-D23", "STL-D24"}),
+        ("--train_mode hard", set(), {"STL-D21", "STL-D22", "STL-D23", "STL-D24", "STL-D25"}),
+        ("--amp tf32", {"STL-D25"}, set()),
+        ("--xla", {"STL-D25"}, set()),
         ("--train_mode hard --distance euclidean --aug_style img --image-cache", {"STL-D23", "STL-D24"}, {"STL-D21"}),
         ("--net inc4 --tap Mixed_7d", {"STL-D07"}, set()),
         ("--net densenet161 --aug_style img", {"STL-D12"}, set()),

@@ -254,9 +254,9 @@ ADDITIONS: FlagTable = {
     ),
     "--amp": dict(
         choices=("bf16", "tf32", "auto"),
-        help="bf16: on a CPU; tf32: products on a GPU; auto: what the device computes in (default float32)",
+        help="bf16: on a CPU; tf32: products on a GPU; auto: what the device computes in (default float32); STL-D25",
     ),
-    "--xla": dict(action="store_true", help="compile with XLA"),
+    "--xla": dict(action="store_true", help="compile with XLA; STL-D25"),
     "--eval-batch": dict(type=whole(0), default=0, help="batch size of a test (0: --batch_size)"),
     "--checkpoint": dict(dest="eval", metavar="CHECKPOINT", help="same as --eval"),
 }

@@ -35,6 +35,7 @@ def run_training(config: Config) -> None:
             from triplet_tf.nets import imagenet_checkpoint
 
             imagenet_checkpoint(config)  # its absence is reported before the graph is built
+        # DEVIATION STL-D25: float32, not compiled, unless a flag asks for speed
         session_config = tf_runtime.start(config.seed, config.device, config.xla, config.amp)
         write_json(run.folder / "args.json", run.config)
         with tf1.Graph().as_default():
