@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tensorflow.python.framework import kernels as registered
 
 from class2str_tf.data.batches import Batches, batch_indices, has_fixed_order, steps_per_epoch
 from class2str_tf.method.layers import tf, tf1
+from tests.gpu_kernels import without_kernel
 
 
 def orders(num_images: int, batch: int, seed: int, legacy: bool, steps: int) -> list[np.ndarray]:
@@ -77,22 +77,8 @@ def test_tables_in_the_memory_of_a_gpu_give_the_same_batches(graph, monkeypatch,
                 for a, b in zip(expected, found, strict=True):
                     np.testing.assert_array_equal(a, b, strict=True)  # and of one type
     new = set(tf1.get_default_graph().get_operations()) - before
-    on_gpu = [op for op in new if "GPU" in op.device and op.type not in ANYWHERE]
-    assert "ResourceGather" in {op.type for op in on_gpu}
-    assert not tf.test.is_built_with_cuda() or not [op.type for op in on_gpu if not has_kernel(op)]
-
-
-ANYWHERE = {"Placeholder", "VarIsInitializedOp", "NoOp"}  # fed, or outside a step
-
-
-def has_kernel(op) -> bool:
-    """Whether TensorFlow, which is built with CUDA on Linux, can run this operator of a graph on a GPU."""
-    kernels = registered.get_registered_kernels_for_op(op.type).kernel
-    return any(
-        kernel.device_type in ("GPU", "DEFAULT")
-        and all(op.get_attr(one.name).as_datatype_enum in one.allowed_values.list.type for one in kernel.constraint)
-        for kernel in kernels
-    )
+    assert "ResourceGather" in {op.type for op in new if "GPU" in op.device}
+    assert not without_kernel(new)
 
 
 def test_memory_mapped_features_give_the_same_batches(graph, tmp_path, monkeypatch):

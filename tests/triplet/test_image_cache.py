@@ -12,6 +12,7 @@ import pytest
 
 from datasets.core import DatasetError
 from reproduction.runtime.run_folder import UserError
+from tests.gpu_kernels import without_kernel
 from tests.triplet.conftest import write_set
 from tests.triplet.test_inputs import config_of, slow_resize
 from triplet_tf.config.base_config import Config
@@ -73,6 +74,31 @@ def test_larger_images_are_reduced_to_whole_grey_levels_and_close(root):
     plain = batches_of(config_of(root, *SMALLER))
     for one, other in zip(plain, batches_of(config), strict=True):
         assert np.abs(one - other).mean() < 0.1  # of a range of 2: the crops are the same
+
+
+@pytest.mark.parametrize("flags", [(*LARGER,), (*SMALLER, "--no-flip")])
+def test_pixels_in_the_memory_of_a_gpu_give_the_same_images(root, monkeypatch, flags):
+    config = config_of(root, *flags, "--image-cache")
+    host = [batches_of(config, first) for first in (0, 2)]
+    monkeypatch.setattr(loader, "gpu_name", lambda: "a GPU")
+    with tf1.Graph().as_default() as graph, tf1.Session(config=tf1.ConfigProto(allow_soft_placement=True)) as session:
+        lists = open_lists(config)
+        train, test = loader.TrainBatches(config, lists), loader.TestBatches(config, lists)
+        for first, expected in zip((0, 2), host, strict=True):  # without a GPU: on the CPU
+            train.start(session, first)
+            test.start(session)
+            found = [session.run([train.images, train.labels]) for _ in range(3)]
+            found += [session.run([test.images, test.labels]) for _ in range(2)]
+            for one, other in zip([array for pair in found for array in pair], expected, strict=True):
+                assert one.dtype == other.dtype and one.shape == other.shape
+                np.testing.assert_allclose(one, other, atol=1e-5)  # of a range of 2
+        assert not tf1.global_variables()  # nothing that a checkpoint would hold
+    kinds = [op.type for op in graph.get_operations() if "GPU" in op.device]
+    assert kinds.count("ResourceGather") == 8 and kinds.count("VarHandleOp") == 1  # training and test share the table
+    assert not without_kernel(graph.get_operations())
+    monkeypatch.setattr(loader, "ON_GPU_BYTES", 60 * config.resize_sides[1] ** 2 * 3 - 1)  # too large: on the host
+    with tf1.Graph().as_default():
+        assert loader.TrainBatches(config, lists).cache.table is None
 
 
 def test_two_openers_make_it_once_and_a_removed_one_is_made_anew(root, capsys):

@@ -100,22 +100,69 @@ def train_image(
     Returns:
       float32 [frame, frame, 3].
     """
-    low, high = sides
-    resized = shorter_side_to(image, low + _whole(draw[0], high - low + 1), frame)
-    room = tf.shape(resized)[:2] - frame + 1
-    top, left = _whole(draw[1], room[0]), _whole(draw[2], room[1])
-    crop = tf.slice(resized, tf.stack([top, left, 0]), [frame, frame, 3])
+    size, corner, mirror = train_crop(tf.shape(image)[:2], draw, frame, sides, flip)
+    crop = tf.slice(resize(image, *tf.unstack(size)), tf.concat([corner, [0]], 0), [frame, frame, 3])
     if flip:
-        crop = tf.where(draw[3] < 0.5, crop[:, ::-1], crop)
+        crop = tf.where(mirror, crop[:, ::-1], crop)
     return preprocess(tf.ensure_shape(crop, [frame, frame, 3]), kind)
+
+
+def train_crop(
+    shape: tf.Tensor, draw: tf.Tensor, frame: int, sides: Sequence[int], flip: bool
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Chooses the crop of a training image; arguments as for `train_image`, `shape` is int32 [2].
+
+    Returns:
+      (size after resizing int32 [2], top and left corner in it int32 [2], whether to mirror bool).
+    """
+    size = resized_shape(shape, sides[0] + _whole(draw[0], sides[1] - sides[0] + 1), frame)
+    room = size - frame + 1
+    return size, tf.stack([_whole(draw[1], room[0]), _whole(draw[2], room[1])]), draw[3] < (0.5 if flip else 0.0)
 
 
 def test_image(image: tf.Tensor, frame: int, side: int, kind: str) -> tf.Tensor:
     """Prepares a test image in style img: shorter side to `side`, central crop, offsets truncated. As `train_image`."""
-    resized = shorter_side_to(image, side, frame)
-    offset = (tf.shape(resized)[:2] - frame) // 2
-    crop = tf.slice(resized, tf.stack([offset[0], offset[1], 0]), [frame, frame, 3])
+    size, corner, _ = test_crop(tf.shape(image)[:2], frame, side)
+    crop = tf.slice(resize(image, *tf.unstack(size)), tf.concat([corner, [0]], 0), [frame, frame, 3])
     return preprocess(tf.ensure_shape(crop, [frame, frame, 3]), kind)
+
+
+def test_crop(shape: tf.Tensor, frame: int, side: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Computes the crop of a test image, as `train_crop`."""
+    size = resized_shape(shape, side, frame)
+    return size, (size - frame) // 2, tf.constant(False)
+
+
+def crops(pixels: tf.Tensor, places: tf.Tensor, frame: int, kind: str) -> tf.Tensor:
+    """Prepares a batch from a table of all pixels; same values as `train_image` and `test_image`, up to rounding.
+
+    Args:
+      pixels: uint8 [P, 3], images one after the other.
+      places: int64 [B, 8]: an image's first row in `pixels`, its height and width, then its crop as of `train_crop`.
+      frame: side of the crop.
+      kind: see `preprocess`.
+    Returns:
+      float32 [B, frame, frame, 3].
+    """
+    columns = (places[:, i : i + 1] for i in range(8))  # a GPU has no kernel that splits int64
+    first, height, width, new_height, new_width, top, left, mirror = columns
+    at = tf.range(frame, dtype=tf.int64)[None]
+
+    def neighbours(position: tf.Tensor, old: tf.Tensor, new: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        exact = tf.cast(position, tf.float32) * (tf.cast(old, tf.float32) / tf.cast(new, tf.float32))
+        low = tf.cast(tf.floor(exact), tf.int64)
+        return low, tf.minimum(low + 1, old - 1), exact - tf.floor(exact)
+
+    above, below, down = neighbours(top + at, height, new_height)
+    before, behind, along = neighbours(left + tf.where(mirror > 0, frame - 1 - at, at), width, new_width)
+
+    def row(y: tf.Tensor) -> tf.Tensor:
+        start = (first + y * width)[:, :, None]
+        one, other = (tf.cast(tf.gather(pixels, start + x[:, None]), tf.float32) for x in (before, behind))
+        return one + (other - one) * along[:, None, :, None]
+
+    upper, lower = row(above), row(below)
+    return preprocess(tf.ensure_shape(upper + (lower - upper) * down[:, :, None, None], [None, frame, frame, 3]), kind)
 
 
 def square(image: tf.Tensor) -> tf.Tensor:

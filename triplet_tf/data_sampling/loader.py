@@ -16,7 +16,7 @@ from datasets.identity import content_digest
 from datasets.lists import ImageLists
 from datasets.verify import reading, write_json
 from reproduction.runtime.run_folder import UserError, shown
-from reproduction.runtime.tf_runtime import upright
+from reproduction.runtime.tf_runtime import gpu_name, upright
 from triplet_tf.config.base_config import Config
 from triplet_tf.data_sampling import augment, image_lists, sampler
 from triplet_tf.data_sampling.augment import tf, tf1
@@ -24,6 +24,8 @@ from triplet_tf.data_sampling.augment import tf, tf1
 PREFETCH = 2  # batches
 CACHE = "cache"  # folder below the data folder
 CACHE_VERSION = 1  # of what lies there; another one is refused
+ON_GPU_BYTES = 4 << 30  # a larger cache stays on the host
+TABLE = "pixels"  # collection of a graph, with the one variable that holds a cache in the memory of a GPU
 
 
 def batch_plan(config: Config, labels: np.ndarray) -> Callable[[int], np.ndarray]:
@@ -63,6 +65,14 @@ class ImageCache:
         self._path = tf1.placeholder(tf.string, [])
         # DEVIATION STL-D24: reduced here and again to the drawn side; an image of that size already stays as it is
         self._decoded = augment.reduced(decode(self._path), self.side)
+        self.table: tf.Variable | None = None
+        images, found = len(lists.train.names) + len(lists.test.names), tf1.get_collection_ref(TABLE)
+        if gpu_name() and config.aug_style == "img" and images * self.side**2 * 3 <= ON_GPU_BYTES:
+            if not found:
+                with tf.device("/GPU:0"):
+                    found.append(tf1.Variable(tf1.placeholder(tf.uint8, [None, 3]), trainable=False, collections=[],
+                                              use_resource=True, validate_shape=False, shape=[None, 3]))  # fmt: skip
+            self.table = found[0]
 
     def read(self, path: tf.Tensor) -> tf.Tensor:
         """Takes the place of `decode` in a pipeline that starts after `attach`."""
@@ -72,6 +82,14 @@ class ImageCache:
             return self._pixels[first : first + height * width * 3].reshape(height, width, 3)
 
         return tf.ensure_shape(tf.numpy_function(pixels, [path], tf.uint8, stateful=False), [None, None, 3])
+
+    def place(self, path: tf.Tensor, crop: Callable[[tf.Tensor], tuple[tf.Tensor, ...]]) -> tf.Tensor:
+        """Finds a row of `places` for `augment.crops`, instead of `read`; `crop` chooses by an image's shape."""
+        found = tf.numpy_function(lambda path: np.array(self._places[path]), [path], tf.int64, stateful=False)
+        first, *shape = tf.unstack(tf.ensure_shape(found, [3]))
+        size, corner, mirror = crop(tf.cast(tf.stack(shape), tf.int32))
+        chosen = tf.concat([size, corner, [tf.cast(mirror, tf.int32)]], 0)
+        return tf.concat([[first // 3], shape, tf.cast(chosen, tf.int64)], 0)
 
     def attach(self, session: tf1.Session) -> None:
         """Maps the file; makes it if it is not there. Of several processes one makes it, and the others wait.
@@ -109,6 +127,8 @@ class ImageCache:
             path: (int(first), int(height), int(width))
             for path, first, (height, width) in zip(paths, firsts, shapes, strict=True)
         }
+        if self.table is not None:
+            session.run(self.table.initializer, {self.table.initializer.inputs[1]: self._pixels.reshape(-1, 3)})
 
     def _digest(self, names: Sequence[str]) -> str:
         images = self.lists.images
@@ -149,23 +169,26 @@ class TrainBatches:
         self.paths = file_paths(lists.images, rows.names)
         style, kind, flip = config.aug_style, config.network.preprocess, config.flip
         frame, sides = config.frame_side, config.resize_sides
-        self.cache = ImageCache(config, lists) if config.image_cache else None
-        read = self.cache.read if self.cache else decode
+        cache = self.cache = ImageCache(config, lists) if config.image_cache else None
+        read, table = (cache.read, cache.table) if cache else (decode, None)
         self._first = tf1.placeholder(tf.int64, [], name="first_batch")
-        table, label_table = tf1.placeholder(tf.string, [None]), tf1.placeholder(tf.int64, [None])
-        self._feed = {table: as_bytes(self.paths), label_table: rows.labels}
+        names, label_table = tf1.placeholder(tf.string, [None]), tf1.placeholder(tf.int64, [None])
+        self._feed = {names: as_bytes(self.paths), label_table: rows.labels}
 
         def choose(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
             chosen = tf.numpy_function(lambda n: self.plan(int(n)), [number], tf.int64)
             chosen = tf.ensure_shape(chosen, [size])
             return (
-                tf.gather(table, chosen),
+                tf.gather(names, chosen),
                 tf.gather(label_table, chosen),
                 number * size + tf.range(size, dtype=tf.int64),
             )
 
         def prepare(path: tf.Tensor, label: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            image, draw = read(path), augment.draws(seed, number)
+            draw = augment.draws(seed, number)
+            if cache and table is not None:
+                return cache.place(path, lambda shape: augment.train_crop(shape, draw, frame, sides, flip)), label
+            image = read(path)
             if style == "img":
                 return augment.train_image(image, draw, frame, sides, flip, kind), label
             return augment.square(image), label, draw[3] < (0.5 if flip else 0.0), number
@@ -182,6 +205,9 @@ class TrainBatches:
             batches = batches.map(plain(crop))
         self._iterator = tf1.data.make_initializable_iterator(batches.prefetch(PREFETCH))
         self.images, self.labels = self._iterator.get_next()
+        if table is not None:
+            with tf.device("/GPU:0"):
+                self.images = augment.crops(table, self.images, frame, kind)
 
     def start(self, session: tf1.Session, number: int) -> None:
         """Makes batch `number` the next one that a run fetches."""
@@ -205,10 +231,12 @@ class TestBatches:
         single = config.aug_style == "img"
         self._table, self._labels = tf1.placeholder(tf.string, [None]), tf1.placeholder(tf.int64, [None])
         self.lists = lists
-        self.cache = ImageCache(config, lists) if config.image_cache else None
-        read = self.cache.read if self.cache else decode
+        cache = self.cache = ImageCache(config, lists) if config.image_cache else None
+        read, table = (cache.read, cache.table) if cache else (decode, None)
 
         def prepare(path: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            if cache and table is not None:
+                return cache.place(path, lambda shape: augment.test_crop(shape, frame, low)), label
             image = read(path)
             return (augment.test_image(image, frame, low, kind) if single else augment.square(image)), label
 
@@ -219,6 +247,9 @@ class TestBatches:
             batches = batches.map(plain(lambda images, labels: (augment.test_batch(images, kind), labels)))
         self._iterator = tf1.data.make_initializable_iterator(batches.prefetch(PREFETCH))
         self.images, self.labels = self._iterator.get_next()
+        if table is not None:
+            with tf.device("/GPU:0"):
+                self.images = augment.crops(table, self.images, frame, kind)
 
     def start(self, session: tf1.Session) -> None:
         """Goes to the head of the list."""
