@@ -78,7 +78,7 @@ STAGE_FLAGS: dict[str, tuple[str, ...]] = {
     "stability": _DATA,
 }  # fmt: skip
 # Flags that older runs do not know: at these values, which compute the same, they are not in the flags of a stage.
-_SINCE: dict[str, Any] = {"augment": "none", "channels_last": False}
+_SINCE: dict[str, Any] = {"augment": "none", "channels_last": False, "eval_batch": 0}
 SINCE: dict[str, dict[str, Any]] = {
     **{stage: _SINCE for stage in ("coarse", "fine-tune")},
     **{stage: {**_SINCE, "true_images": "all"} for stage in ("sub", "multi-head")},
@@ -125,6 +125,7 @@ class Config(CommonConfig):
     true_images: str
     compile: bool
     channels_last: bool
+    eval_batch: int
     devices: int
     parallel: str
     threads: int
@@ -208,6 +209,7 @@ ADDITIONS: FlagTable = {
     ),
     "--compile": dict(action="store_true", help="torch.compile; FGL-D33"),
     "--channels-last": dict(action="store_true", help="train in the channels-last memory format; FGL-D33"),
+    "--eval-batch": dict(type=whole(0), default=0, help="batch of validation, test and step 1 (0: --batch_size)"),
     "--devices": dict(type=whole(1), default=1, help="processes of a training (default 1)"),
     "--parallel": dict(
         choices=["ddp_spawn", "ddp_fork"], default="ddp_spawn", help="Lightning's strategy with several --devices",

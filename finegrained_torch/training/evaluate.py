@@ -139,7 +139,8 @@ def print_evaluation(setting: Setting, checkpoint: str) -> None:
             raise UserError("--eval: the network learned pseudo-labels, which test images do not have")
         labels = data.test.fine
     at = np.arange(len(setting.test_items))
-    metrics = compute_metrics(log_probabilities(module, setting.test_items, at, setting.config.batch_size), labels)
+    size = setting.config.eval_batch or setting.config.batch_size
+    metrics = compute_metrics(log_probabilities(module, setting.test_items, at, size), labels)
     print(
         f"accuracy {100 * metrics['accuracy']:.4f} % on {len(labels):,} test images of {data.name}, macro accuracy "
         f"{100 * metrics['macro_accuracy']:.4f} %, NLL {metrics['nll']:.4f} (epoch {content['epoch']})"

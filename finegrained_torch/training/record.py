@@ -109,7 +109,8 @@ def _measure(
     """Computes log-probabilities and metrics of stored weights on some images."""
     # DEVIATION FGL-D29: weights_only, with a map location
     task.module.load_state_dict(runtime.read_checkpoint(weights, setting.device)["state_dict"])
-    scores = log_probabilities(task.module.to(setting.device), items, positions, setting.config.batch_size)
+    size = setting.config.eval_batch or setting.config.batch_size
+    scores = log_probabilities(task.module.to(setting.device), items, positions, size)
     return scores, evaluate.compute_metrics(scores, labels)
 
 

@@ -81,7 +81,8 @@ def extract_features(setting: Setting) -> None:
         path = setting.tables / "activations.npy"
         for stale in setting.tables.glob(".activations.*.partial"):  # left by a kill -9
             stale.unlink(missing_ok=True)
-        write_features(path, features(module, items, setting.config.batch_size), (len(items), width))
+        size = setting.config.eval_batch or setting.config.batch_size
+        write_features(path, features(module, items, size), (len(items), width))
         if setting.config.csv_features:
             with atomic(path.with_suffix(".csv")) as text:
                 np.savetxt(text, np.load(path, mmap_mode="r"), fmt="%.8g", delimiter=",", encoding="utf-8")
@@ -118,7 +119,7 @@ def compute_uncertainty(setting: Setting) -> None:
         with tqdm(total=len(labels), desc="uncertainty", unit="img", leave=False, disable=None) as bar:
             U, mean_prediction = uncertainty(
                 inference_copy(module.network), setting.train_items.images, labels, config.n_aug, config.seed,
-                config.batch_size, config.aug_set,
+                config.eval_batch or config.batch_size, config.aug_set,
                 prepare=lambda x: module.prepare(x.to(setting.device)), progress=bar.update,
             )  # fmt: skip
         certain = certain_mask(U, labels, config.threshold)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from finegrained_torch import flags
-from finegrained_torch.data.images import SHIFT, Items, draw_shifts, shifted
+from finegrained_torch.data.images import SHIFT, Batches, Items, draw_shifts, shifted
 from finegrained_torch.networks import resnet
-from finegrained_torch.training.loop import train
+from finegrained_torch.training import loop
 from finegrained_torch.training.modules import LitResnet, MultiHead, Optimization
 from finegrained_torch.training.setting import Task
 from reproduction.runtime.run_folder import flags_hash
@@ -132,22 +132,26 @@ def test_bfloat16_learns_as_float32_does():
     assert losses[True] != losses[False] and losses[False][-1] < losses[False][0] / 2
 
 
-def test_channels_last_is_the_same_training_up_to_rounding(tmp_path):
-    draw, history = torch.Generator().manual_seed(1), {}
+def test_channels_last_and_larger_tests_are_the_same_training_up_to_rounding(tmp_path, monkeypatch):
+    draw, history, sizes = torch.Generator().manual_seed(1), {}, []
     images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=draw)
     items = Items(images, torch.arange(40) % 2, torch.arange(40) % 2)
     words = "--network small --lr 0.01 --batch_size 16 --max_epochs 2 --threads 1 --device cpu".split()
-    for switch in ([], ["--channels-last"]):
-        config = flags.parse_pipeline([*words, *switch, "--out_dir", str(tmp_path)])
+    monkeypatch.setattr(loop, "Batches", lambda at, size, key: sizes.append(size) or Batches(at, size, key))
+    for switch in ("", "--channels-last", "--eval-batch 3"):
+        config = flags.parse_pipeline([*words, *switch.split(), "--out_dir", str(tmp_path)])
         torch.manual_seed(0)
         module = LitResnet(0.01, num_classes=2, network="small", optimization=Optimization(max_epochs=2))
-        folder = tmp_path / f"run{len(switch)}"
+        folder = tmp_path / f"run{len(history)}"
         folder.mkdir()
         task = Task("coarse", folder, module, (items, np.arange(32)), (items, np.arange(32, 40)), (0, "coarse"), {})
-        history[bool(switch)] = [row["train_loss"] for row in train(task, config).history]
+        rows = loop.train(task, config).history
+        history[switch] = [row[name] for row in rows for name in ("train_loss", "val_loss", "val_acc")]
         strides = {weight.is_contiguous() for weight in module.parameters() if weight.dim() == 4 and weight.size(1) > 1}
-        assert strides == {not switch}
-    assert history[True] == pytest.approx(history[False], rel=1e-4)
+        assert strides == {switch != "--channels-last"}
+    assert sizes == [16, 16, 16, 16, 16, 3]  # of training and validation
+    for switch in history:
+        assert history[switch] == pytest.approx(history[""], rel=1e-4)
 
 
 def test_flags_of_older_runs_stay_what_they_were():
@@ -157,10 +161,11 @@ def test_flags_of_older_runs_stay_what_they_were():
     assert flags_hash(flags.of_stage(default, "coarse")) == "202ca890dcd1352c"
     fast = flags.of_stage(flags.parse_pipeline([*FAST, "--no-use_pseudo", "--true-images", "certain"]), "sub")
     assert (fast["augment"], fast["true_images"], fast["schedule"]) == ("shifts", "certain", "onecycle")
-    last = flags.parse_pipeline(["--channels-last"])
+    fast = flags.parse_pipeline(["--channels-last", "--eval-batch", "999"])
     for stage in ("coarse", "sub", "fine-tune", "multi-head"):  # another run, not to be mixed with the former
-        assert flags.of_stage(last, stage) == flags.of_stage(default, stage) | {"channels_last": True}
-    assert flags.of_stage(last, "features") == flags.of_stage(default, "features")
+        other = {"channels_last": True, "eval_batch": 999}
+        assert flags.of_stage(fast, stage) == flags.of_stage(default, stage) | other
+    assert flags.of_stage(fast, "features") == flags.of_stage(default, "features")
 
 
 def test_a_fast_pipeline_from_the_command_line(tmp_path):
