@@ -101,7 +101,8 @@ def configurations(folder: str, line: str) -> tuple[str, list[tuple[Command, dic
     else:
         dataset, planned = "imagenet", 0.0
         commands = [Command("imagenet-paper", "", f"{folder}/{script}", (), REPO_ROOT) for script in SCRIPTS]
-    found, different = [], {}
+    found: list[tuple[Command, dict[str, Any]]] = []
+    different: dict[tuple[str, str], Command] = {}
     for command in commands:
         different.setdefault(key_of(command), command)
     for command in different.values():
