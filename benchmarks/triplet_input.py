@@ -52,7 +52,7 @@ def write_jpegs(root: Path, count: int, num_classes: int = 16) -> Path:
 def config_of(
     root: Path, net: str, frame: int, steps: int, device: str, batch: int = 32, more: Sequence[str] = ()
 ) -> Any:
-    """Resolved flags of a run in mode hard on the files below `root`; those of `more` win."""
+    """Resolved flags of a run in mode hard on the files below `root`; `more` are further words of its command."""
     from triplet_tf.config.base_config import parse, training_parser
 
     words = ["--db_name", "csv:photos", "--data-dir", str(root), "--net", net, "--train_mode", "hard",
