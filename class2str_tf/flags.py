@@ -212,7 +212,9 @@ TRAINING: FlagTable = {
     ),
     "--augment": dict(action="store_true", help="shift by up to two pixels and flip, inside the graph"),
     "--eval-batch": dict(type=whole(0), default=0, help="batch size of a test; 0: as in training"),
-    "--weight-decay": dict(type=number(0), help="factor of the L2 penalty (0.001; stage 2: of a trained CNN)"),
+    "--weight-decay": dict(
+        type=number(0), help="factor of the L2 penalty (0.001; stage 2: of a trained CNN and of the reduced FC)"
+    ),
     "--hold-out": dict(
         action="store_true",
         help="test on a fixed fifth of the training images, which is then not trained on; for choosing settings",

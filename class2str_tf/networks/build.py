@@ -13,6 +13,11 @@ from class2str_tf.networks import early, lenet, vgg16
 WEIGHT_DECAY = 0.001  # delta of the poster; stage 1, and stage 2 where the CNN is fine-tuned
 
 
+def weight_decay(config: Config) -> float:
+    """Factor of the L2 penalty on CNN and FC classifiers: --weight-decay, or the poster's delta if it is not given."""
+    return WEIGHT_DECAY if config.weight_decay is None else config.weight_decay
+
+
 def image_input(images: tf.Tensor, pixels: str) -> tf.Tensor:
     """uint8 [B, H, W, C] -> float32: 0-255 as the authors feed CIFAR (`raw`), [0, 1] as MNIST (`unit`), or `centred`.
 

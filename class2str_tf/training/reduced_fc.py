@@ -43,7 +43,7 @@ def train_reduced(
         step = tf1.train.get_or_create_global_step()
         batches = Batches(inputs.train, data.train_labels, config.B, config.seed, has_fixed_order(config))
         logits = networks.reduced_fc(batches.x, hidden, num_classes)
-        penalty = networks.WEIGHT_DECAY * networks.weight_penalty("reduced")
+        penalty = networks.weight_decay(config) * networks.weight_penalty("reduced")
         loss = networks.cross_entropy(batches.labels, logits) + penalty
         train = tf1.train.AdamOptimizer(learning_rate(config, step, steps)).minimize(loss, global_step=step)
         x = tf1.placeholder(tf.float32, [None, inputs.train.shape[1]])

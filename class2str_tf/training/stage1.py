@@ -53,8 +53,8 @@ def build(config: Config, data: datasets.Dataset, total: int = 1) -> Graph:
 
     logits = classify(batches.x, training=True)
     loss_classifier = networks.cross_entropy(batches.labels, logits)
-    decay = networks.WEIGHT_DECAY if config.weight_decay is None else config.weight_decay
-    regularizer = decay * networks.weight_penalty("cnn", "reduced" if config.fc_weights else "classifier")
+    penalty = networks.weight_penalty("cnn", "reduced" if config.fc_weights else "classifier")
+    regularizer = networks.weight_decay(config) * penalty
     loss = loss_classifier + regularizer
     correct = tf.equal(tf.argmax(logits, axis=1), batches.labels)
     scalars = {

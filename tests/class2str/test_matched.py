@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import datasets
 from class2str_tf import matched
 from class2str_tf.data import images
 from class2str_tf.flags import ADDED, fc_parser, parse_fc, parse_rnn, rnn_parser, settings, settings_of
@@ -163,6 +165,24 @@ def test_the_commands_of_the_profile(graph):
     assert {command.row for command in commands} < {command.row for command in everything}
     [first, second] = matched.commands_of(Request("matched", "cifar10", (0,), "cpu", ("--mu", "0.5"), False, None))
     assert first.row == "cifar10-matched" and second.row == "cifar10-matched-mu-0.5"
+
+
+def test_weight_decay_counts_for_the_reduced_fc_on_frozen_features(config):
+    from class2str_tf.networks import build as networks
+    from class2str_tf.training.frozen_features import Features
+    from class2str_tf.training.reduced_fc import train_reduced
+    from reproduction.runtime import tf_runtime
+
+    rng, labels = np.random.default_rng(0), np.arange(300) % 3
+    x = (np.eye(8)[labels] + rng.normal(0, 1, (300, 8))).astype(np.float32)
+    pixels = np.zeros((300, 1, 1, 1), np.uint8)
+    data = datasets.Dataset("noise", pixels, labels, pixels, labels, ("a", "b", "c"))
+    session_config, right = tf_runtime.start(0, "cpu"), {}
+    for decay in (None, networks.WEIGHT_DECAY, 0.0, 3.0):
+        flags = dataclasses.replace(config, B=50, lr=1e-2, weight_decay=decay)
+        right[decay] = train_reduced(flags, data, Features(x, x, x[:, :3]), 110, 60, session_config)[1]
+    assert np.array_equal(right[None], right[networks.WEIGHT_DECAY])  # what the other profiles compute
+    assert right[3.0].sum() < right[None].sum() < len(labels) and not np.array_equal(right[0.0], right[3.0])
 
 
 @pytest.fixture(scope="module")
