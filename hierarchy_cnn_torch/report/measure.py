@@ -99,7 +99,7 @@ def everything(
       device: where to compute.
       out: folder of the analysis, for arrays.
     Returns:
-      JSON values; `metrics` holds the single numbers for the record.
+      JSON values; `metrics` holds the single numbers for the record, None for one that does not exist.
     """
     tree, kind = study_tree(folder, flat, data.names)
     levels = trees.levels_of(tree)
@@ -127,8 +127,8 @@ def everything(
         part = parts[name]()
         metrics |= part.pop("metrics", {})
         results |= part
-    finite = {name: float(v) for name, v in metrics.items() if v is not None and math.isfinite(v)}
-    return results | {"metrics": finite}
+    exists = {name: v is not None and math.isfinite(v) for name, v in metrics.items()}
+    return results | {"metrics": {name: float(v) if exists[name] else None for name, v in metrics.items()}}
 
 
 def confusions(seed: Seed) -> dict[str, Any]:

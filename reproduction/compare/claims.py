@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from reproduction.compare.claim_language import Claim, Side, matches
-from reproduction.compare.collect import Collection, RowRuns, SeedRun
+from reproduction.compare.collect import Collection, RowRuns, SeedRun, different_flags
 from reproduction.compare.effects import Effect, effect_of
 from reproduction.compare.tables import Paper
 from reproduction.compare.verdicts import Control, Verdict, holm, judge
@@ -148,6 +148,15 @@ def _gate(paper: Paper, found: Collection, base: str) -> str:
     return "" if mean >= gate.least else f"baseline {mean:.2f}, needs {gate.least:g}"
 
 
+def _no_value(found: Collection, paper: str, base: str, sides: Sequence[Side]) -> str:
+    """Which metric of a claim has no value in some seeds; "" if none. The others alone would be chosen by outcome."""
+    for side in sides:
+        group = _group(found, paper, base, side.variant)
+        if group is not None and (count := group.without_value(side.metric, side.selection)):
+            return f"{side.metric} has no value in {count} of {len(group.runs)} seeds"
+    return ""
+
+
 def _degenerate(paper: Paper, found: Collection, groups: Sequence[RowRuns], base: str) -> str:
     """Which run of a row is degenerate and why; "" if none is."""
     for rule in paper.health:
@@ -242,22 +251,25 @@ def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Res
         return None
     unit = claim.unit
     pairs = pair(found, unit, claim.id, name, base, claim.method, claim.baseline)
-    if pairs.effect is None:
-        return None
     sides = [side for side in (claim.method, claim.baseline, claim.control) if side is not None and side.metric]
     groups = [group for side in sides if (group := _group(found, name, base, side.variant)) is not None]
+    no_value = _no_value(found, name, base, sides)
+    if pairs.effect is None and (claim.group == "fact" or not no_value):
+        return None
     control = pair(found, unit, claim.id, name, base, claim.method, claim.control).effect if claim.control else None
     published, published_baseline = _published(claim, paper, base)
     if claim.group == "fact":
         verdict = Verdict("fact", "", 0)
     else:
-        reason = _degenerate(paper, found, groups, base)
+        paired = ([run for run in group.runs if run.seed in pairs.seeds] for group in groups)
+        reason = next(filter(None, map(different_flags, paired)), "") or no_value
+        reason = reason or _degenerate(paper, found, groups, base)
         if claim.group in ("main", "finding"):
             reason = reason or _gate(paper, found, base)
         if reason:
             verdict = Verdict("not testable", f"not testable: {reason}", 1)
         else:
-            assert claim.margin is not None
+            assert claim.margin is not None and pairs.effect is not None
             against = Control(claim.control.name, control) if claim.control else None
             verdict = judge(pairs.effect, claim.margin, claim.sign, claim.no_loss, against, published)
     notes = ", ".join(dict.fromkeys(note for group in groups for note in group.caveat.split(", ") if note))

@@ -18,7 +18,7 @@ from typing import Any
 
 from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.record import Metric, Record, load_record
-from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, flags_hash, shown
+from reproduction.runtime.run_folder import PLACES, REPO_ROOT, RUNS_ROOT, UserError, shown
 
 RESULTS = REPO_ROOT / "reproduction" / "results"
 MAX_RECORD_BYTES = 16 * 2**20  # a record is a few kilobytes; anything near this is not one
@@ -112,15 +112,16 @@ class SeedRun:
     def last(self) -> Entry:
         return self.entries[-1]
 
-    def flags_by_stage(self) -> dict[str, str]:
-        """Hash of the flags of each stage; equal for two seeds of one experiment."""
-        hashes = {}
+    def flags_by_stage(self) -> dict[str, dict[str, Any]]:
+        """The flags that decide what each stage computes; equal for two seeds of one experiment."""
+        flags = {}
         for entry in self.entries:
             # `stage1` is the digest of the seed's own stage-1 checkpoint: an input, not a flag
-            config = {key: value for key, value in entry.record.config.items() if key not in ("seed", "stage1")}
+            ignored = {"seed", "stage1", *PLACES}
+            config = {key: value for key, value in entry.record.config.items() if key not in ignored}
             text = re.sub(rf"seed{self.seed}(?!\d)", "seed*", json.dumps(config, sort_keys=True))
-            hashes[entry.record.stage] = flags_hash(json.loads(text))
-        return hashes
+            flags[entry.record.stage] = json.loads(text)
+        return flags
 
 
 @dataclass
@@ -134,6 +135,14 @@ class RowRuns:
     runs: list[SeedRun]
     caveat: str = ""
     left_out: list[str] = field(default_factory=list)
+
+    def without_value(self, metric: str, selection: str) -> int:
+        """Counts the seeds whose record has null for a metric: it has no value, like the epoch of a goal never reached.
+
+        A seed whose record does not name the metric did not measure it, and is not counted.
+        """
+        measured = [run for run in self.runs if any(metric in entry.record.metrics for entry in run.entries)]
+        return sum(run.number(metric, selection) is None for run in measured)
 
 
 @dataclass
@@ -250,10 +259,23 @@ def _decide(group: RowRuns) -> None:
     elif not clean:
         group.caveat = ", ".join(dict.fromkeys(reason for run in group.runs for reason in run.caveats))
     group.profile = group.runs[0].profile
-    hashes = [run.flags_by_stage() for run in group.runs]
-    shared = set.intersection(*map(set, hashes))  # a ranking over all seeds stands with the first one only
-    if any(one[stage] != hashes[0][stage] for one in hashes for stage in shared):
-        group.caveat = ", ".join(part for part in (group.caveat, "seeds ran with different flags") if part)
+    group.caveat = ", ".join(part for part in (group.caveat, different_flags(group.runs)) if part)
+
+
+def different_flags(runs: Sequence[SeedRun]) -> str:
+    """Says which flags differ between seeds in a stage that they share; "" if the seeds are one experiment."""
+    by_stage: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        for stage, flags in run.flags_by_stage().items():
+            by_stage.setdefault(stage, []).append(flags)
+    names = {
+        name
+        for first, *others in by_stage.values()
+        for flags in others
+        for name in first.keys() | flags.keys()
+        if name not in first or name not in flags or first[name] != flags[name]
+    }
+    return f"seeds ran with different flags: {' and '.join(sorted(names)[:3])}" if names else ""
 
 
 def _split(paths: Sequence[Path]) -> list[Path]:

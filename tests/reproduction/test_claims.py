@@ -93,6 +93,39 @@ def test_outcomes_of_another_length_have_another_digest():
     )
 
 
+@pytest.mark.parametrize("variant", ["", "-plain", "-doubled"])
+def test_paired_seeds_of_different_flags_are_not_one_experiment(make, tmp_path, variant):
+    for row, accuracy in (("", 0.9), ("-plain", 0.8), ("-doubled", 0.8)):
+        put(make, tmp_path, f"cifar10-matched{row}", [accuracy] * 4)
+    control = claim(control={"metric": "acc", "variant": "doubled", "name": "doubling"})
+    row = f"cifar10-matched{variant}"
+    for seed, says in (
+        (7, "supported (few seeds)"),
+        (2, "not testable: seeds ran with different flags: epochs and lr"),
+    ):
+        config = {"lr": 0.2, "epochs": 5, "seed": seed}  # seed 7 has no partner in the other rows
+        make.put(tmp_path, make.record({"acc": make.metric(0.9)}, row=row, seed=seed, config=config))
+        result = check(tmp_path, paper_with(control))[0]["X-C1", "cifar10-matched"]
+        assert result.verdict.text == says and result.seeds == (0, 1, 2, 3) and result.effect is not None
+
+
+@pytest.mark.parametrize("key", ["method", "baseline", "control"])
+@pytest.mark.parametrize(("epochs", "count"), [([3.0] * 4, 0), ([3.0, None, 3.0, 4.0], 1), ([None] * 4, 4)])
+def test_a_value_that_does_not_exist_is_counted_and_the_other_seeds_are_not_chosen(make, tmp_path, key, epochs, count):
+    sides = {side: {"metric": "acc"} for side in ("method", "baseline", "control")}
+    sides[key] = {"metric": "goal"}
+    sides["control"]["name"] = "chance"
+    put(make, tmp_path, "cifar10-matched", [0.9] * 4, goal=epochs)
+    put(make, tmp_path, "cifar10-matched-plain", [0.9] * 4)
+    old = make.record({"acc": make.metric(0.9)}, row="cifar10-matched", seed=4)  # its code left such values out
+    make.put(tmp_path, old)
+    results, found = check(tmp_path, paper_with(claim(**sides, unit="count")))
+    text = results["X-C1", "cifar10-matched"].verdict.text
+    assert ("goal has no value" in text) == bool(count)
+    assert count == 0 or text == f"not testable: goal has no value in {count} of 5 seeds"
+    assert c.unknown_metrics(paper_with(claim(**sides)), found) == []
+
+
 def test_the_gate_stops_a_verdict_and_the_effect_is_still_shown(make, tmp_path):
     put(make, tmp_path, "cifar10-cpu", [0.55] * 5)
     put(make, tmp_path, "cifar10-cpu-plain", [0.45] * 5)

@@ -237,7 +237,7 @@ def test_seeds_of_different_flags_are_not_judged_together(make, tmp_path):
     for seed in range(3):
         config = {"lr": 0.1 if seed else 0.2, "seed": seed, "out": f"runs/x/seed{seed}/y"}
         make.put(tmp_path / "runs", make.record({"fc_accuracy": make.metric(0.99)}, seed=seed, config=config))
-    assert lines(tmp_path)[0]["mnist-paper", "FC"].verdict.text == "not judged (seeds ran with different flags)"
+    assert lines(tmp_path)[0]["mnist-paper", "FC"].verdict.text == "not judged (seeds ran with different flags: lr)"
 
 
 def test_a_stage_that_only_one_seed_has_is_no_other_flag(make, tmp_path):
