@@ -244,8 +244,9 @@ def print_summary(
     headline = f"class_accuracy_{config.decode}"
     reduced = f", reduced FC {100 * values['reduced_fc_accuracy']:.2f}" if "reduced_fc_accuracy" in values else ""
     print(
-        f"FC {100 * values['fc_accuracy']:.2f} %, LH {100 * values['lh_accuracy']:.2f} (string match), "
-        f"{100 * values[headline]:.2f} (decoded, {config.decode}){reduced}"
+        f"FC {100 * values['fc_accuracy']:.2f} %, LH {100 * values['class_accuracy_ml']:.2f} (most likely string), "
+        f"{100 * values['lh_accuracy']:.2f} (string match), {100 * values[headline]:.2f} (decoded, {config.decode})"
+        + reduced
     )
     print(
         f"{values['distinct_codes']} distinct strings for {values['classes']} classes"

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 FOLDER = REPO_ROOT / "docs" / "images" / "charts"
 RED, GREY, BLUE = "#c0392b", "#7f8c99", "#2c6fad"
-GAINS = {"": "subclasses", "doubled": "doubled, not split", "random": "two random classes split"}
+GAINS = {  # variant of the subclass method -> title of its panel
+    "": "subclasses",
+    "doubled": "doubled, not split",
+    "random": "two random classes split",
+    "copied": "doubled by copies, split",
+    "undoubled": "split, not doubled",
+    "epochs": "subclasses, equal epochs",
+}
+COLUMNS = 3  # panels side by side
 
 
 def effects(results: Sequence[Result]) -> Figure | None:
@@ -81,8 +89,12 @@ def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure 
     if "" not in gains:
         return None
     order = np.argsort([-effect.mean for effect in gains[""]])
-    figure, (axes,) = new_figure(3.2 * len(gains) + 1.2, 0.32 * len(names) + 1.2, columns=len(gains), sharey=True)
-    for axis, (variant, by_class) in zip(axes, gains.items(), strict=True):
+    columns, lines = min(len(gains), COLUMNS), -(-len(gains) // COLUMNS)
+    size = (3.2 * columns + 1.2, (0.32 * len(names) + 1.2) * lines)
+    figure, axes = new_figure(*size, lines, columns, sharey=True)
+    for empty in axes.flat[len(gains) :]:
+        empty.set_axis_off()
+    for axis, (variant, by_class) in zip(axes.flat, gains.items(), strict=False):
         means, halves = ([f(by_class[c]) for c in order] for f in (lambda e: e.mean, Effect.half_width))
         colours = [RED if c in neglected else GREY for c in order]
         axis.barh(range(len(order)), means, color=colours, alpha=0.55)
@@ -94,8 +106,8 @@ def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure 
             f"{GAINS[variant]}\nsum over the neglected {chosen:+z.1f}, over the others {others:+z.1f}", fontsize=9
         )
         axis.set_xlabel("points over the plain network")
-    axes[0].set_yticks(range(len(order)), [names[c] for c in order], fontsize=8)
-    axes[0].invert_yaxis()
+    axes[0, 0].set_yticks(range(len(order)), [names[c] for c in order], fontsize=8)
+    axes[0, 0].invert_yaxis()
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from reproduction.compare import charts
@@ -32,6 +33,26 @@ def test_the_gain_of_a_class_is_the_mean_difference_of_its_accuracy(committed):
         ]
         assert drawn[name].get_width() == pytest.approx(100 * sum(gains) / len(gains))
     assert charts.class_gains(comparisons["subclass"], found, "no-row") is None
+
+
+def test_every_variant_has_a_panel_with_the_sum_over_the_other_classes(make, tmp_path):
+    rng, names = np.random.default_rng(0), ("cat", "dog", "frog")
+    plain = {seed: rng.uniform(0.5, 0.8, 3) for seed in (0, 1)}
+    gains = {variant: rng.uniform(-0.1, 0.1, 3) for variant in charts.GAINS}
+    for variant, gain in {"baseline": np.zeros(3), **gains}.items():
+        for seed, before in plain.items():
+            metrics = {f"class_accuracy/{c}": make.metric(value) for c, value in enumerate(before + gain)}
+            row = f"cifar10-matched-{variant}".removesuffix("-")
+            details = {"class_names": names, "neglected": [1]}
+            make.put(tmp_path, make.record(metrics, row=row, seed=seed, paper="subclass", details=details))
+    found = collect(runs=tmp_path, results=tmp_path / "none")
+    figure = charts.class_gains(None, found, "cifar10-matched")
+    panels = [axis for axis in figure.axes if axis.get_title()]
+    assert len(panels) == len(gains) == 6
+    for axis, (variant, gain) in zip(panels, gains.items(), strict=True):
+        others = 100 * (gain[0] + gain[2])
+        assert axis.get_title().startswith(charts.GAINS[variant])
+        assert axis.get_title().endswith(f"neglected {100 * gain[1]:+.1f}, over the others {others:+.1f}")
 
 
 def test_effects_are_those_of_the_claims(committed):
