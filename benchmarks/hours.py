@@ -42,9 +42,9 @@ clustering, the analyses, and the rows that are shortened for a CPU ({left_out})
 **Plan with `make plan`, not with this table.** The hours of `make plan`, in the last column, were set by hand from the
 authors' timings and include all waiting. The hours of this table include the arithmetic alone, at an assumed share of
 the peak. For small networks they are a lower bound and much too low, because a GPU then waits for kernels to start and
-for data (LeNet's row would be 1.6 million images/s). For large networks the true time is nearer to the one at the TF32
-peak, if the framework computes in TF32. `make plan` does not know that ARGS name another network, and it has no hours
-for ImageNet. For `--model wideresnet` and for ImageNet, this table is the only estimate."""
+for data, as with LeNet on MNIST. For large networks the true time is nearer to the one at the TF32 peak, if the
+framework computes in TF32. `make plan` does not know that ARGS name another network, and it has no hours for ImageNet.
+For `--model wideresnet` and for ImageNet, this table is the only estimate."""
 
 
 def cells(paper: str, profile: str = "paper") -> tuple[dict[str, list[str]], list[str]]:

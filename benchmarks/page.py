@@ -35,6 +35,8 @@ better, or that it stays within the budget.
   Both sides run the same steps. The end of an epoch (checkpoint, record) is not timed. A test is timed on both
   sides or on neither.
 * If the driver lists a CUDA GPU, its rows are next to those of the CPU.
+* The last line has the machine and the commit. A benchmark that is newer has no row until `make bench` runs again:
+  `python -m benchmarks --list` names all, `python -m benchmarks MODULE NAME` runs one and prints it.
 """
 SCALING = """## Scaling
 

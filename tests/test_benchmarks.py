@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks import __main__ as runner
 from benchmarks import measure, page, repository
-from benchmarks.measure import Curve, Measure, Pair
+from benchmarks.measure import Curve, Measure, NotSupported, Pair
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -194,6 +194,28 @@ def test_every_row_of_a_paper_is_estimated_or_named_as_left_out():
         wanted = {row.row for row in paper.row if "-paper" in row.row}
         assert wanted == {row for rows in counted.values() for row in rows} | set(left_out)
         assert all(f"`{row}` of {name}" in text for row in left_out)
+
+
+def test_the_committed_page_is_what_the_last_benchmark_and_the_code_say(tmp_path):
+    from reproduction.runtime.run_folder import REPO_ROOT
+
+    entries = json.loads((REPO_ROOT / "docs" / "benchmarks.json").read_text(encoding="utf-8"))
+    committed = (REPO_ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    measured_on, _, minutes = committed.splitlines()[-1].removesuffix(" minutes in all.").rpartition("; ")
+    page.write(tmp_path, entries, [], measured_on, 60 * float(minutes))
+    assert (tmp_path / "benchmarks.md").read_text(encoding="utf-8") == committed
+
+
+def test_features_are_compared_with_a_cnn_that_is_not_trained(monkeypatch):
+    from benchmarks import class2str
+    from class2str_tf.training import stage2
+
+    def build(config, *_):
+        raise NotSupported(config.finetune)
+
+    monkeypatch.setattr(stage2, "build", build)
+    with pytest.raises(NotSupported, match="none"):
+        class2str.cached_features(small=True)
 
 
 def test_a_command_that_does_not_resolve_is_named():
