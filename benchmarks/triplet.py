@@ -12,12 +12,14 @@ from benchmarks.class2str import allow_xla, xla_rates
 from benchmarks.measure import (
     REPEATS,
     Measure,
+    NotSupported,
     Pair,
     Rise,
     interleave,
     median_interval,
     memory_pair,
     on_each_device,
+    rate,
     rise,
     seconds,
 )
@@ -121,6 +123,27 @@ def xla(device: str, small: bool) -> Pair:
         without, with_xla = xla_rates(config, batch, 1 if device == "cpu" else 30, train, lambda session: None)
         name = f"training step, {net} at {frame}, mode hard, batch {batch}, {device}: XLA against none"
         return interleave(name, "images/s", without, with_xla)
+
+
+def bfloat16(small: bool) -> Pair:
+    """Images/s of a training step at the size of profile matched in float32, and in bfloat16 (--amp auto).
+
+    Raises:
+      NotSupported: this CPU has no instructions for bfloat16.
+    """
+    frame, batch, steps = (64, 8, []) if small else (128, 32, [])
+    configs = [started("cpu"), tf_runtime.start(0, "cpu", amp="auto")]
+    if tf_runtime.precision_of(configs[1]) == "float32":
+        raise NotSupported("this CPU has no instructions for bfloat16; --amp auto computes in float32")
+    with tf1.Graph().as_default():
+        tf1.set_random_seed(0)
+        train, ready = train_ops("mobile", frame, batch)["hard"], tf1.global_variables_initializer()
+        for config in configs:
+            session = tf1.Session(config=config)
+            session.run(ready)
+            steps.append(rate(batch, functools.partial(session.run, train)))
+    name = f"training step, mobile at {frame}, mode hard, batch {batch}, cpu: bf16 against float32"
+    return interleave(name, "images/s", *steps)
 
 
 def row_by_row_hard(labels: tf.Tensor, embeddings: tf.Tensor, margin: float) -> tf.Tensor:
@@ -228,5 +251,6 @@ def _pairs(device: str) -> dict[str, Callable[[bool], Pair | list[Pair]]]:
 PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {
     "semi-hard 256": lambda small: semi_hard(256, small),
     "semi-hard 1024": lambda small: semi_hard(1024, small),
+    "bf16": bfloat16,
 } | on_each_device(_pairs)
 MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"loss memory": loss_memory}

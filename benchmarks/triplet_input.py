@@ -80,11 +80,39 @@ def started(device: str) -> Any:
         raise NotSupported(str(error)) from None
 
 
+def delivered(config: Any, session_config: Any, batches: int) -> list[float]:
+    """Returns images/s that the input of a run delivers alone, of `batches` batches each time."""
+    from triplet_tf.data_sampling.augment import tf1
+    from triplet_tf.data_sampling.image_lists import open_lists
+    from triplet_tf.data_sampling.loader import TrainBatches
+
+    with tf1.Graph().as_default():
+        pipeline = TrainBatches(config, open_lists(config))
+        with tf1.Session(config=session_config) as session:
+            pipeline.start(session, 0)
+            deliver = rate(config.batch_size, lambda: session.run([pipeline.images.op, pipeline.labels]), batches)
+            deliver()  # what is prefetched does not count
+            return [deliver() for _ in range(REPEATS)]
+
+
+def decoded_once(small: bool) -> Pair:
+    """Images/s of the input of profile matched: images decoded at every step, or once (--image-cache)."""
+    session_config, size = started("cpu"), ("--resize_sides", "136,144")
+    with photographs(48 if small else 192) as root:
+        rates = [
+            delivered(config_of(root, "mobile", 128, 1000, "cpu", more=flags), session_config, 1 if small else 6)
+            for flags in (size, (*size, "--image-cache"))
+        ]
+    name = "input at 128, batch 32: images decoded once (--image-cache) against at every step"
+    return Pair(
+        name, "images/s", *rates, note="one after the other; without the time to fill the cache, once a data set"
+    )
+
+
 def input_keeps_up(device: str, small: bool) -> Pair:
     """Images/s that the training step of ResNet-50 at 224 takes, and images/s that the input alone delivers."""
     from triplet_tf.data_sampling.augment import tf1
     from triplet_tf.data_sampling.image_lists import open_lists
-    from triplet_tf.data_sampling.loader import TrainBatches
     from triplet_tf.training import graph as model
 
     net, frame, batches = ("mobile", 64, 1) if small else ("resnet50", 224, 6)
@@ -98,14 +126,8 @@ def input_keeps_up(device: str, small: bool) -> Pair:
             step = rate(32, lambda: session.run([graph.loss, graph.train]), 1 if device == "cpu" else 30)
             step()
             taken = [step() for _ in range(REPEATS)]
-    with photographs(48 if small else 192) as root, tf1.Graph().as_default():
-        config = config_of(root, net, frame, 1000, device)
-        pipeline = TrainBatches(config, open_lists(config))
-        with tf1.Session(config=session_config) as session:
-            pipeline.start(session, 0)
-            deliver = rate(32, lambda: session.run([pipeline.images.op, pipeline.labels]), batches)
-            deliver()  # what is prefetched does not count
-            given = [deliver() for _ in range(REPEATS)]
+    with photographs(48 if small else 192) as root:
+        given = delivered(config_of(root, net, frame, 1000, device), session_config, batches)
     where = "" if device == "cpu" else f" on {device}"
     name = f"input at {frame}, batch 32: what it delivers alone against what the step of {net}{where} takes"
     return Pair(name, "images/s", taken, given, bar=3, note="one after the other: both at once share the cores")
@@ -167,4 +189,4 @@ def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:
     }
 
 
-PAIRS: dict[str, Callable[[bool], Pair]] = on_each_device(_pairs)
+PAIRS: dict[str, Callable[[bool], Pair]] = {**on_each_device(_pairs), "image cache": decoded_once}

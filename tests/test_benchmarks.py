@@ -133,6 +133,7 @@ CHEAP = [
     ("hierarchy", "seriation"),
     ("scaling", "seriation"),
     ("hours", "hierarchy"),
+    ("triplet_input", "image cache"),
 ]
 KEYS = {"name", "baseline", "ours", "unit", "ratio", "n", "paper"}
 
