@@ -143,7 +143,7 @@ def bfloat16(small: bool) -> Pair:
             session.run(ready)
             steps.append(rate(batch, functools.partial(session.run, train)))
     name = f"training step, mobile at {frame}, mode hard, batch {batch}, cpu: bf16 against float32"
-    return interleave(name, "images/s", *steps)
+    return interleave(name, "images/s", steps[0], steps[1])
 
 
 def row_by_row_hard(labels: tf.Tensor, embeddings: tf.Tensor, margin: float) -> tf.Tensor:
