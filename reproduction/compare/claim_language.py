@@ -25,6 +25,7 @@ class Side(Strict):
     variant: str = ""
     selection: Selection = "last"
     value: float | None = None  # in the claim's unit, instead of a metric
+    may_lack: bool = False  # the metric need not have a value; older records then leave it out instead of writing null
 
     @pydantic.model_validator(mode="after")
     def _one_of_two(self) -> Side:

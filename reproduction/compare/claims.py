@@ -149,11 +149,20 @@ def _gate(paper: Paper, found: Collection, base: str) -> str:
 
 
 def _no_value(found: Collection, paper: str, base: str, sides: Sequence[Side]) -> str:
-    """Which metric of a claim has no value in some seeds; "" if none. The others alone would be chosen by outcome."""
+    """Which metric of a claim has no value in some seeds; "" if none. The others alone would be chosen by outcome.
+
+    Such a seed has null for the metric or, if it `may_lack` it, leaves it out of records that have the claim's others.
+    """
     for side in sides:
         group = _group(found, paper, base, side.variant)
-        if group is not None and (count := group.without_value(side.metric, side.selection)):
-            return f"{side.metric} has no value in {count} of {len(group.runs)} seeds"
+        others = [other for other in sides if other is not side and other.variant == side.variant]
+        count = 0
+        for run in group.runs if group is not None else ():
+            named = any(side.metric in entry.record.metrics for entry in run.entries)
+            left_out = side.may_lack and any(run.number(other.metric, other.selection) is not None for other in others)
+            count += (named or left_out) and run.number(side.metric, side.selection) is None
+        if group is not None and count:
+            return f"{side.metric} has no value in {count} of {len(group.runs)} seed{'s' * (len(group.runs) > 1)}"
     return ""
 
 
@@ -225,7 +234,13 @@ def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
         bases = [base for base in _bases(claim, paper, found) if any(has(base, side) for side in sides.values())]
         for key, side in sides.items():
             here = side is not None and any((f"{b}-{side.variant}" if side.variant else b) in whole for b in bases)
-            if side is not None and side.metric and here and side.metric.partition("[")[0] not in known:
+            if (
+                side is not None
+                and side.metric
+                and not side.may_lack
+                and here
+                and side.metric.partition("[")[0] not in known
+            ):
                 lines.append(f"tables/{paper.paper.id}.toml: {claim.id}: {key}: no record has {side.metric!r}")
     names = {row.row for row in paper.row} | known_in.keys()
     variants = [(f"gate {gate.rows[0]}", "variant", gate.variant) for gate in paper.gate]

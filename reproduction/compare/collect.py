@@ -136,14 +136,6 @@ class RowRuns:
     caveat: str = ""
     left_out: list[str] = field(default_factory=list)
 
-    def without_value(self, metric: str, selection: str) -> int:
-        """Counts the seeds whose record has null for a metric: it has no value, like the epoch of a goal never reached.
-
-        A seed whose record does not name the metric did not measure it, and is not counted.
-        """
-        measured = [run for run in self.runs if any(metric in entry.record.metrics for entry in run.entries)]
-        return sum(run.number(metric, selection) is None for run in measured)
-
 
 @dataclass
 class Collection:
