@@ -10,8 +10,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from reproduction.runtime.flags import Parser, flag, run_main
+from reproduction.runtime.flags import PRINT_CONFIG, FlagTable, Parser, add_flags, finish_parsing, flags_alone, run_main
 from reproduction.runtime.run_folder import UserError, read_json
+
+FLAGS: FlagTable = {
+    "--run": dict(required=True, metavar="DIR", help="rnn/ folder of a stage-2 run"),
+    "--image": dict(required=True, metavar="FILE", help="JPEG or PNG"),
+}
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -87,11 +92,11 @@ def _newest(folder: Path) -> Path:
 
 
 def main() -> None:
+    """Parses first: --help and --print-config need no framework."""
     parser = Parser("class2str_tf.predict", "Class string and class of one image.")
-    flag(parser.additions, "--run", required=True, metavar="DIR", help="rnn/ folder of a stage-2 run")
-    flag(parser.additions, "--image", required=True, metavar="FILE", help="JPEG or PNG")
-    args = parser.parse_args()
-    predict(Path(args.run), Path(args.image))
+    add_flags(parser.additions, FLAGS | PRINT_CONFIG)
+    flags = finish_parsing(parser, flags_alone)
+    predict(Path(flags["run"]), Path(flags["image"]))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,23 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.runtime.flags import Parser, run_main, whole  # noqa: E402
+from reproduction.runtime.flags import (  # noqa: E402
+    PRINT_CONFIG,
+    FlagTable,
+    Parser,
+    add_flags,
+    finish_parsing,
+    flags_alone,
+    run_main,
+    whole,
+)
 from reproduction.runtime.run_folder import UserError, shown, together  # noqa: E402
+
+FLAGS: FlagTable = {
+    "--checkpoint": dict(required=True, metavar="FILE", help="checkpoint or run folder"),
+    "--image": dict(required=True, metavar="FILE", help="JPEG or PNG of any size"),
+    "--top": dict(type=whole(1), default=5, help="how many classes (default 5)"),
+}
 
 
 def read_image(path: Path, channels: int) -> Any:
@@ -77,16 +92,14 @@ def _best(model: Any, content: dict[str, Any], pixels: Any, top: int) -> list[tu
 
 
 def main() -> None:
-    """Prints the best classes."""
-    p = Parser("predict.py", "Classes of one image by a trained checkpoint.")
-    p.additions.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint or run folder")
-    p.additions.add_argument("--image", required=True, metavar="FILE", help="JPEG or PNG of any size")
-    p.additions.add_argument("--top", type=whole(1), default=5, help="how many classes (default 5)")
-    args = p.parse_args()
+    """Prints the best classes. Parses first: --help and --print-config need no framework."""
+    parser = Parser("predict.py", "Classes of one image by a trained checkpoint.")
+    add_flags(parser.additions, FLAGS | PRINT_CONFIG)
+    flags = finish_parsing(parser, flags_alone)
     from reproduction.runtime import torch_runtime
 
     torch_runtime.start(0)
-    for name, score, subclass in predict(Path(args.checkpoint), Path(args.image), args.top):
+    for name, score, subclass in predict(Path(flags["checkpoint"]), Path(flags["image"]), flags["top"]):
         print(f"{100 * score:6.2f} %  {name}  (output {subclass})")
 
 

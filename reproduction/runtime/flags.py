@@ -18,6 +18,9 @@ from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError
 
 Resolved = TypeVar("Resolved")
 FlagTable = dict[str, dict[str, Any]]  # flag -> what argparse takes
+PRINT_CONFIG: FlagTable = {
+    "--print-config": {"action": "store_true", "help": "print the resolved flags as JSON and exit"},
+}
 _batch: list[tuple[str, int]] = []  # flag and value of this process's batch size, for messages
 
 
@@ -154,9 +157,8 @@ def add_common(parser: Parser, paper: str) -> None:
             "action": "store_true",
             "help": "take hand-placed data files with another checksum; the record says so and is never judged",
         },
-        "--print-config": {"action": "store_true", "help": "print the resolved flags as JSON and exit"},
     }
-    for name, options in common.items():
+    for name, options in (common | PRINT_CONFIG).items():
         if name not in parser._option_string_actions:
             flag(parser.additions, name, **options)
 
@@ -168,6 +170,11 @@ def as_dict(config: Any) -> dict[str, Any]:
       config: a frozen dataclass with one attribute a flag; `lambda_` holds --lambda, since Python has that word.
     """
     return {field.name.rstrip("_"): getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def flags_alone(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the parsed flags as they are, the `resolve` of a script that derives no value from them."""
+    return {name: value for name, value in vars(args).items() if name not in ("argv", "print_config")}
 
 
 def finish_parsing(
