@@ -11,12 +11,18 @@ from pathlib import Path
 from reproduction.compare.claims import Result, without_run
 from reproduction.compare.comparison import Comparison, Line
 from reproduction.compare.effects import Effect
-from reproduction.compare.tables import Paper
 from reproduction.compare.tabular import escape_latex, latex_table, markdown_table
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
 RECALLED_MARK = "\N{DAGGER}"
 RECALLED_NOTE = f"{RECALLED_MARK} recalled: quoted from memory, nobody here could open the source; no verdict uses it"
+OURS_NOTE = (
+    "Ours: mean ± standard deviation (seeds), in the profile nearest the paper's that was run. The profiles `matched` "
+    "and `cpu` have another network and schedule than the paper: no number of theirs is judged against it."
+)
+NONE_OF_OURS = (
+    "No run of ours is compared with this table yet. [All rows](#rows) lists what was run, and what the others need."
+)
 LINE_HEAD = ("row", "quantity", "paper's number", "ours", "h", "verdict", "command")
 CLAIM_HEAD = ("claim", "tested on", "baseline", "effect [95 %]", "against the control", "seeds", "verdict")
 FIRST_HEAD = ("paper", "claim", "row", "baseline %, paper / ours", "effect, paper / ours [95 %]", "seeds", "verdict")
@@ -232,19 +238,41 @@ def markdown_lines(lines: Sequence[Line], anchors: bool = False) -> str:
     return "\n\n".join(parts)
 
 
-def markdown_published(paper: Paper) -> str:
-    """Returns a paper's main tables of results as they were published; recalled numbers carry their mark."""
+def nearest_lines(comparison: Comparison, table: str, row: str) -> dict[str, Line]:
+    """Chooses our numbers that stand below a published row: column -> line, all of one profile.
+
+    The profile is the one nearest the paper's that was run; of its rows the first one counts.
+    """
+    lines = [
+        line
+        for line in comparison.lines
+        if line.number is not None and (line.number.table, line.number.row) == (table, row) and line.mean is not None
+    ]
+    for profile in ("paper", "matched", "cpu"):
+        if here := [line for line in lines if f"-{profile}-" in f"{line.row}-"]:
+            return {line.number.column: line for line in reversed(here) if line.number is not None}
+    return {}
+
+
+def markdown_published(comparison: Comparison) -> str:
+    """Returns a paper's main tables as they were published, ours below each row; recalled numbers carry their mark."""
+    paper = comparison.paper
     main = [number for number in paper.numbers() if number.headline]
     marks = {"verified": "", "recalled": RECALLED_MARK}
     printed = {(n.table, n.row, n.column): n.printed + marks[n.evidence] for n in main}
-    parts = []
+    parts, any_of_ours = [], False
     for table in (table for table in paper.table if table.headline):
         head = ["", *(f"{column.name}, %" if column.unit == "percent" else column.name for column in table.columns)]
-        rows = [
-            [row.name, *(printed.get((table.id, row.name, column.name), "-") for column in table.columns)]
-            for row in table.rows
-        ]
+        rows = []
+        for row in table.rows:
+            rows.append([row.name, *(printed.get((table.id, row.name, c.name), "-") for c in table.columns)])
+            if ours := nearest_lines(comparison, table.id, row.name):
+                name = min((line.row for line in ours.values()), key=len)
+                cells = [ours_text(ours[c.name]) if c.name in ours else "-" for c in table.columns]
+                rows.append([f"ours: [{name}](#row-{name})", *cells])
+                any_of_ours = True
         parts += [f"**{table.title}**. Source: {table.where}.", markdown_table(head, rows)]
+    parts.append(OURS_NOTE if any_of_ours else NONE_OF_OURS)
     parts += [RECALLED_NOTE] if any(number.evidence == "recalled" for number in main) else []
     return "\n\n".join(parts)
 

@@ -101,7 +101,7 @@ def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, C
     for comparison in comparisons:
         name = comparison.paper.paper.id
         blocks[f"table {name}"] = lambda lines=comparison.lines: export.markdown_lines(lines, anchors=True)  # type: ignore[misc]
-        blocks[f"published {name}"] = lambda paper=comparison.paper: export.markdown_published(paper)  # type: ignore[misc]
+        blocks[f"published {name}"] = lambda one=comparison: export.markdown_published(one)  # type: ignore[misc]
         blocks[f"finding {name}"] = lambda paper=name: finding(paper, comparisons, found)  # type: ignore[misc]
         blocks[f"charts {name}"] = lambda paper=name: markdown_charts(paper)  # type: ignore[misc]
         blocks[f"claims {name}"] = lambda one=comparison: claims([one])  # type: ignore[misc]

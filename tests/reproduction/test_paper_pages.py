@@ -46,6 +46,9 @@ def test_a_page_goes_from_method_to_results_to_differences_and_ends_with_sources
     order = ["Method", "Published results, and ours", "What differs", "How to read the output", "Profiles"]
     assert [head for head in heads if head in order] == order and heads[0] == order[0]
     assert heads[-1] == "What we could read"
+    parts = [f"<!-- generated: {block} {name} -->" for block in ("published", "charts", "claims", "table")]
+    places = [PAGES[name].index(part) for part in ("\n## Published", *parts, "\n## What differs")]
+    assert places == sorted(places)  # the long table of all rows comes after what it answers
 
 
 @pytest.mark.parametrize("name", PAPERS)

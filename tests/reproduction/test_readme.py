@@ -100,14 +100,39 @@ def test_all_claims_stand_in_one_table_each_named_once():
 
 
 def test_published_tables_hold_every_main_number_and_mark_the_recalled():
-    for paper in load_tables().values():
-        main = [number for number in paper.numbers() if number.headline]
-        text = export.markdown_published(paper)
+    for comparison in all_papers():
+        main = [number for number in comparison.paper.numbers() if number.headline]
+        text = export.markdown_published(comparison)
         cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
         for number in main:
             mark = export.RECALLED_MARK if number.evidence == "recalled" else ""
             assert any(line[0] == number.row and f"{number.printed}{mark}" in line for line in cells), number.cell
         assert main and (export.RECALLED_NOTE in text) == any(number.evidence == "recalled" for number in main)
+
+
+def test_below_a_published_row_is_the_run_row_of_the_profile_nearest_the_papers(make, tmp_path):
+    def lines(row: str, value: float):
+        for seed in range(2):
+            metrics = {"ccr": make.metric(value, best_on_test=value)}
+            make.put(tmp_path, make.record(metrics, row=row, seed=seed, paper="subclass"))
+        (comparison,) = compare([paper_of("subclass")], collect(runs=tmp_path, results=tmp_path / "none"))
+        text = export.markdown_published(comparison)
+        assert (export.OURS_NOTE in text) != (export.NONE_OF_OURS in text)
+        return [line.split(" | ")[:3] for line in text.splitlines() if line.startswith("| ours")]
+
+    before = lines("cifar10-cpu", 0.6)
+    assert before == [["| ours: [cifar10-cpu](#row-cifar10-cpu)", "-", "60.00 ± 0.00 (2), last 60.00"]]
+    assert lines("cifar100-matched", 0.5) == before  # a row that the tables do not know
+    assert lines("cifar10-matched-baseline", 0.8) == [
+        ["| ours: [cifar10-matched-baseline](#row-cifar10-matched-baseline)", "80.00 ± 0.00 (2), last 80.00", "-"]
+    ]
+    assert lines("cifar10-matched", 0.9) == [
+        [
+            "| ours: [cifar10-matched](#row-cifar10-matched)",
+            "80.00 ± 0.00 (2), last 80.00",
+            "90.00 ± 0.00 (2), last 90.00",
+        ]
+    ]
 
 
 def test_a_changed_record_is_a_difference(checkout, make):
