@@ -58,7 +58,7 @@ MATCHED: dict[str, tuple[str, ...]] = {
 }
 CORE = ("vanilla", "semi_hard", "", "healthy")
 FURTHER_SEEDS = 3
-# Settings for a hardest that stays healthy, in the order in which they are tried; the first that does is `healthy`.
+# Settings that may keep hardest triplets from collapsing, in the order of the tries; the first that does is `healthy`.
 TRIES: dict[str, tuple[str, ...]] = {
     "try-first_third": ("--first_third", "semi_hard"),
     "try-soft": ("--learning_rate", "0.001", "--margin", "soft"),

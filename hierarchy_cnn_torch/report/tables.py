@@ -28,8 +28,18 @@ def interval(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> st
 
 
 def t1(seeds: Seeds) -> list[list[str]]:
-    """Per level: groups, group accuracy, share of errors inside, expected, lift, p, mean LCA height. A0."""
-    rows = [["groups", "group accuracy %", "errors inside W %", "expected %", "lift", "largest p", "mean LCA height"]]
+    """Per level: groups, group accuracy, share of errors inside, expected, times chance, p, mean LCA height. A0."""
+    rows = [
+        [
+            "groups",
+            "group accuracy %",
+            "errors inside W %",
+            "expected %",
+            "times chance",
+            "largest p",
+            "mean LCA height",
+        ]
+    ]
     for at in range(len(seeds[0]["levels"])):
 
         def of(key: str, at: int = at) -> list[Any]:
