@@ -32,6 +32,7 @@ TRAIN = {
 }
 # after 6 epochs the small network is right on a third of CIFAR-10's images: too early to compare variants
 COLOUR = {"cpu": ["--epochs", "20"]}
+A_FIFTH = ["--held-out", "0"]  # of the user's own images, which can be fewer than the 5,000 of the cpu profile
 ANALYZE = {
     "paper": "",
     "matched": "--probe-images 5000 --probe-test-images 5000 --groupings 40",
@@ -164,7 +165,8 @@ def commands_of(request: Request) -> list[Command]:
         return matched(request)
     # flags of ARGS go to all variants: they must differ in nothing but the hierarchy
     colour = COLOUR.get(request.profile, []) if request.dataset.startswith("cifar") else []
-    more, times = [*colour, *request.extra], 2.2 if colour else 1.0  # 20 epochs instead of 6
+    own = A_FIFTH if request.dataset.startswith("folder:") else []
+    more, times = [*colour, *own, *request.extra], 2.2 if colour else 1.0  # 20 epochs instead of 6
     noisy = NOISE_SEEDS[request.profile]
     return study(request, request.row(), variants(ARMS), request.seeds, more, noisy, times=times)
 

@@ -9,10 +9,12 @@ import tomllib
 import pytest
 
 from hierarchy_cnn_torch import deviations, flags, reproduce
+from hierarchy_cnn_torch.data import images
 from hierarchy_cnn_torch.viewer import export
 from reproduction.launch.pipeline import Request
 from reproduction.runtime.record import split_row
 from reproduction.runtime.run_folder import REPO_ROOT
+from tests.changing_pictures import write_pictures
 
 README = (REPO_ROOT / "hierarchy_cnn_torch" / "README.md").read_text()
 DEVIATIONS = (REPO_ROOT / "docs" / "deviations" / "hierarchy.md").read_text()
@@ -54,6 +56,17 @@ def test_every_profiles_commands_parse(profile, monkeypatch):
     assert len([words for words in runs if "--arm" in words]) == 18
     folders = [words[words.index("--runs-dir") + 1] + words[words.index("--name") + 1] for words in runs]
     assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.parametrize("profile", reproduce.DATASETS)
+def test_every_profile_leaves_images_to_train_on_in_a_small_folder(profile, tmp_path):
+    pictures = write_pictures(tmp_path / "photos", count=20)
+    request = Request(profile, f"folder:{pictures}", (0,), "cpu", (), False, str(tmp_path / "data"))
+    commands = [command.flags for command in reproduce.commands_of(request) if "--arm" in command.flags]
+    assert len(commands) >= 3
+    for words in commands:
+        data = images.load(flags.resolve_train(flags.train_parser().parse_args(list(words))))
+        assert len(data.train) >= len(data.val) > 0
 
 
 def test_matched_runs_the_core_rows_first_and_one_rate_for_every_network_with_branches():
