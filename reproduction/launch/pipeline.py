@@ -207,8 +207,11 @@ def fetch_data(paper: str, request: Request, commands: Sequence[Command]) -> Non
     try:
         if not present(entry(name), root):
             datasets.load(name, root, bool(request.copy))
-    except datasets.NoNetwork as error:
-        raise UserError(f"{error}: make reproduce-{paper} PROFILE=cpu DATASET=mnist5k") from None
+    except datasets.NoNetwork:
+        raise UserError(
+            f"{name}: not on this machine, and no network (or downloads are off, DATASETS_OFFLINE). Where to put "
+            f"files by hand: docs/data.md. Without a download: make reproduce-{paper} PROFILE=cpu DATASET=mnist5k"
+        ) from None
     except datasets.DatasetError as error:
         raise UserError(error) from None
 

@@ -103,11 +103,15 @@ def test_a_run_ends_with_three_next_steps_that_are_commands(paper):
         assert any("PROFILE=matched" in step for step in steps) == (profile != "matched")
 
 
+@pytest.mark.parametrize("offline", ["", "1"])
 @pytest.mark.parametrize("paper", FOLDERS)
-def test_a_missing_network_is_one_short_line_with_the_command_that_needs_none(paper, tmp_path, monkeypatch, capfd):
+def test_a_missing_network_is_one_short_line_with_the_command_that_needs_none(
+    paper, offline, tmp_path, monkeypatch, capfd
+):
     def no_host(request, timeout):
         raise urllib.error.URLError(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))
 
+    monkeypatch.setenv("DATASETS_OFFLINE", offline)
     monkeypatch.setattr(urllib.request, "urlopen", no_host)
     monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path)
     module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
