@@ -13,9 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from datasets import DatasetError, image_folders
 from hierarchy_cnn_torch.flags import ARMS
 from reproduction.launch.pipeline import Command, Request, run
-from reproduction.runtime.run_folder import RUNS_ROOT, shown
+from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 DATASETS = {"paper": "cifar100", "matched": "cifar100", "cpu": "fashion_mnist", "smoke": "mnist5k"}
 PAPER_GIGABYTES = 0.17  # CIFAR-100
@@ -32,7 +33,6 @@ TRAIN = {
 }
 # after 6 epochs the small network is right on a third of CIFAR-10's images: too early to compare variants
 COLOUR = {"cpu": ["--epochs", "20"]}
-A_FIFTH = ["--held-out", "0"]  # of the user's own images, which can be fewer than the 5,000 of the cpu profile
 ANALYZE = {
     "paper": "",
     "matched": "--probe-images 5000 --probe-test-images 5000 --groupings 40",
@@ -44,7 +44,8 @@ FOLDS = {"paper": 5, "matched": 2, "cpu": 2, "smoke": 2}
 # seeds whose training labels are studied with planted noise; each costs about one more variant
 NOISE_SEEDS = {"paper": 3, "cpu": 1, "smoke": 1}
 STAGE_2 = ["--stage", "aware", "--keep-epochs", "none"]
-LABEL_STUDY = ["--stage", "flat", "--keep-epochs", "none", "--label-noise", "0.02", "--split-class", "4"]
+SPLIT = 4  # the class that the label study splits, if there are as many
+LABEL_STUDY = ["--stage", "flat", "--keep-epochs", "none", "--label-noise", "0.02", "--split-class", str(SPLIT)]
 OFFICIAL = ("cifar10", "cifar100", "fashion_mnist")
 HOURS = {"paper": 0.5, "matched": 0.02}  # one variant of CIFAR-100 on a current GPU, an estimate
 MINUTES = {"paper": 60.0, "matched": 6.0, "cpu": 0.6, "smoke": 0.1}  # one variant on two cores
@@ -94,6 +95,26 @@ def rate_commands(request: Request) -> list[Command]:
     return [*commands, Command(row, "table of the rates", ANALYZE_SCRIPT, flags, top / "rates")]
 
 
+def for_folder(dataset: str, profile: str) -> tuple[list[str], list[str]]:
+    """Returns flags that a folder of few images or few classes needs: for every training, and for the label study.
+
+    Raises:
+      UserError: the folder cannot be used.
+    """
+    if not dataset.startswith("folder:"):
+        return [], []
+    try:
+        images = image_folders.read(Path(dataset.removeprefix("folder:")))
+    except DatasetError as error:
+        raise UserError(error) from None
+    words = TRAIN[profile].split()
+    held_out = int(words[words.index("--held-out") + 1]) if "--held-out" in words else 0
+    training = sum(len(names) for split, (names, _) in images.splits.items() if split != "test")
+    few = ["--held-out", "0"] if training < 2 * held_out else []  # 0: a fifth
+    last = len(images.classes) - 1
+    return few, ["--split-class", str(last)] if last < SPLIT else []
+
+
 def study(
     request: Request, row: str, trained: Mapping[str, Sequence[str]], seeds: Sequence[int], more: Sequence[str] = (),
     noisy: int = 0, times: float = 1.0,
@@ -111,7 +132,8 @@ def study(
     """
     top, profile, commands = RUNS_ROOT / "hierarchy" / row, request.profile, []
     hours, minutes, folds = HOURS.get(profile, 0.0), MINUTES[profile] * times, FOLDS[profile]
-    common = ["--dataset", request.dataset, *TRAIN[profile].split(), *more]
+    few_images, few_classes = for_folder(request.dataset, profile)
+    common = ["--dataset", request.dataset, *TRAIN[profile].split(), *few_images, *more]
 
     def add(title: str, seed: int, row: str, name: str, flags: Sequence[str]) -> None:
         place = ["--seed", str(seed), "--runs-dir", shown(top / f"seed{seed}"), "--name", name]
@@ -127,7 +149,7 @@ def study(
         # near and far flips need groups: the official tree's, or those stage 1 has just derived
         tree = "official" if request.dataset in OFFICIAL else shown(folder / "A0" / "tree.json")
         for fold in range(folds if number < noisy else 0):
-            words = ["--fold", str(fold), "--folds", str(folds), "--tree", tree, *LABEL_STUDY]
+            words = ["--fold", str(fold), "--folds", str(folds), "--tree", tree, *LABEL_STUDY, *few_classes]
             add(f"label study, part {fold + 1} of {folds}", seed, request.row("labels"), f"fold{fold}", words)
         every = ["--groupings", "210"] if (profile, request.dataset) == ("matched", "cifar10") else []
         flags = ("--run", shown(folder), *ANALYZE[profile].split(), *every, *request.shared_flags(row))
@@ -165,8 +187,7 @@ def commands_of(request: Request) -> list[Command]:
         return matched(request)
     # flags of ARGS go to all variants: they must differ in nothing but the hierarchy
     colour = COLOUR.get(request.profile, []) if request.dataset.startswith("cifar") else []
-    own = A_FIFTH if request.dataset.startswith("folder:") else []
-    more, times = [*colour, *own, *request.extra], 2.2 if colour else 1.0  # 20 epochs instead of 6
+    more, times = [*colour, *request.extra], 2.2 if colour else 1.0  # 20 epochs instead of 6
     noisy = NOISE_SEEDS[request.profile]
     return study(request, request.row(), variants(ARMS), request.seeds, more, noisy, times=times)
 

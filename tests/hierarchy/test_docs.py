@@ -6,14 +6,16 @@ import re
 import shlex
 import tomllib
 
+import numpy as np
 import pytest
 
+from datasets import image_folders
 from hierarchy_cnn_torch import deviations, flags, reproduce
 from hierarchy_cnn_torch.data import images
 from hierarchy_cnn_torch.viewer import export
 from reproduction.launch.pipeline import Request
 from reproduction.runtime.record import split_row
-from reproduction.runtime.run_folder import REPO_ROOT
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from tests.changing_pictures import write_pictures
 
 README = (REPO_ROOT / "hierarchy_cnn_torch" / "README.md").read_text()
@@ -59,14 +61,26 @@ def test_every_profiles_commands_parse(profile, monkeypatch):
 
 
 @pytest.mark.parametrize("profile", reproduce.DATASETS)
-def test_every_profile_leaves_images_to_train_on_in_a_small_folder(profile, tmp_path):
+def test_every_profile_trains_on_a_folder_of_few_images_and_classes(profile, tmp_path):
     pictures = write_pictures(tmp_path / "photos", count=20)
     request = Request(profile, f"folder:{pictures}", (0,), "cpu", (), False, str(tmp_path / "data"))
-    commands = [command.flags for command in reproduce.commands_of(request) if "--arm" in command.flags]
+    commands = [command.flags for command in reproduce.commands_of(request) if command.script.endswith("train.py")]
     assert len(commands) >= 3
     for words in commands:
-        data = images.load(flags.resolve_train(flags.train_parser().parse_args(list(words))))
+        tree = ["--tree", "derived", "--label-noise", "0"]  # stage 1 makes the tree of the label study
+        config = flags.resolve_train(flags.train_parser().parse_args([*words, *tree]))
+        data = images.load(config)
         assert len(data.train) >= len(data.val) > 0
+        assert len(data.names) == 2 + (config.split_class >= 0)
+
+
+def test_a_folder_of_many_images_and_classes_keeps_the_flags_of_every_set(monkeypatch, tmp_path):
+    listed = image_folders.Images("folder:x", tuple("abcde"), {"": (["a/1.png"] * 10_000, np.zeros(10_000))})
+    monkeypatch.setattr(image_folders, "read", lambda path: listed)
+    assert reproduce.for_folder("folder:x", "cpu") == ([], [])
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="no such folder"):
+        reproduce.for_folder(f"folder:{tmp_path / 'none'}", "cpu")
 
 
 def test_matched_runs_the_core_rows_first_and_one_rate_for_every_network_with_branches():
