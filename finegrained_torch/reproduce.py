@@ -175,7 +175,7 @@ def commands_of(request: Request) -> list[Command]:
 def report_of(request: Request) -> str:
     """What to open after a run."""
     folder = RUNS_ROOT / "finegrained" / request.row() / f"seed{request.seeds[0]}"
-    return f"table over seeds, claims, clusters and pictures: {shown(folder / 'report.md')}"
+    return f"open in a browser: {shown(folder / 'report.html')}"
 
 
 def main() -> None:

@@ -169,7 +169,8 @@ def test_args_make_a_row_of_their_own_and_force_starts_anew():
 def test_seeds_are_lanes_and_the_report_waits_for_all():
     commands = reproduce.commands_of(request("cpu", "mnist5k", (42, 43)))
     assert [command.worker for command in commands] == ["seed42"] * 7 + ["seed43"] * 7 + [None]
-    assert reproduce.report_of(request("cpu", "mnist5k", (42, 43))).endswith("mnist5k-cpu/seed42/report.md")
+    opens = reproduce.report_of(request("cpu", "mnist5k", (42, 43)))
+    assert opens.startswith("open in a browser: ") and opens.endswith("mnist5k-cpu/seed42/report.html")
 
 
 def test_plan_lists_every_command():
