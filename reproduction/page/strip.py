@@ -1,14 +1,17 @@
 """`python -m reproduction.page.strip`: the picture at the top of the README, an output of each paper from `runs/`.
 
 Each panel is drawn from a file that a finished run left behind; of several runs the newest counts. A panel whose file
-is missing is an error that names the command which writes it.
+is missing is an error that names the command which writes it. With `--rows photos --charts` it draws the pictures of
+docs/own_images.md: what comes out for a folder of images, and none of these images themselves.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +28,30 @@ SHEET_CELL, SHEET_ROW = 110, 122  # pixels of one image and one row of triplet's
 SHEET_COLUMNS, SHEET_ROWS, SHEET_GAP = 5, 5, 18
 
 
-def newest(runs: Path, pattern: str, command: str) -> Path:
+Find = Callable[[str, str], Path]  # pattern and command of `newest` -> file
+
+
+def newest(runs: Path, rows: str, pattern: str, command: str) -> Path:
     """Finds the newest file of a pattern.
 
     Args:
       runs: the runs folder.
-      pattern: glob below it.
+      rows: how the names of rows begin; "" for every row.
+      pattern: glob below `runs`; its first `/*` stands for a row.
       command: what writes such a file, for the message.
     Raises:
       UserError: there is none.
     """
+    pattern = pattern.replace("/*", f"/{rows}*", 1)
     paths = sorted(runs.glob(pattern), key=lambda path: path.stat().st_mtime)
     if not paths:
         raise UserError(f"{shown(runs)}/{pattern}: no such file; run: {command}")
     return paths[-1]
 
 
-def draw_string_tree(axes: Any, runs: Path) -> None:
+def draw_string_tree(axes: Any, find: Find) -> None:
     """Draws the class strings of Class2Str as a binary tree, leaves in the order of the strings."""
-    file = newest(runs, "class2str/*/seed*/rnn/*_strings.json", "make reproduce-class2str")
+    file = find("class2str/*/seed*/rnn/*_strings.json", "make reproduce-class2str")
     saved = read_json(file, "strings", "class_names")
     leaves = sorted(zip(saved["strings"], saved["class_names"], strict=True))
     depth = len(leaves[0][0])
@@ -64,9 +72,9 @@ def draw_string_tree(axes: Any, runs: Path) -> None:
     axes.axis("off")
 
 
-def draw_neglect(axes: Any, runs: Path) -> None:
+def draw_neglect(axes: Any, find: Find) -> None:
     """Draws the neglection degree of each class over the epochs of stage 1, the two neglected classes in red."""
-    file = newest(runs, "subclass/*/seed*/stage1/logs/*_neglected.json", "make reproduce-subclass")
+    file = find("subclass/*/seed*/stage1/logs/*_neglected.json", "make reproduce-subclass")
     saved = read_json(file, "degrees", "ranking", "class_names")
     degrees = np.asarray(saved["degrees"], float)
     epochs = np.arange(1, len(degrees) + 1)
@@ -85,10 +93,10 @@ def draw_neglect(axes: Any, runs: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_clusters(axes: Any, runs: Path) -> None:
+def draw_clusters(axes: Any, find: Find) -> None:
     """Draws the UMAP of one coarse class, a colour for each sub-class found, uncertain images in grey."""
     below = "finegrained/*/seed*/sub_*/clustering.npz"
-    file = newest(runs, below, "make reproduce-finegrained")
+    file = find(below, "make reproduce-finegrained")
     maps = read_npz(file.with_name("maps.npz"))
     pseudo, coarse = (
         read_npz(file, ("pseudo",))["pseudo"],
@@ -102,24 +110,24 @@ def draw_clusters(axes: Any, runs: Path) -> None:
     axes.axis("off")
 
 
-def draw_neighbours(axes: Any, runs: Path) -> None:
+def draw_neighbours(axes: Any, find: Find) -> None:
     """Shows the last rows of the retrieval sheet: query on the left, nearest test images in green or red frames."""
     from PIL import Image
 
     pattern = "triplet/*semi_hard/seed*/neighbours.png"
-    with Image.open(newest(runs, pattern, "make reproduce-triplet")) as image:
+    with Image.open(find(pattern, "make reproduce-triplet")) as image:
         width = SHEET_COLUMNS * SHEET_CELL + SHEET_GAP
         sheet = image.convert("RGB").crop((0, max(0, image.height - SHEET_ROWS * SHEET_ROW), width, image.height))
     axes.imshow(np.asarray(sheet), interpolation="antialiased")
     axes.axis("off")
 
 
-def draw_blocks(axes: Any, runs: Path) -> None:
+def draw_blocks(axes: Any, find: Find) -> None:
     """Draws the confusion matrix of the flat network in the order of a similarity tree, errors only."""
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
     from scipy.spatial.distance import squareform
 
-    file = newest(runs, "hierarchy/*/seed*/A0/predictions.npz", "make reproduce-hierarchy")
+    file = find("hierarchy/*/seed*/A0/predictions.npz", "make reproduce-hierarchy")
     saved = read_npz(file, ("test_logits", "test_labels"))
     logits, labels = saved["test_logits"], saved["test_labels"]
     names = class_names(file.with_name("tree.json"), logits.shape[1])
@@ -134,6 +142,24 @@ def draw_blocks(axes: Any, runs: Path) -> None:
     axes.set_yticks(ticks, [names[label] for label in order] if ticks else [], fontsize=12)
     axes.tick_params(length=0)
     axes.set_xlabel("predicted class, same order", fontsize=13)
+
+
+def draw_nearest_classes(axes: Any, find: Find) -> None:
+    """Draws of which class the nearest other test image of each class is, as shares of the class."""
+    file = find("triplet/*semi_hard/seed*/embeddings.npz", "make reproduce-triplet")
+    saved = read_npz(file, ("emb", "label"))
+    points, labels = saved["emb"].astype(float), saved["label"]
+    with file.with_name("confusion.csv").open(encoding="utf-8", newline="") as table:
+        names = next(csv.reader(table))[1:]
+    distance = np.square(points).sum(1)[:, None] - 2 * points @ points.T + np.square(points).sum(1)
+    np.fill_diagonal(distance, np.inf)
+    counts = confusion_counts(labels, labels[distance.argmin(1)], len(names)).astype(float)
+    axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Greens", vmin=0, vmax=1)
+    ticks = range(len(names)) if len(names) <= 20 else []
+    axes.set_xticks([])
+    axes.set_yticks(ticks, names if ticks else [], fontsize=12)
+    axes.tick_params(length=0)
+    axes.set_xlabel("class of the nearest image, same order", fontsize=13)
 
 
 def class_names(tree: Path, count: int) -> list[str]:
@@ -153,28 +179,33 @@ PANELS = (
     ("subclass", "Subclass networks\nwhich classes are neglected", draw_neglect, 1.0),
     ("finegrained", "Fine-grained labels\nsub-classes inside a class", draw_clusters, 1.0),
     ("triplet", "Ranking regularizer\na query and its nearest images", draw_neighbours, 1.0),
-    ("hierarchy", "Class hierarchy (Blocks)\nerrors stay inside groups", draw_blocks, 1.15),
+    ("hierarchy", "Class hierarchy (Blocks)\nwhich classes are confused", draw_blocks, 1.15),
 )
 
 
-def draw_strip(runs: Path, path: Path) -> None:
+CHART = ("triplet", "Ranking regularizer\nclass of the nearest image", draw_nearest_classes, 1.15)
+
+
+def draw_strip(find: Find, path: Path, charts: bool = False) -> None:
     """Draws the five panels side by side on an opaque white ground, and each panel in a file of its own next to it.
 
     Args:
-      runs: the runs folder.
+      find: `newest` for a runs folder and rows.
       path: PNG file to write.
+      charts: draw no image of a data set.
     Raises:
       UserError: a run is missing; the message holds the command.
     """
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    ratios = {"width_ratios": [width for *_, width in PANELS]}
+    panels = [CHART if charts and panel[0] == CHART[0] else panel for panel in PANELS]
+    ratios = {"width_ratios": [width for *_, width in panels]}
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
-    figure, grid = new_figure(20, 4.7, 1, len(PANELS), layout, gridspec_kw=ratios)
-    for axes, (paper, title, draw, _) in zip(grid[0], PANELS, strict=True):
+    figure, grid = new_figure(20, 4.7, 1, len(panels), layout, gridspec_kw=ratios)
+    for axes, (paper, title, draw, _) in zip(grid[0], panels, strict=True):
         one, single = new_figure(5, 4)
         for place in (axes, single[0, 0]):
-            draw(place, runs)
+            draw(place, find)
         save_figure(one, path.with_name(f"{paper}.png"), dpi=84, facecolor=PAPER_WHITE)
         axes.set_title(title, fontsize=16, color=INK, loc="left", linespacing=1.3, y=1.02, pad=0)
     save_figure(figure, path, dpi=84, facecolor=PAPER_WHITE)
@@ -189,10 +220,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--runs", type=Path, default=RUNS_ROOT, help="runs folder; default: runs/")
+    parser.add_argument("--rows", default="", metavar="START", help="only rows whose names begin so, such as photos")
+    parser.add_argument("--charts", action="store_true", help="draw charts only, no image of the data set")
     parser.add_argument("--out", type=Path, default=PICTURE, metavar="FILE", help=f"default: {shown(PICTURE)}")
     args = parser.parse_args(argv)
     try:
-        draw_strip(args.runs, args.out)
+        draw_strip(functools.partial(newest, args.runs, args.rows), args.out, args.charts)
     except UserError as error:
         print(f"reproduction.page.strip: error: {error}", file=sys.stderr)
         return 2
