@@ -24,13 +24,16 @@ from reproduction.runtime.record import load_record
 from reproduction.runtime.run_folder import DATA_ROOT, UserError, read_json, shown
 
 
-def write_report(out_dir: Path, data_dir: str = str(DATA_ROOT), accept_unverified: bool = False) -> Path:
+def write_report(
+    out_dir: Path, data_dir: str = str(DATA_ROOT), accept_unverified: bool = False, dataset: str = ""
+) -> Path:
     """Writes report.md, report.html and figures/ of a run folder; the tables cover the seeds that lie next to it.
 
     Args:
       out_dir: the --out_dir of a run with at least one finished stage.
       data_dir: where the data lies.
       accept_unverified: whether files with another checksum are read.
+      dataset: of the command line; of `folder:PATH` records have the last part of the path only.
     Returns:
       Path of report.md.
     Raises:
@@ -43,10 +46,11 @@ def write_report(out_dir: Path, data_dir: str = str(DATA_ROOT), accept_unverifie
     datasets = sorted({str(entry.record.config["dataset"]) for entry in entries})
     if len(datasets) > 1:
         raise UserError(f"{shown(folder)}: stages of several data sets ({', '.join(datasets)}); one per --out_dir")
+    same_folder = dataset.startswith("folder:") and datasets == [f"folder:{Path(dataset.removeprefix('folder:')).name}"]
     own = Collection(*join(entries))
     try:
         limit = int(entries[0].record.config.get("limit_train", 0))
-        draw(folder, own, images.load(datasets[0], data_dir, accept_unverified, limit))
+        draw(folder, own, images.load(dataset if same_folder else datasets[0], data_dir, accept_unverified, limit))
     except UserError:
         raise
     except Exception as error:

@@ -26,7 +26,8 @@ def run_stage(setting: Setting, name: str) -> None:
     if name == "report":
         from finegrained_torch.training.report import write_report
 
-        write_report(setting.out, setting.config.data_dir, setting.config.accept_unverified)
+        config = setting.config
+        write_report(setting.out, config.data_dir, config.accept_unverified, config.dataset)
         torch_runtime.set_threads(setting.config.threads)
         return
     module, function = STAGES[name]

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ from PIL import Image
 
 from finegrained_torch import flags as tables
 from finegrained_torch.method.agreement import between_seeds
-from finegrained_torch.training import report
+from finegrained_torch.training import report, stages
 from finegrained_torch.training.setting import Setting
 from finegrained_torch.training.stability import compare_seeds
 from reproduction.runtime.record import load_record
 from reproduction.runtime.run_folder import UserError
+from tests.changing_pictures import write_pictures
 
 from . import toy_runs
 
@@ -189,6 +191,21 @@ def test_nothing_to_report_on_is_one_line(tmp_path):
         toy_runs.finish(tmp_path / "classifier" / name, "coarse", "", 0, {}, {}, dataset=name)
     with pytest.raises(UserError, match="several data sets"):
         report.write_report(tmp_path)
+
+
+def test_a_folder_that_lies_elsewhere_is_found_by_the_path_of_the_command(tmp_path):
+    pictures, out = write_pictures(tmp_path / "photos", count=130), tmp_path / "seed0"
+    toy_runs.finish(out / "classifier" / "photos", "coarse", "", 0, {}, {}, dataset="folder:photos")
+
+    def run(dataset):
+        config = SimpleNamespace(dataset=dataset, data_dir=str(tmp_path / "data"), accept_unverified=False, threads=1)
+        stages.run_stage(SimpleNamespace(out=out, config=config), "report")
+
+    for other in ("cifar10", f"folder:{pictures}2"):
+        with pytest.raises(UserError, match="folder:photos: no such folder"):
+            run(other)
+    run(f"folder:{pictures}")
+    assert (out / "report.html").is_file()
 
 
 def test_published_numbers_stand_beside_pathmnist_and_nothing_beside_cifar():
