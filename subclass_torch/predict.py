@@ -68,7 +68,7 @@ def predict(checkpoint: Path, image: Path, top: int = 5) -> list[tuple[str, floa
     from subclass_torch.training.evaluate import load_network
 
     model, content = load_network(checkpoint, torch.device("cpu"))
-    pixels = torch.from_numpy(read_image(image, len(content["mean"])))
+    pixels = torch.tensor(read_image(image, len(content["mean"])))  # a copy: Pillow's array is read-only
     with together(checkpoint):
         return _best(model, content, pixels, top)
 
