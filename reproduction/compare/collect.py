@@ -21,6 +21,7 @@ from reproduction.runtime.record import Metric, Record, load_record
 from reproduction.runtime.run_folder import PLACES, REPO_ROOT, RUNS_ROOT, UserError, shown
 
 RESULTS = REPO_ROOT / "reproduction" / "results"
+OFF = "none"  # of a flag in a record; so are null, false, 0 and an absent one
 MAX_RECORD_BYTES = 16 * 2**20  # a record is a few kilobytes; anything near this is not one
 
 
@@ -255,7 +256,10 @@ def _decide(group: RowRuns) -> None:
 
 
 def different_flags(runs: Sequence[SeedRun]) -> str:
-    """Says which flags differ between seeds in a stage that they share; "" if the seeds are one experiment."""
+    """Says which flags differ between seeds in a stage that they share; "" if the seeds are one experiment.
+
+    A flag that one of them does not know yet is off there.
+    """
     by_stage: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         for stage, flags in run.flags_by_stage().items():
@@ -265,7 +269,7 @@ def different_flags(runs: Sequence[SeedRun]) -> str:
         for first, *others in by_stage.values()
         for flags in others
         for name in first.keys() | flags.keys()
-        if name not in first or name not in flags or first[name] != flags[name]
+        if (first.get(name) or OFF) != (flags.get(name) or OFF)
     }
     return f"seeds ran with different flags: {' and '.join(sorted(names)[:3])}" if names else ""
 

@@ -240,6 +240,17 @@ def test_seeds_of_different_flags_are_not_judged_together(make, tmp_path):
     assert lines(tmp_path)[0]["mnist-paper", "FC"].verdict.text == "not judged (seeds ran with different flags: lr)"
 
 
+@pytest.mark.parametrize(
+    ("newer", "differs"), [("none", False), (0, False), (False, False), ("shifts", True), (9, True)]
+)
+def test_a_flag_that_older_records_do_not_know_is_off_in_them(make, tmp_path, newer, differs):
+    for seed in range(3):
+        config = {"lr": 0.1, **({"augment": newer} if seed else {})}
+        make.put(tmp_path / "runs", make.record({"fc_accuracy": make.metric(0.99)}, seed=seed, config=config))
+    said = lines(tmp_path)[0]["mnist-paper", "FC"].verdict.text
+    assert ("seeds ran with different flags: augment" in said) == differs
+
+
 def test_a_stage_that_only_one_seed_has_is_no_other_flag(make, tmp_path):
     put_seeds(make, tmp_path, [0.9930, 0.9938, 0.9941])
     make.put(tmp_path / "runs", make.record({"agreement": make.metric(1.0)}, seed=0, stage="ranking", config={"x": 1}))
