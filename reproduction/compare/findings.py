@@ -78,8 +78,14 @@ class Answers:
         return f"{number:+.2f}"
 
     def verdict(self, claim: str, row: str) -> str:
-        """Returns the verdict as printed in the tables."""
-        return self._result(claim, row).verdict.text
+        """Returns the verdict in a sentence: "inconclusive on 3 seeds, 5 would decide"."""
+        result = self._result(claim, row)
+        text = result.verdict.text.removesuffix(UNADJUSTED)
+        if not text.endswith(FEW) or result.effect is None:
+            return result.verdict.text
+        word, _, reason = text.removesuffix(FEW).partition(": ")
+        rest = f", {reason.replace(' seeds would', ' would')}" if reason else ""
+        return f"{word} on {result.effect.seeds} seed{'s' * (result.effect.seeds != 1)}{rest}{_unadjusted(result)}"
 
     def judged(self, claim: str, row: str) -> str:
         """Answers a question: "**Too uncertain to say**: +0.32 [-0.10, +0.74] points (3 seeds)"."""

@@ -151,6 +151,23 @@ def test_a_question_is_answered_by_verdict_effect_and_seeds(committed, word, wor
     assert answers.judged(*key) == f"**{words}**: {answers.effect(*key)} (3 seeds)"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("supported (few seeds)", "supported on 3 seeds"),
+        ("supported (few seeds) (unadjusted)", "supported on 3 seeds (unadjusted)"),
+        ("inconclusive: 5 seeds would decide (few seeds)", "inconclusive on 3 seeds, 5 would decide"),
+        ("supported", "supported"),
+        ("not testable: baseline 50.00, needs 88", "not testable: baseline 50.00, needs 88"),
+    ],
+)
+def test_a_verdict_inside_a_sentence_names_its_seeds_if_they_are_few(committed, text, said):
+    answers = Answers(*committed)
+    key, result = next((k, r) for k, r in answers.results.items() if r.effect is not None and r.effect.seeds == 3)
+    answers.results[key] = dataclasses.replace(result, verdict=Verdict(text.split(":")[0], text, 2))
+    assert answers.verdict(*key) == said
+
+
 def test_an_answer_says_that_it_holds_without_the_adjustment_only(committed):
     answers = Answers(*committed)
     key, result = next((k, r) for k, r in answers.results.items() if r.effect is not None and r.effect.seeds == 3)
