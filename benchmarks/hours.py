@@ -48,7 +48,7 @@ For `--model wideresnet` and for ImageNet, this table is the only estimate."""
 
 
 def cells(paper: str, profile: str = "paper") -> tuple[dict[str, list[str]], list[str]]:
-    """The commands behind the rows of a profile of a paper's table.
+    """The commands behind the rows of one profile in the table of a paper.
 
     Returns:
       (command -> its rows, in the table's order; rows left out, because they are shortened for a CPU).
@@ -75,7 +75,7 @@ def request_of(folder: str, line: str) -> Request:
 
 
 def matched_flags(paper: str) -> list[str]:
-    """Flags of the first training of a paper's profile `matched`."""
+    """Flags of the first training in profile `matched` of one paper."""
     folder = TABLES[paper][0]
     request = request_of(folder, f"make reproduce-{paper} PROFILE=matched")
     return list(importlib.import_module(f"{folder}.reproduce").commands_of(request)[0].flags)
@@ -255,7 +255,7 @@ TABLES: dict[str, tuple[str, Counted]] = {
 
 
 def estimate(paper: str, small: bool) -> list[Measure]:
-    """Hours of every row of a paper's table, those of one command together; of one command where `small`."""
+    """Hours of every row in a table, those of one command together; of one command if `small`."""
     folder, counted = TABLES[paper]
     found = []
     for line in list(cells(paper)[0])[: 1 if small else None]:

@@ -30,7 +30,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def network_of(paper: str, small: bool) -> tuple[str, torch.nn.Module, torch.Tensor, int]:
-    """Name of a paper's network, the network, a batch for it and its outputs; cut down where `small`."""
+    """Name of the network of a paper, the network, a batch for it and its outputs; cut down if `small`."""
     torch.manual_seed(0)
     if paper == "subclass":
         from subclass_torch.networks import build as models

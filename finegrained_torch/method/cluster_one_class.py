@@ -137,7 +137,7 @@ def import_umap() -> ModuleType:
 
 
 def _keep_compiled(*modules: str) -> None:
-    """Lets numba store these modules' functions, as it does pynndescent's: compiling them takes twenty seconds.
+    """Lets numba store these modules' functions, as pynndescent's are: compiling takes most of a small clustering.
 
     Only those that go by their own name: numba would mistake two compilations of one function for each other.
     """

@@ -244,7 +244,7 @@ def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file, monkeypat
     assert {"block_lift_fine", "e90_early_coarse", "quality_auroc_far", "gap/A0"} <= record["metrics"].keys()
     rises = json.loads((out / "analysis.json").read_text())["e90"]["conv2"]
     early = [epoch for name, epoch in rises.items() if "/random" in name and name.startswith(next(iter(rises)))]
-    written = record["metrics"]["e90_early_random"]["last"]  # null if a curve never rises: there is no such epoch
+    written = record["metrics"]["e90_early_random"]["last"]  # null if a curve never rises, so has no epoch
     assert (written is None) == any(math.isnan(epoch) for epoch in early)
     controls = {name: record["metrics"][name]["last"] for name in CONTROLS}
     assert 0 < controls["gap_spread_p"] <= 1 and controls["probe_early_rise_p"] in (
