@@ -2,6 +2,7 @@
 
 python -m benchmarks                              all, into runs/bench and docs
 python -m benchmarks MODULE [NAME ...] [--small]  some of them, printed only
+python -m benchmarks MODULE [NAME ...] --page     the same, and puts their rows on the page in docs
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ import benchmarks
 from benchmarks import page
 from benchmarks.measure import Found, Measure, NotSupported
 from datasets.terminal import any_terminal
-from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, shown, write_json
+from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, read_json, shown, write_json
 
 NO_BENCHMARKS = {"__main__", "gpu_check", "measure", "page"}
 LIMIT_S = 900  # of one process
+DOCS = REPO_ROOT / "docs"
 Benchmark = Callable[[bool], "Found | list[Found]"]
 
 
@@ -84,6 +86,9 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("module", nargs="?", choices=modules(), metavar="MODULE", help=", ".join(modules()))
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks of the module (default: all of them)")
     parser.add_argument("--small", action="store_true", help="sizes that take seconds, to see that it runs")
+    parser.add_argument(
+        "--page", action="store_true", help="put the rows on docs/benchmarks.md, in place of older ones"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of bench.json, benchmarks.md and scaling.png")
     parser.add_argument("--list", action="store_true", help="print what there is, run nothing")
     hidden = parser.add_mutually_exclusive_group()
@@ -123,15 +128,22 @@ def main(argv: list[str] | None = None) -> int:
             print(page.line(entry), flush=True)
         took, total = time.monotonic() - began, time.monotonic() - start
         print(f"[{number}/{len(todo)}] {module} {name!r}: {took:.0f} s, {total:.0f} s in all", file=sys.stderr)
+    measured_on += f"; {(time.monotonic() - start) / 60:.0f} minutes in all."
     whole = not args.module and not args.small
     out = args.out or (RUNS_ROOT / "bench" if whole else None)
     if out is not None:
-        documents = args.out or REPO_ROOT / "docs"
+        documents = args.out or DOCS
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "bench.json", entries)
         write_json(documents / "benchmarks.json", entries)  # committed: claims are judged by it
-        page.write(documents, entries, failed, measured_on, time.monotonic() - start)
+        page.write(documents, entries, failed, measured_on)
         print(f"wrote {shown(out / 'bench.json')} and {shown(documents / 'benchmarks.md')}", file=sys.stderr)
+    elif args.page and not args.small:
+        old, text = DOCS / "benchmarks.json", (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+        entries = page.merged(read_json(old), entries, measured_on)
+        write_json(old, entries)
+        page.write(DOCS, entries, failed, text.splitlines()[-1])
+        print(f"wrote {shown(DOCS / 'benchmarks.md')}", file=sys.stderr)
     for failure in failed:
         print(f"failed: {failure}", file=sys.stderr)
     return int(bool(failed))

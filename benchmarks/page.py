@@ -35,8 +35,9 @@ better, or that it stays within the budget.
   Both sides run the same steps. The end of an epoch (checkpoint, record) is not timed. A test is timed on both
   sides or on neither.
 * If the driver lists a CUDA GPU, its rows are next to those of the CPU.
-* The last line has the machine and the commit. A benchmark that is newer has no row until `make bench` runs again:
-  `python -m benchmarks --list` names all, `python -m benchmarks MODULE NAME` runs one and prints it.
+* The last lines have machine and commit. Rows with a number in brackets were measured by themselves, later:
+  `python -m benchmarks --list` names all, `python -m benchmarks MODULE NAME` runs one and prints it, with `--page` it
+  puts it on this page.
 """
 SCALING = """## Scaling
 
@@ -60,6 +61,7 @@ def cells(entry: Entry) -> list[str]:
     notes = [entry.get("note") or "", f"bar: ratio {entry['bar']:.3g}{missed}" if entry.get("bar") else ""]
     if entry["unit"] == "exponent":
         notes = [f"95 % interval {entry['low']:.2f} to {entry['high']:.2f}"]
+    notes.append(entry.get("mark") or "")
     numbers = [number(entry[key]) for key in ("baseline", "ours")]
     note = "; ".join(filter(None, notes))
     return [entry["paper"], entry["name"], *numbers, entry["unit"], ratio, str(entry["n"]), note]
@@ -95,16 +97,39 @@ def circumstances(load: float) -> str:
     )
 
 
-def write(folder: Path, entries: Sequence[Entry], failed: Sequence[str], measured_on: str, seconds: float) -> None:
+def merged(old: Sequence[Entry], new: Sequence[Entry], measured_on: str) -> list[Entry]:
+    """Returns the old rows with new ones in their places; rows of other names go to the end of their module.
+
+    Args:
+      old: rows of the page.
+      new: rows that were measured by themselves.
+      measured_on: text of `circumstances` for the new ones.
+    """
+    found = list(old)
+    for entry in (dict(entry, measured_on=measured_on) for entry in new):
+        keys = [(row["paper"], row["name"]) for row in found]
+        if (key := (entry["paper"], entry["name"])) in keys:
+            found[keys.index(key)] = entry
+        else:
+            last = max((at for at, (module, _) in enumerate(keys) if module == entry["paper"]), default=len(found) - 1)
+            found.insert(last + 1, entry)
+    return found
+
+
+def write(folder: Path, entries: Sequence[Entry], failed: Sequence[str], measured_on: str) -> None:
     """Writes benchmarks.md, and scaling.png where there are curves, with the machine they were measured on.
 
     Args:
       folder: where the files go.
       entries: summaries of the benchmarks.
       failed: error lines of the benchmarks that failed.
-      measured_on: text of `circumstances`.
-      seconds: duration of all benchmarks.
+      measured_on: text of `circumstances`, and how long all took: of the rows that have no text of their own.
     """
+    later = list(dict.fromkeys(entry["measured_on"] for entry in entries if "measured_on" in entry))
+    entries = [
+        entry | {"mark": f"[{1 + later.index(entry['measured_on'])}]"} if "measured_on" in entry else entry
+        for entry in entries
+    ]
     curves = [entry for entry in entries if entry["unit"] == "exponent"]
     hours = [entry for entry in entries if entry["paper"] == "hours"]
     others = [entry for entry in entries if entry["unit"] != "exponent" and entry["paper"] != "hours"]
@@ -118,7 +143,8 @@ def write(folder: Path, entries: Sequence[Entry], failed: Sequence[str], measure
         parts.append(f"## Hours of the full tables: an estimate\n\n{explained()}\n\n{table}")
     if failed:
         parts.append("## Failed\n\n" + "\n".join(f"* {failure}" for failure in failed))
-    parts.append(f"{measured_on}; {seconds / 60:.0f} minutes in all.\n")
+    parts += [f"[{number}] {text}" for number, text in enumerate(later, 1)]
+    parts.append(measured_on)
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / "benchmarks.md", "\n\n".join(part.strip() for part in parts).encode() + b"\n")
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as runner
-from benchmarks import measure, page, repository
+from benchmarks import measure, page, precision, repository
 from benchmarks.measure import Curve, Measure, NotSupported, Pair
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -173,6 +173,58 @@ def test_a_part_is_only_printed():
     assert before == [(path, path.stat().st_mtime_ns) for path in (ROOT / "docs").glob("benchmarks.md")]
 
 
+def test_rows_measured_later_take_their_places_and_name_their_machine(monkeypatch, tmp_path):
+    first = [
+        {"paper": paper, **Measure(name, "s", [2.0]).summary()} for paper, name in (("x", "a"), ("x", "b"), ("y", "c"))
+    ]
+    (tmp_path / "benchmarks.json").write_text(json.dumps(first))
+    page.write(tmp_path, first, [], "Machine: old")
+    again = [{"paper": "x", **Measure(name, "s", [1.0]).summary()} for name in ("b", "d")]
+    monkeypatch.setattr(runner, "DOCS", tmp_path)
+    monkeypatch.setattr(runner, "in_a_process", lambda *words: again)
+    monkeypatch.setattr(page, "circumstances", lambda load: "Machine: new")
+    assert runner.main(["repository", "records", "--page"]) == 0
+    entries = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert [(entry["name"], entry["ours"]) for entry in entries] == [("a", 2.0), ("b", 1.0), ("d", 1.0), ("c", 2.0)]
+    lines = (tmp_path / "benchmarks.md").read_text().splitlines()
+    assert [line.endswith("| [1] |") for line in lines if line.startswith(("| x", "| y"))] == [False, True, True, False]
+    assert lines[-3:] == ["[1] Machine: new; 0 minutes in all.", "", "Machine: old"]
+
+
+@pytest.mark.parametrize("paper", sorted(precision.BASELINES))
+def test_both_precisions_differ_by_their_flag_alone(paper, tmp_path):
+    settings = []
+    for name in precision.FLAGS:
+        done = subprocess.run(
+            [sys.executable, *precision.words(paper, 1, name, False, tmp_path), "--print-config"],
+            cwd=ROOT, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        settings.append(json.loads(done.stdout))
+    key = "precision" if paper == "finegrained" else "amp"
+    assert [config.pop(key) for config in settings] == (
+        ["32-true", "bf16-mixed"] if key == "precision" else [None, "bf16"]
+    )
+    for config in settings:
+        config.pop("argv", None)
+    assert settings[0] == settings[1]
+
+
+def test_precision_compares_the_means(monkeypatch):
+    from reproduction.runtime import torch_fast
+
+    reached = {"float32": [80.0, 81.0, 82.0], "bfloat16": [81.0, 82.0, 82.0]}
+    monkeypatch.setattr(precision, "accuracy", lambda paper, seed, name, small, folder: reached[name][seed])
+    monkeypatch.setattr(precision.datasets, "load", lambda *_, **__: None)
+    monkeypatch.setattr(torch_fast, "computes_bf16", lambda device: True)
+    found = precision.difference("subclass", False).summary()
+    assert found["ours"] == pytest.approx(2 / 3) and found["baseline"] == 0.5 and found["ratio"] < 1
+    assert "float32 80.00, 81.00, 82.00 %" in found["note"]
+    monkeypatch.setattr(torch_fast, "computes_bf16", lambda device: False)
+    with pytest.raises(NotSupported, match="no instructions for bfloat16"):
+        precision.difference("subclass", False)
+
+
 def test_what_takes_too_long_is_stopped(monkeypatch):
     monkeypatch.setattr(runner, "LIMIT_S", 0.1)
     with pytest.raises(RuntimeError, match="stopped after 0.1 s"):
@@ -202,8 +254,7 @@ def test_the_committed_page_is_what_the_last_benchmark_and_the_code_say(tmp_path
 
     entries = json.loads((REPO_ROOT / "docs" / "benchmarks.json").read_text(encoding="utf-8"))
     committed = (REPO_ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    measured_on, _, minutes = committed.splitlines()[-1].removesuffix(" minutes in all.").rpartition("; ")
-    page.write(tmp_path, entries, [], measured_on, 60 * float(minutes))
+    page.write(tmp_path, entries, [], committed.splitlines()[-1])
     assert (tmp_path / "benchmarks.md").read_text(encoding="utf-8") == committed
 
 
@@ -244,7 +295,7 @@ def test_the_matched_line_counts_the_baselines_that_pass_the_gate(tmp_path, monk
         put(tmp_path, record({"ccr": metric(0.6)}, row="cifar10-cpu", **common | {"images_per_s": 2000.0}))
     monkeypatch.setattr(repository.collect, "collect", lambda: collect(runs=tmp_path, results=tmp_path / "none"))
     [line] = repository.matched_profiles(False)
-    assert line.name == "matched profile of subclass, cifar10-matched: minutes until ccr passes 88 %"
+    assert line.name == "matched profile of subclass, cifar10-matched, float32: minutes until ccr passes 88 %"
     assert line.values == [10.0, 10.0] and "501 images/s, the cpu profile's networks 2000" in line.note
     assert re.search(r"the authors' network \d+ on two cores", line.note)
 
@@ -262,7 +313,7 @@ def test_the_matched_line_counts_the_stages_before_and_the_main_row_alone(tmp_pa
             put(tmp_path, record({"fc_accuracy": metric(value)}, **common))
     monkeypatch.setattr(repository.collect, "collect", lambda: collect(runs=tmp_path, results=tmp_path / "none"))
     [line] = repository.matched_profiles(False)
-    assert line.name == "matched profile of class2str, cifar10-matched: minutes until fc_accuracy passes 88 %"
+    assert line.name == "matched profile of class2str, cifar10-matched, float32: minutes until fc_accuracy passes 88 %"
     assert line.values == [20.0, 30.0]
 
 

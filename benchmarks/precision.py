@@ -1,0 +1,106 @@
+"""Accuracy in bfloat16 against float32: the baseline of profile matched on CIFAR-10, three seeds, fewer epochs."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+from benchmarks.measure import Measure, NotSupported
+from datasets import DatasetError
+from reproduction.launch.pipeline import Request
+from reproduction.launch.sweep import FOLDERS
+from reproduction.runtime.record import load_record
+from reproduction.runtime.run_folder import REPO_ROOT
+
+SEEDS = (0, 1, 2)
+LIMIT = 0.5  # points between the two means that we accept
+# paper -> variant and metric of the baseline, and flags of a schedule about a third as long
+BASELINES = {
+    "class2str": ("", "fc_accuracy", ("--epochs", "4")),
+    "subclass": ("baseline", "ccr", ("--epochs", "4", "--max_steps", "1562")),
+    "finegrained": ("", "accuracy", ("--stage", "coarse", "--max_epochs", "8")),
+    "hierarchy": ("", "A0/test_accuracy", ("--epochs", "4", "--keep-epochs", "none")),
+}
+FLAGS = {"float32": (), "bfloat16": ("--amp", "bf16")}
+FLAGS_FINEGRAINED = {"float32": ("--precision", "32-true"), "bfloat16": ("--precision", "bf16-mixed")}
+DROPPED = ("--amp", "--neglected")  # flags with a value: the precision is ours, and stage 1 is not needed
+
+
+def words(paper: str, seed: int, precision: str, small: bool, folder: Path) -> list[str]:
+    """Returns the script that trains the baseline, and its flags.
+
+    Args:
+      paper: whose.
+      seed: of the run.
+      precision: one of FLAGS.
+      small: train the smoke profile instead, on digits.
+      folder: the run folder.
+    """
+    variant, _, short = BASELINES[paper]
+    profile, dataset = ("smoke", "mnist5k") if small else ("matched", "cifar10")
+    request = Request(profile, dataset, (seed,), "cpu", (), False, None)
+    commands = importlib.import_module(f"{FOLDERS[paper]}.reproduce").commands_of(request)
+    command = next(command for command in commands if command.row == request.row(variant))
+    dropped = {at + shift for at, word in enumerate(command.flags) if word in DROPPED for shift in (0, 1)}
+    flags = [word for at, word in enumerate(command.flags) if at not in dropped]
+    flags += [*(() if small else short), *(FLAGS_FINEGRAINED if paper == "finegrained" else FLAGS)[precision]]
+    return [command.script, *flags, "--runs-dir", str(folder.parent), "--name", folder.name]
+
+
+def accuracy(paper: str, seed: int, precision: str, small: bool, folder: Path) -> float:
+    """Trains the baseline in a process of its own; arguments as in `words`.
+
+    Returns:
+      The test accuracy after the last epoch, in per cent.
+    Raises:
+      RuntimeError: the training failed; the message is its last line.
+    """
+    command = [sys.executable, *words(paper, seed, precision, small, folder)]
+    done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        raise RuntimeError(f"{command[1]}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+    metric = BASELINES[paper][1]
+    records = [load_record(path) for path in folder.rglob("record.json")]
+    return next(100 * (record.metrics[metric].last or 0) for record in records if metric in record.metrics)
+
+
+def difference(paper: str, small: bool) -> Measure:
+    """How far apart the mean accuracies of both precisions are, in points.
+
+    Raises:
+      NotSupported: this CPU has no instructions for bfloat16, or CIFAR-10 is not here.
+    """
+    import torch
+
+    from reproduction.runtime.torch_fast import computes_bf16
+
+    if not computes_bf16(torch.device("cpu")) and not small:
+        raise NotSupported("this CPU has no instructions for bfloat16; --amp auto computes in float32")
+    if not small:
+        try:
+            datasets.load("cifar10", offline=True)
+        except DatasetError as error:
+            raise NotSupported(str(error).splitlines()[0]) from None
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        for precision in FLAGS:
+            found[precision] = [
+                accuracy(paper, seed, precision, small, Path(name) / f"{precision}-{seed}")
+                for seed in SEEDS[: 1 if small else None]
+            ]
+    apart = abs(statistics.mean(found["bfloat16"]) - statistics.mean(found["float32"]))
+    note = "; ".join(f"{key} {', '.join(f'{value:.2f}' for value in values)} %" for key, values in found.items())
+    what = "smoke profile" if small else "CIFAR-10, baseline of profile matched, fewer epochs"
+    title = f"{paper}, {what}: mean accuracy in bfloat16 against float32, {len(found['float32'])} seeds"
+    return Measure(title, "points", [max(apart, 0.01)], LIMIT, note)
+
+
+MEASURES: dict[str, Callable[[bool], Any]] = {paper: functools.partial(difference, paper) for paper in BASELINES}
