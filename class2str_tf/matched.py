@@ -7,7 +7,7 @@ against fixed ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from class2str_tf.flags import settings_of
@@ -17,6 +17,7 @@ from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 STAGE1_SCRIPT = "class2str_tf/train_fc_classifier.py"
 STAGE2_SCRIPT = "class2str_tf/train_rnn_classifier_cifar.py"
 FURTHER = ("--epochs", "5", "--lr", "3e-3")  # after stage 1, for every variant whose CNN is trained too
+FURTHER_SETS, FURTHER_SEEDS = ("mnist", "cifar100"), 3  # of ROWS=all
 FROZEN = 30  # epochs on the features of stage 1, which take seconds
 
 
@@ -64,6 +65,8 @@ ON_FEATURES = {
 def commands_of(request: Request) -> list[Command]:
     """Returns the commands of all seeds, seed by seed. With flags of ARGS only the main row is run.
 
+    ROWS=all of CIFAR-10 goes on with MNIST and CIFAR-100, of fewer seeds.
+
     Raises:
       UserError: a data set that this profile has no settings for.
     """
@@ -88,6 +91,9 @@ def commands_of(request: Request) -> list[Command]:
         for variant, flags in ON_FEATURES.items():
             frozen = ("--epochs", f"{FROZEN}", "--finetune", "none", "--retry-collisions", "3", *flags)
             commands.append(_command(request, seed, variant, "LH on features", frozen, 2, cnn))
+    if request.all_rows and request.dataset == "cifar10" and not request.extra:
+        other = replace(request, copy="", seeds=request.seeds[:FURTHER_SEEDS], all_rows=False)
+        commands += [command for name in FURTHER_SETS for command in commands_of(replace(other, dataset=name))]
     return commands
 
 
@@ -110,15 +116,8 @@ def _command(
     flags = ["--B=200", "--dataset", request.dataset, "--name", f"seed{seed}", "--seed", str(seed), *setting.network]
     if stage == 2:
         w_c, w_i, w_l2 = setting.loss
-        flags += [
-            "--label-grad",
-            "flow",
-            "--lstm-units",
-            setting.lstm,
-            f"--w_c={w_c}",
-            f"--w_i={w_i}",
-            f"--w_l2={w_l2}",
-        ]
+        flags += ["--label-grad", "flow", "--lstm-units", setting.lstm]
+        flags += [f"--w_c={w_c}", f"--w_i={w_i}", f"--w_l2={w_l2}"]
         flags += ["--cnn-dir", shown(cnn)] if folder != cnn else []
     flags = [flag for flag in flags if flag != "--augment" or "none" not in own]  # features are those of whole images
     flags += [*own, "--runs-dir", shown(folder.parent), *request.shared_flags(row)]

@@ -3,7 +3,9 @@
 Profile matched: stage 1 of ten seeds, their mean ranking, then per seed every variant with the same classes.
 """
 
+import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -36,6 +38,7 @@ SPLIT: dict[str, tuple[str, ...]] = {
 }
 CORE = ("baseline", "", "doubled", "random")
 FURTHER = ("copied", "undoubled", "softmax", "epochs")
+FURTHER_SET, FURTHER_SEEDS = "cifar100", 3  # of ROWS=all
 
 
 def flags_of(profile: str, dataset: str) -> list[str]:
@@ -61,7 +64,10 @@ def flags_of(profile: str, dataset: str) -> list[str]:
 
 
 def matched(request: Request) -> list[Command]:
-    """Stage 1 of RANKED seeds, their mean ranking, then for each seed every variant; the further ones come last."""
+    """Stage 1 of RANKED seeds, their mean ranking, then for each seed every variant; the further ones come last.
+
+    ROWS=all of CIFAR-10 goes on with CIFAR-100, of fewer seeds.
+    """
     split = CLASSES_TO_SPLIT.get(request.dataset, 2)
     shared = [
         "--dataset", request.dataset, "--model", "vgg_fast", "--batch_size", str(BATCH), "--eval-batch", "500",
@@ -82,24 +88,19 @@ def matched(request: Request) -> list[Command]:
     flags = ["--runs", *folders, "--classes", str(split), "--name", mean, *request.shared_flags(ranked)]
     commands.append(Command(ranked, "mean ranking", RANKING, tuple(flags), runs / mean))
     shared += ["--neglected", f"runs/subclass/{mean}/neglected.json", "--epochs", str(EPOCHS)]
-    minutes = MATCHED_MINUTES["train"]
-    for seed, variant in [
-        *((seed, variant) for seed in request.seeds for variant in CORE),
-        *((seed, variant) for seed in request.seeds[:3] for variant in (FURTHER if request.all_rows else ())),
-    ]:
+    minutes, few = MATCHED_MINUTES["train"], request.seeds[: FURTHER_SEEDS if request.all_rows else 0]
+    for seed, variant in [*itertools.product(request.seeds, CORE), *itertools.product(few, FURTHER)]:
         row = request.row(variant)
         flags = [*shared, "--max_steps", str(UPDATES), *(PLAIN | SPLIT)[variant], *request.extra]
         if variant in SPLIT:
-            flags += [
-                "--subclass",
-                "--stage",
-                "train",
-                "--beside",
-                f"runs/subclass/{request.row('baseline')}/seed{seed}",
-            ]
+            baseline = f"runs/subclass/{request.row('baseline')}/seed{seed}"
+            flags += ["--subclass", "--stage", "train", "--beside", baseline]
         flags += ["--seed", str(seed), "--name", f"{row}/seed{seed}", *request.shared_flags(row)]
         stage, folder = f"seed {seed}, {variant or 'subclasses'}", runs / row / f"seed{seed}"
         commands.append(Command(row, stage, SCRIPT, tuple(flags), folder, 0.02, minutes, f"seed{seed}"))
+    if request.all_rows and request.dataset == DATASETS["matched"] and not request.extra:
+        seeds = request.seeds[:FURTHER_SEEDS]
+        commands += matched(replace(request, dataset=FURTHER_SET, copy="", seeds=seeds, all_rows=False))
     return commands
 
 

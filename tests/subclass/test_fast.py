@@ -77,7 +77,10 @@ def test_every_variant_takes_the_one_file_which_is_made_before():
         assert words[words.index("--max_steps") + 1] == str(reproduce.UPDATES)
         flags.parse(words)  # valid
     further = reproduce.commands_of(dataclasses.replace(REQUEST, all_rows=True))[len(commands) :]
-    assert [command.row.removeprefix("cifar10-matched-") for command in further] == 2 * list(reproduce.FURTHER)
+    own = [command for command in further if command.row.startswith("cifar10-")]
+    assert [command.row.removeprefix("cifar10-matched-") for command in own] == 2 * list(reproduce.FURTHER)
+    hundred = reproduce.commands_of(dataclasses.replace(REQUEST, dataset="cifar100"))
+    assert further[len(own) :] == hundred and all(command.row.startswith("cifar100-") for command in hundred)
 
 
 def test_agreement_against_chance():
