@@ -28,7 +28,7 @@ from datasets.terminal import any_terminal
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, read_json, shown, write_json
 
 NO_BENCHMARKS = {"__main__", "gpu_check", "measure", "page"}
-LIMIT_S = 900  # of one process
+LIMIT_S = 1800  # of one process; six trainings of `precision` take longest
 DOCS = REPO_ROOT / "docs"
 Benchmark = Callable[[bool], "Found | list[Found]"]
 

@@ -83,18 +83,23 @@ def commands_of(request: Request) -> list[Command]:
         commands.append(_command(request, seed, "", "LH, CNN trained along", (*along, *request.extra), 2, cnn))
         if request.extra:
             continue
-        reduced = ("--fc-weights", str(lh_weights(setting, settings_of(request.dataset)["bits"])))
-        commands.append(_command(request, seed, "reduced", "reduced FC", (*further, *reduced), 1, cnn))
-        if request.all_rows:
-            linear = (*further, *reduced, "--fc-linear")
-            commands.append(_command(request, seed, "linear", "reduced FC without ReLU", linear, 1, cnn))
+        commands.append(_command(request, seed, "reduced", "reduced FC", (*further, *_reduced(request)), 1, cnn))
         for variant, flags in ON_FEATURES.items():
             frozen = ("--epochs", f"{FROZEN}", "--finetune", "none", "--retry-collisions", "3", *flags)
             commands.append(_command(request, seed, variant, "LH on features", frozen, 2, cnn))
     if request.all_rows and request.dataset == "cifar10" and not request.extra:
         other = replace(request, copy="", seeds=request.seeds[:FURTHER_SEEDS], all_rows=False)
         commands += [command for name in FURTHER_SETS for command in commands_of(replace(other, dataset=name))]
+        for seed in other.seeds:
+            cnn = RUNS_ROOT / "class2str" / request.base_row() / f"seed{seed}"
+            linear = (*FURTHER, "--cnn-dir", shown(cnn), *_reduced(request), "--fc-linear")
+            commands.append(_command(request, seed, "linear", "reduced FC without ReLU", linear, 1, cnn))
     return commands
+
+
+def _reduced(request: Request) -> tuple[str, str]:
+    """The flag of a reduced FC with as many weights as the LH."""
+    return "--fc-weights", str(lh_weights(SETTINGS[request.dataset], settings_of(request.dataset)["bits"]))
 
 
 def lh_weights(setting: Setting, num_bits: int) -> int:

@@ -80,12 +80,7 @@ def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure 
     if group is None:
         return None
     names, neglected = group.runs[0].detail("class_names"), group.runs[0].detail("neglected")
-    gains: dict[str, list[Effect]] = {}
-    for variant in GAINS:
-        effects_by_class = [_gain(found, base, f"class_accuracy/{c}", variant) for c in range(len(names))]
-        known = [effect for effect in effects_by_class if effect is not None and effect.seeds > 1]
-        if len(known) == len(names):
-            gains[variant] = known
+    gains = {variant: by_class for variant in GAINS if (by_class := gains_of(found, base, variant))}
     if "" not in gains:
         return None
     order = np.argsort([-effect.mean for effect in gains[""]])
@@ -100,20 +95,36 @@ def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure 
         axis.barh(range(len(order)), means, color=colours, alpha=0.55)
         axis.errorbar(means, range(len(order)), xerr=halves, fmt="none", ecolor="black", capsize=2, linewidth=1)
         axis.axvline(0, color="black", linewidth=0.8)
-        others = sum(effect.mean for c, effect in enumerate(by_class) if c not in neglected)
-        chosen = sum(by_class[c].mean for c in neglected)
-        axis.set_title(
-            f"{GAINS[variant]}\nsum over the neglected {chosen:+z.1f}, over the others {others:+z.1f}", fontsize=9
-        )
+        axis.set_title(f"{GAINS[variant]}\n{gains_in_words(by_class, neglected)}", fontsize=9)
         axis.set_xlabel("points over the plain network")
     axes[0, 0].set_yticks(range(len(order)), [names[c] for c in order], fontsize=8)
     axes[0, 0].invert_yaxis()
     return figure
 
 
-def _gain(found: Collection, base: str, metric: str, variant: str) -> Effect | None:
-    method, baseline = Side(metric=metric, variant=variant), Side(metric=metric, variant="baseline")
-    return pair(found, "points", f"gain in {metric}", "subclass", base, method, baseline).effect
+def gains_of(found: Collection, base: str, variant: str) -> list[Effect]:
+    """Returns the gain of each class over the plain network, in points; [] unless all have two seeds.
+
+    Args:
+      found: the records.
+      base: row of the method, such as "cifar10-matched".
+      variant: of the subclass method.
+    """
+    group, gains = found.rows.get(("subclass", base)), []
+    for number in range(len(group.runs[0].detail("class_names") or ()) if group is not None else 0):
+        metric = f"class_accuracy/{number}"
+        method, baseline = Side(metric=metric, variant=variant), Side(metric=metric, variant="baseline")
+        effect = pair(found, "points", f"gain in {metric}", "subclass", base, method, baseline).effect
+        if effect is None or effect.seeds < 2:
+            return []
+        gains.append(effect)
+    return gains
+
+
+def gains_in_words(by_class: Sequence[Effect], neglected: Sequence[int]) -> str:
+    """Returns "sum over the neglected +1.2, over the others -3.4", in points."""
+    others = sum(effect.mean for c, effect in enumerate(by_class) if c not in neglected)
+    return f"sum over the neglected {sum(by_class[c].mean for c in neglected):+z.1f}, over the others {others:+z.1f}"
 
 
 def neglect_of_all_seeds(comparison: Comparison, found: Collection, row: str) -> Figure | None:

@@ -68,7 +68,6 @@ class Claim(Strict):
     Attributes:
       group: `main` claims of the paper are in the first table; `finding` and `check` on the paper's page; a `fact` is
         a number without a verdict.
-      sign: 1 if the claim says that method - baseline is positive, -1 if negative.
       no_loss: the claim says "at least as good as", not "better than".
       margin: m, below which an effect does not matter, in the unit.
       published: pattern of rows -> published cells ("row/column") of method and baseline.
@@ -84,7 +83,6 @@ class Claim(Strict):
     method: Side | None = None
     baseline: Side | None = None
     control: ControlSide | None = None
-    sign: Literal[1, -1] = 1
     no_loss: bool = False
     unit: Unit = "points"
     margin: float | None = pydantic.Field(default=None, gt=0)

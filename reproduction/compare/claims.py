@@ -107,18 +107,25 @@ def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method
     left, right = ({run.seed: run for run in group.runs} if group is not None else {} for group in (
         _group(found, paper, base, method.variant), _group(found, paper, base, (other or zero).variant)))  # fmt: skip
     other, seeds, values, baselines, rows = other or zero, [], [], [], []
+    lacking: list[str] = []
     order, missing = "", "" if other.metric else "seeds only: compared with a fixed value"
     for seed in sorted(left.keys() & right.keys() if other.metric else left):
         a, b = _value(left[seed], method, scale), _value(right.get(seed), other, scale)
         if a is None or b is None:
             continue
         bits = [_outcomes(left[seed], method), _outcomes(right.get(seed), other)]
-        orders = {bit.order for bit in bits if bit is not None}
+        orders = {f"{bit.order} of {bit.count:,}" for bit in bits if bit is not None}
+        computed = {left[seed].precision(method.metric)}
+        computed |= {right[seed].precision(other.metric)} if seed in right and other.metric else set()
         if len(orders) > 1 or (order and orders and orders != {order}):
-            found.problems.append(
-                f"{paper} {base}, {claim}, seed {seed}: not paired, the order digests of the test images differ "
-                f"({', '.join(sorted(orders | {order} - {''}))}); see {shown(left[seed].entries[-1].path)}"
-            )
+            why = f"the order digests of the test images differ ({', '.join(sorted(orders | {order} - {''}))})"
+        elif len(computed) > 1:
+            why = f"one computed in {' and the other in '.join(sorted(computed))}"
+        else:
+            why = ""
+        where = f"{paper} {base}, {claim}, seed {seed}"
+        if why:
+            found.problems.append(f"{where}: not paired, {why}; see {shown(left[seed].last.path)}")
             continue
         order = order or next(iter(orders), "")
         seeds.append(seed)
@@ -126,10 +133,12 @@ def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method
         baselines.append(b)
         if bits[0] is not None and bits[1] is not None:
             rows.append(bits[0].bits().astype(np.int8) - bits[1].bits())
-        elif other.metric and not missing:
-            missing = "seeds only: no outcomes of test images in the records"
+        elif other.metric:
+            missing = missing or "seeds only: no outcomes of test images in the records"
+            lacking.append(f"{where}: no outcomes.{method.metric} of test images; see {shown(left[seed].last.path)}")
     if not seeds:
         return Pairs((), None, None, missing)
+    found.problems += lacking if rows else []  # some seeds have them
     effect = effect_of(values, np.stack(rows) if len(rows) == len(seeds) else None, scale)
     return Pairs(tuple(seeds), effect, statistics.fmean(baselines), missing if effect.image_variance is None else "")
 
@@ -286,10 +295,12 @@ def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Res
         else:
             assert claim.margin is not None and pairs.effect is not None
             against = Control(claim.control.name, control) if claim.control else None
-            verdict = judge(pairs.effect, claim.margin, claim.sign, claim.no_loss, against, published)
-    notes = ", ".join(dict.fromkeys(note for group in groups for note in group.caveat.split(", ") if note))
+            verdict = judge(pairs.effect, claim.margin, claim.no_loss, against, published)
+    notes = [note for group in groups for note in group.caveat.split(", ") if note]
+    notes += ["two precisions"] if any(len({run.precisions() for run in group.runs}) > 1 for group in groups) else []
+    remark = f" ({', '.join(dict.fromkeys(notes))})" if notes else ""
     return Result(
-        name, claim, base, base + (f" ({notes})" if notes else ""), method.profile, pairs.seeds, pairs.effect,
+        name, claim, base, base + remark, method.profile, pairs.seeds, pairs.effect,
         pairs.baseline, control, published, published_baseline, pairs.missing, verdict,
     )  # fmt: skip
 

@@ -72,6 +72,14 @@ class SeedRun:
         """Returns which test images count as correct for an accuracy, the latest stage first; None if not recorded."""
         return next((e.record.outcomes[metric] for e in reversed(self.entries) if metric in e.record.outcomes), None)
 
+    def precision(self, metric: str) -> str:
+        """Returns what the stage computed in that has the metric; "" if none has."""
+        return next((e.record.precision for e in reversed(self.entries) if metric in e.record.metrics), "")
+
+    def precisions(self) -> frozenset[str]:
+        """Returns what its stages computed in."""
+        return frozenset(entry.record.precision for entry in self.entries)
+
     def detail(self, name: str) -> Any:
         """An entry of the records' details, the latest stage first."""
         for entry in reversed(self.entries):

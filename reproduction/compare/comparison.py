@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -279,11 +279,40 @@ def load_comparisons(papers: Sequence[Paper], runs: Sequence[Path]) -> tuple[lis
     return ([comparison.only_run() for comparison in comparisons] if runs else comparisons), found
 
 
-def planned(paper: str) -> list[str]:
-    """Returns one line for each main claim of a paper: the seeds that its matched rows need, by the runs there are."""
-    about = paper_of(paper)
-    lines = []
-    for result in check_claims(about, collect()):
+def recorded_minutes(paper: str, rows: Mapping[str, int], found: Collection) -> list[str]:
+    """Returns a line on how long rows take on two cores, by the newest seed of each that has a record; [] without any.
+
+    Args:
+      paper: its id.
+      rows: row -> number of its seeds.
+      found: the records.
+    """
+    newest = {
+        row: max(group.runs, key=lambda run: run.last.record.date)
+        for row in rows
+        if (group := found.rows.get((paper, row))) is not None and group.runs[0].last.record.machine.gpu is None
+    }
+    if not newest:
+        return []
+    cores = math.fsum(
+        rows[row] * entry.record.seconds * entry.record.machine.cores
+        for row, run in newest.items()
+        for entry in run.entries
+    )
+    precisions = " and ".join(sorted({run.entries[0].record.precision for run in newest.values()}))
+    return [f"about {cores / 120:.0f} min on two cores for {len(newest)} of {len(rows)} rows (recorded, {precisions})"]
+
+
+def planned(paper: str, rows: Mapping[str, int]) -> list[str]:
+    """Returns what the records tell about a plan: how long its rows took, and how many seeds each main claim needs.
+
+    Args:
+      paper: its id.
+      rows: row -> number of its seeds, of the plan.
+    """
+    about, found = paper_of(paper), collect()
+    lines, times = [], recorded_minutes(paper, rows, found)
+    for result in check_claims(about, found):
         claim, effect = result.claim, result.effect
         if claim.group == "main" and result.profile == "matched" and effect is not None and effect.seeds > 1:
             assert claim.margin is not None
@@ -291,4 +320,4 @@ def planned(paper: str) -> list[str]:
             lines.append(
                 f"{claim.id} on {result.row}: {seeds} (spread of {effect.seeds}, test images {effect.image_term:.2f})"
             )
-    return lines or ["seeds: 5, until three seeds of a matched row show the spread"]
+    return times + (lines or ["seeds: 5, until three seeds of a matched row show the spread"])

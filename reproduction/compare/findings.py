@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reproduction.compare.charts import gains_in_words, gains_of
 from reproduction.compare.claims import UNADJUSTED, Result
 from reproduction.compare.collect import Collection
 from reproduction.compare.comparison import Comparison
@@ -134,6 +135,13 @@ class Answers:
         same = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in itertools.combinations(tables, 2)]
         classes, bits = len(tables[0]), len(tables[0][0])
         return f"{statistics.fmean(same):.1f} of {classes} classes (by chance {classes / 2**bits:.1f})"
+
+    def gains(self, row: str, variant: str) -> str:
+        """Returns how the gains of the classes add up: "sum over the neglected +1.2, over the others -3.4"."""
+        by_class = gains_of(self.found, row, variant)
+        if not by_class:
+            raise UserError(f"{TEMPLATE.name}: {row!r} has no two seeds of every class")
+        return gains_in_words(by_class, self.found.rows["subclass", row].runs[0].detail("neglected"))
 
     def row(self, paper: str, row: str) -> str:
         """Returns a link to the table that holds the row."""

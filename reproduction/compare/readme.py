@@ -36,7 +36,8 @@ LEGEND = (
     "One line for each main claim of a paper. Row: data set and profile. `?`: the paper's number is not known here; "
     "`-`: no run. Effect: method minus baseline over the same seeds, with its 95 % interval. `few seeds`: fewer "
     "than five. `seeds only`: the interval covers the seeds, not the choice of test images. `unverified data`: "
-    "files with other checksums than the published ones. `not testable`: the baseline is too far from the paper's "
+    "files with other checksums than the published ones. `two precisions`: some seeds computed in float32, the others "
+    "in bfloat16, all networks of a seed in the same. `not testable`: the baseline is too far from the paper's "
     "level, or something is missing. How a verdict is reached, and what findings and checks are: "
     "[docs/results.md](docs/results.md#verdicts-on-claims)."
 )

@@ -51,10 +51,10 @@ class Control:
     effect: Effect | None
 
 
-def side_of(effect: Effect, sign: int, alpha: float = 0.05) -> int:
-    """Returns 1 if the interval lies wholly on the side of `sign`, -1 if wholly on the other, else 0."""
-    low, high = effect.interval(alpha)
-    return sign if low > 0 else -sign if high < 0 else 0
+def side_of(effect: Effect) -> int:
+    """Returns 1 if the interval lies wholly above zero, -1 if wholly below, else 0."""
+    low, high = effect.interval()
+    return 1 if low > 0 else -1 if high < 0 else 0
 
 
 def is_negligible(effect: Effect, margin: float) -> bool:
@@ -64,32 +64,27 @@ def is_negligible(effect: Effect, margin: float) -> bool:
 
 
 def judge(
-    effect: Effect, margin: float, sign: int = 1, no_loss: bool = False, control: Control | None = None,
-    published: float | None = None,
-) -> Verdict:  # fmt: skip
+    effect: Effect, margin: float, no_loss: bool = False, control: Control | None = None, published: float | None = None
+) -> Verdict:
     """Reaches the verdict on an effect that may be judged; lines 2 to 6 of the table.
 
     Args:
-      effect: method minus baseline, or minus the null value.
+      effect: method minus baseline, or minus the null value; the claim says that it is positive.
       margin: m > 0, in the unit of the effect.
-      sign: 1 if the claim says that the effect is positive, -1 if negative.
       no_loss: the claim says "at least as good as", not "better than".
       control: the claim's control, if it has one.
       published: E, the paper's effect if it is known and verified.
     """
-    verdict = _judge(effect, margin, sign, no_loss, control, published)
+    verdict = _judge(effect, margin, no_loss, control, published)
     return replace(verdict, text=verdict.text + FEW) if effect.seeds < FEW_SEEDS else verdict
 
 
-def _judge(
-    effect: Effect, margin: float, sign: int, no_loss: bool, control: Control | None, published: float | None
-) -> Verdict:
-    low90, high90 = effect.interval(0.1)
-    if no_loss and (low90 if sign > 0 else -high90) > -margin:
+def _judge(effect: Effect, margin: float, no_loss: bool, control: Control | None, published: float | None) -> Verdict:
+    if no_loss and effect.interval(0.1)[0] > -margin:
         return Verdict("supported", "supported", 2)
     if not no_loss and is_negligible(effect, margin):
         return Verdict("no effect", f"no effect larger than {margin:g}", 2)
-    side = side_of(effect, sign)
+    side = side_of(effect)
     if side < 0:
         return Verdict("contradicted", "contradicted", 3)
     low, high = effect.interval()
@@ -97,7 +92,7 @@ def _judge(
         if control is not None:
             if control.effect is None:
                 return Verdict("control undecided", "supported, control undecided (not run)", 4)
-            against_control = side_of(control.effect, sign)
+            against_control = side_of(control.effect)
             if against_control < 0 or (against_control == 0 and is_negligible(control.effect, margin)):
                 return Verdict("explained by control", f"explained by {control.name}", 4)
             if against_control == 0:
@@ -105,17 +100,17 @@ def _judge(
         if published is None:
             return Verdict("supported", "supported", 4)
         if published < low or published > high:
-            size = "larger" if sign * effect.mean > sign * published else "smaller"
+            size = "larger" if effect.mean > published else "smaller"
             return Verdict(f"{size} than the paper's", f"{size} than the paper's", 4)
         if high - low <= max(2 * margin, abs(published)):
             return Verdict("agrees with the paper", "agrees with the paper", 4)
         return Verdict("supported", "supported, size open", 4)
-    if published is not None and (published > high if sign > 0 else published < low):
+    if published is not None and published > high:
         return Verdict("smaller than the paper's", "smaller than the paper's, possibly none", 5)
-    return Verdict("inconclusive", f"inconclusive: {seeds_to_decide(effect, margin, no_loss, sign)}", 6)
+    return Verdict("inconclusive", f"inconclusive: {seeds_to_decide(effect, margin, no_loss)}", 6)
 
 
-def seeds_to_decide(effect: Effect, margin: float, no_loss: bool = False, sign: int = 1) -> str:
+def seeds_to_decide(effect: Effect, margin: float, no_loss: bool = False) -> str:
     """Says how many seeds would end an inconclusive comparison if mean and spread stay as they are."""
     if effect.seeds < 2:
         return "one seed has no spread; 3 at least"
@@ -124,7 +119,7 @@ def seeds_to_decide(effect: Effect, margin: float, no_loss: bool = False, sign: 
         half, half90 = effect.half_width(0.05, seeds), effect.half_width(0.1, seeds)
         if abs(effect.mean) > half:
             return True
-        return sign * effect.mean - half90 > -margin if no_loss else abs(effect.mean) + half90 < margin
+        return effect.mean - half90 > -margin if no_loss else abs(effect.mean) + half90 < margin
 
     for seeds in range(effect.seeds + 1, MOST_SEARCHED + 1):
         if decided(seeds):

@@ -362,4 +362,8 @@ def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper
     if request.profile == "matched":
         from reproduction.compare.comparison import planned  # reads every record: only for this plan
 
-        print("\n".join(f"  {line}" for line in planned(paper)))
+        rows: dict[str, set[str]] = {}
+        for command in commands:
+            rows.setdefault(command.row, set()).update(re.findall(r"seed\d+", str(command.folder)))
+        seeds = {row: len(names) or 1 for row, names in rows.items()}
+        print("\n".join(f"  {line}" for line in planned(paper, seeds)))

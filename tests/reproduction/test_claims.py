@@ -87,6 +87,39 @@ def test_other_orders_of_the_test_images_are_never_paired(make, tmp_path):
     assert found.problems[0].startswith("class2str cifar10-matched, X-C1, seed 0:") and "json" in found.problems[0]
 
 
+def test_outcomes_of_another_length_are_never_paired_and_name_their_file(make, tmp_path):
+    right, names = [np.ones(1000, bool)] * 3, ("cifar10-matched", "cifar10-matched-plain")
+    for name, accuracy in zip(names, (0.9, 0.8), strict=True):
+        put(make, tmp_path, name, [accuracy] * 3, right)
+    [first, *_] = sorted(tmp_path.rglob("*matched/**/*.json"))
+    record = json.loads(first.read_text())
+    record["outcomes"]["acc"]["count"] = 999  # as many bytes
+    first.write_text(json.dumps(record))
+    results, found = check(tmp_path, paper_with(claim()))
+    assert results["X-C1", "cifar10-matched"].seeds == (1, 2)
+    [line] = found.problems
+    assert "of 1,000, " in line and "of 999)" in line and line.endswith(first.name)
+    record["outcomes"] = {}
+    first.write_text(json.dumps(record))
+    results, found = check(tmp_path, paper_with(claim()))
+    assert results["X-C1", "cifar10-matched"].missing.startswith("seeds only")
+    [line] = found.problems
+    assert "seed 0: no outcomes.acc of test images" in line
+
+
+def test_precisions_differ_between_seeds_but_not_inside_one(make, tmp_path):
+    for row, accuracy, fast in (("cifar10-matched", 0.9, (1, 2)), ("cifar10-matched-plain", 0.8, (2,))):
+        for seed in range(3):
+            values = {"acc": make.metric(accuracy + 0.01 * seed)}
+            precision = "bfloat16 autocast" if seed in fast else "float32"
+            make.put(tmp_path, make.record(values, row=row, seed=seed, precision=precision))
+    results, found = check(tmp_path, paper_with(claim()))
+    result = results["X-C1", "cifar10-matched"]
+    assert result.seeds == (0, 2) and result.on == "cifar10-matched (two precisions)"
+    [line] = found.problems
+    assert "seed 1: not paired, one computed in bfloat16 autocast and the other in float32" in line
+
+
 def test_outcomes_of_another_length_have_another_digest():
     assert (
         outcomes_of(np.ones(9, bool), np.zeros(9, int)).order != outcomes_of(np.ones(8, bool), np.zeros(8, int)).order

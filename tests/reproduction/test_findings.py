@@ -135,8 +135,12 @@ def test_no_number_with_decimals_is_typed():
     assert set(re.findall(r"\d+\.\d+", text)) <= {"0.1"}
 
 
-def test_the_plan_names_the_seeds_of_each_main_claim():
-    assert all("seeds" in line for line in planned("class2str"))
+def test_the_plan_names_the_seeds_of_each_main_claim_and_the_recorded_minutes():
+    assert all("seeds" in line for line in planned("class2str", {}))
+    once, twice = (planned("class2str", {"mnist5k-cpu": n, "no-such-row": 5})[0] for n in (1, 20))
+    assert re.fullmatch(r"about \d+ min on two cores for 1 of 2 rows \(recorded, float32\)", once)
+    minutes = [int(line.split()[1]) for line in (once, twice)]
+    assert 0 < minutes[1] and abs(minutes[1] - 20 * minutes[0]) <= 10
 
 
 @pytest.mark.parametrize(

@@ -29,16 +29,12 @@ def effect(mean: float, half: float, seeds: int = 5, images: int = 0) -> Effect:
         (-2.0, 0.3, {"no_loss": True}, 3, "contradicted"),
         (-0.4, 0.6, {"no_loss": True}, 6, "inconclusive: 9 seeds would decide"),
         (-2.0, 1.0, {}, 3, "contradicted"),
-        (2.0, 1.0, {"sign": -1}, 3, "contradicted"),
         (2.0, 1.0, {}, 4, "supported"),
-        (-2.0, 1.0, {"sign": -1}, 4, "supported"),
         (2.0, 0.4, {"published": 2.2}, 4, "agrees with the paper"),
         (2.0, 1.5, {"published": 2.2}, 4, "supported, size open"),
         (2.0, 0.4, {"published": 3.2}, 4, "smaller than the paper's"),
         (2.0, 0.4, {"published": 0.2}, 4, "larger than the paper's"),
-        (-2.0, 0.4, {"published": -3.2, "sign": -1}, 4, "smaller than the paper's"),
         (0.5, 0.8, {"published": 2.0}, 5, "smaller than the paper's, possibly none"),
-        (-0.5, 0.8, {"published": -2.0, "sign": -1}, 5, "smaller than the paper's, possibly none"),
         (0.5, 0.8, {"published": 1.0}, 6, "inconclusive: 9 seeds would decide"),
         (0.5, 0.8, {}, 6, "inconclusive: 9 seeds would decide"),
     ],
@@ -74,13 +70,6 @@ def test_a_control_that_was_not_run_decides_nothing():
 
 def test_a_control_is_not_asked_without_an_effect():
     assert judge(effect(0.0, 0.2), 0.5, control=Control("doubling", effect(0.0, 0.2))).word == "no effect"
-
-
-@given(st.floats(-3, 3), st.floats(0.05, 3), st.sampled_from([1, -1]), st.sampled_from([None, 1.0]))
-def test_the_mirrored_claim_has_the_same_verdict(mean, half, sign, published):
-    here = judge(effect(mean, half), 0.5, sign, published=published)
-    there = judge(effect(-mean, half), 0.5, -sign, published=None if published is None else -published)
-    assert (here.line, here.word) == (there.line, there.word)
 
 
 def test_seeds_that_would_decide():
