@@ -69,6 +69,11 @@ def _group(found: Collection, paper: str, base: str, variant: str) -> RowRuns | 
     return found.rows.get((paper, f"{base}-{variant}" if variant else base))
 
 
+def _runs(found: Collection, paper: str, base: str, side: Side) -> dict[int, SeedRun]:
+    group = _group(found, paper, base, side.variant)
+    return {run.seed: run for run in group.runs} if group is not None else {}
+
+
 def _value(run: SeedRun | None, side: Side, scale: float) -> float | None:
     if side.value is not None:
         return side.value
@@ -103,44 +108,48 @@ def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method
       method: the side that is claimed to be better.
       other: the side it is compared with; None for a fact.
     """
-    scale, zero = scale_of(unit), Side(value=0.0)
-    left, right = ({run.seed: run for run in group.runs} if group is not None else {} for group in (
-        _group(found, paper, base, method.variant), _group(found, paper, base, (other or zero).variant)))  # fmt: skip
-    other, seeds, values, baselines, rows = other or zero, [], [], [], []
+    scale, other = scale_of(unit), other or Side(value=0.0)
+    left, right = _runs(found, paper, base, method), _runs(found, paper, base, other)
+    seeds: list[int] = []
+    effects: list[float] = []
+    baselines: list[float] = []
+    by_image: list[np.ndarray] = []
     lacking: list[str] = []
-    order, missing = "", "" if other.metric else "seeds only: compared with a fixed value"
+    orders: set[str] = set()
     for seed in sorted(left.keys() & right.keys() if other.metric else left):
-        a, b = _value(left[seed], method, scale), _value(right.get(seed), other, scale)
-        if a is None or b is None:
+        value, baseline = _value(left[seed], method, scale), _value(right.get(seed), other, scale)
+        if value is None or baseline is None:
             continue
         bits = [_outcomes(left[seed], method), _outcomes(right.get(seed), other)]
-        orders = {f"{bit.order} of {bit.count:,}" for bit in bits if bit is not None}
-        computed = {left[seed].precision(method.metric)}
-        computed |= {right[seed].precision(other.metric)} if seed in right and other.metric else set()
-        if len(orders) > 1 or (order and orders and orders != {order}):
-            why = f"the order digests of the test images differ ({', '.join(sorted(orders | {order} - {''}))})"
-        elif len(computed) > 1:
-            why = f"one computed in {' and the other in '.join(sorted(computed))}"
-        else:
-            why = ""
-        where = f"{paper} {base}, {claim}, seed {seed}"
-        if why:
-            found.problems.append(f"{where}: not paired, {why}; see {shown(left[seed].last.path)}")
+        here = {f"{one.order} of {one.count:,}" for one in bits if one is not None}
+        computed = {run.precision(side.metric) for run, side in ((left[seed], method), (right.get(seed), other)) if run}
+        where, file = f"{paper} {base}, {claim}, seed {seed}", shown(left[seed].last.path)
+        if len(orders | here) > 1:
+            which = ", ".join(sorted(orders | here))
+            found.problems.append(
+                f"{where}: not paired, the order digests of the test images differ ({which}); see {file}"
+            )
             continue
-        order = order or next(iter(orders), "")
+        if len(computed - {""}) > 1:
+            which = " and the other in ".join(sorted(computed))
+            found.problems.append(f"{where}: not paired, one computed in {which}; see {file}")
+            continue
+        orders |= here
         seeds.append(seed)
-        values.append(a - b)
-        baselines.append(b)
+        effects.append(value - baseline)
+        baselines.append(baseline)
         if bits[0] is not None and bits[1] is not None:
-            rows.append(bits[0].bits().astype(np.int8) - bits[1].bits())
+            by_image.append(bits[0].bits().astype(np.int8) - bits[1].bits())
         elif other.metric:
-            missing = missing or "seeds only: no outcomes of test images in the records"
-            lacking.append(f"{where}: no outcomes.{method.metric} of test images; see {shown(left[seed].last.path)}")
+            lacking.append(f"{where}: no outcomes.{method.metric} of test images; see {file}")
     if not seeds:
-        return Pairs((), None, None, missing)
-    found.problems += lacking if rows else []  # some seeds have them
-    effect = effect_of(values, np.stack(rows) if len(rows) == len(seeds) else None, scale)
-    return Pairs(tuple(seeds), effect, statistics.fmean(baselines), missing if effect.image_variance is None else "")
+        return Pairs((), None, None, "")
+    found.problems += lacking if by_image else []  # some seeds have them
+    effect = effect_of(effects, np.stack(by_image) if len(by_image) == len(seeds) else None, scale)
+    why = "no outcomes of test images in the records" if other.metric else "compared with a fixed value"
+    return Pairs(
+        tuple(seeds), effect, statistics.fmean(baselines), f"seeds only: {why}" if effect.image_variance is None else ""
+    )
 
 
 def _gate(paper: Paper, found: Collection, base: str) -> str:
@@ -187,6 +196,18 @@ def _degenerate(paper: Paper, found: Collection, groups: Sequence[RowRuns], base
                 if ratio is not None and ratio < rule.least:
                     return f"degenerate: {rule.text} ({ratio:.2f}, needs {rule.least:g})"
     return ""
+
+
+def _flags_differ(groups: Sequence[RowRuns], seeds: Sequence[int]) -> str:
+    """Which flags differ between the seeds of a row; "" if none do."""
+    by_row = (different_flags([run for run in group.runs if run.seed in seeds]) for group in groups)
+    return next(filter(None, by_row), "")
+
+
+def _not_judged(claim: Claim, paper: Paper, found: Collection, groups: Sequence[RowRuns], base: str) -> str:
+    """Why a row decides nothing about a claim: a degenerate run, a baseline below its gate; "" if it does."""
+    gated = claim.group in ("main", "finding")
+    return _degenerate(paper, found, groups, base) or (_gate(paper, found, base) if gated else "")
 
 
 def _ratio(number: float | None, divisor: float | None) -> float | None:
@@ -284,18 +305,12 @@ def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Res
     published, published_baseline = _published(claim, paper, base)
     if claim.group == "fact":
         verdict = Verdict("fact", "", 0)
+    elif reason := _flags_differ(groups, pairs.seeds) or no_value or _not_judged(claim, paper, found, groups, base):
+        verdict = Verdict("not testable", f"not testable: {reason}", 1)
     else:
-        paired = ([run for run in group.runs if run.seed in pairs.seeds] for group in groups)
-        reason = next(filter(None, map(different_flags, paired)), "") or no_value
-        reason = reason or _degenerate(paper, found, groups, base)
-        if claim.group in ("main", "finding"):
-            reason = reason or _gate(paper, found, base)
-        if reason:
-            verdict = Verdict("not testable", f"not testable: {reason}", 1)
-        else:
-            assert claim.margin is not None and pairs.effect is not None
-            against = Control(claim.control.name, control) if claim.control else None
-            verdict = judge(pairs.effect, claim.margin, claim.no_loss, against, published)
+        assert claim.margin is not None and pairs.effect is not None
+        against = Control(claim.control.name, control) if claim.control else None
+        verdict = judge(pairs.effect, claim.margin, claim.no_loss, against, published)
     notes = [note for group in groups for note in group.caveat.split(", ") if note]
     notes += ["two precisions"] if any(len({run.precisions() for run in group.runs}) > 1 for group in groups) else []
     remark = f" ({', '.join(dict.fromkeys(notes))})" if notes else ""
