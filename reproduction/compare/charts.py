@@ -247,4 +247,4 @@ def markdown_charts(paper: str, folder: Path = FOLDER) -> str:
     """Returns the charts of a paper as images for docs/papers, one below the other."""
     names = [path.stem for path in sorted(folder.glob(f"{paper}-*.png"))]
     images = "\n\n".join(f"![{name}](../images/charts/{name}.png)" for name in names)
-    return images or "No row of the matched profile yet."
+    return images or "No row of the matched profile has two seeds yet."

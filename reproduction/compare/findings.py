@@ -150,19 +150,19 @@ class Answers:
         return f"[`{row}`](papers/{paper}.md#row-{row})"
 
     def summary(self, claim: str, words: str, else_claim: str, else_row: str, else_words: str) -> str:
-        """Returns what was found about a paper's first claim, or, while it has no run, what a small run showed.
+        """Returns what was found about a paper's first claim, or, while it has no two seeds, what a small run showed.
 
         Args:
           claim: main claim; its row is the one of the first table.
           words: what its effect compares.
-          else_claim: claim to quote without such a run.
+          else_claim: claim to quote without such runs.
           else_row: row of the quoted effect.
           else_words: words before the quoted effect.
         """
         for result in (result for results in self.main.values() for result in results if result.claim.id == claim):
-            if result.effect is not None:
+            if result.effect is not None and result.effect.seeds > 1:
                 text, seeds = interval_text(result.effect, result.claim.unit), result.effect.seeds
-                return f"{words} {text}, {seeds} seed{'s' * (seeds > 1)}: {result.verdict.word}{_unadjusted(result)}"
+                return f"{words} {text}, {seeds} seeds: {result.verdict.word}{_unadjusted(result)}"
         return f"{else_words} {self.effect(else_claim, else_row)} ({else_row})"
 
     def state(self, paper: str) -> str:

@@ -81,18 +81,20 @@ def test_strings_that_two_seeds_share_are_counted_pair_by_pair(committed, tmp_pa
         runs.pop()
 
 
-@pytest.mark.parametrize(("by_seed", "judged", "words"), [((1.0,), 0, "1 seed: "), ((1.0, 1.5), 1, "2 seeds: ")])
-def test_one_seed_is_shown_but_counts_as_no_verdict(committed, by_seed, judged, words):
+@pytest.mark.parametrize(("by_seed", "judged", "words"), [((1.0,), 0, "small: "), ((1.0, 1.5), 1, "2 seeds: ")])
+def test_one_seed_counts_as_no_verdict_and_a_small_run_is_quoted(committed, by_seed, judged, words):
     [one] = [comparison for comparison in committed[0] if comparison.paper.paper.id == "finegrained"]
     verdict = Verdict("inconclusive", "inconclusive", 6)
-    first = [r.claim.id for r in one.claims].index("FGL-C1")
-    changed = list(one.claims)
-    changed[first] = dataclasses.replace(
-        changed[first], effect=Effect(by_seed), verdict=verdict, row="cifar100-matched"
-    )
+    row = "cifar100-q90-matched"
+    changed = [
+        dataclasses.replace(result, effect=Effect(by_seed), verdict=verdict)
+        if (result.claim.id, result.row) == ("FGL-C1", row)
+        else result
+        for result in one.claims
+    ]
     answers = Answers([dataclasses.replace(one, claims=changed)], committed[1])
     assert answers.state("finegrained").startswith(f"{judged} of ")
-    assert words in answers.summary("FGL-C1", "with - without", "none", "none", "")
+    assert words in answers.summary("FGL-C1", "with - without", "FGL-C1-random", "cifar10-cpu", "small:")
 
 
 @pytest.mark.parametrize("everything", [False, True])
