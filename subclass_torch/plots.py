@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from reproduction.runtime.figures import new_figure, save_figure
+from reproduction.runtime.figures import LABELLED, RED, draw_confusions, new_figure, save_figure
 
-_RED, _GREY = "#c0392b", "#9aa5b1"
-_LABELLED = 20  # more classes than this are not written along an axis
+_GREY = "#9aa5b1"
 
 
 def neglection(path: Path, degrees: Sequence[Sequence[float]], neglected: Sequence[int], names: Sequence[str]) -> None:
@@ -25,9 +24,9 @@ def neglection(path: Path, degrees: Sequence[Sequence[float]], neglected: Sequen
     for rank, label in enumerate(neglected):
         style = ("-", "--", ":", "-.")[rank % 4]
         lines += axis.plot(
-            epochs, values[:, label], style, color=_RED, linewidth=2, marker="o", markersize=3, label=names[label]
+            epochs, values[:, label], style, color=RED, linewidth=2, marker="o", markersize=3, label=names[label]
         )
-    if 0 < len(neglected) <= _LABELLED:
+    if 0 < len(neglected) <= LABELLED:
         # without handles, a name that begins with _ is left out
         axis.legend(handles=lines, title="neglected", fontsize=8)
     axis.set(xlabel="epoch of stage 1", ylabel="neglection degree (1 = no cancellation)")
@@ -42,8 +41,8 @@ def ranking(
     figure, ((axis,),) = new_figure(7, 4)
     for at, label in enumerate(order):
         values = [theta[label] for theta in thetas]
-        axis.plot([at] * len(values), values, ".", color=_RED if label in neglected else _GREY)
-    if len(names) <= _LABELLED:
+        axis.plot([at] * len(values), values, ".", color=RED if label in neglected else _GREY)
+    if len(names) <= LABELLED:
         axis.set_xticks(range(len(order)), [names[label] for label in order], rotation=60, ha="right", fontsize=8)
     axis.set(ylabel="neglection degree (1 = no cancellation)", title="Neglection degree, one point a run")
     save_figure(figure, path)
@@ -53,25 +52,14 @@ def confusions(
     path: Path, matrices: Sequence[tuple[str, np.ndarray]], neglected: Sequence[int], names: Sequence[str]
 ) -> None:
     """Confusion matrices side by side, rows as shares of the true class, diagonal left out; neglected in red."""
-    classes = len(names)
-    figure, (axes,) = new_figure(5.2 * len(matrices), 4.8, columns=len(matrices))
-    shares = []
-    for _, matrix in matrices:
-        share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-        shares.append(np.where(np.eye(classes, dtype=bool), np.nan, 100 * share))
-    top = max((float(np.nanmax(share)) for share in shares if classes > 1), default=1.0) or 1.0
-    for axis, share, (title, matrix) in zip(axes, shares, matrices, strict=True):
-        image = axis.imshow(share, cmap="cividis", vmin=0, vmax=top)
-        axis.set_title(f"{title}: CCR {100 * np.trace(matrix) / matrix.sum():.2f} %")
-        axis.set(xlabel="decided", ylabel="true class")
-        if classes <= _LABELLED:
-            axis.set_xticks(range(classes), names, rotation=60, ha="right", fontsize=8)
-            axis.set_yticks(range(classes), names, fontsize=8)
-            for label in neglected:
-                axis.get_yticklabels()[label].set_color(_RED)
-                axis.get_xticklabels()[label].set_color(_RED)
-    figure.colorbar(image, ax=list(axes), label="% of the true class (errors only)", shrink=0.8)
-    save_figure(figure, path)
+    panels = [
+        (
+            f"{title}: CCR {100 * np.trace(matrix) / matrix.sum():.2f} %",
+            100 * (matrix / np.maximum(matrix.sum(1, keepdims=True), 1)),
+        )
+        for title, matrix in matrices
+    ]
+    draw_confusions(path, panels, names, neglected)
 
 
 def gains(
@@ -81,7 +69,7 @@ def gains(
     points = 100 * (np.asarray(after, float) - np.asarray(before, float))
     order = np.argsort(points)
     figure, ((axis,),) = new_figure(6, max(3.0, min(0.28 * len(names), 14) + 0.8))
-    colours = [_RED if label in neglected else _GREY for label in order]
+    colours = [RED if label in neglected else _GREY for label in order]
     axis.barh(np.arange(len(order)), points[order], color=colours)
     axis.axvline(0, color="black", linewidth=0.8)
     if len(names) <= 60:

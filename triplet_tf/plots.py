@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reproduction.runtime.figures import new_figure, save_figure
+from reproduction.runtime.figures import draw_confusions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 QUERIES = 10
 TILE, GAP, FRAME = 96, 6, 4  # pixels
 GREEN, RED, BLACK = (39, 134, 78), (192, 57, 43), (40, 40, 40)
-LABELLED = 20  # more classes than this are not written along an axis
 
 
 def queries(labels: np.ndarray, count: int = QUERIES) -> np.ndarray:
@@ -89,13 +88,4 @@ def confusion(path: Path, matrix: np.ndarray, names: Sequence[str], accuracy: fl
       accuracy: for the title, in [0, 1].
     """
     share = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    share = np.where(np.eye(len(names), dtype=bool), np.nan, share)
-    figure, axes = new_figure(5.6, 4.8)
-    axis = axes[0, 0]
-    image = axis.imshow(share, cmap="cividis", vmin=0, vmax=max(float(np.nanmax(share)), 1e-9))
-    axis.set(xlabel="decided", ylabel="true class", title=f"accuracy {100 * accuracy:.2f} %")
-    if len(names) <= LABELLED:
-        axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-        axis.set_yticks(range(len(names)), names, fontsize=8)
-    figure.colorbar(image, ax=axis, label="% of the true class (errors only)", shrink=0.8)
-    save_figure(figure, path)
+    draw_confusions(path, [(f"accuracy {100 * accuracy:.2f} %", share)], names, width=5.6, smallest_limit=1e-9)

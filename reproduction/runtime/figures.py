@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from reproduction.runtime.run_folder import write_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
+
+LABELLED = 20  # more classes than this are not written along an axis
+RED = "#c0392b"
 
 
 def new_figure(
@@ -78,3 +83,37 @@ def save_figure(figure: Figure, path: Path, dpi: float = 110, **options: Any) ->
     data = png_of(figure, dpi, **options)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, data)
+
+
+def draw_confusions(
+    path: Path,
+    panels: Sequence[tuple[str, np.ndarray]],
+    names: Sequence[str],
+    marked: Sequence[int] = (),
+    width: float = 5.2,
+    smallest_limit: float = 1.0,
+) -> None:
+    """Draws confusion matrices side by side on one scale, the diagonal left out so that the errors can be seen.
+
+    Args:
+      path: PNG file.
+      panels: title and matrix of each, float [C, C], rows are true classes, in percent of the true class.
+      names: of the classes.
+      marked: classes whose names are red.
+      width: of a panel, inches.
+      smallest_limit: end of the scale, in percent, if there is no error at all.
+    """
+    figure, (axes,) = new_figure(width * len(panels), 4.8, columns=len(panels))
+    diagonal = np.eye(len(names), dtype=bool)
+    limit = max(float(np.max(share, initial=0, where=~diagonal)) for _, share in panels) or smallest_limit
+    for axis, (title, share) in zip(axes, panels, strict=True):
+        image = axis.imshow(np.where(diagonal, np.nan, share), cmap="cividis", vmin=0, vmax=limit)
+        axis.set(xlabel="decided", ylabel="true class", title=title)
+        if len(names) <= LABELLED:
+            axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+            axis.set_yticks(range(len(names)), names, fontsize=8)
+            for label in marked:
+                axis.get_yticklabels()[label].set_color(RED)
+                axis.get_xticklabels()[label].set_color(RED)
+    figure.colorbar(image, ax=list(axes), label="% of the true class (errors only)", shrink=0.8)
+    save_figure(figure, path)
