@@ -20,7 +20,7 @@ OURS, POSTER, SHARED = "#2166ac", "#b2182b", "#b2182b"
 MOST_LEAVES = 160  # a larger tree is drawn down to the depth that has no more nodes than this
 DPI = 130
 # what the poster calls the data sets whose curve it shows
-POSTER_ROWS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet 1K"}
+POSTER_ROWS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
 def draw_tree(
@@ -199,21 +199,15 @@ def _legend(figure: Figure, coarse_names: Sequence[str]) -> None:
     )  # fmt: skip
 
 
-def draw_prefix_curve(
-    accuracy: Sequence[float] | np.ndarray,
-    path: Path,
-    dataset: str = "",
-    poster: Sequence[float] | None = None,
-) -> None:
+def draw_prefix_curve(accuracy: Sequence[float] | np.ndarray, path: Path, dataset: str = "") -> None:
     """Draws the accuracy after the first i bits: ours, and the authors' if the poster shows one.
 
     Args:
       accuracy: [L] in [0, 1], share of test images.
       path: PNG to write.
       dataset: name for the title; selects the poster's curve in reproduction/tables/class2str.toml.
-      poster: a curve in [0, 1] to draw instead.
     """
-    reference = np.asarray(poster_curve(dataset) if poster is None else poster, float)
+    reference = 100 * np.asarray(poster_curve(dataset), float)
     ours = 100 * np.asarray(accuracy, float)
     from matplotlib.figure import Figure
 
@@ -221,11 +215,11 @@ def draw_prefix_curve(
     axes = figure.add_axes((0.11, 0.13, 0.86, 0.72))
     _line(axes, ours, OURS, "ours", "o", above=True)
     if len(reference):
-        _line(axes, 100 * reference, POSTER, "authors' poster (read off its figure)", "s", above=False)
+        _line(axes, reference, POSTER, "authors' poster (read off its figure)", "s", above=False)
     bits = max(len(ours), len(reference))
     axes.set_xticks(range(1, bits + 1))
     axes.set_xlim(0.7, bits + 0.5)
-    low = min(ours.min(), 100 * reference.min() if len(reference) else 100.0)
+    low = min(*ours, *reference, 100.0)
     span = max(100.0 - low, 2.0)
     axes.set_ylim(max(low - 0.16 * span, -4.0 if low < 5 else 0.0), 100.0 + 0.10 * span)
     axes.set_xlabel("bits of the class string, from the root of the tree", color=INK)
@@ -254,6 +248,5 @@ def poster_curve(dataset: str) -> list[float]:
     """Returns the poster's accuracy after each bit, in [0, 1], from the paper's table; empty if it shows none."""
     from reproduction.compare.tables import paper_of
 
-    name = POSTER_ROWS.get(dataset)
-    numbers = [n for n in paper_of("class2str").numbers() if n.table == "bits" and n.row == name]
+    numbers = [n for n in paper_of("class2str").numbers() if (n.table, n.row) == ("bits", POSTER_ROWS.get(dataset))]
     return [n.value / 100 for n in numbers if n.value is not None]
