@@ -22,10 +22,11 @@ from reproduction.runtime.figures import new_figure, save_figure
 from reproduction.runtime.run_folder import REPO_ROOT
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FOLDER = REPO_ROOT / "docs" / "images" / "charts"
-RED, GREY, BLUE = "#c0392b", "#7f8c99", "#2c6fad"
+RED, GREY, BLUE, BAND = "#c0392b", "#7f8c99", "#2c6fad", "#eceff1"
 GAINS = {  # variant of the subclass method -> title of its panel
     "": "subclasses",
     "doubled": "doubled, not split",
@@ -48,18 +49,34 @@ def effects(results: Sequence[Result]) -> Figure | None:
     rows = [(result.claim, result.effect) for result in results if result.claim.unit == "points" and _known(result)]
     if not rows:
         return None
-    figure, ((axis,),) = new_figure(9, 0.9 + 0.45 * len(rows))
-    for at, (claim, effect) in enumerate(rows):
-        assert effect is not None and claim.margin is not None
-        low, high = effect.interval()
-        axis.barh(at, 2 * claim.margin, left=-claim.margin, height=0.8, color="#eceff1")
-        colour = RED if claim.group == "main" else BLUE
-        axis.errorbar(effect.mean, at, xerr=(high - low) / 2, fmt="o", color=colour, capsize=3, markersize=5)
-    axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(rows)), [textwrap.fill(claim.text, 60) for claim, _ in rows], fontsize=8)
-    axis.invert_yaxis()
+    colours = [RED if claim.group == "main" else BLUE for claim, _ in rows]
+    labels = [textwrap.fill(claim.text, 60) for claim, _ in rows]
+    figure, axis = _intervals([effect for _, effect in rows if effect is not None], colours, labels, 0.9)
+    for at, (claim, _) in enumerate(rows):
+        assert claim.margin is not None
+        axis.barh(at, 2 * claim.margin, left=-claim.margin, height=0.8, color=BAND)
     axis.set(xlabel="points, with 95 % interval; grey: too small to matter", title=results[0].row)
     return figure
+
+
+def _intervals(
+    drawn: Sequence[Effect], colours: Sequence[str], labels: Sequence[str], frame: float
+) -> tuple[Figure, Axes]:
+    """Draws effects in points with their 95 % intervals, one line each, the first on top.
+
+    Args:
+      drawn: the effects, each of two seeds or more.
+      colours: of the effects.
+      labels: of the lines.
+      frame: height of what surrounds the lines, inches.
+    """
+    figure, ((axis,),) = new_figure(9, frame + 0.45 * len(drawn))
+    for at, (effect, colour) in enumerate(zip(drawn, colours, strict=True)):
+        axis.errorbar(effect.mean, at, xerr=effect.half_width(), fmt="o", color=colour, capsize=3, markersize=5)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(drawn)), labels, fontsize=8)
+    axis.invert_yaxis()
+    return figure, axis
 
 
 def _known(result: Result) -> bool:
@@ -199,18 +216,13 @@ def against_longer(comparison: Comparison, found: Collection, row: str) -> Figur
         if effect is not None and effect.seeds > 1:
             title = titles.get(name, "").partition(", ")[2] or side.variant or "base"
             colour = RED if side.variant in ("ft", "ft-deep", "mh09") else BLUE
-            drawn.append((colour, f"{title} ({effect.seeds} seeds)", effect))
+            drawn.append((effect, colour, textwrap.fill(f"{title} ({effect.seeds} seeds)", 50)))
     if not drawn:
         return None
-    figure, ((axis,),) = new_figure(9, 1.1 + 0.45 * len(drawn))
+    figure, axis = _intervals(*zip(*drawn, strict=True), frame=1.1)
     (margin,) = (claim.margin for claim in comparison.paper.claim if claim.id == "FGL-C1-budget")
     assert margin is not None
-    axis.axvspan(-margin, margin, color="#eceff1")
-    for at, (colour, _, effect) in enumerate(drawn):
-        axis.errorbar(effect.mean, at, xerr=effect.half_width(), fmt="o", color=colour, capsize=3, markersize=5)
-    axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(drawn)), [textwrap.fill(title, 50) for _, title, _ in drawn], fontsize=8)
-    axis.invert_yaxis()
+    axis.axvspan(-margin, margin, color=BAND)
     axis.set(xlabel="points over the coarse network trained on as long, with 95 % interval; grey: too small to matter")
     axis.set_title(f"{row}, test accuracy of the last epoch; red: pseudo-labels of the method", fontsize=10)
     return figure
