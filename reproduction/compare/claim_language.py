@@ -8,7 +8,6 @@ from typing import Any, Literal
 import pydantic
 
 Unit = Literal["percent", "points", "parameters", "seconds", "count", "ratio", "degree", "correlation", "text"]
-Selection = Literal["last", "best_on_val", "best_on_test"]
 Group = Literal["main", "finding", "check", "fact"]
 
 
@@ -23,7 +22,6 @@ class Side(Strict):
 
     metric: str = ""
     variant: str = ""
-    selection: Selection = "last"
     value: float | None = None  # in the claim's unit, instead of a metric
     may_lack: bool = False  # the metric need not have a value; older records then leave it out instead of writing null
 
@@ -46,7 +44,6 @@ class Gate(Strict):
     rows: tuple[str, ...]
     metric: str
     variant: str = ""
-    selection: Selection = "last"
     least: float
 
 

@@ -77,13 +77,13 @@ def _runs(found: Collection, paper: str, base: str, side: Side) -> dict[int, See
 def _value(run: SeedRun | None, side: Side, scale: float) -> float | None:
     if side.value is not None:
         return side.value
-    number = run.number(side.metric, side.selection) if run is not None else None
+    number = run.number(side.metric, "last") if run is not None else None
     return None if number is None else scale * number
 
 
 def _outcomes(run: SeedRun | None, side: Side) -> Outcomes | None:
     """Outcomes belong to the last epoch's network."""
-    return run.outcomes(side.metric) if run is not None and side.metric and side.selection == "last" else None
+    return run.outcomes(side.metric) if run is not None and side.metric else None
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _gate(paper: Paper, found: Collection, base: str) -> str:
     if gate is None:
         return "no minimum accuracy is set for this data set"
     group = _group(found, paper.paper.id, base, gate.variant)
-    numbers = [run.number(gate.metric, gate.selection) for run in group.runs] if group is not None else []
+    numbers = [run.number(gate.metric, "last") for run in group.runs] if group is not None else []
     known = [100 * number for number in numbers if number is not None]
     if not known:
         return f"{gate.metric} of the baseline was not run, needs {gate.least:g}"
@@ -177,8 +177,8 @@ def _no_value(found: Collection, paper: str, base: str, sides: Sequence[Side]) -
         count = 0
         for run in group.runs if group is not None else ():
             named = any(side.metric in entry.record.metrics for entry in run.entries)
-            left_out = side.may_lack and any(run.number(other.metric, other.selection) is not None for other in others)
-            count += (named or left_out) and run.number(side.metric, side.selection) is None
+            left_out = side.may_lack and any(run.number(other.metric, "last") is not None for other in others)
+            count += (named or left_out) and run.number(side.metric, "last") is None
         if group is not None and count:
             return f"{side.metric} has no value in {count} of {len(group.runs)} seed{'s' * (len(group.runs) > 1)}"
     return ""

@@ -323,7 +323,7 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
                 "", "", "", line.verdict.text, line.command,
             ])  # fmt: skip
         for result in comparison.claims:
-            selection = result.claim.method.selection if result.claim.method is not None else ""
+            selection = "last" if result.claim.method is not None else ""
             effect = result.effect
             low, high = effect.interval() if effect is not None and effect.seeds > 1 else (None, None)
             writer.writerow([

@@ -128,16 +128,16 @@ def image_by_image(paper: Paper, found: Collection) -> Extra | None:
 
 
 def _entries(
-    value: Any, path: Sequence[str], key: str, labels: tuple[str, ...]
+    value: Any, path: Sequence[str], labels: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     """The objects at the end of a path below a record's details, each with the labels on the way to it."""
     if path:
         steps = value if path[0] == "*" else [path[0]]
         for step in steps if isinstance(value, dict) else ():
             if step in value:
-                yield from _entries(value[step], path[1:], key, (*labels, step) if path[0] == "*" else labels)
+                yield from _entries(value[step], path[1:], (*labels, step) if path[0] == "*" else labels)
     elif isinstance(value, list):
-        yield from (((*labels, str(item.get(key, ""))), item) for item in value if isinstance(item, dict))
+        yield from (((*labels, str(item.get("class", ""))), item) for item in value if isinstance(item, dict))
     elif isinstance(value, dict):
         yield labels, value
 
@@ -169,7 +169,7 @@ def detail_table(table: DetailTable, groups: Sequence[RowRuns], names: Mapping[s
             details = {name: _detail_or_metric(run, name) for name in ([top] if top else keys)}
             class_names = class_names or run.detail("class_names")
             path = table.path.split("/") if table.path else []
-            for labels, entry in _entries(details, path, table.key, ()):
+            for labels, entry in _entries(details, path, ()):
                 lines.setdefault(labels, []).append(entry)
         for labels, entries in lines.items():
             cells = [over_seeds([entry.get(c.key) for entry in entries], c.form, c.scale) for c in table.columns]

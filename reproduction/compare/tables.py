@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 import pydantic
 
-from reproduction.compare.claim_language import Claim, Gate, Health, Selection, Strict, Unit
+from reproduction.compare.claim_language import Claim, Gate, Health, Strict, Unit
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
 
 TABLES = REPO_ROOT / "reproduction" / "tables"
 Evidence = Literal["verified", "recalled"]
+Selection = Literal["last", "best_on_val", "best_on_test"]
 ABSENT = "-"  # a cell of a published table that holds nothing (TOML has no null)
 
 
@@ -73,14 +74,11 @@ class Column(Answered):
 
 
 class PublishedRow(Strict):
-    """A row of a published table; fields that are None have the table's value."""
+    """A row of a published table."""
 
     name: str
     values: tuple[float | int | str, ...]
     samples: int | None = None  # images of the test split, for the binomial error
-    evidence: Evidence | None = None
-    selected: str | None = None
-    where: str | None = None
     note: str = ""
 
 
@@ -115,7 +113,6 @@ class OurRow(Strict):
     needs: str = ""  # why it has not been run here: hardware, hours, data
     short: str = ""  # what of the paper's schedule was cut; the verdict is then never more than indicative
     quantity: str = ""  # what its main number is called if the column alone does not say of which network
-    note: str = ""
 
 
 class Shown(Strict):
@@ -142,8 +139,7 @@ class DetailTable(Strict):
 
     title: str
     path: str = ""  # keys below `details`, with "/" between; "*" is each key; empty: one line a row, metrics too
-    key: str = "class"  # names the line where the path ends at a list
-    labels: tuple[str, ...] = ()  # column names of what "*" and `key` stand for
+    labels: tuple[str, ...] = ()  # column names of what "*" stands for, and of `class` if the path ends at a list
     columns: tuple[DetailColumn, ...]
     note: str = ""
 
@@ -257,9 +253,9 @@ def _numbers_of(table: PublishedTable) -> Iterator[Number]:
                 printed=str(raw),
                 resolution=resolution,
                 split=table.split,
-                where=f"{row.where or table.where}, row {row.name}, column {column.name}",
-                selected=row.selected or table.selected,
-                evidence=row.evidence or table.evidence,
+                where=f"{table.where}, row {row.name}, column {column.name}",
+                selected=table.selected,
+                evidence=table.evidence,
                 samples=row.samples,
                 headline=table.headline,
                 **column.model_dump(exclude={"name", "note"}),
