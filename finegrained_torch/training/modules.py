@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,9 +35,6 @@ from torch import Tensor, nn  # noqa: E402
 
 from finegrained_torch.data.images import Batch, Items, draw_shifts, normalize, shifted  # noqa: E402
 from finegrained_torch.networks import resnet  # noqa: E402
-
-if TYPE_CHECKING:
-    from finegrained_torch.method.uncertainty import Uncertainty
 
 __all__ = ["Callback", "Checkpoint", "LightningModule", "Trainer", "seed_everything"]
 
@@ -170,7 +167,7 @@ class LitResnet(Module):
 
     Args:
       learning_rate: start of the schedule. num_classes: outputs. pretrained: True for the ImageNet weights in
-        data/weights, or a state dict. unc: forward gives probabilities, else their logarithms.
+        data/weights, or a state dict.
       mode: "sup" learns the coarse label of a batch (image, fine, coarse), "sub" the fine one. batch_size: kept.
       network: one of resnet.NETWORKS. optimization, mean, std: see `Module`.
       other_classes: outputs for the other kind of label in the same layer (fine ones stand first); network legacy only.
@@ -179,22 +176,21 @@ class LitResnet(Module):
 
     def __init__(
         self, learning_rate: float = 0.1, num_classes: int = 10, pretrained: bool | Mapping[str, Tensor] = False,
-        unc: bool = False, mode: str = "sup", batch_size: int = 200, *, network: str = "resnet18",
+        mode: str = "sup", batch_size: int = 200, *, network: str = "resnet18",
         optimization: Optimization = RELEASED, mean: Any = (0.0,) * 3, std: Any = (1.0,) * 3, other_classes: int = 0,
     ):  # fmt: skip
         if mode not in ("sup", "sub"):
             raise ValueError(f"mode {mode!r}: sup or sub")
         super().__init__(learning_rate, optimization, mean, std)
-        self.unc, self.mode, self.batch_size, self.n_aug = unc, mode, batch_size, 5
+        self.mode, self.batch_size = mode, batch_size
         # DEVIATION FGL-D22: no labels are moved by hand and nothing is printed; Lightning places the batch
         place = {"before" if mode == "sup" else "after": other_classes}
         self.network = resnet.build(network, num_classes, _state(pretrained), **place)
         self.activations: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> log-probabilities [B, outputs], probabilities where `unc`."""
-        logits = self.network(self.prepare(images)).float()
-        return F.softmax(logits, 1) if self.unc else F.log_softmax(logits, 1)
+        """[B, 3, H, W] -> log-probabilities [B, outputs]."""
+        return F.log_softmax(self.network(self.prepare(images)).float(), 1)
 
     def _step(self, batch: Batch, split: str) -> Tensor:
         images, fine, coarse = batch
@@ -211,19 +207,6 @@ class LitResnet(Module):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "val")
-
-    def unc_configuration(self, n_aug: int = 5, threshold: float = 80) -> None:
-        """Makes forward give probabilities and sets the views of `uncertain`; the threshold is unused, as released."""
-        self.unc, self.n_aug = True, n_aug
-
-    def uncertain(self, images: Tensor, labels: np.ndarray, seed: int = 42, **options: Any) -> Uncertainty:
-        """Uncertainty of images, see `uncertainty.uncertainty`; on this module's device."""
-        from finegrained_torch.method.uncertainty import uncertainty
-
-        network = resnet.inference_copy(self.network)
-        return uncertainty(
-            network, images, labels, self.n_aug, seed, prepare=lambda x: self.prepare(x.to(self.device)), **options
-        )
 
     def set_activations(self) -> None:
         """Keeps the output of `avgpool` of every forward pass in `activations`, float [B, F]."""

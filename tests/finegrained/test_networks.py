@@ -195,7 +195,7 @@ def test_freeze_goes_by_module_type():
 
 def test_released_constructor_defaults():
     module = LitResnet()
-    assert module.network.fc.out_features == 10 and module.learning_rate == 0.1 and not module.unc
+    assert module.network.fc.out_features == 10 and module.learning_rate == 0.1
     assert module.mode == "sup" and module.batch_size == 200
     module.fine_tuning(dim_out=4, dim_sub=10, deep_layer=True)
     assert module.network.fc[2].out_features == 4
