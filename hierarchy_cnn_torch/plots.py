@@ -14,6 +14,7 @@ from hierarchy_cnn_torch.method import seriation, similarity, trees
 from hierarchy_cnn_torch.method.responses import class_correlation
 from hierarchy_cnn_torch.method.selectivity import column_order
 from hierarchy_cnn_torch.report.measure import npz
+from reproduction.runtime.arrays import confusion_counts
 from reproduction.runtime.figures import new_figure, save_figure
 
 # Okabe-Ito colours and a line style each: readable without colour vision
@@ -49,7 +50,7 @@ def orders_of(seed: Mapping[str, Any], folder: Path) -> tuple[list[np.ndarray], 
 def f1_confusion(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
     """Confusion matrix in class-id order and in tree order, log colour, no diagonal."""
     saved = npz(folder / "A0" / "predictions.npz")
-    counts = similarity.confusion_matrix(saved["test_labels"], saved["test_logits"].argmax(1), len(seed["names"]))
+    counts = confusion_counts(saved["test_labels"], saved["test_logits"].argmax(1), len(seed["names"]))
     np.fill_diagonal(counts, 0)
     levels, order = orders_of(seed, folder)
     figure, axes = new_figure(11, 5.4, 1, 2)

@@ -13,26 +13,6 @@ from hierarchy_cnn_torch.method.trees import check_levels
 MOST_IMAGES = 2**53  # whole numbers up to here are exact in float64, in which matrices and the viewer's page add up
 
 
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts pairs of actual and predicted class.
-
-    Args:
-      labels: int [N] in [0, num_classes).
-      predictions: int [N] in [0, num_classes).
-      num_classes: K.
-    Returns:
-      int64 [num_classes, num_classes], rows actual.
-    Raises:
-      ValueError: a label is out of range.
-    """
-    labels, predictions = np.asarray(labels, np.int64), np.asarray(predictions, np.int64)
-    for values in (labels, predictions):
-        if len(values) and not 0 <= values.min() <= values.max() < num_classes:
-            raise ValueError(f"labels must lie in [0, {num_classes})")
-    flat = np.bincount(labels * num_classes + predictions, minlength=num_classes * num_classes)
-    return flat.reshape(num_classes, num_classes).astype(np.int64)
-
-
 def check_confusion(counts: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:
     """Checks a confusion matrix that came from outside.
 

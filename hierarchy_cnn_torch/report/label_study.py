@@ -10,8 +10,8 @@ import torch
 
 from hierarchy_cnn_torch.data.images import Data
 from hierarchy_cnn_torch.data.tree_files import leaf_names, load_tree
-from hierarchy_cnn_torch.method import label_quality, similarity, trees
-from reproduction.runtime.arrays import read_npz
+from hierarchy_cnn_torch.method import label_quality, trees
+from reproduction.runtime.arrays import confusion_counts, read_npz
 from reproduction.runtime.run_folder import read_json
 from reproduction.runtime.torch_runtime import generator
 
@@ -36,9 +36,7 @@ def study_labels(folder: Path, data: Data) -> dict[str, Any]:
     scores = label_quality.label_scores(probabilities, labels, trees.levels_of(tree))
     use = joined["true_labels"] != twin  # the split class is a question of its own
     retrieval = label_quality.retrieval(scores["s2"][use], kind[use])
-    pairs = label_quality.redundant_pairs(
-        similarity.confusion_matrix(labels, probabilities.argmax(1), probabilities.shape[1])
-    )
+    pairs = label_quality.redundant_pairs(confusion_counts(labels, probabilities.argmax(1), probabilities.shape[1]))
     if twin >= 0:
         ranks = [at for at, (i, j, _) in enumerate(pairs, 1) if (i, j) == (twin, len(data.names))]
         retrieval["redundant_rank"] = float(ranks[0]) if ranks else float(len(pairs) + 1)

@@ -22,14 +22,13 @@ from hierarchy_cnn_torch.method import (
     probes,
     responses,
     selectivity,
-    similarity,
     statistics,
     trees,
 )
 from hierarchy_cnn_torch.report.label_study import study_labels
 from hierarchy_cnn_torch.report.response_file import open_responses, stream
 from hierarchy_cnn_torch.training import evaluate
-from reproduction.runtime.arrays import read_npz, write_npz
+from reproduction.runtime.arrays import confusion_counts, read_npz, write_npz
 from reproduction.runtime.run_folder import UserError, read_json, read_metrics, shown
 
 npz = functools.partial(read_npz, hint="run that variant again with --overwrite")  # the arrays of a run's file
@@ -153,7 +152,7 @@ def confusion_table(seed: Seed, arm: str) -> dict[str, Any]:
     """Returns T1 and C1 of a variant, on the test images."""
     saved, names, config = npz(seed.folder / arm / "predictions.npz"), seed.data.names, seed.config
     labels, predicted = saved["test_labels"], saved["test_logits"].argmax(1)
-    counts = similarity.confusion_matrix(labels, predicted, len(names))
+    counts = confusion_counts(labels, predicted, len(names))
     rows = []
     for level in seed.levels:
         row: dict[str, Any] = dict(statistics.block_diagonality(counts, level, config.permutations))

@@ -14,6 +14,7 @@ from hierarchy_cnn_torch.method import similarity, trees
 from hierarchy_cnn_torch.method.branches import Branches
 from hierarchy_cnn_torch.networks.alexnet import Network
 from hierarchy_cnn_torch.training import evaluate, loop, record
+from reproduction.runtime.arrays import confusion_counts
 from reproduction.runtime.run_folder import Run, Stop
 from reproduction.runtime.torch_runtime import World
 
@@ -66,7 +67,7 @@ def derive_tree(config: Config, network: Network, data: Data, logits: np.ndarray
         profiles = evaluate.class_profiles(network, data, data.images[data.val], labels, config, device, ("fc7",))
         distance = similarity.profile_correlation_distance(profiles["fc7"])
     else:
-        counts = similarity.confusion_matrix(labels, logits.argmax(1), len(data.names))
+        counts = confusion_counts(labels, logits.argmax(1), len(data.names))
         distance = similarity.confusion_distance(counts) if kind == "confusion" else similarity.profile_distance(counts)
     sizes = parse_numbers("--levels", config.levels) or similarity.default_sizes(len(data.names))
     levels = similarity.cut(similarity.dendrogram(distance), sizes)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hierarchy_cnn_torch.flags import as_user_error, parse_numbers
-from reproduction.runtime.arrays import read_npy, read_npz
+from reproduction.runtime.arrays import confusion_counts, read_npy, read_npz
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, run_main
 from reproduction.runtime.run_folder import UserError, shown
 
@@ -147,13 +147,13 @@ def from_files(args: argparse.Namespace) -> View:
     if args.confusion:
         stack = _stack(_array(args.confusion, "--confusion"), "--confusion")
     else:
-        stack = similarity.confusion_matrix(labels, probabilities.argmax(1), len(names))[None]
+        stack = confusion_counts(labels, probabilities.argmax(1), len(names))[None]
     with as_user_error():
         matrices = [similarity.check_confusion(counts, names) for counts in stack]
     distance = similarity.profile_distance(matrices[-1])
     if scores is not None:
         distance = similarity.score_distance(scores["scores"])
-        counts = similarity.confusion_matrix(labels, probabilities.argmax(1), len(names))
+        counts = confusion_counts(labels, probabilities.argmax(1), len(names))
         if (counts != matrices[-1]).any():
             raise UserError("--scores: their predictions do not give the counts of --confusion (its last epoch)")
     if args.tree:

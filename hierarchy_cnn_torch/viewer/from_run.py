@@ -15,6 +15,7 @@ from hierarchy_cnn_torch.method.responses import class_correlation
 from hierarchy_cnn_torch.report.measure import flat_config, npz, study_tree
 from hierarchy_cnn_torch.viewer.view import Epoch, Layer, View, samples_of
 from reproduction.runtime import run_data
+from reproduction.runtime.arrays import confusion_counts
 from reproduction.runtime.run_folder import UserError, read_json, shown, together
 
 
@@ -77,10 +78,8 @@ def _names(seed_folder: Path) -> list[str]:
 def _epochs(folder: Path, saved: Mapping[str, np.ndarray], size: int) -> list[tuple[str, np.ndarray]]:
     curves = npz(folder / "curves.npz")
     labels = saved["test_labels"][curves["curve_index"]]
-    epochs = [
-        (f"epoch {at + 1}", similarity.confusion_matrix(labels, row, size)) for at, row in enumerate(curves["curve"])
-    ]
-    last = similarity.confusion_matrix(saved["test_labels"], saved["test_logits"].argmax(1), size)
+    epochs = [(f"epoch {at + 1}", confusion_counts(labels, row, size)) for at, row in enumerate(curves["curve"])]
+    last = confusion_counts(saved["test_labels"], saved["test_logits"].argmax(1), size)
     return [*epochs, ("end", last)]
 
 

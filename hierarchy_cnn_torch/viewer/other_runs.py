@@ -12,7 +12,7 @@ import datasets
 from hierarchy_cnn_torch.flags import as_user_error
 from hierarchy_cnn_torch.method import similarity, trees
 from hierarchy_cnn_torch.viewer.view import View, samples_of
-from reproduction.runtime.arrays import read_npy
+from reproduction.runtime.arrays import confusion_counts, read_npy
 from reproduction.runtime.run_folder import UserError, read_json, shown
 
 
@@ -44,7 +44,7 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
             )
         probabilities = softmax(logits.astype(np.float64), axis=1)
         labels = np.asarray(data.test_labels)
-        counts = similarity.confusion_matrix(labels, logits.argmax(1), data.num_classes)
+        counts = confusion_counts(labels, logits.argmax(1), data.num_classes)
         # scores of the test set: good enough to look at, never to test a claim on
         distance = similarity.score_distance(logits)
         names = [str(n) for n in data.class_names]

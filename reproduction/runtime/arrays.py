@@ -68,10 +68,14 @@ def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
       classes: number of classes.
     Returns:
       int64 [classes, classes]; rows are true classes.
+    Raises:
+      ValueError: a label is out of range.
     """
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
-    return counts
+    labels, predicted = np.asarray(labels, np.int64), np.asarray(predicted, np.int64)
+    for values in (labels, predicted):
+        if len(values) and not 0 <= values.min() <= values.max() < classes:
+            raise ValueError(f"labels must lie in [0, {classes})")
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes).astype(np.int64)
 
 
 def read_npz(path: Path | str, names: Sequence[str] = (), hint: str = "") -> dict[str, np.ndarray]:

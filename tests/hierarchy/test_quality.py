@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hierarchy_cnn_torch.data import label_noise
-from hierarchy_cnn_torch.method import label_quality, similarity
+from hierarchy_cnn_torch.method import label_quality
+from reproduction.runtime.arrays import confusion_counts
 
 LEVEL = np.arange(12) // 3
 
@@ -79,7 +80,7 @@ def test_a_split_class_is_the_first_redundant_pair():
     wide = np.concatenate([probabilities, np.zeros((len(labels), 1))], 1)
     half = rng.random(len(labels))
     wide[:, 12], wide[:, 7] = wide[:, 7] * half, wide[:, 7] * (1 - half)
-    first = label_quality.redundant_pairs(similarity.confusion_matrix(split, wide.argmax(1), wide.shape[1]))[0]
+    first = label_quality.redundant_pairs(confusion_counts(split, wide.argmax(1), wide.shape[1]))[0]
     assert first[:2] == (7, 12)
 
 

@@ -64,11 +64,6 @@ def right_by_metric(tested: Tested, neighbours: np.ndarray) -> dict[str, np.ndar
     return {"accuracy": hits[:, 0], "top5_accuracy": hits.any(axis=1), "recall_at_1": same}
 
 
-def confusion_matrix(tested: Tested, num_classes: int) -> np.ndarray:
-    """Counts decisions, int64 [C, C]; rows are true classes."""
-    return confusion_counts(tested.labels, tested.ranked[:, 0], num_classes)
-
-
 def class_accuracy(matrix: np.ndarray) -> np.ndarray:
     """Returns the accuracy of each class, float64 [C]; NaN for a class without test images."""
     totals = matrix.sum(axis=1)
@@ -77,7 +72,7 @@ def class_accuracy(matrix: np.ndarray) -> np.ndarray:
 
 def accuracies(tested: Tested, num_classes: int) -> dict[str, float]:
     """Returns top-1, top-5, mean over the classes that have test images, and mean cross-entropy; shares in [0, 1]."""
-    matrix = confusion_matrix(tested, num_classes)
+    matrix = confusion_counts(tested.labels, tested.ranked[:, 0], num_classes)
     return {
         "accuracy": float(np.trace(matrix) / matrix.sum()),
         "top5_accuracy": float(np.mean((tested.ranked == tested.labels[:, None]).any(axis=1))),

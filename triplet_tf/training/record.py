@@ -16,7 +16,7 @@ import numpy as np
 
 from datasets.lists import ImageLists
 from reproduction.runtime import run_data, tf_runtime
-from reproduction.runtime.arrays import write_npz
+from reproduction.runtime.arrays import confusion_counts, write_npz
 from reproduction.runtime.outcomes import outcomes_of
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, UserError, read_json, shown, write_bytes, write_json
@@ -87,7 +87,7 @@ def write_files(
       metrics: of `all_metrics`.
       neighbours: of `all_metrics`.
     """
-    matrix = evaluate.confusion_matrix(tested, lists.num_classes)
+    matrix = confusion_counts(tested.labels, tested.ranked[:, 0], lists.num_classes)
     names = lists.class_names
     shares = zip(names, map(float, evaluate.class_accuracy(matrix)), strict=True)
     write_json(folder / "metrics.json", {
@@ -140,7 +140,7 @@ def write_record(
         best_on_test: dict[str, float] = {}
     else:
         best_on_test = {"accuracy": best["test/Split_Val_Accuracy"], "macro_accuracy": best["test/macro_accuracy"]}
-    matrix = evaluate.confusion_matrix(tested, lists.num_classes)
+    matrix = confusion_counts(tested.labels, tested.ranked[:, 0], lists.num_classes)
     seconds = history[-1]["test/seconds"]
     run.finish(make_record(
         paper="triplet",
