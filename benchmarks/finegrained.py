@@ -143,7 +143,7 @@ def prepare_clustering(points: int, dims: int = 512) -> Callable[[], int]:
 
     def work() -> int:
         try:
-            return cluster_in_processes(features, coarse, np.ones(points, bool), progress=False).num_labels
+            return cluster_in_processes(features, coarse, np.ones(points, bool)).num_labels
         finally:
             path.unlink()
             path.parent.rmdir()

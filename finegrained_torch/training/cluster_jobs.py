@@ -74,14 +74,12 @@ class Job:
       path: .npy file of the features.
       new_path: .npy file of the new features; "" if there are none.
       settings: of UMAP and HDBSCAN.
-      progress: whether each step is printed.
     """
 
     rows: ClassRows
     path: str
     new_path: str
     settings: Settings
-    progress: bool
 
 
 ClassArrays = Mapping[str, np.ndarray]  # of `cluster_arrays`
@@ -104,8 +102,7 @@ def cluster_one(job: Job) -> ClassArrays:
         return np.load(path, mmap_mode="r", allow_pickle=False)[rows]
 
     def report(step: str) -> None:
-        if job.progress:
-            print(f"cluster: class {job.rows.label}: {step}", file=sys.stderr, flush=True)
+        print(f"cluster: class {job.rows.label}: {step}", file=sys.stderr, flush=True)
 
     new = rows_of(job.new_path, job.rows.new_rows) if job.new_path else None
     return cluster_arrays(rows_of(job.path, job.rows.rows), job.settings, new, report)
@@ -152,7 +149,6 @@ def cluster_in_processes(
     certain: np.ndarray,
     *,
     workers: int | None = None,
-    progress: bool = True,
     keep: Path | None = None,
     new: tuple[np.ndarray, np.ndarray] | None = None,
     pool: ProcessPoolExecutor | None = None,
@@ -165,7 +161,6 @@ def cluster_in_processes(
       coarse_labels: int64 [N].
       certain: bool [N].
       workers: processes at once; None: as many as cores and memory allow; 0: all in this process.
-      progress: whether a bar is shown and each step of each class is printed.
       keep: folder for the results of finished classes, used again if the same class has the same input.
       new: (float32 [M, D], int64 [M] coarse labels) of images to assign to the clusters afterwards.
       pool: of `open_pool`, if several clusterings share their processes.
@@ -190,9 +185,9 @@ def cluster_in_processes(
         missing = sorted((one for one in classes if one.label not in results), key=lambda one: -len(one.rows))
         with tqdm(
             total=len(classes), initial=len(results), desc="cluster", unit="class",
-            disable=not progress or not sys.stderr.isatty(),
+            disable=not sys.stderr.isatty(),
         ) as bar:  # fmt: skip
-            jobs = [Job(one, path, new_path, settings, progress) for one in missing]
+            jobs = [Job(one, path, new_path, settings) for one in missing]
             for job, arrays in _run(jobs, features.shape[1], workers, pool):
                 label = job.rows.label
                 results[label] = arrays

@@ -44,7 +44,6 @@ def control_labels(
     settings: Mapping[str, Any],
     *,
     workers: int | None = None,
-    progress: bool = True,
     keep: Path | None = None,
     pool: ProcessPoolExecutor | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, Clustering]]:
@@ -58,8 +57,7 @@ def control_labels(
       found: the method's clustering.
       images: uint8 [N, H, W, C].
       settings: keyword arguments of `cluster_classes` that decide the clusters.
-      workers: of `cluster_in_processes`, as the next three.
-      progress: whether progress is shown.
+      workers: of `cluster_in_processes`, as the next two.
       keep: folder below which the results of finished classes are stored.
       pool: shared processes.
     Returns:
@@ -85,7 +83,7 @@ def control_labels(
             use = everyone if name == "nofilter" else certain
             changed = dict(settings) | ({"reducer": "none"} if name == "noumap" else {})
             clusterings[name] = cluster_in_processes(
-                features, coarse, use, **changed, workers=workers, progress=progress, pool=pool,
+                features, coarse, use, **changed, workers=workers, pool=pool,
                 keep=None if keep is None else keep / name,
             )  # fmt: skip
             labels[name] = clusterings[name].pseudo
@@ -106,7 +104,6 @@ def cluster_stage(
     class_names: Sequence[str] = (),
     fine_names: Sequence[str] | None = None,
     record_folder: Path | None = None,
-    progress: bool = True,
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Any], list[dict[str, str]]]:
     """Clusters every coarse class, and the controls that are asked for; writes all files; scores all of it.
 
@@ -124,7 +121,6 @@ def cluster_stage(
       class_names: of the coarse classes.
       fine_names: of the subclasses.
       record_folder: folder of the stage's record, for scores and plots. None: `folder/sub_<dataset>`, and no plots.
-      progress: whether progress is shown.
     Returns:
       (metrics, details, artefacts with paths relative to the record's folder) for the stage's record.
     Raises:
@@ -141,16 +137,15 @@ def cluster_stage(
     counts = np.unique(coarse, return_counts=True)[1].tolist()
     with open_pool(counts, features.shape[1], workers) as pool:
         found = cluster_in_processes(
-            features, coarse, certain, **chosen, workers=workers, progress=progress, pool=pool, keep=keep / "found"
+            features, coarse, certain, **chosen, workers=workers, pool=pool, keep=keep / "found"
         )
         labels, clusterings = control_labels(
             controls, features, coarse, certain, found, images if images is not None else features, chosen,
-            workers=workers, progress=progress, keep=keep, pool=pool,
+            workers=workers, keep=keep, pool=pool,
         )  # fmt: skip
         maps = {}
         if record_folder is not None and images is not None:
-            if progress:
-                print(f"cluster: 2-D maps of {len(features):,} images, for the plots", file=sys.stderr, flush=True)
+            print(f"cluster: 2-D maps of {len(features):,} images, for the plots", file=sys.stderr, flush=True)
             maps = make_maps(below / "maps.npz", features, coarse, Settings(**chosen), pool)
     save_clustering(
         folder, dataset, found, certain, coarse, settings=chosen, input_hash=digest, class_names=class_names, fine=fine
@@ -177,8 +172,7 @@ def cluster_stage(
         write_bytes(target / "contingency.csv", text.encode())
         artefacts.append({"kind": "csv", "path": "contingency.csv", "title": "Clusters against known subclasses"})
     shutil.rmtree(keep, ignore_errors=True)
-    if progress:
-        _print(found, details, class_names)
+    _print(found, details, class_names)
     return metrics, details, artefacts
 
 

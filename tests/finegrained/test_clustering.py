@@ -30,7 +30,7 @@ def fine_set(seed=0):
     return points[order], coarse[order], which[order]
 
 
-PLAIN = {"reducer": "none", "min_cluster_size": 12, "progress": False, "workers": 0}
+PLAIN = {"reducer": "none", "min_cluster_size": 12, "workers": 0}
 
 
 def test_classes_are_visited_as_they_appear():
@@ -257,7 +257,7 @@ def test_umap_path_repeats_and_places_new_images():
     points, which = points[order], which[order]
     seen, fresh = slice(0, 200), slice(200, 270)
     coarse = np.zeros(270, np.int64)
-    settings = {"neighbors": 15, "min_cluster_size": 25, "progress": False, "workers": 0}
+    settings = {"neighbors": 15, "min_cluster_size": 25, "workers": 0}
     made = cluster_in_processes(
         points[seen], coarse[seen], np.ones(200, bool), **settings, new=(points[fresh], coarse[fresh])
     )

@@ -67,7 +67,7 @@ def test_no_filter_labels_every_image():
     points, coarse, _, certain, found = made()
     settings = {"reducer": "none", "min_cluster_size": 12, "seed": 0}
     labels, behind = cluster_stage.control_labels(
-        ["nofilter", "noumap", "random"], points, coarse, certain, found, points, settings, workers=0, progress=False
+        ["nofilter", "noumap", "random"], points, coarse, certain, found, points, settings, workers=0
     )
     assert list(labels) == ["random", "nofilter", "noumap"]
     assert (labels["nofilter"] >= 0).all() and ((labels["noumap"] == -1) == ~certain).all()
@@ -117,7 +117,7 @@ def test_without_known_subclasses_there_are_no_scores(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster_stage, "cluster_in_processes", lambda *a, **k: found)
     settings = {"umap_neighbors": 30, "umap_min_dist": 0.0, "umap_components": 6, "min_cluster_size": 12}
     metrics, details, _ = cluster_stage.cluster_stage(
-        tmp_path, "toy", points, coarse, certain, settings=settings, seed=42, progress=False
+        tmp_path, "toy", points, coarse, certain, settings=settings, seed=42
     )
     assert details["scores"] == {} and "ari" not in metrics and metrics["num_sub"]["last"] == found.num_labels
     assert not (tmp_path / "sub_toy" / "contingency.csv").exists()

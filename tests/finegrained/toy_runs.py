@@ -84,9 +84,7 @@ def clusters(out: Path, seed: int, images: np.ndarray, fine: np.ndarray, coarse:
     np.savez(below / "uncertainty.npz", uncertainty=values, mean_prediction=mean, certain=certain)
     features = (images.reshape(len(images), -1) / 255).astype(np.float32)[:, ::4]
     np.save(below / "activations.npy", features)
-    made = cluster_in_processes(
-        features, coarse, certain, reducer="none", min_cluster_size=5, progress=False, workers=0
-    )
+    made = cluster_in_processes(features, coarse, certain, reducer="none", min_cluster_size=5, workers=0)
     made.pseudo = np.where(certain, np.where(rng.random(len(fine)) < 0.8, fine, 5 * coarse), -1)  # mostly right
     made.parent, made.num_labels = np.repeat([0, 1], 5), 10
     cluster_files.save_clustering(out, DATASET, made, certain, coarse, settings={"seed": seed})
