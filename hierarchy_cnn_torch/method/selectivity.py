@@ -88,21 +88,18 @@ def column_order(responses: np.ndarray, members: np.ndarray) -> tuple[np.ndarray
     return np.lexsort((-area, -share)), share
 
 
-def random_best(num_classes: int, group_size: int, channels: int, quantile: float | None = None) -> float:
+def random_best(num_classes: int, group_size: int, channels: int) -> float:
     """Returns, exactly, the best class-rank selectivity of many independent channels whose ranks mean nothing.
 
     Args:
       num_classes: K.
       group_size: m classes in the group.
       channels: M.
-      quantile: a quantile of the best channel instead of its mean.
     Returns:
-      Mean (or quantile) of max over M of Hypergeometric(K, m, m) / m.
+      Mean of the maximum over M of Hypergeometric(K, m, m) / m.
     """
     hits = np.arange(group_size + 1)
     below = hypergeom.cdf(hits, num_classes, group_size, group_size) ** channels
-    if quantile is not None:
-        return float(hits[np.searchsorted(below, quantile)] / group_size)
     return float((hits * np.diff(below, prepend=0.0)).sum() / group_size)
 
 

@@ -168,18 +168,15 @@ def score_distance(scores: np.ndarray) -> np.ndarray:
     return as_distance(1 - np.clip(stream.correlation(), 0, None))
 
 
-def dendrogram(distance: np.ndarray, method: str = "average") -> np.ndarray:
-    """Returns the SciPy linkage of a class distance, which takes it in its condensed form.
+def dendrogram(distance: np.ndarray) -> np.ndarray:
+    """Returns SciPy's average linkage of a class distance, which takes it in its condensed form.
+
+    Centroid and median have inversions, which make cuts meaningless; complete needs dense distances.
 
     Args:
       distance: float [K, K], symmetric, zero diagonal.
-      method: average (default) or complete; complete only on dense distances.
-    Raises:
-      ValueError: centroid and median, whose inversions make cuts meaningless; or an unknown method.
     """
-    if method not in ("average", "complete", "single", "weighted"):
-        raise ValueError(f"linkage {method!r}: centroid and median have inversions; use average")
-    return linkage(squareform(as_distance(distance), checks=False), method)
+    return linkage(squareform(as_distance(distance), checks=False), "average")
 
 
 def check_sizes(sizes: Sequence[int], num_classes: int) -> None:

@@ -117,13 +117,12 @@ def levels_of(tree: Node) -> list[np.ndarray]:
     return check_levels(levels, num_classes)
 
 
-def tree_of(levels: Sequence[np.ndarray], names: Sequence[str], group_names: Sequence[Sequence[str]] = ()) -> Node:
-    """Returns the tree of some levels.
+def tree_of(levels: Sequence[np.ndarray], names: Sequence[str]) -> Node:
+    """Returns the tree of some levels; a group is named after its first classes.
 
     Args:
       levels: as `levels_of` returns, coarsest first.
       names: class names.
-      group_names: optional names of each level's groups; otherwise the first class names of the group, joined.
     """
     levels = check_levels(levels, len(names))
 
@@ -133,22 +132,15 @@ def tree_of(levels: Sequence[np.ndarray], names: Sequence[str], group_names: Seq
         children = []
         for label in dict.fromkeys(levels[depth][classes].tolist()):
             inside = classes[levels[depth][classes] == label]
-            title = group_names[depth][label] if len(group_names) > depth else auto_name([names[c] for c in inside])
-            children.append(below(inside, depth + 1, title))
+            children.append(below(inside, depth + 1, auto_name([names[c] for c in inside])))
         return group(name, children)
 
     return below(np.arange(len(names)), 0, "all")
 
 
-def auto_name(names: Sequence[str], most: int = 3) -> str:
-    """Returns a group's name if nobody chose one: its first class names.
-
-    Args:
-      names: of its classes.
-      most: names that are spelt out.
-    """
-    more = f" +{len(names) - most}" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def auto_name(names: Sequence[str]) -> str:
+    """Returns a group's name if nobody chose one: its first three class names."""
+    return ", ".join(names[:3]) + (f" +{len(names) - 3}" if len(names) > 3 else "")
 
 
 def check_tree(tree: Node, names: Sequence[str]) -> Node:

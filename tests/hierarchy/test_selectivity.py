@@ -29,13 +29,11 @@ def test_ties_across_the_border_count_by_their_expected_share():
 
 
 @pytest.mark.parametrize(
-    ("classes", "size", "channels", "mean", "high"),
-    [(10, 5, 256, 0.93, 1.0), (100, 5, 384, 0.44, 0.60), (100, 50, 384, 0.65, 0.68), (1000, 59, 1376, 0.18, 0.20)],
+    ("classes", "size", "channels", "mean"),
+    [(10, 5, 256, 0.93), (100, 5, 384, 0.44), (100, 50, 384, 0.65), (1000, 59, 1376, 0.18)],
 )
-def test_null_of_the_best_channel_is_what_was_measured(classes, size, channels, mean, high):
-    # |G| = 5 of 100 allows steps of 0.2 only, hence the tolerance of the quantile
+def test_null_of_the_best_channel_is_what_was_measured(classes, size, channels, mean):
     assert selectivity.random_best(classes, size, channels) == pytest.approx(mean, abs=0.012)
-    assert selectivity.random_best(classes, size, channels, 0.95) == pytest.approx(high, abs=0.013)
 
 
 def test_null_formula_equals_simulation():
