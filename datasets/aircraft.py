@@ -80,7 +80,6 @@ SOURCE = lists.Source(
     unpack={"fgvc-aircraft-2013b.tar.gz": "fgvc-aircraft-2013b"},
     fingerprints=FINGERPRINTS,
 )
-present = SOURCE.present
 
 if __name__ == "__main__":
     from datasets.cli import main

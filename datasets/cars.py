@@ -49,7 +49,6 @@ SOURCE = lists.Source(
     derive=derive,
     unpack={"car_ims.tgz": "car_ims"},
 )
-present = SOURCE.present
 
 if __name__ == "__main__":
     from datasets.cli import main

@@ -25,11 +25,12 @@ def _size(count: int) -> str:
 def present(this: Entry, root: Path | None) -> str:
     """Where the files of a set are on this machine, or "".
 
-    If a module has a function `present`, that decides; otherwise its `folders` are searched for the manifest's names.
+    `present` of the module or its SOURCE decides; without one, `folders` are searched for the manifest's names.
     """
     module = importlib.import_module(f"datasets.{this.name}")
-    if hasattr(module, "present"):
-        return str(module.present(root))
+    source = getattr(module, "SOURCE", module)
+    if hasattr(source, "present"):
+        return str(source.present(root))
     found = find([f.name for f in (*this.contents, *this.files)], module.folders(root))
     return str(found.parent) if found else ""
 

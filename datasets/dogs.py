@@ -51,7 +51,6 @@ SOURCE = lists.Source(
     derive=derive,
     unpack={"images.tar": "Images", "lists.tar": OFFICIAL},
 )
-present = SOURCE.present
 
 if __name__ == "__main__":
     from datasets.cli import main

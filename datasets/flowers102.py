@@ -60,7 +60,6 @@ SOURCE = lists.Source(
     derive=derive,
     unpack={"102flowers.tgz": "jpg"},
 )
-present = SOURCE.present
 
 if __name__ == "__main__":
     from datasets.cli import main

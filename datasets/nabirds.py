@@ -69,7 +69,6 @@ SOURCE = lists.Source(
     derive=derive,
     unpack={"nabirds.tar.gz": NAME},
 )
-present = SOURCE.present
 
 if __name__ == "__main__":
     from datasets.cli import main

@@ -329,27 +329,6 @@ def spearman(
     return {"rho": judged["value"], "z": judged["z"], "p": judged["p"]}
 
 
-def spearman_with_confusion(
-    codes: np.ndarray, confusion: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0
-) -> dict[str, float | None]:
-    """Returns `spearman` of the strings with how often the FC classifier confuses two classes.
-
-    Args:
-      codes: uint8 [C, L].
-      confusion: counts [C, C], row = true class, column = the FC classifier's.
-      permutations: as in `spearman`.
-      seed: as in `spearman`.
-    """
-    return spearman(codes, symmetric_confusion(confusion), permutations, seed)
-
-
-def spearman_with_features(
-    codes: np.ndarray, class_means: np.ndarray, permutations: int = PERMUTATIONS, seed: int = 0
-) -> dict[str, float | None]:
-    """`spearman` with the cosine of class-mean features, float [C, F]; other arguments as there."""
-    return spearman(codes, cosine_matrix(class_means), permutations, seed)
-
-
 def _standard(values: np.ndarray) -> np.ndarray | None:
     """Zero mean and unit length, or None where the values are all alike."""
     centred = values - values.mean()

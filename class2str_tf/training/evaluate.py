@@ -88,8 +88,8 @@ def structure(table: np.ndarray, inputs: Features, data: datasets.Dataset, seed:
     found: dict[str, Any] = {
         "groups": string_tree.prefix_groups(table, data.class_names, known),
         "lcp": string_tree.lcp_matrix(table).tolist(),
-        "spearman_confusion": string_tree.spearman_with_confusion(table, confusion, seed=seed),
-        "spearman_features": string_tree.spearman_with_features(table, means, seed=seed),
+        "spearman_confusion": string_tree.spearman(table, string_tree.symmetric_confusion(confusion), seed=seed),
+        "spearman_features": string_tree.spearman(table, string_tree.cosine_matrix(means), seed=seed),
     }
     if known is not None:
         found["superclasses"] = string_tree.superclass_scores(table, known, seed=seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,11 +21,9 @@ def contingency(labels: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
     Returns:
       (int64 [K, J], the cluster of each row [K], the subclass of each column [J]).
     """
-    clusters, k = np.unique(labels, return_inverse=True)
-    kinds, j = np.unique(truth, return_inverse=True)
-    table = np.zeros((len(clusters), len(kinds)), np.int64)
-    np.add.at(table, (k, j), 1)
-    return table, clusters, kinds
+    from sklearn.metrics.cluster import contingency_matrix
+
+    return contingency_matrix(labels, truth), np.unique(labels), np.unique(truth)
 
 
 def purity(labels: np.ndarray, truth: np.ndarray) -> float:
@@ -120,11 +120,10 @@ def contingency_csv(
     used = (pseudo >= 0) & (fine >= 0)
     table, clusters, kinds = contingency(pseudo[used], fine[used])
     names = [str(kind) if fine_names is None else fine_names[kind] for kind in kinds.tolist()]
-    quoted = ['"' + name.replace('"', '""') + '"' if any(c in name for c in ',"\n') else name for name in names]
-    lines = [",".join(["cluster", "coarse", *quoted])]
-    for cluster, row in zip(clusters.tolist(), table.tolist(), strict=True):
-        lines.append(",".join(map(str, [cluster, parent[cluster], *row])))
-    return "\n".join(lines) + "\n"
+    lines = [[cluster, parent[cluster], *row] for cluster, row in zip(clusters.tolist(), table.tolist(), strict=True)]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([["cluster", "coarse", *names], *lines])
+    return text.getvalue()
 
 
 def in_between(hard: np.ndarray, strength: np.ndarray, coarse: np.ndarray, certain: np.ndarray) -> dict[str, float]:

@@ -182,8 +182,8 @@ def test_a_tree_that_follows_the_superclasses_stands_out():
     assert h.spearman(codes, similarity)["p"] == pytest.approx(1 / 1001)
     confusion = similarity * 5 + 1
     features = np.eye(4)[coarse] + 0.01 * np.arange(4)
-    assert h.spearman_with_confusion(codes, confusion)["rho"] > 0.5
-    assert h.spearman_with_features(codes, features)["rho"] > 0.5
+    assert h.spearman(codes, h.symmetric_confusion(confusion))["rho"] > 0.5
+    assert h.spearman(codes, h.cosine_matrix(features))["rho"] > 0.5
 
 
 def test_the_null_of_random_strings_is_uniform_enough():
