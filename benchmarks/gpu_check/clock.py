@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,8 +68,3 @@ def timed_loop(
             clock.waiting += waiting
 
     return mock.patch.object(loop, "Training", Timed)
-
-
-def host_peak_mib() -> float:
-    """Peak memory of this process, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10)

@@ -12,10 +12,11 @@ import numpy as np
 from benchmarks import class2str, triplet_input
 from benchmarks.gpu_check import projection
 from benchmarks.gpu_check.agreement import Agreement
-from benchmarks.gpu_check.clock import EPOCHS, Clock, host_peak_mib, timed_loop
+from benchmarks.gpu_check.clock import EPOCHS, Clock, timed_loop
 from benchmarks.gpu_check.options import child_options
 from benchmarks.gpu_check.report import Report, check_network
 from reproduction.runtime import tf_runtime
+from reproduction.runtime.record import peak_memory_bytes
 from reproduction.runtime.tf_import import frameworks, native_stderr_closed
 
 STEPS = 20
@@ -269,7 +270,8 @@ def check_case(
             tf.config.experimental.reset_memory_stats("GPU:0")
         loop = run_class2str if case.paper == "class2str" else run_triplet
         clock = loop(case.name, device, configs[precision], precision, small, folder)
-        return clock, tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20 if on_gpu else host_peak_mib()
+        peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] if on_gpu else peak_memory_bytes()
+        return clock, peak / 2**20
 
     place, steps = "/GPU:0" if on_gpu else "/CPU:0", 3 if small else STEPS
     compared = functools.partial(compare, case, place, configs, steps)

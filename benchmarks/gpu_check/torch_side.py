@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from benchmarks.gpu_check import projection
 from benchmarks.gpu_check.agreement import Agreement
-from benchmarks.gpu_check.clock import Clock, host_peak_mib
+from benchmarks.gpu_check.clock import Clock
 from benchmarks.gpu_check.options import child_options
 from benchmarks.gpu_check.report import Report, check_network
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.record import peak_memory_bytes
 from reproduction.runtime.torch_fast import computes_bf16
 
 STEPS = 20
@@ -128,7 +129,8 @@ def check_case(
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
         clock = run_loop(case, precision, device, small, folder / "run")
-        return clock, torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else host_peak_mib()
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory_bytes()
+        return clock, peak / 2**20
 
     compared = functools.partial(compare, case, device, names, 3 if small else STEPS)
     check_network(case.paper, case.name, compared, run, names, report, speeds)

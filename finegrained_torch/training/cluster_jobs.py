@@ -6,7 +6,6 @@ A process gets the path of the features and the rows of its class, never the fea
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import os
@@ -28,6 +27,7 @@ from finegrained_torch.method.cluster_one_class import Settings, cluster_arrays,
 from finegrained_torch.method.clustering import ClassRows, Clustering
 from reproduction.runtime.arrays import read_npz, write_npz
 from reproduction.runtime.cores import available_bytes, cores
+from reproduction.runtime.parent import end_with_parent
 from reproduction.runtime.run_folder import UserError
 
 # Largest resident size of one process (measured: 1.6 GB at 27,000 x 512): what the libraries take, and each point.
@@ -87,9 +87,7 @@ ClassArrays = Mapping[str, np.ndarray]  # of `cluster_arrays`
 
 def _begin() -> None:
     """Makes a process of the pool end with its parent and use one thread: the result depends on their number."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in _THREADS:
         os.environ[name] = "1"

@@ -8,7 +8,7 @@ lines is printed behind the number of its command.
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import functools
 import os
 import shlex
 import signal
@@ -22,10 +22,8 @@ from itertools import groupby
 from pathlib import Path
 
 from reproduction.runtime.cores import cores
+from reproduction.runtime.parent import end_with_parent
 from reproduction.runtime.run_folder import REPO_ROOT
-
-PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(frozen=True)
@@ -189,13 +187,8 @@ def start(command: Command, piped: bool = False) -> subprocess.Popen[str]:
         errors="replace",
         stdout=subprocess.PIPE if piped else None,
         stderr=subprocess.STDOUT if piped else None,
-        preexec_fn=_end_with_parent,
+        preexec_fn=functools.partial(end_with_parent, signal.SIGTERM),
     )
-
-
-def _end_with_parent() -> None:
-    if _libc is not None:
-        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextlib.contextmanager
