@@ -49,9 +49,11 @@ def effects(results: Sequence[Result]) -> Figure | None:
     rows = [(result.claim, result.effect) for result in results if result.claim.unit == "points" and _known(result)]
     if not rows:
         return None
-    colours = [RED if claim.group == "main" else BLUE for claim, _ in rows]
-    labels = [textwrap.fill(claim.text, 60) for claim, _ in rows]
-    figure, axis = _intervals([effect for _, effect in rows if effect is not None], colours, labels, 0.9)
+    lines = []
+    for claim, effect in rows:
+        assert effect is not None
+        lines.append((effect, RED if claim.group == "main" else BLUE, textwrap.fill(claim.text, 60)))
+    figure, axis = _intervals(lines, 0.9)
     for at, (claim, _) in enumerate(rows):
         assert claim.margin is not None
         axis.barh(at, 2 * claim.margin, left=-claim.margin, height=0.8, color=BAND)
@@ -59,22 +61,18 @@ def effects(results: Sequence[Result]) -> Figure | None:
     return figure
 
 
-def _intervals(
-    drawn: Sequence[Effect], colours: Sequence[str], labels: Sequence[str], frame: float
-) -> tuple[Figure, Axes]:
+def _intervals(lines: Sequence[tuple[Effect, str, str]], frame: float) -> tuple[Figure, Axes]:
     """Draws effects in points with their 95 % intervals, one line each, the first on top.
 
     Args:
-      drawn: the effects, each of two seeds or more.
-      colours: of the effects.
-      labels: of the lines.
+      lines: effect of two seeds or more, its colour, its label.
       frame: height of what surrounds the lines, inches.
     """
-    figure, ((axis,),) = new_figure(9, frame + 0.45 * len(drawn))
-    for at, (effect, colour) in enumerate(zip(drawn, colours, strict=True)):
+    figure, ((axis,),) = new_figure(9, frame + 0.45 * len(lines))
+    for at, (effect, colour, _) in enumerate(lines):
         axis.errorbar(effect.mean, at, xerr=effect.half_width(), fmt="o", color=colour, capsize=3, markersize=5)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(drawn)), labels, fontsize=8)
+    axis.set_yticks(range(len(lines)), [label for _, _, label in lines], fontsize=8)
     axis.invert_yaxis()
     return figure, axis
 
@@ -219,7 +217,7 @@ def against_longer(comparison: Comparison, found: Collection, row: str) -> Figur
             drawn.append((effect, colour, textwrap.fill(f"{title} ({effect.seeds} seeds)", 50)))
     if not drawn:
         return None
-    figure, axis = _intervals(*zip(*drawn, strict=True), frame=1.1)
+    figure, axis = _intervals(drawn, 1.1)
     (margin,) = (claim.margin for claim in comparison.paper.claim if claim.id == "FGL-C1-budget")
     assert margin is not None
     axis.axvspan(-margin, margin, color=BAND)
