@@ -135,7 +135,8 @@ def write(folder: Path, entries: Sequence[Entry], failed: Sequence[str], measure
     others = [entry for entry in entries if entry["unit"] != "exponent" and entry["paper"] != "hours"]
     parts = [TOP, markdown_table(COLUMNS, [cells(entry) for entry in others])]
     if curves:
-        picture(folder / "scaling.png", curves)
+        if not later or any("mark" in curve for curve in curves):  # else the picture shows the same curves already
+            picture(folder / "scaling.png", curves)
         parts += [SCALING, markdown_table(CURVE_COLUMNS, [curve_cells(entry) for entry in curves])]
     if hours:
         rows = [(e["name"], number(e["ours"], 2), e["note"]) for e in hours]

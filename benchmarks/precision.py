@@ -100,7 +100,7 @@ def difference(paper: str, small: bool) -> Measure:
     note = "; ".join(f"{key} {', '.join(f'{value:.2f}' for value in values)} %" for key, values in found.items())
     what = "smoke profile" if small else "CIFAR-10, baseline of profile matched, fewer epochs"
     title = f"{paper}, {what}: mean accuracy in bfloat16 against float32, {len(found['float32'])} seeds"
-    return Measure(title, "points", [max(apart, 0.01)], LIMIT, note)
+    return Measure(title, "points", [max(apart, 0.01)], LIMIT, note)  # 0 has no ratio
 
 
 MEASURES: dict[str, Callable[[bool], Any]] = {paper: functools.partial(difference, paper) for paper in BASELINES}
