@@ -1,4 +1,4 @@
-"""Claims on records: pairing, outcomes, gates, degenerate runs, controls, families, facts."""
+"""Claims on records: gates, degenerate runs, controls, families, facts. Pairing: test_pairs."""
 
 from __future__ import annotations
 
@@ -8,122 +8,10 @@ import numpy as np
 import pytest
 
 from reproduction.compare import claims as c
-from reproduction.compare.claim_language import Claim, Gate, Health
+from reproduction.compare.claim_language import Gate, Health
 from reproduction.compare.collect import collect
 from reproduction.compare.tables import load_tables, paper_of
-from reproduction.runtime.outcomes import outcomes_of
-
-LABELS = np.arange(1000) % 10
-
-
-def claim(**changes) -> Claim:
-    base = {
-        "id": "X-C1", "text": "t", "source": "s", "group": "main", "method": {"metric": "acc"},
-        "baseline": {"metric": "acc", "variant": "plain"}, "margin": 0.5,
-    }  # fmt: skip
-    return Claim.model_validate(base | changes)
-
-
-def paper_with(*claims: Claim, health=(), least=50.0):
-    gate = Gate(rows=("*",), metric="acc", variant="plain", least=least)
-    return paper_of("class2str").model_copy(update={"claim": claims, "gate": (gate,), "health": tuple(health)})
-
-
-def put(make, folder, row, accuracies, outcomes=None, labels=LABELS, **metrics):
-    for seed, accuracy in enumerate(accuracies):
-        values = {"acc": make.metric(accuracy)}
-        values |= {name: make.metric(numbers[seed]) for name, numbers in metrics.items()}
-        bits = {} if outcomes is None else {"acc": outcomes_of(outcomes[seed], labels).model_dump()}
-        make.put(folder, make.record(values, row=row, seed=seed, outcomes=bits))
-
-
-def check(folder, paper):
-    found = collect(runs=folder, results=folder / "none")
-    return {(result.claim.id, result.row): result for result in c.check_claims(paper, found)}, found
-
-
-def test_pairing_is_by_seed(make, tmp_path):
-    """Seeds differ by ten points, the pairs by exactly one: only the paired interval is narrow."""
-    put(make, tmp_path, "cifar10-matched", [0.81, 0.91, 0.96])
-    put(make, tmp_path, "cifar10-matched-plain", [0.80, 0.90, 0.95, 0.99])
-    result = check(tmp_path, paper_with(claim()))[0]["X-C1", "cifar10-matched"]
-    assert result.seeds == (0, 1, 2) and result.effect.by_seed == pytest.approx((1, 1, 1))
-    assert result.effect.interval() == pytest.approx((1, 1)) and result.baseline == pytest.approx(88.333, abs=1e-3)
-    assert result.verdict.text == "supported (few seeds)"
-
-
-def right_of(rng, share: float) -> np.ndarray:
-    return rng.random(1000) < share
-
-
-def test_outcomes_enter_the_interval(make, tmp_path):
-    rng = np.random.default_rng(0)
-    ours, theirs = ([right_of(rng, share) for _ in range(5)] for share in (0.9, 0.8))
-    put(make, tmp_path, "cifar10-matched", [right.mean() for right in ours], ours)
-    put(make, tmp_path, "cifar10-matched-plain", [right.mean() for right in theirs], theirs)
-    result = check(tmp_path, paper_with(claim()))[0]["X-C1", "cifar10-matched"]
-    differences = np.stack(ours).astype(int) - np.stack(theirs)
-    assert result.effect.images == 1000 and result.missing == ""
-    v = max(0.0, differences.mean(0).var(ddof=1) - differences.var(0, ddof=1).mean() / 5)
-    assert result.effect.image_variance == pytest.approx(100**2 * v)
-
-
-def test_without_outcomes_the_missing_term_is_named(make, tmp_path):
-    put(make, tmp_path, "cifar10-matched", [0.9] * 3, [np.ones(1000, bool)] * 3)
-    put(make, tmp_path, "cifar10-matched-plain", [0.8] * 3)
-    result = check(tmp_path, paper_with(claim()))[0]["X-C1", "cifar10-matched"]
-    assert result.effect.image_variance is None
-    assert result.missing == "seeds only: no outcomes of test images in the records"
-
-
-def test_other_orders_of_the_test_images_are_never_paired(make, tmp_path):
-    right = [np.ones(1000, bool)] * 3
-    put(make, tmp_path, "cifar10-matched", [0.9] * 3, right)
-    put(make, tmp_path, "cifar10-matched-plain", [0.8] * 3, right, LABELS[::-1])
-    results, found = check(tmp_path, paper_with(claim()))
-    assert results["X-C1", ""].verdict.word == "not run"
-    assert len(found.problems) == 3
-    assert all("not paired, the order digests of the test images differ" in line for line in found.problems)
-    assert found.problems[0].startswith("class2str cifar10-matched, X-C1, seed 0:") and "json" in found.problems[0]
-
-
-def test_outcomes_of_another_length_are_never_paired_and_name_their_file(make, tmp_path):
-    right, names = [np.ones(1000, bool)] * 3, ("cifar10-matched", "cifar10-matched-plain")
-    for name, accuracy in zip(names, (0.9, 0.8), strict=True):
-        put(make, tmp_path, name, [accuracy] * 3, right)
-    [first, *_] = sorted(tmp_path.rglob("*matched/**/*.json"))
-    record = json.loads(first.read_text())
-    record["outcomes"]["acc"]["count"] = 999  # as many bytes
-    first.write_text(json.dumps(record))
-    results, found = check(tmp_path, paper_with(claim()))
-    assert results["X-C1", "cifar10-matched"].seeds == (1, 2)
-    [line] = found.problems
-    assert "of 1,000, " in line and "of 999)" in line and line.endswith(first.name)
-    record["outcomes"] = {}
-    first.write_text(json.dumps(record))
-    results, found = check(tmp_path, paper_with(claim()))
-    assert results["X-C1", "cifar10-matched"].missing.startswith("seeds only")
-    [line] = found.problems
-    assert "seed 0: no outcomes.acc of test images" in line
-
-
-def test_precisions_differ_between_seeds_but_not_inside_one(make, tmp_path):
-    for row, accuracy, fast in (("cifar10-matched", 0.9, (1, 2)), ("cifar10-matched-plain", 0.8, (2,))):
-        for seed in range(3):
-            values = {"acc": make.metric(accuracy + 0.01 * seed)}
-            precision = "bfloat16 autocast" if seed in fast else "float32"
-            make.put(tmp_path, make.record(values, row=row, seed=seed, precision=precision))
-    results, found = check(tmp_path, paper_with(claim()))
-    result = results["X-C1", "cifar10-matched"]
-    assert result.seeds == (0, 2) and result.on == "cifar10-matched (two precisions)"
-    [line] = found.problems
-    assert "seed 1: not paired, one computed in bfloat16 autocast and the other in float32" in line
-
-
-def test_outcomes_of_another_length_have_another_digest():
-    assert (
-        outcomes_of(np.ones(9, bool), np.zeros(9, int)).order != outcomes_of(np.ones(8, bool), np.zeros(8, int)).order
-    )
+from tests.reproduction.toy_claims import check, claim, paper_with, put
 
 
 @pytest.mark.parametrize("variant", ["", "-plain", "-doubled"])
