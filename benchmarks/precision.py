@@ -1,4 +1,4 @@
-"""Accuracy in bfloat16 against float32: the baseline of profile matched on CIFAR-10, three seeds, fewer epochs."""
+"""Accuracy in bfloat16 against float32: the baseline of profile matched, three seeds, a third of the schedule or so."""
 
 from __future__ import annotations
 
@@ -15,23 +15,33 @@ from typing import Any
 import datasets
 from benchmarks.measure import Measure, NotSupported
 from datasets import DatasetError
-from reproduction.launch.pipeline import Request
+from reproduction.launch.pipeline import Command, Request
 from reproduction.launch.sweep import FOLDERS
 from reproduction.runtime.record import load_record
 from reproduction.runtime.run_folder import REPO_ROOT
 
 SEEDS = (0, 1, 2)
 LIMIT = 0.5  # points between the two means that we accept
-# paper -> variant and metric of the baseline, and flags of a schedule about a third as long
+# paper -> data set, variant and metric of the baseline, and flags of a schedule about a third as long
 BASELINES = {
-    "class2str": ("", "fc_accuracy", ("--epochs", "4")),
-    "subclass": ("baseline", "ccr", ("--epochs", "4", "--max_steps", "1562")),
-    "finegrained": ("", "accuracy", ("--stage", "coarse", "--max_epochs", "8")),
-    "hierarchy": ("", "A0/test_accuracy", ("--epochs", "4", "--keep-epochs", "none")),
+    "class2str": ("cifar10", "", "fc_accuracy", ("--epochs", "4")),
+    "subclass": ("cifar10", "baseline", "ccr", ("--epochs", "4", "--max_steps", "1562")),
+    "finegrained": ("cifar10", "", "accuracy", ("--stage", "coarse", "--max_epochs", "8")),
+    "hierarchy": ("cifar10", "", "A0/test_accuracy", ("--epochs", "4", "--keep-epochs", "none")),
+    "triplet": ("dogs", "vanilla", "accuracy", ("--train_iters", "500", "--accept-unverified")),
 }
 FLAGS = {"float32": (), "bfloat16": ("--amp", "bf16")}
 FLAGS_FINEGRAINED = {"float32": ("--precision", "32-true"), "bfloat16": ("--precision", "bf16-mixed")}
 DROPPED = ("--amp", "--neglected")  # flags with a value: the precision is ours, and stage 1 is not needed
+
+
+def baseline(paper: str, seed: int, small: bool) -> tuple[Request, Command]:
+    """Returns the request of profile matched (`small`: smoke, on digits) and its training of the baseline."""
+    dataset, variant = BASELINES[paper][:2]
+    profile, dataset = ("smoke", "mnist5k") if small else ("matched", dataset)
+    request = Request(profile, dataset, (seed,), "cpu", (), False, None)
+    commands = importlib.import_module(f"{FOLDERS[paper]}.reproduce").commands_of(request)
+    return request, next(command for command in commands if command.row == request.row(variant))
 
 
 def words(paper: str, seed: int, precision: str, small: bool, folder: Path) -> list[str]:
@@ -44,14 +54,11 @@ def words(paper: str, seed: int, precision: str, small: bool, folder: Path) -> l
       small: train the smoke profile instead, on digits.
       folder: the run folder.
     """
-    variant, _, short = BASELINES[paper]
-    profile, dataset = ("smoke", "mnist5k") if small else ("matched", "cifar10")
-    request = Request(profile, dataset, (seed,), "cpu", (), False, None)
-    commands = importlib.import_module(f"{FOLDERS[paper]}.reproduce").commands_of(request)
-    command = next(command for command in commands if command.row == request.row(variant))
+    _, command = baseline(paper, seed, small)
     dropped = {at + shift for at, word in enumerate(command.flags) if word in DROPPED for shift in (0, 1)}
     flags = [word for at, word in enumerate(command.flags) if at not in dropped]
-    flags += [*(() if small else short), *(FLAGS_FINEGRAINED if paper == "finegrained" else FLAGS)[precision]]
+    flags += () if small else BASELINES[paper][3]
+    flags += (FLAGS_FINEGRAINED if paper == "finegrained" else FLAGS)[precision]
     return [command.script, *flags, "--runs-dir", str(folder.parent), "--name", folder.name]
 
 
@@ -67,7 +74,7 @@ def accuracy(paper: str, seed: int, precision: str, small: bool, folder: Path) -
     done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise RuntimeError(f"{command[1]}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-    metric = BASELINES[paper][1]
+    metric = BASELINES[paper][2]
     records = [load_record(path) for path in folder.rglob("record.json")]
     return next(100 * (record.metrics[metric].last or 0) for record in records if metric in record.metrics)
 
@@ -76,7 +83,7 @@ def difference(paper: str, small: bool) -> Measure:
     """How far apart the mean accuracies of both precisions are, in points.
 
     Raises:
-      NotSupported: this CPU has no instructions for bfloat16, or CIFAR-10 is not here.
+      NotSupported: this CPU has no instructions for bfloat16, or the data set or the weights are not here.
     """
     import torch
 
@@ -84,9 +91,15 @@ def difference(paper: str, small: bool) -> Measure:
 
     if not computes_bf16(torch.device("cpu")) and not small:
         raise NotSupported("this CPU has no instructions for bfloat16; --amp auto computes in float32")
-    if not small:
+    if not small and paper == "triplet":
+        from triplet_tf.reproduce import missing
+
+        request, command = baseline(paper, SEEDS[0], small)
+        if lacking := missing(request, [command]):
+            raise NotSupported(lacking)
+    elif not small:
         try:
-            datasets.load("cifar10", offline=True)
+            datasets.load(BASELINES[paper][0], offline=True)
         except DatasetError as error:
             raise NotSupported(str(error).splitlines()[0]) from None
     found: dict[str, list[float]] = {}
@@ -98,7 +111,8 @@ def difference(paper: str, small: bool) -> Measure:
             ]
     apart = abs(statistics.mean(found["bfloat16"]) - statistics.mean(found["float32"]))
     note = "; ".join(f"{key} {', '.join(f'{value:.2f}' for value in values)} %" for key, values in found.items())
-    what = "smoke profile" if small else "CIFAR-10, baseline of profile matched, fewer epochs"
+    name = {"cifar10": "CIFAR-10", "dogs": "Stanford Dogs"}[BASELINES[paper][0]]
+    what = "smoke profile" if small else f"{name}, baseline of profile matched, fewer epochs"
     title = f"{paper}, {what}: mean accuracy in bfloat16 against float32, {len(found['float32'])} seeds"
     return Measure(title, "points", [max(apart, 0.01)], LIMIT, note)  # 0 has no ratio
 
