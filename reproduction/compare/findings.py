@@ -83,7 +83,7 @@ class Answers:
         result = self._result(claim, row)
         text = result.verdict.text.removesuffix(UNADJUSTED)
         if not text.endswith(FEW) or result.effect is None:
-            return result.verdict.text
+            return _degenerate(result) or result.verdict.text
         word, _, reason = text.removesuffix(FEW).partition(": ")
         rest = f", {reason.replace(' seeds would', ' would')}" if reason else ""
         return f"{word} on {result.effect.seeds} seed{'s' * (result.effect.seeds != 1)}{rest}{_unadjusted(result)}"
@@ -92,7 +92,7 @@ class Answers:
         """Answers a question: "**Too uncertain to say**: +0.32 [-0.10, +0.74] points (3 seeds)"."""
         result = self._result(claim, row)
         text = result.verdict.text.removesuffix(UNADJUSTED).removesuffix(FEW)
-        answer = IN_WORDS.get(result.verdict.word, text) + _unadjusted(result)
+        answer = _degenerate(result) or IN_WORDS.get(result.verdict.word, text) + _unadjusted(result)
         count = result.effect.seeds if result.effect is not None else 0
         return f"**{answer[0].upper()}{answer[1:]}**: {self.effect(claim, row)} ({count} seed{'s' * (count != 1)})"
 
@@ -162,7 +162,8 @@ class Answers:
         for result in (result for results in self.main.values() for result in results if result.claim.id == claim):
             if result.effect is not None and result.effect.seeds > 1:
                 text, seeds = interval_text(result.effect, result.claim.unit), result.effect.seeds
-                return f"{words} {text}, {seeds} seeds: {result.verdict.word}{_unadjusted(result)}"
+                word = _degenerate(result) or result.verdict.word
+                return f"{words} {text}, {seeds} seeds: {word}{_unadjusted(result)}"
         return f"{else_words} {self.effect(else_claim, else_row)} ({else_row})"
 
     def state(self, paper: str) -> str:
@@ -175,6 +176,12 @@ class Answers:
             for result in results
         )
         return f"{judged} of {len(results)} claims judged"
+
+
+def _degenerate(result: Result) -> str:
+    """Returns what makes a run degenerate, such as "embedding collapsed", without the advice; "" if nothing does."""
+    _, found, reason = result.verdict.text.partition("degenerate: ")
+    return reason.partition(" (")[0].partition(";")[0] if found else ""
 
 
 def _unadjusted(result: Result) -> str:

@@ -74,9 +74,14 @@ def test_tries_are_short_runs_of_one_seed_on_the_validation_list_in_the_order_of
     asked = dataclasses.replace(request("matched", seeds=(3, 4)), copy="s144", settings=True)
     commands = reproduce.commands_of(asked)
     configs = [parse(training_parser(), list(c.flags)) for c in commands]
-    assert [c.row.removeprefix("dogs-s144-matched-try-") for c in commands] == [
-        "first_third", "soft", "lambda", "euclidean",
+    assert [c.row.removeprefix("dogs-s144-matched-") for c in commands] == [
+        "try-first_third", "try-soft", "try-lambda", "try-euclidean", "rate-0.001", "rate-0.003", "rate-0.01",
     ]  # fmt: skip
+    for config in configs[4:]:
+        kind = (config.train_mode, config.grouped, config.eval_split, config.train_iters, config.seed)
+        assert kind == ("vanilla", True, "val", 500, 3)
+    assert [config.learning_rate for config in configs[4:]] == [0.001, 0.003, 0.01]
+    configs = configs[:4]
     for config in configs:
         kind = (config.train_mode, config.eval_split, config.train_iters, config.test_interval, config.seed)
         assert kind == ("hard", "val", 500, 50, 3)

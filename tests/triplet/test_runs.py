@@ -146,6 +146,9 @@ def test_an_embedding_that_stays_collapsed_is_warned_of(tmp_path, capsys):
     assert len(warned) == 1 and "across / within 1.04" in warned[0] and "--triplet_loss_lambda 0.1" in warned[0]
     log.test(dataclasses.replace(config, train_mode="vanilla"), lines[3], lines[:3])
     assert (tmp_path / "log.txt").read_text().count("collapsing") == 1
+    log.test(dataclasses.replace(config, train_iters=5), lines[2], lines[:2])  # late in a run one test is enough
+    text = (tmp_path / "log.txt").read_text()
+    assert text.count("collapsing") == 2 and "1.03; see docs/papers/triplet.md, try --first_third semi_hard" in text
 
 
 def test_validation_split_never_selects_on_the_test_list(runs):

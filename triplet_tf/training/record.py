@@ -162,6 +162,7 @@ def write_record(
             "largest_confusions": evaluate.largest_confusions(matrix, lists.class_names),
             "parameters": count_parameters(),
             **ratio_history(history, total),
+            "validation_accuracy": [history[-1]["test/Split_Val_Accuracy"]] if on_val else [],
             "initial_weights": read_json(folder / "initial_weights.json") if config.init == "imagenet" else {},
         },
         outcomes={
