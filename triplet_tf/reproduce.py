@@ -77,7 +77,7 @@ def commands_of(request: Request) -> list[Command]:
     """Lists per seed stage 1 (vanilla), then stage 2 in each mode; ARGS go to all, or name the one mode to run."""
     if request.profile == "matched" and request.settings:
         every = ("--test_interval", "1")  # 50 steps
-        tries = [(name, ("--train_mode", "hard"), (*every, *flags)) for name, flags in TRIES.items()]
+        tries = [(name, MATCHED[""], (*every, *flags)) for name, flags in TRIES.items()]
         tries += [(f"rate-{rate}", MATCHED["vanilla"], ("--learning_rate", rate)) for rate in RATES]
         return [
             _command(request, seed, name, request.row(name), request.extra, mode, (*SHORT, *more))
