@@ -134,6 +134,7 @@ CHEAP = [
     ("scaling", "seriation"),
     ("hours", "hierarchy"),
     ("triplet_input", "image cache"),
+    ("precision", "triplet steps"),
 ]
 KEYS = {"name", "baseline", "ours", "unit", "ratio", "n", "paper"}
 
