@@ -96,7 +96,7 @@ def test_matched_core_rows_have_equal_epochs_images_and_rate(capsys):
 
 
 def test_matched_further_rows_come_for_three_seeds_and_on_cifar10(capsys):
-    core = reproduce.commands_of(request("matched", "cifar100", (0, 1, 2, 3, 4)))
+    core = reproduce.commands_of(request("matched", "cifar100", (0, 1, 2, 3, 4), copy="q90"))
     commands = reproduce.commands_of(request("matched", "cifar100", (0, 1, 2, 3, 4), copy="q90", all_rows=True))
     configs = [resolved(command, capsys) for command in commands]
     per_seed = {seed: set() for seed in range(5)}
@@ -109,6 +109,16 @@ def test_matched_further_rows_come_for_three_seeds_and_on_cifar10(capsys):
         assert config["max_epochs"] == reproduce.EPOCHS * (2 if config["stage"] == ["multi-head"] else 1) or (
             config["stage"] == ["stability", "report"]
         )
+    order = list(dict.fromkeys(command.row for command in commands if "coarse" not in command.flags))
+    own, cifar10 = "cifar100-q90-matched", "cifar10-matched"
+    first, multi_head = ("-ft", "-ft-random", "-ft-true", "-stability"), ("-mh09", "-mh09-true", "-mh09-random")
+    assert order == [
+        *(f"{own}{variant}" for variant in first + multi_head),  # the core rows of all seeds first: stability waits
+        *(f"{cifar10}{variant}" for variant in first),
+        *(f"{own}{variant}" for variant in ("-ft-kmeans", "-ft-deep")),
+    ]
+    assert commands[: len(core)] == core
+    assert commands[-1] == commands[len(core) - 1]  # the report again, of all rows
     assert len([c for c in configs if c["dataset"] == "cifar10"]) == 3 * 5 + 1
     assert {c.row for c in commands if "cifar10" in c.flags} >= {"cifar10-matched", "cifar10-matched-ft-true"}
     # at most what the page says; three hours need a CPU with bfloat16
