@@ -150,8 +150,8 @@ def commands_of(request: Request) -> list[Command]:
         commands += commands_of(dataclasses.replace(request, dataset="cifar10", copy="", seeds=seeds, all_rows=False))
     commands += [command for row in last for seed in seeds for command in row_commands(request, seed, [row])]
     commands.append(report(request))
-    if own and has_pathmnist(request.data_dir):
-        commands += commands_of(dataclasses.replace(request, dataset="pathmnist", copy="", seeds=seeds, all_rows=False))
+    if own and has_pathmnist(request.data_dir):  # with all rows: its claim needs the deep head
+        commands += commands_of(dataclasses.replace(request, dataset="pathmnist", copy="", seeds=seeds))
     return commands
 
 

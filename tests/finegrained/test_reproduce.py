@@ -135,7 +135,18 @@ def test_pathmnist_joins_the_further_rows_where_its_file_is_placed(tmp_path, mon
     assert rows() == set()
     (tmp_path / "pathmnist").mkdir()
     (tmp_path / "pathmnist" / "pathmnist.npz").write_bytes(b"")
-    assert rows() == {f"pathmnist-matched{v}" for v in ("", "-base-budget", "-ft", "-ft-random", "-stability")}
+    variants = (
+        "",
+        "-base-budget",
+        "-ft",
+        "-ft-random",
+        "-stability",
+        "-mh09",
+        "-mh09-random",
+        "-ft-kmeans",
+        "-ft-deep",
+    )
+    assert rows() == {f"pathmnist-matched{variant}" for variant in variants}  # FGL-C6 needs the deep head
 
 
 def test_stages_stand_before_what_needs_them(capsys):
