@@ -29,8 +29,9 @@ NOTEBOOK = {"pathmnist": ("--patience", "5")}  # PathMNIST.ipynb, where the publ
 NO_SUBCLASSES = ("pathmnist", "svhn", "fashion_mnist")  # their classes are the coarse ones
 # One training at the paper's settings on a current GPU, and the clusterings on the CPU beside it: estimates
 GPU_HOURS, CLUSTER_HOURS = 0.2, 0.5
-# Minutes of step 1 and of one training with the seeds side by side on two cores: estimates
-CPU_MINUTES = {"cpu": (1.0, 0.28), "smoke": (0.8, 0.2), "paper": (900.0, 600.0), "matched": (12.0, 8.0)}
+# Minutes of step 1 and of one training with the seeds side by side on two cores: estimates; matched: half of what one
+# core took in the records of seed 0, in bfloat16
+CPU_MINUTES = {"cpu": (1.0, 0.28), "smoke": (0.8, 0.2), "paper": (900.0, 600.0), "matched": (8.0, 4.3)}
 
 # Profile matched: network, epochs of one training, peak rate, and how many seeds run the further rows.
 NETWORK, EPOCHS, RATE, FURTHER_SEEDS = "resnet10n", 24, "0.1", 3
