@@ -1,8 +1,9 @@
-"""Class2Str: features cached or not, LH classifier against FC, our loop against a bare one, XLA."""
+"""Class2Str: features cached or not, LH classifier against FC, our loop against a bare one, XLA, bfloat16."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import tempfile
 import time
@@ -209,6 +210,34 @@ def xla(model: str, inner: int, device: str, small: bool) -> Pair:
         return interleave(name, "images/s", without, with_xla)
 
 
+def bfloat16(small: bool) -> Pair:
+    """Images/s of a training step of stage 1 of profile matched in float32, and in bfloat16 (--amp auto).
+
+    Raises:
+      NotSupported: this CPU has no instructions for bfloat16.
+    """
+    batch, inner = (20, 1) if small else (BATCH, 3)
+    config, data, session_config = stage1_of("early", 20 * inner, batch)
+    from class2str_tf.method.layers import tf1
+    from class2str_tf.training import stage1
+    from reproduction.runtime import tf_runtime
+
+    fast = tf_runtime.start(0, "cpu", amp="auto")
+    if tf_runtime.precision_of(fast) == "float32":
+        raise NotSupported("this CPU has no instructions for bfloat16; --amp auto computes in float32")
+    rates = []
+    with tf1.Graph().as_default():
+        tf1.set_random_seed(0)
+        graph, ready = stage1.build(config, data), tf1.global_variables_initializer()
+        for own in (session_config, fast):
+            session = tf1.Session(config=own)
+            session.run(ready)
+            graph.batches.start(session, 0)
+            rates.append(rate(batch, functools.partial(session.run, graph.train), inner))
+    name = f"training step, early, batch {batch}, cpu: bf16 against float32"
+    return interleave(name, "images/s", rates[0], rates[1])
+
+
 def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:
     return {
         "loop lenet": lambda small: loop("lenet", 120, device, small),
@@ -221,4 +250,5 @@ def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:
 PAIRS: dict[str, Callable[[bool], Pair]] = {
     "cached features": cached_features,
     "forward": forward,
+    "bf16": bfloat16,
 } | on_each_device(_pairs)

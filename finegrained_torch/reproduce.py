@@ -29,8 +29,9 @@ NOTEBOOK = {"pathmnist": ("--patience", "5")}  # PathMNIST.ipynb, where the publ
 NO_SUBCLASSES = ("pathmnist", "svhn", "fashion_mnist")  # their classes are the coarse ones
 # One training at the paper's settings on a current GPU, and the clusterings on the CPU beside it: estimates
 GPU_HOURS, CLUSTER_HOURS = 0.2, 0.5
-# Minutes of step 1 and of one training with the seeds side by side on two cores: estimates
-CPU_MINUTES = {"cpu": (1.0, 0.28), "smoke": (0.8, 0.2), "paper": (900.0, 600.0), "matched": (12.0, 8.0)}
+# Minutes of step 1 and of one training with the seeds side by side on two cores: estimates; matched: half of what one
+# core took in the records of seed 0, in bfloat16
+CPU_MINUTES = {"cpu": (1.0, 0.28), "smoke": (0.8, 0.2), "paper": (900.0, 600.0), "matched": (8.0, 4.3)}
 
 # Profile matched: network, epochs of one training, peak rate, and how many seeds run the further rows.
 NETWORK, EPOCHS, RATE, FURTHER_SEEDS = "resnet10n", 24, "0.1", 3
@@ -69,30 +70,35 @@ def epochs(count: int) -> tuple[str, ...]:
     return ("--max_epochs", str(count))
 
 
-def matched_rows(dataset: str, all_rows: bool) -> list[Row]:
-    """The rows of profile matched behind base: the core ones, then the further ones; of each 2 EPOCHS in all.
+def matched_rows(dataset: str) -> tuple[list[Row], list[Row], list[Row]]:
+    """The rows of profile matched behind base, each of 2 EPOCHS in all.
 
     Multi-head is one training of all epochs, the others two. Sub-labels of every kind are those of the certain images.
+
+    Returns:
+      (core rows; multi-head; fine-tuning from k-means labels and with the deep head), in the order of running.
     """
     coarse, tune = ("--stage", "coarse", *epochs(EPOCHS)), ("--stage", "sub", "fine-tune", *epochs(EPOCHS))
     both = ("--stage", "multi-head", "--alpha", "0.9", *epochs(2 * EPOCHS))
     true, random = ("--no-use_pseudo", "--true-images", "certain"), ("--sub_labels", "random")
-    rows: list[Row] = [
+    core: list[Row] = [
         ("base-budget", "control: base trained on for fine-tuning's epochs", (*coarse, "--control", "budget"), 1),
         ("ft", "fine-tuning from pseudo-labels", tune, 2),
         ("ft-random", "control: fine-tuning from random labels", (*tune, *random), 2),
         ("ft-true", "fine-tuning from the true subclasses of the same images", (*tune, *true), 2),
     ]
-    if all_rows:
-        rows += [
-            ("mh09", "multi-head, alpha 0.9", both, 2),
-            ("mh09-true", "multi-head from the true subclasses of the same images", (*both, *true), 2),
-            ("mh09-random", "control: multi-head from random labels", (*both, *random), 2),
-            ("ft-kmeans", "control: fine-tuning from k-means labels", (*tune, "--sub_labels", "kmeans"), 2),
-            ("ft-deep", "fine-tuning from pseudo-labels, deep head", (*tune, "--head", "deep_layer"), 1),
-        ]
-    known = not dataset.startswith("folder:") and dataset not in NO_SUBCLASSES
-    return [row for row in rows if known or "true" not in row[0]]
+    multi_head: list[Row] = [
+        ("mh09", "multi-head, alpha 0.9", both, 2),
+        ("mh09-true", "multi-head from the true subclasses of the same images", (*both, *true), 2),
+        ("mh09-random", "control: multi-head from random labels", (*both, *random), 2),
+    ]
+    last: list[Row] = [
+        ("ft-kmeans", "control: fine-tuning from k-means labels", (*tune, "--sub_labels", "kmeans"), 2),
+        ("ft-deep", "fine-tuning from pseudo-labels, deep head", (*tune, "--head", "deep_layer"), 1),
+    ]
+    if dataset.startswith("folder:") or dataset in NO_SUBCLASSES:
+        core, multi_head = ([row for row in rows if "true" not in row[0]] for rows in (core, multi_head))
+    return core, multi_head, last
 
 
 def rows_of(profile: str, dataset: str) -> list[Row]:
@@ -126,50 +132,93 @@ def has_pathmnist(data_dir: str | None) -> bool:
 
 
 def commands_of(request: Request) -> list[Command]:
-    """Step 1 of a seed, then its rows; after all seeds the report of the first, which covers them all."""
+    """Step 1 and rows of every seed, then the report; profile matched: the core rows of all seeds, then further ones.
+
+    The report waits for all commands before it. It comes again behind the further rows.
+    """
+    if request.profile != "matched":
+        rows = rows_of(request.profile, request.dataset)
+        return [*(command for seed in request.seeds for command in seed_commands(request, seed, rows)), report(request)]
+    core, multi_head, last = matched_rows(request.dataset)
+    commands = [command for seed in request.seeds for command in seed_commands(request, seed, core)]
+    commands.append(report(request))
+    if not request.all_rows:
+        return commands
+    seeds = request.seeds[:FURTHER_SEEDS]
+    own = request.dataset == DATASETS["matched"]
+    commands += [command for seed in seeds for command in row_commands(request, seed, multi_head)]
+    if own:
+        commands += commands_of(dataclasses.replace(request, dataset="cifar10", copy="", seeds=seeds, all_rows=False))
+    commands += [command for row in last for seed in seeds for command in row_commands(request, seed, [row])]
+    commands.append(report(request))
+    if own and has_pathmnist(request.data_dir):  # with all rows: its claim needs the deep head
+        commands += commands_of(dataclasses.replace(request, dataset="pathmnist", copy="", seeds=seeds))
+    return commands
+
+
+def minutes_of(request: Request) -> tuple[float, float]:
+    """Minutes of step 1 and of one training on two cores: estimates."""
+    large = 2.6 if request.profile == "cpu" and request.dataset != "mnist5k" else 1.0  # 10,000 images for 4,000
+    first, training = CPU_MINUTES[request.profile]
+    return large * first, large * training
+
+
+def seed_commands(request: Request, seed: int, rows: Sequence[Row]) -> list[Command]:
+    """Step 1 of a seed, then its rows."""
+    step_1 = ["--stage", *STEP_1, "--controls", *CONTROLS_OF.get(request.profile, CONTROLS)]
+    if request.profile == "matched":
+        step_1 += epochs(EPOCHS)
+    stage = "step 1: base, features, uncertainty, clusters"
+    first = command_of(request, seed, "", stage, step_1, GPU_HOURS + CLUSTER_HOURS, minutes_of(request)[0])
+    return [first, *row_commands(request, seed, rows)]
+
+
+def row_commands(request: Request, seed: int, rows: Sequence[Row]) -> list[Command]:
+    """Rows of a seed whose step 1 has run."""
+    each = minutes_of(request)[1]
+    return [
+        command_of(request, seed, variant, f"step 2: {words}", flags, trainings * GPU_HOURS, trainings * each)
+        for variant, words, flags, trainings in rows
+    ]
+
+
+def report(request: Request) -> Command:
+    """The report in the first seed's folder, which covers all seeds; profile matched also compares their clusters."""
+    matched = request.profile == "matched"
+    stages = ["--stage", *(["stability"] if matched else []), "report"]
+    return command_of(request, request.seeds[0], "stability" if matched else "", REPORT, stages, 0.02, 0.3)
+
+
+def command_of(
+    request: Request, seed: int, variant: str, stage: str, flags: Sequence[str], hours: float, minutes: float
+) -> Command:
+    """One command.
+
+    Args:
+      request: what the user asked for.
+      seed: of the run folder.
+      variant: of the row, "" for base.
+      stage: what it does, as printed.
+      flags: its own flags.
+      hours: on a GPU with the paper's settings, an estimate.
+      minutes: on two cores, an estimate.
+    """
     row = request.row()
+    name = f"{row}/seed{seed}"
     shared = flags_of(request.profile, request.dataset)
     if request.profile == "matched" and not on_gpu(request):
         shared += ["--cluster_workers", "1"]  # the seeds run side by side already
-    shared += request.extra
-    large = 2.6 if request.profile == "cpu" and request.dataset != "mnist5k" else 1.0  # 10,000 images for 4,000
-    first, each = (large * minutes for minutes in CPU_MINUTES[request.profile])
-    paper = request.profile == "paper"
-    commands: list[Command] = []
-
-    def add(seed: int, variant: str, stage: str, flags: Sequence[str], hours: float, minutes: float) -> None:
-        name = f"{row}/seed{seed}"
-        words = [*flags, *shared, "--seed", str(seed), "--name", name, *request.shared_flags(row)]
-        commands.append(
-            Command(
-                row=row_name(row, variant) or row,
-                stage=f"seed {seed}, {stage}",
-                script=SCRIPT,
-                flags=tuple(words),
-                folder=RUNS_ROOT / "finegrained" / name,
-                gpu_hours=hours if paper else 0.0,
-                cpu_minutes=minutes,
-                worker=None if stage == REPORT else f"seed{seed}",
-            )
-        )
-
-    for number, seed in enumerate(request.seeds):
-        step_1 = ["--stage", *STEP_1, "--controls", *CONTROLS_OF.get(request.profile, CONTROLS)]
-        rows = rows_of(request.profile, request.dataset)
-        if request.profile == "matched":
-            step_1 += epochs(EPOCHS)
-            rows = matched_rows(request.dataset, request.all_rows and number < FURTHER_SEEDS)
-        add(seed, "", "step 1: base, features, uncertainty, clusters", step_1, GPU_HOURS + CLUSTER_HOURS, first)
-        for variant, words, flags, trainings in rows:
-            add(seed, variant, f"step 2: {words}", flags, trainings * GPU_HOURS, trainings * each)
-    matched = request.profile == "matched"  # where the clusters of all seeds are compared, too
-    last = ["--stage", *(["stability"] if matched else []), "report"]
-    add(request.seeds[0], "stability" if matched else "", REPORT, last, 0.02, 0.3)
-    if matched and request.all_rows and request.dataset == DATASETS["matched"]:
-        seeds = request.seeds[:FURTHER_SEEDS]
-        for dataset in ("cifar10", *(["pathmnist"] if has_pathmnist(request.data_dir) else [])):
-            commands += commands_of(dataclasses.replace(request, dataset=dataset, copy="", seeds=seeds, all_rows=False))
-    return commands
+    words = [*flags, *shared, *request.extra, "--seed", str(seed), "--name", name, *request.shared_flags(row)]
+    return Command(
+        row=row_name(row, variant) or row,
+        stage=f"seed {seed}, {stage}",
+        script=SCRIPT,
+        flags=tuple(words),
+        folder=RUNS_ROOT / "finegrained" / name,
+        gpu_hours=hours if request.profile == "paper" else 0.0,
+        cpu_minutes=minutes,
+        worker=None if stage == REPORT else f"seed{seed}",
+    )
 
 
 def report_of(request: Request) -> str:

@@ -50,7 +50,8 @@ def flags_of(profile: str, dataset: str) -> list[str]:
     split = ["--numClasses2Repartition", str(CLASSES_TO_SPLIT.get(dataset, 2))]
     if profile == "paper":
         length = CUTOUT.get(dataset, 16)
-        return ["--dataset", dataset, "--model", "vgg16", "--cutout", "--length", str(length), *split]
+        test = ["--eval-batch", "1000"]  # fewer, larger batches: networks in evaluation mode do not mix images
+        return ["--dataset", dataset, "--model", "vgg16", "--cutout", "--length", str(length), *split, *test]
     flags = ["--dataset", dataset, "--model", "vgg_small", "--batch_size", "64", "--learning_rate", "0.02", *split]
     if profile == "smoke":
         short = ["--epochs_class", "1", "--epochs", "1", "--subset", "200", "--chance-epochs", "0"]

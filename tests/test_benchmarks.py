@@ -125,6 +125,7 @@ def test_a_child_that_fails_says_why():
 
 
 CHEAP = [
+    ("class2str", "bf16"),
     ("repository", "load mnist5k"),
     ("repository", "records"),
     ("repository", "cpu profiles"),

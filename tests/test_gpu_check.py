@@ -52,8 +52,9 @@ def test_the_rehearsal_walks_every_part_on_a_cpu(tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([w.strip('"') for w in command], cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    for word in ("torch 2", "TensorFlow 2", "resume, torch: killed", "going on at epoch"):
+    for word in ("torch 2", "TensorFlow 2", "resume, torch: killed", "resume, tensorflow: killed"):
         assert word in done.stdout
+    assert done.stdout.count("going on at epoch") == 4  # on the way, and in the block at the end
     for paper in verdict.PAPERS:
         assert f"{paper}: ready: right in float32" in done.stdout
         assert f"{paper} " in done.stdout and "images/s, GPU waits: not measured, peak" in done.stdout

@@ -73,9 +73,7 @@ def entries_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def check_framework(
-    framework: str, python: str, device: str, results: Path, rehearse: bool, resume: bool
-) -> list[dict[str, Any]]:
+def check_framework(framework: str, python: str, device: str, results: Path, rehearse: bool) -> list[dict[str, Any]]:
     """Sees, compares, times, projects and resumes one framework; returns what cannot be in its own results."""
     papers = [paper for paper in verdict.PAPERS if (paper in ("class2str", "triplet")) == (framework == "tensorflow")]
     code = run_side(framework, python, device, results, rehearse, only_see=device != "cpu")
@@ -91,8 +89,6 @@ def check_framework(
     if code:
         message = f"its process ended with exit code {code}"
         found = [{"kind": "failure", "paper": p, "what": framework, "message": message} for p in papers]
-    if not resume:
-        return found
     try:
         text = interrupted.kill_and_resume(framework, device, python)
         print(f"resume, {framework}: {text}", flush=True)
@@ -121,9 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{framework}: not installed, left out; install it: {INSTALL[framework]}", flush=True)
                 continue
             results = Path(top) / f"{framework}.jsonl"
-            again = bool(verdict.of_kind(entries, "resumed"))  # a rehearsal kills one run
-            resume = not (args.rehearse and again)
-            extra = check_framework(framework, python, device, results, args.rehearse, resume)
+            extra = check_framework(framework, python, device, results, args.rehearse)
             entries += [*entries_of(results), *extra]
     verdicts = [verdict.verdict_of(paper, entries) for paper in verdict.PAPERS]
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")

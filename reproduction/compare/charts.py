@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reproduction.compare.claim_language import Side
-from reproduction.compare.claims import Result, pair
+from reproduction.compare.claims import Result, pair, why_not_judged
 from reproduction.compare.collect import Collection
 from reproduction.compare.comparison import Comparison
 from reproduction.compare.effects import Effect
@@ -38,6 +39,23 @@ GAINS = {  # variant of the subclass method -> title of its panel
 COLUMNS = 3  # panels side by side
 
 
+@dataclass(frozen=True)
+class Line:
+    """An effect in points with its interval.
+
+    Attributes:
+      effect: of two seeds or more.
+      colour: of a judged effect.
+      label: in words, in lines short enough for the axis.
+      judged: whether a verdict follows from it; the others are drawn open and grey.
+    """
+
+    effect: Effect
+    colour: str
+    label: str
+    judged: bool
+
+
 def effects(results: Sequence[Result]) -> Figure | None:
     """Draws the effects of a row in points, one line a claim, with 95 % interval and margin.
 
@@ -46,34 +64,42 @@ def effects(results: Sequence[Result]) -> Figure | None:
     Returns:
       The figure, or None without any effect.
     """
-    rows = [(result.claim, result.effect) for result in results if result.claim.unit == "points" and _known(result)]
+    rows = [result for result in results if result.claim.unit == "points" and _known(result)]
     if not rows:
         return None
     lines = []
-    for claim, effect in rows:
-        assert effect is not None
-        lines.append((effect, RED if claim.group == "main" else BLUE, textwrap.fill(claim.text, 60)))
-    figure, axis = _intervals(lines, 0.9)
-    for at, (claim, _) in enumerate(rows):
-        assert claim.margin is not None
-        axis.barh(at, 2 * claim.margin, left=-claim.margin, height=0.8, color=BAND)
-    axis.set(xlabel="points, with 95 % interval; grey: too small to matter", title=results[0].row)
+    for result in rows:
+        assert result.effect is not None
+        colour = RED if result.claim.group == "main" else BLUE
+        lines.append(Line(result.effect, colour, textwrap.fill(result.claim.text, 60), result.verdict.line != 1))
+    figure, axis = _intervals(lines, "points, with 95 % interval", f"{rows[0].row}; red: main claims, blue: findings")
+    for at, result in enumerate(rows):
+        assert result.claim.margin is not None
+        axis.barh(at, 2 * result.claim.margin, left=-result.claim.margin, height=0.8, color=BAND)
     return figure
 
 
-def _intervals(lines: Sequence[tuple[Effect, str, str]], frame: float) -> tuple[Figure, Axes]:
-    """Draws effects in points with their 95 % intervals, one line each, the first on top.
+def _intervals(lines: Sequence[Line], unit: str, title: str) -> tuple[Figure, Axes]:
+    """Draws effects with their 95 % intervals, one line each, the first on top.
 
     Args:
-      lines: effect of two seeds or more, its colour, its label.
-      frame: height of what surrounds the lines, inches.
+      lines: the effects.
+      unit: what the x axis shows.
+      title: one line of at most 70 characters, or several.
     """
-    figure, ((axis,),) = new_figure(9, frame + 0.45 * len(lines))
-    for at, (effect, colour, _) in enumerate(lines):
-        axis.errorbar(effect.mean, at, xerr=effect.half_width(), fmt="o", color=colour, capsize=3, markersize=5)
+    marks = ["grey band: too small to matter"]
+    if not all(line.judged for line in lines):
+        marks.append("open circle: not testable")
+    height = 0.75 + 0.2 * (2 + title.count("\n")) + 0.45 * len(lines)
+    figure, ((axis,),) = new_figure(9, height)
+    for at, line in enumerate(lines):
+        look = {"color": line.colour} if line.judged else {"color": GREY, "markerfacecolor": "white"}
+        axis.errorbar(line.effect.mean, at, xerr=line.effect.half_width(), fmt="o", capsize=3, markersize=5, **look)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(lines)), [label for _, _, label in lines], fontsize=8)
+    axis.set_yticks(range(len(lines)), [line.label for line in lines], fontsize=8)
     axis.invert_yaxis()
+    axis.set_xlabel(f"{unit}\n{'; '.join(marks)}", fontsize=9)
+    axis.set_title(title, fontsize=10)
     return figure, axis
 
 
@@ -189,7 +215,7 @@ def prefixes(comparison: Comparison, found: Collection, row: str) -> Figure | No
     axis.set(xlabel="bits of the string, from the root of the tree", ylabel="test images with all these bits right, %")
     distinct = [run.number("distinct_codes", "last") for run in group.runs]
     shown = ", ".join(f"{count:.0f}" for count in distinct if count is not None)
-    axis.set_title(f"{row}: the last point is string match; distinct strings by seed: {shown}", fontsize=10)
+    axis.set_title(f"{row}: the last point is string match\ndistinct strings by seed: {shown}", fontsize=10)
     axis.legend(frameon=False)
     return figure
 
@@ -210,19 +236,21 @@ def against_longer(comparison: Comparison, found: Collection, row: str) -> Figur
     names = dict.fromkeys([*titles, *(group.row for group in found.of(paper))])
     for name in (name for name in names if name == row or name.startswith(f"{row}-")):
         side = Side(metric="accuracy", variant=name.removeprefix(row).removeprefix("-"))
-        effect = pair(found, "points", "chart", paper, row, side, longer).effect if side != longer else None
-        if effect is not None and effect.seeds > 1:
+        pairs = pair(found, "points", "chart", paper, row, side, longer) if side != longer else None
+        if pairs is not None and pairs.effect is not None and pairs.effect.seeds > 1:
             title = titles.get(name, "").partition(", ")[2] or side.variant or "base"
+            label = textwrap.fill(f"{title} ({pairs.effect.seeds} seeds)", 50)
+            judged = not why_not_judged(comparison.paper, found, row, (side, longer), pairs.seeds)
             colour = RED if side.variant in ("ft", "ft-deep", "mh09") else BLUE
-            drawn.append((effect, colour, textwrap.fill(f"{title} ({effect.seeds} seeds)", 50)))
+            drawn.append(Line(pairs.effect, colour, label, judged))
     if not drawn:
         return None
-    figure, axis = _intervals(drawn, 1.1)
+    unit = "points over the coarse network trained on as long, with 95 % interval"
+    title = f"{row}, test accuracy of the last epoch\nred: pseudo-labels of the method; blue: base and controls"
+    figure, axis = _intervals(drawn, unit, title)
     (margin,) = (claim.margin for claim in comparison.paper.claim if claim.id == "FGL-C1-budget")
     assert margin is not None
     axis.axvspan(-margin, margin, color=BAND)
-    axis.set(xlabel="points over the coarse network trained on as long, with 95 % interval; grey: too small to matter")
-    axis.set_title(f"{row}, test accuracy of the last epoch; red: pseudo-labels of the method", fontsize=10)
     return figure
 
 

@@ -198,16 +198,27 @@ def _degenerate(paper: Paper, found: Collection, groups: Sequence[RowRuns], base
     return ""
 
 
-def _flags_differ(groups: Sequence[RowRuns], seeds: Sequence[int]) -> str:
-    """Which flags differ between the seeds of a row; "" if none do."""
-    by_row = (different_flags([run for run in group.runs if run.seed in seeds]) for group in groups)
-    return next(filter(None, by_row), "")
+def why_not_judged(
+    paper: Paper, found: Collection, base: str, sides: Sequence[Side], seeds: Sequence[int], gated: bool = True
+) -> str:
+    """Returns why a row decides nothing about the difference of two sides; "" if it does.
 
-
-def _not_judged(claim: Claim, paper: Paper, found: Collection, groups: Sequence[RowRuns], base: str) -> str:
-    """Why a row decides nothing about a claim: a degenerate run, a baseline below its gate; "" if it does."""
-    gated = claim.group in ("main", "finding")
-    return _degenerate(paper, found, groups, base) or (_gate(paper, found, base) if gated else "")
+    Args:
+      paper: with its gates and rules of health.
+      found: the records.
+      base: the base row.
+      sides: method, baseline and control, as far as they are metrics.
+      seeds: the paired ones.
+      gated: whether the baseline must reach the paper's gate.
+    """
+    groups = [group for side in sides if (group := _group(found, paper.paper.id, base, side.variant)) is not None]
+    differ = (different_flags([run for run in group.runs if run.seed in seeds]) for group in groups)
+    return (
+        next(filter(None, differ), "")
+        or _no_value(found, paper.paper.id, base, sides)
+        or _degenerate(paper, found, groups, base)
+        or (_gate(paper, found, base) if gated else "")
+    )
 
 
 def _ratio(number: float | None, divisor: float | None) -> float | None:
@@ -298,14 +309,13 @@ def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Res
     pairs = pair(found, unit, claim.id, name, base, claim.method, claim.baseline)
     sides = [side for side in (claim.method, claim.baseline, claim.control) if side is not None and side.metric]
     groups = [group for side in sides if (group := _group(found, name, base, side.variant)) is not None]
-    no_value = _no_value(found, name, base, sides)
-    if pairs.effect is None and (claim.group == "fact" or not no_value):
+    if pairs.effect is None and (claim.group == "fact" or not _no_value(found, name, base, sides)):
         return None
     control = pair(found, unit, claim.id, name, base, claim.method, claim.control).effect if claim.control else None
     published, published_baseline = _published(claim, paper, base)
     if claim.group == "fact":
         verdict = Verdict("fact", "", 0)
-    elif reason := _flags_differ(groups, pairs.seeds) or no_value or _not_judged(claim, paper, found, groups, base):
+    elif reason := why_not_judged(paper, found, base, sides, pairs.seeds, claim.group in ("main", "finding")):
         verdict = Verdict("not testable", f"not testable: {reason}", 1)
     else:
         assert claim.margin is not None and pairs.effect is not None

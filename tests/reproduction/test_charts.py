@@ -11,6 +11,7 @@ from reproduction.compare import charts
 from reproduction.compare.collect import collect
 from reproduction.compare.comparison import compare
 from reproduction.compare.tables import load_tables
+from reproduction.compare.verdicts import Verdict
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,20 @@ def test_effects_are_those_of_the_claims(committed):
     assert charts.effects([]) is None
 
 
+def test_an_effect_that_is_not_testable_is_grey_and_open(committed):
+    results = [r for r in committed[0]["hierarchy"].claims if r.row == "cifar100-q90-matched"]
+    drawn = [r for r in results if r.claim.unit == "points" and r.claim.margin is not None]
+    blocked = Verdict("not testable", "not testable: degenerate", 1)
+    mixed = [dataclasses.replace(r, verdict=blocked) if r == drawn[-1] else r for r in results]
+    for given, opened in ((results, 0), (mixed, 1)):
+        [axis] = charts.effects(given).axes
+        circles = [line for line in axis.lines if line.get_marker() == "o"]
+        open_ones = [line for line in circles if line.get_markerfacecolor() == "white"]
+        assert len(circles) == len(drawn) and open_ones == circles[len(circles) - opened :]
+        assert {line.get_color() for line in open_ones} == ({charts.GREY} if opened else set())
+        assert ("open circle: not testable" in axis.get_xlabel()) == bool(opened)
+
+
 def test_the_curve_after_each_bit_ends_at_the_string_match_accuracy(committed):
     comparisons, found = committed
     [axis] = charts.prefixes(comparisons["class2str"], found, "cifar10-cpu").axes
@@ -73,6 +88,22 @@ def test_the_curve_after_each_bit_ends_at_the_string_match_accuracy(committed):
     assert ends[:-1] == pytest.approx([100 * run.number("lh_accuracy", "last") for run in runs])
     assert list(axis.lines[-1].get_ydata()) == pytest.approx([97.9, 96.6, 92.3, 90.5])  # the poster's
     assert charts.prefixes(comparisons["class2str"], found, "mnist5k-cpu") is None  # no such curve on the poster
+
+
+def is_whole(figure):
+    """Whether no text or line leaves the picture, to a hundredth of an inch."""
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    return min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.01
+
+
+def test_no_text_is_cut_off(committed):
+    drawn = dict(charts.charts([*committed[0].values()], committed[1]))
+    assert len(drawn) >= 7
+    for name, figure in drawn.items():
+        assert is_whole(figure), name
+    figure.axes[0].set_title("wider than the picture " * 9)
+    assert not is_whole(figure)
 
 
 def test_every_variant_of_fine_grained_is_drawn_against_training_on(make, tmp_path):
@@ -93,6 +124,8 @@ def test_every_variant_of_fine_grained_is_drawn_against_training_on(make, tmp_pa
     assert points == pytest.approx([expected[v] for v in ("", "-ft", "-ft-random", "-ft-true")])
     assert all(label.endswith("(3 seeds)") for label in labels) and labels[1].startswith("FT from pseudo-labels")
     assert charts.against_longer(one, found, "cifar10-matched") is None
+    assert is_whole(drawn["finegrained-cifar100-q90-matched-effects"])
+    assert "open circle" in axis.get_xlabel()  # base is below its gate
 
 
 def test_charts_of_matched_rows_are_written_and_old_ones_deleted(committed, tmp_path, monkeypatch):
