@@ -8,7 +8,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -24,15 +24,6 @@ STEPS, LOWEST, HIGHEST, STOP_AT = 100, 1e-8, 1.0, 4.0  # Lightning's defaults, t
 SKIP_BEGIN, SKIP_END = 10, 1
 
 
-class Found(NamedTuple):
-    """Curve of the range test, its suggestion, and whether that is the fallback."""
-
-    rates: list[float]
-    losses: list[float]
-    rate: float
-    source: str  # "finder" or "fallback"
-
-
 def steepest_by_index(losses: Sequence[float], begin: int = SKIP_BEGIN, end: int = SKIP_END) -> int | None:
     """Position of the steepest descent of a loss curve per step, ends left out.
 
@@ -40,9 +31,11 @@ def steepest_by_index(losses: Sequence[float], begin: int = SKIP_BEGIN, end: int
     divides by the learning-rate spacing.
 
     Args:
-      losses: smoothed loss at each step. begin, end: points dropped at either end.
+      losses: smoothed loss at each step.
+      begin: points dropped at the start.
+      end: points dropped at the end.
     Returns:
-      Position in `losses`, the first of equal minima; None where fewer than two finite points remain.
+      Position in `losses`, the first of equal minima; None if fewer than two finite points remain.
     Source: Lightning 1.5.10, tuner/lr_finder.py. Deviation: FGL-D06.
     """
     kept = [at for at in range(begin, len(losses) - end) if math.isfinite(losses[at])]
@@ -52,19 +45,22 @@ def steepest_by_index(losses: Sequence[float], begin: int = SKIP_BEGIN, end: int
 
 
 def suggestion(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, str]:
-    """The learning rate at the steepest descent per step, or 0.01 where no finite point is left."""
+    """The learning rate at the steepest descent per step, or 0.01 if fewer than two finite points are left."""
     # DEVIATION FGL-D06: the index rule, not the modern suggestion, which differs by up to four orders
     at = steepest_by_index(losses)
     return (FALLBACK, "fallback") if at is None else (rates[at], "finder")
 
 
-def find(module: LightningModule, loader: DataLoader, trainer: Trainer) -> Found:
+def find(module: LightningModule, loader: DataLoader, trainer: Trainer) -> dict[str, Any]:
     """Runs the range test on a copy of the module; the module itself is left as it was.
 
     Args:
-      module: configured as for the training. loader: its training batches. trainer: used for nothing else.
+      module: configured as for the training.
+      loader: its training batches.
+      trainer: used for nothing else.
     Returns:
-      100 steps at most, lr_i = 10^(-8 + 0.08 i), the loss smoothed with beta 0.98.
+      What lr_find.json contains: lr, the rates 10^(-8 + 0.08 i) of 100 steps at most; loss, smoothed with beta 0.98;
+      suggestion, the rate to train with; source, "finder" or "fallback".
     """
     from lightning.pytorch.tuner import Tuner
 
@@ -77,11 +73,9 @@ def find(module: LightningModule, loader: DataLoader, trainer: Trainer) -> Found
         )  # fmt: skip
     for left in Path(trainer.default_root_dir).glob(".lr_find_*.ckpt"):  # where an earlier search was killed
         left.unlink(missing_ok=True)
-    if finder is None:
-        return Found([], [], FALLBACK, "fallback")
-    rates, losses = ([float(value) for value in finder.results[key]] for key in ("lr", "loss"))
+    rates, losses = ([float(value) for value in finder.results[key]] if finder else [] for key in ("lr", "loss"))
     rate, source = suggestion(rates, losses)
-    return Found(rates, losses, rate, source)
+    return {"lr": rates, "loss": losses, "suggestion": rate, "source": source}
 
 
 def find_rate(task: Task, config: Config, batches: Batches) -> tuple[float, str]:
@@ -91,9 +85,7 @@ def find_rate(task: Task, config: Config, batches: Batches) -> tuple[float, str]
     path = task.folder / "lr_find.json"
     if not path.exists():
         trainer = make_trainer(config, task.folder, [], devices=1)
-        found = find(task.module, loader(task.train[0], batches), trainer)
-        curve = {"lr": found.rates, "loss": found.losses, "suggestion": found.rate, "source": found.source}
-        write_json(path, curve)
+        write_json(path, find(task.module, loader(task.train[0], batches), trainer))
     curve = read_json(path, "lr", "suggestion", "source")
     print(f"{task.stage}: learning rate {curve['suggestion']:.4g} ({curve['source']}, {len(curve['lr'])} steps)")
     return float(curve["suggestion"]), str(curve["source"])

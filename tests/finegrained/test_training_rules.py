@@ -75,14 +75,14 @@ def test_range_test_on_a_network_leaves_it_as_it_was(tmp_path):
     batches = data.Batches(np.arange(120), 40, (0, "test"))
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     trainer = Trainer(default_root_dir=tmp_path, enable_model_summary=False, max_epochs=50, **options)
-    found = learning_rate.find(module, data.loader(items(), batches), trainer)
+    curve = learning_rate.find(module, data.loader(items(), batches), trainer)
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert module.learning_rate == 0.1 and not list(tmp_path.iterdir())
-    assert 20 < len(found.rates) <= 100 and len(found.losses) == len(found.rates)
-    points = [10 ** (-8 + 0.08 * i) for i in (0, *range(2, len(found.rates) + 1))]  # Lightning leaves out the second
-    np.testing.assert_allclose(found.rates, points)
-    at = found.rates.index(found.rate)
-    assert at == learning_rate.steepest_by_index(found.losses) and found.source == "finder"
+    assert 20 < len(curve["lr"]) <= 100 and len(curve["loss"]) == len(curve["lr"])
+    points = [10 ** (-8 + 0.08 * i) for i in (0, *range(2, len(curve["lr"]) + 1))]  # Lightning leaves out the second
+    np.testing.assert_allclose(curve["lr"], points)
+    at = curve["lr"].index(curve["suggestion"])
+    assert at == learning_rate.steepest_by_index(curve["loss"]) and curve["source"] == "finder"
 
 
 class Scripted(LightningModule):
