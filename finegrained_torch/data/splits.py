@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from reproduction.runtime.arrays import read_npz
-from reproduction.runtime.run_folder import UserError, shown, write_bytes
+from reproduction.runtime.arrays import read_npz, write_npz
+from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.torch_runtime import derive
 
 VALIDATION_SHARE = 10  # one tenth
@@ -59,10 +58,7 @@ def stored_split(path: Path, count: int, seed: int, overwrite: bool = False) -> 
     """
     train, val = fixed_split(count, seed)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, train=train, val=val)
-        write_bytes(path, buffer.getvalue())
+        write_npz(path, {"train": train, "val": val})
         return train, val
     kept = read_npz(path, ("train", "val"), "not a readable split; choose another --out_dir")
     same = np.array_equal(kept["train"], train) and np.array_equal(kept["val"], val)
