@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.arrays import confusion_counts
 from reproduction.runtime.loop import Training
 from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World
@@ -195,27 +197,23 @@ def run_stage(
 def confusion(
     model: nn.Module, images: Tensor, labels: Tensor, subclass2class: Tensor, classes: int,
     constants: tuple[Tensor, Tensor], config: Config, world: World,
-) -> Tensor:  # fmt: skip
+) -> np.ndarray:  # fmt: skip
     """Counts the decisions on a test split.
 
     Args:
       model: in any mode; left in evaluation mode.
       images: uint8 [M, H, W, C].
-      labels: int64 [M], classes.
+      labels: int64 [M], classes, on the CPU.
       subclass2class: int64 [S], on the device.
       classes: C.
       constants: mean and standard deviation, float32 [channels], on the device.
       config: batch_size, eval_batch, amp, channels_last.
       world: the processes.
     Returns:
-      int64 [C, C], row = true class, column = decision, on the CPU.
+      int64 [C, C], row = true class, column = decision.
     """
-    return counts(decisions(model, images, subclass2class, constants, config, world), labels, classes)
-
-
-def counts(decided: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Confusion matrix, int64 [C, C], of decisions int64 [M] and classes int64 [M], both on the CPU."""
-    return torch.bincount(labels * classes + decided, minlength=classes * classes).view(classes, classes)
+    decided = decisions(model, images, subclass2class, constants, config, world)
+    return confusion_counts(labels.numpy(), decided.numpy(), classes)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
-from torch import Tensor, nn
+from torch import nn
 
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import write_npz
@@ -59,15 +59,13 @@ class Outcome(NamedTuple):
     others: Sequence[int]
 
 
-def accuracy(matrix: Tensor | np.ndarray) -> float:
+def accuracy(matrix: np.ndarray) -> float:
     """CCR as a fraction in [0, 1]: correct over all, from integer counts."""
-    matrix = np.asarray(matrix)
     return float(np.trace(matrix)) / float(matrix.sum())
 
 
-def class_accuracy(matrix: Tensor | np.ndarray) -> list[float | None]:
+def class_accuracy(matrix: np.ndarray) -> list[float | None]:
     """Accuracy of each class, None for a class without test images."""
-    matrix = np.asarray(matrix)
     totals = matrix.sum(1)
     return [float(matrix[c, c]) / float(n) if n else None for c, n in enumerate(totals)]
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.arrays import confusion_counts
 from reproduction.runtime.flags import as_dict
 from reproduction.runtime.run_folder import UserError, read_json, shown
 from subclass_torch import flags
@@ -21,7 +22,7 @@ from subclass_torch.data.augment import tensor_of
 from subclass_torch.data.images import SIZE
 from subclass_torch.method import losses, partition
 from subclass_torch.training import record
-from subclass_torch.training.loop import Task, counts, decisions, learning_rate, run_stage
+from subclass_torch.training.loop import Task, decisions, learning_rate, run_stage
 from subclass_torch.training.setting import Setting, run_id
 
 # not in the flags that a checkpoint carries: places of this machine
@@ -167,20 +168,20 @@ def train(setting: Setting) -> None:
         training = run_stage(task, config, model, world, setting.stop, folder, folder / "logs" / f"{name}.csv")
         if opened:
 
-            def decided(network: nn.Module) -> Tensor:
+            def decided(network: nn.Module) -> np.ndarray:
                 alone = world._replace(size=1)  # the other processes have finished
-                return decisions(network, task.test_images, subclass2class, task.constants, config, alone)
+                return decisions(network, task.test_images, subclass2class, task.constants, config, alone).numpy()
 
             at_end = decided(model)
-            best = last = counts(at_end, task.test_labels, classes).numpy()
+            best = last = confusion_counts(data.test_labels, at_end, classes)
             epochs = len(training.history)
             record.write_network(best_file.with_name(f"{name}_last.pt"), model, facts, epochs, record.accuracy(last))
             if training.state["best_epoch"] != epochs:
                 from subclass_torch.training.evaluate import load_network
 
                 network = load_network(best_file, world.device)[0]
-                best = counts(decided(network), task.test_labels, classes).numpy()
-            outcome = record.Outcome(training, parts, theta, last, best, at_end.numpy(), neglected, others)
+                best = confusion_counts(data.test_labels, decided(network), classes)
+            outcome = record.Outcome(training, parts, theta, last, best, at_end, neglected, others)
             opened.finish(
                 record.stage2_record(config, data, world, outcome, folder, name),
                 lambda: record.draw_stage2(config, data, outcome, folder),
