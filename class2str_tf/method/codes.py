@@ -8,7 +8,7 @@ Source: authors' TestHash and match_all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -142,8 +142,10 @@ def decode(p: np.ndarray, codes: np.ndarray, rule: str) -> np.ndarray:
         return np.where(keys[position] == predicted, owners[position], -1)
     owners = np.sort(owners)  # so that the first of several best strings is the one with the lowest class id
     table = codes[owners]
-    found = [owners[_nearest(part, table, rule == "hamming")] for part in _chunks(p, len(table))]
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+    size, classes = max(1, CHUNK_ELEMENTS // len(table)), np.empty(len(p), np.int64)
+    for start in range(0, len(p), size):
+        classes[start : start + size] = owners[_nearest(p[start : start + size], table, rule == "hamming")]
+    return classes
 
 
 def class_accuracy(p: np.ndarray, codes: np.ndarray, labels: np.ndarray, rule: str) -> dict[str, float]:
@@ -192,12 +194,6 @@ def _nearest(p: np.ndarray, table: np.ndarray, by_hamming: bool) -> np.ndarray:
             distance += bits[:, i, None] != column
         scores[distance > distance.min(axis=1, keepdims=True)] = -np.inf
     return np.asarray(scores.argmax(axis=1))
-
-
-def _chunks(p: np.ndarray, num_strings: int) -> Iterator[np.ndarray]:
-    size = max(1, CHUNK_ELEMENTS // num_strings)
-    for start in range(0, len(p), size):
-        yield p[start : start + size]
 
 
 def _distributions(q: np.ndarray) -> np.ndarray:
