@@ -11,6 +11,7 @@ import torch
 
 from finegrained_torch.training.modules import LitResnet, Module, MultiHead, log_probabilities
 from reproduction.runtime.arrays import write_npz
+from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.torch_runtime import read_checkpoint
 
@@ -98,8 +99,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> tuple[Module, 
         module = _build(content)
         module.load_state_dict(content["state_dict"])
     except Exception as error:  # any entry may be of any kind; a foreign file is all that is meant
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise UserError(f"{shown(path)}: weights do not fit ({reason})") from None
+        raise UserError(f"{shown(path)}: weights do not fit ({first_line(error)})") from None
     return module.to(device).eval(), content
 
 

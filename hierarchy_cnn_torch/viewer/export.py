@@ -18,6 +18,7 @@ import numpy as np
 
 from hierarchy_cnn_torch.flags import as_user_error, parse_numbers
 from reproduction.runtime.arrays import confusion_counts, read_npy, read_npz
+from reproduction.runtime.faults import first_line
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, run_main
 from reproduction.runtime.run_folder import UserError, shown
 
@@ -59,7 +60,7 @@ def _array(path: str, what: str) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{what}: {path}: no such file") from None
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{what}: {path}: not a readable array ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{what}: {path}: not a readable array ({first_line(error)})") from None
 
 
 def _stack(values: np.ndarray, what: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import UserError, atomic, shown
 
 MOST_BYTES = 2 << 30  # more than any run writes into one npz; a small archive may claim to unpack to terabytes
@@ -20,8 +21,7 @@ def _unreadable(path: Path, error: Exception, hint: str) -> UserError:
         reason = "no such file"
     else:
         # the first sentence; NumPy's second one advises to read pickles all the same
-        message = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
-        reason = f"not a readable array ({message[:160]})"
+        reason = f"not a readable array ({first_line(error).partition('. ')[0]})"
     return UserError(f"{shown(path)}: {reason}{hint and '; '}{hint}")
 
 

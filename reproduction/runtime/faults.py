@@ -1,4 +1,4 @@
-"""Faults of a GPU in one line: out of memory, lost in mid-run, or one that the framework has no code for. No framework.
+"""Errors in one line, and the faults of a GPU: out of memory, lost in mid-run, no code for it. No framework.
 
 Untried on a GPU: the texts are those of torch 2 and TensorFlow 2 as their sources and their users' reports have them.
 """
@@ -14,6 +14,11 @@ OUT_OF_MEMORY = ("OutOfMemoryError", "ResourceExhaustedError")
 CUDA = re.compile(r"CUDA error|CUDA_ERROR_|CUBLAS_STATUS|CUDNN_STATUS|cuDNN error|NCCL error|failed to synchronize")
 OURS = ("device-side assert", "illegal memory access", "invalid argument", "BAD_PARAM", "INVALID_VALUE")
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, shortened for a message of ours: its first line, at most 160 characters, or its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def batch_of(config: Any) -> tuple[str, int] | None:
@@ -51,8 +56,7 @@ def explain(error: BaseException, batch: tuple[str, int] | None = None) -> str |
       error: as a framework raised it.
       batch: flag and value of the run's batch size, if known.
     """
-    name, text = type(error).__name__, str(error)
-    first = (text.strip().splitlines() or [name])[0][:160]
+    name, text, first = type(error).__name__, str(error), first_line(error)
     if name in OUT_OF_MEMORY:
         if batch is None or batch[1] < 2:
             return f"out of GPU memory ({first}); free the GPU of other programs (nvidia-smi lists them)"

@@ -15,6 +15,7 @@ import numpy as np
 
 from datasets.orientation import orientation, turn
 from reproduction.runtime.driver import hidden_gpu
+from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.tf_import import frameworks, native_stderr_closed
 
@@ -140,7 +141,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
         try:
             found.append((int(tf1.train.load_checkpoint(str(prefix)).get_tensor("global_step")), prefix))
         except Exception as error:  # noqa: BLE001 - whatever a damaged file raises, the one before may still do
-            print(f"{shown(prefix)}: not a readable checkpoint ({_first_line(error)})", file=sys.stderr)
+            print(f"{shown(prefix)}: not a readable checkpoint ({first_line(error)})", file=sys.stderr)
     return sorted(found, key=lambda item: (item[0], str(item[1])), reverse=True)
 
 
@@ -169,7 +170,7 @@ def restore_newest(session: Any, saver: Any, folder: Path, after: int = -1) -> i
             saver.restore(session, str(prefix))
             return step
         except Exception as error:  # noqa: BLE001
-            print(f"{shown(prefix)}: cannot be restored ({_first_line(error)}); trying the one before", file=sys.stderr)
+            print(f"{shown(prefix)}: cannot be restored ({first_line(error)}); trying the one before", file=sys.stderr)
     if present or (after < 0 and any(folder.glob("model-*.index"))):
         raise UserError(f"{shown(folder)}: no checkpoint can be restored; --overwrite starts anew")
     return None
@@ -199,7 +200,7 @@ def restore_for_evaluation(session: Any, prefix: Path, built: str, variables: Se
         tf1.train.Saver(variables).restore(session, str(prefix))
     except Exception as error:  # noqa: BLE001
         raise UserError(
-            f"{shown(prefix)}: does not fit {built}, or is damaged ({_first_line(error)}); "
+            f"{shown(prefix)}: does not fit {built}, or is damaged ({first_line(error)}); "
             "give the flags it was trained with"
         ) from None
 
@@ -218,7 +219,7 @@ def save_checkpoint(session: Any, saver: Any, prefix: Path, keep: Iterable[int],
         for partial in prefix.parent.glob(f"{prefix.name}.*temp*"):
             partial.unlink(missing_ok=True)
         raise UserError(
-            f"{shown(prefix)}: cannot be saved ({_first_line(error)}); the previous checkpoint is "
+            f"{shown(prefix)}: cannot be saved ({first_line(error)}); the previous checkpoint is "
             "complete: free some disk space, then run the same command again"
         ) from None
     keep = set(keep)
@@ -226,10 +227,6 @@ def save_checkpoint(session: Any, saver: Any, prefix: Path, keep: Iterable[int],
         if step not in keep:
             for file in old.parent.glob(f"{old.name}.*"):
                 file.unlink()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 @contextlib.contextmanager

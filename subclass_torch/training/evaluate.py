@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.torch_runtime import World, read_checkpoint
 from subclass_torch.data import images
@@ -55,8 +56,7 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str,
         model.load_state_dict(weights)
         channels_last = args["channels_last"]
     except Exception as error:  # any entry may be of any kind; a foreign file is all that is meant
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise UserError(f"{shown(path)}: weights do not fit ({reason})") from None
+        raise UserError(f"{shown(path)}: weights do not fit ({first_line(error)})") from None
     content["path"] = path
     return build.place(model, device, channels_last).eval(), content
 

@@ -15,6 +15,7 @@ from datasets.identity import Seen, content_digest, fingerprint
 from reproduction.runtime import run_data
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.deviations import active
+from reproduction.runtime.faults import first_line
 from reproduction.runtime.flags import as_dict
 from reproduction.runtime.loop import Training
 from reproduction.runtime.record import Record, make_record, versions_of
@@ -195,7 +196,7 @@ def score_checkpoint(config: Config, world: World) -> None:
         model = VideoNetwork(len(content["subclass2class"])).to(world.device)
         model.load_state_dict(content["state_dict"])
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{shown(path)}: weights do not fit ({str(error).splitlines()[0][:160]})") from None
+        raise UserError(f"{shown(path)}: weights do not fit ({first_line(error)})") from None
     settings = dataclasses.replace(config, num_classes=content["num_classes"])
     scores = score(model, shards(config, EVAL), content["subclass2class"], settings, world)
     print_scores(scores)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from datasets import weights
+from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import UserError, shown
 from triplet_tf.config.base_config import Config
 from triplet_tf.config.networks import TABLE
@@ -69,7 +69,7 @@ def restore_imagenet(session: tf1.Session, net: str, checkpoint_path: str | Path
     try:
         shapes = tf1.train.load_checkpoint(str(path)).get_variable_to_shape_map()
     except Exception as error:  # noqa: BLE001 - whatever a damaged file raises
-        raise UserError(f"{shown(path)}: not a readable checkpoint ({_first_line(error)})") from None
+        raise UserError(f"{shown(path)}: not a readable checkpoint ({first_line(error)})") from None
     for variable in variables:
         name, shape = variable.op.name, variable.shape.as_list()
         if shapes.get(name) != shape:
@@ -78,7 +78,7 @@ def restore_imagenet(session: tf1.Session, net: str, checkpoint_path: str | Path
     try:
         tf1.train.Saver(variables).restore(session, str(path))
     except Exception as error:  # noqa: BLE001
-        raise UserError(f"{shown(path)}: damaged ({_first_line(error)})") from None
+        raise UserError(f"{shown(path)}: damaged ({first_line(error)})") from None
 
 
 def weight_decay_terms(net: str) -> list[tf.Tensor]:
@@ -95,7 +95,3 @@ def _check_exists(path: Path, net: str) -> None:
         raise UserError(
             f"{shown(path)}: no ImageNet checkpoint for --net {net}; put it there, or start with --init random"
         )
-
-
-def _first_line(error: Any) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
