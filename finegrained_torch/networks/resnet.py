@@ -305,8 +305,3 @@ class Packed(nn.Module):
 def _folded(conv: Any, norm: Any) -> Any:
     """A convolution that does the batch norm behind it, too."""
     return fuse_conv_bn_eval(conv, norm)
-
-
-def parameter_count(module: nn.Module, trainable: bool = False) -> int:
-    """Number of parameters; only those that are trained where `trainable`."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)

@@ -12,7 +12,6 @@ import numpy as np
 
 from finegrained_torch import deviations, flags
 from finegrained_torch.data.images import Items
-from finegrained_torch.networks import resnet
 from finegrained_torch.training import evaluate
 from finegrained_torch.training.loop import Trained
 from finegrained_torch.training.modules import log_probabilities
@@ -152,7 +151,7 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
     variant = flags.variant(stage, config.use_pseudo, head, alpha, config.sub_labels, config.control)
     shared = {
         "num_sub": num_sub, "lr": trained.lr, "lr_source": trained.lr_source, "epochs": epochs,
-        "best_epoch": best_epoch, "parameters": resnet.parameter_count(task.module),
+        "best_epoch": best_epoch, "parameters": runtime.parameter_count(task.module),
     }  # fmt: skip
     details = shared | {
         "training_images": images, "validation_images": len(val_at), "test_images": len(labels), "tested_on": tested,

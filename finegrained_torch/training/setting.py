@@ -235,7 +235,7 @@ class Setting:
           positions: of the images.
           **facts: stored with the best weights, such as `classes`.
         """
-        train, val, parameters = len(positions.train[1]), len(positions.val[1]), resnet.parameter_count(module, True)
+        train, val, parameters = len(positions.train[1]), len(positions.val[1]), runtime.parameter_count(module, True)
         print(f"{stage}: {train:,} training and {val:,} validation images, {parameters:,} parameters", flush=True)
         facts |= {
             "maker": "finegrained_torch", "stage": stage, "dataset": self.data.name, "network": self.config.network,

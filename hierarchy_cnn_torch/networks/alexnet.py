@@ -207,11 +207,6 @@ def initialise(network: nn.Module, seed: int) -> None:
                     layer.bias.zero_()
 
 
-def parameters_of(network: nn.Module) -> int:
-    """Number of trainable numbers."""
-    return sum(p.numel() for p in network.parameters())
-
-
 def widened(trunk: Trunk, channels: int, num_classes: int, budget: int) -> Trunk:
     """The trunk with the fully connected width that comes nearest to a number of parameters (A5).
 

@@ -16,7 +16,7 @@ from hierarchy_cnn_torch.flags import ARM_NAMES, Config
 from hierarchy_cnn_torch.method import trees
 from hierarchy_cnn_torch.method.branches import Branches, choose_betas, joined
 from hierarchy_cnn_torch.method.statistics import among_top_k
-from hierarchy_cnn_torch.networks.alexnet import Network, parameters_of
+from hierarchy_cnn_torch.networks.alexnet import Network
 from hierarchy_cnn_torch.training.evaluate import Scores
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import write_npz
@@ -24,7 +24,7 @@ from reproduction.runtime.loop import Training
 from reproduction.runtime.outcomes import outcomes_of
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, shown
-from reproduction.runtime.torch_runtime import World
+from reproduction.runtime.torch_runtime import World, parameter_count
 
 Metrics = dict[str, dict[str, float | None]]
 
@@ -35,7 +35,7 @@ def describe(config: Config, data: Data, network: Network, branches: Branches, w
         print(
             f"{config.dataset}: {len(data.train):,} training, {len(data.val):,} held-out, {len(data.test_labels):,} "
             f"test images, {len(data.names)} classes; {config.arm} ({ARM_NAMES[config.arm]}), "
-            f"{parameters_of(network):,} parameters, branches {branches.outputs() or 'none'}; {world.device}"
+            f"{parameter_count(network):,} parameters, branches {branches.outputs() or 'none'}; {world.device}"
             + (f", {runtime.precision(world.device, config.amp)}" if config.amp else ""),
             flush=True,
         )
@@ -95,7 +95,7 @@ def write_record(
     metrics: Metrics = {
         "test_accuracy": {"best_on_test": max(every_epoch) if len(data.curve) == len(labels) else None},
         "train_accuracy": {"last": float((train_predicted == train_labels).mean())},
-        "parameters": {"last": float(parameters_of(network))},
+        "parameters": {"last": float(parameter_count(network))},
         "seconds_per_epoch": {"last": state["seconds"] / training.epoch},
     }
     if not config.train_held_out:

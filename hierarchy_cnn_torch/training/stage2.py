@@ -11,10 +11,10 @@ from hierarchy_cnn_torch.data.tree_files import load_tree, named_tree
 from hierarchy_cnn_torch.flags import Config, as_user_error, parse_numbers, parse_taps
 from hierarchy_cnn_torch.method import trees
 from hierarchy_cnn_torch.method.branches import Branches, branches_of, loss_weights
-from hierarchy_cnn_torch.networks.alexnet import parameters_of, trunk_of, widened
+from hierarchy_cnn_torch.networks.alexnet import trunk_of, widened
 from hierarchy_cnn_torch.training import evaluate, loop, record
 from reproduction.runtime.run_folder import Run, Stop, UserError, shown
-from reproduction.runtime.torch_runtime import World
+from reproduction.runtime.torch_runtime import World, parameter_count
 
 
 def finished_stage_1(config: Config) -> Path:
@@ -54,7 +54,7 @@ def train(config: Config, data: Data, run: Run, world: World, stop: Stop) -> Non
             switches = parse_numbers("--bt-switch", config.bt_switch)
             loss_weights(config.schedule, len(branches.taps), config.lambda_, 0, config.epochs, switches)
     if config.arm == "A5":  # flat, with as many parameters as A1
-        size = parameters_of(evaluate.rebuild(config, data, branches.outputs()))
+        size = parameter_count(evaluate.rebuild(config, data, branches.outputs()))
         trunk = widened(trunk_of(config.trunk, config.preset), data.images.shape[3], len(data.names), size)
         branches = Branches((), ())
     network = evaluate.rebuild(config, data, branches.outputs(), trunk).to(world.device)

@@ -86,6 +86,11 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", index)
 
 
+def parameter_count(module: torch.nn.Module, trainable: bool = False) -> int:
+    """Numbers in a network's parameters (no running means): all, or with `trainable` those that are not frozen."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
+
+
 def device_name(device: torch.device) -> str | None:
     """Model of the GPU for records, None on the CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else None

@@ -217,11 +217,6 @@ def place(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Mod
     return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload]
 
 
-def parameter_count(model: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     """The state dict under the authors' names, whatever wraps the network (compile, DDP)."""
     while wrapped := getattr(model, "module", None) or getattr(model, "_orig_mod", None):

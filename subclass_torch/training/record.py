@@ -283,7 +283,8 @@ def stage2_record(config: Config, data: Images, world: World, outcome: Outcome, 
         ranked["repartitioned"] = list(partition.classes)
     details = {
         **(ranked if neglected else {}), "class_names": list(data.class_names), "subclasses": outputs,
-        "training_images": samples, "parameters": build.parameter_count(network), "best_epoch": best_epoch,
+        "training_images": samples, "best_epoch": best_epoch,
+        "parameters": runtime.parameter_count(network, trainable=True),
     }  # fmt: skip
     return record_of(
         config, data, world, training, "stage2" if config.subclass else "baseline", samples, details,

@@ -14,7 +14,7 @@ from finegrained_torch.training import loop
 from finegrained_torch.training.modules import LitResnet, MultiHead, Optimization
 from finegrained_torch.training.setting import Task
 from reproduction.runtime.run_folder import flags_hash
-from reproduction.runtime.torch_runtime import generator, one_cycle
+from reproduction.runtime.torch_runtime import generator, one_cycle, parameter_count
 
 from .conftest import run
 
@@ -68,7 +68,7 @@ def test_the_narrow_networks_are_the_same_family_at_a_fraction_of_the_work(name,
     network, released = resnet.build(name, 20), resnet.build("resnet18", 20)
     names = {name for name in network.state_dict()}
     assert names < set(released.state_dict()) and network.feature_dim == network.embed_dim == width
-    assert resnet.parameter_count(network) == parameters
+    assert parameter_count(network) == parameters
     assert network.layer4[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
     images = torch.rand(2, 3, 32, 32)
     network.eval()

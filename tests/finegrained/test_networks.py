@@ -8,11 +8,12 @@ from finegrained_torch.networks import heads as head
 from finegrained_torch.networks import resnet as networks
 from finegrained_torch.training.modules import LitResnet, MultiHead
 from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.torch_runtime import parameter_count
 
 
 def count(name, outputs):
     with torch.device("meta"):
-        return networks.parameter_count(networks.build(name, outputs))
+        return parameter_count(networks.build(name, outputs))
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def test_count_of_the_backbone_and_of_the_notebook_prints():
     with torch.device("meta"):
         net = networks.build("resnet18", 9)
         net.fc = nn.Identity()
-    assert networks.parameter_count(net) == 11_168_832
+    assert parameter_count(net) == 11_168_832
     for megabytes, parameters in ((44.694, count("resnet18", 9)), (44.796, count("resnet18", 59)), (44.799, deep())):
         assert round(4 * parameters / 1e6, 3) == megabytes
 
@@ -37,7 +38,7 @@ def deep():
     with torch.device("meta"):
         net = networks.build("resnet18", 59)
         head.replace_head(net, "deep_layer", 59, 9)
-    return networks.parameter_count(net)
+    return parameter_count(net)
 
 
 def test_count_of_deep_layer():
@@ -48,7 +49,7 @@ def test_count_of_deep_layer():
                          [(10, 2, 11_174_988), (100, 20, 11_230_392), (13, 2, 11_176_527)])  # fmt: skip
 def test_counts_of_multi_head(fine, coarse, parameters):
     with torch.device("meta"):
-        assert networks.parameter_count(MultiHead(num_classes=fine, num_superclasses=coarse)) == parameters
+        assert parameter_count(MultiHead(num_classes=fine, num_superclasses=coarse)) == parameters
 
 
 @pytest.mark.parametrize(("fine", "coarse", "parameters"), [(10, 2, 12_208_180), (100, 20, 12_263_584)])
@@ -58,9 +59,9 @@ def test_counts_of_the_older_network(fine, coarse, parameters):
         base = LitResnet(num_classes=coarse, network="legacy", other_classes=fine)
         sub = LitResnet(num_classes=fine, network="legacy", mode="sub", other_classes=coarse)
         both = MultiHead(num_classes=fine, num_superclasses=coarse, network="legacy")
-        assert [networks.parameter_count(module) for module in (base, sub, both)] == [parameters] * 3
+        assert [parameter_count(module) for module in (base, sub, both)] == [parameters] * 3
         sub.fine_tuning(coarse, dim_sub=fine)
-    assert networks.parameter_count(sub) == parameters
+    assert parameter_count(sub) == parameters
 
 
 def test_one_layer_for_both_kinds_of_labels_gives_the_part_of_its_mode():
@@ -189,7 +190,7 @@ def test_freeze_goes_by_module_type():
     by_name = sum(p.numel() for name, p in net.named_parameters() if "bn" in name or "fc" in name)
     assert by_name == 8_834
     head.freeze_backbone(net)
-    assert networks.parameter_count(net, trainable=True) == 8_834 + 2 * (128 + 256 + 512)
+    assert parameter_count(net, trainable=True) == 8_834 + 2 * (128 + 256 + 512)
     assert not net.conv1.weight.requires_grad and net.fc.weight.requires_grad
 
 

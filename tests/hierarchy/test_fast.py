@@ -18,7 +18,7 @@ from hierarchy_cnn_torch.training import evaluate, loop
 from reproduction.runtime.flags import as_dict
 from reproduction.runtime.record import load_record
 from reproduction.runtime.run_folder import Stop, flags_hash
-from reproduction.runtime.torch_runtime import World
+from reproduction.runtime.torch_runtime import World, parameter_count
 
 from .test_resume import worker
 from .test_runs import ANALYZE, outcomes_agree, pictures, run, tree_file, words  # noqa: F401
@@ -63,9 +63,9 @@ def test_the_fast_network_pools_first_and_has_the_papers_layers():
     assert x.shape == (2, 128, 4, 4)
     expected = net.fc8(net.fc7(net.fc6(x.flatten(1)).relu()).relu())
     torch.testing.assert_close(logits, expected)
-    aware = alexnet.parameters_of(net)
+    aware = parameter_count(net)
     wide = alexnet.Network(alexnet.widened(alexnet.PRESETS["fast"], 3, 100, aware), 3, 100, bn=True)
-    assert abs(alexnet.parameters_of(wide) - aware) / aware < 0.005
+    assert abs(parameter_count(wide) - aware) / aware < 0.005
 
 
 def test_one_cycle_sets_the_rate_of_each_step(monkeypatch, tmp_path):

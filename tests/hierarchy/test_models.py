@@ -11,6 +11,7 @@ from hierarchy_cnn_torch.networks import alexnet
 from hierarchy_cnn_torch.networks.alexnet import Network
 from hierarchy_cnn_torch.training import loop
 from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.torch_runtime import parameter_count
 
 LEVELS = [np.arange(20) // 10, np.arange(20) // 5, np.arange(20) // 2]
 
@@ -27,7 +28,7 @@ def test_branch_shapes(preset, size, channels):
 @pytest.mark.parametrize(("preset", "millions"), [("paper32", 9.5), ("small", 2.35), ("mini", 0.84)])
 def test_parameter_counts_are_those_of_the_specification(preset, millions):
     net = Network(alexnet.PRESETS[preset], 3, 100, {"conv2": 2, "conv3": 9, "conv4": 20})
-    assert alexnet.parameters_of(net) / 1e6 == pytest.approx(millions, rel=0.02)
+    assert parameter_count(net) / 1e6 == pytest.approx(millions, rel=0.02)
 
 
 def test_torchvision_trunk_has_torchvisions_61_million_parameters():
@@ -100,8 +101,8 @@ def test_arms_fit_what_they_should():
 
 def test_a5_has_as_many_parameters_as_a1():
     trunk = alexnet.PRESETS["mini"]
-    aware = alexnet.parameters_of(Network(trunk, 1, 20, losses.branches_of("A1", LEVELS, [], 0).outputs()))
-    wide = alexnet.parameters_of(Network(alexnet.widened(trunk, 1, 20, aware), 1, 20))
+    aware = parameter_count(Network(trunk, 1, 20, losses.branches_of("A1", LEVELS, [], 0).outputs()))
+    wide = parameter_count(Network(alexnet.widened(trunk, 1, 20, aware), 1, 20))
     assert abs(wide - aware) / aware < 0.005
 
 
