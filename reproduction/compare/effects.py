@@ -60,7 +60,7 @@ class Effect:
             return math.inf
         n = seeds or self.seeds
         spread = t_quantile(1 - alpha / 2, n - 1) * statistics.stdev(self.by_seed) / math.sqrt(n)
-        return math.hypot(spread, z_quantile(1 - alpha / 2) * self.image_term)
+        return math.hypot(spread, statistics.NormalDist().inv_cdf(1 - alpha / 2) * self.image_term)
 
     def interval(self, alpha: float = 0.05) -> tuple[float, float]:
         """Returns the two-sided interval at confidence 1 - alpha."""
@@ -84,12 +84,6 @@ def t_quantile(probability: float, degrees: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, probability))
-
-
-@functools.cache
-def z_quantile(probability: float) -> float:
-    """Returns the quantile of the standard normal distribution."""
-    return statistics.NormalDist().inv_cdf(probability)
 
 
 def image_variance(differences: np.ndarray) -> float:
