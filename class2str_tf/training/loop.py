@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from class2str_tf.data.batches import Batches, steps_per_epoch
 from class2str_tf.flags import Config
@@ -21,23 +22,27 @@ RISE = 0.23  # share of the steps in which the rate of --one-cycle rises
 LEGACY_SAVE = 10_000  # samples between two checkpoints of an epoch under --legacy-batches (C2S-D10)
 
 
-class Trainable(Protocol):
-    """What the loop needs of a stage's graph: its batches, the loss, the scalars to log, the update."""
+@dataclass(frozen=True)
+class Graph:
+    """What the loop needs of a stage's graph; each stage adds the tensors that it evaluates.
 
-    @property
-    def batches(self) -> Batches: ...
-    @property
-    def loss(self) -> tf.Tensor: ...
-    @property
-    def scalars(self) -> Mapping[str, tf.Tensor]: ...
-    @property
-    def train(self) -> tf.Operation: ...
+    Attributes:
+      batches: the images of a step.
+      loss: scalar.
+      scalars: name in metrics.jsonl -> scalar to log.
+      train: the update of all weights and of the global step.
+    """
+
+    batches: Batches
+    loss: tf.Tensor
+    scalars: dict[str, tf.Tensor]
+    train: tf.Operation
 
 
 def run_steps(
     name: str,
     session: tf1.Session,
-    graph: Trainable,
+    graph: Graph,
     config: Config,
     folder: Path,
     num_images: int,

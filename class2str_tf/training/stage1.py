@@ -6,8 +6,8 @@ Source: authors' train_fc_classifier.py.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,22 +17,23 @@ from class2str_tf.data.images import load
 from class2str_tf.flags import Config, settings
 from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
-from class2str_tf.training import record
+from class2str_tf.training import loop, record
 from class2str_tf.training.frozen_features import newest_checkpoint
-from class2str_tf.training.loop import learning_rate, run_steps
 from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.run_folder import open_run
 
 TEST = "cnn_train/acc"  # the authors' name of the accuracy
 
 
-class Graph(NamedTuple):
-    """Tensors of stage 1."""
+@dataclass(frozen=True)
+class Graph(loop.Graph):
+    """Tensors of stage 1.
 
-    batches: Batches
-    loss: tf.Tensor
-    scalars: dict[str, tf.Tensor]
-    train: tf.Operation
+    Attributes:
+      images: uint8 [B, H, W, C], to be classified.
+      predicted: int64 [B], their classes.
+    """
+
     images: tf.Tensor
     predicted: tf.Tensor
 
@@ -64,7 +65,7 @@ def build(config: Config, data: datasets.Dataset, total: int = 1) -> Graph:
         "cnn_train/acc": tf.reduce_mean(tf.cast(correct, tf.float32)),
     }
     with tf.control_dependencies(tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)):
-        rate = learning_rate(config, step, total)
+        rate = loop.learning_rate(config, step, total)
         train = tf1.train.AdamOptimizer(rate).minimize(loss, global_step=step)
 
     images = tf1.placeholder(tf.uint8, [None, *data.train_images.shape[1:]], name="x")
@@ -100,7 +101,7 @@ def run_stage1(config: Config) -> None:
                     go_on_from(session, config, Path(config.cnn_dir), data)
                 elif config.model == "early":
                     networks.whiten(session, data.train_images, config)
-                history = run_steps(
+                history = loop.run_steps(
                     "stage 1", session, graph, config, run.folder, len(data.train_labels), total,
                     evaluate=lambda step: {TEST: int(right(session, graph, config, data).sum()) / num_tests},
                     best_by=f"test/{TEST}",

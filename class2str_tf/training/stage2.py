@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,8 @@ from class2str_tf.flags import Stage2Config, settings
 from class2str_tf.method import codes, fixed_codes, model
 from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
-from class2str_tf.training import evaluate, frozen_features, record
+from class2str_tf.training import evaluate, frozen_features, loop, record
 from class2str_tf.training.frozen_features import Features
-from class2str_tf.training.loop import learning_rate, run_steps
 from class2str_tf.training.reduced_fc import train_reduced
 from class2str_tf.training.timing import forward_times
 from reproduction.runtime import run_data, tf_runtime
@@ -33,18 +33,23 @@ COLLAPSE_RATIO = 0.003  # w_l2 / w_i at B = 200 from which Class2Str collapses (
 INITIALISATIONS = 1_000  # graph seed = seed * this + attempt
 
 
-class Graph(NamedTuple):
-    """Tensors of stage 2."""
+@dataclass(frozen=True)
+class Graph(loop.Graph):
+    """Tensors of stage 2.
 
-    batches: Batches
-    loss: tf.Tensor
-    scalars: dict[str, tf.Tensor]
-    train: tf.Operation
-    x: tf.Tensor  # features or images to be classified
-    bit_probabilities: tf.Tensor  # p, [B, L, 2]
-    inverse_of: tf.Tensor  # argmax of Str2Class(p), [B]
-    q: tf.Tensor  # Class2Str of every class, [C, L, 2]
-    inverse_of_q: tf.Tensor  # argmax of Str2Class(q), [C]
+    Attributes:
+      x: features or images to be classified.
+      bit_probabilities: p, float32 [B, L, 2].
+      inverse_of: int64 [B], argmax of Str2Class(p).
+      q: float32 [C, L, 2], Class2Str of every class.
+      inverse_of_q: int64 [C], argmax of Str2Class(q).
+    """
+
+    x: tf.Tensor
+    bit_probabilities: tf.Tensor
+    inverse_of: tf.Tensor
+    q: tf.Tensor
+    inverse_of_q: tf.Tensor
 
 
 def build(
@@ -104,7 +109,7 @@ def build(
         "rnn_acc": tf.reduce_mean(tf.cast(matches, tf.float32)),
     }
     drop = tf.cast(step % total, tf.float32) >= config.lr_drop_at * total  # the step counts on over attempts
-    rate = learning_rate(config, step, total)
+    rate = loop.learning_rate(config, step, total)
     rate = tf.where(drop, 0.1 * rate, rate)
     with tf.control_dependencies(tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)):
         train = tf1.train.AdamOptimizer(rate).minimize(loss, global_step=step)
@@ -220,7 +225,7 @@ def train_until_unique(
                     tf_runtime.restore_for_evaluation(session, prefix, f"{config.model} on {data.name}", cnn)
                 last = (attempt + 1) * total
                 test = partial(check, session, graph, config, data, x_test, folder, attempt, last)
-                history = run_steps(
+                history = loop.run_steps(
                     "stage 2", session, graph, config, folder, len(data.train_labels), total,
                     evaluate=test, best_by="test/rnn_acc", offset=last - total,
                 )  # fmt: skip
