@@ -5,18 +5,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from class2str_tf.flags import parse_rnn, rnn_parser, settings
+from class2str_tf.scripts import train_stage2
 from reproduction.runtime.flags import run_main
-from reproduction.runtime.run_data import already_done
 
 
 def main() -> None:
-    config = parse_rnn(rnn_parser("train_rnn_classifier_cifar100.py", "cifar100", "lenet"))
-    if already_done(config.folder, settings(config)):
-        return
-    from class2str_tf.training.stage2 import run_stage2
-
-    run_stage2(config)
+    train_stage2("train_rnn_classifier_cifar100.py", "cifar100", "lenet")
 
 
 if __name__ == "__main__":
