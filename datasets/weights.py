@@ -7,17 +7,14 @@ for: python -m datasets.weights vgg16_weights.npz
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
-
-import numpy as np
 
 from datasets import archive
 from datasets.core import DATA_ROOT, DatasetError
 from datasets.fetch import fetch, locked, places
 from datasets.fetch import find as find_file
 from datasets.manifest import entry
-from datasets.verify import MOST_BYTES, check_file, reading
+from datasets.verify import MOST_BYTES, check_file
 
 NAME = "weights"
 # The tarball that holds each slim checkpoint.
@@ -31,15 +28,6 @@ PACKED = {
 # Files of a checkpoint in TensorFlow's newer format; the others are one file.
 PARTS = {
     "mobilenet_v1_1.0_224.ckpt": tuple(f"mobilenet_v1_1.0_224.ckpt.{end}" for end in ("data-00000-of-00001", "index"))
-}
-_WIDTHS = (("1_1", 3, 64), ("1_2", 64, 64), ("2_1", 64, 128), ("2_2", 128, 128), ("3_1", 128, 256), ("3_2", 256, 256),
-           ("3_3", 256, 256), ("4_1", 256, 512), ("4_2", 512, 512), ("4_3", 512, 512), ("5_1", 512, 512),
-           ("5_2", 512, 512), ("5_3", 512, 512))  # fmt: skip
-VGG16_SHAPES: dict[str, tuple[int, ...]] = {
-    **{f"conv{n}_W": (3, 3, a, b) for n, a, b in _WIDTHS},
-    **{f"conv{n}_b": (b,) for n, a, b in _WIDTHS},
-    **{"fc6_W": (25088, 4096), "fc6_b": (4096,), "fc7_W": (4096, 4096), "fc7_b": (4096,)},
-    **{"fc8_W": (4096, 1000), "fc8_b": (1000,)},
 }
 
 
@@ -115,28 +103,6 @@ def get(name: str, root: Path | None = None, offline: bool | None = None) -> Pat
     if name not in [f.name for f in this.files]:
         raise DatasetError(f"unknown file {name!r}: choose {', '.join(f.name for f in this.files)}")
     return fetch(this, this.file(name), (DATA_ROOT if root is None else root) / NAME, offline)
-
-
-def vgg16(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in vgg16_weights.npz: float32, names and shapes as VGG16_SHAPES, kernels [3, 3, in, out].
-
-    Raises:
-      DatasetError: damaged, pickled objects, missing arrays, other shapes, not finite.
-    """
-    with reading(path):
-        with zipfile.ZipFile(path) as packed:
-            if sum(i.file_size for i in packed.infolist()) > MOST_BYTES:
-                raise DatasetError(f"{path}: unpacks to more than {MOST_BYTES:,} bytes; another file, or a bomb")
-        with np.load(path, allow_pickle=False) as found:
-            arrays = {name: found[name] for name in VGG16_SHAPES if name in found.files}
-        for name, shape in VGG16_SHAPES.items():
-            if name not in arrays:
-                raise DatasetError(f"{path}: holds no array {name}; expected D. Frossard's vgg16_weights.npz")
-            array = arrays[name]
-            if array.shape != shape or array.dtype.kind != "f" or not np.isfinite(array).all():
-                raise DatasetError(f"{path}: {name} is {array.dtype} {array.shape}, expected finite floats {shape}")
-            arrays[name] = array.astype(np.float32, copy=False)
-    return arrays
 
 
 def prepare(root: Path | None, accept: bool) -> None:

@@ -5,12 +5,14 @@ Source: authors' train_fc_classifer_imagenet.py.
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from class2str_tf.method.layers import conv, linear, pool, tf, tf1
-from datasets.verify import reading
+from datasets import DatasetError
+from datasets.verify import MOST_BYTES, reading
 from reproduction.runtime.run_folder import UserError, shown
 
 MEAN = (123.68, 116.779, 103.939)  # RGB, subtracted inside the graph as released
@@ -61,10 +63,13 @@ def assign_weights(session: tf1.Session, path: Path) -> None:
       session: on a graph of `network`.
       path: npz with conv1_1_W [3, 3, in, out], conv1_1_b [out], ..., fc8_W [in, out], fc8_b.
     Raises:
-      DatasetError: damaged, or with pickled objects.
+      DatasetError: damaged, with pickled objects, or unpacks to more than MOST_BYTES.
       UserError: an array is missing or has another shape than the network.
     """
     with reading(path):
+        with zipfile.ZipFile(path) as packed:
+            if sum(member.file_size for member in packed.infolist()) > MOST_BYTES:
+                raise DatasetError(f"{shown(path)}: unpacks to more than {MOST_BYTES:,} bytes; another file, or a bomb")
         found = np.load(path, allow_pickle=False)  # reads an array when it is asked for
         names = set(found.files)
     for variable in tf1.trainable_variables("cnn/") + tf1.trainable_variables("classifier/"):

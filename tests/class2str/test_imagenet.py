@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import shutil
+import zipfile
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +23,7 @@ from class2str_tf.networks import vgg16_imagenet
 from class2str_tf.training import imagenet_features as pool5
 from class2str_tf.training import imagenet_stage1
 from datasets import DatasetError
+from reproduction.runtime import tf_runtime
 from reproduction.runtime.run_folder import UserError
 from tests.fuzz import seeds
 
@@ -45,7 +49,7 @@ def data_dir(tmp_path_factory):
     return root
 
 
-def random_weights(rng):
+def random_weights(rng, features=FEATURES):
     arrays, before = {}, 3
     for block, count in enumerate(vgg16_imagenet.CONVOLUTIONS, 1):
         for index in range(1, count + 1):
@@ -53,7 +57,7 @@ def random_weights(rng):
             arrays[f"conv{block}_{index}_W"] = rng.normal(0, 0.3, (3, 3, before, width)).astype(np.float32)
             arrays[f"conv{block}_{index}_b"] = rng.normal(0, 0.5, width).astype(np.float32)
             before = width
-    for name, rows, columns in (("fc6", FEATURES, 64 * WIDTH), ("fc7", 64 * WIDTH, 64 * WIDTH), ("fc8", 64 * WIDTH, 3)):
+    for name, rows, columns in (("fc6", features, 64 * WIDTH), ("fc7", 64 * WIDTH, 64 * WIDTH), ("fc8", 64 * WIDTH, 3)):
         arrays[f"{name}_W"] = rng.normal(0, 0.2, (rows, columns)).astype(np.float32)
         arrays[f"{name}_b"] = rng.normal(0, 0.2, columns).astype(np.float32)
     return arrays
@@ -262,6 +266,69 @@ def test_weights_that_do_not_fit_are_named(config, tmp_path, change, message):
     np.savez(path, **arrays)
     with pytest.raises((UserError, DatasetError), match=message):
         imagenet_stage1.run_fc(config, SIZE, path)
+
+
+ARRAYS = {"conv1_1_W": np.ones((3, 3, 3, 2), np.float32), "conv1_1_b": np.ones(2, np.float32)}
+
+
+def packed(**change):
+    """The bytes of an npz with the weights of one convolution, some of them changed."""
+    out = io.BytesIO()
+    np.savez(out, **(ARRAYS | change))
+    return out.getvalue()
+
+
+@pytest.fixture
+def one_layer(graph):
+    """A session on a network of one convolution."""
+    with tf1.variable_scope("cnn/conv1_1"):
+        tf1.get_variable("weights", shape=ARRAYS["conv1_1_W"].shape)
+        tf1.get_variable("biases", shape=ARRAYS["conv1_1_b"].shape)
+    with tf_runtime.session() as session:
+        yield session
+
+
+def test_weights_of_any_precision_are_assigned_and_other_arrays_left(one_layer, tmp_path):
+    path = tmp_path / "w.npz"
+    path.write_bytes(packed(conv1_1_b=np.full(2, 0.5), other=np.zeros(3)))
+    vgg16_imagenet.assign_weights(one_layer, path)
+    kernel, bias = one_layer.run(tf1.trainable_variables())
+    assert (kernel == 1).all() and bias.tolist() == [0.5, 0.5]
+
+
+class Touch:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_hostile_weights_run_nothing(one_layer, tmp_path, monkeypatch):
+    mark, path = tmp_path / "ran", tmp_path / "w.npz"
+    pickled = np.empty(1, object)
+    pickled[0] = Touch(mark)
+    bomb, lacking = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as z, z.open("conv1_1_W.npy", "w", force_zip64=True) as f:
+        f.write(bytes(1 << 21))
+    np.savez(lacking, conv1_1_b=ARRAYS["conv1_1_b"])
+    monkeypatch.setattr(vgg16_imagenet, "MOST_BYTES", 1 << 20)
+    bodies = [
+        (packed(conv1_1_W=pickled), "damaged"),
+        (packed(conv1_1_W=np.ones((3, 3, 3, 3), np.float32)), "expected finite floats"),
+        (packed(conv1_1_b=np.full(2, np.nan, np.float32)), "expected finite floats"),
+        (packed(conv1_1_b=np.ones(2, np.int64)), "expected finite floats"),
+        (packed()[:-40], "damaged"),
+        (b"", "damaged"),
+        (pickle.dumps(Touch(mark)), "damaged"),
+        (bomb.getvalue(), "a bomb"),
+        (lacking.getvalue(), "no array conv1_1_W"),
+    ]
+    for body, message in bodies:
+        path.write_bytes(body)
+        with pytest.raises((UserError, DatasetError), match=f"w.npz: .*{message}"):
+            vgg16_imagenet.assign_weights(one_layer, path)
+    assert not mark.exists()
 
 
 def test_too_small_a_disk_is_said_before_the_pass(config, monkeypatch):

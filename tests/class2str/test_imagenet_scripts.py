@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.weights import VGG16_SHAPES
+from .test_imagenet import WIDTH, random_weights
 
-CLASSES, WIDTH = 3, 2
+CLASSES = 3
 
 
 @pytest.fixture
@@ -24,15 +24,7 @@ def places(tmp_path):
             for i in range(count):
                 colour = np.full((8, 8, 3), 90 * label, np.uint8) + rng.integers(0, 20, (8, 8, 3), np.uint8)
                 Image.fromarray(colour).resize((50, 40)).save(folder / f"{i}.JPEG")
-    shapes = {
-        "fc6_W": (7 * 7 * 8 * WIDTH, 64 * WIDTH), "fc6_b": (64 * WIDTH,), "fc7_W": (64 * WIDTH, 64 * WIDTH),
-        "fc7_b": (64 * WIDTH,), "fc8_W": (64 * WIDTH, CLASSES), "fc8_b": (CLASSES,),
-    }  # fmt: skip
-    arrays = {}
-    for name, shape in VGG16_SHAPES.items():
-        shape = shapes.get(name) or tuple(n * WIDTH // 64 if n >= 64 else n for n in shape)
-        spread = np.sqrt(2 / np.prod(shape[:-1])) if len(shape) > 1 else 0.0
-        arrays[name] = rng.normal(0, spread, shape).astype(np.float32)
+    arrays = random_weights(rng, 7 * 7 * 8 * WIDTH)
     (tmp_path / "data/weights").mkdir()
     np.savez(tmp_path / "data/weights/vgg16_weights.npz", **arrays)
     return ["--data-dir", tmp_path / "data", "--runs-dir", tmp_path / "runs", "--name", "v", "--device", "cpu"]

@@ -90,10 +90,6 @@ def _pathmnist(count: int = 2) -> dict[str, Any]:
     return {"val_images": images, "val_labels": np.arange(count, dtype=np.uint8)[:, None]}
 
 
-def _small_vgg() -> dict[str, Any]:
-    return {name: np.ones(shape, np.float32) for name, shape in data.VGG.items()}
-
-
 def _digits() -> list[bytes]:
     return [((b"0," * 784 + b"7\n") * 5000)]
 
@@ -211,15 +207,6 @@ def targets() -> list[Target]:
             data.medmnist,
             BAD,
             lambda: seeds.evil_npz(list(_pathmnist())),
-            zip_in,
-        ),
-        t(
-            "vgg16 npz",
-            "w.npz",
-            lambda: [seeds.npz(_small_vgg())],
-            data.vgg16,
-            BAD,
-            lambda: seeds.evil_npz(list(data.VGG)),
             zip_in,
         ),
         t(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from unittest import mock
 
 import numpy as np
 
@@ -25,7 +24,6 @@ from datasets import (
     svhn,
     unpickle,
     verify,
-    weights,
 )  # fmt: skip
 from datasets.core import DatasetError
 
@@ -118,15 +116,6 @@ def medmnist(path: Path) -> None:
     """The PathMNIST archive."""
     images, labels = pathmnist.decode(path, "val")
     assert images.dtype == np.uint8 and labels.dtype == np.int64
-
-
-VGG = {"conv1_1_W": (3, 3, 3, 4), "conv1_1_b": (4,)}
-
-
-def vgg16(path: Path) -> None:
-    """The VGG16 weights, with the shapes of a small network."""
-    with mock.patch.object(weights, "VGG16_SHAPES", VGG):
-        assert all(np.isfinite(array).all() for array in weights.vgg16(path).values())
 
 
 def photograph(path: Path) -> None:
