@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +10,12 @@ from datasets.terminal import any_terminal
 from reproduction.compare import export, terminal
 from reproduction.compare.comparison import load_comparisons
 from reproduction.compare.tables import load_tables, paper_of
-from reproduction.runtime.run_folder import UserError, shown
+from reproduction.runtime.flags import one_line_errors
+from reproduction.runtime.run_folder import shown
 
 
 @any_terminal()
+@one_line_errors("reproduction.compare")
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `make compare`; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -29,23 +30,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("markdown", "csv", "latex"):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the comparison as {name} too")
     args = parser.parse_args(argv)
-    try:
-        papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
-        comparisons, found = load_comparisons(papers, args.runs)
-        if args.short:
-            terminal.print_short(comparisons, found.problems)
-        elif args.paper or args.runs:
-            terminal.print_comparisons(comparisons, found.problems)
-        else:
-            terminal.print_first_table(comparisons, found.problems)
-        for name, text in (("markdown", export.markdown), ("csv", export.csv_text), ("latex", export.latex)):
-            path: Path | None = getattr(args, name)
-            if path is not None:
-                export.write_text(path, text(comparisons))
-                print(f"wrote {shown(path)}")
-    except UserError as error:
-        print(f"reproduction.compare: error: {error}", file=sys.stderr)
-        return 2
+    papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
+    comparisons, found = load_comparisons(papers, args.runs)
+    if args.short:
+        terminal.print_short(comparisons, found.problems)
+    elif args.paper or args.runs:
+        terminal.print_comparisons(comparisons, found.problems)
+    else:
+        terminal.print_first_table(comparisons, found.problems)
+    for name, text in (("markdown", export.markdown), ("csv", export.csv_text), ("latex", export.latex)):
+        path: Path | None = getattr(args, name)
+        if path is not None:
+            export.write_text(path, text(comparisons))
+            print(f"wrote {shown(path)}")
     return 0
 
 

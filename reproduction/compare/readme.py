@@ -26,6 +26,7 @@ from reproduction.compare.extras import extras_of
 from reproduction.compare.findings import FRONT, PAGE, findings
 from reproduction.compare.tables import load_tables
 from reproduction.compare.tabular import markdown_table
+from reproduction.runtime.flags import one_line_errors
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
 
 BLOCK = re.compile(r"(^<!-- generated: ([^\n]*?) -->\n)(.*?)(^<!-- end -->$)", re.DOTALL | re.MULTILINE)
@@ -174,6 +175,7 @@ def changed(root: Path = REPO_ROOT, results: Path = RESULTS) -> dict[Path, str]:
 
 
 @any_terminal()
+@one_line_errors("reproduction.readme")
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; exit code 1 where --check finds a difference."""
     parser = argparse.ArgumentParser(
@@ -185,22 +187,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     choice.add_argument("--check", action="store_true", help="print differences; exit code 1 if there are any")
     choice.add_argument("--write", action="store_true", help="rewrite the blocks")
     args = parser.parse_args(argv)
-    try:
+    if args.write:
+        found = collect(committed_only=True)
+        write_charts(compare(list(load_tables().values()), found), found)
+    stale = changed()
+    for path, text in stale.items():
         if args.write:
-            found = collect(committed_only=True)
-            write_charts(compare(list(load_tables().values()), found), found)
-        stale = changed()
-        for path, text in stale.items():
-            if args.write:
-                export.write_text(path, text)
-                print(f"wrote {shown(path)}")
-            else:
-                old = path.read_text(encoding="utf-8").splitlines()
-                difference = difflib.unified_diff(old, text.splitlines(), shown(path), "generated", lineterm="", n=0)
-                print("\n".join(difference))
-    except UserError as error:
-        print(f"reproduction.readme: error: {error}", file=sys.stderr)
-        return 2
+            export.write_text(path, text)
+            print(f"wrote {shown(path)}")
+        else:
+            old = path.read_text(encoding="utf-8").splitlines()
+            difference = difflib.unified_diff(old, text.splitlines(), shown(path), "generated", lineterm="", n=0)
+            print("\n".join(difference))
     if not stale:
         print("generated tables are current")
     elif args.check:

@@ -7,7 +7,6 @@ them, and lets the scripts themselves say what is finished (their DONE stamps), 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import math
 import re
@@ -15,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from reproduction.launch import measured
 from reproduction.launch.after_run import compare_runs, write_page
 from reproduction.launch.jobs import Command, ending, jobs_of, run_all
 from reproduction.runtime.driver import first_gpu
-from reproduction.runtime.flags import FlagTable, Parser, add_flags, whole
+from reproduction.runtime.flags import FlagTable, Parser, add_flags, one_line_errors, whole
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 ROWS = ("core", "all", "settings")
@@ -246,7 +245,7 @@ def run(
       missing: returns what is not on this machine and the commands that fetch it, or "".
       has_settings: whether `commands_of` knows `Request.settings`.
     """
-    with _one_line(folder):
+    with one_line_errors(f"{folder}.reproduce"):
         request, args = _parse(folder, argv, dataset_of, check, default_seeds, has_settings)
         commands = one_thread_each(request, commands_of(request))
         if args.plan:
@@ -282,15 +281,6 @@ def run(
         steps = next_steps(paper, request, commands_of, dataset_of, default_seeds, paper_gigabytes)
         print("\n".join(["", *pages, "", *steps]))
         raise SystemExit(code)
-
-
-@contextlib.contextmanager
-def _one_line(folder: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        print(f"{folder}.reproduce: error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def next_steps(

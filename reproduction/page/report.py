@@ -28,8 +28,9 @@ from reproduction.page.curves import row_charts
 from reproduction.page.gallery import Budget, chart, gallery, without_folders
 from reproduction.page.htmltables import claims_table, first_table, lines_table, not_run, published, seeds_table
 from reproduction.page.templates import part, whole_page
+from reproduction.runtime.flags import one_line_errors
 from reproduction.runtime.record import commit_and_dirty
-from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
+from reproduction.runtime.run_folder import RUNS_ROOT, shown
 
 MAX_BYTES = 10_000_000
 MEDIA_BYTES = 6_500_000  # plots, curves and folded texts; the rest is for the tables
@@ -159,6 +160,7 @@ def markdown_report(comparisons: Sequence[Comparison], found: Collection) -> str
 
 
 @any_terminal()
+@one_line_errors("reproduction.page.report")
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `make report`; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -171,18 +173,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--paper", action="append", default=[], help="one paper (repeatable); default: all")
     parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=runs_help)
     args = parser.parse_args(argv)
-    try:
-        papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
-        comparisons, found = load_comparisons(papers, args.runs)
-        page = build(comparisons, found, args.out)
-        if len(page.encode()) > MAX_BYTES:
-            print(f"note: the page has {len(page.encode()) / 1e6:.1f} MB; --paper makes a smaller one", file=sys.stderr)
-        export.write_text(args.out, page)
-        markdown_path = args.out.with_suffix(".md")
-        export.write_text(markdown_path, markdown_report(comparisons, found))
-    except UserError as error:
-        print(f"reproduction.page.report: error: {error}", file=sys.stderr)
-        return 2
+    papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
+    comparisons, found = load_comparisons(papers, args.runs)
+    page = build(comparisons, found, args.out)
+    if len(page.encode()) > MAX_BYTES:
+        print(f"note: the page has {len(page.encode()) / 1e6:.1f} MB; --paper makes a smaller one", file=sys.stderr)
+    export.write_text(args.out, page)
+    markdown_path = args.out.with_suffix(".md")
+    export.write_text(markdown_path, markdown_report(comparisons, found))
     size = f"{len(page.encode()) / 1e6:.1f} MB"
     print(f"wrote {shown(args.out)} ({size}; open it in a browser, it needs no network) and {shown(markdown_path)}")
     return 0

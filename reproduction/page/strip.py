@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from datasets.terminal import any_terminal
 from reproduction.runtime.arrays import confusion_counts, read_npz
 from reproduction.runtime.figures import new_figure, save_figure
+from reproduction.runtime.flags import one_line_errors
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, read_json, shown
 
 PICTURE = REPO_ROOT / "docs" / "images" / "strip.png"
@@ -212,6 +212,7 @@ def draw_strip(find: Find, path: Path, charts: bool = False) -> None:
 
 
 @any_terminal()
+@one_line_errors("reproduction.page.strip")
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -224,11 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--charts", action="store_true", help="draw charts only, no image of the data set")
     parser.add_argument("--out", type=Path, default=PICTURE, metavar="FILE", help=f"default: {shown(PICTURE)}")
     args = parser.parse_args(argv)
-    try:
-        draw_strip(functools.partial(newest, args.runs, args.rows), args.out, args.charts)
-    except UserError as error:
-        print(f"reproduction.page.strip: error: {error}", file=sys.stderr)
-        return 2
+    draw_strip(functools.partial(newest, args.runs, args.rows), args.out, args.charts)
     print(f"wrote {shown(args.out)} ({args.out.stat().st_size / 1e3:.0f} kB)")
     return 0
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import errno
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 from datasets import DatasetError, check_name
@@ -204,6 +205,16 @@ def finish_parsing(
 
 
 @any_terminal()
+@contextlib.contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """Turns a UserError into one line on stderr that begins with the program's name, and exit code 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Runs a script's main; an error that the user can correct becomes one line on stderr and exit code 2."""
     try:
