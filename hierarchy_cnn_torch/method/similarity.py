@@ -11,6 +11,7 @@ from scipy.spatial.distance import squareform
 from hierarchy_cnn_torch.method.trees import check_levels
 
 MOST_IMAGES = 2**53  # whole numbers up to here are exact in float64, in which matrices and the viewer's page add up
+BATCH = 4096  # images of `score_correlation`
 
 
 def check_confusion(counts: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:
@@ -121,39 +122,31 @@ def profile_correlation_distance(rows: np.ndarray) -> np.ndarray:
     return as_distance(1 - correlation(rows))
 
 
-class ScoreCorrelation:
-    """Correlation of the score columns over images, in one pass and K^2 memory.
+def score_correlation(scores: np.ndarray) -> np.ndarray:
+    """Computes the correlation of the score columns over images; a constant column correlates 0 with all others.
 
-    Sums are float64 and shifted by the first batch's mean, so that large common offsets cost no digits.
+    Sums are float64 and shifted by the first batch's mean, so that large common offsets cost no digits. Batches keep
+    the memory small.
+
+    Args:
+      scores: float [N, K].
+    Returns:
+      float64 [K, K].
     """
-
-    def __init__(self, num_classes: int):
-        self.count = 0
-        self._shift: np.ndarray | None = None
-        self._sum = np.zeros(num_classes)
-        self._products = np.zeros((num_classes, num_classes))
-
-    def update(self, scores: np.ndarray) -> None:
-        """Adds a batch.
-
-        Args:
-          scores: float [B, K].
-        """
-        scores = np.asarray(scores, np.float64)
-        if self._shift is None:
-            self._shift = scores.mean(0)
-        centred = scores - self._shift
-        self.count += len(centred)
-        self._sum += centred.sum(0)
-        self._products += centred.T @ centred
-
-    def correlation(self) -> np.ndarray:
-        """Returns float64 [K, K]; a constant column correlates 0 with all others."""
-        covariance = self._products - np.outer(self._sum, self._sum) / max(self.count, 1)
-        sd = np.sqrt(np.clip(np.diag(covariance), 0, None))
-        values = np.divide(covariance, np.outer(sd, sd), out=np.zeros_like(covariance), where=np.outer(sd, sd) > 1e-12)
-        np.fill_diagonal(values, 1)
-        return np.clip(values, -1, 1)
+    num_classes = scores.shape[1]
+    shift, sums, products = np.zeros(num_classes), np.zeros(num_classes), np.zeros((num_classes, num_classes))
+    for start in range(0, len(scores), BATCH):
+        batch = np.asarray(scores[start : start + BATCH], np.float64)
+        if start == 0:
+            shift = batch.mean(0)
+        centred = batch - shift
+        sums += centred.sum(0)
+        products += centred.T @ centred
+    covariance = products - np.outer(sums, sums) / max(len(scores), 1)
+    sd = np.sqrt(np.clip(np.diag(covariance), 0, None))
+    values = np.divide(covariance, np.outer(sd, sd), out=np.zeros_like(covariance), where=np.outer(sd, sd) > 1e-12)
+    np.fill_diagonal(values, 1)
+    return np.clip(values, -1, 1)
 
 
 def score_distance(scores: np.ndarray) -> np.ndarray:
@@ -162,10 +155,7 @@ def score_distance(scores: np.ndarray) -> np.ndarray:
     Args:
       scores: logits (or other scores), float [N, K].
     """
-    stream = ScoreCorrelation(scores.shape[1])
-    for start in range(0, len(scores), 4096):
-        stream.update(scores[start : start + 4096])
-    return as_distance(1 - np.clip(stream.correlation(), 0, None))
+    return as_distance(1 - np.clip(score_correlation(scores), 0, None))
 
 
 def dendrogram(distance: np.ndarray) -> np.ndarray:

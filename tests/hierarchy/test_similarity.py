@@ -59,15 +59,13 @@ def test_distances_are_valid_even_with_empty_rows():
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
-def test_streamed_score_correlation_is_numpy_corrcoef(scale):
+def test_score_correlation_in_batches_is_numpy_corrcoef(scale):
     rng = np.random.default_rng(1)
     mixing = rng.normal(size=(9, 9))
     scores = (rng.normal(size=(5000, 9)) @ mixing) * scale + 1e4 * scale  # a large common offset
-    stream = similarity.ScoreCorrelation(9)
-    for start in range(0, 5000, 700):
-        stream.update(scores[start : start + 700].astype(np.float32) if scale == 1.0 else scores[start : start + 700])
-    reference = np.corrcoef(scores.astype(np.float32) if scale == 1.0 else scores, rowvar=False)
-    assert np.allclose(stream.correlation(), reference, atol=1e-9)
+    scores = scores.astype(np.float32) if scale == 1.0 else scores
+    assert len(scores) > similarity.BATCH
+    assert np.allclose(similarity.score_correlation(scores), np.corrcoef(scores, rowvar=False), atol=1e-9)
 
 
 def test_correlation_of_rows_is_numpy_and_constants_give_zero():
