@@ -246,7 +246,8 @@ def rise(prepare: Callable[..., Callable[[], Any]], *args: Any, family: bool = F
     Args:
       prepare: a function of a module; in the child `prepare(*args)` makes everything that does not count and returns
         the call that does.
-      args: JSON values. family: the child's own children count too.
+      args: JSON values, for `prepare`.
+      family: whether the child's own children count too.
     Raises:
       RuntimeError: the child failed; holds its last line.
     """

@@ -10,6 +10,7 @@ from reproduction.runtime.flags import run_main
 
 
 def main() -> None:
+    """Trains stage 1, on CIFAR-100 unless --dataset names another set."""
     train_stage1("train_fc_classifer_cifar100.py", dataset="cifar100")
 
 

@@ -10,6 +10,7 @@ from reproduction.runtime.flags import run_main
 
 
 def main() -> None:
+    """Computes the features and the FC accuracy of the pretrained VGG16."""
     train_stage1("train_fc_classifer_imagenet.py", dataset="imagenet", original_flags=False)
 
 

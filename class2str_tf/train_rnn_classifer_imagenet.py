@@ -10,6 +10,7 @@ from reproduction.runtime.flags import run_main
 
 
 def main() -> None:
+    """Trains stage 2 on the pool5 features of stage 1."""
     train_stage2("train_rnn_classifer_imagenet.py", "imagenet", "vgg", batch=100, flavour="imagenet")
 
 

@@ -10,6 +10,7 @@ from reproduction.runtime.flags import run_main
 
 
 def main() -> None:
+    """Trains stage 2, on MNIST unless --dataset names another set."""
     train_stage2("train_rnn_classifer_mnist.py", "mnist", "lenet", flavour="mnist")
 
 

@@ -10,6 +10,7 @@ from reproduction.runtime.flags import run_main
 
 
 def main() -> None:
+    """Trains stage 2, on CIFAR-10 unless --dataset names another set."""
     train_stage2("train_rnn_classifier_cifar.py", "cifar10", "vgg16")
 
 

@@ -10,6 +10,7 @@ from reproduction.runtime.flags import run_main
 
 
 def main() -> None:
+    """Trains stage 2, on CIFAR-100 unless --dataset names another set."""
     train_stage2("train_rnn_classifier_cifar100.py", "cifar100", "lenet")
 
 

@@ -73,7 +73,8 @@ class ImageLists:
     Attributes:
       name: of the set.
       images: folder in which the file names start.
-      train, test: labels are 0..num_classes-1, fitted on the training list by sorted value.
+      train: labels are 0..num_classes-1, by sorted value of this list.
+      test: its labels are mapped as those of `train`.
       class_names: one for each class.
       digests: sha256 of each list, by file name.
       verified: True if the lists are known to be the published ones.

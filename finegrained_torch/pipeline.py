@@ -27,8 +27,9 @@ RELEASED_ALPHAS = (0.1, 0.9)
 class Pipeline:
     """The authors' class: same constructor, same methods; each method is a stage that resumes or is skipped.
 
+    Arguments that are not listed are the flags of the same names.
+
     Args:
-      dataset, threshold, n_aug, batch_size, max_epochs, min_epochs, patience, pretrained, use_pseudo: as the flags.
       strategy: of step 2. "fine-tuning" (the released default, under which everything ran) and "all": both;
         "fine-tune" or "multi-head": that one.
       alpha: weight of the coarse loss in multi-head. The released default 0.2 was ignored, 0.1 and 0.9 ran: so it

@@ -59,8 +59,11 @@ def class_map(
     """Draws the 2-D map of one coarse class by cluster, by certainty and by true subclass.
 
     Args:
-      points: float [n, 2]. pseudo: int64 [n], -1 for uncertain images. certain: bool [n].
-      fine: int64 [n] or None, then the third panel is left out. name: of the class.
+      points: float [n, 2].
+      pseudo: int64 [n], -1 for uncertain images.
+      certain: bool [n].
+      fine: int64 [n]; None leaves out the third panel.
+      name: of the class.
     """
     panels = 2 if fine is None else 3
     figure, axes = new_figure(5 * panels, 5.2, 1, panels)
@@ -137,8 +140,10 @@ def cluster_grid(
     """Draws one row per cluster of a class, the strongest members and the first ones in file order.
 
     Args:
-      images: uint8 [n, H, W, C] of one coarse class, in file order. pseudo: int64 [n]. strength: float [n], largest
-        membership. fine: int64 [n] or None.
+      images: uint8 [n, H, W, C] of one coarse class, in file order.
+      pseudo: int64 [n].
+      strength: float [n], largest membership.
+      fine: int64 [n] or None.
     """
     every = np.unique(pseudo[pseudo >= 0]).tolist()
     labels = every[:_ROWS]
@@ -187,7 +192,9 @@ def certainty_examples(
     """Draws the ten most and ten least certain images of each class with U, label and mean prediction.
 
     Args:
-      images: uint8 [N, H, W, C]. uncertainty: float [N] in [0, 2]. coarse: int64 [N].
+      images: uint8 [N, H, W, C].
+      uncertainty: float [N] in [0, 2].
+      coarse: int64 [N].
       mean_prediction: float [N, C], rows sum to 1.
     """
     classes = np.unique(coarse).tolist()[:_LABELLED]
@@ -274,7 +281,10 @@ def contingency(
     """Heat map cluster x true subclass, rows in percent of the cluster; lines between coarse classes.
 
     Args:
-      table: int [K, J]. clusters: id of each row. parent: coarse class of each row. fine_names: of the columns.
+      table: int [K, J].
+      clusters: id of each row.
+      parent: coarse class of each row.
+      fine_names: of the columns.
     """
     rows, columns = table.shape
     figure, axes = new_figure(min(0.45 * columns + 2.6, 26), min(0.32 * rows + 1.6, 24))

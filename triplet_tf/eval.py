@@ -11,6 +11,7 @@ from triplet_tf.config import base_config
 
 
 def main() -> None:
+    """Evaluates --checkpoint; trains nothing."""
     parser = base_config.training_parser("eval.py")
     parser.description = "Restores a checkpoint and writes metrics.json, confusion.csv, embeddings.npz and plots."
     config = base_config.parse(parser)

@@ -31,6 +31,7 @@ def arguments(trial: int) -> list[str]:
 
 
 def main() -> None:
+    """Trains NUM_TRIALS times with the authors' flags, one seed each; flags on the command line override them."""
     for trial in range(NUM_TRIALS):
         fast_fgvr_semi_train.main(arguments(trial) + sys.argv[1:])
 

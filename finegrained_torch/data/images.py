@@ -42,12 +42,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set ready for the pipeline; `validation` only where the set has an official one.
+    """A data set ready for the pipeline.
 
     Attributes:
-      train, test, validation: the splits, in file order. coarse_names: C names. fine_names: names of the known
-        subclasses, () where none are known. parent: int64 [S], coarse class of each fine class.
-      mean, std: of pixels on the 0-1 scale. digests, verified: of the files, for the record.
+      train: in file order, as the other splits.
+      test: the split on which results are reported.
+      validation: None if the set has no official one.
+      coarse_names: C names.
+      fine_names: S names of the known subclasses, () if none are known.
+      parent: int64 [S], coarse class of each fine class.
+      mean: of the pixels of each channel, on the 0-1 scale.
+      std: likewise.
+      digests: sha256 of each file, for the record.
+      verified: whether these are the published ones.
     """
 
     name: str
@@ -164,7 +171,9 @@ def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(images / 255 - mean) / std per channel.
 
     Args:
-      images: uint8 [B, 3, H, W]. mean, std: float [3] on the 0-1 scale.
+      images: uint8 [B, 3, H, W].
+      mean: float [3] on the 0-1 scale.
+      std: float [3] on the 0-1 scale, > 0.
     Returns:
       float [B, 3, H, W] of the constants' dtype.
     """

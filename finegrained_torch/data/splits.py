@@ -18,7 +18,8 @@ def fixed_split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A seeded disjoint 90/10 split, the same for every stage.
 
     Args:
-      count: N training images. seed: of the run.
+      count: N training images.
+      seed: of the run.
     Returns:
       (train int64 [N - N // 10], val int64 [N // 10]), each in file order; together all of 0..N-1.
     Raises:
@@ -38,8 +39,9 @@ def legacy_split(count: int, seed: int, stage: str) -> tuple[np.ndarray, np.ndar
     """Two independent draws, as two calls of random_split give: about 90 % of validation lies in training.
 
     Args:
-      count: images to split (of a pseudo-label training only the certain ones). seed: of the run; the coarse stage
-        replays the release's draw right after seed_everything(seed). stage: the others draw anew.
+      count: images to split (of a pseudo-label training only the certain ones).
+      seed: of the run.
+      stage: "coarse" replays the release's draw right after seed_everything(seed); the others draw anew.
     Returns:
       (train int64 [ceil(0.9 N)], val int64 [N // 10]) in drawn order, as Python's ints (FGL-D21).
     Source: authors' dataloader_simple.py. Deviation: FGL-D04.

@@ -17,7 +17,8 @@ def contingency(labels: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
     """Counts n[k, j] of images with cluster k and subclass j.
 
     Args:
-      labels, truth: int64 [n].
+      labels: int64 [n], cluster of each image.
+      truth: int64 [n], its subclass.
     Returns:
       (int64 [K, J], the cluster of each row [K], the subclass of each column [J]).
     """
@@ -36,7 +37,8 @@ def agreement(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """The five scores of one set of images.
 
     Args:
-      labels, truth: int64 [n], n >= 1.
+      labels: int64 [n], cluster of each image; n >= 1.
+      truth: int64 [n], its subclass.
     Returns:
       NAMES -> value: adjusted Rand index in [-1, 1], the others in [0, 1]; NMI with the arithmetic mean.
     """
@@ -55,7 +57,9 @@ def score(pseudo: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> dict[str,
     """Scores of pseudo-labels against known subclasses, on the images that have one.
 
     Args:
-      pseudo: int64 [N], -1 where an image has none. fine: int64 [N], -1 where unknown. coarse: int64 [N].
+      pseudo: int64 [N], -1 if an image has none.
+      fine: int64 [N], -1 if unknown.
+      coarse: int64 [N].
     Returns:
       "per_class": list of {class, count, clusters, subclasses, and NAMES};
       "weighted": NAMES -> mean over classes, weighted by their images; "class_mean": unweighted;
@@ -114,7 +118,9 @@ def contingency_csv(
     """The contingency table of all classes as CSV: cluster, its coarse class, then one column per subclass.
 
     Args:
-      pseudo, fine: int64 [N], -1 left out. parent: coarse class of each pseudo-label.
+      pseudo: int64 [N], -1 is left out.
+      fine: int64 [N], -1 is left out.
+      parent: coarse class of each pseudo-label.
       fine_names: of the subclasses; None takes their numbers.
     """
     used = (pseudo >= 0) & (fine >= 0)
@@ -130,8 +136,10 @@ def in_between(hard: np.ndarray, strength: np.ndarray, coarse: np.ndarray, certa
     """Do uncertain images lie between clusters? From a clustering of all images, certain or not (claim C4).
 
     Args:
-      hard: int64 [N], HDBSCAN's labels, -1 noise. strength: float32 [N], largest membership.
-      coarse: int64 [N]. certain: bool [N].
+      hard: int64 [N], HDBSCAN's labels, -1 for noise.
+      strength: float32 [N], largest membership.
+      coarse: int64 [N].
+      certain: bool [N].
     Returns:
       noise_certain, noise_uncertain: share of noise; weak_certain, weak_uncertain: share of images in the lowest
       tenth of their class by membership. Empty where either group is empty or a clustering of all is absent.

@@ -17,7 +17,8 @@ def replace_head(network: Network, variant: str, sub_classes: int, classes: int)
       variant: "plain": new Linear(512, C). "deep_layer": Dropout(0.5), new Linear(512, S), new Linear(S, C).
         "keep_sub_head": the trained Linear(512, S), new Linear(S, C). No non-linearity in between. The new layer of
         "plain" has S + C outputs in the network of the released main.py, of which the last C are read.
-      sub_classes: S. classes: C.
+      sub_classes: S.
+      classes: C.
     Raises:
       ValueError: unknown variant.
     Source: authors' pipeline.py (plain), notebook run 2 (deep_layer), pipeline.png and STRATEGIES.png (keep_sub_head).

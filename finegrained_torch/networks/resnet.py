@@ -198,7 +198,8 @@ def build(
       name: one of NETWORKS.
       outputs: width of the head.
       pretrained: state dict of torchvision's ResNet-18; its conv1 (and fc, for the authors' stem) are left out.
-      before, after: of `SharedLinear`; network legacy only.
+      before: see `SharedLinear`; network legacy only.
+      after: see `SharedLinear`; network legacy only.
     Returns:
       The network; its weights are a function of torch's global generator, the head drawn last.
     Raises:

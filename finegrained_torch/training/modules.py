@@ -166,10 +166,15 @@ class LitResnet(Module):
     """One head, on the coarse or the fine labels.
 
     Args:
-      learning_rate: start of the schedule. num_classes: outputs. pretrained: True for the ImageNet weights in
-        data/weights, or a state dict.
-      mode: "sup" learns the coarse label of a batch (image, fine, coarse), "sub" the fine one. batch_size: kept.
-      network: one of resnet.NETWORKS. optimization, mean, std: see `Module`.
+      learning_rate: start of the schedule.
+      num_classes: outputs.
+      pretrained: True for the ImageNet weights in data/weights, or a state dict.
+      mode: "sup" learns the coarse label of a batch (image, fine, coarse), "sub" the fine one.
+      batch_size: stored, not used.
+      network: one of resnet.NETWORKS.
+      optimization: optimizer, schedule and augmentation.
+      mean: of the pixels of each channel, on the 0-1 scale.
+      std: likewise.
       other_classes: outputs for the other kind of label in the same layer (fine ones stand first); network legacy only.
     Source: authors' models/Classifier.py; main.py for S + C outputs.
     """
@@ -222,7 +227,10 @@ class LitResnet(Module):
         """Puts the head of step (ii) on a trained sub classifier.
 
         Args:
-          dim_out: C. freeze: train batch norms and head only. dim_sub: S. deep_layer: the notebook's second run.
+          dim_out: C.
+          freeze: whether to train batch norms and head only.
+          dim_sub: S.
+          deep_layer: whether to take the head of the notebook's second run.
           variant: a head by its name instead (heads.HEADS).
         """
         from finegrained_torch.networks import heads
@@ -236,9 +244,12 @@ class LitResnet(Module):
 class MultiHead(Module):
     """Two linear heads on one backbone: L = alpha * coarse loss + (1 - alpha) * fine loss.
 
+    Arguments that are not listed are those of `LitResnet`.
+
     Args:
-      learning_rate, pretrained, network, optimization, mean, std: as for LitResnet.
-      num_classes: S of `clsub`. num_superclasses: C of `clsup`. alpha: weight of the coarse loss, 0..1.
+      num_classes: S of `clsub`.
+      num_superclasses: C of `clsup`.
+      alpha: weight of the coarse loss, 0..1.
     Source: authors' models/MultiHead.py.
     """
 

@@ -85,6 +85,7 @@ class Setting:
 
     @cached_property
     def data(self) -> Data:
+        """The data set, loaded and announced at the first use; UserError if --no-use_pseudo lacks subclasses."""
         config = self.config
         data = images.load(config.dataset, config.data_dir, config.accept_unverified, config.limit_train)
         if not config.use_pseudo and not data.num_sub_labels:
@@ -100,14 +101,17 @@ class Setting:
 
     @cached_property
     def data_hash(self) -> str:
+        """16 hexadecimal digits; results of earlier stages that name another hash belong to other data."""
         return images.content_hash(self.data)
 
     @cached_property
     def train_items(self) -> Items:
+        """The training split as tensors; without an official validation split it also contains those images."""
         return Items.of(self.data.train)
 
     @cached_property
     def test_items(self) -> Items:
+        """The test split as tensors."""
         return Items.of(self.data.test)
 
     @cached_property

@@ -48,7 +48,9 @@ class Samples:
     """The images behind the cells: errors, and a few right ones of each class.
 
     Attributes:
-      ids, actual, predicted: int [N].
+      ids: int [N], positions in the split.
+      actual: int [N], true classes.
+      predicted: int [N], classes.
       confidence: probability of the predicted class, float [N] in [0, 1].
       s1: p(predicted) - p(actual) for errors, else 0.
       images: uint8 [N, H, W, C] of the same rows, or None.

@@ -119,6 +119,7 @@ class SeedRun:
 
     @property
     def last(self) -> Entry:
+        """The newest record of this seed."""
         return self.entries[-1]
 
     def flags_by_stage(self) -> dict[str, dict[str, Any]]:
@@ -154,6 +155,7 @@ class Collection:
     problems: list[str]
 
     def of(self, paper: str) -> list[RowRuns]:
+        """The rows of one paper, in the order of their names."""
         return [row for (name, _), row in self.rows.items() if name == paper]
 
 

@@ -36,10 +36,12 @@ class Effect:
 
     @property
     def mean(self) -> float:
+        """The mean over seeds, in the unit of `by_seed`."""
         return statistics.fmean(self.by_seed)
 
     @property
     def seeds(self) -> int:
+        """n, the number of seeds."""
         return len(self.by_seed)
 
     @property

@@ -202,6 +202,7 @@ def verdict_counts(results: Sequence[Result]) -> str:
 
 
 def has_recalled(lines: Sequence[Line]) -> bool:
+    """Whether a published number among these lines was typed from memory, so that the table needs a note."""
     return any(line.number is not None and line.number.evidence == "recalled" for line in lines)
 
 

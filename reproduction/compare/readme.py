@@ -68,6 +68,7 @@ def overview(comparisons: Sequence[Comparison]) -> str:
 
 
 def claims(comparisons: Sequence[Comparison]) -> str:
+    """Returns a Markdown table for claims, findings, checks and facts each."""
     return export.markdown_claims([result for comparison in comparisons for result in comparison.claims])
 
 

@@ -162,6 +162,7 @@ class Number(Answered):
 
     @property
     def cell(self) -> str:
+        """Its place in the published table, `row/column`."""
         return f"{self.row}/{self.column}"
 
 

@@ -291,6 +291,7 @@ class Stop:
 
     @property
     def requested(self) -> bool:
+        """Whether a signal has come."""
         return self.signal_number != 0
 
     def leave(self, folder: Path | str) -> None:
@@ -379,6 +380,7 @@ class MetricsLog:
         self._writer(split, at).add_event(event)
 
     def close(self) -> None:
+        """Closes metrics.jsonl and the event files."""
         self._file.close()
         for writer in self._writers.values():
             writer.close()

@@ -41,6 +41,7 @@ class Images:
 
     @property
     def channels(self) -> int:
+        """C: 1 for digits, 3 for photographs."""
         return int(self.train_images.shape[3])
 
 

@@ -35,6 +35,7 @@ class Setting:
 
     @cached_property
     def data(self) -> images.Images:
+        """The data set, loaded at the first use, which rank 0 announces."""
         data = images.load(self.config)
         if self.world.rank == 0:
             print(

@@ -49,7 +49,8 @@ def training(out: Path, variant: str, seed: int, correct: np.ndarray, truth: np.
     """One training whose best network classifies exactly the images of `correct`.
 
     Args:
-      correct: bool [n]. truth: int64 [n] in {0, 1}.
+      correct: bool [n].
+      truth: int64 [n] in {0, 1}.
     """
     stage, below = FOLDERS[variant]
     folder = out / below

@@ -284,9 +284,12 @@ def run(
     """`count` inputs, all different; where one breaks the property, hypothesis looks for the smallest that does.
 
     Args:
-      count, seed: as in `engine.run`; inputs on the way to a smaller one count too. folder: an existing scratch folder.
+      target: the parser.
+      count: inputs to read; those on the way to a smaller one count too.
+      seed: of the draws.
+      folder: an existing scratch folder.
       start: inputs that are only drawn and not read (after a crash of the process, the same ones come again).
-      note: told of every input before it is read.
+      note: called with every input before it is read.
     Returns:
       The faults, one for each kind.
     """

@@ -141,7 +141,9 @@ def judge(target: Target, data: bytes, folder: Path, must: str = "") -> str:
     """Puts one input through a parser.
 
     Args:
-      target: the parser. data: the input. folder: an existing folder of its own.
+      target: the parser.
+      data: the input.
+      folder: an existing folder of its own.
       must: "read" for a valid input, "refuse" for a planted one, "" where both are right.
     Returns:
       What is wrong, or "".
@@ -246,8 +248,12 @@ def run(target: Target, count: int, seed: int, folder: Path, start: int = 0, not
     """All inputs of a target.
 
     Args:
-      count, seed: see `inputs`. folder: an existing scratch folder.
-      start: position among the inputs to begin at (after a crash of the process). note: told of every input before.
+      target: the parser.
+      count: see `inputs`.
+      seed: see `inputs`.
+      folder: an existing scratch folder.
+      start: position among the inputs to begin at (after a crash of the process).
+      note: called with every input before it is read.
     Returns:
       The faults, one for each kind.
     """

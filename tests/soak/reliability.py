@@ -62,7 +62,9 @@ class Origin(pydantic.BaseModel):
     """Where and when something was measured.
 
     Attributes:
-      commit, dirty: of the checkout at the beginning. date: of the beginning, UTC.
+      commit: of the checkout at the beginning.
+      dirty: whether it had uncommitted changes.
+      date: of the beginning, UTC.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -81,7 +83,8 @@ class Soak(pydantic.BaseModel):
       counts: fault -> (times done, times survived).
       kills_after_stages: finished stages -> kills that came when so many were finished.
       faults: what went wrong, in words.
-      undisturbed_seconds, seconds: one calm run; everything.
+      undisturbed_seconds: of one calm run.
+      seconds: of everything.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid")

@@ -104,6 +104,7 @@ def write(name: str, root: Path) -> Path:
 
 
 def main() -> None:
+    """Writes a set of `datasets` as image files, which --db_name csv:NAME reads."""
     parser = Parser("triplet_tf.data_sampling.digits", "Writes a set of small images as files with csv lists.")
     flag(parser.additions, "--name", choices=datasets.NAMES, default="mnist5k", help="which set (default mnist5k)")
     flag(parser.additions, "--data-dir", default=str(DATA_ROOT), help="data folder (default: data/)")

@@ -88,12 +88,14 @@ class Checkpoints(States):
         self.name = name  # --checkpoint_filename
 
     def load(self) -> dict[str, Any] | None:
+        """Restores the newest checkpoint and returns its position; also repairs the authors' names after a kill."""
         position = super().load()
         if position:
             self._link(position)  # a kill may have come between saving and linking
         return position
 
     def save(self, position: dict[str, Any]) -> None:
+        """Saves a checkpoint, then lets the authors' names point to the last and the best one."""
         super().save(position)
         self._link(position)
 
