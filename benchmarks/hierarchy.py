@@ -43,7 +43,7 @@ def seriation_pairs(small: bool) -> list[Pair]:
 
 
 def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
-    """Images/s of an epoch of arm A1 (three branches): the simplest correct loop on the same batches, and ours."""
+    """Images/s of an epoch of variant A1 (three branches): the simplest correct loop on the same batches, and ours."""
     import torch
 
     from benchmarks.steps import flushed, synchronize

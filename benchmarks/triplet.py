@@ -31,7 +31,7 @@ from triplet_tf.ranking.distances import NO_NEGATIVE, pair_masks, slim, squared_
 from triplet_tf.ranking.semi_hard import sorted_semi_hard_loss
 
 MODES = ("vanilla", "cntr", "semi_hard", "hard")
-STEPS = 20  # of each mode, besides the first
+STEPS = 20  # of each mode, after the first
 MARGIN, WIDTH = 0.2, 256
 
 

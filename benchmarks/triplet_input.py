@@ -133,7 +133,7 @@ def input_keeps_up(device: str, small: bool) -> Pair:
 
 
 def loop(net: str, frame: int, batch: int, steps: int, device: str, small: bool) -> Pair:
-    """Images/s of a run in mode hard: a bare loop of session.run, and our loop with all it does besides."""
+    """Images/s of a run in mode hard: a bare loop of session.run, and our loop with everything else that it does."""
     net, frame, steps = ("mobile", 64, 2) if small else (net, frame, steps)
     session_config = started(device)
     from reproduction.runtime.flags import as_dict

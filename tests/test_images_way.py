@@ -45,7 +45,7 @@ def listed(text: str, stage: int) -> list[str]:
 
 
 def off_the_way(text: str) -> set[str]:
-    """Files that a stage loads besides, each named with a reason."""
+    """Other files that a stage loads, each named with a reason."""
     line = re.search(r"^Not on the way: (.*?)(?=\n\n|\n#|\Z)", text, re.M | re.S)
     return set(re.findall(r"`([\w/.]+\.py)` \(\S[^()]*\)", line.group(1))) if line else set()
 

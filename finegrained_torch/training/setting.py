@@ -211,7 +211,7 @@ class Setting:
 
         Args:
           stage: its name, for --split legacy.
-          fine: int64 [N] labels to learn besides the coarse ones; None: the known ones.
+          fine: int64 [N] labels to learn in addition to the coarse ones; None: the known ones.
           keep: bool [N], images that may be used; None: all.
         """
         data, seed = self.data, self.config.seed

@@ -31,7 +31,7 @@ LARGEST_RESPONSE = 1e100  # squares and sums of larger numbers overflow
 FLAGS: FlagTable = {
     "--run": dict(metavar="DIR", help="a seed folder of this paper, or a run folder of another paper here"),
     "--data-dir": dict(default="", metavar="DIR", help="data sets, for the images of --run"),
-    "--compare": dict(metavar="DIR|FILE", help="a second run's arm (A1 ...) of the same folder, or a second matrix"),
+    "--compare": dict(metavar="DIR|FILE", help="another variant (A1 ...) of the same folder, or a second matrix"),
     "--confusion": dict(metavar="FILE", help=".npy or .csv counts [K, K] (rows actual), or .npy [epochs, K, K]"),
     "--names": dict(metavar="FILE", help="class names, one a line"),
     "--scores": dict(metavar="FILE", help=".npz with scores [N, K] (logits or probabilities) and labels [N]"),

@@ -1,4 +1,4 @@
-"""The view of one seed of this repository's runs: A0, a second arm, layers over epochs, and the test images."""
+"""The view of one seed of this repository's runs: A0, a second variant, layers over epochs, and the test images."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_classes_are_visited_as_they_appear():
 
 
 def test_offsets_of_the_notebook():
-    """Section 5.1: PathMNIST's visiting order and cluster counts give the printed ids."""
+    """The visiting order and cluster counts of the authors' PathMNIST.ipynb give the ids that it prints."""
     counts = {0: 2, 4: 2, 7: 12, 5: 10, 8: 12, 3: 3, 2: 4, 1: 12, 6: 2}
     printed = {0: (0, 1), 4: (2, 3), 7: (4, 15), 5: (16, 25), 8: (26, 37), 3: (38, 40), 2: (41, 44), 1: (45, 56)}
     printed[6] = (57, 58)
@@ -223,7 +223,7 @@ def test_memory_decides_how_many_classes_run_at_once():
     assert cluster_jobs.worker_count([27_000, 18_000], 512, 2, 2 * gib) == 1
     assert cluster_jobs.worker_count([27_000, 18_000], 512, 1, plenty) == 1
     assert cluster_jobs.worker_count([10**7], 512, 8, gib) == 1  # one must run
-    assert 1.4e9 < cluster_jobs.class_bytes(27_000, 512) < 1.8e9  # section 4: 1.6 GB
+    assert 1.4e9 < cluster_jobs.class_bytes(27_000, 512) < 1.8e9  # measured: 1.6 GB
     for counts in ([30_000, 20_000], [2_500] * 20, [9_000] * 9, [50_000], [16_000] * 3):
         workers = cluster_jobs.worker_count(counts, 512, 64, plenty)
         assert sum(sorted(cluster_jobs.class_bytes(n, 512) for n in counts)[-workers:]) < 3.5 * gib

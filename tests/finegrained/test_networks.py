@@ -1,4 +1,4 @@
-"""Parameter counts of the specification, torchvision's names, heads, freezing."""
+"""Parameter counts, torchvision's names, heads, freezing."""
 
 import pytest
 import torch

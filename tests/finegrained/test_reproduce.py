@@ -1,4 +1,4 @@
-"""What `make reproduce-finegrained` runs: the commands parse, name their rows, and cover the tables of section 7."""
+"""What `make reproduce-finegrained` runs: the commands parse, name their rows, and cover the profiles."""
 
 import dataclasses
 import json

@@ -143,7 +143,7 @@ def slow_filter(values, labels, threshold):
     return np.array([at in kept for at in range(len(labels))])
 
 
-def test_filter_counts_of_the_specification():
+def test_filter_counts_of_cifar():
     rng = np.random.default_rng(0)
     fine = np.repeat(np.arange(10), 5000)
     animals = np.isin(fine, [2, 3, 4, 5, 6, 7]).astype(int)

@@ -284,7 +284,7 @@ STATES = [
 
 
 def targets() -> list[Target]:
-    """Checkpoints and what lies beside them."""
+    """Checkpoints and the files next to them."""
     from tests.fuzz.run_targets import evil_records, examples
 
     zip_in, t = (mutate.zip_member,), Target

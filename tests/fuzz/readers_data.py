@@ -82,7 +82,7 @@ def image_lists(path: Path) -> None:
 
 
 def derived(module: ModuleType, others: Callable[[], dict[str, bytes]]) -> Callable[[Path], None]:
-    """The official files of a set; `others` are those beside the damaged one."""
+    """The official files of a set; `others` are the undamaged ones."""
 
     def read(path: Path) -> None:
         for name, body in others().items():
@@ -124,7 +124,7 @@ def photograph(path: Path) -> None:
 
 
 def unpacked(path: Path) -> None:
-    """An archive, unpacked beside itself; nothing half-written stays."""
+    """An archive, unpacked next to itself; nothing half-written stays."""
     target = path.parent / "target"
     try:
         for name in archive.extract(path, target, 1 << 22, lambda name: name):

@@ -176,7 +176,7 @@ def other_run(path: Path) -> None:
 
 
 def responses(path: Path) -> None:
-    """What the response file says of itself; the matrix beside it is whole."""
+    """What the response file says of itself; the matrix next to it is whole."""
     from hierarchy_cnn_torch.report.response_file import open_responses
 
     (path.parent / "r.f16").write_bytes(np.zeros((4, 3), np.float16).tobytes())
@@ -233,7 +233,7 @@ def tfrecord(path: Path) -> None:
 
 
 def downloaded(path: Path) -> None:
-    """The note beside a partial download."""
+    """The note next to a partial download."""
     from datasets.download import RangeDownloader
 
     loader = RangeDownloader(path.with_suffix(""), 100, True)

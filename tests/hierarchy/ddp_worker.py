@@ -1,4 +1,4 @@
-"""Trains one small arm through the real loop; started alone or by torchrun. argv: output file, folder."""
+"""Trains one small variant through the real loop; started alone or by torchrun. argv: output file, folder."""
 
 import sys
 from pathlib import Path

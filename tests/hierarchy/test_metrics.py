@@ -1,4 +1,4 @@
-"""Block-diagonality with the specification's four fixtures, group accuracies, Mantel, intervals."""
+"""Block-diagonality of flat and of planted errors, group accuracies, Mantel, intervals."""
 
 import itertools
 import math

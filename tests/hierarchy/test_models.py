@@ -1,4 +1,4 @@
-"""Networks, branches, losses, schedules, arms."""
+"""Networks, branches, losses, schedules, variants."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_branch_shapes(preset, size, channels):
 
 
 @pytest.mark.parametrize(("preset", "millions"), [("paper32", 9.5), ("small", 2.35), ("mini", 0.84)])
-def test_parameter_counts_are_those_of_the_specification(preset, millions):
+def test_parameter_counts_of_the_presets(preset, millions):
     net = Network(alexnet.PRESETS[preset], 3, 100, {"conv2": 2, "conv3": 9, "conv4": 20})
     assert parameter_count(net) / 1e6 == pytest.approx(millions, rel=0.02)
 

@@ -1,4 +1,4 @@
-"""An arm that is cut off at the end of an epoch goes on to the figures and the best weights of an undisturbed one."""
+"""A run that is cut off at the end of an epoch goes on to the numbers and the best weights of an undisturbed one."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ FAST = replace(
 
 
 def arm(folder, max_steps, flags=worker.CONFIG):
-    """History, metrics.jsonl, last and best weights of one start of the arm."""
+    """History, metrics.jsonl, last and best weights of one start of the run."""
     folder.mkdir(exist_ok=True)
     network, config = worker.make_network(), replace(flags, checkpoint_steps=1, max_steps=max_steps)
     training = loop.run(config, network, worker.make_data(), worker.BRANCHES, ALONE, Stop(), folder)

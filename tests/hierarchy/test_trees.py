@@ -12,7 +12,7 @@ from reproduction.runtime.run_folder import UserError
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
-def test_cifar10_tree_has_the_groups_of_the_specification():
+def test_cifar10_tree_has_the_groups_that_its_file_lists():
     levels = trees.levels_of(tree_files.official_tree("cifar10", CIFAR10))
     assert [int(level.max()) + 1 for level in levels] == [2, 7]
     groups = {frozenset(np.flatnonzero(levels[1] == g).tolist()) for g in range(7)}

@@ -65,7 +65,7 @@ def test_what_is_missing_is_named(tmp_path):
 
 
 def test_a_fault_tried_again_replaces_its_counts_only(tmp_path, monkeypatch):
-    """`--only` lies in a file beside the whole; of each fault the later counts are shown, and what went wrong then."""
+    """`--only` has a file of its own; of each fault the later counts are shown, and what went wrong then."""
     monkeypatch.setattr(reliability, "FOLDER", tmp_path)
     now = origin()
     old, new = (now.model_copy(update={"date": f"2026-11-2{day} 10:00 UTC"}) for day in (5, 6))

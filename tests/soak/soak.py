@@ -2,7 +2,7 @@
 
 Both runs take place in copies of this checkout, so that nothing here is touched: one is left alone, the other is
 killed, stopped, starved of disk and given broken files. Whatever happened to it, the same command must bring it to the
-same figures, bit for bit. Counts are printed and kept in runs/soak/<paper>.json (with --only in a file beside it), of
+same figures, bit for bit. Counts are printed and kept in runs/soak/<paper>.json (with --only in another file), of
 which `python -m reproduction.reliability --write-docs` makes docs/reliability.md.
 
     python -m tests.soak --papers class2str --kills 20
@@ -173,7 +173,7 @@ def fell_back(text: str, damaged: Path) -> bool:
 
 
 def two_at_once(copy: Copy) -> None:
-    """Starts the pipeline beside itself: one of the two is refused, the other goes on to its end."""
+    """Starts the pipeline twice at the same time: one of the two is refused, the other goes on to its end."""
     for _ in range(ATTEMPTS):
         copy.clear()
         first = copy.start()

@@ -13,7 +13,7 @@ EPS = 1e-5
 
 
 def slow_subclass_loss(logits, labels, mapping, w):
-    """Section 1.3 written out, one output at a time."""
+    """The loss of the authors' mylosses.py written out, one output at a time."""
     out = []
     for z, own in zip(logits, labels, strict=True):
         total = 0.0

@@ -27,7 +27,7 @@ def slow_degree(features, p, y):
 
 
 def slow_official(batches):
-    """The released accumulation as section 6.1 D5, D6 describes it: per label, total scaled after each batch."""
+    """The accumulation of the authors' trainutils.py (SDN-D05, SDN-D06): per label, total scaled after each batch."""
     total = None
     for r, labels in batches:
         total = np.zeros(len(r), np.float32) if total is None else total

@@ -121,7 +121,7 @@ def numeric_gradient(function: Callable[[np.ndarray], float], at: np.ndarray, h:
     return out
 
 
-def test_reference_values_of_the_specification():
+def test_reference_values():
     expected = {"hard": 0.4659982, "soft": 0.7671574, "SOFT": 0.7671574, "none": -0.1239440, "semi_hard": 0.3064221}
     for name, value in expected.items():
         for dtype in ("float32", "float64"):
@@ -221,7 +221,7 @@ def test_margins_that_are_no_numbers():
         ranking.batch_hard_loss(tf.constant([0, 1]), e, "hard")
 
 
-def test_center_loss_and_update_of_the_specification():
+def test_center_loss_and_update_by_hand():
     with tf1.Graph().as_default(), tf1.Session() as session:
         e, labels = tf.constant([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), tf.constant([0, 0, 1])
         centers = tf1.get_variable("centers", initializer=[[0.0, 0.0], [2.0, 0.0], [7.0, 7.0]], trainable=False)
