@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from reproduction.runtime.driver import first_gpu
 from reproduction.runtime.flags import CommonConfig, FlagTable, Parser, add_common, add_flags, as_dict, number, whole
 from reproduction.runtime.run_folder import UserError, read_json
 
@@ -359,9 +360,8 @@ def resolve_analyze(args: argparse.Namespace) -> AnalysisConfig:
 
 
 def _gpu() -> bool:
-    from reproduction.launch.pipeline import gpu_listed
-
-    return "CUDA_VISIBLE_DEVICES" not in os.environ and gpu_listed() or bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return first_gpu() is not None if visible is None else visible not in ("", "-1")  # both hide every GPU
 
 
 def keep_epochs(text: str, epochs: int) -> list[int]:

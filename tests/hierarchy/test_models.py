@@ -197,3 +197,17 @@ def test_two_epochs_overfit_images_whose_colour_gives_the_group():
         logits, heads = net(x)
     group = float((heads["conv2"].argmax(1) == table[y]).float().mean())
     assert group > 0.95 and group > float((logits.argmax(1) == y).float().mean()) - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("visible", "listed", "preset"),
+    [(None, "a card", "paper32"), (None, None, "mini"), ("0", None, "paper32"), ("", "a card", "mini"),
+     ("-1", "a card", "mini")],
+)  # fmt: skip
+def test_the_preset_follows_the_gpus_that_are_not_hidden(monkeypatch, visible, listed, preset):
+    monkeypatch.setattr(flags, "first_gpu", lambda: listed)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    config = flags.resolve_train(flags.train_parser().parse_args(["--dataset", "cifar10"]))
+    assert config.preset == preset
