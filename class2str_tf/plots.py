@@ -29,7 +29,6 @@ def draw_tree(
     path: Path,
     coarse: Sequence[int] | np.ndarray | None = None,
     coarse_names: Sequence[str] | None = None,
-    title: str = "Class strings as a tree",
 ) -> None:
     """Draws the strings as a tree from left to right, one line of text for each string, the classes behind it.
 
@@ -39,7 +38,6 @@ def draw_tree(
       path: PNG to write.
       coarse: superclass of each class; colours the class names.
       coarse_names: names of the superclasses, for the legend.
-      title: above the tree.
     """
     codes = np.asarray(codes)
     num_bits = codes.shape[1]
@@ -99,7 +97,9 @@ def draw_tree(
         note += f"; drawn to bit {depth}"
     elif distinct < len(codes):
         note += "; [ ] or red: classes that share one" if colours else "; red: classes that share one"
-    figure.text(0.1 / width, 1 - 0.12 / height, title, fontsize=13, weight="bold", color=INK, va="top")
+    figure.text(
+        0.1 / width, 1 - 0.12 / height, "Class strings as a tree", fontsize=13, weight="bold", color=INK, va="top"
+    )
     figure.text(0.1 / width, 1 - 0.38 / height, note, fontsize=9, color=GREY, va="top")
     if coarse_names is not None and coarse is not None:
         _legend(figure, coarse_names)

@@ -206,7 +206,7 @@ def load(
     return ImageLists(name, images, first, second, names, digests)
 
 
-def from_folder(path: Path, seed: int = 0) -> ImageLists:
+def from_folder(path: Path) -> ImageLists:
     """A folder of images as lists: PATH/{train,test}/CLASS/*, or PATH/CLASS/* with a stratified 80/20 split.
 
     Raises:
@@ -215,7 +215,7 @@ def from_folder(path: Path, seed: int = 0) -> ImageLists:
     images = image_folders.read(path)
     splits = {split: Rows(labels, tuple(names)) for split, (names, labels) in images.splits.items()}
     if "" in splits:
-        train_rows, test_rows = stratified(splits[""].labels, round((1 - VAL_SHARE) * len(splits[""].names)), seed)
+        train_rows, test_rows = stratified(splits[""].labels, round((1 - VAL_SHARE) * len(splits[""].names)), 0)
         train, test = splits[""].take(np.sort(train_rows)), splits[""].take(np.sort(test_rows))
     else:
         train, test = splits["train"], splits["test"]

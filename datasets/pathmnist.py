@@ -82,11 +82,9 @@ def load(root: Path | None = None, accept_unverified: bool = False, offline: boo
     )
 
 
-def validation(
-    root: Path | None = None, accept_unverified: bool = False, offline: bool | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def validation(root: Path | None = None, accept_unverified: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """The official validation split: images uint8 [10004, 28, 28, 3], labels int64 [10004]."""
-    return decode(_file(root, accept_unverified, offline)[0], "val")
+    return decode(_file(root, accept_unverified, None)[0], "val")
 
 
 if __name__ == "__main__":

@@ -143,16 +143,11 @@ def f5_selectivity(seeds: Seeds, path: Path) -> None:
     save(figure, path)
 
 
-def sheet(images: np.ndarray, across: int, pad: int = 1) -> np.ndarray:
-    """Puts images [N, H, W, C] into one image, with white gaps."""
-    framed = np.pad(images, ((0, -len(images) % across), (0, pad), (0, pad), (0, 0)), constant_values=255)
-    _, h, w, c = framed.shape
-    return framed.reshape(-1, across, h, w, c).swapaxes(1, 2).reshape(-1, across * w, c)
-
-
 def show_sheet(ax: Any, images: np.ndarray, across: int) -> None:
-    """Draws a sheet, in grey if the images have one channel."""
-    pixels = sheet(images, across)
+    """Draws images [N, H, W, C] as one sheet with white gaps, in grey if they have one channel."""
+    framed = np.pad(images, ((0, -len(images) % across), (0, 1), (0, 1), (0, 0)), constant_values=255)
+    _, h, w, c = framed.shape
+    pixels = framed.reshape(-1, across, h, w, c).swapaxes(1, 2).reshape(-1, across * w, c)
     ax.imshow(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=255)
     ax.axis("off")
 

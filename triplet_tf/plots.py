@@ -19,10 +19,10 @@ TILE, GAP, FRAME = 96, 6, 4  # pixels
 GREEN, RED, BLACK = (39, 134, 78), (192, 57, 43), (40, 40, 40)
 
 
-def queries(labels: np.ndarray, count: int = QUERIES) -> np.ndarray:
-    """Chooses the images to show: the first of each of `count` classes spread evenly over those in `labels`."""
+def queries(labels: np.ndarray) -> np.ndarray:
+    """Chooses the images to show: the first of each of QUERIES classes spread evenly over those in `labels`."""
     known, first = np.unique(labels, return_index=True)
-    chosen = np.unique(np.linspace(0, len(known) - 1, min(count, len(known))).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(known) - 1, min(QUERIES, len(known))).round().astype(int))
     return first[chosen]
 
 

@@ -229,16 +229,13 @@ def _one_cluster(embedding: np.ndarray, reason: str, notes: list[str], reducer: 
     )  # fmt: skip
 
 
-def fit_class(
-    points: np.ndarray, settings: Settings, report: Callable[[str], None] = lambda _: None, silhouette: bool = True
-) -> ClassFit:
+def fit_class(points: np.ndarray, settings: Settings, report: Callable[[str], None] = lambda _: None) -> ClassFit:
     """Fits UMAP and HDBSCAN to the certain images of one coarse class.
 
     Args:
       points: float32 [n, D], finite, n >= 1.
       settings: of UMAP and HDBSCAN.
       report: called with the name of each step before it begins.
-      silhouette: False leaves it NaN, which saves most of the time after UMAP.
     Returns:
       The clusters; one cluster with a warning if the class is too small or holds no structure.
     Source: authors' pipeline.py. Deviations: FGL-D16, FGL-D17.
@@ -272,11 +269,9 @@ def fit_class(
     raw, strength, repaired = decide(memberships, hard, embedding)
     if repaired:
         notes.append(f"{repaired} rows without a membership took their hard label or the nearest centroid")
-    value = float("nan")
-    if silhouette:
-        report("silhouette")
-        value = silhouette_of(embedding, raw)
-    return ClassFit(embedding, raw, hard, strength, value, notes, repaired, reducer, clusterer)
+    report("silhouette")
+    silhouette = silhouette_of(embedding, raw)
+    return ClassFit(embedding, raw, hard, strength, silhouette, notes, repaired, reducer, clusterer)
 
 
 def silhouette_of(embedding: np.ndarray, labels: np.ndarray) -> float:

@@ -21,10 +21,10 @@ from reproduction.runtime.run_folder import read_json, write_json
 
 FALLBACK = 0.01
 STEPS, LOWEST, HIGHEST, STOP_AT = 100, 1e-8, 1.0, 4.0  # Lightning's defaults, then and now
-SKIP_BEGIN, SKIP_END = 10, 1
+SKIP_BEGIN, SKIP_END = 10, 1  # points at either end of the curve that are left out
 
 
-def steepest_by_index(losses: Sequence[float], begin: int = SKIP_BEGIN, end: int = SKIP_END) -> int | None:
+def steepest_by_index(losses: Sequence[float]) -> int | None:
     """Position of the steepest descent of a loss curve per step, ends left out.
 
     The gradient is over the position in the list of finite points that remain, as Lightning 1.5.10 chose. Lightning 2.6
@@ -32,13 +32,11 @@ def steepest_by_index(losses: Sequence[float], begin: int = SKIP_BEGIN, end: int
 
     Args:
       losses: smoothed loss at each step.
-      begin: points dropped at the start.
-      end: points dropped at the end.
     Returns:
       Position in `losses`, the first of equal minima; None if fewer than two finite points remain.
     Source: Lightning 1.5.10, tuner/lr_finder.py. Deviation: FGL-D06.
     """
-    kept = [at for at in range(begin, len(losses) - end) if math.isfinite(losses[at])]
+    kept = [at for at in range(SKIP_BEGIN, len(losses) - SKIP_END) if math.isfinite(losses[at])]
     if len(kept) < 2:
         return None
     return kept[int(np.gradient([losses[at] for at in kept]).argmin())]

@@ -13,6 +13,8 @@ from hierarchy_cnn_torch.method.selectivity import auroc
 from hierarchy_cnn_torch.method.similarity import row_normalised
 from hierarchy_cnn_torch.method.trees import lca_height
 
+MOST_BITS = 4  # that differ between the hashes of two copies of an image
+
 
 def label_scores(probabilities: np.ndarray, labels: np.ndarray, levels: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Scores the doubt about each label.
@@ -77,13 +79,12 @@ def difference_hash(images: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=1).view(np.uint64).ravel()
 
 
-def duplicates(hashes: np.ndarray, labels: np.ndarray, most: int = 4, block: int = 512) -> list[tuple[int, int, int]]:
-    """Finds pairs of images with different labels whose hashes differ in few bits.
+def duplicates(hashes: np.ndarray, labels: np.ndarray, block: int = 512) -> list[tuple[int, int, int]]:
+    """Finds pairs of images with different labels whose hashes differ in at most MOST_BITS bits.
 
     Args:
       hashes: uint64 [N].
       labels: int [N].
-      most: bits that may differ.
       block: rows compared at a time.
     Returns:
       (image, image, Hamming distance), nearest first.
@@ -91,7 +92,7 @@ def duplicates(hashes: np.ndarray, labels: np.ndarray, most: int = 4, block: int
     pairs = []
     for start in range(0, len(hashes), block):
         bits = np.bitwise_count(hashes[start : start + block, None] ^ hashes[None, start:])
-        i, j = np.nonzero(bits <= most)
+        i, j = np.nonzero(bits <= MOST_BITS)
         keep = (j > i) & (labels[start + i] != labels[start + j])
         pairs += [(int(start + a), int(start + b), int(bits[a, b])) for a, b in zip(i[keep], j[keep], strict=True)]
     return sorted(pairs, key=lambda pair: (pair[2], pair[0], pair[1]))

@@ -11,6 +11,7 @@ import numpy as np
 from hierarchy_cnn_torch.method.similarity import correlation
 
 AGGREGATES = ("mean", "max", "q95")
+TOP_IMAGES = 25  # strongest images of a channel that are kept
 
 
 def aggregate(maps: Any, how: str = "mean") -> Any:
@@ -90,10 +91,9 @@ class ClassSums:
 
 
 class TopImages:
-    """The images that excite each channel most, kept by a running top k; int64 [k, M], strongest first."""
+    """The images that excite each channel most, kept by a running top 25; int64 [25, M], strongest first."""
 
-    def __init__(self, channels: int, k: int = 25):
-        self.k = k
+    def __init__(self, channels: int):
         self.values = np.full((0, channels), 0, np.float32)
         self.images = np.zeros((0, channels), np.int64)
 
@@ -106,7 +106,7 @@ class TopImages:
         """
         both = np.concatenate([self.values, np.asarray(values, np.float32)])
         ids = np.concatenate([self.images, np.broadcast_to(images[:, None], values.shape)])
-        order = np.lexsort((ids, -both), axis=0)[: self.k]
+        order = np.lexsort((ids, -both), axis=0)[:TOP_IMAGES]
         self.values = np.take_along_axis(both, order, 0)
         self.images = np.take_along_axis(ids, order, 0)
 

@@ -146,17 +146,16 @@ def planned_seeds(pilot: Effect, margin: float, published: float | None = None) 
     return f"{next(enough, MOST_PLANNED)} seeds"
 
 
-def holm(p_values: Mapping[str, float], level: float = 0.05) -> set[str]:
-    """Returns the names whose effect survives Holm's step-down adjustment over a family.
+def holm(p_values: Mapping[str, float]) -> set[str]:
+    """Returns the names whose effect survives Holm's step-down adjustment over a family, at level 0.05.
 
     Args:
       p_values: name -> p.
-      level: of the family.
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
     kept: set[str] = set()
     for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        if p > level / (len(p_values) - place):
+        if p > 0.05 / (len(p_values) - place):
             break
         kept.add(name)
     return kept

@@ -166,10 +166,10 @@ def states_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("state-*.pt") if re.fullmatch(r"state-\d{10}\.pt", path.name))
 
 
-def save_state(folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> None:
-    """Writes the full state of a run at global step `step` and deletes all but the newest `keep` up to it."""
+def save_state(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Writes the full state of a run at global step `step` and deletes all but the newest two up to it."""
     write_checkpoint(written := folder / f"state-{step:010d}.pt", state)
-    newest = [path for path in states_of(folder) if path <= written][-keep:]
+    newest = [path for path in states_of(folder) if path <= written][-2:]
     for other in set(states_of(folder)) - set(newest):  # a later one is damaged: the run went on without it
         other.unlink(missing_ok=True)
 
