@@ -47,6 +47,22 @@ def _legend(axis: Axes, entries: Sequence[tuple[str, str]], title: str = "") -> 
     axis.legend(handles=marks, title=title or None, fontsize=7, title_fontsize=8, loc="best", framealpha=0.8)
 
 
+def _by_certainty(axis: Axes, points: np.ndarray, certain: np.ndarray, size: float) -> None:
+    order = np.argsort(~certain, kind="stable")  # the few uncertain ones on top
+    _scatter(axis, points[order], [_CERTAIN if c else _UNCERTAIN for c in certain[order]], size)
+    _legend(axis, [("certain", _CERTAIN), ("uncertain", _UNCERTAIN)])
+
+
+def _grid(count: int, most: int) -> tuple[Any, list[Any]]:
+    """A figure with `count` panels, at most `most` in a row."""
+    columns = min(count, most)
+    rows = -(-count // columns)
+    figure, axes = new_figure(4.2 * columns, 3.0 * rows, rows, columns)
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    return figure, list(axes.flat[:count])
+
+
 def class_map(
     path: Path,
     points: np.ndarray,
@@ -77,9 +93,7 @@ def class_map(
         box = {"facecolor": "white", "edgecolor": colour(place[label]), "boxstyle": "round,pad=0.2", "alpha": 0.85}
         axes[0, 0].text(x, y, str(label), fontsize=9, ha="center", va="center", bbox=box)
     axes[0, 0].set_title(f"{len(labels)} clusters (grey: uncertain images)", fontsize=10)
-    order = np.argsort(~certain, kind="stable")  # the few uncertain ones on top
-    _scatter(axes[0, 1], points[order], [_CERTAIN if c else _UNCERTAIN for c in certain[order]], size)
-    _legend(axes[0, 1], [("certain", _CERTAIN), ("uncertain", _UNCERTAIN)])
+    _by_certainty(axes[0, 1], points, certain, size)
     axes[0, 1].set_title(f"{int((~certain).sum()):,} uncertain of {len(certain):,}", fontsize=10)
     if fine is not None:
         kinds = np.unique(fine).tolist()
@@ -100,9 +114,7 @@ def joint_map(path: Path, points: np.ndarray, coarse: np.ndarray, certain: np.nd
     if len(names) <= _LABELLED:
         _legend(axes[0, 0], [(text, colour(at)) for at, text in enumerate(names)])
     axes[0, 0].set_title("coarse class", fontsize=10)
-    order = np.argsort(~certain, kind="stable")
-    _scatter(axes[0, 1], points[order], [_CERTAIN if c else _UNCERTAIN for c in certain[order]], size)
-    _legend(axes[0, 1], [("certain", _CERTAIN), ("uncertain", _UNCERTAIN)])
+    _by_certainty(axes[0, 1], points, certain, size)
     axes[0, 1].set_title("certain and uncertain images", fontsize=10)
     figure.suptitle(
         f"2-D UMAP of {len(points):,} images of all classes (the clustering itself is per class)", fontsize=11
@@ -227,13 +239,9 @@ def uncertainty_histogram(
 ) -> None:
     """Draws histogram of U of each class, with the threshold and the share above 1."""
     classes = np.unique(coarse).tolist()[:_LABELLED]
-    columns = min(len(classes), 4)
-    rows = -(-len(classes) // columns)
-    figure, axes = new_figure(4.2 * columns, 3.0 * rows, rows, columns)
     bins = np.linspace(0, 2, 41)
-    for axis in axes.flat[len(classes) :]:
-        axis.axis("off")
-    for axis, label in zip(axes.flat, classes, strict=False):
+    figure, axes = _grid(len(classes), 4)
+    for axis, label in zip(axes, classes, strict=True):
         own = coarse == label
         values = uncertainty[own]
         axis.hist(values, bins, color=_CERTAIN)
@@ -313,12 +321,8 @@ def lr_curves(path: Path, found: Sequence[tuple[str, Mapping[str, Any]]]) -> Non
     Args:
       found: (row, {"lr": [...], "loss": [...], "suggestion": rate or None}).
     """
-    columns = min(len(found), 3)
-    rows = -(-len(found) // columns)
-    figure, axes = new_figure(4.2 * columns, 3.0 * rows, rows, columns)
-    for axis in axes.flat[len(found) :]:
-        axis.axis("off")
-    for axis, (title, curve) in zip(axes.flat, found, strict=False):
+    figure, axes = _grid(len(found), 3)
+    for axis, (title, curve) in zip(axes, found, strict=True):
         axis.plot(curve["lr"], curve["loss"], color="black", linewidth=1)
         if curve.get("suggestion"):
             axis.axvline(curve["suggestion"], color=_RED, label=f"taken: {curve['suggestion']:.4g}")

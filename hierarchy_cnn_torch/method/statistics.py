@@ -106,8 +106,7 @@ def block_diagonality(
       divided by expected; exact: which of the two.
     Source: ours (the paper shows the matrix; its statistic, if any, could not be read).
     """
-    errors = np.asarray(counts, np.float64).copy()
-    np.fill_diagonal(errors, 0)
+    errors = counts * (1.0 - np.eye(len(counts)))
     size = len(errors)
     level = np.unique(np.asarray(level), return_inverse=True)[1]
     rows, columns = errors.sum(1), errors.sum(0)
@@ -159,8 +158,7 @@ def nested_shares(counts: np.ndarray, levels: Sequence[np.ndarray]) -> list[floa
     Returns:
       One number a level; the first counts among all errors.
     """
-    errors = np.asarray(counts, np.float64).copy()
-    np.fill_diagonal(errors, 0)
+    errors = counts * (1.0 - np.eye(len(counts)))
     shares = []
     for level in levels:
         same = np.asarray(level)[:, None] == np.asarray(level)[None, :]
@@ -177,8 +175,7 @@ def mistake_severity(counts: np.ndarray, levels: Sequence[np.ndarray]) -> float:
       counts: int [K, K] confusion counts.
       levels: coarsest first.
     """
-    errors = np.asarray(counts, np.float64).copy()
-    np.fill_diagonal(errors, 0)
+    errors = counts * (1.0 - np.eye(len(counts)))
     total = errors.sum()
     return float((errors * lca_height(levels, len(errors))).sum() / total) if total else math.nan
 

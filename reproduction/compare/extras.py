@@ -86,6 +86,14 @@ def _pairs(paper: Paper, rows: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield from dict.fromkeys(pairs)
 
 
+def rows_in_order(paper: Paper, found: Collection) -> dict[str, RowRuns]:
+    """The rows with runs: those of the paper's toml in its order, then the others by name."""
+    groups = {group.row: group for group in found.of(paper.paper.id)}
+    titles = paper.full_titles()
+    order = [*(row for row in titles if row in groups), *sorted(groups.keys() - titles.keys())]
+    return {row: groups[row] for row in order}
+
+
 def image_by_image(paper: Paper, found: Collection) -> Extra | None:
     """Compares rows by McNemar's test, seed by seed, where run folders hold both rows' predictions.
 
@@ -93,13 +101,11 @@ def image_by_image(paper: Paper, found: Collection) -> Extra | None:
       paper: `paper.pairs` names the rows to compare.
       found: the records; a damaged file becomes one line of `found.problems`.
     """
-    groups = {group.row: group for group in found.of(paper.paper.id)}
-    titles = paper.full_titles()
-    order = [row for row in titles if row in groups] + [row for row in groups if row not in titles]
+    groups = rows_in_order(paper, found) if paper.paper.pairs else {}
     correct: dict[str, dict[int, np.ndarray]] = {}
-    for row in order if paper.paper.pairs else ():
+    for row, group in groups.items():
         correct[row] = {}
-        for run in groups[row].runs:
+        for run in group.runs:
             try:
                 arrays = predictions(run)
             except UserError as error:
@@ -109,7 +115,7 @@ def image_by_image(paper: Paper, found: Collection) -> Extra | None:
                 correct[row][run.seed] = arrays["predicted"] == arrays["labels"]
     seeds = sorted({seed for by_seed in correct.values() for seed in by_seed})
     rows = []
-    for a, b in _pairs(paper, order):
+    for a, b in _pairs(paper, list(groups)):
         cells = []
         for seed in seeds:
             if seed not in correct[a] or seed not in correct[b]:
@@ -193,9 +199,7 @@ def _name(label: str, names: Mapping[str, str], class_names: Any) -> str:
 
 def extras_of(paper: Paper, found: Collection) -> list[Extra]:
     """Builds all further tables of one paper from the records; a table without lines is omitted."""
-    by_row = {group.row: group for group in found.of(paper.paper.id)}
-    titles = paper.full_titles()
-    order = [row for row in titles if row in by_row] + [row for row in by_row if row not in titles]
+    groups = list(rows_in_order(paper, found).values())
     tables = [image_by_image(paper, found)]
-    tables += [detail_table(table, [by_row[row] for row in order], paper.paper.names) for table in paper.details]
+    tables += [detail_table(table, groups, paper.paper.names) for table in paper.details]
     return [extra for extra in tables if extra is not None]

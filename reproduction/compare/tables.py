@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pydantic
 
 from reproduction.compare.claim_language import Claim, Gate, Health, Strict, Unit
+from reproduction.runtime.record import first_fault
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
 
 TABLES = REPO_ROOT / "reproduction" / "tables"
@@ -276,9 +277,7 @@ def parse_paper(text: str, name: str) -> Paper:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{name}: not TOML: {error}") from None
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "file"
-        raise UserError(f"{name}: {place}: {first['msg']}") from None
+        raise UserError(f"{name}: {first_fault(error)}") from None
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
     return paper

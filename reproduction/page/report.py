@@ -21,7 +21,7 @@ from reproduction.compare import export
 from reproduction.compare.charts import charts
 from reproduction.compare.collect import Collection, Entry, RowRuns
 from reproduction.compare.comparison import Comparison, load_comparisons
-from reproduction.compare.extras import extras_of
+from reproduction.compare.extras import extras_of, rows_in_order
 from reproduction.compare.tables import About, load_tables, paper_of
 from reproduction.compare.tabular import markdown_table
 from reproduction.page.curves import row_charts
@@ -50,9 +50,7 @@ def row_section(group: RowRuns, title: str, about: About, page: Path, budget: Bu
 def paper_section(comparison: Comparison, found: Collection, page: Path, budget: Budget) -> Markup:
     """Renders all of one paper."""
     paper = comparison.paper
-    groups = {group.row: group for group in found.of(paper.paper.id)}
-    titles = paper.full_titles()
-    order = [name for name in titles if name in groups] + sorted(name for name in groups if name not in titles)
+    groups, titles = rows_in_order(paper, found), paper.full_titles()
     ran = [line for line in comparison.lines if line.row in groups]
     return part(
         "paper",
@@ -62,7 +60,7 @@ def paper_section(comparison: Comparison, found: Collection, page: Path, budget:
         claims=claims_table(comparison.claims) if comparison.claims else "",
         extras=extras_of(paper, found),
         charts=[chart(name, figure, budget) for name, figure in charts([comparison], found)],
-        sections=[row_section(groups[name], titles.get(name, ""), paper.paper, page, budget) for name in order],
+        sections=[row_section(group, titles.get(row, ""), paper.paper, page, budget) for row, group in groups.items()],
         ran=bool(ran),
         unrun=not_run(comparison, set(groups)),
         published=published(comparison),

@@ -137,11 +137,7 @@ def draw_blocks(axes: Any, find: Find) -> None:
     flat = squareform(distance, checks=False)
     order = leaves_list(optimal_leaf_ordering(linkage(flat, "average"), flat))
     axes.imshow(errors[np.ix_(order, order)], cmap="Reds", vmin=0)
-    ticks = range(len(order)) if len(order) <= 20 else []
-    axes.set_xticks([])
-    axes.set_yticks(ticks, [names[label] for label in order] if ticks else [], fontsize=12)
-    axes.tick_params(length=0)
-    axes.set_xlabel("predicted class, same order", fontsize=13)
+    label_matrix(axes, [names[label] for label in order], "predicted class")
 
 
 def draw_nearest_classes(axes: Any, find: Find) -> None:
@@ -155,11 +151,16 @@ def draw_nearest_classes(axes: Any, find: Find) -> None:
     np.fill_diagonal(distance, np.inf)
     counts = confusion_counts(labels, labels[distance.argmin(1)], len(names)).astype(float)
     axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Greens", vmin=0, vmax=1)
-    ticks = range(len(names)) if len(names) <= 20 else []
+    label_matrix(axes, names, "class of the nearest image")
+
+
+def label_matrix(axes: Any, names: Sequence[str], columns: str) -> None:
+    """Writes the rows' class names, of 20 at most, and what the columns are."""
+    shown_names = names if len(names) <= 20 else []
     axes.set_xticks([])
-    axes.set_yticks(ticks, names if ticks else [], fontsize=12)
+    axes.set_yticks(range(len(shown_names)), shown_names, fontsize=12)
     axes.tick_params(length=0)
-    axes.set_xlabel("class of the nearest image, same order", fontsize=13)
+    axes.set_xlabel(f"{columns}, same order", fontsize=13)
 
 
 def class_names(tree: Path, count: int) -> list[str]:

@@ -266,6 +266,12 @@ def make_record(
     )
 
 
+def first_fault(error: pydantic.ValidationError) -> str:
+    """The first thing that pydantic finds wrong, as `place: message`."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
+
+
 def load_record(path: Path) -> Record:
     """Reads and validates a record.
 
@@ -277,6 +283,4 @@ def load_record(path: Path) -> Record:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "file"
-        raise UserError(f"{path}: not a record of this repository: {place}: {first['msg']}") from None
+        raise UserError(f"{path}: not a record of this repository: {first_fault(error)}") from None

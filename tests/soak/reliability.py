@@ -19,7 +19,7 @@ import pydantic
 
 from reproduction.compare.tabular import markdown_table
 from reproduction.runtime.flags import Parser, flag, run_main
-from reproduction.runtime.record import Machine, commit_and_dirty, machine, versions_of
+from reproduction.runtime.record import Machine, commit_and_dirty, first_fault, machine, versions_of
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, shown, write_bytes, write_json
 
 FOLDER = RUNS_ROOT / "soak"
@@ -172,9 +172,7 @@ def read(path: Path, model: type[Model]) -> Model | None:
     except OSError as error:
         raise UserError(f"{shown(path)}: {error.strerror or error}") from None
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "file"
-        raise UserError(f"{shown(path)}: not a {model.__name__.lower()} result: {place}: {first['msg']}") from None
+        raise UserError(f"{shown(path)}: not a {model.__name__.lower()} result: {first_fault(error)}") from None
 
 
 def when(result: Soak | Fuzz) -> tuple[str, str]:
