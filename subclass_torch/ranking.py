@@ -92,7 +92,7 @@ def stable_from(degrees: list[list[float]], classes: int) -> int:
 
 
 def by_chance(runs: int, count: int, classes: int) -> dict[str, float]:
-    """What random rankings reach: 95 % quantile of each figure of `agreement` over DRAWN drawn experiments."""
+    """What random rankings reach: 95 % quantile of each number of `agreement` over DRAWN drawn experiments."""
     draw, found = random.Random(0), []
     for _ in range(DRAWN if runs > 1 else 0):
         ranks = [draw.sample(range(1, count + 1), count) for _ in range(runs)]

@@ -111,7 +111,7 @@ def _open_partial(
 
 
 def _growing(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The table of a killed run to go on with; None where the file is damaged, and is to be made anew."""
+    """The table of a killed run to go on with; None if the file is damaged and must be written again."""
     try:
         table = read_npy(path, mapped=True)  # before it is opened for writing, which would stretch it to what it claims
     except UserError:

@@ -117,7 +117,7 @@ def draw(folder: Path, own: Collection, data: images.Data) -> None:
             target / "certainty.png", data.train.images, values, coarse, stored["mean_prediction"], names
         )
         plots.uncertainty_histogram(target / "uncertainty.png", values, coarse, stored["certain"], names)
-    variants = dict(_by_variant(own))
+    variants = _by_variant(own)
     matrices: list[tuple[str, np.ndarray]] = []
     for variant in (flags.BASE, "ft", "ft-deep", "ft-keep", "ft-true"):
         tested = predictions(variants[variant]) if variant in variants and len(matrices) < 3 else None
@@ -131,12 +131,12 @@ def draw(folder: Path, own: Collection, data: images.Data) -> None:
         plots.lr_curves(target / "lr_find.png", rates)
 
 
-def _by_variant(own: Collection) -> Iterator[tuple[str, SeedRun]]:
-    """Yields (variant, its run) in the order of the table."""
+def _by_variant(own: Collection) -> dict[str, SeedRun]:
+    """Variant -> its run, in the order of the table."""
     rows: dict[str, RowRuns] = {group.row: group for group in own.rows.values()}
     base = min(rows, key=len)
     found = {row.removeprefix(base).removeprefix("-"): group.runs[0] for row, group in rows.items()}
-    yield from ((variant, found[variant]) for variant in flags.ordered(list(found)))
+    return {variant: found[variant] for variant in flags.ordered(list(found))}
 
 
 def _rate_curves(variants: Mapping[str, SeedRun]) -> Iterator[tuple[str, Path]]:

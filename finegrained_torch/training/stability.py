@@ -18,7 +18,7 @@ from reproduction.runtime.run_folder import open_run
 def compare_seeds(setting: Setting) -> None:
     """Compares the pseudo-labels of this seed and its siblings, and those of each control that all of them have.
 
-    It is made anew every time, because seeds may have come since. Fewer than two seeds: one line says so.
+    It is computed every time, because seeds may have been added. Fewer than two seeds: one line says so.
 
     Raises:
       UserError: damaged labels, or labels of other images.

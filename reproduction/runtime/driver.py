@@ -21,6 +21,6 @@ def first_gpu() -> str | None:
     return found.group(1) if answer.returncode == 0 and found else None
 
 
-def hidden_gpu() -> bool:
-    """Whether a GPU is listed, and CUDA_VISIBLE_DEVICES does not hide it from the frameworks on purpose."""
+def visible_gpu() -> bool:
+    """Whether a GPU is listed that CUDA_VISIBLE_DEVICES does not hide."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1") and first_gpu() is not None

@@ -45,7 +45,7 @@ class UserError(Exception):
 
 
 class Damaged(UserError):
-    """A checkpoint whose own content is at fault; one that the disk or the memory did not let us read is no such."""
+    """A checkpoint with corrupt content. I/O and memory errors are not included."""
 
 
 @contextlib.contextmanager
@@ -95,7 +95,7 @@ def read_json(path: Path, *keys: str) -> Any:
     return value
 
 
-# what code raises that takes a run's files for whole: StopIteration from the first entry of an empty table
+# Exceptions raised when run files are inconsistent; StopIteration: `next` on an empty table
 DO_NOT_FIT = (
     ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, StopIteration, TypeError, ValueError,
 )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from datasets.orientation import orientation, turn
-from reproduction.runtime.driver import hidden_gpu
+from reproduction.runtime.driver import visible_gpu
 from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.tf_import import frameworks, native_stderr_closed
@@ -50,7 +50,7 @@ def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> 
         if index >= len(gpus):
             raise UserError(f"--device {device}: TensorFlow sees {len(gpus)} CUDA devices; use --device cpu")
         tf.config.set_visible_devices(gpus[index], "GPU")
-    elif not gpus and hidden_gpu():
+    elif not gpus and visible_gpu():
         raise UserError(
             f"--device {device}: TensorFlow sees no GPU although the driver lists one; run make setup GPU=1, then the "
             "same make command with GPU=1 (an old driver needs an update); --device cpu runs without a GPU"

@@ -206,7 +206,7 @@ def _odd(value: Any, rng: random.Random) -> Any:
 
 
 def zip_member(data: bytes, rng: random.Random) -> bytes:
-    """One member of a zip (npz, pt) damaged, renamed, doubled or swapped with another; checksums made anew."""
+    """One member of a zip (npz, pt) damaged, renamed, doubled or swapped with another; checksums computed again."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as packed:
             members = [(info.filename, packed.read(info)) for info in packed.infolist()]
@@ -306,7 +306,7 @@ def mat_element(data: bytes, rng: random.Random) -> bytes:
 
 
 def records(data: bytes, rng: random.Random) -> bytes:
-    """One record of a TFRecord file damaged, its checksums made anew."""
+    """One record of a TFRecord file damaged, its checksums computed again."""
     from subclass_torch.yt8m.tfrecord import frame
 
     payloads, at = [], 0

@@ -284,7 +284,7 @@ def soak(
       number: of SIGKILLs.
       terms: of SIGTERMs.
       seed: of the random moments.
-      say: told what is going on.
+      say: called with what is going on.
       flags: passed through to the scripts.
       names: of NAMES.
     Returns:

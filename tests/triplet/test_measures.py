@@ -1,4 +1,4 @@
-"""Figures of a list against slow definitions: neighbours and their ties, recall, NMI, confusion, distances."""
+"""Metrics of a list against slow definitions: neighbours and their ties, recall, NMI, confusion, distances."""
 
 from __future__ import annotations
 
