@@ -204,7 +204,6 @@ def finish_parsing(
     return config
 
 
-@any_terminal()
 @contextlib.contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
     """Turns a UserError into one line on stderr that begins with the program's name, and exit code 2."""
@@ -215,6 +214,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         raise SystemExit(2) from None
 
 
+@any_terminal()
 def run_main(main: Callable[[], None]) -> None:
     """Runs a script's main; an error that the user can correct becomes one line on stderr and exit code 2."""
     try:
