@@ -44,7 +44,7 @@ def file_of(name: str) -> Path | None:
 
 
 def room_of(path: Path) -> str:
-    """The room of a paper's file: a folder's name in today's words, or the stem of a file next to the rooms."""
+    """The room that holds a file: the folder's name in today's words, or the stem of a file next to the rooms."""
     parts = path.relative_to(ROOT).parts
     names = AUTHORS_ROOMS if parts[0] == "triplet_tf" else ROOMS
     if parts[0] == "triplet_tf" and parts[1] == "config":
