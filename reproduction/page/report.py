@@ -125,7 +125,8 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
         before = share.left
         papers.append(paper_section(comparison, found, page, share))
         budget.left -= before - share.left
-    links = [("overview", "Overview"), ("claims", "Claims"), *names.items()]
+    several = len(comparisons) > 1  # the section of a paper has its claims, too
+    links = [("overview", "Overview"), *([("claims", "Claims")] if several else []), *names.items()]
     links += [("machines", "Machines")] if entries else []
     links += [("left-out", "Left out")] if found.problems else []
     commit, dirty = commit_and_dirty()
@@ -138,7 +139,7 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         commit=commit[:10] + (" with changes" if dirty and commit != "unknown" else ""),
         overview=first_table(comparisons) if any(map(export.main_results, comparisons)) else "",
-        claims=claims_table(results),
+        claims=claims_table(results) if several else "",
         papers=papers,
         machines=machines(entries),
         problems=[without_folders(problem) for problem in found.problems[:200]],

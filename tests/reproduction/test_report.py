@@ -343,6 +343,13 @@ def test_command_writes_page_and_markdown(make, tmp_path, capsys):
 CHROMIUM = shutil.which("chromium")
 
 
+def test_a_page_on_one_paper_shows_its_claims_once(make, tmp_path):
+    run_folder(make, tmp_path / "runs")
+    one, all_papers = (build(tmp_path / "runs", tmp_path / "r.html", paper) for paper in ("class2str", None))
+    assert (one.count("C2S-C1:"), all_papers.count("C2S-C1:")) == (1, 2)
+    assert 'href="#claims"' not in one and 'href="#claims"' in all_papers
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 def test_in_a_real_browser(make, tmp_path):
     """Chromium renders the page without an error, and sorting works."""
