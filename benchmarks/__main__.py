@@ -25,6 +25,7 @@ import benchmarks
 from benchmarks import page
 from benchmarks.measure import Found, Measure, NotSupported
 from datasets.terminal import any_terminal
+from reproduction.runtime.flags import one_line_errors
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, read_json, shown, write_json
 
 NO_BENCHMARKS = {"__main__", "gpu_check", "measure", "page"}
@@ -47,11 +48,8 @@ def benchmarks_of(module: str) -> dict[str, Benchmark]:
 
 def run_one(module: str, name: str, small: bool) -> list[dict[str, Any]]:
     """Runs one benchmark in this process; entries of bench.json."""
-    known = benchmarks_of(module)
-    if name not in known:
-        raise UserError(f"unknown {name!r}: {module} has {', '.join(map(repr, known))}")
     try:
-        found = known[name](small)
+        found = benchmarks_of(module)[name](small)
     except NotSupported as reason:
         found = Measure(name, "", [], note=f"not supported: {reason}")
     return [{"paper": module, **one.summary()} for one in (found if isinstance(found, list) else [found])]
@@ -98,6 +96,7 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
 
 
 @any_terminal()
+@one_line_errors("benchmarks")
 def main(argv: list[str] | None = None) -> int:
     """Runs what the command line names; returns 1 where something failed."""
     args = parsed(argv)
@@ -106,7 +105,11 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(answer))
         return 0
     chosen = [args.module] if args.module else modules()
-    todo = [(module, name) for module in chosen for name in (args.names or in_a_process(module, "--names"))]
+    known = {module: in_a_process(module, "--names") for module in chosen}
+    for name in args.names:
+        if name not in known[args.module]:
+            raise UserError(f"unknown {name!r}: {args.module} has {', '.join(map(repr, known[args.module]))}")
+    todo = [(module, name) for module in chosen for name in (args.names or known[module])]
     if args.list:
         print("\n".join(f"{module} {name!r}" for module, name in todo))
         return 0

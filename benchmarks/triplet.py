@@ -146,6 +146,28 @@ def bfloat16(small: bool) -> Pair:
     return interleave(name, "images/s", steps[0], steps[1])
 
 
+def evaluation(small: bool) -> Pair:
+    """Images/s of a test at the size of profile matched: batches of 128 (--eval-batch) against those of training."""
+    frame, sizes = (64, (8, 16)) if small else (128, (32, 128))
+    config, tests = started("cpu"), []
+    with tf1.Graph().as_default():
+        tf1.set_random_seed(0)
+        for size in sizes:
+            logits, feature_map, _ = nets.backbone(
+                "mobile", tf.zeros([size, frame, frame, 3]), 120, is_training=False, reuse=bool(tests)
+            )
+            embeddings = nets.embedding_head(feature_map, WIDTH, reuse=bool(tests))
+            tests.append(tf.group(logits, embeddings))
+        session = tf1.Session(config=config)
+        session.run(tf1.global_variables_initializer())
+    timed = [
+        rate(size, functools.partial(session.run, test), sizes[1] // size)
+        for size, test in zip(sizes, tests, strict=True)
+    ]
+    name = f"test, mobile at {frame}, cpu: batches of {sizes[1]} against {sizes[0]}"
+    return interleave(name, "images/s", *timed)
+
+
 def row_by_row_hard(labels: tf.Tensor, embeddings: tf.Tensor, margin: float) -> tf.Tensor:
     """Batch-hard as released: the nearest negative by map_fn and boolean_mask, one anchor after another."""
     distances = squared_distances(embeddings)
@@ -252,5 +274,6 @@ PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {
     "semi-hard 256": lambda small: semi_hard(256, small),
     "semi-hard 1024": lambda small: semi_hard(1024, small),
     "bf16": bfloat16,
+    "evaluation": evaluation,
 } | on_each_device(_pairs)
 MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"loss memory": loss_memory}
