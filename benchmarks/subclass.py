@@ -176,10 +176,19 @@ def loop(network: str, steps: int, device: str, small: bool) -> Pair:
     labels = torch.randint(10, (count,), generator=generator).to(where)
     constants = torch.tensor(MEAN, device=where), torch.tensor(STD, device=where)
     task = ours_loop.Task(
-        stage="bench", images=images, labels=labels, subclass2class=torch.arange(10, device=where),
-        criterion=losses.class_loss, constants=constants, epochs=1, lr_at=lambda epoch: 0.001, observe=False,
-        first_test=2, test_images=images[:0], test_labels=labels[:0],
-    )  # fmt: skip
+        stage="bench",
+        images=images,
+        labels=labels,
+        subclass2class=torch.arange(10, device=where),
+        criterion=losses.class_loss,
+        constants=constants,
+        epochs=1,
+        lr_at=lambda epoch: 0.001,
+        observe=False,
+        first_test=2,
+        test_images=images[:0],
+        test_labels=labels[:0],
+    )
 
     def fresh() -> torch.nn.Module:
         torch.manual_seed(0)
@@ -254,6 +263,8 @@ def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
 
 
 PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {
-    "neglection": neglection, "neglection overhead": neglection_overhead, "augmentation": augmentation,
-} | on_each_device(_loops)  # fmt: skip
+    "neglection": neglection,
+    "neglection overhead": neglection_overhead,
+    "augmentation": augmentation,
+} | on_each_device(_loops)
 MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"k-means": kmeans}

@@ -46,9 +46,13 @@ def run(
     device, size = world.device, config.batch
     nesterov = config.lr_schedule == "onecycle"
     optimizer = torch.optim.SGD(
-        network.parameters(), config.lr, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=nesterov,
+        network.parameters(),
+        config.lr,
+        MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        nesterov=nesterov,
         fused=runtime.fused(network.parameters()),
-    )  # fmt: skip
+    )
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.from_numpy(np.array(data.images[data.train])).to(device)
@@ -61,18 +65,28 @@ def run(
         folder, world, {"model": network, "optimizer": optimizer}, lambda state: upgrade_state(state, steps, limit)
     )
     training = Training(
-        config.arm, folder, [*range(steps, limit, steps), limit], size, states, stop,
-        state={"seconds": 0.0, "norms": [], "gradients": [], "curve": []}, checkpoint_steps=config.checkpoint_steps,
-    )  # fmt: skip
+        config.arm,
+        folder,
+        [*range(steps, limit, steps), limit],
+        size,
+        states,
+        stop,
+        state={"seconds": 0.0, "norms": [], "gradients": [], "curve": []},
+        checkpoint_steps=config.checkpoint_steps,
+    )
     net = torch.compile(network) if config.compile else network
     epochs_to_keep = keep_epochs(config.keep_epochs, config.epochs)
     if world.rank == 0 and not training.resumed and 0 in epochs_to_keep:
         keep_weights(folder, network, 0)
     for epoch in training.epochs():
         weights = loss_weights(
-            config.schedule, len(branches.taps), config.lambda_, epoch, config.epochs,
+            config.schedule,
+            len(branches.taps),
+            config.lambda_,
+            epoch,
+            config.epochs,
             parse_numbers("--bt-switch", config.bt_switch),
-        )  # fmt: skip
+        )
         order = torch.randperm(len(labels), generator=runtime.generator(config.seed, "order", epoch)).to(device)
         augment = Augment(config.seed, epoch, len(labels), device) if config.augment == "crop_flip" else None
         network.train()

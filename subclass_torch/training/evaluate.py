@@ -80,15 +80,23 @@ def evaluate_checkpoint(config: Config, world: World) -> None:
         )
     mean, std = (torch.tensor(content[key], device=world.device) for key in ("mean", "std"))
     matrix = confusion(
-        model, tensor_of(data.test_images), tensor_of(data.test_labels), content["subclass2class"].to(world.device),
-        classes, (mean, std), settings, world,
-    )  # fmt: skip
+        model,
+        tensor_of(data.test_images),
+        tensor_of(data.test_labels),
+        content["subclass2class"].to(world.device),
+        classes,
+        (mean, std),
+        settings,
+        world,
+    )
     if world.rank != 0:
         return
     accuracy, logged = record.accuracy(matrix), content["accuracy"]
     record.print_classes(range(classes), record.class_accuracy(matrix), content["neglected"], data.class_names)
     same = "equal to" if accuracy == logged else "differs from"
-    print(f"CCR {100 * accuracy:.4f} % on {int(matrix.sum()):,} test images of {data.name}, {same} the logged "
-          f"{100 * logged:.4f} % (epoch {content['epoch']})")  # fmt: skip
+    print(
+        f"CCR {100 * accuracy:.4f} % on {int(matrix.sum()):,} test images of {data.name}, {same} the logged "
+        f"{100 * logged:.4f} % (epoch {content['epoch']})"
+    )
     if accuracy != logged:
         raise UserError("--eval: other data, device or library than the run's; see its record.json")

@@ -76,9 +76,13 @@ def learning_rate(epoch: int, base: float, milestones: Sequence[int], gamma: flo
 def optimizer_of(model: nn.Module, lr: float) -> torch.optim.SGD:
     """SGD, Nesterov momentum 0.9, weight decay 5e-4 on everything [authors' notebook.py]."""
     return torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4,
+        model.parameters(),
+        lr=lr,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
         fused=runtime.fused(model.parameters()),
-    )  # fmt: skip
+    )
 
 
 def run_stage(
@@ -112,12 +116,22 @@ def run_stage(
     ends = [min(limit, end) for end in range(steps, limit + steps, steps)]
     states = States(folder, world, {"model": model, "optimizer": optimizer}, functools.partial(upgrade, ends=ends))
     training = Training(
-        task.stage, folder, ends, size, states, stop, checkpoint_steps=config.checkpoint_steps,
-        save_every_s=SAVE_EVERY_S, state={
-            "totals": neglect.new_totals(classes, world.device), "degrees": [], "skipped": 0, "best_epoch": -1,
+        task.stage,
+        folder,
+        ends,
+        size,
+        states,
+        stop,
+        checkpoint_steps=config.checkpoint_steps,
+        save_every_s=SAVE_EVERY_S,
+        state={
+            "totals": neglect.new_totals(classes, world.device),
+            "degrees": [],
+            "skipped": 0,
+            "best_epoch": -1,
             "best_accuracy": -1.0,
         },
-    )  # fmt: skip
+    )
     state, reduce = training.state, functools.partial(runtime.reduce_sum, world)
     for epoch in training.epochs():
         optimizer.param_groups[0]["lr"] = lr = task.lr_at(epoch)
@@ -133,9 +147,13 @@ def run_stage(
                 mine = batch[world.rank :: world.size]  # this process's share
                 labels = task.labels[mine]
                 images = augment.training_batch(
-                    task.images[mine], draws.of(mine), *task.constants,
-                    config.data_augmentation, config.cutout, config.length,
-                )  # fmt: skip
+                    task.images[mine],
+                    draws.of(mine),
+                    *task.constants,
+                    config.data_augmentation,
+                    config.cutout,
+                    config.length,
+                )
                 step = training.step - epoch * steps
                 torch.manual_seed(runtime.derive(config.seed, task.stage, "dropout", epoch, step, world.rank))
                 if config.schedule == "onecycle":
@@ -153,9 +171,11 @@ def run_stage(
                 decided = logits.detach().argmax(1)
                 class_right = task.subclass2class[decided] == task.subclass2class[labels]
                 training.log(
-                    loss, loss_sum=loss.detach().double() * len(batch), right=(decided == labels).sum(),
+                    loss,
+                    loss_sum=loss.detach().double() * len(batch),
+                    right=(decided == labels).sum(),
                     class_right=class_right.sum(),
-                )  # fmt: skip
+                )
         if config.schedule == "onecycle":
             lr = runtime.one_cycle(training.step - 1, limit, config.learning_rate)  # the last one, for the log
         samples = min((training.step - epoch * steps) * size, count)
@@ -168,8 +188,9 @@ def run_stage(
             state["totals"] = neglect.new_totals(classes, world.device)
         began, accuracy = time.monotonic(), None
         if epoch + 1 >= task.first_test:
-            matrix = confusion(model, task.test_images, task.test_labels, task.subclass2class, classes,
-                               task.constants, config, world)  # fmt: skip
+            matrix = confusion(
+                model, task.test_images, task.test_labels, task.subclass2class, classes, task.constants, config, world
+            )
             accuracy = record.accuracy(matrix)
             if accuracy > state["best_accuracy"]:
                 # DEVIATION SDN-D21: the best epoch is chosen on the test split, so the last is reported too
@@ -177,10 +198,15 @@ def run_stage(
                 if task.best_file and world.rank == 0:
                     record.write_network(task.best_file, model, task.facts, epoch + 1, accuracy)
         row = {
-            "epoch": epoch + 1, "lr": lr, "trn_acc": mean["right"], "trn_class_acc": mean["class_right"],
-            "loss": mean["loss_sum"], "seconds": training.seconds, "tst_acc": accuracy,
+            "epoch": epoch + 1,
+            "lr": lr,
+            "trn_acc": mean["right"],
+            "trn_class_acc": mean["class_right"],
+            "loss": mean["loss_sum"],
+            "seconds": training.seconds,
+            "tst_acc": accuracy,
             "test_seconds": time.monotonic() - began,
-        }  # fmt: skip
+        }
         # DEVIATION SDN-D18: class accuracy next to the subclass accuracy
         if training.metrics is not None:
             record.print_epoch(task.stage, task.epochs, row, samples)
@@ -195,9 +221,15 @@ def run_stage(
 
 
 def confusion(
-    model: nn.Module, images: Tensor, labels: Tensor, subclass2class: Tensor, classes: int,
-    constants: tuple[Tensor, Tensor], config: Config, world: World,
-) -> np.ndarray:  # fmt: skip
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    subclass2class: Tensor,
+    classes: int,
+    constants: tuple[Tensor, Tensor],
+    config: Config,
+    world: World,
+) -> np.ndarray:
     """Counts the decisions on a test split.
 
     Args:
@@ -218,9 +250,13 @@ def confusion(
 
 @torch.no_grad()
 def decisions(
-    model: nn.Module, images: Tensor, subclass2class: Tensor, constants: tuple[Tensor, Tensor], config: Config,
+    model: nn.Module,
+    images: Tensor,
+    subclass2class: Tensor,
+    constants: tuple[Tensor, Tensor],
+    config: Config,
     world: World,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Returns the predicted class of each image, int64 [M], on the CPU; the batches are divided among the processes."""
     model.eval()
     decided = torch.zeros(len(images), dtype=torch.int64, device=world.device)

@@ -96,9 +96,15 @@ def split_classes(setting: Setting, neglected: list[int]) -> partition.Partition
 
     try:
         parts = partition.make_partition(
-            data.train_images, data.train_labels, neglected, config.numSubclassesPerClass, len(data.class_names),
-            view, partners, wrap=config.mixing == "wrap",
-        )  # fmt: skip
+            data.train_images,
+            data.train_labels,
+            neglected,
+            config.numSubclassesPerClass,
+            len(data.class_names),
+            view,
+            partners,
+            wrap=config.mixing == "wrap",
+        )
     except ValueError as error:
         raise UserError(error) from error
     runtime.set_threads(config.threads)  # scikit-learn changes torch's thread count
@@ -144,10 +150,13 @@ def train(setting: Setting) -> None:
         else:
             criterion = losses.softmax_loss if config.baseline_loss == "softmax" else losses.class_loss
         facts = {
-            "subclass2class": torch.from_numpy(parts.subclass2class), "neglected": neglected,
+            "subclass2class": torch.from_numpy(parts.subclass2class),
+            "neglected": neglected,
             "args": {key: value for key, value in as_dict(config).items() if key not in PLACES},
-            "class_names": list(data.class_names), "mean": list(data.mean), "std": list(data.std),
-        }  # fmt: skip
+            "class_names": list(data.class_names),
+            "mean": list(data.mean),
+            "std": list(data.std),
+        }
         best_file = folder / "checkpoints" / f"{name}.pt"
         task = Task(
             stage="stage2",

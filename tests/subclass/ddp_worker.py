@@ -15,9 +15,11 @@ from subclass_torch.method import losses  # noqa: E402
 from subclass_torch.networks import build as models  # noqa: E402
 from subclass_torch.training.loop import Task, run_stage  # noqa: E402
 
-CONFIG = flags.resolve(flags.make_parser().parse_args(
-    "--seed 3 --batch_size 16 --data_augmentation --cutout --length 8 --chance-epochs 0".split()
-))  # fmt: skip
+CONFIG = flags.resolve(
+    flags.make_parser().parse_args(
+        "--seed 3 --batch_size 16 --data_augmentation --cutout --length 8 --chance-epochs 0".split()
+    )
+)
 CLASSES = 4
 
 
