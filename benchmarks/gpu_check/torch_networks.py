@@ -34,6 +34,8 @@ from subclass_torch import flags as subclass_flags
 from subclass_torch.method.losses import class_loss
 from subclass_torch.networks import build as subclass_networks
 from subclass_torch.training import loop as subclass_loop
+from subclass_torch.training.optimizer import optimizer_of
+from subclass_torch.training.setting import Task
 
 RATE = 0.001  # at 0.1, on few images, VGG16's outputs saturate: gradients vanish, and nothing can be compared
 
@@ -77,7 +79,7 @@ def _subclass(model: str) -> Case:
         model,
         network,
         lambda net, images, labels: class_loss(net(images), labels).mean(),
-        lambda net: subclass_loop.optimizer_of(net, RATE),
+        lambda net: optimizer_of(net, RATE),
         10,
         16,
     )
@@ -161,7 +163,7 @@ def run_subclass(model: str, precision: str, device: torch.device, steps: int, f
     images, labels = noise(steps * config.batch_size, 10)
     network = subclass_networks.place(subclass_networks.build(model, "cifar10", 10), device, config.channels_last)
     constants = torch.full((3,), 120.0, device=device), torch.full((3,), 60.0, device=device)
-    task = subclass_loop.Task(
+    task = Task(
         "speed",
         images.to(device),
         labels.to(device),

@@ -22,8 +22,10 @@ from subclass_torch.data.augment import tensor_of
 from subclass_torch.data.images import SIZE
 from subclass_torch.method import losses, partition
 from subclass_torch.training import record
-from subclass_torch.training.loop import Task, decisions, learning_rate, run_stage
-from subclass_torch.training.setting import Setting, run_id
+from subclass_torch.training.evaluate import decisions, load_network
+from subclass_torch.training.loop import run_stage
+from subclass_torch.training.optimizer import learning_rate
+from subclass_torch.training.setting import Setting, Task, run_id
 
 # not in the flags that a checkpoint carries: places of this machine
 PLACES = {"data_dir", "runs_dir", "beside", "neglected", "argv", "eval", "name"}
@@ -186,8 +188,6 @@ def train(setting: Setting) -> None:
             epochs = len(training.history)
             record.write_network(best_file.with_name(f"{name}_last.pt"), model, facts, epochs, record.accuracy(last))
             if training.state["best_epoch"] != epochs:
-                from subclass_torch.training.evaluate import load_network
-
                 network = load_network(best_file, world.device)[0]
                 best = confusion_counts(data.test_labels, decided(network), classes)
             outcome = record.Outcome(training, parts, theta, last, best, at_end, neglected, others)

@@ -13,7 +13,8 @@ from reproduction.runtime.run_folder import stop_signals  # noqa: E402
 from subclass_torch import flags  # noqa: E402
 from subclass_torch.method import losses  # noqa: E402
 from subclass_torch.networks import build as models  # noqa: E402
-from subclass_torch.training.loop import Task, run_stage  # noqa: E402
+from subclass_torch.training.loop import run_stage  # noqa: E402
+from subclass_torch.training.setting import Task  # noqa: E402
 
 CONFIG = flags.resolve(
     flags.make_parser().parse_args(
