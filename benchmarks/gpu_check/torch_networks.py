@@ -27,6 +27,7 @@ from hierarchy_cnn_torch import flags as hierarchy_flags
 from hierarchy_cnn_torch.method.branches import Branches, total_loss
 from hierarchy_cnn_torch.networks.alexnet import PRESETS, Network
 from hierarchy_cnn_torch.training import loop as hierarchy_loop
+from hierarchy_cnn_torch.training.optimizer import MOMENTUM, WEIGHT_DECAY
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World
@@ -109,8 +110,8 @@ def _hierarchy(preset: str) -> Case:
         lambda net: torch.optim.SGD(
             net.parameters(),
             0.01,
-            hierarchy_loop.MOMENTUM,
-            weight_decay=hierarchy_loop.WEIGHT_DECAY,
+            MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
             fused=runtime.fused(net.parameters()),
         ),
         100,
