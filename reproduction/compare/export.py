@@ -327,13 +327,20 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
             writer.writerow({"kind": "number", **same, **of_paper, **spread, **columns(line, line.values)})
         for result in comparison.claims:
             claim, effect = result.claim, result.effect
-            tested = {"kind": claim.group, "quantity": claim.id, "unit": claim.unit}
-            tested |= {"paper": result.paper, "row": result.row, "selection": "last" if claim.method else ""}
-            if effect is not None:
-                tested["mean"] = plain(effect.mean)
-            if effect is not None and effect.seeds > 1:
-                low, high = effect.interval()
-                tested |= {"low": plain(low), "high": plain(high), "p": plain(effect.p_value())}
+            several = effect if effect is not None and effect.seeds > 1 else None
+            low, high = several.interval() if several else (None, None)
+            tested = {
+                "kind": claim.group,
+                "paper": result.paper,
+                "row": result.row,
+                "quantity": claim.id,
+                "unit": claim.unit,
+                "selection": "last" if claim.method else "",
+                "mean": plain(effect.mean if effect else None),
+                "low": plain(low),
+                "high": plain(high),
+                "p": plain(several.p_value() if several else None),
+            }
             writer.writerow({**tested, **columns(result, effect.by_seed if effect else ())})
     return out.getvalue()
 

@@ -266,14 +266,11 @@ def training_parser(prog: str = "fast_fgvr_semi_train.py") -> Parser:
     """Returns the parser of the training script; eval.py takes the same flags."""
     parser = Parser(prog, "Softmax classifier with a ranking regularizer: trains, and tests at intervals.")
     add_flags(parser.originals, ORIGINALS)
-    data, runs = (
-        "data sets (default: data/ of the repository)",
-        f"run folders (default: runs/{PAPER}/ of the repository)",
-    )
     for names, folder, text in (
-        ("--data-dir --data_dir --datasets-dir --datasets_dir", DATA_ROOT, data),
-        ("--runs-dir --runs_dir --models-dir --models_dir", RUNS_ROOT / PAPER, runs),
+        ("--data-dir --data_dir --datasets-dir --datasets_dir", DATA_ROOT, "data sets (default: data/"),
+        ("--runs-dir --runs_dir --models-dir --models_dir", RUNS_ROOT / PAPER, f"run folders (default: runs/{PAPER}/"),
     ):
+        text += " of the repository)"
         parser.additions.add_argument(*names.split(), metavar="DIR", default=str(folder), help=text)
     add_flags(parser.additions, ADDITIONS)
     add_common(parser, PAPER)
@@ -342,8 +339,9 @@ def check(config: Config) -> None:
             config.grouped and batch % k
         ),
         f"--first_third {first}: only with --train_mode hard": first != "same" and mode != "hard",
-        f"--first_third semi_hard: needs a number as --margin, not {config.margin}": first == "semi_hard"
-        and word_as_margin,
+        f"--first_third semi_hard: needs a number as --margin, not {config.margin}": (
+            first == "semi_hard" and word_as_margin
+        ),
         f"--distance {config.distance}: only with --train_mode hard, and not with --first_third semi_hard": (
             config.distance != "squared" and (mode != "hard" or first == "semi_hard")
         ),
