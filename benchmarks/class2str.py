@@ -108,10 +108,14 @@ def stage1_of(model: str, steps: int, batch: int, device: str = "cpu") -> tuple[
     shape = (28, 28, 1) if lenet else (32, 32, 3)
     data = datasets.Dataset(
         name="mnist5k" if lenet else "cifar10",
-        train_images=rng.integers(0, 256, (count, *shape), np.uint8), train_labels=np.arange(count) % 10,
-        test_images=rng.integers(0, 256, (1, *shape), np.uint8), test_labels=np.zeros(1, np.int64),
-        class_names=tuple("0123456789"), digests={}, verified=True,
-    )  # fmt: skip
+        train_images=rng.integers(0, 256, (count, *shape), np.uint8),
+        train_labels=np.arange(count) % 10,
+        test_images=rng.integers(0, 256, (1, *shape), np.uint8),
+        test_labels=np.zeros(1, np.int64),
+        class_names=tuple("0123456789"),
+        digests={},
+        verified=True,
+    )
     return config, data, session_config
 
 
@@ -146,9 +150,16 @@ def loop(model: str, steps: int, device: str, small: bool) -> Pair:
 
             with tempfile.TemporaryDirectory() as folder:
                 history = run_steps(
-                    "bench", session, graph, config, Path(folder), len(data.train_labels), steps, test,
+                    "bench",
+                    session,
+                    graph,
+                    config,
+                    Path(folder),
+                    len(data.train_labels),
+                    steps,
+                    test,
                     best_by=f"test/{stage1.TEST}",
-                )  # fmt: skip
+                )
                 # first step to the test after the last: what is saved and recorded then happens once, not per step
                 return steps * batch / history[-1]["test/seconds"]
 

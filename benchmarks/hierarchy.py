@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
@@ -14,6 +15,9 @@ from scipy.spatial.distance import squareform
 from benchmarks.measure import REPEATS, Measure, Pair, interleave, loops, on_each_device, rise, seconds
 from hierarchy_cnn_torch.method import selectivity, seriation, similarity, statistics, trees
 from hierarchy_cnn_torch.report import response_file
+
+if TYPE_CHECKING:
+    from hierarchy_cnn_torch.data.images import Data
 
 Orders = dict[str, np.ndarray]  # who ordered -> order of the leaves
 
@@ -42,6 +46,37 @@ def seriation_pairs(small: bool) -> list[Pair]:
     return found
 
 
+def data_of(pixels: np.ndarray, labels: np.ndarray, train: np.ndarray, tested: np.ndarray) -> Data:
+    """A data set of 100 classes.
+
+    Args:
+      pixels: uint8 [N, H, W, 3].
+      labels: int64 [N].
+      train: which of them are trained on.
+      tested: which of them are the validation and the test split, and drawn in the curves.
+    """
+    import torch
+
+    from hierarchy_cnn_torch.data.images import Data
+
+    return Data(
+        images=pixels,
+        labels=labels,
+        train=train,
+        val=tested,
+        test_images=pixels[tested],
+        test_labels=labels[tested],
+        curve=np.arange(len(tested)),
+        names=[f"c{i}" for i in range(100)],
+        kind=np.zeros(len(pixels), np.int8),
+        true_labels=labels,
+        mean=torch.full((3,), 0.5),
+        sd=torch.full((3,), 0.25),
+        digests={},
+        verified=True,
+    )
+
+
 def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
     """Images/s of an epoch of variant A1 (three branches): the simplest correct loop on the same batches, and ours."""
     import torch
@@ -64,12 +99,7 @@ def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (count + 1, 32, 32, 3), dtype=np.uint8)
     labels = rng.integers(0, classes, count + 1)
-    last = np.array([count])
-    data = images.Data(
-        pixels, labels, np.arange(count), last, pixels[last], labels[last], np.array([0]),
-        [f"c{i}" for i in range(100)], np.zeros(count + 1, np.int8), labels,
-        torch.full((3,), 0.5), torch.full((3,), 0.25), {}, True,
-    )  # fmt: skip
+    data = data_of(pixels, labels, np.arange(count), np.array([count]))
     levels = [np.arange(classes) // width for width in (50, 20, 5)]
     branches = losses.branches_of("A1", levels, [], 0)
     maps = [torch.from_numpy(table).to(where) for table in branches.labels]

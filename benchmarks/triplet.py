@@ -219,10 +219,12 @@ def batch_hard(device: str, small: bool) -> list[Pair]:
     return [
         interleave(
             f"batch-hard, value and gradient, batch {batch}{where}: against a row-by-row map",
-            "s", seconds(slow(batch)), seconds(fast(batch), 5),
+            "s",
+            seconds(slow(batch)),
+            seconds(fast(batch), 5),
         )
         for batch in ((32,) if small else (32, 256))
-    ]  # fmt: skip
+    ]
 
 
 def prepare_loss(name: str, batch: int) -> Callable[[], float]:
@@ -255,11 +257,13 @@ def loss_memory(small: bool) -> list[Measure]:
     found: dict[str, Rise] = {name: rise(prepare_loss, name, batch) for name in (chosen[:1] if small else chosen)}
     return [
         Measure(
-            f"{name}, value and gradient, batch {batch}: memory", "MiB", [run.bytes / 2**20],
+            f"{name}, value and gradient, batch {batch}: memory",
+            "MiB",
+            [run.bytes / 2**20],
             note=f"{run.bytes / matrix:.1f} matrices of batch x batch float32",
         )
         for name, run in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def _pairs(device: str) -> dict[str, Callable[[bool], Pair | list[Pair]]]:

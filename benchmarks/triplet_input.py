@@ -55,9 +55,9 @@ def config_of(
     """Resolved flags of a run in mode hard on the files below `root`; `more` are further words of its command."""
     from triplet_tf.config.base_config import parse, training_parser
 
-    words = ["--db_name", "csv:photos", "--data-dir", str(root), "--net", net, "--train_mode", "hard",
-             "--aug_style", "img", "--frame_size", str(frame), "--batch_size", str(batch), "--init", "random",
-             "--train_iters", str(steps), "--learning_rate", "0.001", "--device", device, *more]  # fmt: skip
+    fixed = "--db_name csv:photos --train_mode hard --aug_style img --init random --learning_rate 0.001"
+    sizes = f"--net {net} --frame_size {frame} --batch_size {batch} --train_iters {steps} --device {device}"
+    words = [*f"{fixed} {sizes}".split(), "--data-dir", str(root), *more]
     return parse(training_parser("benchmark"), words)
 
 

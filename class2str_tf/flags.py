@@ -184,16 +184,18 @@ def _named(default: str) -> Callable[[str], str]:
 
 ARCHITECTURE: FlagTable = {
     "--features": dict(
-        choices=["paper512", "released8192"], default="paper512",
+        choices=["paper512", "released8192"],
+        default="paper512",
         help="VGG16 with five pools (512 features), or with three as released (8192); C2S-D03",
     ),
     "--lenet": dict(choices=["released", "poster"], default="released", help="LeNet as released or the poster's"),
     "--lenet-relu": dict(action="store_true", help="ReLU between LeNet's linear layers; C2S-D11"),
     "--pixels": dict(
-        choices=["auto", "raw", "unit", "centred"], default="auto",
+        choices=["auto", "raw", "unit", "centred"],
+        default="auto",
         help="raw: 0-255 (released CIFAR); unit: [0, 1] (released MNIST); centred: -2 to 2; auto: by data; C2S-D26",
     ),
-}  # fmt: skip
+}
 TRAINING: FlagTable = {
     "--epochs": dict(type=whole(1), help="default: the paper's for the data set"),
     "--max-steps": dict(type=whole(1), help="stop after this many steps"),
@@ -201,7 +203,9 @@ TRAINING: FlagTable = {
     "--legacy-batches": dict(action="store_true", help="released batch order and saving; C2S-D10, C2S-D15"),
     "--xla": dict(action="store_true", help="compile with XLA; C2S-D32"),
     "--train-images": dict(
-        type=image_count, default=0, metavar="N",
+        type=image_count,
+        default=0,
+        metavar="N",
         help="N: a fixed stratified subset of N training images; first:N: the first N (the released MNIST reader: "
         "first:50000, C2S-D30); 0: all",
     ),
@@ -219,7 +223,7 @@ TRAINING: FlagTable = {
         action="store_true",
         help="test on a fixed fifth of the training images, which is then not trained on; for choosing settings",
     ),
-}  # fmt: skip
+}
 STAGE_1: FlagTable = {
     "--cnn-dir": dict(metavar="DIR", help="start from the CNN and classifier of this stage-1 run"),
     "--fc-weights": dict(
@@ -237,7 +241,8 @@ STAGE_2: FlagTable = {
         "batch normalisation in training mode, as the released MNIST script (C2S-D31)",
     ),
     "--codes": dict(
-        choices=["learned", "random", "tree"], default="learned",
+        choices=["learned", "random", "tree"],
+        default="learned",
         help="class strings: learned by Class2Str, random (by seed), or from a tree of the classes' mean features",
     ),
     "--mu": dict(type=number(0, above=True), help="decay over bits (default 0.9, MNIST/ImageNet 1); C2S-D04"),
@@ -245,12 +250,10 @@ STAGE_2: FlagTable = {
     "--lh-preset": dict(choices=["released", "budget"], default="released", help="sizes of the LSTMs; C2S-D28"),
     "--lstm-units": dict(metavar="N,N", help="LSTM sizes such as 32,32; overrides --lh-preset"),
     "--decode": dict(choices=["exact", "hamming", "ml", "str2class"], default="exact", help="main decoder"),
-    "--retry-collisions": dict(
-        type=whole(0), default=0, help="new initialisations if strings collide; C2S-D23"
-    ),
+    "--retry-collisions": dict(type=whole(0), default=0, help="new initialisations if strings collide; C2S-D23"),
     "--no-cache-features": dict(action="store_true", help="run the frozen CNN at every step (same result)"),
     "--no-reduced-fc": dict(action="store_true", help="skip the reduced FC classifier"),
-}  # fmt: skip
+}
 
 
 def fc_parser(prog: str, dataset: str = "cifar10", original_flags: bool = True) -> Parser:

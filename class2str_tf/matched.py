@@ -59,7 +59,7 @@ ON_FEATURES = {
     "lstm32": ("--lstm-units", "32,32"),
     "lstm100": ("--lstm-units", "100"),
     "nodecay": ("--weight-decay", "0"),
-}  # fmt: skip
+}
 
 
 def commands_of(request: Request) -> list[Command]:
@@ -129,6 +129,11 @@ def _command(
     minutes = setting.minutes[2 if "none" in own else 1 if stage == 2 or "--cnn-dir" in own else 0]
     label = f" ({variant})" if variant else ""
     return Command(
-        row, f"{what}{label}, seed {seed}", STAGE2_SCRIPT if stage == 2 else STAGE1_SCRIPT, tuple(flags),
-        folder / "rnn" if stage == 2 else folder, cpu_minutes=minutes, worker=f"seed{seed}",
-    )  # fmt: skip
+        row,
+        f"{what}{label}, seed {seed}",
+        STAGE2_SCRIPT if stage == 2 else STAGE1_SCRIPT,
+        tuple(flags),
+        folder / "rnn" if stage == 2 else folder,
+        cpu_minutes=minutes,
+        worker=f"seed{seed}",
+    )

@@ -78,9 +78,17 @@ def draw_tree(
         axes.scatter(columns, heights, s=14, color=INK, zorder=3)
     for x, y, text in labels:
         axes.text(
-            x + 0.06, y, text, fontsize=font - 2, family="monospace", color=GREY, va="center", ha="left", zorder=2,
+            x + 0.06,
+            y,
+            text,
+            fontsize=font - 2,
+            family="monospace",
+            color=GREY,
+            va="center",
+            ha="left",
+            zorder=2,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-        )  # fmt: skip
+        )
     colours = None
     if coarse is not None:
         ids = np.unique(np.asarray(coarse), return_inverse=True)[1]
@@ -194,9 +202,15 @@ def _legend(figure: Figure, coarse_names: Sequence[str]) -> None:
         for i, name in enumerate(coarse_names)
     ]
     figure.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=(0.01, 0.0), ncols=_legend_columns(figure.get_figwidth()),
-        frameon=False, fontsize=8, handletextpad=0.2, columnspacing=1.0,
-    )  # fmt: skip
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.01, 0.0),
+        ncols=_legend_columns(figure.get_figwidth()),
+        frameon=False,
+        fontsize=8,
+        handletextpad=0.2,
+        columnspacing=1.0,
+    )
 
 
 def draw_prefix_curve(accuracy: Sequence[float] | np.ndarray, path: Path, dataset: str = "") -> None:
@@ -239,9 +253,15 @@ def _line(axes: Axes, values: np.ndarray, colour: str, label: str, marker: str, 
     axes.plot(x, values, color=colour, marker=marker, markersize=5, linewidth=1.8, label=label)
     for i, value in zip(x, values, strict=True):
         axes.annotate(
-            f"{value:.1f}", (i, value), xytext=(0, 8 if above else -8), textcoords="offset points", fontsize=8,
-            color=colour, ha="center", va="bottom" if above else "top",
-        )  # fmt: skip
+            f"{value:.1f}",
+            (i, value),
+            xytext=(0, 8 if above else -8),
+            textcoords="offset points",
+            fontsize=8,
+            color=colour,
+            ha="center",
+            va="bottom" if above else "top",
+        )
 
 
 def poster_curve(dataset: str) -> list[float]:

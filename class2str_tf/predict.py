@@ -74,8 +74,10 @@ def predict(run: Path, image: Path) -> None:
             probabilities = session.run(p, {x: read_image(image, shape)})
     known = codes.from_strings(table["strings"])
     owner = codes.decode(probabilities, known, "exact")[0]
-    print(f"string {codes.strings(codes.bits_of(probabilities))[0]}: "
-          f"{table['class_names'][owner] if owner >= 0 else 'no class owns it'}")  # fmt: skip
+    print(
+        f"string {codes.strings(codes.bits_of(probabilities))[0]}: "
+        f"{table['class_names'][owner] if owner >= 0 else 'no class owns it'}"
+    )
     bits = probabilities[0]  # [L, 2]
     likelihood = np.prod(bits[np.arange(len(bits)), known.astype(int)], axis=1)
     for c in np.argsort(-likelihood)[:3]:

@@ -96,9 +96,15 @@ def _stage1(request: Request, seed: int) -> Command:
     }[request.profile]
     flags += [*_subset(request), *extra, "--runs-dir", shown(folder.parent), *request.shared_flags(row)]
     return Command(
-        row, f"stage 1, CNN + FC, seed {seed}", "class2str_tf/train_fc_classifier.py", tuple(flags), folder,
-        gpu_hours=HOURS[_model(request)][0], cpu_minutes=_large(request) * MINUTES[0], worker=f"seed{seed}",
-    )  # fmt: skip
+        row,
+        f"stage 1, CNN + FC, seed {seed}",
+        "class2str_tf/train_fc_classifier.py",
+        tuple(flags),
+        folder,
+        gpu_hours=HOURS[_model(request)][0],
+        cpu_minutes=_large(request) * MINUTES[0],
+        worker=f"seed{seed}",
+    )
 
 
 def _stage2(request: Request, seed: int, kind: str, variant: str, variant_flags: tuple[str, ...], cnn: Path) -> Command:
@@ -121,9 +127,15 @@ def _stage2(request: Request, seed: int, kind: str, variant: str, variant_flags:
     minutes = _large(request) * MINUTES[1]
     minutes *= 4 if kind == "cifar100" else 1  # 100 classes hardly ever get 100 strings: every initialisation is run
     return Command(
-        row, f"stage 2, LH + Class2Str{label}, seed {seed}", script, (*flags, *request.shared_flags(row)),
-        folder / "rnn", gpu_hours=hours, cpu_minutes=minutes, worker=f"seed{seed}",
-    )  # fmt: skip
+        row,
+        f"stage 2, LH + Class2Str{label}, seed {seed}",
+        script,
+        (*flags, *request.shared_flags(row)),
+        folder / "rnn",
+        gpu_hours=hours,
+        cpu_minutes=minutes,
+        worker=f"seed{seed}",
+    )
 
 
 def _model(request: Request) -> str:

@@ -59,8 +59,10 @@ def _prepare(this: Entry, root: Path | None, accept: bool, offline: bool | None)
     ds = datasets.load(this.name, root, accept, offline)
     state = "verified" if ds.verified else "UNVERIFIED (digests differ from the manifest's)"
     shape = " x ".join(map(str, ds.train_images.shape[1:]))
-    print(f"{this.name}: {len(ds.train_labels):,} train and {len(ds.test_labels):,} test images of {shape}, "
-          f"{ds.num_classes} classes, {state}")  # fmt: skip
+    print(
+        f"{this.name}: {len(ds.train_labels):,} train and {len(ds.test_labels):,} test images of {shape}, "
+        f"{ds.num_classes} classes, {state}"
+    )
     counts = np.bincount(ds.train_labels, minlength=ds.num_classes)
     print(f"  training images per class: {counts.min():,} to {counts.max():,}")
     for name, digest in ds.digests.items():
@@ -69,8 +71,10 @@ def _prepare(this: Entry, root: Path | None, accept: bool, offline: bool | None)
 
 def _describe_lists(found: lists.ImageLists) -> None:
     state = "the published lists" if found.verified else "lists derived here, no published digest to hold them against"
-    print(f"{found.name}: {len(found.train.names):,} train and {len(found.test.names):,} test images, "
-          f"{found.num_classes} classes, {state}")  # fmt: skip
+    print(
+        f"{found.name}: {len(found.train.names):,} train and {len(found.test.names):,} test images, "
+        f"{found.num_classes} classes, {state}"
+    )
     for name, digest in found.digests.items():
         print(f"  sha256 {digest}  {name}")
 

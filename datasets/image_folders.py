@@ -170,5 +170,7 @@ def _counted(passed_over: Counter[str]) -> str:
 def print_passed_over(path: Path, passed_over: Counter[str]) -> None:
     """Prints one line on what was ignored in a folder; nothing if everything was an image."""
     if passed_over:
-        print(f"{path}: ignored: {_counted(passed_over)}; an image is a file CLASS/NAME with "
-              f"{', '.join(SUFFIXES)}", file=sys.stderr)  # fmt: skip
+        print(
+            f"{path}: ignored: {_counted(passed_over)}; an image is a file CLASS/NAME with {', '.join(SUFFIXES)}",
+            file=sys.stderr,
+        )

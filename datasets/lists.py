@@ -222,8 +222,10 @@ def from_folder(path: Path) -> ImageLists:
     if not len(test.names):
         raise DatasetError(f"folder:{path}: no image is left for the test split; more images are needed")
     first, second, names = mapped(train, test, f"folder:{path}", dict(enumerate(images.classes)))
-    digests = {f"{images.name}/{split}": hashlib.sha256(os.fsencode("\n".join(rows.names))).hexdigest()
-               for split, rows in (("train", first), ("test", second))}  # fmt: skip
+    digests = {
+        f"{images.name}/{split}": hashlib.sha256(os.fsencode("\n".join(rows.names))).hexdigest()
+        for split, rows in (("train", first), ("test", second))
+    }
     return ImageLists(images.name, path, first, second, names, digests)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -61,22 +61,20 @@ TRAINING_CHILD = "FINEGRAINED_TRAINING_CHILD"  # set in the environment while Li
 
 # Which flags decide what a stage computes; a stage's folder belongs to them and to the hash of its inputs.
 _DATA = ("dataset", "limit_train", "network", "seed")
-_TRAINING = (
-    *_DATA, "split", "pretrained", "batch_size", "max_epochs", "min_epochs", "patience", "lr", "optimizer", "schedule",
-    "precision", "compile", "devices",
-)  # fmt: skip
+_EPOCHS = ("max_epochs", "min_epochs", "patience")
+_SPEED = ("precision", "compile", "devices")
+_TRAINING = (*_DATA, "split", "pretrained", "batch_size", *_EPOCHS, "lr", "optimizer", "schedule", *_SPEED)
+_UMAP = ("umap_neighbors", "umap_min_dist", "umap_components")
 STAGE_FLAGS: dict[str, tuple[str, ...]] = {
     "coarse": (*_TRAINING, "control"),
     "features": (*_DATA, "csv_features"),
     "uncertainty": (*_DATA, "n_aug", "aug_set", "threshold"),
-    "cluster": (
-        *_DATA, "threshold", "umap_neighbors", "umap_min_dist", "umap_components", "min_cluster_size", "controls",
-    ),
+    "cluster": (*_DATA, "threshold", *_UMAP, "min_cluster_size", "controls"),
     "sub": (*_TRAINING, "use_pseudo", "sub_labels"),
     "fine-tune": (*_TRAINING, "use_pseudo", "sub_labels", "freeze"),
     "multi-head": (*_TRAINING, "use_pseudo", "sub_labels"),
     "stability": _DATA,
-}  # fmt: skip
+}
 # Flags that older runs do not know: at these values, which compute the same, they are not in the flags of a stage.
 _SINCE: dict[str, Any] = {"augment": "none", "channels_last": False, "eval_batch": 0}
 SINCE: dict[str, dict[str, Any]] = {
@@ -145,6 +143,12 @@ class MainConfig(Config):
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
+def _choice(values: Iterable[str], text: str) -> dict[str, Any]:
+    """What `add_argument` takes for one of several words, of which the first is the default."""
+    words = list(values)
+    return {"choices": words, "default": words[0], "help": text}
+
+
 def _switch(group: Any, name: str, text: str, default: bool | None) -> None:
     """--name and --no-name (and --no_name)."""
     dest = name.lstrip("-")
@@ -152,11 +156,11 @@ def _switch(group: Any, name: str, text: str, default: bool | None) -> None:
     group.add_argument(f"--no-{dest}", f"--no_{dest}", action="store_false", dest=dest, help=argparse.SUPPRESS)
 
 
+PERCENT = number(0, 100, above=True)
+ALPHA: dict[str, Any] = dict(type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A")
 PRETRAINED = "start from ImageNet weights (default with resnet18)"
 PROTOCOL: FlagTable = {  # constructor parameters that both scripts have
-    "--threshold": dict(
-        type=number(0, 100, above=True), default=90.0, help="percent of a class that is certain (default 90)"
-    ),
+    "--threshold": dict(type=PERCENT, default=90.0, help="percent of a class that is certain (default 90)"),
     "--n_aug": dict(type=whole(1), default=5, help="views of an image for its uncertainty (default 5)"),
     "--batch_size": dict(type=whole(1), default=200, help="batch of all processes together (default 200)"),
     "--max_epochs": dict(type=whole(1), default=50, help="most epochs of a training (default 50)"),
@@ -165,62 +169,63 @@ PROTOCOL: FlagTable = {  # constructor parameters that both scripts have
 }
 ADDITIONS: FlagTable = {
     "--head": dict(
-        choices=list(HEADS), nargs="+", default=["plain"], metavar="HEAD",
+        choices=list(HEADS),
+        nargs="+",
+        default=["plain"],
+        metavar="HEAD",
         help=f"head of fine-tuning; one run for each value: {', '.join(HEADS)} (default plain)",
     ),
     "--freeze": dict(action="store_true", help="fine-tune only batch norms and head; FGL-D26"),
-    "--sub-labels": dict(choices=SUB_LABELS, default="found", help="pseudo-labels, or those of a control"),
+    "--sub-labels": _choice(SUB_LABELS, "pseudo-labels, or those of a control"),
     "--sublabels": dict(choices=SUB_LABELS, dest="sub_labels", default=argparse.SUPPRESS, help=argparse.SUPPRESS),
-    "--control": dict(
-        choices=["none", "budget", "certain"], default="none",
-        help="stage coarse: train base further with a fresh head, or on certain images",
+    "--control": _choice(
+        ("none", "budget", "certain"), "stage coarse: train base further with a fresh head, or on certain images"
     ),
-    "--split": dict(choices=["fixed", "legacy"], default="fixed", help="legacy: overlap as released; FGL-D04"),
+    "--split": _choice(("fixed", "legacy"), "legacy: overlap as released; FGL-D04"),
     "--lr": dict(type=number(0, above=True), help="learning rate (default: a range test before every training)"),
     "--weights": dict(metavar="FILE", help="ImageNet state dict (default: resnet18-f37072fd.pth in data/weights)"),
-    "--network": dict(
-        choices=["resnet18", *OURS], default="resnet18",
-        help="resnet10: 24 to 192 channels; resnet10n: 16 to 128; small: three layers",
+    "--network": _choice(
+        ("resnet18", *OURS), "resnet10: 24 to 192 channels; resnet10n: 16 to 128; small: three layers"
     ),
-    "--optimizer": dict(choices=["sgd", "adam"], default="sgd", help="optimizer (default sgd)"),
-    "--schedule": dict(
-        choices=["restarts", "cosine", "constant", "onecycle"], default="restarts",
-        help="of the rate: warm restarts every 10 epochs (default), one cosine, constant, or up to --lr and down",
+    "--optimizer": _choice(("sgd", "adam"), "optimizer (default sgd)"),
+    "--schedule": _choice(
+        ("restarts", "cosine", "constant", "onecycle"),
+        "of the rate: warm restarts every 10 epochs (default), one cosine, constant, or up to --lr and down",
     ),
-    "--augment": dict(choices=["none", "shifts"], default="none",
-                      help="shifts: move training images by up to two pixels, and mirror (default none)"),
-    "--true-images": dict(choices=["all", "certain"], default="all",
-                          help="with --no-use_pseudo: images whose true subclasses are learned (default all)"),
-    "--aug-set": dict(choices=["flips", "shifts", "picture"], default="flips", help="views for the uncertainty"),
+    "--augment": _choice(
+        ("none", "shifts"), "shifts: move training images by up to two pixels, and mirror (default none)"
+    ),
+    "--true-images": _choice(
+        ("all", "certain"), "with --no-use_pseudo: images whose true subclasses are learned (default all)"
+    ),
+    "--aug-set": _choice(("flips", "shifts", "picture"), "views for the uncertainty"),
     "--umap-neighbors": dict(type=whole(2), default=30, help="n_neighbors of UMAP (default 30)"),
     "--umap-min-dist": dict(type=number(0, 1), default=0.0, help="min_dist of UMAP (default 0)"),
     "--umap-components": dict(type=whole(1), default=4, help="dimensions after UMAP (default 4)"),
     "--min-cluster-size": dict(type=whole(2), default=100, help="min_cluster_size of HDBSCAN (default 100)"),
     "--cluster-workers": dict(type=whole(0), default=0, help="classes in parallel (0: by memory and cores)"),
     "--controls": dict(
-        nargs="*", choices=SUB_LABELS[1:], default=[], metavar="NAME",
+        nargs="*",
+        choices=SUB_LABELS[1:],
+        default=[],
+        metavar="NAME",
         help=f"stage cluster: controls to compute too: {', '.join(SUB_LABELS[1:])}",
     ),
     "--csv-features": dict(action="store_true", help="features as text too, as released (640 MB for CIFAR)"),
     "--limit-train": dict(type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)"),
-    "--precision": dict(
-        choices=list(AMP), default="32-true",
-        help="tf32: on a GPU; auto: bf16-mixed if the device has it (default 32-true); FGL-D33",
-    ),
+    "--precision": _choice(AMP, "tf32: on a GPU; auto: bf16-mixed if the device has it (default 32-true); FGL-D33"),
     "--compile": dict(action="store_true", help="torch.compile; FGL-D33"),
     "--channels-last": dict(action="store_true", help="train in the channels-last memory format; FGL-D33"),
     "--eval-batch": dict(type=whole(0), default=0, help="batch of validation, test and step 1 (0: --batch_size)"),
     "--devices": dict(type=whole(1), default=1, help="processes of a training (default 1)"),
-    "--parallel": dict(
-        choices=["ddp_spawn", "ddp_fork"], default="ddp_spawn", help="Lightning's strategy with several --devices",
-    ),
+    "--parallel": _choice(("ddp_spawn", "ddp_fork"), "Lightning's strategy with several --devices"),
     "--threads": dict(type=whole(0), default=0, help="CPU threads (0: all cores)"),
     "--num-workers": dict(type=whole(0), default=0, help="loader processes (default 0: images are in memory)"),
     "--out-dir": dict(metavar="DIR", help="folder of the run (default: <runs-dir>/<name>)"),
     "--data-dir": dict(default=str(DATA_ROOT), metavar="DIR", help="data sets (default: data/ of the repository)"),
     "--name": dict(help="run folder below --runs-dir (default: the data set)"),
     "--seed": dict(type=whole(0), default=42, help="all random draws depend on it alone (default 42)"),
-}  # fmt: skip
+}
 
 
 def pipeline_parser() -> Parser:
@@ -232,11 +237,10 @@ def pipeline_parser() -> Parser:
     add_flags(g, PROTOCOL)
     _switch(g, "--pretrained", PRETRAINED, None)
     g.add_argument("--strategy", choices=list(STRATEGIES), default="all", help="step 2 (default all, as released)")
-    g.add_argument("--alpha", type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A",
-                   help="weight of the coarse loss in multi-head, one run each (default 0.1 0.9)")  # fmt: skip
+    g.add_argument("--alpha", **ALPHA, help="weight of the coarse loss in multi-head, one run each (default 0.1 0.9)")
     _switch(g, "--use_pseudo", "learn pseudo-labels (default); --no-use_pseudo: the true subclasses", True)
-    flag(p.additions, "--stage", nargs="+", choices=[*STAGES, "all"], default=["all"], metavar="STAGE",
-         help=f"stages to run: {', '.join(STAGES)}; all (default): all but stability")  # fmt: skip
+    text = f"stages to run: {', '.join(STAGES)}; all (default): all but stability"
+    flag(p.additions, "--stage", nargs="+", choices=[*STAGES, "all"], default=["all"], metavar="STAGE", help=text)
     add_flags(p.additions, ADDITIONS)
     add_common(p, "finegrained")
     return p
@@ -248,16 +252,15 @@ def main_parser() -> Parser:
     g = p.originals
     also = "mnist, cifar10, cifar100, another set of python -m datasets, or folder:PATH (default cifar10)"
     g.add_argument("--dataset", type=dataset_name, default="cifar10", help=also)
-    g.add_argument("--strategy", choices=list(MAIN_STRATEGIES), default="base",
-                   help="base: coarse labels (default); transfer: after fine ones; multihead: with them")  # fmt: skip
+    steps = "base: coarse labels (default); transfer: after fine ones; multihead: with them"
+    g.add_argument("--strategy", **_choice(MAIN_STRATEGIES, steps))
     a = p.additions
     add_flags(a, PROTOCOL)
     _switch(a, "--pretrained", PRETRAINED, None)
-    a.add_argument("--alpha", type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A",
-                   help="weight of the coarse loss in multihead, one run each (default 0.1 0.9)")  # fmt: skip
+    a.add_argument("--alpha", **ALPHA, help="weight of the coarse loss in multihead, one run each (default 0.1 0.9)")
     _switch(a, "--use_pseudo", "learn pseudo-labels instead of the true subclasses (default: true subclasses)", False)
-    flag(a, "--legacy-net", action="store_true",
-         help="the released main.py: 7x7 stem, S + C outputs, Adam 1e-3, batch 128, 180 epochs")  # fmt: skip
+    text = "the released main.py: 7x7 stem, S + C outputs, Adam 1e-3, batch 128, 180 epochs"
+    flag(a, "--legacy-net", action="store_true", help=text)
     add_flags(p.additions, ADDITIONS)
     add_common(p, "finegrained")
     return p
@@ -371,17 +374,13 @@ def variant(
     """
     if stage in ("coarse", "features", "uncertainty", "cluster", "report"):
         return BASE if control == "none" else f"base-{control}"
-    name = "ft" if stage in ("sub", "fine-tune") else f"mh{_digits(alpha)}"
+    digits = "" if alpha is None else f"{alpha:g}".replace(".", "")  # 0.1 -> 01, 0.25 -> 025, 1 -> 1
+    name = "ft" if stage in ("sub", "fine-tune") else f"mh{digits}"
     if stage == "fine-tune":
         name += HEADS[head]
     if not use_pseudo:
         return f"{name}-true"
     return name if sub_labels == "found" else f"{name}-{sub_labels}"
-
-
-def _digits(alpha: float | None) -> str:
-    """Shortens a number: 0.1 -> "01", 0.25 -> "025", 1 -> "1"; None, which is no multi-head, -> ""."""
-    return "" if alpha is None else f"{alpha:g}".replace(".", "")
 
 
 def row_name(base_row: str | None, suffix: str) -> str | None:

@@ -39,20 +39,39 @@ class Pipeline:
     """
 
     def __init__(
-        self, dataset: str = "cifar10", threshold: float = 90, n_aug: int = 5, strategy: str = "fine-tuning",
-        batch_size: int = 200, max_epochs: int = 50, min_epochs: int = 30, patience: int = 4, alpha: float = 0.2,
-        pretrained: bool = True, use_pseudo: bool = True, **more: Any,
-    ):  # fmt: skip
+        self,
+        dataset: str = "cifar10",
+        threshold: float = 90,
+        n_aug: int = 5,
+        strategy: str = "fine-tuning",
+        batch_size: int = 200,
+        max_epochs: int = 50,
+        min_epochs: int = 30,
+        patience: int = 4,
+        alpha: float = 0.2,
+        pretrained: bool = True,
+        use_pseudo: bool = True,
+        **more: Any,
+    ):
         # DEVIATION FGL-D03: strategy, alpha and batch_size are honoured; their defaults replay the release
         steps = {"fine-tuning": "all", "all": "all", "fine-tune": "fine-tuning", "multi-head": "multi-head"}
         if strategy not in steps:
             raise ValueError(f"strategy {strategy!r}: choose {', '.join(steps)}")
         self.alphas: Sequence[float] = RELEASED_ALPHAS if alpha == 0.2 else (alpha,)
         words: dict[str, Any] = {
-            "dataset": dataset, "threshold": threshold, "n_aug": n_aug, "strategy": steps[strategy],
-            "batch_size": batch_size, "max_epochs": max_epochs, "min_epochs": min_epochs, "patience": patience,
-            "pretrained": pretrained, "use_pseudo": use_pseudo, "alpha": self.alphas, **more,
-        }  # fmt: skip
+            "dataset": dataset,
+            "threshold": threshold,
+            "n_aug": n_aug,
+            "strategy": steps[strategy],
+            "batch_size": batch_size,
+            "max_epochs": max_epochs,
+            "min_epochs": min_epochs,
+            "patience": patience,
+            "pretrained": pretrained,
+            "use_pseudo": use_pseudo,
+            "alpha": self.alphas,
+            **more,
+        }
         self._config = flags.parse_pipeline(to_argv(words))
         self.config = as_dict(self._config)
         self._setting: Any = None

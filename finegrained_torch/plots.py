@@ -162,10 +162,9 @@ def cluster_grid(
     if not labels:
         return
     columns = 2 * _EXAMPLES + 1
-    figure, axes = new_figure(
-        0.62 * columns + 1.9, 0.74 * len(labels) + 0.9, len(labels), columns,
-        gridspec_kw={"width_ratios": [1] * _EXAMPLES + [0.25] + [1] * _EXAMPLES},
-    )  # fmt: skip
+    size = (0.62 * columns + 1.9, 0.74 * len(labels) + 0.9)
+    widths = [1] * _EXAMPLES + [0.25] + [1] * _EXAMPLES
+    figure, axes = new_figure(*size, len(labels), columns, gridspec_kw={"width_ratios": widths})
     for row, label in enumerate(labels):
         own = np.flatnonzero(pseudo == label)
         best = own[np.argsort(-strength[own], kind="stable")][:_EXAMPLES]
@@ -181,10 +180,8 @@ def cluster_grid(
             f"{label}\n{len(own):,}", rotation=0, ha="right", va="center", fontsize=9, color=colour(row)
         )
         if fine is not None:
-            axes[row, -1].annotate(
-                mix(fine[own], fine_names), (1.15, 0.5), xycoords="axes fraction", va="center", fontsize=7,
-                annotation_clip=False,
-            )  # fmt: skip
+            text = {"va": "center", "fontsize": 7, "annotation_clip": False}
+            axes[row, -1].annotate(mix(fine[own], fine_names), (1.15, 0.5), xycoords="axes fraction", **text)
     axes[0, 0].set_title("highest membership", fontsize=9, loc="left")
     axes[0, _EXAMPLES + 1].set_title("first in file order", fontsize=9, loc="left")
     cut = f", the first {_ROWS} of {len(every)}" if len(every) > _ROWS else ""
@@ -379,16 +376,13 @@ def plot_clusters(
         joint_map(folder / "map_joint.png", maps[JOINT], data.coarse[rows], certain[rows], data.coarse_names)
         out.append({"kind": "image", "path": "map_joint.png", "title": "2-D UMAP of all classes together"})
     for label in classes:
-        own = np.flatnonzero(data.coarse == label)
+        own, name = np.flatnonzero(data.coarse == label), data.coarse_names[label]
         if not certain[own].any():
             continue
-        file = f"clusters_class{label}.png"
+        file, strength = f"clusters_class{label}.png", clustering["strength"][own]
         fine = None if data.fine is None else data.fine[own]
-        cluster_grid(
-            folder / file, data.images[own], pseudo[own], clustering["strength"][own], fine, data.coarse_names[label],
-            data.fine_names,
-        )  # fmt: skip
-        out.append({"kind": "image", "path": file, "title": f"{data.coarse_names[label]}: examples of each cluster"})
+        cluster_grid(folder / file, data.images[own], pseudo[own], strength, fine, name, data.fine_names)
+        out.append({"kind": "image", "path": file, "title": f"{name}: examples of each cluster"})
     if data.fine is not None and certain.any():
         table, clusters, kinds = agreement.contingency(pseudo[certain], data.fine[certain])
         parent = [int(clustering["parent"][cluster]) for cluster in clusters]

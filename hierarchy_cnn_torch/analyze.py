@@ -88,15 +88,28 @@ def analyze_seed(config: flags.AnalysisConfig) -> None:
             plots.draw_seed(results, seed_folder, data, folder)
 
         record = make_record(
-            paper="hierarchy", row=config.row, stage="analysis", seed=flat.seed, argv=sys.argv, config=in_record,
+            paper="hierarchy",
+            row=config.row,
+            stage="analysis",
+            seed=flat.seed,
+            argv=sys.argv,
+            config=in_record,
             metrics={name: {"last": value} for name, value in results["metrics"].items()},
-            seconds=time.monotonic() - began, curve=None, data=data.digests, data_verified=data.verified,
-            deviations=deviations.active(flat), deterministic=device.type == "cpu",
-            versions=versions_of("torch", "numpy", "scipy"), gpu=runtime.device_name(device),
-            artefacts=[{"kind": "html", "path": "view.html", "title": "viewer"},
-                       {"kind": "json", "path": "analysis.json", "title": "all measurements of this seed"},
-                       *plots.artefacts_of(results), *tables.artefacts_of(results)],
-        )  # fmt: skip
+            seconds=time.monotonic() - began,
+            curve=None,
+            data=data.digests,
+            data_verified=data.verified,
+            deviations=deviations.active(flat),
+            deterministic=device.type == "cpu",
+            versions=versions_of("torch", "numpy", "scipy"),
+            gpu=runtime.device_name(device),
+            artefacts=[
+                {"kind": "html", "path": "view.html", "title": "viewer"},
+                {"kind": "json", "path": "analysis.json", "title": "all measurements of this seed"},
+                *plots.artefacts_of(results),
+                *tables.artefacts_of(results),
+            ],
+        )
         run.finish(record, draw)
         seconds = time.monotonic() - began
         print(f"{shown(folder)}: analysed in {seconds:.0f} s; open {shown(folder / 'view.html')}")

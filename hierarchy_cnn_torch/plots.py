@@ -129,8 +129,10 @@ def f5_selectivity(seeds: Seeds, path: Path) -> None:
     count = len(seeds[0]["selectivity"][layers[0]])
     figure, axes = new_figure(4 * count, 3.2, 1, count, layout=None, sharey=True)
     for at, ax in enumerate(axes[0]):
-        rows = {key: np.array([[s["selectivity"][name][at][key] for name in layers] for s in seeds])
-                for key in ("best", "null_mean", "null_95")}  # fmt: skip
+        rows = {
+            key: np.array([[s["selectivity"][name][at][key] for name in layers] for s in seeds])
+            for key in ("best", "null_mean", "null_95")
+        }
         x = np.arange(len(layers))
         ax.fill_between(
             x, rows["null_mean"].mean(0), rows["null_95"].mean(0), color="0.8", label="other groups, mean to 95 %"
@@ -175,8 +177,15 @@ def f7_gaps(seeds: Seeds, path: Path) -> None:
         values = np.array([[s["gap"][arm][name] for name in names] for s in seeds]) * 100
         mean = values.mean(0)
         bars = np.abs(mean[:, 1:] - mean[:, :1]).T
-        ax.errorbar(np.arange(len(names)) + 0.2 * at - 0.1, mean[:, 0], bars, fmt="os"[at % 2], color=STYLES[arm][0],
-                    capsize=3, label=f"{arm} {ARM_NAMES[arm]}")  # fmt: skip
+        ax.errorbar(
+            np.arange(len(names)) + 0.2 * at - 0.1,
+            mean[:, 0],
+            bars,
+            fmt="os"[at % 2],
+            color=STYLES[arm][0],
+            capsize=3,
+            label=f"{arm} {ARM_NAMES[arm]}",
+        )
     ax.axhline(0, color="0.6", lw=0.8)
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
     title = f"over-fitting per group, bootstrap 95 %, {len(seeds)} seed(s)"

@@ -116,9 +116,14 @@ def for_folder(dataset: str, profile: str) -> tuple[list[str], list[str]]:
 
 
 def study(
-    request: Request, row: str, trained: Mapping[str, Sequence[str]], seeds: Sequence[int], more: Sequence[str] = (),
-    noisy: int = 0, times: float = 1.0,
-) -> list[Command]:  # fmt: skip
+    request: Request,
+    row: str,
+    trained: Mapping[str, Sequence[str]],
+    seeds: Sequence[int],
+    more: Sequence[str] = (),
+    noisy: int = 0,
+    times: float = 1.0,
+) -> list[Command]:
     """Lists for each seed the variants, the label study and the analysis; then the summary, which waits for them.
 
     Args:

@@ -122,7 +122,8 @@ def whole_list(text: str) -> list[int]:
 
 ORIGINALS: FlagTable = {  # flags that depend on the data set or on --compat have the default None
     "--dataset": dict(
-        type=dataset_name, default="cifar10",
+        type=dataset_name,
+        default="cifar10",
         help="cifar10, cifar100, svhn, another set of python -m datasets, or folder:PATH",
     ),
     "--model": dict(choices=MODELS, default="vgg16", help="network (WRN: 28-10, for svhn 16-8)"),
@@ -134,7 +135,7 @@ ORIGINALS: FlagTable = {  # flags that depend on the data set or on --compat hav
     "--cutout": dict(action="store_true", help="apply cutout"),
     "--subclass": dict(action="store_true", help="the method; without it the plain network is trained"),
     "--subclass_label_weight": dict(
-        type=number(0, 1), default=0.9, help="w of the loss: an active sibling subclass costs 1 - w (default 0.9)",
+        type=number(0, 1), default=0.9, help="w of the loss: an active sibling subclass costs 1 - w (default 0.9)"
     ),
     "--numClasses2Repartition": dict(type=whole(0), default=2, help="classes to split (default 2)"),
     "--numSubclassesPerClass": dict(type=whole(1), default=2, help="subclasses of each of them (default 2)"),
@@ -142,10 +143,10 @@ ORIGINALS: FlagTable = {  # flags that depend on the data set or on --compat hav
     "--length": dict(type=whole(0), default=16, help="side of a hole in pixels (default 16)"),
     "--no-cuda": dict(action="store_true", help="same as --device cpu"),
     "--seed": dict(type=whole(0), default=0, help="decides all random draws (default 0)"),
-}  # fmt: skip
+}
 ADDITIONS: FlagTable = {
     "--compat": dict(
-        choices=["paper", "official"], default="paper", help="official: set every switch to the released behaviour",
+        choices=["paper", "official"], default="paper", help="official: set every switch to the released behaviour"
     ),
     "--stage": dict(choices=["all", "identify", "train"], default="all", help="identify: stage 1; train: stage 2"),
     "--neglected": dict(
@@ -155,9 +156,7 @@ ADDITIONS: FlagTable = {
     ),
     "--baseline-loss": dict(choices=["sigmoid", "softmax"], default="sigmoid", help="loss without --subclass"),
     "--beside": dict(metavar="FOLDER", help="finished plain run to compare with (confusion, gains)"),
-    "--always-subclass": dict(
-        action="store_true", default=None, help="run the method without --subclass too; SDN-D01",
-    ),
+    "--always-subclass": dict(action="store_true", default=None, help="run the method without --subclass too; SDN-D01"),
     "--stage1-lr": dict(choices=["scheduled", "constant"], help="constant: stage 1 ignores the schedule; SDN-D04"),
     "--neglect-weight": dict(
         choices=["batch", "sample"],
@@ -171,7 +170,8 @@ ADDITIONS: FlagTable = {
     "--subset": dict(type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)"),
     "--max-steps": dict(type=whole(0), default=0, help="stop each stage after N steps (0: never)"),
     "--chance-epochs": dict(
-        type=whole(0), metavar="N",
+        type=whole(0),
+        metavar="N",
         help="stop a stage whose training accuracy is at chance after N epochs (0: no check; default: a warning after "
         f"{CHANCE_EPOCHS}; with --compat official never more than a warning)",
     ),
@@ -182,20 +182,24 @@ ADDITIONS: FlagTable = {
         "SDN-D28",
     ),
     "--schedule": dict(
-        choices=["steps", "onecycle"], default="steps",
+        choices=["steps", "onecycle"],
+        default="steps",
         help="onecycle: the rate rises to --learning_rate and falls again, over all updates of the stage",
     ),
     "--eval-batch": dict(type=whole(0), default=0, help="batch size of a test (0: --batch_size)"),
     "--holdout": dict(
-        type=whole(0), default=0,
+        type=whole(0),
+        default=0,
         help="test on N training images that are not trained on, instead of the test split (0: test split)",
     ),
     "--repartition": dict(
-        choices=["neglected", "random"], default="neglected",
+        choices=["neglected", "random"],
+        default="neglected",
         help="random: split equally many other classes instead, drawn once for all seeds",
     ),
     "--copies": dict(
-        choices=["mixed", "plain", "none"], default="mixed",
+        choices=["mixed", "plain", "none"],
+        default="mixed",
         help="what doubles a split class: mixed images, copies of its images, or nothing",
     ),
     "--compile": dict(action="store_true", help="torch.compile; SDN-D28"),
@@ -203,7 +207,7 @@ ADDITIONS: FlagTable = {
     "--deterministic": dict(action="store_true", help="deterministic GPU kernels"),
     "--threads": dict(type=whole(0), default=0, help="CPU threads (0: all cores)"),
     "--workers": dict(type=whole(0), default=0, help="accepted without effect: the device makes the batches"),
-}  # fmt: skip
+}
 
 
 def make_parser() -> Parser:
@@ -235,9 +239,12 @@ def resolve(args: argparse.Namespace) -> Config:
     svhn = args.dataset == "svhn"
     by_data_set = {
         # DEVIATION SDN-D02: off for svhn, as the flag's comment says. DEVIATION SDN-D03: 0.01 for svhn, likewise
-        "data_augmentation": not svhn, "learning_rate": 0.01 if svhn else 0.1, "gamma": 0.1 if svhn else 0.2,
-        "milestones": [80, 120, 160, 220] if svhn else [60, 120, 160, 220, 260], "chance_epochs": CHANCE_EPOCHS,
-    }  # fmt: skip
+        "data_augmentation": not svhn,
+        "learning_rate": 0.01 if svhn else 0.1,
+        "gamma": 0.1 if svhn else 0.2,
+        "milestones": [80, 120, 160, 220] if svhn else [60, 120, 160, 220, 260],
+        "chance_epochs": CHANCE_EPOCHS,
+    }
     defaults = by_data_set | {
         name: official if args.compat == "official" else ours
         for name, (ours, official) in SWITCHES.items()
@@ -263,9 +270,11 @@ def resolve(args: argparse.Namespace) -> Config:
         word = "".join(c if c.isalnum() else "_" for c in stem)
         values["name"] = f"{word}_{args.model}" + ("" if subclass else "_baseline")
     return Config(
-        **values, num_classes=classes, num_subclasses=classes + added if classes else None,
+        **values,
+        num_classes=classes,
+        num_subclasses=classes + added if classes else None,
         processes=int(os.environ.get("WORLD_SIZE", "1")),
-    )  # fmt: skip
+    )
 
 
 def parse(argv: list[str] | None = None) -> Config:

@@ -118,9 +118,13 @@ def rank(args: argparse.Namespace) -> None:
         ranks, mean, order = mean_ranking(thetas)
         names, chosen = found[0]["class_names"], order[: args.classes]
         content = {
-            "ranking": order, "theta": [sum(column) / len(thetas) for column in zip(*thetas, strict=True)],
-            "mean_rank": mean, "ranks": ranks, "degrees": [item["degrees"] for item in found], "class_names": names,
-        }  # fmt: skip
+            "ranking": order,
+            "theta": [sum(column) / len(thetas) for column in zip(*thetas, strict=True)],
+            "mean_rank": mean,
+            "ranks": ranks,
+            "degrees": [item["degrees"] for item in found],
+            "class_names": names,
+        }
         write_json(folder / "neglected.json", content)
         alike, same = agreement(ranks, order, args.classes)
         stable = sum(stable_from(item["degrees"], args.classes) for item in found) / len(found)
@@ -130,21 +134,33 @@ def rank(args: argparse.Namespace) -> None:
         print(f"neglected in {len(found)} runs: {words}; {same:.0%} of the runs choose the same", flush=True)
         run.finish(
             make_record(
-                paper="subclass", row=args.row, stage="ranking", seed=0, argv=args.argv, config=flags, seconds=0.0,
+                paper="subclass",
+                row=args.row,
+                stage="ranking",
+                seed=0,
+                argv=args.argv,
+                config=flags,
+                seconds=0.0,
                 metrics={name: {"last": value} for name, value in metrics.items()},
                 data={key: value for item in found for key, value in item["record"]["data"].items()},
-                data_verified=all(item["record"]["data_verified"] for item in found), deviations=[],
-                versions=versions_of("numpy"), deterministic=True, curve=None,
+                data_verified=all(item["record"]["data_verified"] for item in found),
+                deviations=[],
+                versions=versions_of("numpy"),
+                deterministic=True,
+                curve=None,
                 artefacts=[
                     {"kind": "image", "path": "ranking.png", "title": "Neglection degrees, one point a run"},
                     {"kind": "json", "path": "neglected.json", "title": "Mean ranking and the runs' degrees"},
                 ],
                 details={
-                    "neglected": chosen, "neglected_names": [names[c] for c in chosen], "chance_95": chance, **content,
+                    "neglected": chosen,
+                    "neglected_names": [names[c] for c in chosen],
+                    "chance_95": chance,
+                    **content,
                 },
             ),
             lambda: plots.ranking(folder / "ranking.png", thetas, order, chosen, names),
-        )  # fmt: skip
+        )
 
 
 def main() -> None:

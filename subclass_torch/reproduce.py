@@ -70,11 +70,9 @@ def matched(request: Request) -> list[Command]:
     ROWS=all of CIFAR-10 goes on with CIFAR-100, of fewer seeds.
     """
     split = CLASSES_TO_SPLIT.get(request.dataset, 2)
-    shared = [
-        "--dataset", request.dataset, "--model", "vgg_fast", "--batch_size", str(BATCH), "--eval-batch", "500",
-        "--learning_rate", RATE, "--schedule", "onecycle", "--amp", "auto", "--channels-last",
-        "--numClasses2Repartition", str(split),
-    ]  # fmt: skip
+    shared = ["--dataset", request.dataset, *f"--model vgg_fast --batch_size {BATCH} --eval-batch 500".split()]
+    shared += f"--learning_rate {RATE} --schedule onecycle --amp auto --channels-last".split()
+    shared += ["--numClasses2Repartition", str(split)]
     runs, ranked = RUNS_ROOT / "subclass", request.base_row() + "-ranking"
     names = [f"{ranked}/seed{seed}" for seed in range(RANKED)]
     minutes = MATCHED_MINUTES["stage1"]

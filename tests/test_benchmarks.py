@@ -215,8 +215,11 @@ def test_both_precisions_differ_by_their_flag_alone(paper, tmp_path):
     for name in precision.FLAGS:
         done = subprocess.run(
             [sys.executable, *precision.words(paper, 1, name, False, tmp_path), "--print-config"],
-            cwd=ROOT, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert done.returncode == 0, done.stderr
         settings.append(json.loads(done.stdout))
     key = "precision" if paper == "finegrained" else "amp"
@@ -324,9 +327,11 @@ def test_the_matched_line_counts_the_stages_before_and_the_main_row_alone(tmp_pa
 
     for seed, first in enumerate((0.885, 0.875)):
         for row, stage, seconds, value in (
-            ("cifar10-matched", "fc", 1200.0, first), ("cifar10-matched", "lh", 60.0, 0.9),
-            ("cifar10-matched-fc", "fc", 600.0, 0.89), ("cifar10-matched-tree", "lh", 6.0, 0.9),
-        ):  # fmt: skip
+            ("cifar10-matched", "fc", 1200.0, first),
+            ("cifar10-matched", "lh", 60.0, 0.9),
+            ("cifar10-matched-fc", "fc", 600.0, 0.89),
+            ("cifar10-matched-tree", "lh", 6.0, 0.9),
+        ):
             common = {"seed": seed, "paper": "class2str", "stage": stage, "seconds": seconds, "row": row}
             put(tmp_path, record({"fc_accuracy": metric(value)}, **common))
     monkeypatch.setattr(repository.collect, "collect", lambda: collect(runs=tmp_path, results=tmp_path / "none"))
@@ -344,9 +349,16 @@ def test_the_authors_networks_are_in_the_last_benchmark():
 
 @pytest.mark.parametrize(
     ("value", "digits", "shown"),
-    [(26017.3, 4, "26,020"), (0.00014494, 4, "0.0001449"), (104.7, 2, "100"), (0.04376, 2, "0.044"), (27.0, 2, "27"),
-     (1.0, 3, "1"), (None, 4, "-")],
-)  # fmt: skip
+    [
+        (26017.3, 4, "26,020"),
+        (0.00014494, 4, "0.0001449"),
+        (104.7, 2, "100"),
+        (0.04376, 2, "0.044"),
+        (27.0, 2, "27"),
+        (1.0, 3, "1"),
+        (None, 4, "-"),
+    ],
+)
 def test_numbers_have_no_exponents(value, digits, shown):
     assert measure.number(value, digits) == shown
 

@@ -200,9 +200,7 @@ def test_a_difference_or_a_failure_makes_a_paper_not_ready():
     ready, line = verdict.verdict_of("subclass", [near | {"close": False}, fast])
     assert not ready and "NOT READY: vgg16 in bf16 differs from the CPU" in line
     failed = {"kind": "failure", "paper": "subclass", "what": "resume", "message": "no checkpoint"}
-    assert verdict.verdict_of("subclass", [near, fast, failed]) == (
-        False, "subclass: NOT READY: resume: no checkpoint",
-    )  # fmt: skip
+    assert verdict.verdict_of("subclass", [near, fast, failed]) == (False, "subclass: NOT READY: resume: no checkpoint")
     assert not verdict.verdict_of("subclass", [near])[0]
 
 

@@ -53,6 +53,9 @@ def test_the_readmes_example_runs_from_any_folder(paper, installed, tmp_path):
     program = RUN.format(paper=paper, target=str(installed), code=code)
     done = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin"},
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]

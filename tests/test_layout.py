@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import shlex
 import subprocess
 import sys
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -46,6 +48,51 @@ def test_imports_go_one_way_and_files_stay_short(path):
     if package in PAPERS:
         assert not imported(path) & frameworks
     assert len(path.read_text().splitlines()) <= 400
+
+
+def unformatted(source: str) -> list[int]:
+    """Lines whose comment keeps the formatter from anything but the assignment of a literal table."""
+    tables = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(
+            node.value, (ast.Dict, ast.List, ast.Set, ast.Tuple)
+        ):
+            try:
+                ast.literal_eval(node.value)
+            except ValueError:
+                continue
+            tables.add(node.end_lineno)
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = [token for token in tokens if token.type == tokenize.COMMENT and re.search(r"# *fmt:", token.string)]
+    return [token.start[0] for token in comments if token.start[0] not in tables or "skip" not in token.string]
+
+
+@pytest.mark.parametrize("folder", [*PAPERS, "datasets", "reproduction", "benchmarks", "tests"])
+def test_only_literal_tables_are_kept_from_the_formatter(folder):
+    found = {str(path): unformatted(path.read_text()) for path in (ROOT / folder).rglob("*.py")}
+    assert not {path: lines for path, lines in found.items() if lines}
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["a = [1,2]  # fmt: skip", "a: dict = {'b':(1,-2),\n 'c':3}  # fmt: skip", "a = '# fmt: skip'"],
+)
+def test_a_literal_table_may_be_kept_from_the_formatter(source):
+    assert not unformatted(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "a = f(1,2)  # fmt: skip",
+        "a = [b,2]  # fmt: skip",
+        "a = 1  # fmt: skip",
+        "# fmt: off\na = [1,2]",
+        "def f(a,\n b): ...  # fmt: skip",
+    ],
+)
+def test_anything_else_kept_from_the_formatter_would_be_seen(source):
+    assert unformatted(source)
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")

@@ -19,9 +19,12 @@ PAPERS = ("class2str_tf", "subclass_torch", "finegrained_torch", "triplet_tf", "
 PACKAGES = ("datasets", "reproduction", *PAPERS)
 # family -> how metadata write it; copyleft licences are not among them on purpose (MPL-2.0 is per file)
 FAMILIES = {
-    "Apache-2.0": r"apache", "MPL-2.0": r"mpl|mozilla", "BSD": r"bsd", "MIT": r"\bmit\b|MIT-CMU",
+    "Apache-2.0": r"apache",
+    "MPL-2.0": r"mpl|mozilla",
+    "BSD": r"bsd",
+    "MIT": r"\bmit\b|MIT-CMU",
     "PSF-2.0": r"psf|python software foundation",
-}  # fmt: skip
+}
 # come with the environment, or with torch's wheels for GPUs
 NOT_OURS = ("setuptools", "wheel", "nvidia-", "cuda-", "triton")
 

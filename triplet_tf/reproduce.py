@@ -39,13 +39,13 @@ SMALL = ("--net", "mobile", "--aug_style", "img", "--frame_size", "64", "--resiz
 FLAGS = {
     "paper": ("--net", "resnet50", "--aug_style", "img"),  # all else: the defaults, which are the paper's
     "cpu": (*SMALL, "--train_iters", "300", "--logging_threshold", "50", "--test_interval", "3"),
-    "matched": (
-        "--net", "mobile", "--aug_style", "img", "--frame_size", "128", "--resize_sides", "136,144",
-        "--bn_decay", "0.99", "--learning_rate", RATE, "--train_iters", "1500", "--logging_threshold", "50",
-        "--test_interval", "15", "--eval-batch", "128", "--amp", "auto", "--image-cache",
+    "matched": tuple(
+        "--net mobile --aug_style img --frame_size 128 --resize_sides 136,144 --bn_decay 0.99 "
+        f"--learning_rate {RATE} --train_iters 1500 --logging_threshold 50 --test_interval 15 "
+        "--eval-batch 128 --amp auto --image-cache".split()
     ),
     "smoke": (*SMALL, "--train_iters", "4", "--logging_threshold", "2", "--test_interval", "1", "--batch_size", "8"),
-}  # fmt: skip
+}
 # What a row of profile matched adds to its mode; "" is the paper's own method as released.
 MATCHED: dict[str, tuple[str, ...]] = {
     "vanilla": ("--train_mode", "vanilla", "--vanilla_batches", "grouped"),
@@ -158,9 +158,14 @@ def missing(request: Request, commands: Sequence[Command]) -> str:
 
 
 def _command(
-    request: Request, seed: int, name: str, row: str, extra: tuple[str, ...], mode: tuple[str, ...],
+    request: Request,
+    seed: int,
+    name: str,
+    row: str,
+    extra: tuple[str, ...],
+    mode: tuple[str, ...],
     more: tuple[str, ...] = (),
-) -> Command:  # fmt: skip
+) -> Command:
     """The command of one training.
 
     Args:
@@ -181,14 +186,26 @@ def _command(
     flags += ["--name", f"seed{seed}", "--runs-dir", shown(folder.parent), *request.shared_flags(row)]
     stage = "stage 1, softmax" if vanilla else f"stage 2, two heads ({name or 'hard'})"
     return Command(
-        row, f"{stage}, seed {seed}", SCRIPT, tuple(flags), folder,
-        gpu_hours=HOURS, worker=f"seed{seed}-{name or 'hard'}",
+        row,
+        f"{stage}, seed {seed}",
+        SCRIPT,
+        tuple(flags),
+        folder,
+        gpu_hours=HOURS,
+        worker=f"seed{seed}-{name or 'hard'}",
         cpu_minutes=CPU_MINUTES[request.profile] * (COLOUR_TIMES if colour else 0.4 if more else 1),
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":
     run(
-        PAPER, "triplet_tf", "tensorflow", commands_of, DATASETS, PAPER_GIGABYTES, check=checked, missing=missing,
+        PAPER,
+        "triplet_tf",
+        "tensorflow",
+        commands_of,
+        DATASETS,
+        PAPER_GIGABYTES,
+        check=checked,
+        missing=missing,
         has_settings=True,
-    )  # fmt: skip
+    )

@@ -104,6 +104,11 @@ def report(paper: str, speeds: Speeds, small: bool, auto: str, out: Report) -> N
     for name, whole, known, count in tables:
         others = "left out" if name.endswith(" matched") else "as planned"
         what = "all" if known == count else f"{known} of {count}, the others {others}"
-        out.add("table", f"{paper} {name}: {whole:.2g} h for all seeds (commands measured: {what})", paper=paper,
-                name=name, hours=whole)  # fmt: skip
+        out.add(
+            "table",
+            f"{paper} {name}: {whole:.2g} h for all seeds (commands measured: {what})",
+            paper=paper,
+            name=name,
+            hours=whole,
+        )
     out.add("hours", f"{paper}: {len(hours)} commands projected", paper=paper, hours=hours)

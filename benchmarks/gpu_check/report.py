@@ -65,8 +65,15 @@ def check_network(
     def compared() -> None:
         for agreement in compare():
             text = agreement.describe()
-            report.add("agreement", f"{paper} {network}, {text}", paper=paper, network=network, text=text,
-                       precision=agreement.precision, close=agreement.is_close)  # fmt: skip
+            report.add(
+                "agreement",
+                f"{paper} {network}, {text}",
+                paper=paper,
+                network=network,
+                text=text,
+                precision=agreement.precision,
+                close=agreement.is_close,
+            )
 
     def timed(precision: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -74,8 +81,16 @@ def check_network(
         speeds.setdefault(network, {})[precision] = clock.images_per_s
         waits = "not measured" if clock.waits is None else f"{100 * clock.waits:.0f} %"
         text = f"{paper} {network} {precision}: {clock.images_per_s:,.0f} images/s, GPU waits: {waits}, "
-        report.add("speed", f"{text}peak {peak_mib:,.0f} MiB", paper=paper, network=network, precision=precision,
-                   images_per_s=clock.images_per_s, waits=clock.waits, peak_mib=peak_mib)  # fmt: skip
+        report.add(
+            "speed",
+            f"{text}peak {peak_mib:,.0f} MiB",
+            paper=paper,
+            network=network,
+            precision=precision,
+            images_per_s=clock.images_per_s,
+            waits=clock.waits,
+            peak_mib=peak_mib,
+        )
 
     report.attempt(paper, f"{network} against the CPU", compared)
     for precision in precisions:

@@ -224,8 +224,17 @@ def run_class2str(model: str, device: str, session_config: Any, precision: str, 
         tf1.set_random_seed(0)
         graph = stage1.build(config, data, EPOCHS * steps)
         with tf_runtime.session(session_config) as session, timed_loop(loop, clock):
-            loop.run_steps("speed", session, graph, config, folder, count, EPOCHS * steps,
-                           evaluate=lambda step: {"acc": 0.0}, best_by="test/acc")  # fmt: skip
+            loop.run_steps(
+                "speed",
+                session,
+                graph,
+                config,
+                folder,
+                count,
+                EPOCHS * steps,
+                evaluate=lambda step: {"acc": 0.0},
+                best_by="test/acc",
+            )
     return clock
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.gpu_check.clock import EPOCHS, Clock, timed_loop
 from benchmarks.gpu_check.usage import watch_gpu
+from benchmarks.hierarchy import data_of
 from benchmarks.hours import matched_flags
 from benchmarks.steps import synchronize
 from finegrained_torch import flags as finegrained_flags
@@ -23,10 +24,10 @@ from finegrained_torch.training import loop as finegrained_loop
 from finegrained_torch.training.modules import RELEASED, LitResnet, Optimization
 from finegrained_torch.training.setting import Task as LightningTask
 from hierarchy_cnn_torch import flags as hierarchy_flags
-from hierarchy_cnn_torch.data.images import Data
 from hierarchy_cnn_torch.method.branches import Branches, total_loss
 from hierarchy_cnn_torch.networks.alexnet import PRESETS, Network
 from hierarchy_cnn_torch.training import loop as hierarchy_loop
+from hierarchy_cnn_torch.training.optimizer import MOMENTUM, WEIGHT_DECAY
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World
@@ -34,6 +35,8 @@ from subclass_torch import flags as subclass_flags
 from subclass_torch.method.losses import class_loss
 from subclass_torch.networks import build as subclass_networks
 from subclass_torch.training import loop as subclass_loop
+from subclass_torch.training.optimizer import optimizer_of
+from subclass_torch.training.setting import Task
 
 RATE = 0.001  # at 0.1, on few images, VGG16's outputs saturate: gradients vanish, and nothing can be compared
 
@@ -73,17 +76,26 @@ def without_dropout(network: nn.Module) -> nn.Module:
 def _subclass(model: str) -> Case:
     network = without_dropout(subclass_networks.build(model, "cifar10", 10))
     return Case(
-        "subclass", model, network, lambda net, images, labels: class_loss(net(images), labels).mean(),
-        lambda net: subclass_loop.optimizer_of(net, RATE), 10, 16,
-    )  # fmt: skip
+        "subclass",
+        model,
+        network,
+        lambda net, images, labels: class_loss(net(images), labels).mean(),
+        lambda net: optimizer_of(net, RATE),
+        10,
+        16,
+    )
 
 
 def _finegrained(network: str) -> Case:
     return Case(
-        "finegrained", network, without_dropout(resnet.build(network, 2)),
+        "finegrained",
+        network,
+        without_dropout(resnet.build(network, 2)),
         lambda net, images, labels: nn.functional.cross_entropy(net(images).float(), labels),
-        lambda net: RELEASED.of(net.parameters(), RATE), 2, 16,
-    )  # fmt: skip
+        lambda net: RELEASED.of(net.parameters(), RATE),
+        2,
+        16,
+    )
 
 
 def _hierarchy(preset: str) -> Case:
@@ -91,12 +103,20 @@ def _hierarchy(preset: str) -> Case:
         return total_loss(net(images)[0].float(), [], labels, [], [1.0]) / len(labels)
 
     return Case(
-        "hierarchy", f"alexnet32 {preset}", Network(PRESETS[preset], 3, 100, bn=preset == "fast", dropout=0.0), loss,
+        "hierarchy",
+        f"alexnet32 {preset}",
+        Network(PRESETS[preset], 3, 100, bn=preset == "fast", dropout=0.0),
+        loss,
         lambda net: torch.optim.SGD(
-            net.parameters(), 0.01, hierarchy_loop.MOMENTUM, weight_decay=hierarchy_loop.WEIGHT_DECAY,
+            net.parameters(),
+            0.01,
+            MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
             fused=runtime.fused(net.parameters()),
-        ), 100, 16,
-    )  # fmt: skip
+        ),
+        100,
+        16,
+    )
 
 
 def cases(small: bool) -> list[Callable[[], Case]]:
@@ -110,9 +130,12 @@ def cases(small: bool) -> list[Callable[[], Case]]:
     if small:
         return [lambda: _subclass("vgg_small"), lambda: _finegrained("small"), lambda: _hierarchy("mini"), *matched]
     return [
-        lambda: _subclass("vgg16"), lambda: _subclass("wideresnet"), lambda: _finegrained("resnet18"),
-        lambda: _hierarchy("paper32"), *matched,
-    ]  # fmt: skip
+        lambda: _subclass("vgg16"),
+        lambda: _subclass("wideresnet"),
+        lambda: _finegrained("resnet18"),
+        lambda: _hierarchy("paper32"),
+        *matched,
+    ]
 
 
 def noise(count: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -141,10 +164,20 @@ def run_subclass(model: str, precision: str, device: torch.device, steps: int, f
     images, labels = noise(steps * config.batch_size, 10)
     network = subclass_networks.place(subclass_networks.build(model, "cifar10", 10), device, config.channels_last)
     constants = torch.full((3,), 120.0, device=device), torch.full((3,), 60.0, device=device)
-    task = subclass_loop.Task(
-        "speed", images.to(device), labels.to(device), images[:8], labels[:8], torch.arange(10, device=device),
-        constants, class_loss, EPOCHS, lambda epoch: 1e-4, EPOCHS + 1, observe=False,
-    )  # fmt: skip
+    task = Task(
+        "speed",
+        images.to(device),
+        labels.to(device),
+        images[:8],
+        labels[:8],
+        torch.arange(10, device=device),
+        constants,
+        class_loss,
+        EPOCHS,
+        lambda epoch: 1e-4,
+        EPOCHS + 1,
+        observe=False,
+    )
     clock = Clock()
     with timed_loop(subclass_loop, clock, refuse_waits if device.type == "cuda" else None):
         subclass_loop.run_stage(task, config, network, World(0, 1, device), Stop(), folder, folder / "log.csv")
@@ -161,12 +194,7 @@ def run_hierarchy(preset: str, precision: str, device: torch.device, steps: int,
     if steps < 10:
         config = dataclasses.replace(config, batch=8)
     images, labels = noise(steps * config.batch, 100)
-    some = np.arange(8)
-    data = Data(
-        images.numpy(), labels.numpy(), np.arange(len(images)), some, images[:8].numpy(), labels[:8].numpy(), some,
-        [str(name) for name in range(100)], np.zeros(len(images), np.int8), labels.numpy(), torch.full((3,), 0.5),
-        torch.full((3,), 0.25), {}, True,
-    )  # fmt: skip
+    data = data_of(images.numpy(), labels.numpy(), np.arange(len(images)), np.arange(8))
     network = Network(PRESETS[preset], 3, 100, bn=config.bn, dropout=config.dropout).to(device)
     clock = Clock()
     with timed_loop(hierarchy_loop, clock, refuse_waits if device.type == "cuda" else None):

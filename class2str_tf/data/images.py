@@ -41,9 +41,11 @@ def hold_out(data: datasets.Dataset) -> datasets.Dataset:
     test, train = np.split(order, [len(order) // 5])
     return dataclasses.replace(
         data,
-        train_images=data.train_images[train], train_labels=data.train_labels[train],
-        test_images=data.train_images[test], test_labels=data.train_labels[test],
-    )  # fmt: skip
+        train_images=data.train_images[train],
+        train_labels=data.train_labels[train],
+        test_images=data.train_images[test],
+        test_labels=data.train_labels[test],
+    )
 
 
 def first_images(data: datasets.Dataset, count: int) -> datasets.Dataset:

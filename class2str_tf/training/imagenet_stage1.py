@@ -45,8 +45,11 @@ def run_fc(config: Config, size: int = SIZE, weights_file: Path | None = None) -
         accept = config.accept_unverified
         path, digest = weights.find(WEIGHTS, Path(config.data_dir), weights_file, accept)
         digests = {**data.digests, WEIGHTS: digest}
-        print(f"imagenet: {len(data.train_labels)} training and {len(data.test_labels)} validation images, "
-              f"{len(data.class_names)} classes; weights {shown(path)}", flush=True)  # fmt: skip
+        print(
+            f"imagenet: {len(data.train_labels)} training and {len(data.test_labels)} validation images, "
+            f"{len(data.class_names)} classes; weights {shown(path)}",
+            flush=True,
+        )
         with tf1.Graph().as_default():
             tf1.set_random_seed(config.seed)
             step = tf1.train.get_or_create_global_step()

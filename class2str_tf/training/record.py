@@ -82,7 +82,9 @@ def finish_stage1(
     accuracies = [line["test/cnn_train/acc"] for line in history]
     last, best, seconds = accuracies[-1], max(accuracies), history[-1]["test/seconds"]
     record = _record(
-        run, config, data,
+        run,
+        config,
+        data,
         stage="reduced" if config.fc_weights else "fc",
         metrics={name: {"last": last, "best_on_val": None, "best_on_test": best}} | weights,
         outcomes={name: outcomes_of(right, data.test_labels)},
@@ -95,7 +97,7 @@ def finish_stage1(
         seconds=seconds,
         images_per_s=round(total * config.B / max(seconds, 1e-9), 1),
         versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy"),
-    )  # fmt: skip
+    )
     run.finish(record)
     print(
         f"{'reduced ' if config.fc_weights else ''}FC accuracy {100 * last:.2f} % (best epoch on test "
@@ -111,7 +113,9 @@ def finish_imagenet(
     accuracy = int(right.sum()) / len(right)
     images = len(data.train_labels) + len(data.test_labels)
     record = _record(
-        run, config, data,
+        run,
+        config,
+        data,
         stage="fc",
         metrics={"fc_accuracy": {"last": accuracy, "best_on_val": None, "best_on_test": None}},
         outcomes={"fc_accuracy": outcomes_of(right, data.test_labels)},
@@ -123,7 +127,7 @@ def finish_imagenet(
         data_verified=data.verified and not accepted,
         deviations=["C2S-D08", "C2S-D16", "C2S-D22", "C2S-D25", "C2S-D29", *(["C2S-D32"] if config.xla else [])],
         versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy"),
-    )  # fmt: skip
+    )
     run.finish(record)
     print(f"FC accuracy {100 * accuracy:.2f} % of {len(data.test_labels)} validation images, pretrained head")
     print(f"run folder {shown(run.folder)}; pool5 features: features-train.npy, features-test.npy", flush=True)
@@ -170,7 +174,9 @@ def finish_stage2(
     seconds = history[-1]["test/seconds"]
     write_strings(run.folder, q, data, history[-1]["step"])
     record = _record(
-        run, config, data,
+        run,
+        config,
+        data,
         stage="lh",
         metrics=metrics,
         outcomes=outcomes,
@@ -191,7 +197,7 @@ def finish_stage2(
         seconds=seconds,
         images_per_s=round(history[-1]["step"] * config.B / max(seconds, 1e-9), 1),
         versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy", "scipy"),
-    )  # fmt: skip
+    )
     run.finish(record, lambda: write_artefacts(run.folder, table, values, structure, data))
     print_summary(values, config, strings, data, attempts)
     print(f"run folder {shown(run.folder)}; string tree: tree.png, tree.txt; record: record.json", flush=True)

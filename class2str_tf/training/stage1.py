@@ -102,10 +102,16 @@ def run_stage1(config: Config) -> None:
                 elif config.model == "early":
                     networks.whiten(session, data.train_images, config)
                 history = loop.run_steps(
-                    "stage 1", session, graph, config, run.folder, len(data.train_labels), total,
+                    "stage 1",
+                    session,
+                    graph,
+                    config,
+                    run.folder,
+                    len(data.train_labels),
+                    total,
                     evaluate=lambda step: {TEST: int(right(session, graph, config, data).sum()) / num_tests},
                     best_by=f"test/{TEST}",
-                )  # fmt: skip
+                )
                 outcomes = right(session, graph, config, data)
             precision = tf_runtime.precision_of(session_config)
             record.finish_stage1(run, config, data, history, total, outcomes, precision)

@@ -118,10 +118,16 @@ def build(
     p = tf.nn.softmax(model.lh_classifier(to_features(placeholder, False), num_bits, config.lstm_units))
     q = tf.nn.softmax(to_string(tf.eye(num_classes)))
     return Graph(
-        batches, loss, scalars, train, placeholder, p,
-        tf.argmax(model.str2class(p, num_classes, hidden), 1), q,
+        batches,
+        loss,
+        scalars,
+        train,
+        placeholder,
+        p,
+        tf.argmax(model.str2class(p, num_classes, hidden), 1),
+        q,
         tf.argmax(model.str2class(q, num_classes, hidden), 1),
-    )  # fmt: skip
+    )
 
 
 def run_stage2(config: Stage2Config) -> None:
@@ -160,9 +166,7 @@ def run_stage2(config: Stage2Config) -> None:
         times = forward_times(config, data, table, session_config)
         values["time_change"] = times[str(config.B)]["change"]
         precision = tf_runtime.precision_of(session_config)
-        record.finish_stage2(
-            run, config, data, outputs["q"], history, values, outcomes, structure, times, precision
-        )  # fmt: skip
+        record.finish_stage2(run, config, data, outputs["q"], history, values, outcomes, structure, times, precision)
 
 
 def stage1_command(config: Stage2Config) -> str:
@@ -226,9 +230,8 @@ def train_until_unique(
                 last = (attempt + 1) * total
                 test = partial(check, session, graph, config, data, x_test, folder, attempt, last)
                 history = loop.run_steps(
-                    "stage 2", session, graph, config, folder, len(data.train_labels), total,
-                    evaluate=test, best_by="test/rnn_acc", offset=last - total,
-                )  # fmt: skip
+                    "stage 2", session, graph, config, folder, len(x_train), total, test, "test/rnn_acc", last - total
+                )
                 outputs = predict_all(session, graph, x_test, config.eval_batch or config.B)
         distinct = history[-1]["test/distinct"]
         if distinct == num_classes or attempt == config.retry_collisions:
@@ -256,9 +259,16 @@ def fixed_strings(config: Stage2Config, features: np.ndarray, data: datasets.Dat
 
 
 def check(
-    session: tf1.Session, graph: Graph, config: Stage2Config, data: datasets.Dataset, x_test: np.ndarray,
-    folder: Path, attempt: int, last: int, step: int,
-) -> dict[str, float]:  # fmt: skip
+    session: tf1.Session,
+    graph: Graph,
+    config: Stage2Config,
+    data: datasets.Dataset,
+    x_test: np.ndarray,
+    folder: Path,
+    attempt: int,
+    last: int,
+    step: int,
+) -> dict[str, float]:
     """The authors' TestHash over the whole test set; writes the strings as they are now.
 
     Args:

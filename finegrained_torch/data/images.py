@@ -27,8 +27,12 @@ Constants = tuple[tuple[float, ...], tuple[float, ...]]
 _CIFAR: Constants = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _DIGITS: Constants = ((0.1307,) * 3, (0.3081,) * 3)  # the constants usual for MNIST; ours
 NORMALIZATION: dict[str, Constants] = {
-    "cifar10": _CIFAR, "cifar100": _CIFAR, "mnist": _DIGITS, "mnist5k": _DIGITS, "pathmnist": ((0.5,) * 3, (0.5,) * 3),
-}  # fmt: skip
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+    "mnist": _DIGITS,
+    "mnist5k": _DIGITS,
+    "pathmnist": ((0.5,) * 3, (0.5,) * 3),
+}
 
 
 @dataclass(frozen=True)
@@ -125,11 +129,18 @@ def load(name: str, data_dir: str, accept_unverified: bool = False, limit_train:
     train = split(ds.train_images, ds.train_labels)
     mean, std = NORMALIZATION.get(ds.name) or _constants(train.images)
     return Data(
-        name=short_name(name), train=train, test=split(ds.test_images, ds.test_labels),
-        validation=None if official is None else split(*official), coarse_names=coarse_names, fine_names=fine_names,
-        parent=np.zeros(0, np.int64) if grouped is None else grouped, mean=mean, std=std, digests=ds.digests,
+        name=short_name(name),
+        train=train,
+        test=split(ds.test_images, ds.test_labels),
+        validation=None if official is None else split(*official),
+        coarse_names=coarse_names,
+        fine_names=fine_names,
+        parent=np.zeros(0, np.int64) if grouped is None else grouped,
+        mean=mean,
+        std=std,
+        digests=ds.digests,
         verified=ds.verified,
-    )  # fmt: skip
+    )
 
 
 def grouping(ds: datasets.Dataset) -> tuple[np.ndarray | None, tuple[str, ...], tuple[str, ...]]:

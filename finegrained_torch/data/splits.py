@@ -68,6 +68,8 @@ def stored_split(path: Path, count: int, seed: int, overwrite: bool = False) -> 
         path.unlink()
         return stored_split(path, count, seed)
     if not same:
-        raise UserError(f"{shown(path)}: holds another split (data set, --limit_train or --seed differ); "
-                        "choose another --out_dir, or --overwrite to start anew")  # fmt: skip
+        raise UserError(
+            f"{shown(path)}: holds another split (data set, --limit_train or --seed differ); "
+            "choose another --out_dir, or --overwrite to start anew"
+        )
     return train, val

@@ -167,9 +167,13 @@ def reduce(points: np.ndarray, settings: Settings) -> tuple[np.ndarray, Any, lis
     def fit(**options: Any) -> tuple[Any, str]:
         """Returns the fitted model, or None and the reason."""
         model = umap.UMAP(
-            n_neighbors=neighbors, min_dist=settings.min_dist, n_components=settings.components,
-            random_state=settings.seed, n_jobs=1, **options,
-        )  # fmt: skip
+            n_neighbors=neighbors,
+            min_dist=settings.min_dist,
+            n_components=settings.components,
+            random_state=settings.seed,
+            n_jobs=1,
+            **options,
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -224,9 +228,14 @@ def _one_cluster(embedding: np.ndarray, reason: str, notes: list[str], reducer: 
     """DEVIATION FGL-D16: a class in which nothing can be found is one pseudo-class, and the others go on."""
     count = len(embedding)
     return ClassFit(
-        embedding, np.zeros(count, np.int64), np.full(count, -1, np.int64), np.zeros(count, np.float32), float("nan"),
-        [*notes, f"one pseudo-class: {reason}"], reducer=reducer,
-    )  # fmt: skip
+        embedding,
+        np.zeros(count, np.int64),
+        np.full(count, -1, np.int64),
+        np.zeros(count, np.float32),
+        float("nan"),
+        [*notes, f"one pseudo-class: {reason}"],
+        reducer=reducer,
+    )
 
 
 def fit_class(points: np.ndarray, settings: Settings, report: Callable[[str], None] = lambda _: None) -> ClassFit:

@@ -182,9 +182,8 @@ def cluster_in_processes(
         results: dict[int, ClassArrays] = {label: arrays for label, arrays in stored.items() if arrays is not None}
         missing = sorted((one for one in classes if one.label not in results), key=lambda one: -len(one.rows))
         with tqdm(
-            total=len(classes), initial=len(results), desc="cluster", unit="class",
-            disable=not sys.stderr.isatty(),
-        ) as bar:  # fmt: skip
+            total=len(classes), initial=len(results), desc="cluster", unit="class", disable=not sys.stderr.isatty()
+        ) as bar:
             jobs = [Job(one, path, new_path, settings) for one in missing]
             for job, arrays in _run(jobs, features.shape[1], workers, pool):
                 label = job.rows.label
@@ -199,7 +198,7 @@ def cluster_in_processes(
         new_path = stack.enter_context(on_disk(new_features)) if new_features is not None else ""
         return clustering.cluster_classes(
             features, coarse_labels, certain, new=new, cluster_all=cluster_all, **settings
-        )  # fmt: skip
+        )
 
 
 def _run(

@@ -83,9 +83,8 @@ def control_labels(
             use = everyone if name == "nofilter" else certain
             changed = dict(settings) | ({"reducer": "none"} if name == "noumap" else {})
             clusterings[name] = cluster_in_processes(
-                features, coarse, use, **changed, workers=workers, pool=pool,
-                keep=None if keep is None else keep / name,
-            )  # fmt: skip
+                features, coarse, use, **changed, workers=workers, pool=pool, keep=None if keep is None else keep / name
+            )
             labels[name] = clusterings[name].pseudo
     return labels, clusterings
 
@@ -140,9 +139,17 @@ def cluster_stage(
             features, coarse, certain, **chosen, workers=workers, pool=pool, keep=keep / "found"
         )
         labels, clusterings = control_labels(
-            controls, features, coarse, certain, found, images if images is not None else features, chosen,
-            workers=workers, keep=keep, pool=pool,
-        )  # fmt: skip
+            controls,
+            features,
+            coarse,
+            certain,
+            found,
+            images if images is not None else features,
+            chosen,
+            workers=workers,
+            keep=keep,
+            pool=pool,
+        )
         maps = {}
         if record_folder is not None and images is not None:
             print(f"cluster: 2-D maps of {len(features):,} images, for the plots", file=sys.stderr, flush=True)

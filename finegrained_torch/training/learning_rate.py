@@ -66,9 +66,15 @@ def find(module: LightningModule, loader: DataLoader, trainer: Trainer) -> dict[
     with contextlib.redirect_stderr(io.StringIO()):  # its own progress bar cannot be turned off
         # DEVIATION FGL-D05: Tuner, since auto_lr_find and trainer.tune are gone in Lightning 2
         finder = Tuner(trainer).lr_find(
-            trial, train_dataloaders=loader, min_lr=LOWEST, max_lr=HIGHEST, num_training=STEPS, mode="exponential",
-            early_stop_threshold=STOP_AT, update_attr=False,
-        )  # fmt: skip
+            trial,
+            train_dataloaders=loader,
+            min_lr=LOWEST,
+            max_lr=HIGHEST,
+            num_training=STEPS,
+            mode="exponential",
+            early_stop_threshold=STOP_AT,
+            update_attr=False,
+        )
     for left in Path(trainer.default_root_dir).glob(".lr_find_*.ckpt"):  # where an earlier search was killed
         left.unlink(missing_ok=True)
     rates, losses = ([float(value) for value in finder.results[key]] if finder else [] for key in ("lr", "loss"))

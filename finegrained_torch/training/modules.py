@@ -180,10 +180,19 @@ class LitResnet(Module):
     """
 
     def __init__(
-        self, learning_rate: float = 0.1, num_classes: int = 10, pretrained: bool | Mapping[str, Tensor] = False,
-        mode: str = "sup", batch_size: int = 200, *, network: str = "resnet18",
-        optimization: Optimization = RELEASED, mean: Any = (0.0,) * 3, std: Any = (1.0,) * 3, other_classes: int = 0,
-    ):  # fmt: skip
+        self,
+        learning_rate: float = 0.1,
+        num_classes: int = 10,
+        pretrained: bool | Mapping[str, Tensor] = False,
+        mode: str = "sup",
+        batch_size: int = 200,
+        *,
+        network: str = "resnet18",
+        optimization: Optimization = RELEASED,
+        mean: Any = (0.0,) * 3,
+        std: Any = (1.0,) * 3,
+        other_classes: int = 0,
+    ):
         if mode not in ("sup", "sub"):
             raise ValueError(f"mode {mode!r}: sup or sub")
         super().__init__(learning_rate, optimization, mean, std)
@@ -256,10 +265,18 @@ class MultiHead(Module):
     prefix = " sup"
 
     def __init__(
-        self, learning_rate: float = 0.1, num_classes: int = 10, num_superclasses: int = 2,
-        pretrained: bool | Mapping[str, Tensor] = False, alpha: float = 0.5, *, network: str = "resnet18",
-        optimization: Optimization = RELEASED, mean: Any = (0.0,) * 3, std: Any = (1.0,) * 3,
-    ):  # fmt: skip
+        self,
+        learning_rate: float = 0.1,
+        num_classes: int = 10,
+        num_superclasses: int = 2,
+        pretrained: bool | Mapping[str, Tensor] = False,
+        alpha: float = 0.5,
+        *,
+        network: str = "resnet18",
+        optimization: Optimization = RELEASED,
+        mean: Any = (0.0,) * 3,
+        std: Any = (1.0,) * 3,
+    ):
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha {alpha}: 0 to 1")
         super().__init__(learning_rate, optimization, mean, std)

@@ -72,10 +72,17 @@ def write_outcome(setting: Setting, run: Run, outcome: Outcome) -> None:
     versions = versions_of(*PACKAGES)
     settings = flags.of_stage(config, stage)
     manifest = {
-        "maker": "finegrained_torch", "stage": stage, "variant": outcome.variant, "dataset": setting.name,
-        "settings": settings, "inputs": inputs, "seed": config.seed, "versions": versions,
-        "details": dict(outcome.details), **outcome.manifest,
-    }  # fmt: skip
+        "maker": "finegrained_torch",
+        "stage": stage,
+        "variant": outcome.variant,
+        "dataset": setting.name,
+        "settings": settings,
+        "inputs": inputs,
+        "seed": config.seed,
+        "versions": versions,
+        "details": dict(outcome.details),
+        **outcome.manifest,
+    }
     write_json(run.folder / "manifest.json", manifest)
     record = make_record(
         paper="finegrained",
@@ -150,21 +157,30 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
     seconds = sum(row["seconds"] for row in trained.history)
     variant = flags.variant(stage, config.use_pseudo, head, alpha, config.sub_labels, config.control)
     shared = {
-        "num_sub": num_sub, "lr": trained.lr, "lr_source": trained.lr_source, "epochs": epochs,
-        "best_epoch": best_epoch, "parameters": runtime.parameter_count(task.module),
-    }  # fmt: skip
+        "num_sub": num_sub,
+        "lr": trained.lr,
+        "lr_source": trained.lr_source,
+        "epochs": epochs,
+        "best_epoch": best_epoch,
+        "parameters": runtime.parameter_count(task.module),
+    }
     details = shared | {
-        "training_images": images, "validation_images": len(val_at), "test_images": len(labels), "tested_on": tested,
-        "seconds_per_epoch": seconds / max(epochs, 1), "coarse_names": list(data.coarse_names),
-    }  # fmt: skip
+        "training_images": images,
+        "validation_images": len(val_at),
+        "test_images": len(labels),
+        "tested_on": tested,
+        "seconds_per_epoch": seconds / max(epochs, 1),
+        "coarse_names": list(data.coarse_names),
+    }
     prefix = "sub_" if stage == "sub" else ""
     metrics: dict[str, dict[str, float | None]] = {
         f"{prefix}{name}": {"best_on_val": value, "last": last.get(name)} for name, value in best.items()
     }
     metrics[f"{prefix}val_accuracy"] = {"best_on_val": val["accuracy"]}
     metrics[f"{prefix}train_accuracy"] = {
-        "best_on_val": trained.history[best_epoch - 1]["train_acc"], "last": trained.history[-1]["train_acc"],
-    }  # fmt: skip
+        "best_on_val": trained.history[best_epoch - 1]["train_acc"],
+        "last": trained.history[-1]["train_acc"],
+    }
     right = {f"{prefix}accuracy": outcomes_of(last_scores.argmax(1) == labels, labels)} if tested == "test" else {}
     choice = {"head": head} if stage == "fine-tune" else {} if alpha is None else {"alpha": alpha}
     manifest = shared | {
@@ -172,16 +188,20 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
         "checkpoint": "best.ckpt",
         "stopped_early": epochs < config.max_epochs,
         "counts": {"train": images, "val": len(val_at), "test": len(labels), "tested_on": tested},
-        "metrics": {"val_accuracy": val["accuracy"], "val_nll": val["nll"],
-                    **{f"test_{name}": value for name, value in best.items()}},
-    }  # fmt: skip
-    print(f"{stage}{' ' + variant if variant else ''}: {tested} accuracy {100 * best['accuracy']:.2f} % (epoch "
-          f"{best_epoch}, chosen on validation), last {100 * last['accuracy']:.2f} %", flush=True)  # fmt: skip
+        "metrics": {
+            "val_accuracy": val["accuracy"],
+            "val_nll": val["nll"],
+            **{f"test_{name}": value for name, value in best.items()},
+        },
+    }
+    print(
+        f"{stage}{' ' + variant if variant else ''}: {tested} accuracy {100 * best['accuracy']:.2f} % (epoch "
+        f"{best_epoch}, chosen on validation), last {100 * last['accuracy']:.2f} %",
+        flush=True,
+    )
     artefacts = [{"kind": "npz", "path": "predictions.npz", "title": f"Log-probabilities and labels, {tested} images"}]
     if trained.lr_source != "flag":
         artefacts.append({"kind": "json", "path": "lr_find.json", "title": "Learning-rate range test"})
-    outcome = Outcome(
-        stage, inputs, metrics, details, artefacts, variant, choice, manifest, seconds,
-        images * epochs / seconds if seconds else None, right,
-    )  # fmt: skip
+    per_second = images * epochs / seconds if seconds else None
+    outcome = Outcome(stage, inputs, metrics, details, artefacts, variant, choice, manifest, seconds, per_second, right)
     write_outcome(setting, run, outcome)

@@ -169,10 +169,14 @@ class Setting:
         config = self.config
         torch.manual_seed(runtime.derive(config.seed, "weights"))
         return kind(
-            config.lr or 0.1, pretrained=self.pretrained[0] if pretrained else False, network=config.network,
+            config.lr or 0.1,
+            pretrained=self.pretrained[0] if pretrained else False,
+            network=config.network,
             optimization=Optimization(config.optimizer, config.schedule, config.max_epochs, key, config.augment),
-            mean=self.data.mean, std=self.data.std, **options,
-        )  # fmt: skip
+            mean=self.data.mean,
+            std=self.data.std,
+            **options,
+        )
 
     def other_classes(self, count: int) -> int:
         """Returns the outputs for the other kind of label: `count` in the network of the released main.py, else 0."""
@@ -242,9 +246,14 @@ class Setting:
         train, val, parameters = len(positions.train[1]), len(positions.val[1]), runtime.parameter_count(module, True)
         print(f"{stage}: {train:,} training and {val:,} validation images, {parameters:,} parameters", flush=True)
         facts |= {
-            "maker": "finegrained_torch", "stage": stage, "dataset": self.data.name, "network": self.config.network,
-            "mean": list(self.data.mean), "std": list(self.data.std), "coarse_names": list(self.data.coarse_names),
-        }  # fmt: skip
+            "maker": "finegrained_torch",
+            "stage": stage,
+            "dataset": self.data.name,
+            "network": self.config.network,
+            "mean": list(self.data.mean),
+            "std": list(self.data.std),
+            "coarse_names": list(self.data.coarse_names),
+        }
         return Task(stage, run.folder, module, positions.train, positions.val, module.optimization.key, facts)
 
 

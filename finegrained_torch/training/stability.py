@@ -23,8 +23,11 @@ def compare_seeds(setting: Setting) -> None:
     Raises:
       UserError: damaged labels, or labels of other images.
     """
-    done = [out for out in (setting.out, *sibling_seeds(setting.out))
-            if (out / f"sub_{setting.name}" / "stages" / "cluster" / "DONE").exists()]  # fmt: skip
+    done = [
+        out
+        for out in (setting.out, *sibling_seeds(setting.out))
+        if (out / f"sub_{setting.name}" / "stages" / "cluster" / "DONE").exists()
+    ]
     if len(done) < 2:
         print(f"stability: {len(done)} seed with clusters here, needs two; left out", flush=True)
         return

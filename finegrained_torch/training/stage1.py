@@ -33,9 +33,12 @@ def load_base(setting: Setting) -> tuple[LitResnet, str]:
     """Loads the best coarse network on the device; returns it and its checkpoint's hash."""
     content, digest = best_weights(setting.out / FOLDERS["coarse"] / setting.name, "coarse")
     module = setting.new_module(
-        LitResnet, ("base",), pretrained=False, num_classes=setting.data.num_coarse_labels,
+        LitResnet,
+        ("base",),
+        pretrained=False,
+        num_classes=setting.data.num_coarse_labels,
         other_classes=content.get("other_classes", 0),
-    )  # fmt: skip
+    )
     module.load_state_dict(content["state_dict"])
     return module.to(setting.device).eval(), digest
 
@@ -118,10 +121,16 @@ def compute_uncertainty(setting: Setting) -> None:
         labels = data.train.coarse
         with tqdm(total=len(labels), desc="uncertainty", unit="img", leave=False, disable=None) as bar:
             U, mean_prediction = uncertainty(
-                inference_copy(module.network), setting.train_items.images, labels, config.n_aug, config.seed,
-                config.eval_batch or config.batch_size, config.aug_set,
-                prepare=lambda x: module.prepare(x.to(setting.device)), progress=bar.update,
-            )  # fmt: skip
+                inference_copy(module.network),
+                setting.train_items.images,
+                labels,
+                config.n_aug,
+                config.seed,
+                config.eval_batch or config.batch_size,
+                config.aug_set,
+                prepare=lambda x: module.prepare(x.to(setting.device)),
+                progress=bar.update,
+            )
         certain = certain_mask(U, labels, config.threshold)
         # DEVIATION FGL-D08: paths from parts, below --out_dir, on every system
         write_column(setting.tables / "incertezza.csv", U)
@@ -129,8 +138,11 @@ def compute_uncertainty(setting: Setting) -> None:
         arrays = {"uncertainty": U, "mean_prediction": mean_prediction.astype(np.float32), "certain": certain}
         write_npz(setting.tables / "uncertainty.npz", arrays | {"coarse": labels, "fine": data.train.fine})
         wrong = float((U > 1).mean())
-        print(f"uncertainty: {int(certain.sum()):,} of {len(labels):,} images are certain, "
-              f"{100 * wrong:.2f} % of all are misclassified", flush=True)  # fmt: skip
+        print(
+            f"uncertainty: {int(certain.sum()):,} of {len(labels):,} images are certain, "
+            f"{100 * wrong:.2f} % of all are misclassified",
+            flush=True,
+        )
         details = {"certain": int(certain.sum()), "uncertain": int((~certain).sum())}
         write_outcome(setting, run, Outcome("uncertainty", inputs, {"misclassified": {"last": wrong}}, details))
 
@@ -144,17 +156,27 @@ def cluster(setting: Setting) -> None:
     path = setting.tables / "activations.npy"
     manifest = read_json(setting.folder("uncertainty") / "manifest.json", "settings")
     if manifest["settings"]["threshold"] != config.threshold:
-        raise UserError(f"--threshold {config.threshold}: stage uncertainty ran with "
-                        f"{manifest['settings']['threshold']:g}; run it again with --overwrite")  # fmt: skip
+        raise UserError(
+            f"--threshold {config.threshold}: stage uncertainty ran with "
+            f"{manifest['settings']['threshold']:g}; run it again with --overwrite"
+        )
     inputs = {"features": file_hash(path), "uncertainty": file_hash(setting.tables / "uncertainty.npz")}
     with setting.open_stage("cluster", setting.folder("cluster"), inputs) as run:
         if run.is_finished():
             return
         metrics, details, artefacts = cluster_stage.cluster_stage(
-            setting.out, setting.name, np.load(path, mmap_mode="r"), data.train.coarse, setting.certain(),
-            settings=as_dict(config), seed=config.seed, fine=data.train.fine if data.num_sub_labels else None,
-            images=data.train.images, class_names=data.coarse_names, fine_names=data.fine_names or None,
+            setting.out,
+            setting.name,
+            np.load(path, mmap_mode="r"),
+            data.train.coarse,
+            setting.certain(),
+            settings=as_dict(config),
+            seed=config.seed,
+            fine=data.train.fine if data.num_sub_labels else None,
+            images=data.train.images,
+            class_names=data.coarse_names,
+            fine_names=data.fine_names or None,
             record_folder=run.folder,
-        )  # fmt: skip
+        )
         runtime.set_threads(config.threads)
         write_outcome(setting, run, Outcome("cluster", inputs, metrics, details, artefacts))

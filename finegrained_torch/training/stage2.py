@@ -40,16 +40,26 @@ def fine_tune(setting: Setting) -> None:
             if run.is_finished():
                 continue
             module = setting.new_module(
-                LitResnet, (config.seed, "fine-tune"), pretrained=False, num_classes=count, mode="sub",
+                LitResnet,
+                (config.seed, "fine-tune"),
+                pretrained=False,
+                num_classes=count,
+                mode="sub",
                 other_classes=other,
-            )  # fmt: skip
+            )
             module.load_state_dict(content["state_dict"])
             torch.manual_seed(runtime.derive(config.seed, "fine-tune", head))
             module.fine_tuning(classes, config.freeze, count, variant=head)
             task = setting.task(
-                "fine-tune", run, module, setting.positions("fine-tune"), classes=classes, head=head, num_sub=count,
+                "fine-tune",
+                run,
+                module,
+                setting.positions("fine-tune"),
+                classes=classes,
+                head=head,
+                num_sub=count,
                 other_classes=other,
-            )  # fmt: skip
+            )
             close_training(setting, run, task, train(task, config), inputs)
 
 

@@ -88,9 +88,13 @@ class Bookkeeping(Checkpoint):
         waits = self._losses[0].device.type != "cpu"  # looking at a loss waits for the GPU: look at many together
         if not waits or trainer.is_last_batch or len(self._losses) >= LOSSES:
             check_losses(
-                self.stage, self._losses, trainer.global_step, self.config.batch_size,
-                lambda: next((shown(path) for path in state_files(self.folder)[-1:]), None), "choose a lower --lr",
-            )  # fmt: skip
+                self.stage,
+                self._losses,
+                trainer.global_step,
+                self.config.batch_size,
+                lambda: next((shown(path) for path in state_files(self.folder)[-1:]), None),
+                "choose a lower --lr",
+            )
             self._losses = []
         if self.stop is not None and self.stop.requested:
             self.stop.leave(self.folder)
@@ -98,8 +102,11 @@ class Bookkeeping(Checkpoint):
     def row_of(self, trainer: Trainer) -> dict[str, float]:
         """Returns the numbers of the epoch that has ended; "lr" is the rate of its first step."""
         seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        row = {f"{split}_{what}": seen[f"{split}_{what}{self.prefix}"]
-               for split in ("train", "val") for what in ("loss", "acc")}  # fmt: skip
+        row = {
+            f"{split}_{what}": seen[f"{split}_{what}{self.prefix}"]
+            for split in ("train", "val")
+            for what in ("loss", "acc")
+        }
         return row | {"lr": self._rate, "seconds": time.monotonic() - self._began}
 
     def write(self, trainer: Trainer) -> None:

@@ -92,9 +92,21 @@ def load(config: Config) -> Data:
     pixels = torch.from_numpy(np.array(full.train_images[train[:20000]])).float() / 255
     mean, sd = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2)).clamp_min(1e-3)
     return Data(
-        full.train_images, planted, train, val, full.test_images, test_labels, curve,
-        names, kind, labels, mean, sd, dict(full.digests), full.verified,
-    )  # fmt: skip
+        images=full.train_images,
+        labels=planted,
+        train=train,
+        val=val,
+        test_images=full.test_images,
+        test_labels=test_labels,
+        curve=curve,
+        names=names,
+        kind=kind,
+        true_labels=labels,
+        mean=mean,
+        sd=sd,
+        digests=dict(full.digests),
+        verified=full.verified,
+    )
 
 
 def prepared(images: Tensor, mean: Tensor, sd: Tensor, size: int) -> Tensor:

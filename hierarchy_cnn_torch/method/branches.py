@@ -133,9 +133,13 @@ def loss_weights(
 
 
 def total_loss(
-    logits: Tensor, branch_logits: Sequence[Tensor], labels: Tensor, maps: Sequence[Tensor], weights: Sequence[float],
+    logits: Tensor,
+    branch_logits: Sequence[Tensor],
+    labels: Tensor,
+    maps: Sequence[Tensor],
+    weights: Sequence[float],
     smoothing: float = 0.0,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Returns the summed loss of a batch: weighted cross-entropies of the classes and of each branch.
 
     Args:

@@ -83,9 +83,15 @@ def study_tree(seed_folder: Path, flat: Config, names: list[str]) -> tuple[trees
 
 
 def everything(
-    folder: Path, flat: Config, config: AnalysisConfig, arms: list[str], folds: int, data: Data, device: torch.device,
+    folder: Path,
+    flat: Config,
+    config: AnalysisConfig,
+    arms: list[str],
+    folds: int,
+    data: Data,
+    device: torch.device,
     out: Path,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Measures the parts of --what.
 
     Args:
@@ -106,9 +112,15 @@ def everything(
         raise UserError(f"{shown(folder)}: the {kind} tree has no level between root and classes")
     seed = Seed(folder, flat, config, arms, folds, data, levels, device)
     results: dict[str, Any] = {
-        "dataset": flat.dataset, "seed": flat.seed, "preset": flat.preset, "epochs": flat.epochs, "names": data.names,
-        "tree": kind, "levels": [level.tolist() for level in levels], "arms": arms,
-    }  # fmt: skip
+        "dataset": flat.dataset,
+        "seed": flat.seed,
+        "preset": flat.preset,
+        "epochs": flat.epochs,
+        "names": data.names,
+        "tree": kind,
+        "levels": [level.tolist() for level in levels],
+        "arms": arms,
+    }
     derived = trees.levels_of(load_tree(folder / "A0" / "tree.json", data.names))
     if kind == "official" and derived:
         results["agreement"] = statistics.tree_agreement(levels, derived)
@@ -135,11 +147,14 @@ def confusions(seed: Seed) -> dict[str, Any]:
     tables = {arm: confusion_table(seed, arm) for arm in seed.arms}
     levels = tables["A0"]["levels"]
     metrics = {
-        "block_lift_coarse": levels[0]["lift"], "block_p_coarse": levels[0]["p"],
-        "block_lift_fine": levels[-1]["lift"], "block_p_fine": levels[-1]["p"],
-        "block_null_95_coarse": levels[0]["null_95"], "block_null_95_fine": levels[-1]["null_95"],
+        "block_lift_coarse": levels[0]["lift"],
+        "block_p_coarse": levels[0]["p"],
+        "block_lift_fine": levels[-1]["lift"],
+        "block_p_fine": levels[-1]["p"],
+        "block_null_95_coarse": levels[0]["null_95"],
+        "block_null_95_fine": levels[-1]["null_95"],
         "mistake_height": tables["A0"]["height"],
-    }  # fmt: skip
+    }
     results = {"T1": tables, "metrics": metrics}
     if seed.config.compare in seed.arms:
         measured = {arm: group_gaps(seed, arm) for arm in ("A0", seed.config.compare)}
@@ -162,12 +177,13 @@ def confusion_table(seed: Seed, arm: str) -> dict[str, Any]:
     terms, finest = statistics.class_terms(counts), seed.levels[-1]
     marks = {f"high_{name}": statistics.mixed_classes(terms[name], finest) for name in ("in_mix", "out_mix")}
     return {
-        "levels": rows, "height": statistics.mistake_severity(counts, seed.levels),
+        "levels": rows,
+        "height": statistics.mistake_severity(counts, seed.levels),
         "classes": {name: values.tolist() for name, values in (terms | marks).items()},
         "nested": statistics.nested_shares(counts, seed.levels),
         "conditional": statistics.conditional_accuracy(counts, seed.levels),
         "counts": counts.tolist() if len(names) <= 200 else None,
-    }  # fmt: skip
+    }
 
 
 def group_gaps(seed: Seed, arm: str) -> tuple[dict[str, list[float]], dict[str, float]]:
@@ -287,14 +303,20 @@ def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
     )
     null_95, untrained_95 = coarsest[at]["null_95"], untrained[start]["null_95"]
     metrics = {
-        "mantel_conv1": conv1["rho"], "mantel_fc7": fc7["rho"], "mantel_fc7_p": fc7["p"],
-        "mantel_conv1_untrained": conv1_untrained["rho"], "mantel_fc7_untrained": fc7_untrained["rho"],
-        "selectivity_best": coarsest[at]["best"], "selectivity_null_95": null_95, "selectivity_p": p,
-        "selectivity_best_untrained": untrained[start]["best"], "selectivity_null_95_untrained": untrained_95,
+        "mantel_conv1": conv1["rho"],
+        "mantel_fc7": fc7["rho"],
+        "mantel_fc7_p": fc7["p"],
+        "mantel_conv1_untrained": conv1_untrained["rho"],
+        "mantel_fc7_untrained": fc7_untrained["rho"],
+        "selectivity_best": coarsest[at]["best"],
+        "selectivity_null_95": null_95,
+        "selectivity_p": p,
+        "selectivity_best_untrained": untrained[start]["best"],
+        "selectivity_null_95_untrained": untrained_95,
         # as far above the baseline of their claim as the untrained network is above its own: controls
         "mantel_as_untrained": conv1["rho"] + fc7_untrained["rho"] - conv1_untrained["rho"],
         "selectivity_as_untrained": null_95 + untrained[start]["best"] - untrained_95,
-    }  # fmt: skip
+    }
     return {"mantel": mantel, "selectivity": chosen, "kept_epochs": epochs, "metrics": metrics}
 
 
@@ -347,15 +369,19 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
     random_e90 = [epochs_needed for name, epochs_needed in e90[early].items() if name.startswith(f"{coarse}/")]
     risen = np.subtract(nulls[-1], nulls[0])  # of random groups, the control
     metrics = {
-        "e90_early_coarse": e90[early][coarse], "e90_late_classes": e90[late]["classes"],
-        "e90_late_coarse": e90[late][coarse], "e90_early_random": float(np.mean(random_e90)),
+        "e90_early_coarse": e90[early][coarse],
+        "e90_late_classes": e90[late]["classes"],
+        "e90_late_coarse": e90[late][coarse],
+        "e90_early_random": float(np.mean(random_e90)),
         "probe_early_coarse_first": table[early][coarse][first],
         "probe_early_coarse_untrained": table[early][coarse][untrained],
-        "probe_early_random_first": float(np.mean(nulls[-1])), "probe_early_random_untrained": float(np.mean(nulls[0])),
-        "probe_early_rise": rise, "probe_early_rise_random": float(risen.mean()),
+        "probe_early_random_first": float(np.mean(nulls[-1])),
+        "probe_early_random_untrained": float(np.mean(nulls[0])),
+        "probe_early_rise": rise,
+        "probe_early_rise_random": float(risen.mean()),
         # the untrained network, and what random groups gain: control of `probe_early_coarse_first`
         "probe_early_as_random": table[early][coarse][untrained] + float(risen.mean()),
         "probe_early_rise_p": selectivity.chance(rise, risen, every is not None) if groupings else math.nan,
         "probe_late_classes_last": table[late]["classes"][last],
-    }  # fmt: skip
+    }
     return {"probes": table, "e90": e90, "purity": purity, "metrics": metrics}

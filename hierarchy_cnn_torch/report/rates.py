@@ -64,10 +64,16 @@ def table(swept: Swept) -> str:
     """Writes the sweep as a Markdown table and a line about the choice."""
     chosen, edges = best_rates(swept), {float(rate) for rate in (list(swept)[0], list(swept)[-1])}
     rows = [
-        [rate, variant, f"{100 * numbers['accuracy']:.2f}", *(f"{numbers[tap]:.3f}" for tap in TAPS if tap in numbers),
-         "best" if chosen["flat" if variant == "A0" else "aware"] == float(rate) else ""]
-        for rate, row in swept.items() for variant, numbers in row.items()
-    ]  # fmt: skip
+        [
+            rate,
+            variant,
+            f"{100 * numbers['accuracy']:.2f}",
+            *(f"{numbers[tap]:.3f}" for tap in TAPS if tap in numbers),
+            "best" if chosen["flat" if variant == "A0" else "aware"] == float(rate) else "",
+        ]
+        for rate, row in swept.items()
+        for variant, numbers in row.items()
+    ]
     head = ["rate", "variant", "held-out accuracy %", *(f"gradient {tap}" for tap in TAPS), "chosen"]
     line = f"Best rates: flat {chosen['flat']:g}, with branches {chosen['aware']:g} (one for all of them)."
     if edges & set(chosen.values()) and len(swept) > 1:
@@ -91,13 +97,23 @@ def tabulate(config: flags.AnalysisConfig) -> None:
     in_record: dict[str, Any] = flags.of_run(config) | {"dataset": flat.dataset, "seed": flat.seed}
     with open_run(top / "rates", in_record, overwrite=True) as run:
         record = make_record(
-            paper="hierarchy", row=config.row, stage="rates", seed=flat.seed, argv=sys.argv, config=in_record,
+            paper="hierarchy",
+            row=config.row,
+            stage="rates",
+            seed=flat.seed,
+            argv=sys.argv,
+            config=in_record,
             metrics={f"rate_{name}": {"last": rate} for name, rate in best_rates(swept).items()},
-            details={"rates": swept}, seconds=time.monotonic() - began, curve=None, data=records[0]["data"],
-            data_verified=all(record["data_verified"] for record in records), deviations=deviations.active(flat),
+            details={"rates": swept},
+            seconds=time.monotonic() - began,
+            curve=None,
+            data=records[0]["data"],
+            data_verified=all(record["data_verified"] for record in records),
+            deviations=deviations.active(flat),
             precision=", ".join(sorted({record["precision"] for record in records})),
-            deterministic=all(record["deterministic"] for record in records), versions=versions_of("torch", "numpy"),
+            deterministic=all(record["deterministic"] for record in records),
+            versions=versions_of("torch", "numpy"),
             artefacts=[{"kind": "text", "path": "rates.md", "title": "rates: accuracy and gradient norms"}],
-        )  # fmt: skip
+        )
         run.finish(record, lambda: write_bytes(run.folder / "rates.md", text.encode()))
         print(f"{text}\n{shown(run.folder / 'rates.md')}", flush=True)

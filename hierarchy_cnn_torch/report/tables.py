@@ -85,18 +85,20 @@ def t3(seeds: Seeds) -> list[list[str]]:
     if all(v is not None for v in metric("A0", "test_top5_accuracy")):
         errors["top-5 error %"] = "test_top5_accuracy"
     errors |= {f"{group}-group error %": f"group_accuracy/{group}" for group in groups}
-    rows = [["variant", *errors, "epochs to A0's error", "parameters", "s/epoch", "accuracy - A0, points",
-             "A1 - variant, points"]]  # fmt: skip
+    measured = ("epochs to A0's error", "parameters", "s/epoch", "accuracy - A0, points", "A1 - variant, points")
+    rows = [["variant", *errors, *measured]]
     for arm in arms:
-        rows.append([
-            f"{arm} {ARM_NAMES[arm]}",
-            *(error(arm, name) for name in errors.values()),
-            spread([s["metrics"].get(f"epochs_to_A0/{arm}") for s in seeds]),
-            spread(metric(arm, "parameters"), 1, 0),
-            spread(metric(arm, "seconds_per_epoch"), 1, 1),
-            "-" if arm == "A0" else difference(arm, "A0"),
-            difference("A1", arm) if "A1" in arms and arm != "A1" else "-",
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{arm} {ARM_NAMES[arm]}",
+                *(error(arm, name) for name in errors.values()),
+                spread([s["metrics"].get(f"epochs_to_A0/{arm}") for s in seeds]),
+                spread(metric(arm, "parameters"), 1, 0),
+                spread(metric(arm, "seconds_per_epoch"), 1, 1),
+                "-" if arm == "A0" else difference(arm, "A0"),
+                difference("A1", arm) if "A1" in arms and arm != "A1" else "-",
+            ]
+        )
     return rows
 
 
@@ -105,9 +107,14 @@ def t4(seeds: Seeds) -> list[list[str]]:
     rows = [["planted", "AUROC (s2)", "precision (s2)", "AUROC (s1)"]]
     studies = [s["quality"] for s in seeds if "quality" in s]
     for name in ("near", "far", "all"):
-        rows.append([name, spread([q["retrieval"][f"auroc_{name}"] for q in studies], 1, 3),
-                     spread([q["retrieval"][f"precision_{name}"] for q in studies], 1, 3),
-                     spread([q["retrieval_s1"][f"auroc_{name}"] for q in studies], 1, 3)])  # fmt: skip
+        rows.append(
+            [
+                name,
+                spread([q["retrieval"][f"auroc_{name}"] for q in studies], 1, 3),
+                spread([q["retrieval"][f"precision_{name}"] for q in studies], 1, 3),
+                spread([q["retrieval_s1"][f"auroc_{name}"] for q in studies], 1, 3),
+            ]
+        )
     ranks = [q["retrieval"]["redundant_rank"] for q in studies if "redundant_rank" in q["retrieval"]]
     if ranks:
         rows.append(["one class split in two: rank of the pair by s4", spread(ranks, 1, 1), "", ""])

@@ -181,9 +181,14 @@ def rebuild(config: Config, data: Data, heads: dict[str, int] | None = None, tru
       trunk: instead of the flags' own.
     """
     return Network(
-        trunk or trunk_of(config.trunk, config.preset), data.images.shape[3], len(data.names), heads, config.bn,
-        config.seed, dropout=config.dropout,
-    )  # fmt: skip
+        trunk or trunk_of(config.trunk, config.preset),
+        data.images.shape[3],
+        len(data.names),
+        heads,
+        config.bn,
+        config.seed,
+        dropout=config.dropout,
+    )
 
 
 def kept_epochs(folder: Path) -> list[int]:
@@ -205,9 +210,14 @@ def load_epoch(network: Network, folder: Path, epoch: int) -> None:
 
 @torch.inference_mode()
 def passes(
-    network: Network, data: Data, pixels: np.ndarray, config: Config, device: torch.device, layers: Sequence[str],
+    network: Network,
+    data: Data,
+    pixels: np.ndarray,
+    config: Config,
+    device: torch.device,
+    layers: Sequence[str],
     pool: Any,
-) -> Iterator[tuple[dict[str, np.ndarray], slice]]:  # fmt: skip
+) -> Iterator[tuple[dict[str, np.ndarray], slice]]:
     """Yields the pooled outputs of some layers, float32 [B, M] each, and the rows of the batch, in the images' order.
 
     Args:
@@ -232,9 +242,15 @@ def passes(
 
 
 def class_profiles(
-    network: Network, data: Data, pixels: np.ndarray, labels: np.ndarray, config: Config, device: torch.device,
-    layers: Sequence[str], how: str = "mean",
-) -> dict[str, np.ndarray]:  # fmt: skip
+    network: Network,
+    data: Data,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    config: Config,
+    device: torch.device,
+    layers: Sequence[str],
+    how: str = "mean",
+) -> dict[str, np.ndarray]:
     """Returns the class profiles R of some layers, float64 [K, M] each.
 
     Args:

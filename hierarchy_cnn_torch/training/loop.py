@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from hierarchy_cnn_torch.flags import Config, keep_epochs, parse_numbers
 from hierarchy_cnn_torch.method.branches import Branches, gradient_norms, loss_weights, total_loss
 from hierarchy_cnn_torch.networks.alexnet import Network
 from hierarchy_cnn_torch.training.evaluate import evaluate_epoch, layout
+from hierarchy_cnn_torch.training.optimizer import learning_rate, optimizer_of, share_gradients, share_statistics
 from hierarchy_cnn_torch.training.state import keep_best, keep_weights, upgrade_state
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.loop import Training
@@ -20,7 +22,6 @@ from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World
 from reproduction.runtime.torch_states import States
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 SPLITS = ("train", "val", "test")
 
 
@@ -44,11 +45,7 @@ def run(
       UserError: non-finite loss, with step and last checkpoint.
     """
     device, size = world.device, config.batch
-    nesterov = config.lr_schedule == "onecycle"
-    optimizer = torch.optim.SGD(
-        network.parameters(), config.lr, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=nesterov,
-        fused=runtime.fused(network.parameters()),
-    )  # fmt: skip
+    optimizer = optimizer_of(network, config)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.from_numpy(np.array(data.images[data.train])).to(device)
@@ -57,22 +54,18 @@ def run(
     mean, sd = data.mean.to(device), data.sd.to(device)
     steps = math.ceil(len(labels) / size)
     limit = min(config.max_steps or config.epochs * steps, config.epochs * steps)
-    states = States(
-        folder, world, {"model": network, "optimizer": optimizer}, lambda state: upgrade_state(state, steps, limit)
-    )
-    training = Training(
-        config.arm, folder, [*range(steps, limit, steps), limit], size, states, stop,
-        state={"seconds": 0.0, "norms": [], "gradients": [], "curve": []}, checkpoint_steps=config.checkpoint_steps,
-    )  # fmt: skip
+    parts = {"model": network, "optimizer": optimizer}
+    states = States(folder, world, parts, lambda state: upgrade_state(state, steps, limit))
+    first_state: dict[str, Any] = {"seconds": 0.0, "norms": [], "gradients": [], "curve": []}
+    ends, due = [*range(steps, limit, steps), limit], config.checkpoint_steps
+    training = Training(config.arm, folder, ends, size, states, stop, state=first_state, checkpoint_steps=due)
     net = torch.compile(network) if config.compile else network
     epochs_to_keep = keep_epochs(config.keep_epochs, config.epochs)
     if world.rank == 0 and not training.resumed and 0 in epochs_to_keep:
         keep_weights(folder, network, 0)
+    switch = parse_numbers("--bt-switch", config.bt_switch)
     for epoch in training.epochs():
-        weights = loss_weights(
-            config.schedule, len(branches.taps), config.lambda_, epoch, config.epochs,
-            parse_numbers("--bt-switch", config.bt_switch),
-        )  # fmt: skip
+        weights = loss_weights(config.schedule, len(branches.taps), config.lambda_, epoch, config.epochs, switch)
         order = torch.randperm(len(labels), generator=runtime.generator(config.seed, "order", epoch)).to(device)
         augment = Augment(config.seed, epoch, len(labels), device) if config.augment == "crop_flip" else None
         network.train()
@@ -120,22 +113,6 @@ def run(
     return training
 
 
-def learning_rate(config: Config, epoch: int, step: int = 0, steps: int = 1) -> float:
-    """Returns the rate of a step: two drops by ten, after 60 and 85 % of the epochs, or one cycle over all steps.
-
-    Args:
-      config: resolved flags.
-      epoch: counted from 0.
-      step: counted from 0 over all epochs.
-      steps: of the whole training.
-    """
-    # DEVIATION HCN-D05: optimiser and schedule of the paper unknown; AlexNet's habit
-    if config.lr_schedule == "onecycle":
-        return runtime.one_cycle(step, steps, config.lr)
-    done = epoch / config.epochs
-    return config.lr * 0.1 ** ((done >= 0.6) + (done >= 0.85))
-
-
 def report_epoch(training: Training, config: Config, row: dict[str, float]) -> None:
     """Writes the numbers of an epoch to metrics.jsonl and TensorBoard, and prints the accuracies."""
     assert training.metrics is not None
@@ -143,21 +120,3 @@ def report_epoch(training: Training, config: Config, row: dict[str, float]) -> N
     accuracies = [f", {part} {row[f'{part}/accuracy']:.4f}" for part in SPLITS if f"{part}/accuracy" in row]
     start = f"{config.arm} epoch {training.epoch + 1}/{config.epochs}: loss {row['train/loss']:.3f}"
     print(start + "".join(accuracies), flush=True)
-
-
-def share_gradients(network: torch.nn.Module, world: World) -> None:
-    """Sums the gradients of all processes; each has divided its loss by the whole batch."""
-    if world.size == 1:
-        return
-    grads = [p.grad for p in network.parameters() if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in grads])
-    runtime.reduce_sum(world, flat)
-    for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-        g.copy_(part.view_as(g))
-
-
-def share_statistics(network: torch.nn.Module, world: World) -> None:
-    """Gives all processes the running statistics of process 0, those of the checkpoint, to evaluate with (--bn)."""
-    if world.size > 1:
-        for value in network.buffers():
-            torch.distributed.broadcast(value, 0)

@@ -54,9 +54,12 @@ def write_fold(config: Config, run: Run, data: Data, training: Training, scores:
     """
     index = data.val
     arrays = {
-        "index": index, "probabilities": torch.softmax(scores, 1).numpy().astype(np.float32),
-        "labels": data.labels[index], "true_labels": data.true_labels[index], "kind": data.kind[index],
-    }  # fmt: skip
+        "index": index,
+        "probabilities": torch.softmax(scores, 1).numpy().astype(np.float32),
+        "labels": data.labels[index],
+        "true_labels": data.true_labels[index],
+        "kind": data.kind[index],
+    }
     write_npz(run.folder / "fold.npz", arrays)
     save_tree(run.folder / "noise_tree.json", tree)
     right = {"fold_accuracy": scores.numpy().argmax(1) == data.labels[index]}
@@ -65,9 +68,15 @@ def write_fold(config: Config, run: Run, data: Data, training: Training, scores:
 
 
 def write_record(
-    config: Config, run: Run, network: Network, data: Data, branches: Branches, tree: trees.Node, training: Training,
+    config: Config,
+    run: Run,
+    network: Network,
+    data: Data,
+    branches: Branches,
+    tree: trees.Node,
+    training: Training,
     scores: Scores,
-) -> None:  # fmt: skip
+) -> None:
     """Writes predictions, curves, tree and record of a variant.
 
     Args:
@@ -84,11 +93,17 @@ def write_record(
     test = scores.test.numpy()
     train_predicted, train_labels = scores.train.numpy().argmax(1), data.labels[scores.sample]
     save_tree(folder / "tree.json", tree)
-    write_npz(folder / "predictions.npz", {
-        "test_logits": test.astype(np.float32), "test_labels": labels,
-        "val_logits": scores.val.numpy().astype(np.float32), "val_labels": data.labels[data.val],
-        "train_predicted": train_predicted, "train_labels": train_labels,
-    })  # fmt: skip
+    write_npz(
+        folder / "predictions.npz",
+        {
+            "test_logits": test.astype(np.float32),
+            "test_labels": labels,
+            "val_logits": scores.val.numpy().astype(np.float32),
+            "val_labels": data.labels[data.val],
+            "train_predicted": train_predicted,
+            "train_labels": train_labels,
+        },
+    )
     curve, gradients = curves_of(state, len(network.names))
     write_npz(folder / "curves.npz", {"curve": curve, "curve_index": data.curve, "gradients": gradients})
     every_epoch = [row["test/accuracy"] for row in history]
@@ -151,9 +166,17 @@ def join_heads(config: Config, data: Data, branches: Branches, scores: Scores) -
 
 
 def _finish(
-    config: Config, run: Run, data: Data, training: Training, stage: str, metrics: Metrics,
-    right: dict[str, np.ndarray], labels: np.ndarray, details: dict[str, Any], artefacts: list[dict[str, str]],
-) -> None:  # fmt: skip
+    config: Config,
+    run: Run,
+    data: Data,
+    training: Training,
+    stage: str,
+    metrics: Metrics,
+    right: dict[str, np.ndarray],
+    labels: np.ndarray,
+    details: dict[str, Any],
+    artefacts: list[dict[str, str]],
+) -> None:
     """Writes the record and the DONE stamp.
 
     Args:
@@ -172,15 +195,26 @@ def _finish(
         metrics[name] = {**metrics.get(name, {}), "last": float(bits.mean())}
     seconds, device = training.state["seconds"], runtime.pick_device(config.device)
     record = make_record(
-        paper="hierarchy", row=config.row, stage=stage, seed=config.seed, argv=sys.argv, config=run.config,
-        metrics={f"{stage}/{name}": value for name, value in metrics.items()}, seconds=seconds,
+        paper="hierarchy",
+        row=config.row,
+        stage=stage,
+        seed=config.seed,
+        argv=sys.argv,
+        config=run.config,
+        metrics={f"{stage}/{name}": value for name, value in metrics.items()},
+        seconds=seconds,
         outcomes={f"{stage}/{name}": outcomes_of(bits, labels) for name, bits in right.items()},
-        images_per_s=len(data.train) * training.epoch / max(seconds, 1e-9), data=data.digests,
-        data_verified=data.verified, deviations=deviations.active(config),
+        images_per_s=len(data.train) * training.epoch / max(seconds, 1e-9),
+        data=data.digests,
+        data_verified=data.verified,
+        deviations=deviations.active(config),
         precision=runtime.precision(device, config.amp),
-        deterministic=device.type == "cpu" or config.deterministic, details=details, artefacts=artefacts,
-        versions=versions_of("torch", "numpy", "scipy"), gpu=runtime.device_name(device),
-    )  # fmt: skip
+        deterministic=device.type == "cpu" or config.deterministic,
+        details=details,
+        artefacts=artefacts,
+        versions=versions_of("torch", "numpy", "scipy"),
+        gpu=runtime.device_name(device),
+    )
     run.finish(record)
     accuracy = next(iter(right.values())).mean()
     print(f"{shown(run.folder)}: {stage} finished, accuracy {100 * accuracy:.2f} %", flush=True)

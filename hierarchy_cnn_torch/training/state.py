@@ -37,11 +37,16 @@ def upgrade_state(state: dict[str, Any], steps: int, limit: int) -> dict[str, An
     earlier = norms[: len(norms) - old["step"]]
     return state | {
         "position": {
-            "epoch": old["epoch"], "step": min(old["epoch"] * steps, limit) + old["step"], "history": old["history"],
-            "sums": dict(zip(("total", "right"), old["sums"], strict=False)), "seconds": 0.0,
+            "epoch": old["epoch"],
+            "step": min(old["epoch"] * steps, limit) + old["step"],
+            "history": old["history"],
+            "sums": dict(zip(("total", "right"), old["sums"], strict=False)),
+            "seconds": 0.0,
             "state": {
-                "seconds": old["seconds"], "norms": list(norms[len(earlier) :]), "curve": old["curve"],
+                "seconds": old["seconds"],
+                "norms": list(norms[len(earlier) :]),
+                "curve": old["curve"],
                 "gradients": list(earlier.split(steps)) if len(earlier) else [],
             },
         }
-    }  # fmt: skip
+    }

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reproduction.compare.claim_language import Side
-from reproduction.compare.claims import Result, pair, why_not_judged
+from reproduction.compare.claims import Result, why_not_judged
 from reproduction.compare.collect import Collection
 from reproduction.compare.comparison import Comparison
 from reproduction.compare.effects import Effect
+from reproduction.compare.pairs import pair
 from reproduction.runtime.figures import new_figure, save_figure
 from reproduction.runtime.run_folder import REPO_ROOT
 

@@ -1,8 +1,7 @@
 """Tests what the papers claim on the records, by the table of verdicts.py.
 
-An effect is a metric of the method minus that of the baseline, seed by seed. Where both records hold the outcomes of
-their test images, the noise of the test set enters the interval; records with other orders of the test images are
-never paired. Claims of a paper on one data set are a family, adjusted by Holm's method.
+An effect is a metric of the method minus that of the baseline, seed by seed (pairs.py). Claims of a paper on one data
+set are a family, adjusted by Holm's method.
 """
 
 from __future__ import annotations
@@ -13,15 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from reproduction.compare.claim_language import Claim, Side, matches
-from reproduction.compare.collect import Collection, RowRuns, SeedRun, different_flags
-from reproduction.compare.effects import Effect, effect_of
+from reproduction.compare.collect import Collection, RowRuns, different_flags
+from reproduction.compare.effects import Effect
+from reproduction.compare.pairs import group_of, pair
 from reproduction.compare.tables import Paper
 from reproduction.compare.verdicts import Control, Verdict, holm, judge
-from reproduction.runtime.outcomes import Outcomes
-from reproduction.runtime.run_folder import REPO_ROOT, read_json, shown
+from reproduction.runtime.run_folder import REPO_ROOT, read_json
 
 BENCHMARKS = REPO_ROOT / "docs" / "benchmarks.json"
 PROFILES = ("paper", "matched", "cpu")
@@ -60,104 +57,12 @@ class Result:
     verdict: Verdict
 
 
-def scale_of(unit: str) -> float:
-    """Returns the factor from a record's fraction to the unit: 100 for percent and points."""
-    return 100.0 if unit in ("percent", "points") else 1.0
-
-
-def _group(found: Collection, paper: str, base: str, variant: str) -> RowRuns | None:
-    return found.rows.get((paper, f"{base}-{variant}" if variant else base))
-
-
-def _runs(found: Collection, paper: str, base: str, side: Side) -> dict[int, SeedRun]:
-    group = _group(found, paper, base, side.variant)
-    return {run.seed: run for run in group.runs} if group is not None else {}
-
-
-def _value(run: SeedRun | None, side: Side, scale: float) -> float | None:
-    if side.value is not None:
-        return side.value
-    number = run.number(side.metric, "last") if run is not None else None
-    return None if number is None else scale * number
-
-
-def _outcomes(run: SeedRun | None, side: Side) -> Outcomes | None:
-    """Outcomes belong to the last epoch's network."""
-    return run.outcomes(side.metric) if run is not None and side.metric else None
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """The paired seeds of two sides."""
-
-    seeds: tuple[int, ...]
-    effect: Effect | None
-    baseline: float | None
-    missing: str
-
-
-def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method: Side, other: Side | None) -> Pairs:
-    """Pairs method and baseline (or control) seed by seed.
-
-    Args:
-      found: the records; a refused pair adds one line to `found.problems`.
-      unit: of the effect.
-      claim: id of the claim, for that line.
-      paper: its id.
-      base: the base row.
-      method: the side that is claimed to be better.
-      other: the side it is compared with; None for a fact.
-    """
-    scale, other = scale_of(unit), other or Side(value=0.0)
-    left, right = _runs(found, paper, base, method), _runs(found, paper, base, other)
-    seeds: list[int] = []
-    effects: list[float] = []
-    baselines: list[float] = []
-    by_image: list[np.ndarray] = []
-    lacking: list[str] = []
-    orders: set[str] = set()
-    for seed in sorted(left.keys() & right.keys() if other.metric else left):
-        value, baseline = _value(left[seed], method, scale), _value(right.get(seed), other, scale)
-        if value is None or baseline is None:
-            continue
-        bits = [_outcomes(left[seed], method), _outcomes(right.get(seed), other)]
-        here = {f"{one.order} of {one.count:,}" for one in bits if one is not None}
-        computed = {run.precision(side.metric) for run, side in ((left[seed], method), (right.get(seed), other)) if run}
-        where, file = f"{paper} {base}, {claim}, seed {seed}", shown(left[seed].last.path)
-        if len(orders | here) > 1:
-            which = ", ".join(sorted(orders | here))
-            found.problems.append(
-                f"{where}: not paired, the order digests of the test images differ ({which}); see {file}"
-            )
-            continue
-        if len(computed - {""}) > 1:
-            which = " and the other in ".join(sorted(computed))
-            found.problems.append(f"{where}: not paired, one computed in {which}; see {file}")
-            continue
-        orders |= here
-        seeds.append(seed)
-        effects.append(value - baseline)
-        baselines.append(baseline)
-        if bits[0] is not None and bits[1] is not None:
-            by_image.append(bits[0].bits().astype(np.int8) - bits[1].bits())
-        elif other.metric:
-            lacking.append(f"{where}: no outcomes.{method.metric} of test images; see {file}")
-    if not seeds:
-        return Pairs((), None, None, "")
-    found.problems += lacking if by_image else []  # some seeds have them
-    effect = effect_of(effects, np.stack(by_image) if len(by_image) == len(seeds) else None, scale)
-    why = "no outcomes of test images in the records" if other.metric else "compared with a fixed value"
-    return Pairs(
-        tuple(seeds), effect, statistics.fmean(baselines), f"seeds only: {why}" if effect.image_variance is None else ""
-    )
-
-
 def _gate(paper: Paper, found: Collection, base: str) -> str:
     """Why the baseline's accuracy does not allow a verdict on this row; "" if it does."""
     gate = next((gate for gate in paper.gate if matches(gate.rows, base)), None)
     if gate is None:
         return "no minimum accuracy is set for this data set"
-    group = _group(found, paper.paper.id, base, gate.variant)
+    group = group_of(found, paper.paper.id, base, gate.variant)
     numbers = [run.number(gate.metric, "last") for run in group.runs] if group is not None else []
     known = [100 * number for number in numbers if number is not None]
     if not known:
@@ -172,7 +77,7 @@ def _no_value(found: Collection, paper: str, base: str, sides: Sequence[Side]) -
     Such a seed has null for the metric or, if it `may_lack` it, leaves it out of records that have the claim's others.
     """
     for side in sides:
-        group = _group(found, paper, base, side.variant)
+        group = group_of(found, paper, base, side.variant)
         others = [other for other in sides if other is not side and other.variant == side.variant]
         count = 0
         for run in group.runs if group is not None else ():
@@ -188,7 +93,7 @@ def _degenerate(paper: Paper, found: Collection, groups: Sequence[RowRuns], base
     """Which run of a row is degenerate and why; "" if none is."""
     for rule in paper.health:
         about = [group for group in groups if group.row.removeprefix(base).lstrip("-") not in rule.but]
-        whole = _group(found, paper.paper.id, base, "") if rule.of_base and about else None
+        whole = group_of(found, paper.paper.id, base, "") if rule.of_base and about else None
         about = [whole] if whole is not None else about
         for group in about if matches(rule.rows, base) else ():
             for run in group.runs:
@@ -211,7 +116,7 @@ def why_not_judged(
       seeds: the paired ones.
       gated: whether the baseline must reach the paper's gate.
     """
-    groups = [group for side in sides if (group := _group(found, paper.paper.id, base, side.variant)) is not None]
+    groups = [group for side in sides if (group := group_of(found, paper.paper.id, base, side.variant)) is not None]
     differ = (different_flags([run for run in group.runs if run.seed in seeds]) for group in groups)
     return (
         next(filter(None, differ), "")
@@ -302,13 +207,13 @@ def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Res
     """Tests one claim on one base row; returns None if the records lack a number that it needs."""
     assert claim.method is not None
     name = paper.paper.id
-    method = _group(found, name, base, claim.method.variant)
+    method = group_of(found, name, base, claim.method.variant)
     if method is None or method.profile not in PROFILES:
         return None
     unit = claim.unit
     pairs = pair(found, unit, claim.id, name, base, claim.method, claim.baseline)
     sides = [side for side in (claim.method, claim.baseline, claim.control) if side is not None and side.metric]
-    groups = [group for side in sides if (group := _group(found, name, base, side.variant)) is not None]
+    groups = [group for side in sides if (group := group_of(found, name, base, side.variant)) is not None]
     if pairs.effect is None and (claim.group == "fact" or not _no_value(found, name, base, sides)):
         return None
     control = pair(found, unit, claim.id, name, base, claim.method, claim.control).effect if claim.control else None
@@ -325,9 +230,17 @@ def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Res
     notes += ["two precisions"] if any(len({run.precisions() for run in group.runs}) > 1 for group in groups) else []
     remark = f" ({', '.join(dict.fromkeys(notes))})" if notes else ""
     return Result(
-        name, claim, base, base + remark, method.profile, pairs.seeds, pairs.effect,
-        pairs.baseline, control, published, published_baseline, pairs.missing, verdict,
-    )  # fmt: skip
+        **vars(pairs),
+        paper=name,
+        claim=claim,
+        row=base,
+        on=base + remark,
+        profile=method.profile,
+        control=control,
+        published=published,
+        published_baseline=published_baseline,
+        verdict=verdict,
+    )
 
 
 def _adjusted(results: Sequence[Result]) -> list[Result]:

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproduction.compare.claims import Result, check_claims, scale_of, unknown_metrics
+from reproduction.compare.claims import Result, check_claims, unknown_metrics
 from reproduction.compare.collect import Collection, RowRuns, collect
 from reproduction.compare.effects import t_quantile
+from reproduction.compare.pairs import scale_of
 from reproduction.compare.tables import Number, OurRow, Paper, Selection, paper_of
 from reproduction.compare.verdicts import planned_seeds
 from reproduction.runtime.run_folder import UserError
@@ -169,9 +170,17 @@ def _numbers(group: RowRuns | None, metric: str | None, selection: Selection, un
 
 
 def _line(
-    paper: Paper, row_name: str, row: OurRow | None, group: RowRuns | None, number: Number | None,
-    quantity: str, unit: str, metric: str | None, selection: Selection, key: bool,
-) -> Line:  # fmt: skip
+    paper: Paper,
+    row_name: str,
+    row: OurRow | None,
+    group: RowRuns | None,
+    number: Number | None,
+    quantity: str,
+    unit: str,
+    metric: str | None,
+    selection: Selection,
+    key: bool,
+) -> Line:
     numbers_by_seed = _numbers(group, metric, selection, unit)
     values = tuple(numbers_by_seed.values())
     mean = statistics.fmean(values) if values else None

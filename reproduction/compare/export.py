@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from reproduction.compare.claims import Result, without_run
@@ -308,31 +308,40 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
     head = ("kind", "paper", "row", "quantity", "unit", "selection", "published", "evidence", "seeds", "values", "mean",
             "sd", "h", "gap", "low", "high", "p", "verdict", "command")  # fmt: skip
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(head)
+    writer = csv.DictWriter(out, head, restval="", lineterminator="\n")
+    writer.writeheader()
 
     def plain(value: float | None) -> str:
         return "" if value is None else f"{value:.12g}"  # 94.2, not the 94.19999999999999 that 100 * 0.942 is
 
+    def columns(line: Line | Result, values: Iterable[float]) -> dict[str, str]:
+        words = {"seeds": " ".join(map(str, line.seeds)), "values": " ".join(map(plain, values))}
+        return {**words, "verdict": line.verdict.text}
+
     for comparison in comparisons:
         for line in comparison.lines:
-            published = "" if line.number is None else plain(line.number.value)
-            writer.writerow([
-                "number", line.paper, line.row, line.quantity, line.unit, line.selection, published,
-                "" if line.number is None else line.number.evidence, " ".join(map(str, line.seeds)),
-                " ".join(map(plain, line.values)), plain(line.mean), plain(line.sd), plain(line.h), plain(line.gap),
-                "", "", "", line.verdict.text, line.command,
-            ])  # fmt: skip
+            number = line.number
+            of_paper = {} if number is None else {"published": plain(number.value), "evidence": number.evidence}
+            spread = {name: plain(getattr(line, name)) for name in ("mean", "sd", "h", "gap")}
+            same = {name: getattr(line, name) for name in ("paper", "row", "quantity", "unit", "selection", "command")}
+            writer.writerow({"kind": "number", **same, **of_paper, **spread, **columns(line, line.values)})
         for result in comparison.claims:
-            selection = "last" if result.claim.method is not None else ""
-            effect = result.effect
-            low, high = effect.interval() if effect is not None and effect.seeds > 1 else (None, None)
-            writer.writerow([
-                result.claim.group, result.paper, result.row, result.claim.id, result.claim.unit, selection, "", "",
-                " ".join(map(str, result.seeds)), " ".join(map(plain, effect.by_seed)) if effect else "",
-                plain(effect.mean if effect else None), "", "", "", plain(low), plain(high),
-                plain(effect.p_value() if effect and effect.seeds > 1 else None), result.verdict.text, "",
-            ])  # fmt: skip
+            claim, effect = result.claim, result.effect
+            several = effect if effect is not None and effect.seeds > 1 else None
+            low, high = several.interval() if several else (None, None)
+            tested = {
+                "kind": claim.group,
+                "paper": result.paper,
+                "row": result.row,
+                "quantity": claim.id,
+                "unit": claim.unit,
+                "selection": "last" if claim.method else "",
+                "mean": plain(effect.mean if effect else None),
+                "low": plain(low),
+                "high": plain(high),
+                "p": plain(several.p_value() if several else None),
+            }
+            writer.writerow({**tested, **columns(result, effect.by_seed if effect else ())})
     return out.getvalue()
 
 

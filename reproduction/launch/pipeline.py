@@ -33,7 +33,8 @@ from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 ROWS = ("core", "all", "settings")
 REQUEST_FLAGS: FlagTable = {  # what `request_of` reads
     "--profile": dict(
-        choices=["auto", "paper", "matched", "cpu", "smoke"], default="auto",
+        choices=["auto", "paper", "matched", "cpu", "smoke"],
+        default="auto",
         help="paper (GPU, hours), matched (hours), cpu (minutes) or smoke (seconds); auto: paper on a GPU, else cpu",
     ),
     "--dataset": dict(default="", help="data set; default: the profile's own"),
@@ -45,22 +46,23 @@ REQUEST_FLAGS: FlagTable = {  # what `request_of` reads
         help="name of a copy of the data with other checksums: it is accepted, and rows carry the name (e.g. q90)",
     ),
     "--rows": dict(
-        choices=ROWS[:2], default="core",
+        choices=ROWS[:2],
+        default="core",
         help="rows of the matched profile: core decides the paper's claims, all adds further variants and data sets",
     ),
     "--args": dict(default="", help="flags passed through to the scripts of stage 2; they make a row of their own"),
     "--force": dict(action="store_true", help="run finished stages again"),
-}  # fmt: skip
+}
 ROWS_AND_SETTINGS = REQUEST_FLAGS["--rows"] | {
     "choices": ROWS,
     "help": f"{REQUEST_FLAGS['--rows']['help']}; settings: short runs from which its settings are chosen",
 }
 RUN_FLAGS: FlagTable = {
     "--jobs": dict(
-        type=whole(0), default=0, help="commands at the same time; 0: one on a GPU, else three for two cores",
+        type=whole(0), default=0, help="commands at the same time; 0: one on a GPU, else three for two cores"
     ),
     "--plan": dict(action="store_true", help="only list the commands, hours and gigabytes"),
-}  # fmt: skip
+}
 DEFAULT_SEEDS = {"paper": (0, 1, 2), "matched": (0, 1, 2, 3, 4), "cpu": (0, 1, 2), "smoke": (0,)}
 
 
@@ -175,9 +177,17 @@ def request_of(
     if args.rows == "settings" and profile != "matched":
         raise UserError(f"argument --rows: settings are chosen for the profile matched, not for {profile}")
     return Request(
-        profile, dataset, seeds, args.device, extra, args.force, args.data_dir or None, args.copy,
-        all_rows=args.rows == "all", settings=args.rows == "settings",
-    )  # fmt: skip
+        profile,
+        dataset,
+        seeds,
+        args.device,
+        extra,
+        args.force,
+        args.data_dir or None,
+        args.copy,
+        all_rows=args.rows == "all",
+        settings=args.rows == "settings",
+    )
 
 
 def on_gpu(request: Request) -> bool:

@@ -64,14 +64,14 @@ def seeds_table(lines: Sequence[Line]) -> Markup:
 
 def published(comparison: Comparison) -> Markup:
     """Renders every published number we have of a paper, table by table."""
-    tables = Markup()
+    tables, mark = Markup(), {"verified": "", "recalled": export.RECALLED_MARK}
     head = ("of", "quantity", "value", "unit", "split", "epoch chosen", "evidence", "note")
     for item in comparison.paper.table:
         rows = [
-            (n.row, n.column, n.printed + ("" if n.evidence == "verified" else export.RECALLED_MARK), n.unit, n.split,
-             n.selected, n.evidence, n.note)
-            for n in comparison.paper.numbers() if n.table == item.id
-        ]  # fmt: skip
+            (n.row, n.column, n.printed + mark[n.evidence], n.unit, n.split, n.selected, n.evidence, n.note)
+            for n in comparison.paper.numbers()
+            if n.table == item.id
+        ]
         tables += Markup("<h4>{}</h4>").format(item.title) + part("note", item.where) + table(head, rows)
     return tables
 

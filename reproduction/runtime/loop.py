@@ -175,9 +175,13 @@ class Training:
         end, size = self.ends[self.epoch], self.batch_size
         before, began = self.seconds, time.monotonic()
         with tqdm(
-            total=(end - self._first) * size, initial=(self.step - self._first) * size, unit="img", leave=False,
-            desc=f"{self.name} {self.epoch + 1}/{len(self.ends)}", disable=None if self._checkpoint.writes else True,
-        ) as bar:  # fmt: skip
+            total=(end - self._first) * size,
+            initial=(self.step - self._first) * size,
+            unit="img",
+            leave=False,
+            desc=f"{self.name} {self.epoch + 1}/{len(self.ends)}",
+            disable=None if self._checkpoint.writes else True,
+        ) as bar:
             while self.step < end:
                 yield self.step
                 self.step += 1

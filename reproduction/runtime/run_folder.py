@@ -95,10 +95,9 @@ def read_json(path: Path, *keys: str) -> Any:
     return value
 
 
-# Exceptions raised when run files are inconsistent; StopIteration: `next` on an empty table
-DO_NOT_FIT = (
-    ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, StopIteration, TypeError, ValueError,
-)  # fmt: skip
+_MISSING = (AttributeError, LookupError, StopIteration)  # StopIteration: `next` on an empty table
+# Exceptions raised when run files are inconsistent.
+DO_NOT_FIT = (*_MISSING, ArithmeticError, MemoryError, RuntimeError, TypeError, ValueError)
 
 
 @contextlib.contextmanager

@@ -74,8 +74,11 @@ def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> 
 
         config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
         # slower in bfloat16 than in float32: oneDNN has no fast strided depthwise gradient, Eigen no fast ReLU6
-        for kind, names in (("ALLOW", "DepthwiseConv2dNativeBackpropInput"), ("INFER", "Relu6,Relu6Grad"),
-                            ("CLEAR", "Relu6,Relu6Grad")):  # fmt: skip
+        for kind, names in (
+            ("ALLOW", "DepthwiseConv2dNativeBackpropInput"),
+            ("INFER", "Relu6,Relu6Grad"),
+            ("CLEAR", "Relu6,Relu6Grad"),
+        ):
             os.environ.setdefault(f"TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_{kind}LIST_REMOVE", names)
     if amp == "auto":
         print(f"precision: {precision_of(config)}", flush=True)

@@ -1,4 +1,4 @@
-"""Trained networks: read back from a checkpoint, and evaluated by --eval."""
+"""Decisions on the test split; trained networks, read back from a checkpoint and evaluated by --eval."""
 
 from __future__ import annotations
 
@@ -7,18 +7,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.arrays import confusion_counts
 from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.torch_runtime import World, read_checkpoint
 from subclass_torch.data import images
-from subclass_torch.data.augment import tensor_of
+from subclass_torch.data.augment import normalize, tensor_of
 from subclass_torch.flags import SINCE, Config
+from subclass_torch.method.losses import decide
 from subclass_torch.networks import build
 from subclass_torch.training import record
-from subclass_torch.training.loop import confusion
+
+
+@torch.no_grad()
+def decisions(
+    model: nn.Module,
+    images: Tensor,
+    subclass2class: Tensor,
+    constants: tuple[Tensor, Tensor],
+    config: Config,
+    world: World,
+) -> Tensor:
+    """Returns the predicted class of each image, int64 [M], on the CPU; the batches are divided among the processes."""
+    model.eval()
+    decided = torch.zeros(len(images), dtype=torch.int64, device=world.device)
+    batch = config.eval_batch or config.batch_size
+    for at in range(world.rank * batch, len(images), world.size * batch):
+        inputs = normalize(images[at : at + batch].to(world.device), *constants)
+        with runtime.autocast(world.device, config.amp):
+            logits = model(inputs if config.channels_last else inputs.contiguous())
+        decided[at : at + batch] = decide(logits.float(), subclass2class)
+    runtime.reduce_sum(world, decided)
+    return decided.cpu()
 
 
 def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
@@ -79,16 +102,17 @@ def evaluate_checkpoint(config: Config, world: World) -> None:
             f"--eval: the checkpoint knows {len(content['class_names'])} classes, {data.name} has {classes}"
         )
     mean, std = (torch.tensor(content[key], device=world.device) for key in ("mean", "std"))
-    matrix = confusion(
-        model, tensor_of(data.test_images), tensor_of(data.test_labels), content["subclass2class"].to(world.device),
-        classes, (mean, std), settings, world,
-    )  # fmt: skip
+    subclass2class = content["subclass2class"].to(world.device)
+    decided = decisions(model, tensor_of(data.test_images), subclass2class, (mean, std), settings, world)
     if world.rank != 0:
         return
+    matrix = confusion_counts(data.test_labels, decided.numpy(), classes)
     accuracy, logged = record.accuracy(matrix), content["accuracy"]
     record.print_classes(range(classes), record.class_accuracy(matrix), content["neglected"], data.class_names)
     same = "equal to" if accuracy == logged else "differs from"
-    print(f"CCR {100 * accuracy:.4f} % on {int(matrix.sum()):,} test images of {data.name}, {same} the logged "
-          f"{100 * logged:.4f} % (epoch {content['epoch']})")  # fmt: skip
+    print(
+        f"CCR {100 * accuracy:.4f} % on {int(matrix.sum()):,} test images of {data.name}, {same} the logged "
+        f"{100 * logged:.4f} % (epoch {content['epoch']})"
+    )
     if accuracy != logged:
         raise UserError("--eval: other data, device or library than the run's; see its record.json")

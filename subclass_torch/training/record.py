@@ -143,9 +143,15 @@ def seconds_of(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def record_of(
-    config: Config, data: Images, world: World, training: Training, stage: str, samples: int,
-    details: Mapping[str, Any], **fields: Any,
-) -> Record:  # fmt: skip
+    config: Config,
+    data: Images,
+    world: World,
+    training: Training,
+    stage: str,
+    samples: int,
+    details: Mapping[str, Any],
+    **fields: Any,
+) -> Record:
     """Builds a record from what all stages share and the stage's own fields.
 
     Args:
@@ -164,16 +170,24 @@ def record_of(
     limited = config.max_steps and config.schedule == "steps"
     print(f"{stage}: {training.step:,} updates, {seen:,} images seen", flush=True)
     return make_record(
-        paper="subclass", row=config.row, stage=stage, seed=config.seed, argv=config.argv,
+        paper="subclass",
+        row=config.row,
+        stage=stage,
+        seed=config.seed,
+        argv=config.argv,
         config=flags.of_run(config, stage1=stage == "stage1"),
         seconds=times["train_seconds"] + times["test_seconds"],
         images_per_s=None if limited else seen / times["train_seconds"],
-        data=data.digests, data_verified=data.verified, deviations=active(config, IMAGES),
+        data=data.digests,
+        data_verified=data.verified,
+        deviations=active(config, IMAGES),
         versions=versions_of("torch", "numpy", "scikit-learn"),
         deterministic=world.device.type == "cpu" or config.deterministic,
-        precision=runtime.precision(world.device, config.amp), gpu=runtime.device_name(world.device),
-        details={**details, **times, "updates": training.step, "images_seen": seen}, **fields,
-    )  # fmt: skip
+        precision=runtime.precision(world.device, config.amp),
+        gpu=runtime.device_name(world.device),
+        details={**details, **times, "updates": training.step, "images_seen": seen},
+        **fields,
+    )
 
 
 def stage1_record(
@@ -198,16 +212,25 @@ def stage1_record(
         print(f"stage1: {skipped} non-finite neglection degrees were left out")
     content = {
         "args": flags.of_run(config, stage1=True) | {"data_dir": None, "runs_dir": None, "argv": None},
-        "degrees": degrees, "theta": theta, "ranking": order, "class_names": list(data.class_names),
-        "counts": np.bincount(data.train_labels, minlength=len(theta)).tolist(), "skipped": skipped,
-    }  # fmt: skip
+        "degrees": degrees,
+        "theta": theta,
+        "ranking": order,
+        "class_names": list(data.class_names),
+        "counts": np.bincount(data.train_labels, minlength=len(theta)).tolist(),
+        "skipped": skipped,
+    }
     write_json(folder / "logs" / f"{name}_neglected.json", content)
     words = ", ".join(f"{data.class_names[c]} ({theta[c]:.3f})" for c in chosen)
     print(f"stage1: neglected classes: {words or 'none'}", flush=True)
     last = training.history[-1]
     title = "Neglection degree of each class, by epoch of stage 1"
     return record_of(
-        config, data, world, training, "stage1", len(data.train_images),
+        config,
+        data,
+        world,
+        training,
+        "stage1",
+        len(data.train_images),
         {"theta": theta, "ranking": order, "stage1_skipped": skipped},
         metrics={"identify_ccr": {"last": last["tst_acc"]}, "identify_loss": {"last": last["loss"]}},
         outcomes={"identify_ccr": outcomes_of(decided == data.test_labels, data.test_labels)},
@@ -216,7 +239,7 @@ def stage1_record(
             {"kind": "json", "path": f"logs/{name}_neglected.json", "title": "Neglection degrees, theta and ranking"},
             {"kind": "csv", "path": f"logs/{name}.csv", "title": "Log of stage 1"},
         ],
-    )  # fmt: skip
+    )
 
 
 def stage2_record(config: Config, data: Images, world: World, outcome: Outcome, folder: Path, name: str) -> Record:
@@ -251,11 +274,17 @@ def stage2_record(config: Config, data: Images, world: World, outcome: Outcome, 
         correlation = float(stats.spearmanr(theta, [-value for value in last if value is not None]).statistic)
         metrics["neglect_error_correlation"] = {"last": correlation if math.isfinite(correlation) else None}
     evaluation = {
-        "ccr": metrics["ccr"], "best_epoch": best_epoch, "class_names": list(data.class_names),
-        "class_accuracy_last": last, "class_accuracy_best": best, "neglected": neglected, "theta": theta,
-        "confusion_last": outcome.last.tolist(), "confusion_best": outcome.best.tolist(),
+        "ccr": metrics["ccr"],
+        "best_epoch": best_epoch,
+        "class_names": list(data.class_names),
+        "class_accuracy_last": last,
+        "class_accuracy_best": best,
+        "neglected": neglected,
+        "theta": theta,
+        "confusion_last": outcome.last.tolist(),
+        "confusion_best": outcome.best.tolist(),
         **seconds_of(training.history),
-    }  # fmt: skip
+    }
     write_json(folder / "evaluation.json", evaluation)
     artefacts = [
         {"kind": "json", "path": "evaluation.json", "title": "CCR, accuracy of each class, confusion matrices, times"},
@@ -274,23 +303,30 @@ def stage2_record(config: Config, data: Images, world: World, outcome: Outcome, 
     )
     outputs, samples = len(partition.subclass2class), len(partition.labels) + len(partition.source)
     network = build.build(config.model, config.dataset, outputs, data.channels)
-    ranked = {
-        "neglected": neglected,
-        "neglected_names": [data.class_names[c] for c in neglected],
-        "theta": theta,
-    }
+    neglected_names = [data.class_names[c] for c in neglected]
+    ranked = {"neglected": neglected, "neglected_names": neglected_names, "theta": theta}
     if config.subclass:
         ranked["repartitioned"] = list(partition.classes)
     details = {
-        **(ranked if neglected else {}), "class_names": list(data.class_names), "subclasses": outputs,
-        "training_images": samples, "best_epoch": best_epoch,
+        **(ranked if neglected else {}),
+        "class_names": list(data.class_names),
+        "subclasses": outputs,
+        "training_images": samples,
+        "best_epoch": best_epoch,
         "parameters": runtime.parameter_count(network, trainable=True),
-    }  # fmt: skip
+    }
     return record_of(
-        config, data, world, training, "stage2" if config.subclass else "baseline", samples, details,
-        metrics=metrics, artefacts=artefacts,
+        config,
+        data,
+        world,
+        training,
+        "stage2" if config.subclass else "baseline",
+        samples,
+        details,
+        metrics=metrics,
+        artefacts=artefacts,
         outcomes={name: outcomes_by_class(outcome.decided, data.test_labels, of) for name, of in outcomes.items()},
-    )  # fmt: skip
+    )
 
 
 def draw_stage1(config: Config, data: Images, training: Training, folder: Path) -> None:
@@ -353,8 +389,9 @@ def _before_and_after(
             {"class": c, "name": names[c], "neglected": c in neglected, "before": a, "after": b}
             for c, (a, b) in enumerate(zip(earlier, last, strict=True))
         ],
-        "ccr_before": accuracy(before), "ccr_after": accuracy(outcome.last),
-    }  # fmt: skip
+        "ccr_before": accuracy(before),
+        "ccr_after": accuracy(outcome.last),
+    }
     write_json(folder / "gains.json", content)
     return [
         {"kind": "image", "path": "confusion.png", "title": "Confusion before and after, last epoch"},

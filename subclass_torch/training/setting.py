@@ -1,10 +1,11 @@
-"""What both stages share: flags, processes, data, run folder."""
+"""What both stages share: flags, processes, data, run folder; and what a stage trains."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,48 @@ class Setting:
         return torch_states.decided(
             self.world, lambda: opened is not None and run_data.is_finished(opened, self.seen, digests)
         )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a stage trains and tests.
+
+    Attributes:
+      stage: name in seeds and messages.
+      images: uint8 [N, H, W, C], on the device.
+      labels: int64 [N], the output of each image, on the device.
+      test_images: uint8 [M, H, W, C].
+      test_labels: int64 [M], classes.
+      subclass2class: int64 [S], on the device.
+      constants: mean and standard deviation, float32 [channels], on the device.
+      criterion: (logits [B, S], labels [B]) -> float32 [B].
+      epochs: E.
+      lr_at: learning rate of an epoch, counted from 0.
+      first_test: the epoch, counted from 1, from which on the test split is decided.
+      observe: measure the neglection degree (labels are classes then).
+      best_file: checkpoint of the best epoch; None writes none.
+      facts: what that checkpoint contains in addition to weights, epoch and accuracy.
+    """
+
+    stage: str
+    images: Tensor
+    labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    subclass2class: Tensor
+    constants: tuple[Tensor, Tensor]
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    epochs: int
+    lr_at: Callable[[int], float]
+    first_test: int
+    observe: bool
+    best_file: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return int(self.subclass2class.max()) + 1
 
 
 def run_id(folder: Path, config: Config) -> str:

@@ -8,8 +8,10 @@ from subclass_torch import flags
 from subclass_torch.data.augment import tensor_of
 from subclass_torch.method import losses
 from subclass_torch.training import record
-from subclass_torch.training.loop import Task, decisions, learning_rate, run_stage
-from subclass_torch.training.setting import Setting, run_id
+from subclass_torch.training.evaluate import decisions
+from subclass_torch.training.loop import run_stage
+from subclass_torch.training.optimizer import learning_rate
+from subclass_torch.training.setting import Setting, Task, run_id
 
 MILESTONES, GAMMA = [10, 20, 30], 0.2  # authors' notebook.py; not reached in 10 epochs
 

@@ -22,8 +22,10 @@ from subclass_torch.data.augment import tensor_of
 from subclass_torch.data.images import SIZE
 from subclass_torch.method import losses, partition
 from subclass_torch.training import record
-from subclass_torch.training.loop import Task, decisions, learning_rate, run_stage
-from subclass_torch.training.setting import Setting, run_id
+from subclass_torch.training.evaluate import decisions, load_network
+from subclass_torch.training.loop import run_stage
+from subclass_torch.training.optimizer import learning_rate
+from subclass_torch.training.setting import Setting, Task, run_id
 
 # not in the flags that a checkpoint carries: places of this machine
 PLACES = {"data_dir", "runs_dir", "beside", "neglected", "argv", "eval", "name"}
@@ -96,9 +98,15 @@ def split_classes(setting: Setting, neglected: list[int]) -> partition.Partition
 
     try:
         parts = partition.make_partition(
-            data.train_images, data.train_labels, neglected, config.numSubclassesPerClass, len(data.class_names),
-            view, partners, wrap=config.mixing == "wrap",
-        )  # fmt: skip
+            data.train_images,
+            data.train_labels,
+            neglected,
+            config.numSubclassesPerClass,
+            len(data.class_names),
+            view,
+            partners,
+            wrap=config.mixing == "wrap",
+        )
     except ValueError as error:
         raise UserError(error) from error
     runtime.set_threads(config.threads)  # scikit-learn changes torch's thread count
@@ -144,10 +152,13 @@ def train(setting: Setting) -> None:
         else:
             criterion = losses.softmax_loss if config.baseline_loss == "softmax" else losses.class_loss
         facts = {
-            "subclass2class": torch.from_numpy(parts.subclass2class), "neglected": neglected,
+            "subclass2class": torch.from_numpy(parts.subclass2class),
+            "neglected": neglected,
             "args": {key: value for key, value in as_dict(config).items() if key not in PLACES},
-            "class_names": list(data.class_names), "mean": list(data.mean), "std": list(data.std),
-        }  # fmt: skip
+            "class_names": list(data.class_names),
+            "mean": list(data.mean),
+            "std": list(data.std),
+        }
         best_file = folder / "checkpoints" / f"{name}.pt"
         task = Task(
             stage="stage2",
@@ -177,8 +188,6 @@ def train(setting: Setting) -> None:
             epochs = len(training.history)
             record.write_network(best_file.with_name(f"{name}_last.pt"), model, facts, epochs, record.accuracy(last))
             if training.state["best_epoch"] != epochs:
-                from subclass_torch.training.evaluate import load_network
-
                 network = load_network(best_file, world.device)[0]
                 best = confusion_counts(data.test_labels, decided(network), classes)
             outcome = record.Outcome(training, parts, theta, last, best, at_end, neglected, others)

@@ -55,9 +55,11 @@ def build_index(paths: Sequence[Path], neglected: Sequence[int], classes: int) -
         offsets.append(np.array(here, np.int64))
         files.append(np.full(len(here), number, np.int32))
     return Index(
-        list(paths), np.concatenate(files), np.concatenate(offsets),
+        list(paths),
+        np.concatenate(files),
+        np.concatenate(offsets),
         {label: np.array(own, np.int64) for label, own in members.items()},
-    )  # fmt: skip
+    )
 
 
 def unit(features: np.ndarray) -> np.ndarray:

@@ -100,9 +100,16 @@ def payloads(paths: list[Path], seed: int, epoch: int, shuffle: bool, buffer: in
 
 
 def batches(
-    paths: list[Path], size: int, classes: int, seed: int = 0, epoch: int = 0,
-    shuffle: bool = False, buffer: int = 10000, skip: int = 0, ahead: int = 0,
-) -> Generator[Videos, None, None]:  # fmt: skip
+    paths: list[Path],
+    size: int,
+    classes: int,
+    seed: int = 0,
+    epoch: int = 0,
+    shuffle: bool = False,
+    buffer: int = 10000,
+    skip: int = 0,
+    ahead: int = 0,
+) -> Generator[Videos, None, None]:
     """Batches of decoded videos; the last one may be smaller.
 
     Args:

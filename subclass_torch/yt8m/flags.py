@@ -96,10 +96,10 @@ def boolean(text: str) -> bool:
 
 ORIGINALS: FlagTable = {
     "--train_data_pattern_glob": dict(
-        default=f"{_SUBCLASS_FILES}/train*.tfrecord", help="training files with subclass labels",
+        default=f"{_SUBCLASS_FILES}/train*.tfrecord", help="training files with subclass labels"
     ),
     "--subclass_labelling_data_save_fname": dict(
-        default=f"{_SUBCLASS_FILES}/subclassLabellingData.npz", help="file of the subclass map",
+        default=f"{_SUBCLASS_FILES}/subclassLabellingData.npz", help="file of the subclass map"
     ),
     "--eval_data_pattern_glob": dict(default=f"{_FOLDER}/validate/validate*.tfrecord", help="files to test on"),
     "--feature_names": dict(default=UNUSED["feature_names"], help="accepted, unused: rgb and audio are read"),
@@ -107,9 +107,7 @@ ORIGINALS: FlagTable = {
     "--shuffle_buffer_size": dict(type=whole(1), default=10000, help="records in the shuffling buffer (default 10000)"),
     "--num_subclasses": dict(type=whole(1), default=CLASSES + 100, help="outputs S (default 3962)"),
     "--num_classes": dict(type=whole(1), default=CLASSES, help="classes C (default 3862)"),
-    "--num_train_observations": dict(
-        type=whole(1), default=3888919, help="accepted, unused: the records are counted",
-    ),
+    "--num_train_observations": dict(type=whole(1), default=3888919, help="accepted, unused: the records are counted"),
     "--top_k": dict(type=whole(1), default=20, help="retrieval set of MAP and GAP (default 20)"),
     "--dr_method": dict(default=UNUSED["dr_method"], help="accepted, unused"),
     "--optimizer": dict(default=UNUSED["optimizer"], help="accepted, unused: Adam"),
@@ -120,14 +118,14 @@ ORIGINALS: FlagTable = {
     "--learning_rate_decay_examples": dict(type=number(1), default=4000000),
     "--num_epochs": dict(type=whole(1), default=1),
     "--max_steps": dict(type=whole(1), default=90000000000),
-}  # fmt: skip
+}
 BOOLEANS = {
     "shuffle_data": "shuffle shards and records (default True)",
     "perform_training": "accepted, unused",
 }
 ADDITIONS: FlagTable = {
     "--compat": dict(
-        choices=["paper", "official"], default="paper", help="official: l2 none, dropout inactive, plain loss",
+        choices=["paper", "official"], default="paper", help="official: l2 none, dropout inactive, plain loss"
     ),
     "--l2": dict(choices=["declared", "none"], help="0.005 * sum(w^2) of both kernels, or nothing; SDN-Y02"),
     "--dropout": dict(choices=["active", "inactive"], help="dropout in training; SDN-Y03"),
@@ -135,15 +133,14 @@ ADDITIONS: FlagTable = {
         choices=["subclass", "plain"],
         help="subclass: siblings are negatives with weight 1 - w; plain: weight 1; SDN-Y04",
     ),
-    "--subclass-label-weight": dict(
-        type=number(0, 1), default=0.9, help="weight w of the subclass loss (default 0.9)",
-    ),
+    "--subclass-label-weight": dict(type=number(0, 1), default=0.9, help="weight w of the subclass loss (default 0.9)"),
     "--stage": dict(
-        choices=["train", "identify", "create", "all"], default="train",
+        choices=["train", "identify", "create", "all"],
+        default="train",
         help="identify: neglected classes; create: subclass files; all: both, then train",
     ),
     "--plain-data-pattern-glob": dict(
-        default=f"{_FOLDER}/train/train*.tfrecord", help="training files with class labels",
+        default=f"{_FOLDER}/train/train*.tfrecord", help="training files with class labels"
     ),
     "--num-neglected": dict(type=whole(0), help="neglected classes (default: num_subclasses - num_classes)"),
     "--kmeans-videos": dict(type=whole(2), default=4096, help="clusters are fitted on at most N videos"),
@@ -154,7 +151,7 @@ ADDITIONS: FlagTable = {
     "--compile": dict(action="store_true", help="torch.compile; SDN-Y11"),
     "--threads": dict(type=whole(0), default=0),
     "--name": dict(default="yt8m", help="run folder below --runs-dir (default yt8m)"),
-}  # fmt: skip
+}
 
 
 def make_parser() -> Parser:

@@ -44,9 +44,16 @@ def epsilon_at(step: int) -> float:
 
 
 def train_stage(
-    config: Config, stage: str, model: VideoNetwork, paths: list[Path], criterion: Callable[[Tensor, Tensor], Tensor],
-    world: World, stop: Stop, folder: Path, observe: bool,
-) -> Training:  # fmt: skip
+    config: Config,
+    stage: str,
+    model: VideoNetwork,
+    paths: list[Path],
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    world: World,
+    stop: Stop,
+    folder: Path,
+    observe: bool,
+) -> Training:
     """Trains over a stream of videos, from the newest checkpoint if there is one.
 
     Args:
@@ -73,17 +80,29 @@ def train_stage(
     steps = max(1, math.ceil(sum(map(tfrecord.count, paths)) / config.batch_size))
     limit = min(config.max_steps, config.num_epochs * steps)
     training = Training(
-        stage, folder, [min(limit, end) for end in range(steps, limit + steps, steps)], config.batch_size,
-        States(folder, world, {"model": model, "optimizer": optimizer}, upgrade), stop,
-        checkpoint_steps=config.checkpoint_steps, log_by="step",
+        stage,
+        folder,
+        [min(limit, end) for end in range(steps, limit + steps, steps)],
+        config.batch_size,
+        States(folder, world, {"model": model, "optimizer": optimizer}, upgrade),
+        stop,
+        checkpoint_steps=config.checkpoint_steps,
+        log_by="step",
         state={"totals": neglect.new_totals(outputs, device), "degrees": [], "loss": 0.0, "seconds": 0.0, "videos": 0},
-    )  # fmt: skip
+    )
     state = training.state
     for epoch in training.epochs():
         stream = data.batches(
-            paths, config.batch_size, outputs, seed, epoch, config.shuffle_data, config.shuffle_buffer_size,
-            skip=training.step - epoch * steps, ahead=config.num_parallel_calls,
-        )  # fmt: skip
+            paths,
+            config.batch_size,
+            outputs,
+            seed,
+            epoch,
+            config.shuffle_data,
+            config.shuffle_buffer_size,
+            skip=training.step - epoch * steps,
+            ahead=config.num_parallel_calls,
+        )
         model.train()
         with contextlib.closing(stream), neglect.watch(model.penultim_layer) as seen:
             for step, videos in zip(training.steps(), stream, strict=False):

@@ -101,13 +101,23 @@ def record_of(config: Config, world: World, training: Training, metrics: dict[st
     """
     seconds, videos = training.state["seconds"], training.state["videos"]
     return make_record(
-        paper="subclass", row=config.row, seed=config.seed, argv=config.argv, config=as_dict(config),
-        metrics={name: {"last": value} for name, value in metrics.items()}, seconds=seconds,
-        images_per_s=videos / seconds if seconds else None, data={}, data_verified=False,
-        deviations=active(config, VIDEOS), versions=versions_of("torch", "numpy", "scikit-learn"),
-        deterministic=world.device.type == "cpu", precision=runtime.precision(world.device, config.amp),
-        gpu=runtime.device_name(world.device), **fields,
-    )  # fmt: skip
+        paper="subclass",
+        row=config.row,
+        seed=config.seed,
+        argv=config.argv,
+        config=as_dict(config),
+        metrics={name: {"last": value} for name, value in metrics.items()},
+        seconds=seconds,
+        images_per_s=videos / seconds if seconds else None,
+        data={},
+        data_verified=False,
+        deviations=active(config, VIDEOS),
+        versions=versions_of("torch", "numpy", "scikit-learn"),
+        deterministic=world.device.type == "cpu",
+        precision=runtime.precision(world.device, config.amp),
+        gpu=runtime.device_name(world.device),
+        **fields,
+    )
 
 
 def identify(config: Config, world: World, stop: Stop, folder: Path) -> None:
@@ -126,10 +136,14 @@ def identify(config: Config, world: World, stop: Stop, folder: Path) -> None:
         warn_of_unmeasured(theta, order[: config.num_neglected])
         print(f"stage1: neglected classes: {order[: config.num_neglected][:10]} ...", flush=True)
         record = record_of(
-            config, world, training, {"identify_loss": float(training.state["loss"])}, stage="stage1",
+            config,
+            world,
+            training,
+            {"identify_loss": float(training.state["loss"])},
+            stage="stage1",
             details={"theta": theta, "ranking": order[:200]},
             artefacts=[{"kind": "json", "path": "neglected.json", "title": "Neglection degrees of YouTube-8M"}],
-        )  # fmt: skip
+        )
         opened.finish(record)
 
 
@@ -168,9 +182,12 @@ def train(config: Config, world: World, stop: Stop, folder: Path) -> None:
         print_scores(scores)
         step = training.step
         content = {
-            "state_dict": state_of(model), "subclass2class": subclass2class.cpu(), "scores": scores,
-            "num_classes": classes, "step": step,
-        }  # fmt: skip
+            "state_dict": state_of(model),
+            "subclass2class": subclass2class.cpu(),
+            "scores": scores,
+            "num_classes": classes,
+            "step": step,
+        }
         runtime.write_checkpoint(folder / "checkpoints" / f"model-{step}.pt", content)
         details = {"steps": step, "videos": training.state["videos"], "subclasses": outputs}
         metrics = {**scores, "loss": float(training.state["loss"])}

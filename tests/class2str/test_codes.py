@@ -71,8 +71,9 @@ def problems(draw, one_to_one=False):
     num_bits = draw(st.integers(1, 5))
     limit = 2**num_bits if one_to_one else 9
     num_classes = draw(st.integers(1, min(limit, 9)))
-    numbers = draw(st.lists(st.integers(0, 2**num_bits - 1), min_size=num_classes, max_size=num_classes,
-                            unique=one_to_one))  # fmt: skip
+    numbers = draw(
+        st.lists(st.integers(0, 2**num_bits - 1), min_size=num_classes, max_size=num_classes, unique=one_to_one)
+    )
     codes = np.array([[n >> i & 1 for i in range(num_bits)] for n in numbers], np.uint8)
     num_images = draw(st.integers(1, 8))
     dtype = draw(st.sampled_from([np.float32, np.float64]))
@@ -129,8 +130,10 @@ def test_the_posters_strings_decode_to_their_classes(name, rule):
     assert c2s.from_strings(c2s.strings(codes)).tolist() == codes.tolist()
     assert c2s.decode(soft(codes), codes, rule).tolist() == classes.tolist()
     assert c2s.class_accuracy(soft(codes), codes, classes, rule) == {
-        "accuracy": 1.0, "pessimistic": 1.0, "unowned": 0.0
-    }  # fmt: skip
+        "accuracy": 1.0,
+        "pessimistic": 1.0,
+        "unowned": 0.0,
+    }
 
 
 def test_six_strings_of_the_posters_mnist_table_are_unowned():
@@ -147,8 +150,10 @@ def test_all_classes_on_one_string_match_fully_but_decode_to_chance():
     p = soft(codes)
     assert c2s.string_match(c2s.bits_of(p), codes, labels).all()
     assert c2s.class_accuracy(p, codes, labels, "exact") == {
-        "accuracy": pytest.approx(0.1), "pessimistic": 0.0, "unowned": 0.0
-    }  # fmt: skip
+        "accuracy": pytest.approx(0.1),
+        "pessimistic": 0.0,
+        "unowned": 0.0,
+    }
     assert c2s.class_accuracy(p, codes, labels, "ml")["accuracy"] == pytest.approx(0.1)
     assert c2s.collisions(codes) == [list(range(10))]
 

@@ -42,8 +42,12 @@ def unmarked():
 
 def flags():
     """Our flags and the authors', in their first spelling, of both stages."""
-    parsers = [fc_parser("a"), rnn_parser("b", "cifar10", "vgg16"), rnn_parser("c", "mnist", "lenet", flavour="mnist"),
-               rnn_parser("d", "imagenet", "vgg", flavour="imagenet")]  # fmt: skip
+    parsers = [
+        fc_parser("a"),
+        rnn_parser("b", "cifar10", "vgg16"),
+        rnn_parser("c", "mnist", "lenet", flavour="mnist"),
+        rnn_parser("d", "imagenet", "vgg", flavour="imagenet"),
+    ]
     actions = [action for parser in parsers for action in parser._actions]
     return {action.option_strings[-1 if action.dest == "help" else 0] for action in actions}
 

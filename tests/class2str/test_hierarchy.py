@@ -254,6 +254,9 @@ def test_input_that_does_not_fit_is_refused(call):
 def test_strings_and_tree_need_no_framework():
     loaded = subprocess.run(
         [sys.executable, "-c", "import sys; from class2str_tf import plots; print(*sys.modules)"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.split()  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
     assert not {"tensorflow", "torch", "sklearn", "matplotlib", "scipy"} & set(loaded)

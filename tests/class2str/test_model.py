@@ -58,9 +58,9 @@ def test_string_cross_entropy_against_loops(graph, mu):
     rng = np.random.default_rng(2)
     q, logits = softmax(rng.normal(size=(6, 4, 2))), rng.normal(size=(6, 4, 2))
     p = softmax(logits)
-    slow = np.mean([
-        sum(mu ** (i + 1) * -sum(q[b, i, k] * np.log(p[b, i, k]) for k in (0, 1)) for i in range(4)) for b in range(6)
-    ])  # fmt: skip
+    slow = np.mean(
+        [sum(mu ** (i + 1) * -sum(q[b, i, k] * np.log(p[b, i, k]) for k in (0, 1)) for i in range(4)) for b in range(6)]
+    )
     fast = model.string_cross_entropy(tf.constant(q, tf.float32), tf.constant(logits, tf.float32), mu)
     assert run(fast)[0] == pytest.approx(slow, rel=1e-5)
 
@@ -124,9 +124,9 @@ def test_gradient_of_the_strings_by_finite_differences(graph):
 
     def slow(values: np.ndarray) -> float:
         qs, ps = softmax(values), softmax(bits)
-        string = np.mean([
-            sum(0.9 ** (i + 1) * -np.sum(qs[b, i] * np.log(ps[b, i])) for i in range(2)) for b in range(3)
-        ])  # fmt: skip
+        string = np.mean(
+            [sum(0.9 ** (i + 1) * -np.sum(qs[b, i] * np.log(ps[b, i])) for i in range(2)) for b in range(3)]
+        )
         cross = -np.mean([np.log(softmax(inverse)[b, labels[b]]) for b in range(3)])
         return string + cross - 0.5 * np.sum(qs**2)
 

@@ -81,9 +81,13 @@ def test_lh_sizes(graph, num_features, num_classes, bits, units, lh):
 
 @pytest.mark.parametrize(
     ("num_classes", "bits", "hidden", "hash_", "inverse"),
-    [(10, 4, 100, 1_908, 1_910), (10, 4, 500, 9_508, 9_510), (100, 7, 1000, 115_014, 115_100),
-     (1000, 11, 2000, 2_046_022, 2_047_000)],
-)  # fmt: skip
+    [
+        (10, 4, 100, 1_908, 1_910),
+        (10, 4, 500, 9_508, 9_510),
+        (100, 7, 1000, 115_014, 115_100),
+        (1000, 11, 2000, 2_046_022, 2_047_000),
+    ],
+)
 def test_class2str_sizes(graph, num_classes, bits, hidden, hash_, inverse):
     q = model.class2str(tf1.placeholder(tf.float32, [None, num_classes]), bits, hidden)
     model.str2class(tf.nn.softmax(q), num_classes, hidden)

@@ -242,9 +242,12 @@ def test_full_disk_while_saving_is_one_line_and_keeps_the_checkpoint_before(tmp_
 
     flags = [*STAGE1, "--name", "x", "--runs-dir", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, FC, *flags], preexec_fn=small_files, capture_output=True, text=True,
+        [sys.executable, FC, *flags],
+        preexec_fn=small_files,
+        capture_output=True,
+        text=True,
         cwd=Path(__file__).resolve().parents[2],
-    )  # fmt: skip
+    )
     assert done.returncode == 2 and "cannot be saved" in done.stderr and "Traceback" not in done.stderr
     assert not list((tmp_path / "x").glob("*tempstate*")) and not (tmp_path / "x" / "DONE").exists()
 

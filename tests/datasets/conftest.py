@@ -123,9 +123,15 @@ def place(folder: Path, files: dict[str, bytes]) -> Path:
 def make():
     """The writers above."""
     return SimpleNamespace(
-        idx=idx, idx_family=idx_family, py2_pickle=py2_pickle, cifar10_files=cifar10_files, gz=gzip.compress,
-        cifar100_files=cifar100_files, tar_gz=tar_gz, place=place,
-    )  # fmt: skip
+        idx=idx,
+        idx_family=idx_family,
+        py2_pickle=py2_pickle,
+        cifar10_files=cifar10_files,
+        gz=gzip.compress,
+        cifar100_files=cifar100_files,
+        tar_gz=tar_gz,
+        place=place,
+    )
 
 
 # --- manifest ------------------------------------------------------------------------------------------------------

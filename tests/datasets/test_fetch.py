@@ -296,9 +296,13 @@ def child(make, remanifest, server, tmp_path):
     def start(mode="plain"):
         command = [sys.executable, "-c", CHILD, str(path), str(tmp_path / "data"), mode]
         process = subprocess.Popen(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPO)}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPO)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         started.append(process)
         return process
 

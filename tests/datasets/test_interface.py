@@ -119,9 +119,13 @@ def test_subset_is_a_fixed_stratified_part():
 
 def _arrays(**change):
     good = {
-        "name": "x", "train_images": np.zeros((4, 2, 2, 1), np.uint8), "train_labels": np.array([0, 1, 1, 0]),
-        "test_images": np.zeros((2, 2, 2, 1), np.uint8), "test_labels": np.array([1, 0]), "class_names": ("a", "b"),
-    }  # fmt: skip
+        "name": "x",
+        "train_images": np.zeros((4, 2, 2, 1), np.uint8),
+        "train_labels": np.array([0, 1, 1, 0]),
+        "test_images": np.zeros((2, 2, 2, 1), np.uint8),
+        "test_labels": np.array([1, 0]),
+        "class_names": ("a", "b"),
+    }
     return core.Dataset(**{**good, **change})
 
 

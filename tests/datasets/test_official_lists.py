@@ -160,8 +160,11 @@ def test_faulty_aircraft_files(synthetic, tmp_path, change, says):
 
 
 def test_aircraft_val_lists_and_lists_placed_by_hand(synthetic, tmp_path):
-    pairs = {"train": [("0000001", "a"), ("0000002", "b")], "val": [("0000003", "b"), ("0000004", "a")],
-             "test": [("0000005", "a")]}  # fmt: skip
+    pairs = {
+        "train": [("0000001", "a"), ("0000002", "b")],
+        "val": [("0000003", "b"), ("0000004", "a")],
+        "test": [("0000005", "a")],
+    }
     name, raw = "fgvc-aircraft-2013b.tar.gz", aircraft_archive(**pairs)
     source = synthetic(aircraft, **{name: raw})
     (tmp_path / "aircraft").mkdir()
@@ -211,10 +214,16 @@ def test_no_list_is_derived_from_a_file_with_another_digest(synthetic, make, tmp
 
 def test_flowers_from_its_files(synthetic, make, tmp_path):
     labels = np.array([[1, 1, 2, 2, 1, 2]], np.uint8)
-    splits = {"trnid": np.array([[4, 1]], np.uint16), "valid": np.array([[2, 3]], np.uint16),
-              "tstid": np.array([[6, 5]], np.uint16)}  # fmt: skip
-    files = {"imagelabels.mat": mat(labels=labels), "setid.mat": mat(**splits),
-             "102flowers.tgz": tar({f"jpg/image_{i:05d}.jpg": b"x" for i in range(1, 7)}, "w:gz")}  # fmt: skip
+    splits = {
+        "trnid": np.array([[4, 1]], np.uint16),
+        "valid": np.array([[2, 3]], np.uint16),
+        "tstid": np.array([[6, 5]], np.uint16),
+    }
+    files = {
+        "imagelabels.mat": mat(labels=labels),
+        "setid.mat": mat(**splits),
+        "102flowers.tgz": tar({f"jpg/image_{i:05d}.jpg": b"x" for i in range(1, 7)}, "w:gz"),
+    }
     source = synthetic(flowers102, **files)
     make.place(tmp_path / "flowers102", files)
     found = lists.load_set(source, tmp_path)
@@ -234,8 +243,10 @@ def test_cars_from_its_files(synthetic, make, tmp_path):
         annotations[0, i] = (f"car_ims/{i + 1:06d}.jpg", 3, i % 2 + 1, int(i >= 10))
     names = np.empty((1, 2), object)
     names[0] = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012"]
-    files = {"cars_annos.mat": mat(annotations=annotations, class_names=names),
-             "car_ims.tgz": tar({f"car_ims/{i + 1:06d}.jpg": b"x" for i in range(12)}, "w:gz")}  # fmt: skip
+    files = {
+        "cars_annos.mat": mat(annotations=annotations, class_names=names),
+        "car_ims.tgz": tar({f"car_ims/{i + 1:06d}.jpg": b"x" for i in range(12)}, "w:gz"),
+    }
     source = synthetic(cars, **files)
     make.place(tmp_path / "stanford_cars", files)  # the authors' name of the folder
     found = lists.load_set(source, tmp_path)

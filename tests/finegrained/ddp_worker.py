@@ -37,9 +37,14 @@ def make_module():
     torch.manual_seed(1)
     optimization = Optimization(schedule="cosine", max_epochs=2, key=KEY)
     return MultiHead(
-        num_classes=4, num_superclasses=2, alpha=0.3, network="small", optimization=optimization, mean=[0.5] * 3,
+        num_classes=4,
+        num_superclasses=2,
+        alpha=0.3,
+        network="small",
+        optimization=optimization,
+        mean=[0.5] * 3,
         std=[0.25] * 3,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -28,13 +28,16 @@ def test_a_diverging_training_ends_in_one_line(tmp_path):
     assert "coarse: non-finite loss at step " in said and "no checkpoint yet; choose a lower --lr" in said
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("0\n1\n", "2 labels for 4 training images"),
-    ("0\n2\n2\n0\n", "without gaps"),
-    ("-1\n-1\n-1\n-1\n", "without gaps"),
-    ("0\n0\n1\n1\n", "a label occurs in two coarse classes"),
-    ("0\nx\n1\n1\n", "not a column of whole numbers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0\n1\n", "2 labels for 4 training images"),
+        ("0\n2\n2\n0\n", "without gaps"),
+        ("-1\n-1\n-1\n-1\n", "without gaps"),
+        ("0\n0\n1\n1\n", "a label occurs in two coarse classes"),
+        ("0\nx\n1\n1\n", "not a column of whole numbers"),
+    ],
+)
 def test_pseudo_labels_that_do_not_fit(tmp_path, text, said):
     path = tmp_path / "pseudo.csv"
     path.write_text(text)

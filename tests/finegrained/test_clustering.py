@@ -54,12 +54,17 @@ def test_offsets_of_the_notebook():
     classes = [clustering.ClassRows(label, own, np.empty(0, np.int64)) for label, own in rows.items()]
     found = {
         label: {
-            "embedding": np.zeros((n, 4), np.float32), "raw": np.arange(n)[::-1], "hard": np.arange(n)[::-1],
-            "strength": np.ones(n, np.float32), "silhouette": np.array([0.5]), "repaired": np.array([0]),
-            "warnings": np.array([], dtype=np.str_), "new_raw": np.empty(0, np.int64),
+            "embedding": np.zeros((n, 4), np.float32),
+            "raw": np.arange(n)[::-1],
+            "hard": np.arange(n)[::-1],
+            "strength": np.ones(n, np.float32),
+            "silhouette": np.array([0.5]),
+            "repaired": np.array([0]),
+            "warnings": np.array([], dtype=np.str_),
+            "new_raw": np.empty(0, np.int64),
         }
         for label, n in counts.items()
-    }  # fmt: skip
+    }
     made = clustering.number_clusters(found, classes, len(coarse), 0, 4)
     assert made.num_labels == 59 and clustering.visiting_order(coarse) == [0, 4, 7, 5, 8, 3, 2, 1, 6]
     for label, (first, last) in printed.items():

@@ -86,13 +86,26 @@ def test_the_stage_writes_everything_and_scores_it(tmp_path, monkeypatch, capsys
 
     monkeypatch.setattr(cluster_stage, "cluster_in_processes", without_umap)
     settings = {
-        "umap_neighbors": 30, "umap_min_dist": 0.0, "umap_components": 4, "min_cluster_size": 12, "cluster_workers": 1,
+        "umap_neighbors": 30,
+        "umap_min_dist": 0.0,
+        "umap_components": 4,
+        "min_cluster_size": 12,
+        "cluster_workers": 1,
         "controls": list(cluster_stage.NAMES),
-    }  # fmt: skip
+    }
     metrics, details, artefacts = cluster_stage.cluster_stage(
-        tmp_path, "toy", points, coarse, certain, settings=settings, seed=42, fine=which, images=points,
-        class_names=["x", "y", "z"], fine_names=[f"blob {b}" for b in range(6)],
-    )  # fmt: skip
+        tmp_path,
+        "toy",
+        points,
+        coarse,
+        certain,
+        settings=settings,
+        seed=42,
+        fine=which,
+        images=points,
+        class_names=["x", "y", "z"],
+        fine_names=[f"blob {b}" for b in range(6)],
+    )
     below = tmp_path / "sub_toy"
     values = {name: metric["last"] for name, metric in metrics.items()}
     assert values["ari"] > 0.9 and abs(values["ari_random"]) < 0.5 and values["num_sub"] == 6

@@ -145,14 +145,17 @@ def test_the_digest_is_the_one_in_medmnist_3_0_2():
     assert (entry.train, entry.test, entry.classes) == (89996, 7180, len(pathmnist.CLASSES))
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"train_images": None}, "holds no train_images"),
-    ({"train_images": np.zeros((27, 28, 28), np.uint8)}, "train images are uint8"),
-    ({"train_images": np.zeros((27, 28, 28, 3), np.float32)}, "train images are float32"),
-    ({"test_labels": np.full((18, 1), 9, np.uint8)}, "label 9 at position 0 is not in 0..8"),
-    ({"test_labels": np.zeros((17, 1), np.uint8)}, "test labels are uint8"),
-    ({"train_labels": np.array([[None]] * 27, object)}, "damaged or not what it should be"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"train_images": None}, "holds no train_images"),
+        ({"train_images": np.zeros((27, 28, 28), np.uint8)}, "train images are uint8"),
+        ({"train_images": np.zeros((27, 28, 28, 3), np.float32)}, "train images are float32"),
+        ({"test_labels": np.full((18, 1), 9, np.uint8)}, "label 9 at position 0 is not in 0..8"),
+        ({"test_labels": np.zeros((17, 1), np.uint8)}, "test labels are uint8"),
+        ({"train_labels": np.array([[None]] * 27, object)}, "damaged or not what it should be"),
+    ],
+)
 def test_pathmnist_damaged_files(placed, change, said):
     with pytest.raises(datasets.DatasetError, match=said):
         datasets.load("pathmnist", placed(npz(**change)[0]), accept_unverified=True)

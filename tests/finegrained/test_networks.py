@@ -18,9 +18,16 @@ def count(name, outputs):
 
 @pytest.mark.parametrize(
     ("outputs", "parameters"),
-    [(2, 11_169_858), (9, 11_173_449), (10, 11_173_962), (13, 11_175_501), (20, 11_179_092), (59, 11_199_099),
-     (100, 11_220_132)],
-)  # fmt: skip
+    [
+        (2, 11_169_858),
+        (9, 11_173_449),
+        (10, 11_173_962),
+        (13, 11_175_501),
+        (20, 11_179_092),
+        (59, 11_199_099),
+        (100, 11_220_132),
+    ],
+)
 def test_counts_of_the_heads(outputs, parameters):
     assert count("resnet18", outputs) == parameters
 
@@ -45,8 +52,9 @@ def test_count_of_deep_layer():
     assert deep() == 11_199_639
 
 
-@pytest.mark.parametrize(("fine", "coarse", "parameters"),
-                         [(10, 2, 11_174_988), (100, 20, 11_230_392), (13, 2, 11_176_527)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fine", "coarse", "parameters"), [(10, 2, 11_174_988), (100, 20, 11_230_392), (13, 2, 11_176_527)]
+)
 def test_counts_of_multi_head(fine, coarse, parameters):
     with torch.device("meta"):
         assert parameter_count(MultiHead(num_classes=fine, num_superclasses=coarse)) == parameters
@@ -147,8 +155,12 @@ def test_heads_keep_the_backbone_bit_equal(variant):
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert net(torch.rand(3, 3, 32, 32)).shape == (3, 2)
     kinds = [type(layer).__name__ for layer in net.fc] if variant != "plain" else [type(net.fc).__name__]
-    assert kinds == {"plain": ["Linear"], "deep_layer": ["Dropout", "Linear", "Linear"],
-                     "keep_sub_head": ["Linear", "Linear"]}[variant]  # fmt: skip
+    assert (
+        kinds
+        == {"plain": ["Linear"], "deep_layer": ["Dropout", "Linear", "Linear"], "keep_sub_head": ["Linear", "Linear"]}[
+            variant
+        ]
+    )
     assert (variant == "keep_sub_head") == (variant != "plain" and net.fc[0] is trained)
 
 

@@ -141,16 +141,20 @@ def test_mcnemar_is_the_exact_binomial_test():
 
 def test_rows_have_one_name_each():
     every = [
-        tables.variant("coarse"), tables.variant("fine-tune"), tables.variant("fine-tune", head="deep_layer"),
-        tables.variant("fine-tune", head="keep_sub_head"), tables.variant("multi-head", alpha=0.1),
-        tables.variant("multi-head", alpha=0.9), tables.variant("fine-tune", use_pseudo=False),
+        tables.variant("coarse"),
+        tables.variant("fine-tune"),
+        tables.variant("fine-tune", head="deep_layer"),
+        tables.variant("fine-tune", head="keep_sub_head"),
+        tables.variant("multi-head", alpha=0.1),
+        tables.variant("multi-head", alpha=0.9),
+        tables.variant("fine-tune", use_pseudo=False),
         tables.variant("multi-head", use_pseudo=False, alpha=0.1),
         tables.variant("multi-head", use_pseudo=False, alpha=0.9),
         *(tables.variant("coarse", control=name) for name in ("budget", "certain")),
         tables.variant("fine-tune", sub_labels="random"),
         tables.variant("multi-head", sub_labels="random", alpha=0.9),
         *(tables.variant("fine-tune", sub_labels=name) for name in tables.SUB_LABELS[2:]),
-    ]  # fmt: skip
+    ]
     assert every == list(tables.TITLES) and len(set(every)) == len(every)
     assert tables.variant("sub", use_pseudo=False) == "ft-true"
     assert tables.variant("multi-head", alpha=0.25) == "mh025"

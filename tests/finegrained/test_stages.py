@@ -208,8 +208,9 @@ def cut_back(folder, epoch):
     (folder / ".state-0003.partial").write_bytes(b"half")
 
 
-@pytest.mark.parametrize("name", ["classifier/mnist5k", "fine-tuning/mnist5k/pseudo/deep_layer",
-                                  "multihead/mnist5k/pseudo/alpha_0.1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["classifier/mnist5k", "fine-tuning/mnist5k/pseudo/deep_layer", "multihead/mnist5k/pseudo/alpha_0.1"]
+)
 def test_a_resumed_training_equals_the_straight_one(whole, tmp_path, name):
     out, _ = whole
     copy = tmp_path / "out"
@@ -276,8 +277,9 @@ def test_a_lone_damaged_state_is_refused_and_stays(tmp_path):
 def kill_when(seen, *flags):
     """Starts the script and kills it with SIGKILL as soon as `seen` exists."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(command("pipeline.py", *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                             cwd=ROOT, env=env)  # fmt: skip
+    child = subprocess.Popen(
+        command("pipeline.py", *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=env
+    )
     deadline = time.monotonic() + 240
     while not seen.exists():
         assert child.poll() is None, child.stdout.read().decode()
@@ -323,10 +325,11 @@ def test_main_py_and_the_class(whole, tmp_path, capsys):
     flags = [*TINY, "--out_dir", tmp_path / "out"]
     run("main.py", *flags, "--strategy", "transfer")
     same_training(out / "fine-tuning/mnist5k/true/plain", tmp_path / "out/fine-tuning/mnist5k/true/plain")
-    words = {"dataset": "mnist5k", "max_epochs": 3, "min_epochs": 3, "batch_size": 50, "pretrained": False, "lr": 0.05,
-             "network": "small", "limit_train": 200, "schedule": "cosine", "threads": 1, "device": "cpu",
-             "out_dir": str(tmp_path / "mine")}  # fmt: skip
-    made = pipeline.Pipeline(**words, aug_set="shifts")
+    words = {
+        "dataset": "mnist5k", "max_epochs": 3, "min_epochs": 3, "batch_size": 50, "pretrained": False, "lr": 0.05,
+        "network": "small", "limit_train": 200, "schedule": "cosine", "threads": 1, "device": "cpu",
+    }  # fmt: skip
+    made = pipeline.Pipeline(**words, out_dir=str(tmp_path / "mine"), aug_set="shifts")
     made.classify()
     made.features_extraction()
     made.uncertain_extraction()
@@ -343,8 +346,8 @@ def test_main_py_and_the_class(whole, tmp_path, capsys):
 
 def test_the_older_network_through_its_stages(tmp_path):
     """--legacy-net: S + C outputs in every network, read back by the next stage and by --eval."""
-    flags = ["--dataset", "mnist5k", "--limit_train", "60", "--max_epochs", "1", "--no-pretrained", "--threads", "1",
-             "--device", "cpu", "--legacy-net", "--out_dir", tmp_path]  # fmt: skip
+    words = "--dataset mnist5k --limit_train 60 --max_epochs 1 --no-pretrained --threads 1 --device cpu --legacy-net"
+    flags = [*words.split(), "--out_dir", tmp_path]
     run("main.py", *flags, "--strategy", "transfer")
     run("main.py", *flags, "--strategy", "base")
     for name in ("classifier/mnist5k", "classifier_sub/mnist5k/true", "fine-tuning/mnist5k/true/plain"):
@@ -357,8 +360,8 @@ def test_the_older_network_through_its_stages(tmp_path):
 
 def test_evaluation_of_a_checkpoint(whole, tmp_path):
     out, _ = whole
-    for name in ("classifier/mnist5k", "fine-tuning/mnist5k/pseudo/deep_layer", "multihead/mnist5k/true/alpha_0.9",
-                 "classifier_sub/mnist5k/true"):  # fmt: skip
+    trained = "classifier/mnist5k fine-tuning/mnist5k/pseudo/deep_layer multihead/mnist5k/true/alpha_0.9"
+    for name in (*trained.split(), "classifier_sub/mnist5k/true"):
         logged = json.loads((out / name / "manifest.json").read_text())["metrics"]["test_accuracy"]
         said = run("pipeline.py", *TINY, "--eval", out / name, "--out_dir", tmp_path).stdout
         assert f"accuracy {100 * logged:.4f} % on 1,000 test images of mnist5k" in said
@@ -384,8 +387,8 @@ def test_two_processes(loopback, whole, tmp_path):
 
 def test_legacy_split_and_learning_rate_search(tmp_path):
     flags = [word for word in TINY if word not in ("--lr", "0.05")]
-    run("pipeline.py", *flags, "--split", "legacy", "--out_dir", tmp_path, "--stage", "coarse", "--max_epochs", "1",
-        "--min_epochs", "1")  # fmt: skip
+    short = "--split legacy --stage coarse --max_epochs 1 --min_epochs 1"
+    run("pipeline.py", *flags, *short.split(), "--out_dir", tmp_path)
     folder = tmp_path / "classifier/mnist5k"
     curve = json.loads((folder / "lr_find.json").read_text())
     manifest = json.loads((folder / "manifest.json").read_text())

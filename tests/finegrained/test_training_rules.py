@@ -119,10 +119,17 @@ def epochs_with(stopping, losses, tmp_path, least=12, most=20):
     quiet()
     loader = DataLoader(TensorDataset(torch.zeros(2, 1)))
     trainer = Trainer(
-        max_epochs=most, min_epochs=least, callbacks=[stopping], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, accelerator="cpu",
+        max_epochs=most,
+        min_epochs=least,
+        callbacks=[stopping],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
         default_root_dir=tmp_path,
-    )  # fmt: skip
+    )
     trainer.fit(Scripted(losses), loader, loader)
     return trainer.current_epoch
 
@@ -147,11 +154,14 @@ def test_a_later_plateau_ends_it_after_patience(tmp_path):
     assert epochs_with(Stopping(4), losses, tmp_path) == 18
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [
-    ("restarts", lambda e: 1e-6 + (0.1 - 1e-6) * (1 + math.cos(math.pi * (e % 10) / 10)) / 2),
-    ("cosine", lambda e: 1e-6 + (0.1 - 1e-6) * (1 + math.cos(math.pi * e / 24)) / 2),
-    ("constant", lambda e: 0.1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("restarts", lambda e: 1e-6 + (0.1 - 1e-6) * (1 + math.cos(math.pi * (e % 10) / 10)) / 2),
+        ("cosine", lambda e: 1e-6 + (0.1 - 1e-6) * (1 + math.cos(math.pi * e / 24)) / 2),
+        ("constant", lambda e: 0.1),
+    ],
+)
 def test_schedules(schedule, expected):
     made = Optimization(schedule=schedule, max_epochs=24)
     optimizer = made.of([torch.nn.Parameter(torch.zeros(1))], 0.1)

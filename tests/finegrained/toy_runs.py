@@ -29,17 +29,38 @@ CONFIG = {"dataset": DATASET, "limit_train": IMAGES, "network": "small", "seed":
 
 
 def finish(
-    folder: Path, stage: str, variant: str, seed: int, metrics: dict, details: dict, artefacts=(), *,
-    dataset: str = DATASET, row: str = "",
-) -> None:  # fmt: skip
+    folder: Path,
+    stage: str,
+    variant: str,
+    seed: int,
+    metrics: dict,
+    details: dict,
+    artefacts=(),
+    *,
+    dataset: str = DATASET,
+    row: str = "",
+) -> None:
     """record.json, config.json, manifest.json and DONE as a finished stage leaves them; `row` names all variants."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {**CONFIG, "seed": seed, "dataset": dataset}
     record = make_record(
-        paper="finegrained", row=row or tables.row_name("mnist5k-cpu", variant), stage=stage, seed=seed, argv=[],
-        config=config, metrics=metrics, seconds=1.0, data={"file": "00"}, data_verified=True, deviations=[],
-        versions=versions_of("numpy"), deterministic=True, details=details, artefacts=artefacts, curve="metrics.jsonl",
-    )  # fmt: skip
+        paper="finegrained",
+        row=row or tables.row_name("mnist5k-cpu", variant),
+        stage=stage,
+        seed=seed,
+        argv=[],
+        config=config,
+        metrics=metrics,
+        seconds=1.0,
+        data={"file": "00"},
+        data_verified=True,
+        deviations=[],
+        versions=versions_of("numpy"),
+        deterministic=True,
+        details=details,
+        artefacts=artefacts,
+        curve="metrics.jsonl",
+    )
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "manifest.json").write_text(json.dumps({"variant": variant}))
     Run(folder, config, False).finish(record)
@@ -56,9 +77,11 @@ def training(out: Path, variant: str, seed: int, correct: np.ndarray, truth: np.
     folder = out / below
     accuracy = float(correct.mean())
     metrics = {
-        "accuracy": {"best_on_val": accuracy, "last": accuracy}, "macro_accuracy": {"best_on_val": accuracy},
-        "nll": {"best_on_val": 0.1, "last": 0.1}, "val_accuracy": {"best_on_val": accuracy},
-    }  # fmt: skip
+        "accuracy": {"best_on_val": accuracy, "last": accuracy},
+        "macro_accuracy": {"best_on_val": accuracy},
+        "nll": {"best_on_val": 0.1, "last": 0.1},
+        "val_accuracy": {"best_on_val": accuracy},
+    }
     num_sub = None if not variant else 10
     details = {"num_sub": num_sub, "lr": 0.05, "epochs": 2, "training_images": 180}
     finish(folder, stage, variant, seed, metrics, details)

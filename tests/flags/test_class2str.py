@@ -15,12 +15,14 @@ RNN = {**FC, "w_c": (float, 1.0), "w_i": (float, 1.0), "w_l2": (float, 1.0)}
 GOLDEN = {
     "train_fc_classifier.py": (lambda: fc_parser("s"), FC),
     "train_fc_classifer_cifar100.py": (
-        lambda: fc_parser("s", dataset="cifar100"), {**FC, "dataset": (str, "cifar100")},
+        lambda: fc_parser("s", dataset="cifar100"),
+        {**FC, "dataset": (str, "cifar100")},
     ),
     "train_fc_classifer_imagenet.py": (lambda: fc_parser("s", dataset="imagenet", original_flags=False), {}),
     "train_rnn_classifier_cifar.py": (lambda: rnn_parser("s", "cifar10", "vgg16"), RNN),
     "train_rnn_classifier_cifar100.py": (
-        lambda: rnn_parser("s", "cifar100", "lenet"), {**RNN, "dataset": (str, "cifar100"), "model": (str, "lenet")},
+        lambda: rnn_parser("s", "cifar100", "lenet"),
+        {**RNN, "dataset": (str, "cifar100"), "model": (str, "lenet")},
     ),
     "train_rnn_classifer_mnist.py": (
         lambda: rnn_parser("s", "mnist", "lenet", flavour="mnist"),
@@ -30,7 +32,7 @@ GOLDEN = {
         lambda: rnn_parser("s", "imagenet", "vgg", batch=100, flavour="imagenet"),
         {**RNN, "B": (int, 100), "dataset": (str, "imagenet"), "model": (str, "vgg"), "restore": (int, 0)},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("script_name", GOLDEN)
@@ -56,13 +58,11 @@ def test_seed_lines_resolve_and_chain(tmp_path):
         rnn_parser("s", "cifar10", "vgg16"),
         "--B=200 --dataset cifar10 --name exp1 --model vgg16 --w_c=4 --w_i=100 --w_l2=0.1".split() + places,
     )
-    assert (first.B, first.epochs, first.lr, first.features, first.pixels) == (
-        256, 1000, 1e-4, "paper512", "raw",
-    )  # fmt: skip
+    assert (first.B, first.epochs, first.lr, first.features, first.pixels) == (256, 1000, 1e-4, "paper512", "raw")
     expected = {
-        "B": 200, "w_c": 4.0, "w_i": 100.0, "w_l2": 0.1, "mu": 0.9, "n_sequence": 4, "lstm_units": [100, 20, 100],
-        "hidden": 500, "label_grad": "flow", "finetune": "all", "epochs": 1000, "cnn_dir": str(tmp_path / "exp1"),
-    }  # fmt: skip
+        **dict(B=200, w_c=4.0, w_i=100.0, w_l2=0.1, mu=0.9, n_sequence=4, lstm_units=[100, 20, 100], hidden=500),
+        **dict(label_grad="flow", finetune="all", epochs=1000, cnn_dir=str(tmp_path / "exp1")),
+    }
     assert {key: getattr(second, key) for key in expected} == expected
     assert second.folder == first.folder / "rnn" == tmp_path / "exp1" / "rnn"
 
@@ -178,10 +178,14 @@ def test_scripts_run_from_their_own_folder_and_as_modules(script, tmp_path):
 
     inside = subprocess.run(
         [sys.executable, "train_fc_classifier.py", "--print-config"],
-        cwd=REPO_ROOT / "class2str_tf", capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=REPO_ROOT / "class2str_tf",
+        capture_output=True,
+        text=True,
+    )
     module = subprocess.run(
         [sys.executable, "-m", "class2str_tf.train_fc_classifier", "--print-config"],
-        cwd=REPO_ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=REPO_ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert json.loads(inside.stdout) == json.loads(module.stdout)

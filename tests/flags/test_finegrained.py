@@ -112,30 +112,33 @@ def test_folders(capsys, tmp_path):
     assert config_of(capsys, "--out_dir", "here")["out_dir"] == "here"
 
 
-@pytest.mark.parametrize(("line", "said"), [
-    ("--dataset imagenet22k", "argument --dataset: unknown data set 'imagenet22k'"),
-    ("--threshold 0", "argument --threshold: '0' is not a number > 0"),
-    ("--threshold 101", "argument --threshold: '101' is not a number > 0 and <= 100"),
-    ("--alpha 1.5", "argument --alpha: '1.5' is not a number >= 0 and <= 1"),
-    ("--alpha 0.1 0.1", "--alpha 0.1 0.1: names one value twice"),
-    ("--n_aug 0", "argument --n_aug: '0' is not a whole number >= 1"),
-    ("--strategy base", "argument --strategy: invalid choice: 'base'"),
-    ("--stage everything", "argument --stage: invalid choice: 'everything'"),
-    ("--head round", "argument --head: invalid choice: 'round'"),
-    ("--min_epochs 60", "--min_epochs 60: more than --max_epochs 50"),
-    ("--network small --pretrained", "no ImageNet weights for --network small"),
-    ("--network resnet10 --pretrained", "no ImageNet weights for --network resnet10"),
-    ("--no-pretrained --weights x.pth", "--weights: only with --pretrained"),
-    ("--no-use_pseudo --sub_labels random", "--sub_labels random: only with pseudo-labels"),
-    ("--control budget", "--control budget: only with --stage coarse"),
-    ("--devices 2 --compile", "--compile: only with one of --devices"),
-    ("--device gpu", "argument --device: 'gpu' is not auto"),
-    ("--schedule onecycle", "--schedule onecycle: needs --lr, its peak"),
-    ("--schedule onecycle --lr 0.1 --min_epochs 4", "--schedule onecycle: ends with --max_epochs; leave out"),
-    ("--true-images certain", "--true_images certain: only with --no-use_pseudo"),
-    ("--lr 0", "argument --lr: '0' is not a number > 0"),
-    ("--thresh 80", "unrecognized arguments: --thresh"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--dataset imagenet22k", "argument --dataset: unknown data set 'imagenet22k'"),
+        ("--threshold 0", "argument --threshold: '0' is not a number > 0"),
+        ("--threshold 101", "argument --threshold: '101' is not a number > 0 and <= 100"),
+        ("--alpha 1.5", "argument --alpha: '1.5' is not a number >= 0 and <= 1"),
+        ("--alpha 0.1 0.1", "--alpha 0.1 0.1: names one value twice"),
+        ("--n_aug 0", "argument --n_aug: '0' is not a whole number >= 1"),
+        ("--strategy base", "argument --strategy: invalid choice: 'base'"),
+        ("--stage everything", "argument --stage: invalid choice: 'everything'"),
+        ("--head round", "argument --head: invalid choice: 'round'"),
+        ("--min_epochs 60", "--min_epochs 60: more than --max_epochs 50"),
+        ("--network small --pretrained", "no ImageNet weights for --network small"),
+        ("--network resnet10 --pretrained", "no ImageNet weights for --network resnet10"),
+        ("--no-pretrained --weights x.pth", "--weights: only with --pretrained"),
+        ("--no-use_pseudo --sub_labels random", "--sub_labels random: only with pseudo-labels"),
+        ("--control budget", "--control budget: only with --stage coarse"),
+        ("--devices 2 --compile", "--compile: only with one of --devices"),
+        ("--device gpu", "argument --device: 'gpu' is not auto"),
+        ("--schedule onecycle", "--schedule onecycle: needs --lr, its peak"),
+        ("--schedule onecycle --lr 0.1 --min_epochs 4", "--schedule onecycle: ends with --max_epochs; leave out"),
+        ("--true-images certain", "--true_images certain: only with --no-use_pseudo"),
+        ("--lr 0", "argument --lr: '0' is not a number > 0"),
+        ("--thresh 80", "unrecognized arguments: --thresh"),
+    ],
+)
 def test_bad_values(capsys, line, said):
     assert said in refused(capsys, *line.split())
 

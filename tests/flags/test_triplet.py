@@ -97,10 +97,18 @@ def test_main_runs_the_settings_of_the_released_script():
     released = dict(zip(words[::2], words[1::2], strict=True))
     assert released.pop("--seed") == "3"
     assert released == {
-        "--gpu": "0", "--db_name": "aircrafts", "--net": "resnet50", "--train_mode": "semi_hard", "--margin": "0.2",
-        "--caffe_iter_size": "1", "--logging_threshold": "500", "--train_iters": "40000", "--learning_rate": "0.01",
-        "--aug_style": "img", "--checkpoint_suffix": "_lm1_aug_img_fixed_299_3",
-    }  # fmt: skip
+        "--gpu": "0",
+        "--db_name": "aircrafts",
+        "--net": "resnet50",
+        "--train_mode": "semi_hard",
+        "--margin": "0.2",
+        "--caffe_iter_size": "1",
+        "--logging_threshold": "500",
+        "--train_iters": "40000",
+        "--learning_rate": "0.01",
+        "--aug_style": "img",
+        "--checkpoint_suffix": "_lm1_aug_img_fixed_299_3",
+    }
     assert original.NUM_TRIALS == 1
 
 
@@ -178,8 +186,10 @@ def test_scripts_run_from_their_own_folder_and_as_modules():
 
 
 def test_eval_takes_the_network_from_the_run_folder(tmp_path):
-    trained = {**resolved("--net", "mobile", "--train_mode", "hard", "--frame_size", "64", "--aug_style", "img"),
-               "data_dir": "/their/data"}  # fmt: skip
+    trained = {
+        **resolved("--net", "mobile", "--train_mode", "hard", "--frame_size", "64", "--aug_style", "img"),
+        "data_dir": "/their/data",
+    }
     (tmp_path / "config.json").write_text(json.dumps(trained))
     config = resolved("--checkpoint", str(tmp_path / "model.ckptbest"))
     assert (config["net"], config["frame_size"], config["train_mode"]) == ("mobile", 64, "hard")

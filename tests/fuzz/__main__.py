@@ -78,8 +78,11 @@ def parent(work: dict[str, int], seed: int, module: str = "tests.fuzz") -> list[
                 new = json.loads(line)
                 old = results.get(new["name"], NOTHING)
                 result = results[new["name"]] = {"name": new["name"], **{key: old[key] + new[key] for key in NOTHING}}
-                print(f"{new['name']:20} {result['inputs']:7,} inputs, {result['hypothesis']:6,} of them hypothesis', "
-                      f"{result['seconds']:7.1f} s, {len(result['faults'])} faults", flush=True)  # fmt: skip
+                print(
+                    f"{new['name']:20} {result['inputs']:7,} inputs, {result['hypothesis']:6,} of them hypothesis', "
+                    f"{result['seconds']:7.1f} s, {len(result['faults'])} faults",
+                    flush=True,
+                )
             if process.wait() == 0:
                 return list(results.values())
             note, error = Path(folder) / "note", said.read_text(errors="replace", encoding="utf-8")

@@ -320,10 +320,16 @@ def run(
     while len(verdicts) < count:
         before = len(verdicts), len(small)
         calm = settings(
-            max_examples=count - len(verdicts) + SPARE, deadline=None, database=None, derandomize=False,
-            phases=(Phase.generate, Phase.shrink), verbosity=Verbosity.quiet, report_multiple_bugs=False,
-            suppress_health_check=list(HealthCheck), print_blob=False,
-        )  # fmt: skip
+            max_examples=count - len(verdicts) + SPARE,
+            deadline=None,
+            database=None,
+            derandomize=False,
+            phases=(Phase.generate, Phase.shrink),
+            verbosity=Verbosity.quiet,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+            print_blob=False,
+        )
         number = random.Random(f"{seed}/{target.name}/hypothesis/{part}").getrandbits(64)
         with suppress(Broken):
             seeded(number)(calm(given(suits)(examine)))()

@@ -31,25 +31,35 @@ FLAT = {
 }  # fmt: skip
 LABELS = np.array([0, 1, 2, 3, 1, 0])
 PREDICTIONS = {
-    "val_logits": np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]] * 3, "test_labels": LABELS,
+    "val_logits": np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]] * 3,
+    "test_labels": LABELS,
     "test_logits": np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0, 0]] * 3,
-}  # fmt: skip
+}
 CURVES = {"curve": np.array([[0, 1, 2], [0, 1, 1]]), "curve_index": np.array([0, 1, 2])}
 PROFILES = {
-    "conv1__1": np.arange(12.0).reshape(4, 3), "top__conv1": np.array([[0, 1, 5], [2, 3, 4]]),
+    "conv1__1": np.arange(12.0).reshape(4, 3),
+    "top__conv1": np.array([[0, 1, 5], [2, 3, 4]]),
     "simg__conv1": np.full((1, 3), 0.5),
-}  # fmt: skip
+}
 LEVEL = {"groups": 2, "accuracy": 0.5, "within": 0.5, "expected": 0.4, "lift": 1.2, "p": 0.01}
 SELECTIVE = {"best": 0.5, "null_mean": 0.3, "null_95": 0.4, "level_groups": 2}
 ANALYSIS = {
-    "names": NAMES, "seed": 0, "levels": [[0, 0, 1, 1]], "arms": ["A0"], "metrics": {"epochs_to_A0/A0": 1},
-    "mantel": {"conv1": {"1": {"rho": 0.2}}}, "selectivity": {"conv1": [SELECTIVE]},
-    "T1": {"A0": {"levels": [LEVEL], "height": 2.0}}, "e90": {"conv1": {"2": 1.0, "2/0": 1.0, "classes": 1.0}},
-    "gap": {"A0": {"all": [0.1, 0.0, 0.2]}}, "kept_epochs": [1], "probes": {"conv1": {"2": {"1": 0.5}}},
+    "names": NAMES,
+    "seed": 0,
+    "levels": [[0, 0, 1, 1]],
+    "arms": ["A0"],
+    "metrics": {"epochs_to_A0/A0": 1},
+    "mantel": {"conv1": {"1": {"rho": 0.2}}},
+    "selectivity": {"conv1": [SELECTIVE]},
+    "T1": {"A0": {"levels": [LEVEL], "height": 2.0}},
+    "e90": {"conv1": {"2": 1.0, "2/0": 1.0, "classes": 1.0}},
+    "gap": {"A0": {"all": [0.1, 0.0, 0.2]}},
+    "kept_epochs": [1],
+    "probes": {"conv1": {"2": {"1": 0.5}}},
     "curves": {
         "A0": {"metrics": {"test_accuracy": 0.5, "parameters": 9}, "test": [0.5], "first_epoch_gradients": [1.0] * 5}
     },
-}  # fmt: skip
+}
 RUN = {"commit": "0" * 40, "dirty": False, "seed": 0, "data": {"x": "0" * 64}, "config": FLAT}
 
 
@@ -57,11 +67,17 @@ RUN = {"commit": "0" * 40, "dirty": False, "seed": 0, "data": {"x": "0" * 64}, "
 def _files() -> dict[str, bytes]:
     """Everything that the viewer and the summary read of a seed's folder."""
     return {
-        "A0/DONE": b"{}", "A0/config.json": seeds.dumped(FLAT), "A0/tree.json": seeds.dumped(run_targets.TREE),
-        "A0/predictions.npz": seeds.npz(PREDICTIONS), "A0/curves.npz": seeds.npz(CURVES),
-        "A0/record.json": seeds.dumped(RUN), "analysis/DONE": b"{}", "analysis/analysis.json": seeds.dumped(ANALYSIS),
-        "analysis/profiles.npz": seeds.npz(PROFILES), "analysis/record.json": seeds.dumped(RUN),
-    }  # fmt: skip
+        "A0/DONE": b"{}",
+        "A0/config.json": seeds.dumped(FLAT),
+        "A0/tree.json": seeds.dumped(run_targets.TREE),
+        "A0/predictions.npz": seeds.npz(PREDICTIONS),
+        "A0/curves.npz": seeds.npz(CURVES),
+        "A0/record.json": seeds.dumped(RUN),
+        "analysis/DONE": b"{}",
+        "analysis/analysis.json": seeds.dumped(ANALYSIS),
+        "analysis/profiles.npz": seeds.npz(PROFILES),
+        "analysis/record.json": seeds.dumped(RUN),
+    }
 
 
 def _seed_folder(path: Path, damaged: str) -> Path:
@@ -137,9 +153,13 @@ def evaluated(path: Path) -> None:
     from reproduction.runtime.torch_runtime import World
 
     data: Any = SimpleNamespace(
-        images=np.zeros((1, 32, 32, 1), np.uint8), names=NAMES, test_images=np.zeros((4, 32, 32, 1), np.uint8),
-        test_labels=np.arange(4), mean=torch.zeros(1), sd=torch.ones(1),
-    )  # fmt: skip
+        images=np.zeros((1, 32, 32, 1), np.uint8),
+        names=NAMES,
+        test_images=np.zeros((4, 32, 32, 1), np.uint8),
+        test_labels=np.arange(4),
+        mean=torch.zeros(1),
+        sd=torch.ones(1),
+    )
     words = ["--preset", "mini", "--image-size", "32", "--eval", str(path)]
     config = flags.resolve_train(flags.train_parser().parse_args(words))
     with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
@@ -149,10 +169,12 @@ def evaluated(path: Path) -> None:
 MAKER = {"imagenet-train.json": "1", "imagenet-val.json": "2"}
 NOTE = seeds.dumped({"maker": MAKER, "done": 3})
 POOL5 = {
-    "train.progress": NOTE, "val.progress": NOTE, "features-train.npy": seeds.npy(np.ones((3, 2), np.float32)),
+    "train.progress": NOTE,
+    "val.progress": NOTE,
+    "features-train.npy": seeds.npy(np.ones((3, 2), np.float32)),
     "features-test.npy": seeds.npy(np.ones((3, 2), np.float32)),
     "fc-logits-test.npy": seeds.npy(np.ones((3, 4), np.float32)),
-}  # fmt: skip
+}
 
 
 def pool5(path: Path) -> None:
@@ -223,11 +245,13 @@ def targets() -> list[Target]:
 
     plain, torch = [], []
     for name, hostile, inside in (
-        ("A0/config.json", kinds, json_in), ("A0/tree.json", kinds, json_in),
-        ("analysis/analysis.json", kinds, json_in), ("A0/curves.npz", seeds.evil_npz(list(CURVES)), zip_in),
+        ("A0/config.json", kinds, json_in),
+        ("A0/tree.json", kinds, json_in),
+        ("analysis/analysis.json", kinds, json_in),
+        ("A0/curves.npz", seeds.evil_npz(list(CURVES)), zip_in),
         ("A0/predictions.npz", seeds.evil_npz(list(PREDICTIONS)), zip_in),
         ("analysis/profiles.npz", seeds.evil_npz(["conv1__1"]), zip_in),
-    ):  # fmt: skip
+    ):
         label = f"run viewer {name.rpartition('/')[2]}"
         torch.append(
             t(label, "in", one(name), viewer_of(name), WRONG, lambda hostile=hostile: hostile, inside, share=0.3)
@@ -247,12 +271,25 @@ def targets() -> list[Target]:
     ]
     tensorflow = [
         t("pool5 note", "val.progress", lambda: [NOTE], pool5, WRONG, lambda: [*kinds, b"{}"], json_in),
-        t("pool5 features", "features-train.npy", lambda: [POOL5["features-train.npy"]], pool5, WRONG,
-          lambda: [*seeds.evil_npy(), seeds.npy(np.array(True))]),
-        t("pool5 half note", "train.progress", lambda: [seeds.dumped({"maker": MAKER, "done": 2})], growing, WRONG,
-          seeds.deep_json, json_in),
+        t(
+            "pool5 features",
+            "features-train.npy",
+            lambda: [POOL5["features-train.npy"]],
+            pool5,
+            WRONG,
+            lambda: [*seeds.evil_npy(), seeds.npy(np.array(True))],
+        ),
+        t(
+            "pool5 half note",
+            "train.progress",
+            lambda: [seeds.dumped({"maker": MAKER, "done": 2})],
+            growing,
+            WRONG,
+            seeds.deep_json,
+            json_in,
+        ),
         t("pool5 half features", "features-train.partial", lambda: [_HALF], growing, WRONG),
-    ]  # fmt: skip
+    ]
     return [
         *plain,
         *(dataclasses.replace(target, framework="torch") for target in torch),

@@ -29,8 +29,19 @@ from tests.fuzz import mutate
 LIMIT_BYTES = 3 << 30  # the largest array that a reader may make is 1 GiB; this leaves room for a copy of it
 LIMIT_S = 20
 CANARY = "fuzz.canary"  # planted code raises this audit event; see seeds.CODE
-FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "socket.connect",
-             "socket.bind", "socket.getaddrinfo", "ctypes.dlopen", CANARY)  # fmt: skip
+FORBIDDEN = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "subprocess.Popen",
+    "socket.connect",
+    "socket.bind",
+    "socket.getaddrinfo",
+    "ctypes.dlopen",
+    CANARY,
+)
 WRITERS = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate")
 
 

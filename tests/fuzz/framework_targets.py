@@ -90,9 +90,15 @@ def _subclass() -> list[bytes]:
     config = {"model": "vgg_small", "dataset": "mnist5k", "channels_last": False}
     network = models.build("vgg_small", "mnist5k", 10, 1)
     content = {
-        "args": config, "subclass2class": torch.arange(10), "mean": torch.zeros(1), "std": torch.ones(1),
-        "state_dict": network.state_dict(), "epoch": 1, "id": "x", "class_names": list("0123456789"),
-    }  # fmt: skip
+        "args": config,
+        "subclass2class": torch.arange(10),
+        "mean": torch.zeros(1),
+        "std": torch.ones(1),
+        "state_dict": network.state_dict(),
+        "epoch": 1,
+        "id": "x",
+        "class_names": list("0123456789"),
+    }
     from subclass_torch.training.record import CHECKPOINT_KEYS
 
     return [_saved({**dict.fromkeys(CHECKPOINT_KEYS, 0), **content})]
@@ -294,28 +300,57 @@ def targets() -> list[Target]:
     torch = [
         t("checkpoint", "c.pt", _tensors, _read, WRONG, evil_checkpoints, zip_in),
         t("state", "state-0000000002.pt", _tensors, _state, WRONG, evil_checkpoints, zip_in),
-        t("lightning state", "state-0002.ckpt",
-          lambda: [_saved({"callbacks": {"Keeper": {"history": [{"a": 1}]}}})], _newest_state,
-          WRONG, evil_checkpoints, zip_in),
+        t(
+            "lightning state",
+            "state-0002.ckpt",
+            lambda: [_saved({"callbacks": {"Keeper": {"history": [{"a": 1}]}}})],
+            _newest_state,
+            WRONG,
+            evil_checkpoints,
+            zip_in,
+        ),
         t("subclass network", "n.pt", _subclass, _load_subclass, WRONG, evil_checkpoints, zip_in, share=0.3),
-        t("finegrained network", "best.ckpt", _finegrained, _load_finegrained, WRONG, evil_checkpoints, zip_in,
-          share=0.5),
+        t(
+            "finegrained network",
+            "best.ckpt",
+            _finegrained,
+            _load_finegrained,
+            WRONG,
+            evil_checkpoints,
+            zip_in,
+            share=0.5,
+        ),
         t("pretrained", "r.pth", lambda: [_saved({"w": _four()})], _pretrained, WRONG, evil_checkpoints, zip_in),
         t("split", "split.npz", _split_seed, _split, WRONG, lambda: seeds.evil_npz(["train", "val"]), zip_in),
         t("pseudo-labels", "p.csv", lambda: labels, _labels, WRONG, lambda: column),
-        t("subclass map", "m.npz", lambda: [seeds.npz({"subclass2class": np.array([0, 1, 2, 3, 1, 2])})], _map, WRONG,
-          lambda: seeds.evil_npz(["subclass2class"]), zip_in),
+        t(
+            "subclass map",
+            "m.npz",
+            lambda: [seeds.npz({"subclass2class": np.array([0, 1, 2, 3, 1, 2])})],
+            _map,
+            WRONG,
+            lambda: seeds.evil_npz(["subclass2class"]),
+            zip_in,
+        ),
         t("ranking", "r.json", lambda: [ranking], _ranking, WRONG, seeds.deep_json, (mutate.json_value,)),
         t("yt8m", "v.tfrecord", examples, _videos, WRONG, lambda: [b"", *evil_records()], (mutate.records,)),
-    ]  # fmt: skip
+    ]
     tensorflow = [
         t("tf index", "model-5.index", _one("model-5.index"), _tf_read, WRONG, share=0.1),
         t("tf data", DATA, _one(DATA), _tf_read, WRONG, share=0.1),
         t("tf state file", "checkpoint", _one("checkpoint"), _tf_state, (), lambda: (), share=1),
-        t("tf weights", "w.npz", lambda: [seeds.npz(WEIGHTS)], _tf_weights, EITHER,
-          lambda: seeds.evil_npz(list(WEIGHTS)), zip_in, share=0.2),
+        t(
+            "tf weights",
+            "w.npz",
+            lambda: [seeds.npz(WEIGHTS)],
+            _tf_weights,
+            EITHER,
+            lambda: seeds.evil_npz(list(WEIGHTS)),
+            zip_in,
+            share=0.2,
+        ),
         t("tf features", "f.npy", lambda: [seeds.npy(np.ones((3, 2), np.float32))], _features, WRONG, seeds.evil_npy),
-    ]  # fmt: skip
+    ]
     return [
         *(dataclasses.replace(target, framework="torch") for target in torch),
         *(dataclasses.replace(target, framework="tf") for target in tensorflow),

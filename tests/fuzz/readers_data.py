@@ -24,7 +24,7 @@ from datasets import (
     svhn,
     unpickle,
     verify,
-)  # fmt: skip
+)
 from datasets.core import DatasetError
 
 HERE = PurePosixPath("/images")

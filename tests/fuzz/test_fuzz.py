@@ -34,9 +34,13 @@ def test_no_parser_breaks_the_property(tmp_path, framework, inputs):
     out = tmp_path / "fuzz.json"
     words = ["--inputs", str(inputs), "--frameworks", framework, "--out", str(out)]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz", *words], cwd=REPO_ROOT, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, encoding="utf-8",
-    )  # fmt: skip
+        [sys.executable, "-m", "tests.fuzz", *words],
+        cwd=REPO_ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        encoding="utf-8",
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads(out.read_text(encoding="utf-8"))
     work = program.share_out(inputs, [name for name, target in table().items() if target.framework == framework])

@@ -29,10 +29,21 @@ def make_data():
     images = rng.integers(0, 256, (107, 32, 32, 3)).astype(np.uint8)
     labels = rng.integers(0, 4, 107)
     return Data(
-        images=images[:87], labels=labels[:87], train=TRAIN, val=np.arange(57, 87), test_images=images[87:],
-        test_labels=labels[87:], curve=np.arange(20), names=list("abcd"), kind=np.zeros(87, np.int8),
-        true_labels=labels[:87], mean=torch.full((3,), 0.5), sd=torch.full((3,), 0.25), digests={}, verified=True,
-    )  # fmt: skip
+        images=images[:87],
+        labels=labels[:87],
+        train=TRAIN,
+        val=np.arange(57, 87),
+        test_images=images[87:],
+        test_labels=labels[87:],
+        curve=np.arange(20),
+        names=list("abcd"),
+        kind=np.zeros(87, np.int8),
+        true_labels=labels[:87],
+        mean=torch.full((3,), 0.5),
+        sd=torch.full((3,), 0.25),
+        digests={},
+        verified=True,
+    )
 
 
 def make_network():

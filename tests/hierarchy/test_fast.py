@@ -158,9 +158,8 @@ def test_both_stages_and_the_analysis_with_the_flags_of_matched(pictures, tree_f
         assert not (tmp_path / arm / "checkpoints" / "best.pt").exists()
     small = "--what confusion,arms,responses --permutations 99 --bootstrap 20 --threads 1 --device cpu".split()
     answer = subprocess.run(
-        [sys.executable, str(ANALYZE), "--run", str(tmp_path), *small],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, str(ANALYZE), "--run", str(tmp_path), *small], capture_output=True, text=True
+    )
     assert answer.returncode == 0, answer.stderr
     metrics = load_record(tmp_path / "analysis" / "record.json").metrics
     assert {"block_lift_fine", "gap/A1", "epochs_to_A0/A1", "mantel_fc7"} <= metrics.keys()

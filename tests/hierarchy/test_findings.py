@@ -25,9 +25,20 @@ LABELS = {"quality_auroc_far": 0.93, "quality_confidence_auroc_far": 0.85}
 @pytest.fixture(scope="module")
 def template():
     return make_record(
-        paper="hierarchy", row=CORE, stage="analysis", seed=0, argv=["analyze.py"], config={}, metrics={}, seconds=1.0,
-        data={}, data_verified=True, deviations=[], versions={}, deterministic=True,
-    ).model_dump() | {"dirty": False, "commit": "0" * 40}  # fmt: skip
+        paper="hierarchy",
+        row=CORE,
+        stage="analysis",
+        seed=0,
+        argv=["analyze.py"],
+        config={},
+        metrics={},
+        seconds=1.0,
+        data={},
+        data_verified=True,
+        deviations=[],
+        versions={},
+        deterministic=True,
+    ).model_dump() | {"dirty": False, "commit": "0" * 40}
 
 
 def section(template, root, *rows):

@@ -201,9 +201,14 @@ def test_two_epochs_overfit_images_whose_colour_gives_the_group():
 
 @pytest.mark.parametrize(
     ("visible", "listed", "preset"),
-    [(None, "a card", "paper32"), (None, None, "mini"), ("0", None, "paper32"), ("", "a card", "mini"),
-     ("-1", "a card", "mini")],
-)  # fmt: skip
+    [
+        (None, "a card", "paper32"),
+        (None, None, "mini"),
+        ("0", None, "paper32"),
+        ("", "a card", "mini"),
+        ("-1", "a card", "mini"),
+    ],
+)
 def test_the_preset_follows_the_gpus_that_are_not_hidden(monkeypatch, visible, listed, preset):
     monkeypatch.setattr(flags, "first_gpu", lambda: listed)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -18,17 +18,27 @@ def test_names_are_drawn_literally(tmp_path, monkeypatch):
     for arm, arrays in {
         "A0/predictions": {"test_labels": np.arange(count), "test_logits": scores, "val_logits": scores},
         "analysis/profiles": {"conv5__2": rng.random((count, 12)), "conv1__2": rng.random((count, 12))},
-    }.items():  # fmt: skip
+    }.items():
         (tmp_path / arm).parent.mkdir(exist_ok=True)
         np.savez(tmp_path / f"{arm}.npz", **arrays)
     rho, gap = {"2": {"rho": 0.5}}, dict.fromkeys(NAMES, [1, 0, 2])
     seed = {
-        "dataset": "folder:$\\frac$", "names": list(NAMES), "kept_epochs": [0, 2],
-        "mantel": {"conv1": rho, "conv5": rho}, "levels": [[c % 2 for c in range(count)]],
+        "dataset": "folder:$\\frac$",
+        "names": list(NAMES),
+        "kept_epochs": [0, 2],
+        "mantel": {"conv1": rho, "conv5": rho},
+        "levels": [[c % 2 for c in range(count)]],
         "gap": {"A0": gap, "A1": gap},
-        "quality": {"images_s2": list(range(9)), "images_s3": list(range(9)), "planted_s2": [], "planted_s3": [],
-                    "pairs": [[0, 1, 0.5], [2, 5, 0.4]], "duplicates": [[0, 1]], "duplicate_pairs": 1},
-    }  # fmt: skip
+        "quality": {
+            "images_s2": list(range(9)),
+            "images_s3": list(range(9)),
+            "planted_s2": [],
+            "planted_s3": [],
+            "pairs": [[0, 1, 0.5], [2, 5, 0.4]],
+            "duplicates": [[0, 1]],
+            "duplicate_pairs": 1,
+        },
+    }
     out = lambda name: tmp_path / f"{name}.png"  # noqa: E731
     plots.f1_confusion(seed, tmp_path, out("F1"))
     plots.f2_correlation(seed, tmp_path, out("F2"))

@@ -92,8 +92,10 @@ def test_the_panel_explains_itself_while_nothing_is_selected(page, ten):
         size = np.bincount(level)[level]
         chance = (counts.sum(1) * (size - 1) / 9).sum() / counts.sum()
         assert [cell.strip() for cell in row][1:] == [
-            str(level.max() + 1), f"{100 * inside:.1f} %", f"{100 * chance:.1f} %"
-        ]  # fmt: skip
+            str(level.max() + 1),
+            f"{100 * inside:.1f} %",
+            f"{100 * chance:.1f} %",
+        ]
     assert page.page.locator("#samplebar").is_hidden() and page.js("blocks.samples") == []
     page.after(lambda: panel.locator("button").first.click())
     [[row, column]] = page.js("blocks.state.cells")

@@ -104,9 +104,10 @@ def test_an_unknown_metric_is_one_line_with_file_and_key(make, tmp_path, key):
     for variant in ("", "-plain", "-doubled"):
         put(make, tmp_path, f"cifar10-matched{variant}", [0.9] * 3)
     sides = {
-        "method": {"metric": "acc"}, "baseline": {"metric": "acc", "variant": "plain"},
+        "method": {"metric": "acc"},
+        "baseline": {"metric": "acc", "variant": "plain"},
         "control": {"metric": "acc", "variant": "doubled", "name": "doubling"},
-    }  # fmt: skip
+    }
     sides[key] = sides[key] | {"metric": "acx"}
     found = collect(runs=tmp_path, results=tmp_path / "none")
     line = f"tables/class2str.toml: X-C1: {key}: no record has 'acx'"

@@ -44,8 +44,10 @@ def test_rows_are_paired_by_their_base_and_a_damaged_file_is_a_line(make, tmp_pa
 
 def test_details_are_means_over_seeds_and_rows_without_them_are_left_out(make, tmp_path):
     for seed, ari in ((0, 0.5), (1, 0.7)):
-        scores = {"found": {"per_class": [{"class": 1, "ari": ari}], "class_mean": {"ari": ari}},
-                  "kmeans": {"per_class": [{"class": 1, "ari": -0.0}], "class_mean": {}}}  # fmt: skip
+        scores = {
+            "found": {"per_class": [{"class": 1, "ari": ari}], "class_mean": {"ari": ari}},
+            "kmeans": {"per_class": [{"class": 1, "ari": -0.0}], "class_mean": {}},
+        }
         run(make, tmp_path, "mnist5k-cpu", seed, [True], scores=scores, class_names=["zero", "one"], lr=0.05)
         run(make, tmp_path, "mnist5k-cpu-ft", seed, [True])
     made, _ = tables(tmp_path)

@@ -24,8 +24,16 @@ class Killed(Exception):
     """Stands for kill -9."""
 
 
-def train(folder: Path, epochs: int = 4, kill_at: int = -1, stop: Stop | None = None, stop_at: int = -1, bad: int = -1,
-          last: int = 0, every: int = 0) -> tuple[list[dict[str, float]], torch.Tensor, Training]:  # fmt: skip
+def train(
+    folder: Path,
+    epochs: int = 4,
+    kill_at: int = -1,
+    stop: Stop | None = None,
+    stop_at: int = -1,
+    bad: int = -1,
+    last: int = 0,
+    every: int = 0,
+) -> tuple[list[dict[str, float]], torch.Tensor, Training]:
     """A linear network on noise, with order and noise as functions of the epoch."""
     folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
@@ -35,9 +43,15 @@ def train(folder: Path, epochs: int = 4, kill_at: int = -1, stop: Stop | None = 
     steps = -(-IMAGES // BATCH)
     ends = [min(last or epochs * steps, (epoch + 1) * steps) for epoch in range(epochs)]
     training = Training(
-        "stage1", folder, sorted(set(ends)), BATCH, States(folder, ALONE, {"network": network, "optimizer": optimizer}),
-        stop, state={"seen": []}, checkpoint_steps=every,
-    )  # fmt: skip
+        "stage1",
+        folder,
+        sorted(set(ends)),
+        BATCH,
+        States(folder, ALONE, {"network": network, "optimizer": optimizer}),
+        stop,
+        state={"seen": []},
+        checkpoint_steps=every,
+    )
     for epoch in training.epochs():
         draws = generator(1, epoch)
         order, images = torch.randperm(IMAGES, generator=draws), torch.randn(IMAGES, 3, generator=draws)

@@ -24,9 +24,12 @@ SETS = {
     "hierarchy": ("cifar10", "cifar100"),
 }
 FOLDERS = {
-    "class2str": "class2str_tf", "subclass": "subclass_torch", "finegrained": "finegrained_torch",
-    "triplet": "triplet_tf", "hierarchy": "hierarchy_cnn_torch",
-}  # fmt: skip
+    "class2str": "class2str_tf",
+    "subclass": "subclass_torch",
+    "finegrained": "finegrained_torch",
+    "triplet": "triplet_tf",
+    "hierarchy": "hierarchy_cnn_torch",
+}
 
 
 def resolved(paper: str, command: Command) -> dict[str, Any]:

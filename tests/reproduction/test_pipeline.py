@@ -118,9 +118,15 @@ def test_a_missing_network_is_one_short_line_with_the_command_that_needs_none(
     asked_for = ["--profile", "cpu", "--device", "cpu", "--dataset", "fashion_mnist", "--data-dir", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
         pipeline.run(
-            paper, FOLDERS[paper], "torch", module.commands_of, module.DATASETS, 1.0, asked_for,
+            paper,
+            FOLDERS[paper],
+            "torch",
+            module.commands_of,
+            module.DATASETS,
+            1.0,
+            asked_for,
             check=getattr(module, "checked", check_name),
-        )  # fmt: skip
+        )
     assert ended.value.code == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "network" in line]
     assert line.endswith(f": make reproduce-{paper} PROFILE=cpu DATASET=mnist5k") and len(line) < 300

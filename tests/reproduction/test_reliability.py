@@ -29,9 +29,14 @@ def page(folder, papers=PAPERS) -> str:
 
 def soak(paper: str, **other) -> Soak:
     given = {
-        "seed": 3, "counts": {"SIGKILL": (20, 20), "full disk": (1, 1)}, "faults": [], "undisturbed_seconds": 19.4,
-        "seconds": 600, "kills_after_stages": {"10": 2, "2": 18}, "origin": origin(),
-    }  # fmt: skip
+        "seed": 3,
+        "counts": {"SIGKILL": (20, 20), "full disk": (1, 1)},
+        "faults": [],
+        "undisturbed_seconds": 19.4,
+        "seconds": 600,
+        "kills_after_stages": {"10": 2, "2": 18},
+        "origin": origin(),
+    }
     return Soak(paper=paper, **{**given, **other})
 
 
@@ -142,5 +147,9 @@ def test_a_kept_result_holds_no_path_or_host(tmp_path):
     keep(tmp_path / "x.json", soak("triplet"))
     text = (tmp_path / "x.json").read_text()
     assert str(reliability.REPO_ROOT) not in text and set(json.loads(text)["origin"]) == {
-        "commit", "dirty", "date", "machine", "versions"
-    }  # fmt: skip
+        "commit",
+        "dirty",
+        "date",
+        "machine",
+        "versions",
+    }

@@ -24,9 +24,16 @@ def test_markdown_cells_stay_as_they_are_but_for_what_would_end_them():
 def test_latex_needs_no_package_and_no_cell_ends_it():
     text = latex_table("t", ("a & b", "c"), "lr", [("50 % ± 1\N{DAGGER}", "x_1 \\ {}"), ("", "<1")])
     assert text.splitlines() == [
-        "% t", r"\begin{tabular}{lr}", r"\hline", r" a \& b & c \\", r"\hline",
-        r" 50 \% $\pm$ 1$^\dagger$ & x\_1 \textbackslash{} \{\} \\", r"  & $<$1 \\", r"\hline", r"\end{tabular}",
-    ]  # fmt: skip
+        "% t",
+        r"\begin{tabular}{lr}",
+        r"\hline",
+        r" a \& b & c \\",
+        r"\hline",
+        r" 50 \% $\pm$ 1$^\dagger$ & x\_1 \textbackslash{} \{\} \\",
+        r"  & $<$1 \\",
+        r"\hline",
+        r"\end{tabular}",
+    ]
 
 
 def test_spread_is_mean_and_standard_deviation():

@@ -111,10 +111,16 @@ def test_a_sound_run_survives_everything(tmp_path, monkeypatch):
     assert tally.faults == []
     assert tally.counts.pop("chains of SIGKILL")[0] >= 1 and sum(tally.moments.values()) == 4
     assert tally.counts == {
-        "SIGKILL": [4, 4], "SIGTERM": [1, 1], "full disk": [1, 1], "a file at the path of runs/": [1, 1],
-        "truncated newest checkpoint": [1, 1], "two runs of one folder": [1, 1],
-        "files dated a day ahead": [1, 1], "files dated a day back": [1, 1], "Ray worker killed during a task": [1, 1],
-    }  # fmt: skip
+        "SIGKILL": [4, 4],
+        "SIGTERM": [1, 1],
+        "full disk": [1, 1],
+        "a file at the path of runs/": [1, 1],
+        "truncated newest checkpoint": [1, 1],
+        "two runs of one folder": [1, 1],
+        "files dated a day ahead": [1, 1],
+        "files dated a day back": [1, 1],
+        "Ray worker killed during a task": [1, 1],
+    }
 
 
 PARTS = {
@@ -304,13 +310,18 @@ class Numbers:
 
 def test_two_commits_are_compared_in_what_the_old_one_has():
     old = {"record.json": [{"accuracy": {"last": 0.5}}, {"epochs": 2}], "metrics.jsonl": [{"step": 1, "loss": 1.0}]}
-    more = {"record.json": [{"accuracy": {"last": 0.5}, "ratio": {"last": 2.0}}, {"epochs": 2, "time": 1}],
-            "metrics.jsonl": [{"step": 1, "loss": 1.0, "ratio": 3.0}]}  # fmt: skip
+    more = {
+        "record.json": [{"accuracy": {"last": 0.5}, "ratio": {"last": 2.0}}, {"epochs": 2, "time": 1}],
+        "metrics.jsonl": [{"step": 1, "loss": 1.0, "ratio": 3.0}],
+    }
     same_bits.same(Numbers(more), old)
     for name, value in (
-        ("record.json", [{"accuracy": {"last": 0.6}}, {"epochs": 2}]), ("record.json", [{}, {"epochs": 2}]),
-        ("metrics.jsonl", [{"step": 1, "loss": 1.1}]), ("metrics.jsonl", more["metrics.jsonl"] * 2),
-        ("metrics.jsonl", None), ("another.json", []),
-    ):  # fmt: skip
+        ("record.json", [{"accuracy": {"last": 0.6}}, {"epochs": 2}]),
+        ("record.json", [{}, {"epochs": 2}]),
+        ("metrics.jsonl", [{"step": 1, "loss": 1.1}]),
+        ("metrics.jsonl", more["metrics.jsonl"] * 2),
+        ("metrics.jsonl", None),
+        ("another.json", []),
+    ):
         with pytest.raises(smoke_copy.Broken, match=f"figures differ in {name}"):
             same_bits.same(Numbers({**more, name: value}), old)

@@ -64,8 +64,11 @@ def test_tasks_are_workers_in_phases(command):
     commands = [command("a0", "a"), command("b0", "b"), command("a1", "a"), command("sum", None), command("c0", "a")]
     tasks = tasks_of("p", commands)
     assert [([c.stage for c in task.commands], task.phase) for task in tasks] == [
-        (["a0", "a1"], 0), (["b0"], 0), (["sum"], 1), (["c0"], 2)
-    ]  # fmt: skip
+        (["a0", "a1"], 0),
+        (["b0"], 0),
+        (["sum"], 1),
+        (["c0"], 2),
+    ]
     assert len({task.name for task in tasks[:3]}) == 3
 
 
@@ -155,11 +158,15 @@ def test_a_cluster_that_is_not_there_is_one_line(monkeypatch):
 @pytest.mark.parametrize(
     ("cpus", "gpus", "wrong"),
     [
-        (1, 0, ""), (4, 0.5, ""), (8, 0, ""),
-        (16, 0, "16 CPU and 0 GPU, and no machine"), (8, 1, "8 CPU and 1 GPU, and no machine"),
-        (1, 2, "4 CPU and 1 GPU, 8 CPU and 0 GPU.*DEVICE=cpu"), (1, 1.5, "--gpus-per-task 1.5: expected"),
+        (1, 0, ""),
+        (4, 0.5, ""),
+        (8, 0, ""),
+        (16, 0, "16 CPU and 0 GPU, and no machine"),
+        (8, 1, "8 CPU and 1 GPU, and no machine"),
+        (1, 2, "4 CPU and 1 GPU, 8 CPU and 0 GPU.*DEVICE=cpu"),
+        (1, 1.5, "--gpus-per-task 1.5: expected"),
     ],
-)  # fmt: skip
+)
 def test_what_no_machine_has_is_one_line_and_no_waiting(cpus, gpus, wrong):
     nodes = [{"CPU": 4.0, "GPU": 1.0, "memory": 7.0}, {"CPU": 8.0}]
     if not wrong:

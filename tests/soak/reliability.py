@@ -202,18 +202,28 @@ def soak_part(soaks: Sequence[Soak], papers: Sequence[str]) -> str:
             f"{n} after {k}" for k, n in sorted(soak.kills_after_stages.items(), key=lambda x: int(x[0]))
         )
         runs.append(
-            [soak.paper, f"`{soak.flags}`" if soak.flags else "-", len(soak.counts), moments or "-",
-             f"{soak.undisturbed_seconds:.0f}", f"{soak.seconds / 60:.0f}", soak.seed, *when(soak)]
-        )  # fmt: skip
+            [
+                soak.paper,
+                f"`{soak.flags}`" if soak.flags else "-",
+                len(soak.counts),
+                moments or "-",
+                f"{soak.undisturbed_seconds:.0f}",
+                f"{soak.seconds / 60:.0f}",
+                soak.seed,
+                *when(soak),
+            ]
+        )
     heads = ["paper", "added flags", "faults", "kills after k finished stages", "undisturbed, s", "all, min"]
     heads += ["seed", "commit", "date"]
     parts = [SOAK, markdown_table(["survived", *papers, "all"], rows), markdown_table(heads, runs)]
     if missing := [paper for paper in papers if paper not in newest]:
         parts.append(f"Not run: {', '.join(missing)}.")
     if faults := [
-        f"* {soak.paper}: {fault}" for soak in soaks for fault in soak.faults
+        f"* {soak.paper}: {fault}"
+        for soak in soaks
+        for fault in soak.faults
         if newest[soak.paper].get(fault.partition(":")[0], soak) is soak
-    ]:  # fmt: skip
+    ]:
         parts.append("What went wrong:\n\n" + "\n".join(faults))
     return "\n\n".join(parts)
 

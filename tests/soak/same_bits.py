@@ -112,8 +112,10 @@ def compare(paper: str, commit: str, work: Path) -> str:
         old_checkout(commit, old_root)
     shutil.rmtree(new_root, ignore_errors=True)
     checkout(new_root)
-    old, new = (Copy(root, FOLDERS[paper], "--checkpoint-steps 5" if paper in ("subclass", "hierarchy") else "", SEEDS)
-                for root in (old_root, new_root))  # fmt: skip
+    old, new = (
+        Copy(root, FOLDERS[paper], "--checkpoint-steps 5" if paper in ("subclass", "hierarchy") else "", SEEDS)
+        for root in (old_root, new_root)
+    )
     expected = undisturbed(old, work / f"{paper}.json")
     new.finish()
     same(new, expected)

@@ -61,11 +61,18 @@ class Copy:
         paper = self.folder.partition("_")[0]
         program = ["reproduction.launch.sweep", "--papers", paper] if swept else [f"{self.folder}.reproduce"]
         return subprocess.Popen(
-            [sys.executable, "-m", *program, *words], cwd=self.root, text=True, encoding="utf-8", errors="replace",
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=before, stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", *program, *words],
+            cwd=self.root,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=before,
+            stdin=subprocess.DEVNULL,
             env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-        )  # fmt: skip
+        )
 
     def finish(self) -> str:
         """Runs the pipeline to its end; returns everything printed.

@@ -273,9 +273,15 @@ def half_way(copy: Copy, states: int) -> list[Path]:
 
 
 def soak(
-    folder: str, work: Path, number: int, terms: int, seed: int, say: Callable[[str], None], flags: str = "",
+    folder: str,
+    work: Path,
+    number: int,
+    terms: int,
+    seed: int,
+    say: Callable[[str], None],
+    flags: str = "",
     names: Sequence[str] = NAMES,
-) -> tuple[Tally, float]:  # fmt: skip
+) -> tuple[Tally, float]:
     """Everything that is named, for one paper.
 
     Args:
@@ -339,14 +345,26 @@ def _main(args: Any) -> None:
             for part in ("calm", "disturbed"):
                 checkout(Path(name) / part)
             tally, length = soak(
-                FOLDERS[paper], Path(name), args.kills, args.terms, args.seed,
-                lambda text, paper=paper: print(f"{paper}: {text}", flush=True), flags, names,  # type: ignore[misc]
-            )  # fmt: skip
+                FOLDERS[paper],
+                Path(name),
+                args.kills,
+                args.terms,
+                args.seed,
+                lambda text, paper=paper: print(f"{paper}: {text}", flush=True),
+                flags,
+                names,  # type: ignore[misc]
+            )
         result = reliability.Soak(
-            paper=paper, flags=flags, seed=args.seed, counts={k: (n, m) for k, (n, m) in tally.counts.items()},
-            kills_after_stages=dict(tally.moments), faults=tally.faults, undisturbed_seconds=round(length, 1),
-            seconds=round(time.monotonic() - begin, 1), origin=origin,
-        )  # fmt: skip
+            paper=paper,
+            flags=flags,
+            seed=args.seed,
+            counts={k: (n, m) for k, (n, m) in tally.counts.items()},
+            kills_after_stages=dict(tally.moments),
+            faults=tally.faults,
+            undisturbed_seconds=round(length, 1),
+            seconds=round(time.monotonic() - begin, 1),
+            origin=origin,
+        )
         if tally.counts:  # else all was skipped
             reliability.keep(reliability.kept_at(paper, args.only), result)
         for fault, (done, survived) in tally.counts.items():

@@ -13,11 +13,14 @@ from reproduction.runtime.run_folder import stop_signals  # noqa: E402
 from subclass_torch import flags  # noqa: E402
 from subclass_torch.method import losses  # noqa: E402
 from subclass_torch.networks import build as models  # noqa: E402
-from subclass_torch.training.loop import Task, run_stage  # noqa: E402
+from subclass_torch.training.loop import run_stage  # noqa: E402
+from subclass_torch.training.setting import Task  # noqa: E402
 
-CONFIG = flags.resolve(flags.make_parser().parse_args(
-    "--seed 3 --batch_size 16 --data_augmentation --cutout --length 8 --chance-epochs 0".split()
-))  # fmt: skip
+CONFIG = flags.resolve(
+    flags.make_parser().parse_args(
+        "--seed 3 --batch_size 16 --data_augmentation --cutout --length 8 --chance-epochs 0".split()
+    )
+)
 CLASSES = 4
 
 

@@ -95,10 +95,12 @@ def test_same_pixel_means_as_pil_style_transforms():
         many, augment.draw(count, 32, 1, torch.Generator().manual_seed(1)), MEAN, STD, True, True, 16
     )
     other = augment.Draws(
-        torch.from_numpy(rng.integers(0, 9, count)), torch.from_numpy(rng.integers(0, 9, count)),
+        torch.from_numpy(rng.integers(0, 9, count)),
+        torch.from_numpy(rng.integers(0, 9, count)),
         torch.from_numpy(rng.random(count) < 0.5),
-        torch.from_numpy(rng.integers(32, size=(count, 1))), torch.from_numpy(rng.integers(32, size=(count, 1))),
-    )  # fmt: skip
+        torch.from_numpy(rng.integers(32, size=(count, 1))),
+        torch.from_numpy(rng.integers(32, size=(count, 1))),
+    )
     theirs = one_by_one(many, other, 16)
     spread = theirs.std(0) / count**0.5
     assert np.abs(ours.numpy().mean(0) - theirs.mean(0)).max() < (6 * 2**0.5) * spread.max()

@@ -69,8 +69,11 @@ def test_every_variant_takes_the_one_file_which_is_made_before():
     assert len(before) == reproduce.RANKED and all("identify" in command.flags for command in before)
     file = f"runs/subclass/{commands[alone[0]].row}/mean/neglected.json"
     assert [command.row for command in after] == 2 * [
-        "cifar10-matched-baseline", "cifar10-matched", "cifar10-matched-doubled", "cifar10-matched-random",
-    ]  # fmt: skip
+        "cifar10-matched-baseline",
+        "cifar10-matched",
+        "cifar10-matched-doubled",
+        "cifar10-matched-random",
+    ]
     for command in after:
         words = list(command.flags)
         assert words[words.index("--neglected") + 1] == file

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from subclass_torch.method import losses
-from subclass_torch.training.loop import learning_rate
+from subclass_torch.training.optimizer import learning_rate
 
 EPS = 1e-5
 

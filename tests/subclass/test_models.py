@@ -35,8 +35,10 @@ def test_parameter_names():
     with torch.device("meta"):
         vgg, wrn = (dict(models.build(name, "cifar10", 12).named_parameters()) for name in ("vgg16", "wideresnet"))
     assert {name.rpartition(".")[0] for name in vgg if not name.startswith("features.")} == {
-        "penultim_layer.0", "penultim_layer.3", "classifier.1",
-    }  # fmt: skip
+        "penultim_layer.0",
+        "penultim_layer.3",
+        "classifier.1",
+    }
     convolutions = [name for name, value in vgg.items() if value.ndim == 4]
     assert len(convolutions) == 13 and all(name.startswith("features.") for name in convolutions)
     assert vgg["penultim_layer.0.weight"].shape == (4096, 512)

@@ -119,8 +119,9 @@ def test_the_view_of_kmeans_depends_on_seed_class_and_position_alone(kind, monke
         monkeypatch.setattr(partition, "make_partition", lambda *a, **_: a[5])
         words = f"--seed {seed} --kmeans-view {kind} --data_augmentation --cutout --length 8 --threads 1"
         config = flags.resolve(flags.make_parser().parse_args(words.split()))
-        data = SimpleNamespace(train_images=np.zeros((20, 32, 32, 3), np.uint8), class_names=("a", "b"),
-                               train_labels=np.repeat([0, 1], 10))  # fmt: skip
+        data = SimpleNamespace(
+            train_images=np.zeros((20, 32, 32, 3), np.uint8), class_names=("a", "b"), train_labels=np.repeat([0, 1], 10)
+        )
         constants = (torch.zeros(3), torch.ones(3))
         return stage2.split_classes(SimpleNamespace(config=config, data=data, constants=constants), [0, 1])
 

@@ -11,7 +11,7 @@ import torch
 from reproduction.runtime import torch_runtime as runtime
 from subclass_torch.data import augment
 from subclass_torch.method import neglect
-from subclass_torch.training.loop import optimizer_of
+from subclass_torch.training.optimizer import optimizer_of
 
 from . import ddp_worker as worker
 from .conftest import ROOT, TINY, command

@@ -53,7 +53,7 @@ def as_before(path):
 @pytest.mark.parametrize("before, schedule", [(False, "steps"), (True, "steps"), (False, "onecycle")])
 def test_a_kill_between_the_last_step_and_its_epochs_end(tmp_path, monkeypatch, moment, max_steps, before, schedule):
     calm = stage(tmp_path / "calm", max_steps, schedule)
-    module, name = (loop, "confusion") if moment == "in the test" else (record, "write_csv")
+    module, name = (loop, "decisions") if moment == "in the test" else (record, "write_csv")
     original, calls = getattr(module, name), []
 
     def killed_once(*arguments):

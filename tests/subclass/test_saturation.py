@@ -10,7 +10,7 @@ from torch import nn
 
 from subclass_torch.method import losses
 from subclass_torch.networks import build as models
-from subclass_torch.training.loop import optimizer_of
+from subclass_torch.training.optimizer import optimizer_of
 
 STEPS = 391  # of an epoch of 50,000 images in batches of 128
 LOG_EPS = math.log(losses.EPS)

@@ -122,11 +122,9 @@ def test_normalization_twins():
 
 def test_creation(videos):
     paths = yt8m_data.shards(str(videos / "train" / "train*.tfrecord"), "x")
-    config = config_for([
-        "--num_classes", "6", "--num_subclasses", "8", "--records-per-shard", "20",
-        "--train_data_pattern_glob", videos / "train_subclass" / "train*.tfrecord",
-        "--subclass_labelling_data_save_fname", videos / "train_subclass" / "map.npz",
-    ])  # fmt: skip
+    config = config_for(
+        [*"--num_classes 6 --num_subclasses 8 --records-per-shard 20".split(), *made_flags(videos / "train_subclass")]
+    )
     neglected = [4, 1]
     count = yt8m_create.create(paths, neglected, config)
     made = sorted((videos / "train_subclass").glob("train*.tfrecord"))
@@ -174,16 +172,20 @@ def test_maps(tmp_path):
         yt8m_create.read_map(tmp_path / "map.npz", 5, 9)
 
 
-def flags_for(videos, tmp_path):
-    made = videos / "train_subclass"
+def made_flags(made):
     return [
-        "--plain-data-pattern-glob", f"{videos}/train/train*.tfrecord",
-        "--train_data_pattern_glob", f"{made}/train*.tfrecord",
-        "--subclass_labelling_data_save_fname", f"{made}/map.npz",
-        "--eval_data_pattern_glob", f"{videos}/validate/validate*.tfrecord",
-        "--num_classes", "6", "--num_subclasses", "8", "--batch_size", "16", "--shuffle_buffer_size", "20",
-        "--threads", "1", "--device", "cpu", "--runs-dir", str(tmp_path / "runs"),
-    ]  # fmt: skip
+        "--train_data_pattern_glob",
+        f"{made}/train*.tfrecord",
+        "--subclass_labelling_data_save_fname",
+        f"{made}/map.npz",
+    ]
+
+
+def flags_for(videos, tmp_path):
+    plain = ["--plain-data-pattern-glob", f"{videos}/train/train*.tfrecord"]
+    tested = ["--eval_data_pattern_glob", f"{videos}/validate/validate*.tfrecord"]
+    small = "--num_classes 6 --num_subclasses 8 --batch_size 16 --shuffle_buffer_size 20 --threads 1 --device cpu"
+    return [*plain, *made_flags(videos / "train_subclass"), *tested, *small.split(), "--runs-dir", f"{tmp_path}/runs"]
 
 
 def config_for(flags):

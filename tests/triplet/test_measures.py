@@ -87,8 +87,10 @@ def test_largest_confusions():
     matrix = np.array([[5, 2, 0], [0, 7, 3], [2, 0, 1]])
     found = measures.largest_confusions(matrix, ("a", "b", "c"), count=3)
     assert [(f["true"], f["predicted"], f["images"], f["of"]) for f in found] == [
-        ("b", "c", 3, 10), ("a", "b", 2, 7), ("c", "a", 2, 3),
-    ]  # fmt: skip
+        ("b", "c", 3, 10),
+        ("a", "b", 2, 7),
+        ("c", "a", 2, 3),
+    ]
     assert measures.largest_confusions(np.eye(3, dtype=int), ("a", "b", "c")) == []
 
 
@@ -109,8 +111,10 @@ def test_mean_distances_by_sums_equal_those_by_pairs():
 def test_a_collapsed_embedding_has_a_ratio_near_1_and_equal_points_0():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(4), 25)
-    ratio = [measures.mean_distances(np.float32(points), labels)["embedding_ratio"]
-             for points in (rng.normal(size=(100, 8)), np.ones((100, 8)), np.eye(4)[labels])]  # fmt: skip
+    ratio = [
+        measures.mean_distances(np.float32(points), labels)["embedding_ratio"]
+        for points in (rng.normal(size=(100, 8)), np.ones((100, 8)), np.eye(4)[labels])
+    ]
     assert 0.9 < ratio[0] < 1.1 and ratio[1] == 0.0 and 1e6 < ratio[2] < math.inf
 
 
@@ -126,5 +130,7 @@ def test_each_image_is_right_or_wrong_by_the_metric_of_that_name():
     result = outcome([0, 0, 0, 1], [[0, 1], [0, 1], [1, 0], [2, 1]])
     right = measures.right_by_metric(result, np.array([[1, 2], [3, 0], [0, 1], [0, 1]]))
     assert {name: bits.tolist() for name, bits in right.items()} == {
-        "accuracy": [True, True, False, False], "top5_accuracy": [True] * 4, "recall_at_1": [True, False, True, False],
-    }  # fmt: skip
+        "accuracy": [True, True, False, False],
+        "top5_accuracy": [True] * 4,
+        "recall_at_1": [True, False, True, False],
+    }

@@ -60,10 +60,12 @@ def test_the_first_third_of_the_steps_may_be_milder(tf1_graph, step, shares):
     terms = [
         model._metric_loss(
             config_of("--train_mode", "hard", "--first_third", kind, "--train_iters", "300"),
-            tf.constant(LABELS), tf.constant(EMBEDDINGS), 2,
+            tf.constant(LABELS),
+            tf.constant(EMBEDDINGS),
+            2,
         )[0]
         for kind in ("semi_hard", "lambda")
-    ]  # fmt: skip
+    ]
     with tf1.Session() as session:
         session.run(tf1.global_variables_initializer())
         session.run(tf1.train.get_global_step().assign(step))
@@ -207,10 +209,11 @@ def test_whole_graph_of_a_two_head_run_with_weight_decay(tiny):
     from triplet_tf.data_sampling.image_lists import open_lists
 
     config = config_of(
-        "--db_name", "csv:tiny", "--datasets_dir", str(tiny), "--net", "mobile", "--batch_size", "4", "--Triplet_K",
-        "2", "--aug_style", "img", "--frame_size", "16", "--resize_sides", "16,16", "--train_mode", "hard",
-        "--weight_decay", "on", "--emb_dim", "8",
-    )  # fmt: skip
+        *"--db_name csv:tiny --net mobile --batch_size 4 --Triplet_K 2 --aug_style img --frame_size 16".split(),
+        *"--resize_sides 16,16 --train_mode hard --weight_decay on --emb_dim 8".split(),
+        "--datasets_dir",
+        str(tiny),
+    )
     with tf1.Graph().as_default() as graph, tf1.Session() as session:
         tf1.set_random_seed(0)
         built = model.build(config, open_lists(config))
@@ -222,5 +225,12 @@ def test_whole_graph_of_a_two_head_run_with_weight_decay(tiny):
     assert scalars["loss"] == pytest.approx(scalars["cross_entropy"] + scalars["metric_loss"] + sum(terms), rel=1e-5)
     assert sum(terms) > 0.01 and "W" in names
     assert {"W", "b", "passes", "global_step"} <= names and "centers" not in names
-    assert {"cross_entropy", "batch_accuracy", "metric_loss", "positive_distance", "negative_distance",
-            "active_triplets", "loss"} == set(scalars)  # fmt: skip
+    assert {
+        "cross_entropy",
+        "batch_accuracy",
+        "metric_loss",
+        "positive_distance",
+        "negative_distance",
+        "active_triplets",
+        "loss",
+    } == set(scalars)

@@ -76,25 +76,36 @@ def test_names_of_the_public_checkpoints(built):
     assert {name.partition("/")[0] for name in names} == {SCOPES[built.net]}
     some = {
         "resnet50": (
-            "conv1/weights", "block4/unit_3/bottleneck_v2/preact/gamma", "postnorm/moving_variance", "logits/biases",
+            "conv1/weights",
+            "block4/unit_3/bottleneck_v2/preact/gamma",
+            "postnorm/moving_variance",
+            "logits/biases",
         ),
         "resnet50_v1": ("conv1/BatchNorm/beta", "block1/unit_1/bottleneck_v1/shortcut/weights", "logits/weights"),
         "inc4": (
-            "Conv2d_2b_3x3/weights", "Mixed_3a/Branch_1/Conv2d_0a_3x3/weights",
+            "Conv2d_2b_3x3/weights",
+            "Mixed_3a/Branch_1/Conv2d_0a_3x3/weights",
             "Mixed_5a/Branch_0/Conv2d_1a_3x3/weights",
-            "Mixed_4a/Branch_1/Conv2d_0c_7x1/BatchNorm/beta", "Mixed_6h/Branch_2/Conv2d_0e_1x7/weights",
-            "Mixed_7d/Branch_2/Conv2d_0e_3x1/BatchNorm/moving_mean", "AuxLogits/Conv2d_2a/weights",
-            "AuxLogits/Aux_logits/weights", "Logits/Logits/biases",
+            "Mixed_4a/Branch_1/Conv2d_0c_7x1/BatchNorm/beta",
+            "Mixed_6h/Branch_2/Conv2d_0e_1x7/weights",
+            "Mixed_7d/Branch_2/Conv2d_0e_3x1/BatchNorm/moving_mean",
+            "AuxLogits/Conv2d_2a/weights",
+            "AuxLogits/Aux_logits/weights",
+            "Logits/Logits/biases",
         ),
         "inc3": (
-            "Mixed_7c/Branch_2/Conv2d_0d_3x1/weights", "AuxLogits/Conv2d_2b_1x1/biases",
+            "Mixed_7c/Branch_2/Conv2d_0d_3x1/weights",
+            "AuxLogits/Conv2d_2b_1x1/biases",
             "Logits/Conv2d_1c_1x1/weights",
         ),
         "mobile": (
-            "Conv2d_0/weights", "Conv2d_13_depthwise/depthwise_weights", "Conv2d_13_depthwise/BatchNorm/gamma",
-            "Conv2d_13_pointwise/BatchNorm/moving_mean", "Logits/Conv2d_1c_1x1/biases",
+            "Conv2d_0/weights",
+            "Conv2d_13_depthwise/depthwise_weights",
+            "Conv2d_13_depthwise/BatchNorm/gamma",
+            "Conv2d_13_pointwise/BatchNorm/moving_mean",
+            "Logits/Conv2d_1c_1x1/biases",
         ),
-    }[built.net]  # fmt: skip
+    }[built.net]
     assert {f"{SCOPES[built.net]}/{name}" for name in some} <= names
     assert any(name.endswith("/gamma") for name in names) == (not built.net.startswith("inc"))
     left_out = names - {v.op.name for v in nets.restored_variables(built.net)}

@@ -19,8 +19,10 @@ def test_frames_and_tiles_of_the_sheet(tmp_path):
     plots.neighbours(tmp_path / "sheet.png", files, labels, nearest, ("ant", "bee"))
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     cell, gap = plots.TILE + 2 * plots.FRAME + plots.GAP, 3 * plots.GAP
-    corners = [[tuple(sheet[row * (cell + 12) + 13, column * cell + (gap if column else 0) + 1]) for column in range(3)]
-               for row in range(2)]  # fmt: skip
+    corners = [
+        [tuple(sheet[row * (cell + 12) + 13, column * cell + (gap if column else 0) + 1]) for column in range(3)]
+        for row in range(2)
+    ]
     black, green, red = plots.BLACK, plots.GREEN, plots.RED
     assert corners == [[black, green, red], [black, green, red]]  # queries are images 0 and 2
     middle = 12 + plots.FRAME + plots.TILE // 2

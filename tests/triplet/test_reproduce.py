@@ -21,6 +21,8 @@ from triplet_tf.config.base_config import parse, training_parser
 from triplet_tf.data_sampling import digits
 from triplet_tf.training.run_files import ratio_history
 
+TRIPLET = ("triplet", "triplet_tf", "tensorflow", reproduce.commands_of, reproduce.DATASETS, 0)
+
 
 def request(profile: str, dataset: str = "", extra: str = "", seeds: tuple[int, ...] = (0, 1, 2)) -> Request:
     chosen = dataset or reproduce.DATASETS[profile]
@@ -43,9 +45,8 @@ def test_four_modes_a_seed_stage_1_first_and_every_line_parses(profile):
 
 def test_settings_of_the_profiles():
     paper = as_dict(parse(training_parser(), list(reproduce.commands_of(request("paper"))[3].flags)))
-    assert (paper["db_name"], paper["net"], paper["train_iters"], paper["frame_size"], paper["init"]) == (
-        "aircrafts", "resnet50", 40000, 224, "imagenet",
-    )  # fmt: skip
+    settings = [paper[name] for name in ("db_name", "net", "train_iters", "frame_size", "init")]
+    assert settings == ["aircrafts", "resnet50", 40000, 224, "imagenet"]
     small = as_dict(parse(training_parser(), list(reproduce.commands_of(request("cpu"))[3].flags)))
     expected = {"db_name": "csv:mnist5k", "net": "mobile", "frame_size": 64, "resize_sides": [68, 76], "bn_decay": 0.9,
                 "flip": False, "init": "random", "batch_size": 32, "aug_style": "img"}  # fmt: skip
@@ -57,8 +58,11 @@ def test_matched_rows_differ_in_their_loss_alone():
     commands = reproduce.commands_of(asked)
     configs = [parse(training_parser(), list(c.flags)) for c in commands]
     assert [c.row for c in commands[:4]] == [
-        "dogs-s144-matched-vanilla", "dogs-s144-matched-semi_hard", "dogs-s144-matched", "dogs-s144-matched-healthy",
-    ]  # fmt: skip
+        "dogs-s144-matched-vanilla",
+        "dogs-s144-matched-semi_hard",
+        "dogs-s144-matched",
+        "dogs-s144-matched-healthy",
+    ]
     assert len(commands) == 20 and len({c.folder for c in commands}) == 20 == len({c.worker for c in commands})
     assert all(c.grouped and c.accept_unverified and c.init == "imagenet" and c.db_name == "dogs" for c in configs)
     loss = ("train_mode", "margin", "first_third", "vanilla_batches", "row", "runs_dir", "seed", "name")
@@ -74,9 +78,8 @@ def test_tries_are_short_runs_of_one_seed_on_the_validation_list_in_the_order_of
     asked = dataclasses.replace(request("matched", seeds=(3, 4)), copy="s144", settings=True)
     commands = reproduce.commands_of(asked)
     configs = [parse(training_parser(), list(c.flags)) for c in commands]
-    assert [c.row.removeprefix("dogs-s144-matched-") for c in commands] == [
-        "try-first_third", "try-soft", "try-lambda", "try-euclidean", "rate-0.001", "rate-0.003", "rate-0.01",
-    ]  # fmt: skip
+    variants = "try-first_third try-soft try-lambda try-euclidean rate-0.001 rate-0.003 rate-0.01".split()
+    assert [c.row.removeprefix("dogs-s144-matched-") for c in commands] == variants
     for config in configs[4:]:
         kind = (config.train_mode, config.grouped, config.eval_split, config.train_iters, config.seed)
         assert kind == ("vanilla", True, "val", 500, 3)
@@ -86,8 +89,12 @@ def test_tries_are_short_runs_of_one_seed_on_the_validation_list_in_the_order_of
         kind = (config.train_mode, config.eval_split, config.train_iters, config.test_interval, config.seed)
         assert kind == ("hard", "val", 500, 50, 3)
     settings = [(c.first_third, c.learning_rate, c.margin, c.distance) for c in configs]
-    assert settings == [("semi_hard", 0.003, 0.2, "squared"), ("same", 0.001, "soft", "squared"),
-                        ("lambda", 0.003, 0.2, "squared"), ("same", 0.003, 0.2, "euclidean")]  # fmt: skip
+    assert settings == [
+        ("semi_hard", 0.003, 0.2, "squared"),
+        ("same", 0.001, "soft", "squared"),
+        ("lambda", 0.003, 0.2, "squared"),
+        ("same", 0.003, 0.2, "euclidean"),
+    ]
     tests = [{"step": step, "test/embedding_ratio": ratio} for step, ratio in ((150, 1.0), (200, 1.3), (500, 1.25))]
     assert ratio_history(tests, 500)["lowest_ratio"] == [1.25]  # from step 200 on
     assert ratio_history([{"step": 500}], 500)["lowest_ratio"] == []  # of a run before the ratio was measured
@@ -108,8 +115,7 @@ def test_missing_files_of_matched_are_one_line_with_both_commands(tmp_path, caps
     def printed(*more: str) -> str:
         with pytest.raises(SystemExit) as stopped:
             argv = ["--profile", "matched", "--copy", "s144", "--data-dir", str(tmp_path), "--device", "cpu", *more]
-            run("triplet", "triplet_tf", "tensorflow", reproduce.commands_of, reproduce.DATASETS, 0, argv,
-                reproduce.checked, missing=reproduce.missing)  # fmt: skip
+            run(*TRIPLET, argv, reproduce.checked, missing=reproduce.missing)
         assert stopped.value.code == 2
         return capsys.readouterr().err
 
@@ -132,8 +138,8 @@ def test_missing_files_of_matched_are_one_line_with_both_commands(tmp_path, caps
 
 def test_tries_are_of_the_matched_profile(capsys):
     with pytest.raises(SystemExit):
-        run("triplet", "triplet_tf", "tensorflow", reproduce.commands_of, reproduce.DATASETS, 0,
-            ["--profile", "cpu", "--rows", "settings", "--plan"], reproduce.checked, has_settings=True)  # fmt: skip
+        argv = ["--profile", "cpu", "--rows", "settings", "--plan"]
+        run(*TRIPLET, argv, reproduce.checked, has_settings=True)
     assert "--rows: settings are chosen for the profile matched, not for cpu" in capsys.readouterr().err
 
 
@@ -151,8 +157,9 @@ def test_rows_are_those_of_the_table():
 def test_args_make_rows_of_their_own_and_stage_1_takes_what_concerns_it():
     commands = reproduce.commands_of(request("cpu", extra="--train_mode=hard --margin soft --net mobile", seeds=(4,)))
     assert [c.row for c in commands] == [
-        "mnist5k-cpu-margin-soft-net-mobile-vanilla", "mnist5k-cpu-margin-soft-net-mobile",
-    ]  # fmt: skip
+        "mnist5k-cpu-margin-soft-net-mobile-vanilla",
+        "mnist5k-cpu-margin-soft-net-mobile",
+    ]
     vanilla, hard = (as_dict(parse(training_parser(), list(c.flags))) for c in commands)
     assert (vanilla["margin"], hard["margin"], vanilla["net"]) == (0.2, "soft", "mobile")
     fixed = reproduce.commands_of(request("cpu", extra="--train_mode cntr --center_update=off", seeds=(0,)))
@@ -174,8 +181,15 @@ def test_data_sets():
 def small(monkeypatch):
     """mnist5k cut to 40 + 10 images."""
     whole = datasets.load("mnist5k")
-    part = datasets.Dataset("mnist5k", whole.train_images[:40], whole.train_labels[:40], whole.test_images[:10],
-                            whole.test_labels[:10], whole.class_names, digests=whole.digests)  # fmt: skip
+    part = datasets.Dataset(
+        "mnist5k",
+        whole.train_images[:40],
+        whole.train_labels[:40],
+        whole.test_images[:10],
+        whole.test_labels[:10],
+        whole.class_names,
+        digests=whole.digests,
+    )
     monkeypatch.setattr(datasets, "load", lambda *_, **__: part)
     return part
 
@@ -184,8 +198,10 @@ def test_digits_are_written_once_without_loss_and_checked(small, tmp_path):
     found = digits.load("mnist5k", tmp_path)
     assert found.verified and found.class_names == tuple("0123456789") and len(found.test.names) == 10
     assert found.digests["mnist_5k.csv.gz"] == small.digests["mnist_5k.csv.gz"]
-    for rows, images, labels in ((found.train, small.train_images, small.train_labels),
-                                 (found.test, small.test_images, small.test_labels)):  # fmt: skip
+    for rows, images, labels in (
+        (found.train, small.train_images, small.train_labels),
+        (found.test, small.test_images, small.test_labels),
+    ):
         np.testing.assert_array_equal(rows.labels, labels)
         for name, image in zip(rows.names, images, strict=True):
             np.testing.assert_array_equal(np.asarray(Image.open(found.images / name)), image[..., 0])

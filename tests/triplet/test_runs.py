@@ -114,15 +114,18 @@ def test_files_of_a_run_agree(runs):
     assert [line["step"] for line in tests] == [2, 4, 6]
     last = metrics["metrics"]
     assert (tests[-1]["test/embedding_ratio"], tests[-1]["test/recall_at_1"]) == (
-        last["embedding_ratio"], last["recall_at_1"],
-    )  # fmt: skip
+        last["embedding_ratio"],
+        last["recall_at_1"],
+    )
     ratios = record_of(folder)["details"]["embedding_ratios"]
     assert ratios == [[line["step"], line["test/embedding_ratio"]] for line in tests]
     assert record_of(folder)["details"]["lowest_ratio"] == [min(ratio for step, ratio in ratios if step >= 4)]
     best = max(line["test/Split_Val_Accuracy"] for line in tests)
     assert record_of(folder)["metrics"]["accuracy"] == {
-        "last": tests[-1]["test/Split_Val_Accuracy"], "best_on_val": None, "best_on_test": best,
-    }  # fmt: skip
+        "last": tests[-1]["test/Split_Val_Accuracy"],
+        "best_on_val": None,
+        "best_on_test": best,
+    }
     args = json.loads((folder / "args.json").read_text())
     assert list(args) == sorted(args) and args["test_interval"] == 2 and args["Triplet_K"] == 2
     text = (folder / "logger.txt").read_text()
@@ -306,9 +309,13 @@ def test_faults_before_the_first_step(tmp_path, fault):
     home = write_set(tmp_path)
     test = home / "lists" / "test_all_sub_list.csv"
     absent = "no mobilenet_v1_1.0_224.ckpt.data-00000-of-00001 .*python -m datasets.weights mobilenet_v1_1.0_224.tgz"
-    says = {"file": "row 4: .*test_1_1.jpg does not exist", "label": "label 99 of test_4_2.jpg is not among the 5",
-            "list": "test_all_sub_list.csv: ", "imagenet": absent,
-            "folder": "no such folder; csv:other expects train_all_sub_list.csv"}  # fmt: skip
+    says = {
+        "file": "row 4: .*test_1_1.jpg does not exist",
+        "label": "label 99 of test_4_2.jpg is not among the 5",
+        "list": "test_all_sub_list.csv: ",
+        "imagenet": absent,
+        "folder": "no such folder; csv:other expects train_all_sub_list.csv",
+    }
     flags = flags_of(tmp_path, tmp_path / "r", "vanilla", "--train_iters", "1")
     if fault == "file":
         (home / "images" / "test_1_1.jpg").unlink()
@@ -345,6 +352,8 @@ def test_fast_flags_from_the_command_line(tiny, tmp_path):
     assert (resumed["metrics"], resumed["outcomes"]) == (record["metrics"], record["outcomes"])
     run_here(*flags_of(tiny, tmp_path, "vanilla", "--vanilla-batches", "grouped", *fast, "--name", "softmax"))
     assert "STL-D22" in record_of(tmp_path / "softmax")["deviations"]
-    plans = [loader.batch_plan(parse(training_parser(), flags_of(tiny, tmp_path, *mode)), np.repeat(np.arange(5), 6))
-             for mode in (("vanilla", "--vanilla-batches", "grouped"), ("hard",))]  # fmt: skip
+    plans = [
+        loader.batch_plan(parse(training_parser(), flags_of(tiny, tmp_path, *mode)), np.repeat(np.arange(5), 6))
+        for mode in (("vanilla", "--vanilla-batches", "grouped"), ("hard",))
+    ]
     assert all(np.array_equal(plans[0](number), plans[1](number)) for number in range(4))

@@ -266,14 +266,12 @@ def training_parser(prog: str = "fast_fgvr_semi_train.py") -> Parser:
     """Returns the parser of the training script; eval.py takes the same flags."""
     parser = Parser(prog, "Softmax classifier with a ranking regularizer: trains, and tests at intervals.")
     add_flags(parser.originals, ORIGINALS)
-    parser.additions.add_argument(
-        "--data-dir", "--data_dir", "--datasets-dir", "--datasets_dir", metavar="DIR", default=str(DATA_ROOT),
-        help="data sets (default: data/ of the repository)",
-    )  # fmt: skip
-    parser.additions.add_argument(
-        "--runs-dir", "--runs_dir", "--models-dir", "--models_dir", metavar="DIR", default=str(RUNS_ROOT / PAPER),
-        help=f"run folders (default: runs/{PAPER}/ of the repository)",
-    )  # fmt: skip
+    for names, folder, text in (
+        ("--data-dir --data_dir --datasets-dir --datasets_dir", DATA_ROOT, "data sets (default: data/"),
+        ("--runs-dir --runs_dir --models-dir --models_dir", RUNS_ROOT / PAPER, f"run folders (default: runs/{PAPER}/"),
+    ):
+        text += " of the repository)"
+        parser.additions.add_argument(*names.split(), metavar="DIR", default=str(folder), help=text)
     add_flags(parser.additions, ADDITIONS)
     add_common(parser, PAPER)
     return parser
@@ -332,24 +330,29 @@ def check(config: Config) -> None:
     mode, batch, k = config.train_mode, config.batch_size, config.Triplet_K
     side, smallest = config.frame_side, config.network.smallest
     low = config.resize_sides[0] if config.aug_style == "img" else side
+    word_as_margin, first = isinstance(config.margin, str), config.first_third
     faults = {
-        f"--margin {config.margin}: a word goes with --train_mode hard only; {mode} takes a number (STL-D10)":
-            isinstance(config.margin, str) and mode != "hard",
-        f"--batch_size {batch} is not a multiple of --Triplet_K {k}, which --train_mode {mode} needs":
-            config.grouped and batch % k,
-        f"--first_third {config.first_third}: only with --train_mode hard":
-            config.first_third != "same" and mode != "hard",
-        f"--first_third semi_hard: needs a number as --margin, not {config.margin}":
-            config.first_third == "semi_hard" and isinstance(config.margin, str),
-        f"--distance {config.distance}: only with --train_mode hard, and not with --first_third semi_hard":
-            config.distance != "squared" and (mode != "hard" or config.first_third == "semi_hard"),
+        f"--margin {config.margin}: a word goes with --train_mode hard only; {mode} takes a number (STL-D10)": (
+            word_as_margin and mode != "hard"
+        ),
+        f"--batch_size {batch} is not a multiple of --Triplet_K {k}, which --train_mode {mode} needs": (
+            config.grouped and batch % k
+        ),
+        f"--first_third {first}: only with --train_mode hard": first != "same" and mode != "hard",
+        f"--first_third semi_hard: needs a number as --margin, not {config.margin}": (
+            first == "semi_hard" and word_as_margin
+        ),
+        f"--distance {config.distance}: only with --train_mode hard, and not with --first_third semi_hard": (
+            config.distance != "squared" and (mode != "hard" or first == "semi_hard")
+        ),
         "--image_cache: only with --aug_style img": config.image_cache and config.aug_style != "img",
         f"--Triplet_K {k}: --train_mode {mode} needs at least 2 images of each class": mode in TRIPLET_MODES and k < 2,
-        f"--frame_size {side} is larger than the shorter side that an image may get, {low} (--resize_sides)":
-            side > low,
+        f"--frame_size {side} is larger than the shorter side that an image may get, {low} (--resize_sides)": (
+            side > low
+        ),
         f"--seed {config.seed} is larger than {MOST_SEED}, which NumPy's generators take": config.seed > MOST_SEED,
         f"--frame_size {side}: --net {config.net} needs at least {smallest}": side < smallest,
-    }  # fmt: skip
+    }
     for message, is_wrong in faults.items():
         if is_wrong:
             raise UserError(message)

@@ -82,8 +82,10 @@ def write(name: str, root: Path) -> Path:
         for part in ("images", "lists"):
             (partial / part).mkdir(parents=True)
         rows = {}
-        for key, images, labels in (("train_all", data.train_images, data.train_labels),
-                                    ("test", data.test_images, data.test_labels)):  # fmt: skip
+        for key, images, labels in (
+            ("train_all", data.train_images, data.train_labels),
+            ("test", data.test_images, data.test_labels),
+        ):
             names = tuple(f"{key.partition('_')[0]}_{i:05d}.png" for i in range(len(labels)))
             rows[key] = lists.Rows(np.asarray(labels), names)
             for image, file in zip(images, names, strict=True):
@@ -93,8 +95,13 @@ def write(name: str, root: Path) -> Path:
         rows["train"], rows["val"] = lists.held_out(rows["train_all"])
         for key, file in lists.FILES.items():
             lists.write_csv(partial / "lists" / file, rows[key])
-        written = {"set": name, "classes": list(data.class_names), "digests": dict(data.digests),
-                   "verified": data.verified, "digest": digest(partial)}  # fmt: skip
+        written = {
+            "set": name,
+            "classes": list(data.class_names),
+            "digests": dict(data.digests),
+            "verified": data.verified,
+            "digest": digest(partial),
+        }
         for part in ("images", "lists"):
             shutil.rmtree(folder / part, ignore_errors=True)
             os.replace(partial / part, folder / part)

@@ -70,8 +70,16 @@ class ImageCache:
         if gpu_name() and config.aug_style == "img" and images * self.side**2 * 3 <= ON_GPU_BYTES:
             if not found:
                 with tf.device("/GPU:0"):
-                    found.append(tf1.Variable(tf1.placeholder(tf.uint8, [None, 3]), trainable=False, collections=[],
-                                              use_resource=True, validate_shape=False, shape=[None, 3]))  # fmt: skip
+                    found.append(
+                        tf1.Variable(
+                            tf1.placeholder(tf.uint8, [None, 3]),
+                            trainable=False,
+                            collections=[],
+                            use_resource=True,
+                            validate_shape=False,
+                            shape=[None, 3],
+                        )
+                    )
             self.table = found[0]
 
     def read(self, path: tf.Tensor) -> tf.Tensor:

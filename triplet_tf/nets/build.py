@@ -71,9 +71,13 @@ def backbone(
         return dropout(x, keep, seed, tf1.train.get_global_step() if step is None else step)
 
     settings = Settings(
-        num_classes, is_training, reuse, known.bn_decay if bn_decay is None else bn_decay,
-        known.weight_decay if weight_decay is None else weight_decay, drop,
-    )  # fmt: skip
+        num_classes,
+        is_training,
+        reuse,
+        known.bn_decay if bn_decay is None else bn_decay,
+        known.weight_decay if weight_decay is None else weight_decay,
+        drop,
+    )
     logits, pooled, end_points = BUILDERS[net](images, settings)
     name = tap or known.tap
     if name not in end_points or end_points[name].shape.ndims != 4:

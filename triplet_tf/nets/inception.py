@@ -169,9 +169,13 @@ def inception_v3(images: tf.Tensor, settings: Settings) -> tuple[tf.Tensor, tf.T
             aux = slim.conv2d(aux, 128, [1, 1], scope="Conv2d_1b_1x1")
             size = [min(5, side) for side in aux.shape[1:3]]
             aux = slim.conv2d(
-                aux, 768, size, padding="VALID", scope=f"Conv2d_2a_{size[0]}x{size[1]}",
+                aux,
+                768,
+                size,
+                padding="VALID",
+                scope=f"Conv2d_2a_{size[0]}x{size[1]}",
                 weights_initializer=tf1.truncated_normal_initializer(stddev=0.01),
-            )  # fmt: skip
+            )
             with slim.arg_scope([slim.conv2d], weights_initializer=tf1.truncated_normal_initializer(stddev=0.001)):
                 end_points["AuxLogits"] = linear_map(aux, settings.num_classes, "Conv2d_2b_1x1")
         with tf1.variable_scope("Logits"):

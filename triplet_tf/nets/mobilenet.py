@@ -31,9 +31,16 @@ def mobilenet_v1(images: tf.Tensor, settings: Settings) -> tuple[tf.Tensor, tf.T
             stride = 2 if layer in HALVING else 1
             name = f"Conv2d_{layer}_depthwise"
             x = end_points[name] = slim.separable_conv2d(
-                x, None, [3, 3], 1, stride=stride, scope=name, activation_fn=tf.nn.relu6,
-                normalizer_fn=slim.batch_norm, weights_initializer=normal,
-            )  # fmt: skip
+                x,
+                None,
+                [3, 3],
+                1,
+                stride=stride,
+                scope=name,
+                activation_fn=tf.nn.relu6,
+                normalizer_fn=slim.batch_norm,
+                weights_initializer=normal,
+            )
             name = f"Conv2d_{layer}_pointwise"
             x = end_points[name] = slim.conv2d(x, depth, [1, 1], scope=name)
         with tf1.variable_scope("Logits"):

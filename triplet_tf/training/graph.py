@@ -54,9 +54,15 @@ def build(config: Config, lists: ImageLists) -> Graph:
         "passes", [], tf.int64, tf1.zeros_initializer(), trainable=False
     )
     logits, feature_map, _ = nets.backbone(
-        config.net, batches.images, lists.num_classes, is_training=True, bn_decay=config.bn_decay,
-        tap=config.tap, seed=config.seed, step=passes,
-    )  # fmt: skip
+        config.net,
+        batches.images,
+        lists.num_classes,
+        is_training=True,
+        bn_decay=config.bn_decay,
+        tap=config.tap,
+        seed=config.seed,
+        step=passes,
+    )
     cross_entropy = tf.reduce_mean(_cross_entropy(batches.labels, logits))
     right = tf.equal(tf.argmax(logits, axis=1), batches.labels)
     scalars = {"cross_entropy": cross_entropy, "batch_accuracy": tf.reduce_mean(tf.cast(right, tf.float32))}
@@ -113,9 +119,8 @@ def _metric_loss(
 
 
 def _update(
-    config: Config, loss: tf.Tensor, rate: tf.Tensor, step: tf.Tensor, passes: tf.Variable,
-    after: list[tf.Operation],
-) -> tuple[tf.Operation, tf.Operation | None, tf.Operation]:  # fmt: skip
+    config: Config, loss: tf.Tensor, rate: tf.Tensor, step: tf.Tensor, passes: tf.Variable, after: list[tf.Operation]
+) -> tuple[tf.Operation, tf.Operation | None, tf.Operation]:
     """Momentum 0.9 on the mean gradient of --caffe_iter_size mini-batches; every pass moves the BN statistics.
 
     DEVIATION STL-D03: all N gradients count; the released code drops the last one and still divides by N.
@@ -134,10 +139,15 @@ def _update(
         with tf.control_dependencies(each_pass):
             return nothing, None, optimizer.apply_gradients(pairs, step)
     sums = [  # local: an update that was cut off starts again with its first mini-batch
-        tf1.get_variable(f"gradient_sum_{i}", v.shape, initializer=tf1.zeros_initializer(), trainable=False,
-                         collections=[tf1.GraphKeys.LOCAL_VARIABLES])
+        tf1.get_variable(
+            f"gradient_sum_{i}",
+            v.shape,
+            initializer=tf1.zeros_initializer(),
+            trainable=False,
+            collections=[tf1.GraphKeys.LOCAL_VARIABLES],
+        )
         for i, (_, v) in enumerate(pairs)
-    ]  # fmt: skip
+    ]
     cleared = tf.group(*(total.assign(tf.zeros_like(total), read_value=False) for total in sums))
     added = [total.assign_add(g, read_value=False) for total, (g, _) in zip(sums, pairs, strict=True)]
     accumulate = tf.group(*added, *each_pass)
@@ -153,9 +163,14 @@ def build_evaluation(config: Config, lists: ImageLists, reuse: bool = True) -> E
     """
     batches = TestBatches(config, lists)
     logits, feature_map, pooled = nets.backbone(
-        config.net, batches.images, lists.num_classes, is_training=False, reuse=reuse,
-        bn_decay=config.bn_decay, tap=config.tap,
-    )  # fmt: skip
+        config.net,
+        batches.images,
+        lists.num_classes,
+        is_training=False,
+        reuse=reuse,
+        bn_decay=config.bn_decay,
+        tap=config.tap,
+    )
     pooled = tf.math.l2_normalize(pooled, axis=1, epsilon=1e-10)
     cross_entropy = _cross_entropy(batches.labels, logits)
     if config.train_mode == "vanilla":

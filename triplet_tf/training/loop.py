@@ -69,9 +69,15 @@ def train(
     checkpoints = Checkpoints(session, run.folder, ends, config.checkpoint_filename)
     with stop_signals() as stop:
         training = Training(  # DEVIATION STL-D14: goes on at the checkpoint's own step
-            config.train_mode, run.folder, ends, config.batch_size * per_update, checkpoints, stop,
-            log_by="step", events="logs",
-        )  # fmt: skip
+            config.train_mode,
+            run.folder,
+            ends,
+            config.batch_size * per_update,
+            checkpoints,
+            stop,
+            log_by="step",
+            events="logs",
+        )
         assert training.metrics  # one process, which writes
         if training.finished and not training.history:
             path = shown(run.folder / "metrics.jsonl")
@@ -102,9 +108,13 @@ def train(
             tested = run_test(session, graph.evaluation)
             values = accuracies(tested, lists.num_classes)
             # DEVIATION STL-D15: loss and accuracy over the whole list, not over its last batch
-            row = {"Split_Val_Accuracy": values["accuracy"], "macro_accuracy": values["macro_accuracy"],
-                   "Val_Loss": values["cross_entropy"], **embedding_health(tested),
-                   "seconds": round(seconds + time.monotonic() - start, 3)}  # fmt: skip
+            row = {
+                "Split_Val_Accuracy": values["accuracy"],
+                "macro_accuracy": values["macro_accuracy"],
+                "Val_Loss": values["cross_entropy"],
+                **embedding_health(tested),
+                "seconds": round(seconds + time.monotonic() - start, 3),
+            }
             training.metrics.write(training.step, row, "test")
             row = {"step": training.step, **{f"test/{name}": value for name, value in row.items()}}
             log.test(config, row, training.history)

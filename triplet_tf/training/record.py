@@ -73,9 +73,14 @@ def embedding_text(config: Config, tested: Tested) -> str:
 
 
 def write_files(
-    folder: Path, config: Config, lists: ImageLists, tested: Tested, checkpoint: str, metrics: Mapping[str, float],
+    folder: Path,
+    config: Config,
+    lists: ImageLists,
+    tested: Tested,
+    checkpoint: str,
+    metrics: Mapping[str, float],
     neighbours: np.ndarray,
-) -> None:  # fmt: skip
+) -> None:
     """Writes metrics.json, confusion.csv, embeddings.npz and the two plots of one checkpoint.
 
     Args:
@@ -90,15 +95,18 @@ def write_files(
     matrix = confusion_counts(tested.labels, tested.ranked[:, 0], lists.num_classes)
     names = lists.class_names
     shares = zip(names, map(float, evaluate.class_accuracy(matrix)), strict=True)
-    write_json(folder / "metrics.json", {
-        "checkpoint": checkpoint,
-        "metrics": metrics,
-        "class_accuracy": {name: None if np.isnan(share) else share for name, share in shares},
-        "largest_confusions": evaluate.largest_confusions(matrix, names),
-        "embedding": embedding_text(config, tested),
-        "images": len(tested.labels),
-        "versions": versions_of("scikit-learn", "tensorflow", "tf-slim"),
-    })  # fmt: skip
+    write_json(
+        folder / "metrics.json",
+        {
+            "checkpoint": checkpoint,
+            "metrics": metrics,
+            "class_accuracy": {name: None if np.isnan(share) else share for name, share in shares},
+            "largest_confusions": evaluate.largest_confusions(matrix, names),
+            "embedding": embedding_text(config, tested),
+            "images": len(tested.labels),
+            "versions": versions_of("scikit-learn", "tensorflow", "tf-slim"),
+        },
+    )
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["true \\ predicted", *names])
@@ -112,9 +120,15 @@ def write_files(
 
 
 def write_record(
-    session: tf1.Session, graph: Graph, run: Run, config: Config, lists: ImageLists, history: list[dict[str, Any]],
-    tested: Tested | None, precision: str,
-) -> None:  # fmt: skip
+    session: tf1.Session,
+    graph: Graph,
+    run: Run,
+    config: Config,
+    lists: ImageLists,
+    history: list[dict[str, Any]],
+    tested: Tested | None,
+    precision: str,
+) -> None:
     """Evaluates the last weights (and, under --eval_split val, the best ones) on the test list; writes the record.
 
     Args:
@@ -142,49 +156,54 @@ def write_record(
         best_on_test = {"accuracy": best["test/Split_Val_Accuracy"], "macro_accuracy": best["test/macro_accuracy"]}
     matrix = confusion_counts(tested.labels, tested.ranked[:, 0], lists.num_classes)
     seconds = history[-1]["test/seconds"]
-    run.finish(make_record(
-        paper="triplet",
-        row=config.row or f"{config.db_name.replace(':', '-')}-custom",
-        stage="softmax" if config.train_mode == "vanilla" else "two-head",
-        seed=config.seed,
-        argv=sys.argv,
-        config=run.config,
-        metrics={
-            name: {"last": value, "best_on_val": best_on_val.get(name), "best_on_test": best_on_test.get(name)}
-            for name, value in last.items()
-        },
-        details={
-            "mode": config.train_mode,
-            "embedding": embedding_text(config, tested),
-            "tap": config.tap or "as released",
-            "best_step": best["step"],
-            "steps": total,
-            "largest_confusions": evaluate.largest_confusions(matrix, lists.class_names),
-            "parameters": count_parameters(),
-            **ratio_history(history, total),
-            "validation_accuracy": [history[-1]["test/Split_Val_Accuracy"]] if on_val else [],
-            "initial_weights": read_json(folder / "initial_weights.json") if config.init == "imagenet" else {},
-        },
-        outcomes={
-            name: outcomes_of(right, tested.labels)
-            for name, right in evaluate.right_by_metric(tested, neighbours).items()
-        },
-        artefacts=ARTEFACTS,
-        seconds=seconds,
-        images_per_s=round(total * config.batch_size * config.caffe_iter_size / max(seconds, 1e-9), 1),
-        data=lists.digests,
-        data_verified=lists.verified,
-        deviations=deviations.active(config),
-        versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy", "scikit-learn"),
-        deterministic=tf_runtime.gpu_name() is None,  # TensorFlow does not promise it for a session on a GPU
-        precision=precision,
-        gpu=tf_runtime.gpu_name(),
-    ), functools.partial(
-        write_files, folder, config, lists, tested, f"{config.checkpoint_filename} (last)", last, neighbours
-    ))  # fmt: skip
+    run.finish(
+        make_record(
+            paper="triplet",
+            row=config.row or f"{config.db_name.replace(':', '-')}-custom",
+            stage="softmax" if config.train_mode == "vanilla" else "two-head",
+            seed=config.seed,
+            argv=sys.argv,
+            config=run.config,
+            metrics={
+                name: {"last": value, "best_on_val": best_on_val.get(name), "best_on_test": best_on_test.get(name)}
+                for name, value in last.items()
+            },
+            details={
+                "mode": config.train_mode,
+                "embedding": embedding_text(config, tested),
+                "tap": config.tap or "as released",
+                "best_step": best["step"],
+                "steps": total,
+                "largest_confusions": evaluate.largest_confusions(matrix, lists.class_names),
+                "parameters": count_parameters(),
+                **ratio_history(history, total),
+                "validation_accuracy": [history[-1]["test/Split_Val_Accuracy"]] if on_val else [],
+                "initial_weights": read_json(folder / "initial_weights.json") if config.init == "imagenet" else {},
+            },
+            outcomes={
+                name: outcomes_of(right, tested.labels)
+                for name, right in evaluate.right_by_metric(tested, neighbours).items()
+            },
+            artefacts=ARTEFACTS,
+            seconds=seconds,
+            images_per_s=round(total * config.batch_size * config.caffe_iter_size / max(seconds, 1e-9), 1),
+            data=lists.digests,
+            data_verified=lists.verified,
+            deviations=deviations.active(config),
+            versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy", "scikit-learn"),
+            deterministic=tf_runtime.gpu_name() is None,  # TensorFlow does not promise it for a session on a GPU
+            precision=precision,
+            gpu=tf_runtime.gpu_name(),
+        ),
+        functools.partial(
+            write_files, folder, config, lists, tested, f"{config.checkpoint_filename} (last)", last, neighbours
+        ),
+    )
     print_metrics(config, last, f"last of {total} steps")
-    print(f"best test of the run: {100 * best['test/Split_Val_Accuracy']:.2f} % at step {best['step']} "
-          f"(list: {config.eval_split})")  # fmt: skip
+    print(
+        f"best test of the run: {100 * best['test/Split_Val_Accuracy']:.2f} % at step {best['step']} "
+        f"(list: {config.eval_split})"
+    )
     print(f"run folder {shown(folder)}; plots: neighbours.png, confusion.png; record: record.json", flush=True)
 
 
@@ -195,8 +214,10 @@ def print_metrics(config: Config, metrics: Mapping[str, float], checkpoint: str)
         f"{100 * metrics['macro_accuracy']:.2f}, top-5 {100 * metrics['top5_accuracy']:.2f}, NMI {metrics['nmi']:.4f}"
     )
     recalls = ", ".join(f"@{k} {100 * metrics[f'recall_at_{k}']:.2f}" for k in evaluate.RECALLS)
-    print(f"recall {recalls}; mean squared distance {metrics['positive_distance']:.3f} in a class, "
-          f"{metrics['negative_distance']:.3f} across, ratio {metrics['embedding_ratio']:.2f}")  # fmt: skip
+    print(
+        f"recall {recalls}; mean squared distance {metrics['positive_distance']:.3f} in a class, "
+        f"{metrics['negative_distance']:.3f} across, ratio {metrics['embedding_ratio']:.2f}"
+    )
 
 
 def evaluate_checkpoint(config: Config) -> None:

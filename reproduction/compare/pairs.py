@@ -1,0 +1,111 @@
+"""Pairs the runs of two sides of a claim seed by seed.
+
+Where both records hold the outcomes of their test images, the noise of the test set enters the interval; records with
+other orders of the test images are never paired.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+
+from reproduction.compare.claim_language import Side
+from reproduction.compare.collect import Collection, RowRuns, SeedRun
+from reproduction.compare.effects import Effect, effect_of
+from reproduction.runtime.outcomes import Outcomes
+from reproduction.runtime.run_folder import shown
+
+
+def scale_of(unit: str) -> float:
+    """Returns the factor from a record's fraction to the unit: 100 for percent and points."""
+    return 100.0 if unit in ("percent", "points") else 1.0
+
+
+def group_of(found: Collection, paper: str, base: str, variant: str) -> RowRuns | None:
+    """Returns the runs of a variant of a base row, "" is the base row itself; None if there are none."""
+    return found.rows.get((paper, f"{base}-{variant}" if variant else base))
+
+
+def _runs(found: Collection, paper: str, base: str, side: Side) -> dict[int, SeedRun]:
+    group = group_of(found, paper, base, side.variant)
+    return {run.seed: run for run in group.runs} if group is not None else {}
+
+
+def _value(run: SeedRun | None, side: Side, scale: float) -> float | None:
+    if side.value is not None:
+        return side.value
+    number = run.number(side.metric, "last") if run is not None else None
+    return None if number is None else scale * number
+
+
+def _outcomes(run: SeedRun | None, side: Side) -> Outcomes | None:
+    """Outcomes belong to the last epoch's network."""
+    return run.outcomes(side.metric) if run is not None and side.metric else None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The paired seeds of two sides."""
+
+    seeds: tuple[int, ...]
+    effect: Effect | None
+    baseline: float | None
+    missing: str
+
+
+def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method: Side, other: Side | None) -> Pairs:
+    """Pairs method and baseline (or control) seed by seed.
+
+    Args:
+      found: the records; a refused pair adds one line to `found.problems`.
+      unit: of the effect.
+      claim: id of the claim, for that line.
+      paper: its id.
+      base: the base row.
+      method: the side that is claimed to be better.
+      other: the side it is compared with; None for a fact.
+    """
+    scale, other = scale_of(unit), other or Side(value=0.0)
+    left, right = _runs(found, paper, base, method), _runs(found, paper, base, other)
+    seeds: list[int] = []
+    effects: list[float] = []
+    baselines: list[float] = []
+    by_image: list[np.ndarray] = []
+    lacking: list[str] = []
+    orders: set[str] = set()
+    for seed in sorted(left.keys() & right.keys() if other.metric else left):
+        value, baseline = _value(left[seed], method, scale), _value(right.get(seed), other, scale)
+        if value is None or baseline is None:
+            continue
+        bits = [_outcomes(left[seed], method), _outcomes(right.get(seed), other)]
+        here = {f"{one.order} of {one.count:,}" for one in bits if one is not None}
+        computed = {run.precision(side.metric) for run, side in ((left[seed], method), (right.get(seed), other)) if run}
+        where, file = f"{paper} {base}, {claim}, seed {seed}", shown(left[seed].last.path)
+        if len(orders | here) > 1:
+            which = ", ".join(sorted(orders | here))
+            found.problems.append(
+                f"{where}: not paired, the order digests of the test images differ ({which}); see {file}"
+            )
+            continue
+        if len(computed - {""}) > 1:
+            which = " and the other in ".join(sorted(computed))
+            found.problems.append(f"{where}: not paired, one computed in {which}; see {file}")
+            continue
+        orders |= here
+        seeds.append(seed)
+        effects.append(value - baseline)
+        baselines.append(baseline)
+        if bits[0] is not None and bits[1] is not None:
+            by_image.append(bits[0].bits().astype(np.int8) - bits[1].bits())
+        elif other.metric:
+            lacking.append(f"{where}: no outcomes.{method.metric} of test images; see {file}")
+    if not seeds:
+        return Pairs((), None, None, "")
+    found.problems += lacking if by_image else []  # some seeds have them
+    effect = effect_of(effects, np.stack(by_image) if len(by_image) == len(seeds) else None, scale)
+    why = "no outcomes of test images in the records" if other.metric else "compared with a fixed value"
+    return Pairs(
+        tuple(seeds), effect, statistics.fmean(baselines), f"seeds only: {why}" if effect.image_variance is None else ""
+    )
