@@ -18,7 +18,7 @@ import numpy as np
 from reproduction.compare.claim_language import Claim, Side, matches
 from reproduction.compare.collect import Collection, RowRuns, SeedRun, different_flags
 from reproduction.compare.effects import Effect, effect_of
-from reproduction.compare.tables import Paper
+from reproduction.compare.tables import RATE, Paper
 from reproduction.compare.verdicts import Control, Verdict, holm, judge
 from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.run_folder import REPO_ROOT, read_json, shown
@@ -369,7 +369,7 @@ def _bases(claim: Claim, paper: Paper, found: Collection) -> list[str]:
     """Base rows a claim may be tested on, in the order of the paper's rows: those whose method was run."""
     variant = f"-{claim.method.variant}" if claim.method is not None and claim.method.variant else ""
     rows = [group.row for group in found.of(paper.paper.id)]
-    bases = {row.removesuffix(variant) for row in rows if row.endswith(variant)}
+    bases = {row.removesuffix(variant) for row in rows if row.endswith(variant) and RATE not in row}
     order = {row.row: place for place, row in enumerate(paper.row)}
     wanted = [base for base in bases if claim.is_about(base)]
     return sorted(wanted, key=lambda base: (order.get(base, order.get(base + variant, len(order))), base))

@@ -133,7 +133,7 @@ def test_missing_files_of_matched_are_one_line_with_both_commands(tmp_path, caps
 def test_tries_are_of_the_matched_profile(capsys):
     with pytest.raises(SystemExit):
         run("triplet", "triplet_tf", "tensorflow", reproduce.commands_of, reproduce.DATASETS, 0,
-            ["--profile", "cpu", "--rows", "settings", "--plan"], reproduce.checked, has_settings=True)  # fmt: skip
+            ["--profile", "cpu", "--rows", "settings", "--plan"], reproduce.checked)  # fmt: skip
     assert "--rows: settings are chosen for the profile matched, not for cpu" in capsys.readouterr().err
 
 
