@@ -267,7 +267,7 @@ def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
     def has(base: str, side: Side | None) -> bool:
         """Whether a whole row has the metric of a side."""
         row = f"{base}-{side.variant}" if side is not None and side.variant else base
-        return side is not None and row in whole and side.metric.partition("[")[0] in known_in[row]
+        return side is not None and row in whole and bool(side.metric) and side.names <= known_in[row]
 
     lines = []
     for claim in paper.claim:
@@ -275,13 +275,7 @@ def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
         bases = [base for base in _bases(claim, paper, found) if any(has(base, side) for side in sides.values())]
         for key, side in sides.items():
             here = side is not None and any((f"{b}-{side.variant}" if side.variant else b) in whole for b in bases)
-            if (
-                side is not None
-                and side.metric
-                and not side.may_lack
-                and here
-                and side.metric.partition("[")[0] not in known
-            ):
+            if side is not None and side.metric and not side.may_lack and here and not side.names <= known:
                 lines.append(f"tables/{paper.paper.id}.toml: {claim.id}: {key}: no record has {side.metric!r}")
     names = {row.row for row in paper.row} | known_in.keys()
     variants = [(f"gate {gate.rows[0]}", "variant", gate.variant) for gate in paper.gate]

@@ -137,7 +137,7 @@ class DetailColumn(Strict):
 
 
 class DetailTable(Strict):
-    """A table of entries of the records' details, as mean and standard deviation over seeds; for the report only."""
+    """A table of entries of the records' details, as mean and standard deviation over seeds."""
 
     title: str
     path: str = ""  # keys below `details`, with "/" between; "*" is each key; empty: one line a row, metrics too
