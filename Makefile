@@ -1,6 +1,6 @@
 # One place to run everything. `make` lists the targets; the README shows what each prints.
 # Variables: PROFILE=auto|paper|matched|cpu|smoke DATASET= SEEDS="0 1 2" DEVICE=auto|cpu|cuda DATA=folder COPY=name ARGS="flags" ROWS=core|all|settings FORCE=1 GPU=1 JOBS=n
-# ROWS=core|all|settings: of PROFILE=matched; settings: hierarchy and triplet
+# ROWS=core|all|settings: of PROFILE=matched
 # TASK="what one task of a sweep asks, and how often it is tried again"
 
 SHELL := /bin/sh

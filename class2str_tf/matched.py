@@ -2,7 +2,8 @@
 
 From one stage 1, with the same data, batch and rate for as many further epochs: the LH classifier, the FC classifier,
 and an FC classifier of the LH's weights, each with its CNN trained along. On the features of stage 1: learned strings
-against fixed ones.
+against fixed ones. ROWS=settings trains stage 1 at three rates on four fifths of the training images and tests it on
+the others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from class2str_tf.flags import settings_of
-from reproduction.launch.pipeline import Command, Request
+from reproduction.launch.pipeline import Command, Request, rates_around
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 STAGE1_SCRIPT = "class2str_tf/train_fc_classifier.py"
@@ -72,6 +73,8 @@ def commands_of(request: Request) -> list[Command]:
     """
     if request.dataset not in SETTINGS:
         raise UserError(f"PROFILE=matched has settings for {', '.join(SETTINGS)}, not for {request.dataset}")
+    if request.settings:
+        return rate_commands(request)
     setting, commands = SETTINGS[request.dataset], []
     for seed in request.seeds:
         cnn = RUNS_ROOT / "class2str" / request.base_row() / f"seed{seed}"
@@ -95,6 +98,19 @@ def commands_of(request: Request) -> list[Command]:
             linear = (*FURTHER, "--cnn-dir", shown(cnn), *_reduced(request), "--fc-linear")
             commands.append(_command(request, seed, "linear", "reduced FC without ReLU", linear, 1, cnn))
     return commands
+
+
+def rate_commands(request: Request) -> list[Command]:
+    """Stage 1 at each rate that its own is chosen from, for half the epochs, on four fifths of the training images."""
+    setting, seed = SETTINGS[request.dataset], request.seeds[0]
+    usual = float(setting.network[setting.network.index("--lr") + 1])
+    short = ("--hold-out", "--epochs", str(setting.epochs // 2))
+    commands = [
+        _command(request, seed, f"rate-{rate}", "stage 1, CNN + FC", (*short, "--lr", rate), 1, Path())
+        for rate in rates_around(usual)
+    ]
+    minutes = 0.4 * setting.minutes[0]
+    return [replace(command, cpu_minutes=minutes, worker=command.row) for command in commands]
 
 
 def _reduced(request: Request) -> tuple[str, str]:

@@ -72,3 +72,29 @@ def subset(dataset: Dataset, train: int = 10000, seed: int = 0) -> Dataset:
     return dataclasses.replace(
         dataset, train_images=dataset.train_images[picked], train_labels=dataset.train_labels[picked]
     )
+
+
+def hold_out(dataset: Dataset, count: int) -> Dataset:
+    """Makes a fixed stratified part of the training images the test split; the official test split is not used.
+
+    For choosing settings.
+
+    Args:
+      dataset: any loaded data set.
+      count: number of images of the new test split, 1..N-1. The same ones are held out in every run (split seed 0).
+
+    Raises:
+      DatasetError: no training image would be left.
+    """
+    total = len(dataset.train_labels)
+    if not 1 <= count < total:
+        raise DatasetError(f"{dataset.name}: cannot hold out {count} of {total} training images")
+    held, left = stratified(dataset.train_labels, count, 0)
+    images, labels = dataset.train_images, dataset.train_labels
+    return dataclasses.replace(
+        dataset,
+        train_images=images[left],
+        train_labels=labels[left],
+        test_images=images[held],
+        test_labels=labels[held],
+    )

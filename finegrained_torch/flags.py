@@ -76,8 +76,9 @@ STAGE_FLAGS: dict[str, tuple[str, ...]] = {
     "stability": _DATA,
 }
 # Flags that older runs do not know: at these values, which compute the same, they are not in the flags of a stage.
-_SINCE: dict[str, Any] = {"augment": "none", "channels_last": False, "eval_batch": 0}
+_SINCE: dict[str, Any] = {"augment": "none", "channels_last": False, "eval_batch": 0, "hold_out": False}
 SINCE: dict[str, dict[str, Any]] = {
+    **{stage: {"hold_out": False} for stage in STAGE_FLAGS},
     **{stage: _SINCE for stage in ("coarse", "fine-tune")},
     **{stage: {**_SINCE, "true_images": "all"} for stage in ("sub", "multi-head")},
 }
@@ -118,6 +119,7 @@ class Config(CommonConfig):
     controls: list[str]
     csv_features: bool
     limit_train: int
+    hold_out: bool
     precision: Literal["32-true", "tf32", "bf16-mixed", "auto"]
     augment: str
     true_images: str
@@ -213,6 +215,7 @@ ADDITIONS: FlagTable = {
     ),
     "--csv-features": dict(action="store_true", help="features as text too, as released (640 MB for CIFAR)"),
     "--limit-train": dict(type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)"),
+    "--hold-out": dict(action="store_true", help="test on a fixed fifth of the training images; for choosing settings"),
     "--precision": _choice(AMP, "tf32: on a GPU; auto: bf16-mixed if the device has it (default 32-true); FGL-D33"),
     "--compile": dict(action="store_true", help="torch.compile; FGL-D33"),
     "--channels-last": dict(action="store_true", help="train in the channels-last memory format; FGL-D33"),
@@ -386,11 +389,6 @@ def variant(
 def row_name(base_row: str | None, suffix: str) -> str | None:
     """Returns the full name of a row; None (a run by hand) stays None."""
     return base_row if base_row is None or not suffix else f"{base_row}-{suffix}"
-
-
-def title(suffix: str) -> str:
-    """Returns the title of a variant; one that is not listed is called by its name."""
-    return TITLES.get(suffix, suffix)
 
 
 def ordered(suffixes: Sequence[str]) -> list[str]:

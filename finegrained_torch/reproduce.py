@@ -1,6 +1,7 @@
 """`make reproduce-finegrained`: per seed base and clusters, then every row of the table on them; then the report.
 
 Profile matched: each variant behind base has 2 EPOCHS in all; base itself is the first half of `base-budget`.
+ROWS=settings trains base at three rates on four fifths of the training images and tests it on the others.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datasets import pathmnist  # noqa: E402
 from datasets.fetch import find  # noqa: E402
 from finegrained_torch.flags import SUB_LABELS, row_name  # noqa: E402
-from reproduction.launch.pipeline import Command, Request, on_gpu, run  # noqa: E402
+from reproduction.launch.pipeline import Command, Request, on_gpu, rates_around, run  # noqa: E402
 from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, shown  # noqa: E402
 
 SCRIPT = "finegrained_torch/pipeline.py"
@@ -136,6 +137,8 @@ def commands_of(request: Request) -> list[Command]:
 
     The report waits for all commands before it. It comes again behind the further rows.
     """
+    if request.settings:
+        return rate_commands(request)
     if request.profile != "matched":
         rows = rows_of(request.profile, request.dataset)
         return [*(command for seed in request.seeds for command in seed_commands(request, seed, rows)), report(request)]
@@ -154,6 +157,16 @@ def commands_of(request: Request) -> list[Command]:
     if own and has_pathmnist(request.data_dir):  # with all rows: its claim needs the deep head
         commands += commands_of(dataclasses.replace(request, dataset="pathmnist", copy="", seeds=seeds))
     return commands
+
+
+def rate_commands(request: Request) -> list[Command]:
+    """Base at each rate that RATE is chosen from, for half the epochs, on four fifths of the training images."""
+    short = ("--stage", "coarse", "--hold-out", *epochs(EPOCHS // 2))
+    minutes = 0.4 * minutes_of(request)[1]
+    return [
+        command_of(request, request.seeds[0], "", f"base, rate {rate}", short, GPU_HOURS, minutes, rate)
+        for rate in rates_around(float(RATE))
+    ]
 
 
 def minutes_of(request: Request) -> tuple[float, float]:
@@ -190,8 +203,9 @@ def report(request: Request) -> Command:
 
 
 def command_of(
-    request: Request, seed: int, variant: str, stage: str, flags: Sequence[str], hours: float, minutes: float
-) -> Command:
+    request: Request, seed: int, variant: str, stage: str, flags: Sequence[str], hours: float, minutes: float,
+    rate: str = "",
+) -> Command:  # fmt: skip
     """One command.
 
     Args:
@@ -202,12 +216,15 @@ def command_of(
       flags: its own flags.
       hours: on a GPU with the paper's settings, an estimate.
       minutes: on two cores, an estimate.
+      rate: to try instead of RATE; it names the row.
     """
-    row = request.row()
+    row = request.row(f"rate-{rate}" if rate else "")
     name = f"{row}/seed{seed}"
     shared = flags_of(request.profile, request.dataset)
     if request.profile == "matched" and not on_gpu(request):
         shared += ["--cluster_workers", "1"]  # the seeds run side by side already
+    if rate:
+        shared += ["--lr", rate]
     words = [*flags, *shared, *request.extra, "--seed", str(seed), "--name", name, *request.shared_flags(row)]
     return Command(
         row=row_name(row, variant) or row,
@@ -217,12 +234,14 @@ def command_of(
         folder=RUNS_ROOT / "finegrained" / name,
         gpu_hours=hours if request.profile == "paper" else 0.0,
         cpu_minutes=minutes,
-        worker=None if stage == REPORT else f"seed{seed}",
+        worker=None if stage == REPORT else f"seed{seed}" + f"-rate-{rate}" * bool(rate),
     )
 
 
 def report_of(request: Request) -> str:
     """What to open after a run."""
+    if request.settings:
+        return f"the rate in use is RATE of {shown(Path(__file__))}"
     folder = RUNS_ROOT / "finegrained" / request.row() / f"seed{request.seeds[0]}"
     return f"open in a browser: {shown(folder / 'report.html')}"
 

@@ -207,13 +207,4 @@ def pages(request: Request) -> str:
 
 
 if __name__ == "__main__":
-    run(
-        "hierarchy",
-        "hierarchy_cnn_torch",
-        "torch",
-        commands_of,
-        DATASETS,
-        PAPER_GIGABYTES,
-        closing=pages,
-        has_settings=True,
-    )
+    run("hierarchy", "hierarchy_cnn_torch", "torch", commands_of, DATASETS, PAPER_GIGABYTES, closing=pages)

@@ -1,6 +1,7 @@
 """`make reproduce-subclass`: per seed the plain network, then both stages of the method, then the comparison.
 
 Profile matched: stage 1 of ten seeds, their mean ranking, then per seed every variant with the same classes.
+ROWS=settings trains the plain network at three rates on four fifths of the training images and tests it on the others.
 """
 
 import itertools
@@ -10,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.launch.pipeline import Command, Request, run  # noqa: E402
+from reproduction.launch.pipeline import Command, Request, rates_around, run  # noqa: E402
 from reproduction.runtime.run_folder import RUNS_ROOT  # noqa: E402
 
 SCRIPT = "subclass_torch/notebook.py"
@@ -26,6 +27,7 @@ CPU_MINUTES = (0.8, 1.1)
 # Profile matched: every variant makes UPDATES updates, EPOCHS passes over the images that are not doubled.
 EPOCHS, BATCH, RATE, RANKED = 10, 128, "0.1", 10
 UPDATES = 50_000 * EPOCHS // BATCH
+HELD_OUT = 10_000  # a fifth of CIFAR's training images: RATE is chosen on them, with half the epochs
 MATCHED_MINUTES = {"stage1": 1.8, "train": 9.5}  # two cores, measured with one thread on one idle core
 PLAIN = {"baseline": (), "softmax": ("--baseline-loss", "softmax")}
 SPLIT: dict[str, tuple[str, ...]] = {
@@ -64,15 +66,33 @@ def flags_of(profile: str, dataset: str) -> list[str]:
     return flags
 
 
+def matched_flags(dataset: str, rate: str) -> list[str]:
+    """Flags that all trainings of the profile matched share."""
+    return [
+        "--dataset", dataset, "--model", "vgg_fast", "--batch_size", str(BATCH), "--eval-batch", "500",
+        "--learning_rate", rate, "--schedule", "onecycle", "--amp", "auto", "--channels-last",
+    ]  # fmt: skip
+
+
+def rate_commands(request: Request) -> list[Command]:
+    """The plain network at each rate that RATE is chosen from, tested on held-out training images."""
+    commands, seed = [], request.seeds[0]
+    for rate in rates_around(float(RATE)):
+        row = request.row(f"rate-{rate}")
+        flags = [*matched_flags(request.dataset, rate), "--epochs", str(EPOCHS // 2), "--holdout", str(HELD_OUT)]
+        flags += [*request.extra, "--seed", str(seed), "--name", f"{row}/seed{seed}", *request.shared_flags(row)]
+        stage, folder, minutes = f"plain network, rate {rate}", RUNS_ROOT / "subclass" / row / f"seed{seed}", 4.0
+        commands.append(Command(row, stage, SCRIPT, tuple(flags), folder, 0.01, minutes, f"rate-{rate}"))
+    return commands
+
+
 def matched(request: Request) -> list[Command]:
     """Stage 1 of RANKED seeds, their mean ranking, then for each seed every variant; the further ones come last.
 
     ROWS=all of CIFAR-10 goes on with CIFAR-100, of fewer seeds.
     """
     split = CLASSES_TO_SPLIT.get(request.dataset, 2)
-    shared = ["--dataset", request.dataset, *f"--model vgg_fast --batch_size {BATCH} --eval-batch 500".split()]
-    shared += f"--learning_rate {RATE} --schedule onecycle --amp auto --channels-last".split()
-    shared += ["--numClasses2Repartition", str(split)]
+    shared = [*matched_flags(request.dataset, RATE), "--numClasses2Repartition", str(split)]
     runs, ranked = RUNS_ROOT / "subclass", request.base_row() + "-ranking"
     names = [f"{ranked}/seed{seed}" for seed in range(RANKED)]
     minutes = MATCHED_MINUTES["stage1"]
@@ -105,6 +125,8 @@ def matched(request: Request) -> list[Command]:
 
 def commands_of(request: Request) -> list[Command]:
     """For each seed: baseline, stage 1, stage 2; the last is compared with the first."""
+    if request.settings:
+        return rate_commands(request)
     if request.profile == "matched":
         return matched(request)
     shared = [*flags_of(request.profile, request.dataset), *request.extra]

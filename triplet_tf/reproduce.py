@@ -198,14 +198,4 @@ def _command(
 
 
 if __name__ == "__main__":
-    run(
-        PAPER,
-        "triplet_tf",
-        "tensorflow",
-        commands_of,
-        DATASETS,
-        PAPER_GIGABYTES,
-        check=checked,
-        missing=missing,
-        has_settings=True,
-    )
+    run(PAPER, "triplet_tf", "tensorflow", commands_of, DATASETS, PAPER_GIGABYTES, check=checked, missing=missing)

@@ -32,20 +32,7 @@ def load(config: Config) -> datasets.Dataset:
         data = first_images(data, int(wanted.removeprefix(FIRST)))
     elif wanted:
         data = datasets.subset(data, train=wanted, seed=0)
-    return hold_out(data) if config.hold_out else data
-
-
-def hold_out(data: datasets.Dataset) -> datasets.Dataset:
-    """A fifth of the training images, always the same, in place of the test split; the others are left to train on."""
-    order = np.random.default_rng(0).permutation(len(data.train_labels))
-    test, train = np.split(order, [len(order) // 5])
-    return dataclasses.replace(
-        data,
-        train_images=data.train_images[train],
-        train_labels=data.train_labels[train],
-        test_images=data.train_images[test],
-        test_labels=data.train_labels[test],
-    )
+    return datasets.hold_out(data, len(data.train_labels) // 5) if config.hold_out else data
 
 
 def first_images(data: datasets.Dataset, count: int) -> datasets.Dataset:

@@ -99,7 +99,9 @@ def three_channels(images: np.ndarray, size: int = 0) -> np.ndarray:
     return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
 
 
-def load(name: str, data_dir: str, accept_unverified: bool = False, limit_train: int = 0) -> Data:
+def load(
+    name: str, data_dir: str, accept_unverified: bool = False, limit_train: int = 0, hold_out: bool = False
+) -> Data:
     """Loads a data set with its grouping, or the fixed part of it that `limit_train` names.
 
     CIFAR-10: vehicles and animals; CIFAR-100: its 20 superclasses; digits: below 5 or not (ours); PathMNIST and
@@ -110,6 +112,7 @@ def load(name: str, data_dir: str, accept_unverified: bool = False, limit_train:
       data_dir: where the data sets lie.
       accept_unverified: whether files with another checksum are read.
       limit_train: number of training images; 0: all.
+      hold_out: whether a fixed fifth of them is the test split instead of the official one.
     Raises:
       datasets.DatasetError: missing or damaged files.
     """
@@ -118,6 +121,8 @@ def load(name: str, data_dir: str, accept_unverified: bool = False, limit_train:
     official = pathmnist.validation(Path(data_dir), accept_unverified) if name == "pathmnist" else None
     if limit_train:
         ds = datasets.subset(ds, train=limit_train, seed=0)
+    if hold_out:
+        ds = datasets.hold_out(ds, len(ds.train_labels) // 5)
     grouped, coarse_names, fine_names = grouping(ds)
     size = PADDED if ds.train_images.shape[3] == 1 else 0  # DEVIATION FGL-D02: three equal channels padded to 32x32
 

@@ -49,8 +49,9 @@ def write_report(
     same_folder = dataset.startswith("folder:") and datasets == [f"folder:{Path(dataset.removeprefix('folder:')).name}"]
     own = Collection(*join(entries))
     try:
-        limit = int(entries[0].record.config.get("limit_train", 0))
-        draw(folder, own, images.load(dataset if same_folder else datasets[0], data_dir, accept_unverified, limit))
+        config = entries[0].record.config
+        part = int(config.get("limit_train", 0)), bool(config.get("hold_out", False))
+        draw(folder, own, images.load(dataset if same_folder else datasets[0], data_dir, accept_unverified, *part))
     except UserError:
         raise
     except Exception as error:
@@ -123,7 +124,7 @@ def draw(folder: Path, own: Collection, data: images.Data) -> None:
         tested = predictions(variants[variant]) if variant in variants and len(matrices) < 3 else None
         if tested is not None:
             counts = confusion_counts(tested["labels"], tested["predicted"], len(names))
-            matrices.append((flags.title(variant), counts))
+            matrices.append((flags.TITLES.get(variant, variant), counts))
     if matrices:
         plots.confusions(target / "confusion.png", matrices, names)
     rates = [(title, read_json(path, "lr", "loss")) for title, path in _rate_curves(variants)]
@@ -145,6 +146,6 @@ def _rate_curves(variants: Mapping[str, SeedRun]) -> Iterator[tuple[str, Path]]:
         for entry in run.entries:
             path = entry.path.parent / "lr_find.json"
             if path.exists():
-                title = flags.title(variant)
+                title = flags.TITLES.get(variant, variant)
                 sub = entry.record.stage == "sub"
                 yield f"sub classifier of {title.removeprefix('control: ')}" if sub else title, path

@@ -87,7 +87,8 @@ class Setting:
     def data(self) -> Data:
         """The data set, loaded and announced at the first use; UserError if --no-use_pseudo lacks subclasses."""
         config = self.config
-        data = images.load(config.dataset, config.data_dir, config.accept_unverified, config.limit_train)
+        part = config.limit_train, config.hold_out
+        data = images.load(config.dataset, config.data_dir, config.accept_unverified, *part)
         if not config.use_pseudo and not data.num_sub_labels:
             raise UserError(f"--no-use_pseudo: no subclasses of {data.name} are known; use pseudo-labels")
         known = f", {data.num_sub_labels} known subclasses" if data.num_sub_labels else ""

@@ -128,7 +128,7 @@ def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure 
     order = np.argsort([-effect.mean for effect in gains[""]])
     columns, lines = min(len(gains), COLUMNS), -(-len(gains) // COLUMNS)
     size = (3.2 * columns + 1.2, (0.32 * len(names) + 1.2) * lines)
-    figure, axes = new_figure(*size, lines, columns, sharey=True)
+    figure, axes = new_figure(*size, lines, columns, sharex=True, sharey=True)
     for empty in axes.flat[len(gains) :]:
         empty.set_axis_off()
     for axis, (variant, by_class) in zip(axes.flat, gains.items(), strict=False):
@@ -138,7 +138,8 @@ def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure 
         axis.errorbar(means, range(len(order)), xerr=halves, fmt="none", ecolor="black", capsize=2, linewidth=1)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set_title(f"{GAINS[variant]}\n{gains_in_words(by_class, neglected)}", fontsize=9)
-        axis.set_xlabel("points over the plain network")
+        axis.set_xlabel("points over the plain network\nred: neglected; line: 95 % interval")
+        axis.tick_params(labelbottom=True)
     axes[0, 0].set_yticks(range(len(order)), [names[c] for c in order], fontsize=8)
     axes[0, 0].invert_yaxis()
     return figure
@@ -184,7 +185,8 @@ def neglect_of_all_seeds(comparison: Comparison, found: Collection, row: str) ->
             axis.plot(at + epochs, run, ".-", color=RED if label in chosen else GREY, linewidth=0.8, markersize=4)
     axis.set_xticks(range(len(order)), [names[label] for label in order], rotation=30, ha="right", fontsize=9)
     axis.set_ylabel("neglection degree (1 = no cancellation)")
-    axis.set_title(f"{len(values)} runs of stage 1, epochs 1 to {values.shape[1]} from left to right within a class")
+    runs = f"{len(values)} runs of stage 1, epochs 1 to {values.shape[1]} from left to right within a class"
+    axis.set_title(f"{runs}\nred: the neglected classes, the same in stage 2 of every seed", fontsize=10)
     return figure
 
 
@@ -208,9 +210,9 @@ def prefixes(comparison: Comparison, found: Collection, row: str) -> Figure | No
     for at, run in enumerate(group.runs):
         values = [run.number(f"prefix_accuracy/{bit}", "last") for bit in bits]
         ours = [100 * value if value is not None else np.nan for value in values]
-        axis.plot(
-            bits, ours, "o-", color=BLUE, linewidth=1, label="" if at else f"ours, {seeds} seed{'s' * (seeds > 1)}"
-        )
+        shared = len(set(strings := run.detail("strings") or ())) < len(strings)
+        label = "" if at else f"ours, {seeds} seed{'s' * (seeds > 1)} (dotted: classes share a string)"
+        axis.plot(bits, ours, "o:" if shared else "o-", color=BLUE, linewidth=1, label=label)
     axis.plot(bits, poster, "s--", color=RED, label="authors' poster, read off its figure")
     axis.set_xticks(list(bits))
     axis.set(xlabel="bits of the string, from the root of the tree", ylabel="test images with all these bits right, %")

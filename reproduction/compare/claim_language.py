@@ -31,6 +31,11 @@ class Side(Strict):
             raise ValueError("a side needs `metric` or `value`, and not both")
         return self
 
+    @property
+    def names(self) -> set[str]:
+        """Returns the metrics and details of a record that `metric` reads."""
+        return {part.partition("[")[0] for part in self.metric.split(" - ") if part}
+
 
 class ControlSide(Side):
     """The side that could explain the effect instead of the method."""

@@ -16,7 +16,7 @@ from reproduction.compare.claim_language import Claim, Side, matches
 from reproduction.compare.collect import Collection, RowRuns, different_flags
 from reproduction.compare.effects import Effect
 from reproduction.compare.pairs import group_of, pair
-from reproduction.compare.tables import Paper
+from reproduction.compare.tables import RATE, Paper
 from reproduction.compare.verdicts import Control, Verdict, holm, judge
 from reproduction.runtime.run_folder import REPO_ROOT, read_json
 
@@ -172,7 +172,7 @@ def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
     def has(base: str, side: Side | None) -> bool:
         """Whether a whole row has the metric of a side."""
         row = f"{base}-{side.variant}" if side is not None and side.variant else base
-        return side is not None and row in whole and side.metric.partition("[")[0] in known_in[row]
+        return side is not None and row in whole and bool(side.metric) and side.names <= known_in[row]
 
     lines = []
     for claim in paper.claim:
@@ -180,13 +180,7 @@ def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
         bases = [base for base in _bases(claim, paper, found) if any(has(base, side) for side in sides.values())]
         for key, side in sides.items():
             here = side is not None and any((f"{b}-{side.variant}" if side.variant else b) in whole for b in bases)
-            if (
-                side is not None
-                and side.metric
-                and not side.may_lack
-                and here
-                and side.metric.partition("[")[0] not in known
-            ):
+            if side is not None and side.metric and not side.may_lack and here and not side.names <= known:
                 lines.append(f"tables/{paper.paper.id}.toml: {claim.id}: {key}: no record has {side.metric!r}")
     names = {row.row for row in paper.row} | known_in.keys()
     variants = [(f"gate {gate.rows[0]}", "variant", gate.variant) for gate in paper.gate]
@@ -282,7 +276,7 @@ def _bases(claim: Claim, paper: Paper, found: Collection) -> list[str]:
     """Base rows a claim may be tested on, in the order of the paper's rows: those whose method was run."""
     variant = f"-{claim.method.variant}" if claim.method is not None and claim.method.variant else ""
     rows = [group.row for group in found.of(paper.paper.id)]
-    bases = {row.removesuffix(variant) for row in rows if row.endswith(variant)}
+    bases = {row.removesuffix(variant) for row in rows if row.endswith(variant) and RATE not in row}
     order = {row.row: place for place, row in enumerate(paper.row)}
     wanted = [base for base in bases if claim.is_about(base)]
     return sorted(wanted, key=lambda base: (order.get(base, order.get(base + variant, len(order))), base))

@@ -49,8 +49,12 @@ class SeedRun:
         """Returns a metric of the run, the latest stage first; None if it is absent or not finite.
 
         `name[k]` is entry k of a list in the records' details; `name[class=1,4].clusters` is the sum of `clusters` over
-        the entries of such a list whose `class` is 1 or 4, and absent unless all of them are there.
+        the entries of such a list whose `class` is 1 or 4, and absent unless all of them are there. `a - b` is a
+        difference of two metrics, such as a train-test gap.
         """
+        if " - " in metric:
+            left, right = (self.number(part, selection) for part in metric.split(" - "))
+            return None if left is None or right is None else left - right
         if place := re.fullmatch(r"(\w+)\[(\w+)=([\d,]+)\]\.(\w+)", metric):
             listed, wanted = self.detail(place[1]), place[3].split(",")
             entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []

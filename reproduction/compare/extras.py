@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reproduction.compare.collect import Collection, RowRuns, SeedRun
-from reproduction.compare.tables import DetailTable, Paper
+from reproduction.compare.tables import RATE, DetailTable, Paper
 from reproduction.runtime.arrays import read_npz
 from reproduction.runtime.run_folder import UserError
 
@@ -104,6 +104,8 @@ def image_by_image(paper: Paper, found: Collection) -> Extra | None:
     groups = rows_in_order(paper, found) if paper.paper.pairs else {}
     correct: dict[str, dict[int, np.ndarray]] = {}
     for row, group in groups.items():
+        if RATE in row:  # tested on other images
+            continue
         correct[row] = {}
         for run in group.runs:
             try:
@@ -115,7 +117,7 @@ def image_by_image(paper: Paper, found: Collection) -> Extra | None:
                 correct[row][run.seed] = arrays["predicted"] == arrays["labels"]
     seeds = sorted({seed for by_seed in correct.values() for seed in by_seed})
     rows = []
-    for a, b in _pairs(paper, list(groups)):
+    for a, b in _pairs(paper, list(correct)):
         cells = []
         for seed in seeds:
             if seed not in correct[a] or seed not in correct[b]:
@@ -168,6 +170,8 @@ def detail_table(table: DetailTable, groups: Sequence[RowRuns], names: Mapping[s
     keys = [column.key for column in table.columns]
     rows = []
     for group in groups:
+        if table.rates and RATE not in group.row:
+            continue
         lines: dict[tuple[str, ...], list[Any]] = {}
         class_names: Any = None
         for run in group.runs:
@@ -197,9 +201,16 @@ def _name(label: str, names: Mapping[str, str], class_names: Any) -> str:
     return names.get(label, label)
 
 
-def extras_of(paper: Paper, found: Collection) -> list[Extra]:
-    """Builds all further tables of one paper from the records; a table without lines is omitted."""
+def extras_of(paper: Paper, found: Collection, only_rates: bool = False) -> list[Extra]:
+    """Builds the further tables of one paper from the records; a table without lines is omitted.
+
+    Args:
+      paper: its toml.
+      found: the records.
+      only_rates: leave out all but the tables of rows that choose a learning rate.
+    """
     groups = list(rows_in_order(paper, found).values())
-    tables = [image_by_image(paper, found)]
-    tables += [detail_table(table, groups, paper.paper.names) for table in paper.details]
+    tables = [] if only_rates else [image_by_image(paper, found)]
+    chosen = [table for table in paper.details if table.rates or not only_rates]
+    tables += [detail_table(table, groups, paper.paper.names) for table in chosen]
     return [extra for extra in tables if extra is not None]

@@ -60,11 +60,15 @@ class Answers:
         scale = 100 if unit in ("percent", "points") else 1
         return number_text(scale * statistics.fmean(known), unit) + {"percent": " %", "points": " points"}.get(unit, "")
 
-    def by_seed(self, paper: str, row: str, metric: str) -> str:
-        """Returns a count of the last epoch, seed by seed, such as "10, 10, 9"."""
-        group = self.found.rows.get((paper, row))
-        numbers = [run.number(metric, "last") for run in group.runs] if group is not None else []
-        return ", ".join(number_text(number, "count") for number in numbers if number is not None)
+    def effects_by_seed(self, claim: str, row: str, metric: str) -> str:
+        """Returns the effect of each seed, and in parentheses a count of its run: "-2.10 (10), -11.32 (9)"."""
+        result = self._result(claim, row)
+        runs = {run.seed: run.number(metric, "last") for run in self.found.rows[result.paper, row].runs}
+        effects = dict(zip(result.seeds, result.effect.by_seed, strict=True)) if result.effect is not None else {}
+        counts = {seed: number_text(count, "count") for seed in effects if (count := runs[seed]) is not None}
+        if not effects or counts.keys() != effects.keys():
+            raise UserError(f"{TEMPLATE.name}: not every seed of {claim!r} on {row!r} has {metric!r}")
+        return ", ".join(f"{effect:+.2f} ({counts[seed]})" for seed, effect in effects.items())
 
     def effect(self, claim: str, row: str) -> str:
         """Returns an effect with its interval, such as "+0.32 [-0.10, +0.74] points"."""

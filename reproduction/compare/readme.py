@@ -2,9 +2,9 @@
 
 A generated block is between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `front` (one line a
 paper), `overview` (the main claims), `claims`, or, with a paper's name, `finding`, `published`, `table`, `claims`,
-`charts`, `details`, or `clusters finegrained`. docs/findings.md is made from its template. All of it shows committed
-records only, so that two checkouts of one commit generate the same text; `make compare` and `make report` show a
-machine's own runs.
+`charts`, `details`, `rates`, or `clusters finegrained`. docs/findings.md is made from its template. All of it shows
+committed records only, so that two checkouts of one commit generate the same text; `make compare` and `make report`
+show a machine's own runs.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ def finding(paper: str, comparisons: Sequence[Comparison], found: Collection) ->
     return f"* **It claims**: {claim}.\n* **We found**: {words}.\n* **How sure**: {sure}."
 
 
-def details(comparison: Comparison, found: Collection) -> str:
-    """Returns the tables of the records' details that a paper's toml asks for."""
-    tables = extras_of(comparison.paper, found)
+def details(comparison: Comparison, found: Collection, only_rates: bool = False) -> str:
+    """Returns the tables of the records' details that a paper's toml asks for, or those of its learning rates alone."""
+    tables = extras_of(comparison.paper, found, only_rates)
     texts = [f"{table.title}. {table.note}\n\n{markdown_table(table.head, table.rows)}" for table in tables]
     return "\n\n".join(texts) or "No record yet."
 
@@ -111,6 +111,7 @@ def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, C
         blocks[f"charts {name}"] = lambda paper=name: markdown_charts(paper)  # type: ignore[misc]
         blocks[f"claims {name}"] = lambda one=comparison: claims([one])  # type: ignore[misc]
         blocks[f"details {name}"] = lambda one=comparison: details(one, found)  # type: ignore[misc]
+        blocks[f"rates {name}"] = lambda one=comparison: details(one, found, only_rates=True)  # type: ignore[misc]
     return blocks
 
 

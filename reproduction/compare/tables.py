@@ -24,6 +24,7 @@ from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
 TABLES = REPO_ROOT / "reproduction" / "tables"
 Evidence = Literal["verified", "recalled"]
 Selection = Literal["last", "best_on_val", "best_on_test"]
+RATE = "-rate-"  # in the name of a row whose runs only choose a learning rate, on held-out training images
 ABSENT = "-"  # a cell of a published table that holds nothing (TOML has no null)
 
 
@@ -136,13 +137,14 @@ class DetailColumn(Strict):
 
 
 class DetailTable(Strict):
-    """A table of entries of the records' details, as mean and standard deviation over seeds; for the report only."""
+    """A table of entries of the records' details, as mean and standard deviation over seeds."""
 
     title: str
     path: str = ""  # keys below `details`, with "/" between; "*" is each key; empty: one line a row, metrics too
     labels: tuple[str, ...] = ()  # column names of what "*" stands for, and of `class` if the path ends at a list
     columns: tuple[DetailColumn, ...]
     note: str = ""
+    rates: bool = False  # of the rows that choose a learning rate alone
 
 
 class Number(Answered):

@@ -46,16 +46,13 @@ REQUEST_FLAGS: FlagTable = {  # what `request_of` reads
         help="name of a copy of the data with other checksums: it is accepted, and rows carry the name (e.g. q90)",
     ),
     "--rows": dict(
-        choices=ROWS[:2],
+        choices=ROWS,
         default="core",
-        help="rows of the matched profile: core decides the paper's claims, all adds further variants and data sets",
+        help="rows of the matched profile: core decides the paper's claims, all adds further variants and data sets; "
+        "settings: short runs from which its settings are chosen",
     ),
     "--args": dict(default="", help="flags passed through to the scripts of stage 2; they make a row of their own"),
     "--force": dict(action="store_true", help="run finished stages again"),
-}
-ROWS_AND_SETTINGS = REQUEST_FLAGS["--rows"] | {
-    "choices": ROWS,
-    "help": f"{REQUEST_FLAGS['--rows']['help']}; settings: short runs from which its settings are chosen",
 }
 RUN_FLAGS: FlagTable = {
     "--jobs": dict(
@@ -110,6 +107,11 @@ class Request:
         return tuple(flags)
 
 
+def rates_around(usual: float) -> tuple[str, ...]:
+    """Returns the learning rates that a baseline's is chosen from: a third, one and three times the usual one."""
+    return tuple(f"{factor * usual:.2g}" for factor in (1 / 3, 1, 3))
+
+
 def gpu_listed() -> bool:
     """Whether the driver's own tool lists a CUDA GPU; needs no framework."""
     return first_gpu() is not None
@@ -130,11 +132,9 @@ def _parse(
     dataset_of: Mapping[str, str],
     check: Callable[[str], str],
     default_seeds: Mapping[str, Sequence[int]],
-    has_settings: bool,
 ) -> tuple[Request, argparse.Namespace]:
     parser = Parser(f"python -m {paper}.reproduce", f"Runs every stage of {paper} and prints the comparison.")
-    rows = {"--rows": ROWS_AND_SETTINGS if has_settings else REQUEST_FLAGS["--rows"]}
-    add_flags(parser.additions, REQUEST_FLAGS | rows | RUN_FLAGS)
+    add_flags(parser.additions, REQUEST_FLAGS | RUN_FLAGS)
     args = parser.parse_args(argv)
     try:
         return request_of(args, dataset_of, check, default_seeds), args
@@ -238,7 +238,6 @@ def run(
     closing: Callable[[Request], str] | None = None,
     default_seeds: Mapping[str, Sequence[int]] = DEFAULT_SEEDS,
     missing: Callable[[Request, list[Command]], str] | None = None,
-    has_settings: bool = False,
 ) -> None:
     """The whole of `python -m <folder>.reproduce`.
 
@@ -253,10 +252,9 @@ def run(
       closing: last line to print after a finished run, for example what to open.
       check: returns the name of a data set or raises ValueError or UserError that says what is allowed.
       missing: returns what is not on this machine and the commands that fetch it, or "".
-      has_settings: whether `commands_of` knows `Request.settings`.
     """
     with one_line_errors(f"{folder}.reproduce"):
-        request, args = _parse(folder, argv, dataset_of, check, default_seeds, has_settings)
+        request, args = _parse(folder, argv, dataset_of, check, default_seeds)
         commands = one_thread_each(request, commands_of(request))
         if args.plan:
             _print_plan(paper, request, commands, paper_gigabytes)

@@ -20,7 +20,7 @@ from typing import Any
 
 from reproduction.compare import readme
 from reproduction.compare.collect import RESULTS
-from reproduction.launch.pipeline import REQUEST_FLAGS, ROWS_AND_SETTINGS
+from reproduction.launch.pipeline import REQUEST_FLAGS
 from reproduction.launch.sweep import FOLDERS
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, run_main
 from reproduction.runtime.record import Record, load_record
@@ -32,7 +32,6 @@ FLAGS: FlagTable = {
     **{name: options for name, options in REQUEST_FLAGS.items() if name != "--force"},
     "--profile": dict(choices=["cpu", "matched", "paper"], default="cpu"),
     "--data-dir": dict(default="", help="default: data/ of this checkout"),
-    "--rows": ROWS_AND_SETTINGS,
     "--from": dict(dest="source", default="", metavar="DIR", help="take the records below DIR, run nothing"),
 }
 PLAIN_NAME = re.compile(r"[\w+:][\w.+:-]*")  # of a file or folder: no separator, no leading dot

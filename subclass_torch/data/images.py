@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 
 import datasets
-from datasets.split import stratified
 from reproduction.runtime.run_folder import UserError
 from subclass_torch.flags import Config
 
@@ -73,36 +71,20 @@ def constants_of(name: str, train_images: np.ndarray) -> tuple[tuple[float, ...]
     return tuple(round(float(m), 1) for m in mean), tuple(max(round(float(s), 1), 1.0) for s in std)
 
 
-def hold_out(ds: datasets.Dataset, count: int) -> datasets.Dataset:
-    """Uses a fixed stratified part of the training images as the test split; the official test split is not used.
-
-    Raises:
-      UserError: no training image would be left.
-    """
-    if count >= len(ds.train_labels):
-        raise UserError(f"--holdout {count}: {ds.name} has {len(ds.train_labels)} training images; expected fewer")
-    test_rows, train_rows = stratified(ds.train_labels, count, 0)
-    images, labels = ds.train_images, ds.train_labels
-    return dataclasses.replace(
-        ds,
-        train_images=images[train_rows],
-        train_labels=labels[train_rows],
-        test_images=images[test_rows],
-        test_labels=labels[test_rows],
-    )
-
-
 def load(config: Config) -> Images:
     """Loads `--dataset`, or the subset that `--subset` names, as images of 32x32.
 
     Raises:
       datasets.DatasetError: missing or damaged files.
-      UserError: fewer classes than `--numClasses2Repartition`.
+      UserError: fewer classes than `--numClasses2Repartition`, or no image left to train on.
     """
     options: dict[str, Any] = {"size": SIZE} if config.dataset.startswith("folder:") else {}
     ds = datasets.load(config.dataset, config.data_dir, config.accept_unverified, **options)
+    if config.holdout >= len(ds.train_labels):
+        have = f"{ds.name} has {len(ds.train_labels)} training images"
+        raise UserError(f"--holdout {config.holdout}: {have}; expected fewer")
     if config.holdout:
-        ds = hold_out(ds, config.holdout)
+        ds = datasets.hold_out(ds, config.holdout)
     if config.subset:
         ds = datasets.subset(ds, train=config.subset, seed=0)
     wanted, classes = config.numClasses2Repartition, len(ds.class_names)

@@ -19,6 +19,7 @@ USUAL = {  # of one seed, with a network that follows the hierarchy
     "e90_late_classes": 9.0, "e90_early_coarse": 3.0, "gap/A0": 0.2, "gap/A1": 0.15, "epochs_to_A0/A0": 12.0,
     "epochs_to_A0/A1": 10.0,
 }  # fmt: skip
+TRAINED = {"A1/train_accuracy": 0.70, "A2/train_accuracy": 0.71}
 LABELS = {"quality_auroc_far": 0.93, "quality_confidence_auroc_far": 0.85}
 
 
@@ -79,6 +80,14 @@ def test_the_question_of_the_title_is_answered_in_plain_words(template, tmp_path
     text, items = section(template, tmp_path, (CORE, USUAL | changed))
     assert said in text and items == 4 and "Wrong labels" not in text
     assert text.count(f"[`{CORE}`](papers/hierarchy.md#row-{CORE})") == 4
+
+
+def test_a_random_tree_is_the_control_of_over_fitting(template, tmp_path):
+    text, _ = section(template, tmp_path, (CORE, USUAL | TRAINED))  # gaps of 18 and 15 points
+    found = re.search(
+        r"with a random tree differs from the aware one's by \+(\d\.\d)\d \[.{10,20}\] points \(supported\)", text
+    )
+    assert found and float(found[1]) == pytest.approx(3.0, abs=0.2)
 
 
 def test_what_further_rows_add(template, tmp_path):

@@ -76,3 +76,10 @@ def test_a_metric_can_be_the_sum_over_entries_of_a_list_in_the_details(make, tmp
         assert found.number(f"per_class[class={classes}].clusters", "last") == expected
     for absent in ("per_class[class=1,9].clusters", "per_class[class=1].purity", "other[class=1].clusters"):
         assert found.number(absent, "last") is None
+
+
+def test_a_metric_can_be_the_difference_of_two(make, tmp_path):
+    make.put(tmp_path, make.record({"train": make.metric(0.75), "test": make.metric(0.5)}, row="mnist-paper"))
+    [found] = collect(runs=tmp_path, results=tmp_path / "none").rows["class2str", "mnist-paper"].runs
+    assert found.number("train - test", "last") == 0.25
+    assert found.number("train - absent", "last") is None and found.number("absent - test", "last") is None

@@ -41,6 +41,7 @@ def test_each_paper_has_three_to_six_findings_with_a_link_each(committed):
         ('{{ published("SDN-C2", "cifar10-cpu") }}', "no verified number of the paper for 'SDN-C2'"),
         ('{{ row("subclass", "no-row") }}', "no record of subclass no-row"),
         ('{{ detail("subclass", "cifar10-cpu", "no_detail") }}', "no record of subclass cifar10-cpu has the detail"),
+        ('{{ effects_by_seed("C2S-C1", "cifar10-matched", "x") }}', "not every seed of 'C2S-C1' on .* has 'x'"),
         ('{{ shared_strings("no-row") }}', "'no-row' has no two records with strings"),
         ("{{ men() }}", "'men' is undefined"),
         ("{% if %}", "findings.j2"),
@@ -61,10 +62,14 @@ def test_the_number_is_the_one_of_the_records(committed, tmp_path):
     assert findings(*committed, template) == f"{mean:.2f} %\n"
 
 
-def test_a_count_is_shown_seed_by_seed(committed):
-    numbers = Answers(*committed).by_seed("class2str", "cifar10-cpu", "distinct_codes").split(", ")
-    runs = committed[1].rows["class2str", "cifar10-cpu"].runs
-    assert [float(number) for number in numbers] == [run.number("distinct_codes", "last") for run in runs]
+def test_an_effect_is_shown_seed_by_seed_with_a_count(committed):
+    answers, rows = Answers(*committed), committed[1].rows
+    runs = rows["class2str", "cifar10-matched"].runs
+    plain = {run.seed: run.number("fc_accuracy", "last") for run in rows["class2str", "cifar10-matched-fc"].runs}
+    found = re.findall(r"(\S+) \((\d+)\)", answers.effects_by_seed("C2S-C1", "cifar10-matched", "distinct_codes"))
+    assert [float(number) for _, number in found] == [run.number("distinct_codes", "last") for run in runs]
+    points = [100 * (run.number("class_accuracy_ml", "last") - plain[run.seed]) for run in runs]
+    assert [float(effect) for effect, _ in found] == pytest.approx(points, abs=0.006)
 
 
 def test_strings_that_two_seeds_share_are_counted_pair_by_pair(committed, tmp_path):

@@ -139,7 +139,7 @@ def test_missing_files_of_matched_are_one_line_with_both_commands(tmp_path, caps
 def test_tries_are_of_the_matched_profile(capsys):
     with pytest.raises(SystemExit):
         argv = ["--profile", "cpu", "--rows", "settings", "--plan"]
-        run(*TRIPLET, argv, reproduce.checked, has_settings=True)
+        run(*TRIPLET, argv, reproduce.checked)
     assert "--rows: settings are chosen for the profile matched, not for cpu" in capsys.readouterr().err
 
 
