@@ -72,7 +72,7 @@ class SeedRun:
         """Returns which test images count as correct for an accuracy, the latest stage first; None if not recorded."""
         return next((e.record.outcomes[metric] for e in reversed(self.entries) if metric in e.record.outcomes), None)
 
-    def computed_in(self, metric: str) -> str:
+    def numerics(self, metric: str) -> str:
         """Returns the precision, and the GPU if any, of the stage that has the metric; "" if none has."""
         record = next((e.record for e in reversed(self.entries) if metric in e.record.metrics), None)
         if record is None:
