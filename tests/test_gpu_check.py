@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,10 @@ def test_the_rehearsal_walks_every_part_on_a_cpu(tmp_path):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for word in ("torch 2", "TensorFlow 2", "resume, torch: killed", "resume, tensorflow: killed"):
         assert word in done.stdout
+    steps = re.findall(r"^step(?:s (2) and (4)| (\d))[:,]", done.stdout, re.MULTILINE)
+    assert {number for found in steps for number in found if number} == set("123456")
+    assert not re.search(r"e\+\d+ h", done.stdout)  # hours in plain digits
+    assert "collapsing" not in done.stdout  # a loop's advice about noise
     assert done.stdout.count("going on at epoch") == 4  # on the way, and in the block at the end
     for paper in verdict.PAPERS:
         assert f"{paper}: ready: right in float32" in done.stdout
@@ -79,6 +84,12 @@ def test_without_a_gpu_it_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_p
     assert said.out == "" and said.err.count("\n") == 1 and "no CUDA GPU" in said.err and "--rehearse" in said.err
 
 
+def test_a_cpu_is_only_for_a_rehearsal(capsys):
+    with pytest.raises(SystemExit) as ended:
+        gpu_check.main(["--device", "cpu"])
+    assert ended.value.code == 2 and "add --rehearse" in capsys.readouterr().err
+
+
 def test_a_framework_that_is_not_installed_is_named_and_left_out(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_check, "is_installed", lambda framework, python: False)
     assert gpu_check.main(["--device", "cpu", "--rehearse", "--out", str(tmp_path)]) == 1
@@ -99,11 +110,25 @@ def test_a_card_that_a_framework_does_not_see_is_explained(card, monkeypatch):
     assert pipeline.first_gpu() == "NVIDIA Card 1" and pipeline.gpu_listed()
     assert usage.gpus() == [{"name": "NVIDIA Card 1", "driver": "570.1", "memory_mib": "81559", "capability": "9.0"}]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert "built for CPUs; run: rm -r .venv && make setup" in gpu_check.mending("torch", {"built": None}, "570.1")
+    assert "built for CPUs; run: rm -rf .venv && make setup" in gpu_check.mending("torch", {"built": None}, "570.1")
     old = gpu_check.mending("tensorflow", {"built": "12.5"}, "450.1")
-    assert "driver 450.1 is older than CUDA 12.5 needs" in old and "rm -r .venv-tf && make setup GPU=1" in old
+    assert "driver 450.1 is older than CUDA 12.5 needs" in old and "rm -rf .venv-tf && make setup GPU=1" in old
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "unset CUDA_VISIBLE_DEVICES" in gpu_check.mending("torch", {"built": "12.8"}, "570.1")
+
+
+def test_a_check_in_which_torch_sees_no_card_ends_with_what_to_run(card, capfd, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_check, "is_installed", lambda framework, python: framework == "torch")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # on a machine with a GPU as well
+    assert gpu_check.main(["--out", str(tmp_path)]) == 1
+    said = capfd.readouterr().out
+    assert re.search(
+        r"^torch sees no GPU: .*; run: (rm -rf \.venv && make setup|unset CUDA_VISIBLE_DEVICES)$", said, re.M
+    )
+    assert said.count("torch 2") == 2  # on the way, and in the block
+    block = (tmp_path / "report.txt").read_text()
+    assert "driver 570.1: NVIDIA Card 1, compute capability 9.0, 81559 MiB" in block
+    assert "hierarchy: NOT READY: torch: torch sees no GPU" in block and "make plan" not in said
 
 
 def test_the_time_in_which_a_gpu_waits_is_what_the_driver_does_not_call_busy(card, monkeypatch, tmp_path):
@@ -226,6 +251,12 @@ def test_the_plan_shows_measured_hours_of_this_machine(card, monkeypatch, tmp_pa
     assert [measured.hours_of(command, measured.read()) for command in fast] == [0.125, None, 0.125]
     measured.write(path, "another card", "2026-11-28", hours)
     assert pipeline.gpu_estimate(asked) == estimate  # hours of another GPU say nothing
+    with monkeypatch.context() as without:
+        without.setenv("PATH", str(tmp_path))
+        measured.write(path, "NVIDIA Card 1", "2026-11-28", hours)
+        assert pipeline.gpu_estimate(asked) == estimate  # nor do they on a machine without one
+    assert pipeline.gpu_estimate(asked) == said
+    assert [measured.hours_text(hours) for hours in (0.0123, 3.72, 9.97, 724.6)] == ["0.012", "3.7", "10", "725"]
     path.write_text("[")
     assert measured.read() is None
 

@@ -1,20 +1,27 @@
-"""No step of a PyTorch loop waits for the device: nothing is read back, and no size depends on values."""
+"""No step of a PyTorch loop waits for the device, and no step of a TensorFlow loop feeds the graph."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import dataclasses
+import functools
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu_check import torch_networks
 from finegrained_torch.training import states
+from finegrained_torch.training.modules import MultiHead
+from hierarchy_cnn_torch.method.branches import Branches
 from reproduction.runtime.loop import Training
-from subclass_torch.method import neglect
+from subclass_torch.method import losses, neglect
 from tests.test_layout import ROOT
 
 WAITING = ("aten::_local_scalar_dense", "aten::nonzero", "aten::bincount")  # the last reads its largest value
@@ -90,6 +97,43 @@ def test_no_step_reads_a_value_back_or_depends_on_one(paper, tmp_path):
     assert not {name: seen[name] for name in WAITING if seen[name]}
 
 
+def with_method(paper: str) -> contextlib.ExitStack:
+    """Lets the run of a paper train with the paper's method, not the network alone: for a `with` statement."""
+    net, stack = torch_networks, contextlib.ExitStack()
+    if paper == "subclass":  # its loss, and the neglection degree of every step
+        weights = losses.label_weights(torch.arange(10) // 2, 0.5)
+        changes = {"criterion": functools.partial(losses.subclass_loss, weights=weights), "observe": True}
+        task = net.subclass_loop.Task
+        stack.enter_context(
+            mock.patch.object(net.subclass_loop, "Task", lambda *a, **k: dataclasses.replace(task(*a, **k), **changes))
+        )
+    elif paper == "hierarchy":  # two branches
+        branches = Branches(("conv2", "conv3"), (np.arange(100) // 50, np.arange(100) // 25))
+        stack.enter_context(mock.patch.object(net, "Branches", lambda *_: branches))
+        network = functools.partial(net.Network, branches=branches.outputs())
+        stack.enter_context(mock.patch.object(net, "Network", network))
+    else:  # two heads
+
+        class Heads(MultiHead):
+            clock: Any
+            count: int
+
+            def __init__(self, rate: float, *, num_classes: int, **more: Any):
+                super().__init__(rate, num_classes=num_classes, num_superclasses=num_classes, **more)
+
+        stack.enter_context(mock.patch.object(net, "_Timed", Heads))
+    return stack
+
+
+@pytest.mark.parametrize("paper", ["subclass", "hierarchy", "finegrained"])
+def test_no_step_of_a_papers_method_does_either(paper, tmp_path):
+    plain = seen_in(paper, tmp_path / "plain")
+    with with_method(paper):
+        seen = seen_in(paper, tmp_path / "run")
+    assert sum(seen.values()) > sum(plain.values()) and seen["aten::convolution"] >= 4  # the method was watched
+    assert not {name: seen[name] for name in WAITING if seen[name]}
+
+
 def test_the_shifts_of_fine_grained_are_drawn_once_an_epoch_and_wait_for_nothing(tmp_path):
     plain, moved = (seen_in("finegrained", tmp_path / name, "--augment", name) for name in ("none", "shifts"))
     steps = moved["aten::index"] - plain["aten::index"]
@@ -156,6 +200,15 @@ def test_the_body_of_a_step_calls_nothing_that_reads_back(file):
     found = bodies(ast.parse((ROOT / file).read_text(encoding="utf-8")), STEP_BODIES[file])
     assert len(found) >= len(STEP_BODIES[file] or {1})
     assert not readers(found)
+
+
+@pytest.mark.parametrize("file", ["class2str_tf/training/loop.py", "triplet_tf/training/loop.py"])
+def test_no_step_of_a_tensorflow_loop_feeds_the_graph(file):
+    calls = [
+        node for body in bodies(ast.parse((ROOT / file).read_text(encoding="utf-8")), None) for node in ast.walk(body)
+    ]
+    runs = [call for call in calls if isinstance(call, ast.Call) and ast.unparse(call.func) == "session.run"]
+    assert runs and all(len(call.args) == 1 and not call.keywords for call in runs)
 
 
 def test_the_search_for_readers_finds_what_it_should():

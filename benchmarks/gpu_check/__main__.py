@@ -51,7 +51,7 @@ def mending(framework: str, seen: dict[str, Any], driver: str | None) -> str:
         return f"{framework} sees no GPU: CUDA_VISIBLE_DEVICES hides it; run: unset CUDA_VISIBLE_DEVICES"
     else:
         why = f"driver {driver} is older than CUDA {seen['built']} needs (a newer one mends it), or libraries lack"
-    return f"{framework} sees no GPU: {why}; run: rm -r {_environment(framework)} && {INSTALL[framework]}"
+    return f"{framework} sees no GPU: {why}; run: rm -rf {_environment(framework)} && {INSTALL[framework]}"
 
 
 def _environment(framework: str) -> str:
@@ -76,6 +76,7 @@ def entries_of(path: Path) -> list[dict[str, Any]]:
 def check_framework(framework: str, python: str, device: str, results: Path, rehearse: bool) -> list[dict[str, Any]]:
     """Sees, compares, times, projects and resumes one framework; returns what cannot be in its own results."""
     papers = [paper for paper in verdict.PAPERS if (paper in ("class2str", "triplet")) == (framework == "tensorflow")]
+    print(f"\nstep 1: what {framework} sees", flush=True)
     code = run_side(framework, python, device, results, rehearse, only_see=device != "cpu")
     seen = verdict.of_kind(entries_of(results), "seen", framework=framework)
     if device != "cpu" and seen:
@@ -89,6 +90,7 @@ def check_framework(framework: str, python: str, device: str, results: Path, reh
     if code:
         message = f"its process ended with exit code {code}"
         found = [{"kind": "failure", "paper": p, "what": framework, "message": message} for p in papers]
+    print(f"\nstep 3: a run of {framework} is killed, and the same command started again", flush=True)
     try:
         text = interrupted.kill_and_resume(framework, device, python)
         print(f"resume, {framework}: {text}", flush=True)
@@ -108,9 +110,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     device = "cpu" if args.device == "cpu" else "cuda"
     pythons = {"torch": sys.executable, "tensorflow": args.tf_python or sys.executable}
-    for listed in usage.gpus():
-        print("driver {driver}: {name}, compute capability {capability}, {memory_mib} MiB".format(**listed), flush=True)
     entries: list[dict[str, Any]] = []
+    for listed in usage.gpus():
+        text = "driver {driver}: {name}, compute capability {capability}, {memory_mib} MiB".format(**listed)
+        print(text, flush=True)
+        entries.append({"kind": "seen", "text": text})
     with tempfile.TemporaryDirectory() as top:
         for framework, python in pythons.items():
             if not is_installed(framework, python):
@@ -127,8 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = "rehearsal, its numbers mean nothing" if args.rehearse else f"{(time.monotonic() - start) / 60:.1f} min"
     text = verdict.block(f"gpu-check {date}, {name}: {kind}", entries, [line for _, line in verdicts])
     write_bytes(args.out / "report.txt", (text + "\n").encode())
-    print(f"\n{text}\nwrote {shown(args.out / 'report.txt')} and {shown(args.out / 'hours.json')}")
-    if not args.rehearse:
+    print(f"\nstep 6: a block of text for a report; it ends with a verdict for each paper\n{text}")
+    print(f"wrote {shown(args.out / 'report.txt')} and {shown(args.out / 'hours.json')}")
+    if hours and not args.rehearse:
         print("make plan PROFILE=paper and PROFILE=matched show the measured hours from now on", flush=True)
     return int(not (verdict.of_kind(entries, "agreement") and all(ready for ready, _ in verdicts)))
 

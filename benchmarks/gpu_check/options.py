@@ -46,5 +46,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     flag(group, "--tf-python", default="", help="Python of the environment that holds TensorFlow (default: this one)")
     flag(group, "--out", type=Path, help="folder of hours.json and report.txt (default: runs/gpu-check)")
     args = parser.parse_args(argv)
+    if args.device == "cpu" and not args.rehearse:
+        parser.error("--device cpu is only to rehearse: add --rehearse (make gpu-check DEVICE=cpu ARGS=--rehearse)")
     args.out = args.out or RUNS_ROOT / ("gpu-check-rehearsal" if args.rehearse else "gpu-check")
     return args

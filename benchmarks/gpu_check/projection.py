@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.gpu_check.report import Report
 from benchmarks.hours import TABLES, cells, configurations, request_of
 from reproduction.launch.jobs import Command
-from reproduction.launch.measured import Measured, hours_of, key_of
+from reproduction.launch.measured import Measured, hours_of, hours_text, key_of
 
 ALIKE = 0.5  # a network of fewer multiply-adds than this share of the measured one waits for other things
 Speeds = Mapping[str, Mapping[str, float]]  # network -> precision -> images/s
@@ -104,11 +104,6 @@ def report(paper: str, speeds: Speeds, small: bool, auto: str, out: Report) -> N
     for name, whole, known, count in tables:
         others = "left out" if name.endswith(" matched") else "as planned"
         what = "all" if known == count else f"{known} of {count}, the others {others}"
-        out.add(
-            "table",
-            f"{paper} {name}: {whole:.2g} h for all seeds (commands measured: {what})",
-            paper=paper,
-            name=name,
-            hours=whole,
-        )
+        text = f"{paper} {name}: {hours_text(whole)} h for all seeds (commands measured: {what})"
+        out.add("table", text, paper=paper, name=name, hours=whole)
     out.add("hours", f"{paper}: {len(hours)} commands projected", paper=paper, hours=hours)

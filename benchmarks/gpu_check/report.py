@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import tempfile
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check.agreement import Agreement
 from benchmarks.gpu_check.clock import Clock
+
+# headings of the lines below them; the numbers are those of CONTRIBUTING.md
+COMPARISON_AND_SPEED = "\nsteps 2 and 4, for each network: comparison with the CPU, then the speed of its training"
+HOURS = "\nstep 5: hours of the tables of `make plan` at these speeds"
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,9 @@ def check_network(
             )
 
     def timed(precision: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
+        # what a loop prints about its training (accuracies, advice) says nothing about noise
+        quiet = io.StringIO()
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(quiet), redirect_stderr(quiet):
             clock, peak_mib = run(precision, Path(folder))
         speeds.setdefault(network, {})[precision] = clock.images_per_s
         waits = "not measured" if clock.waits is None else f"{100 * clock.waits:.0f} %"

@@ -14,7 +14,7 @@ from benchmarks.gpu_check import projection
 from benchmarks.gpu_check.agreement import Agreement
 from benchmarks.gpu_check.clock import EPOCHS, Clock, timed_loop
 from benchmarks.gpu_check.options import child_options
-from benchmarks.gpu_check.report import Report, check_network
+from benchmarks.gpu_check.report import COMPARISON_AND_SPEED, HOURS, Report, check_network
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.record import peak_memory_bytes
 from reproduction.runtime.tf_import import frameworks, native_stderr_closed
@@ -291,9 +291,11 @@ def main() -> None:
     """Runs as `python -m benchmarks.gpu_check.tf_side`."""
     options = child_options()
     report = Report(options.results)
-    see(report)
+    if not options.results.exists():
+        see(report)
     if options.only_see:
         return
+    frameworks()
     import tensorflow as tf
 
     for gpu in tf.config.list_physical_devices("GPU") if options.device != "cpu" else []:
@@ -303,10 +305,12 @@ def main() -> None:
         tf.config.set_soft_device_placement(True)
         configs["tf32"] = configs["float32"]
         print("bf16: left out: TensorFlow rewrites a graph to bfloat16 on CPUs only", flush=True)
+    print(COMPARISON_AND_SPEED, flush=True)
     speeds: dict[str, dict[str, float]] = {}
     for case in cases(options.rehearse, options.device):
         check_case(case, options.device, configs, options.rehearse, report, speeds)
     auto = "tf32" if "tf32" in configs else "float32"
+    print(HOURS, flush=True)
     for paper in PAPERS:
         work = functools.partial(projection.report, paper, speeds, options.rehearse, auto, report)
         report.attempt(paper, "hours", work)

@@ -16,7 +16,7 @@ from benchmarks.gpu_check import projection
 from benchmarks.gpu_check.agreement import Agreement
 from benchmarks.gpu_check.clock import Clock
 from benchmarks.gpu_check.options import child_options
-from benchmarks.gpu_check.report import Report, check_network
+from benchmarks.gpu_check.report import COMPARISON_AND_SPEED, HOURS, Report, check_network
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.record import peak_memory_bytes
 from reproduction.runtime.torch_fast import computes_bf16
@@ -141,16 +141,19 @@ def main() -> None:
     options = child_options()
     report = Report(options.results)
     runtime.start(0)
-    see(report)
+    if not options.results.exists():
+        see(report)
     if options.only_see:
         return
     from benchmarks.gpu_check.torch_networks import cases
 
     device = runtime.pick_device(options.device)
+    print(COMPARISON_AND_SPEED, flush=True)
     speeds: dict[str, dict[str, float]] = {}
     for make in cases(options.rehearse):
         check_case(make, device, options.rehearse, report, speeds)
     auto = runtime.amp_of(device, "auto") or "float32"
+    print(HOURS, flush=True)
     for paper in PAPERS:
         work = functools.partial(projection.report, paper, speeds, options.rehearse, auto, report)
         report.attempt(paper, "hours", work)

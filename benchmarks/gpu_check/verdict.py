@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from reproduction.launch.measured import hours_text
 from reproduction.runtime.run_folder import UserError
 
 PAPERS = ("class2str", "subclass", "finegrained", "triplet", "hierarchy")
@@ -30,7 +31,7 @@ def verdict_of(paper: str, entries: Sequence[Entry]) -> tuple[bool, str]:
     fastest = max(speeds, key=lambda entry: entry["images_per_s"])
     precisions = ", ".join(dict.fromkeys(e["precision"] for e in agreements))
     hours = of_kind(entries, "table", paper=paper)
-    table = f", {hours[0]['name']} {hours[0]['hours']:.2g} h" if hours else ""
+    table = f", {hours[0]['name']} {hours_text(hours[0]['hours'])} h" if hours else ""
     return True, (
         f"{paper}: ready: right in {precisions}; fastest {fastest['network']} {fastest['precision']} "
         f"{fastest['images_per_s']:,.0f} images/s{table}"
@@ -49,5 +50,5 @@ def block(title: str, entries: Sequence[Entry], verdicts: Sequence[str]) -> str:
             f"peak {e['peak_mib']:,.0f} MiB"
         )
     lines += [f"resume, {entry['framework']}: {entry['text']}" for entry in of_kind(entries, "resumed")]
-    lines += [f"{entry['paper']} {entry['name']}: {entry['hours']:.2g} h" for entry in of_kind(entries, "table")]
+    lines += [f"{e['paper']} {e['name']}: {hours_text(e['hours'])} h" for e in of_kind(entries, "table")]
     return "\n".join(["```", *(str(UserError(line)) for line in [*lines, *verdicts]), "```"])

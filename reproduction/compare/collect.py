@@ -76,9 +76,12 @@ class SeedRun:
         """Returns which test images count as correct for an accuracy, the latest stage first; None if not recorded."""
         return next((e.record.outcomes[metric] for e in reversed(self.entries) if metric in e.record.outcomes), None)
 
-    def precision(self, metric: str) -> str:
-        """Returns what the stage computed in that has the metric; "" if none has."""
-        return next((e.record.precision for e in reversed(self.entries) if metric in e.record.metrics), "")
+    def numerics(self, metric: str) -> str:
+        """Returns the precision, and the GPU if any, of the stage that has the metric; "" if none has."""
+        record = next((e.record for e in reversed(self.entries) if metric in e.record.metrics), None)
+        if record is None:
+            return ""
+        return record.precision + (f" on {record.machine.gpu}" if record.machine.gpu else "")
 
     def precisions(self) -> frozenset[str]:
         """Returns what its stages computed in."""

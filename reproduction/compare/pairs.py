@@ -81,7 +81,7 @@ def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method
             continue
         bits = [_outcomes(left[seed], method), _outcomes(right.get(seed), other)]
         here = {f"{one.order} of {one.count:,}" for one in bits if one is not None}
-        computed = {run.precision(side.metric) for run, side in ((left[seed], method), (right.get(seed), other)) if run}
+        computed = {run.numerics(side.metric) for run, side in ((left[seed], method), (right.get(seed), other)) if run}
         where, file = f"{paper} {base}, {claim}, seed {seed}", shown(left[seed].last.path)
         if len(orders | here) > 1:
             which = ", ".join(sorted(orders | here))

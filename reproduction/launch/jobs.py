@@ -91,7 +91,8 @@ def run_all(commands: Sequence[Command], jobs: int) -> tuple[Command, int] | Non
 def ending(code: int) -> str:
     """Returns in words how a script ended: by a signal (-15, or 143 if it handled it), or with an exit code."""
     with contextlib.suppress(ValueError):
-        return f"was stopped by {signal.Signals(-code if code < 0 else code - 128).name}"
+        name = signal.Signals(-code if code < 0 else code - 128).name
+        return f"was stopped by {name}" + " (TensorFlow aborts so when its GPU is lost)" * (name == "SIGABRT")
     return f"ended with exit code {code}"
 
 

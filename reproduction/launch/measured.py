@@ -78,6 +78,11 @@ def write(path: Path, gpu: str, date: str, hours: Mapping[str, Mapping[str, floa
     write_json(path, {"gpu": gpu, "date": date, "hours": hours})
 
 
+def hours_text(hours: float) -> str:
+    """Two digits, or whole hours from ten on."""
+    return f"{hours:,.0f}" if hours >= 9.95 else f"{hours:.2g}"
+
+
 def planned_hours(commands: Sequence[Command], measured: Measured | None) -> tuple[list[float], int]:
     """Hours of each command, and how many of them are measured; the others are the estimates of the plan."""
     found = [hours_of(command, measured) for command in commands]

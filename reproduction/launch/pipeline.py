@@ -323,9 +323,15 @@ def next_steps(
     return ["next steps:", *(f"  {command:<44} {words}" for command, words in steps[:3])]
 
 
+def _measured_here() -> measured.Measured | None:
+    """Hours that `make gpu-check` measured on this machine's GPU; None without one, whatever the folder holds."""
+    gpu = first_gpu()
+    return measured.read(gpu) if gpu else None
+
+
 def gpu_estimate(commands: Sequence[Command]) -> str:
     """GPU hours of the commands: measured ones of this machine (`make gpu-check`), estimates for the rest."""
-    measured_hours = measured.read(first_gpu())
+    measured_hours = _measured_here()
     hours, known = measured.planned_hours(commands, measured_hours)
     # sum() rounds otherwise from Python 3.12 on: 10.35 hours were shown as 10.4 or 10.3
     text = f"about {math.fsum(hours):.1f} GPU hours"
@@ -339,12 +345,13 @@ def gpu_estimate(commands: Sequence[Command]) -> str:
 
 def measured_on_gpu(request: Request, commands: Sequence[Command]) -> str:
     """Returns how long the commands take on this machine's GPU, as far as `make gpu-check` measured it, or ""."""
-    stored = measured.read(first_gpu()) if on_gpu(request) else None
+    stored = _measured_here() if on_gpu(request) else None
     found = [hours for command in commands if (hours := measured.hours_of(command, stored)) is not None]
     if stored is None or not found:
         return ""
     share = "all" if len(found) == len(commands) else f"{len(found)} of {len(commands)}"
-    return f"about {math.fsum(found):.2g} GPU hours for {share} commands (measured, on {stored.gpu}, {stored.date})"
+    hours = measured.hours_text(math.fsum(found))
+    return f"about {hours} GPU hours for {share} commands (measured, on {stored.gpu}, {stored.date})"
 
 
 def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float) -> None:

@@ -1,6 +1,7 @@
 """Errors in one line, and the faults of a GPU: out of memory, lost in mid-run, no code for it. No framework.
 
 Untried on a GPU: the texts are those of torch 2 and TensorFlow 2 as their sources and their users' reports have them.
+TensorFlow may also abort the whole process when a GPU is lost; then no line of ours can be printed.
 """
 
 from __future__ import annotations
@@ -11,14 +12,21 @@ from typing import Any
 BATCH_FLAGS = ("batch_size", "B", "batch")
 ROOM = 0.8  # of the memory that is counted on: the allocator leaves gaps
 OUT_OF_MEMORY = ("OutOfMemoryError", "ResourceExhaustedError")
+# what CUDA and its libraries raise when they lack memory for themselves; the last is TensorFlow's, of a copy to the GPU
+FULL = re.compile(
+    r"CUDA error: out of memory|CUDA_ERROR_OUT_OF_MEMORY|CU(BLAS|DNN)_STATUS_ALLOC_FAILED|Dst tensor is not initialized"
+)
 CUDA = re.compile(r"CUDA error|CUDA_ERROR_|CUBLAS_STATUS|CUDNN_STATUS|cuDNN error|NCCL error|failed to synchronize")
-OURS = ("device-side assert", "illegal memory access", "invalid argument", "BAD_PARAM", "INVALID_VALUE")
+OURS = ("device-side assert", "invalid argument", "BAD_PARAM", "INVALID_VALUE")
+# TensorFlow's messages begin with where the nodes of the graph were defined
+PREAMBLE = re.compile(r"Graph execution error:.*\nNode: [^\n]*\n(\d+ root error\(s\) found\.\n)?", re.DOTALL)
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def first_line(error: BaseException) -> str:
     """What an error says, shortened for a message of ours: its first line, at most 160 characters, or its type."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    text = PREAMBLE.sub("", str(error)).strip() or type(error).__name__
+    return text.splitlines()[0][:160]
 
 
 def batch_of(config: Any) -> tuple[str, int] | None:
@@ -57,7 +65,7 @@ def explain(error: BaseException, batch: tuple[str, int] | None = None) -> str |
       batch: flag and value of the run's batch size, if known.
     """
     name, text, first = type(error).__name__, str(error), first_line(error)
-    if name in OUT_OF_MEMORY:
+    if name in OUT_OF_MEMORY or FULL.search(text):
         if batch is None or batch[1] < 2:
             return f"out of GPU memory ({first}); free the GPU of other programs (nvidia-smi lists them)"
         flag, size = batch
@@ -69,6 +77,11 @@ def explain(error: BaseException, batch: tuple[str, int] | None = None) -> str |
         return None
     if "no kernel image" in text:
         return f"this build of the framework has no code for this GPU ({first}); install a newer one, or --device cpu"
+    if "illegal memory access" in text or "ILLEGAL_ADDRESS" in text:
+        return (
+            f"the GPU stopped ({first}): an error in code, or a GPU that fails; the last checkpoint is whole: the same "
+            "command goes on, CUDA_LAUNCH_BLOCKING=1 before it shows which call it is"
+        )
     return (
         f"the GPU was lost ({first}); the last checkpoint is whole: when nvidia-smi lists the GPU again, "
         "the same command goes on"

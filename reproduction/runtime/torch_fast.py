@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import torch
@@ -35,12 +36,15 @@ def precision(device: torch.device, amp: str | None) -> str:
 
 
 def old_driver() -> str | None:
-    """Says that the driver is older than torch's CUDA needs, which torch itself treats like no GPU; else None."""
+    """Says that the driver is older than torch's CUDA needs, or fails, which torch treats like no GPU; else None."""
     try:
         torch.cuda.init()
     except (AssertionError, RuntimeError) as error:
         if "too old" in str(error):
             return f"the NVIDIA driver is too old for CUDA {torch.version.cuda} of torch; install a newer driver"
+        # 803 and 804: the driver does not fit its own libraries; unknown: it does not answer
+        if fault := re.search(r"Error \d+: [^\n]*|CUDA unknown error", str(error)):
+            return f"the NVIDIA driver does not start ({fault[0]}); restart the machine or install a newer driver"
     return None
 
 

@@ -61,12 +61,54 @@ def test_tensorflow_says_the_same(parsed, capsys):
     tf = pytest.importorskip("tensorflow")
     text = "OOM when allocating tensor with shape[512,64,32,32] on /device:GPU:0 by allocator GPU_0_bfc"
     assert "--batch_size 256 fits" in raised(tf.errors.ResourceExhaustedError(None, None, text), capsys)
+    # a session's message begins with where the node was defined
+    found = f"Graph execution error:\n\nDetected at node 'a' defined at (most recent call last):\nNode: 'a'\n{text}"
+    said = raised(tf.errors.ResourceExhaustedError(None, None, found), capsys)
+    assert f"({text})" in said and "--batch_size 256 fits" in said
+    twice = f"Graph execution error:\n\nNode: 'a'\nNode: 'b'\n2 root error(s) found.\n  (0) {text}\n  (1) {text}"
+    assert f"((0) {text})" in raised(tf.errors.ResourceExhaustedError(None, None, twice), capsys)
+    copied = tf.errors.InternalError(None, None, "Dst tensor is not initialized.")
+    assert "out of GPU memory with --batch_size 512" in raised(copied, capsys)
     lost = tf.errors.InternalError(None, None, "CUDA_ERROR_ECC_UNCORRECTABLE: uncorrectable ECC error encountered")
     assert "the GPU was lost" in raised(lost, capsys)
     from triplet_tf.data_sampling import loader
 
     full = tf.errors.ResourceExhaustedError(None, None, text)
     assert loader.explained(full, []) is full
+
+
+def test_a_session_that_fails_names_the_error_and_not_only_the_graph():
+    """The layout of the message is TensorFlow's own, here of an operator that fails on a CPU."""
+    pytest.importorskip("tensorflow")
+    from reproduction.runtime.tf_import import frameworks
+
+    tf1, _ = frameworks()
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        broken = tf1.check_numerics(tf1.constant([1.0]) / 0.0, "OOM when allocating tensor")
+        with pytest.raises(tf1.errors.InvalidArgumentError, match="Graph execution error") as failed:
+            session.run(broken)
+    assert faults.first_line(failed.value).startswith("OOM when allocating tensor")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+     "failed call to cuDevicePrimaryCtxRetain: CUDA_ERROR_OUT_OF_MEMORY: out of memory"],
+)  # fmt: skip
+def test_memory_that_cuda_lacks_for_itself_is_no_lost_gpu(text, parsed, capsys):
+    said = raised(torch.AcceleratorError(text), capsys)
+    assert "out of GPU memory with --batch_size 512" in said and "--batch_size 256 fits" in said
+
+
+@pytest.mark.parametrize(
+    "text", ["CUDA error: an illegal memory access was encountered",
+             "Failed to synchronize: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"],
+)  # fmt: skip
+def test_an_illegal_memory_access_is_a_line_and_the_way_on(text, parsed, capsys):
+    said = raised(torch.AcceleratorError(text), capsys)
+    assert text in said and "the same command goes on" in said and "CUDA_LAUNCH_BLOCKING=1" in said
 
 
 @pytest.mark.parametrize("text", [LOST, "CUDA error: unknown error", "CUDNN_STATUS_EXECUTION_FAILED"])
@@ -98,6 +140,17 @@ def test_a_driver_older_than_torch_is_refused_and_not_taken_for_a_machine_withou
         ):
             torch_runtime.pick_device(name)
     assert torch_runtime.pick_device("cpu").type == "cpu"
+
+    def unfit() -> None:
+        raise RuntimeError(
+            "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before calling "
+            "NumCudaDevices() that might have already set an error? Error 804: forward compatibility was attempted on "
+            "non supported HW"
+        )
+
+    monkeypatch.setattr(torch.cuda, "init", unfit)
+    with pytest.raises(UserError, match="--device auto: the NVIDIA driver does not start .Error 804: forward compat"):
+        torch_runtime.pick_device("auto")
 
 
 def test_tensorflow_is_not_silently_on_the_cpu(monkeypatch, tmp_path):

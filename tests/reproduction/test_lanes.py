@@ -150,6 +150,7 @@ def _alive(pid: int) -> bool:
         (143, "was stopped by SIGTERM"),
         (130, "was stopped by SIGINT"),
         (-9, "was stopped by SIGKILL"),
+        (-6, "was stopped by SIGABRT (TensorFlow aborts so when its GPU is lost)"),
         (2, "ended with exit code 2"),
         (128, "ended with exit code 128"),
         (255, "ended with exit code 255"),

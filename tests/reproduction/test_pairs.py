@@ -85,6 +85,21 @@ def test_precisions_differ_between_seeds_but_not_inside_one(make, tmp_path):
     assert "seed 1: not paired, one computed in bfloat16 autocast and the other in float32" in line
 
 
+def test_variants_of_a_seed_that_come_from_two_devices_are_not_paired(make, tmp_path):
+    for row, accuracy, on_gpu in (("cifar10-matched", 0.9, (1, 2)), ("cifar10-matched-plain", 0.8, (2,))):
+        for seed in range(3):
+            record = make.record({"acc": make.metric(accuracy + 0.01 * seed)}, row=row, seed=seed)
+            if seed in on_gpu:
+                record = record.model_copy(
+                    update={"machine": record.machine.model_copy(update={"gpu": "NVIDIA Card 1"})}
+                )
+            make.put(tmp_path, record)
+    results, found = check(tmp_path, paper_with(claim()))
+    assert results["X-C1", "cifar10-matched"].seeds == (0, 2)
+    [line] = found.problems
+    assert "seed 1: not paired, one computed in float32 and the other in float32 on NVIDIA Card 1" in line
+
+
 def test_outcomes_of_another_length_have_another_digest():
     assert (
         outcomes_of(np.ones(9, bool), np.zeros(9, int)).order != outcomes_of(np.ones(8, bool), np.zeros(8, int)).order
