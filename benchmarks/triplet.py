@@ -149,7 +149,7 @@ def bfloat16(small: bool) -> Pair:
 def evaluation(small: bool) -> Pair:
     """Images/s of a test at the size of profile matched: batches of 128 (--eval-batch) against those of training."""
     frame, sizes = (64, (8, 16)) if small else (128, (32, 128))
-    config, tests = started("cpu"), []
+    config, tests = started("cpu"), list[tf.Operation]()
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
         for size in sizes:
@@ -160,12 +160,12 @@ def evaluation(small: bool) -> Pair:
             tests.append(tf.group(logits, embeddings))
         session = tf1.Session(config=config)
         session.run(tf1.global_variables_initializer())
-    timed = [
+    small_batches, large_batches = (
         rate(size, functools.partial(session.run, test), sizes[1] // size)
         for size, test in zip(sizes, tests, strict=True)
-    ]
+    )
     name = f"test, mobile at {frame}, cpu: batches of {sizes[1]} against {sizes[0]}"
-    return interleave(name, "images/s", *timed)
+    return interleave(name, "images/s", small_batches, large_batches)
 
 
 def row_by_row_hard(labels: tf.Tensor, embeddings: tf.Tensor, margin: float) -> tf.Tensor:

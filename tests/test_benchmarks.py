@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as runner
-from benchmarks import measure, page, precision, repository
+from benchmarks import measure, page, repository
 from benchmarks.measure import Curve, Measure, NotSupported, Pair
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,43 +207,6 @@ def test_rows_measured_later_take_their_places_and_name_their_machine(monkeypatc
     lines = (tmp_path / "benchmarks.md").read_text().splitlines()
     assert [line.endswith("| [1] |") for line in lines if line.startswith(("| x", "| y"))] == [False, True, True, False]
     assert lines[-3:] == ["[1] Machine: new; 0 minutes in all.", "", "Machine: old"]
-
-
-@pytest.mark.parametrize("paper", sorted(precision.BASELINES))
-def test_both_precisions_differ_by_their_flag_alone(paper, tmp_path):
-    settings = []
-    for name in precision.FLAGS:
-        done = subprocess.run(
-            [sys.executable, *precision.words(paper, 1, name, False, tmp_path), "--print-config"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
-        settings.append(json.loads(done.stdout))
-    key = "precision" if paper == "finegrained" else "amp"
-    assert [config.pop(key) for config in settings] == (
-        ["32-true", "bf16-mixed"] if key == "precision" else [None, "bf16"]
-    )
-    for config in settings:
-        config.pop("argv", None)
-    assert settings[0] == settings[1]
-
-
-def test_precision_compares_the_means(monkeypatch):
-    from reproduction.runtime import torch_fast
-
-    reached = {"float32": [80.0, 81.0, 82.0], "bfloat16": [81.0, 82.0, 82.0]}
-    monkeypatch.setattr(precision, "accuracy", lambda paper, seed, name, small, folder: reached[name][seed])
-    monkeypatch.setattr(precision.datasets, "load", lambda *_, **__: None)
-    monkeypatch.setattr(torch_fast, "computes_bf16", lambda device: True)
-    found = precision.difference("subclass", False).summary()
-    assert found["ours"] == pytest.approx(2 / 3) and found["baseline"] == 0.5 and found["ratio"] < 1
-    assert "float32 80.00, 81.00, 82.00 %" in found["note"]
-    monkeypatch.setattr(torch_fast, "computes_bf16", lambda device: False)
-    with pytest.raises(NotSupported, match="no instructions for bfloat16"):
-        precision.difference("subclass", False)
 
 
 def test_what_takes_too_long_is_stopped(monkeypatch):

@@ -350,8 +350,8 @@ def measured_on_gpu(request: Request, commands: Sequence[Command]) -> str:
     if stored is None or not found:
         return ""
     share = "all" if len(found) == len(commands) else f"{len(found)} of {len(commands)}"
-    hours = measured.hours_text(math.fsum(found))
-    return f"about {hours} GPU hours for {share} commands (measured, on {stored.gpu}, {stored.date})"
+    total = measured.hours_text(math.fsum(found))
+    return f"about {total} GPU hours for {share} commands (measured, on {stored.gpu}, {stored.date})"
 
 
 def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float) -> None:
