@@ -65,7 +65,7 @@ class Answers:
         result = self._result(claim, row)
         runs = {run.seed: run.number(metric, "last") for run in self.found.rows[result.paper, row].runs}
         effects = dict(zip(result.seeds, result.effect.by_seed, strict=True)) if result.effect is not None else {}
-        counts = {seed: number_text(count, "count") for seed in effects if (count := runs[seed]) is not None}
+        counts = {seed: number_text(count, "count") for seed in effects if (count := runs.get(seed)) is not None}
         if not effects or counts.keys() != effects.keys():
             raise UserError(f"{TEMPLATE.name}: not every seed of {claim!r} on {row!r} has {metric!r}")
         return ", ".join(f"{effect:+.2f} ({counts[seed]})" for seed, effect in effects.items())
