@@ -203,9 +203,15 @@ def report(request: Request) -> Command:
 
 
 def command_of(
-    request: Request, seed: int, variant: str, stage: str, flags: Sequence[str], hours: float, minutes: float,
+    request: Request,
+    seed: int,
+    variant: str,
+    stage: str,
+    flags: Sequence[str],
+    hours: float,
+    minutes: float,
     rate: str = "",
-) -> Command:  # fmt: skip
+) -> Command:
     """One command.
 
     Args:

@@ -68,10 +68,8 @@ def flags_of(profile: str, dataset: str) -> list[str]:
 
 def matched_flags(dataset: str, rate: str) -> list[str]:
     """Flags that all trainings of the profile matched share."""
-    return [
-        "--dataset", dataset, "--model", "vgg_fast", "--batch_size", str(BATCH), "--eval-batch", "500",
-        "--learning_rate", rate, "--schedule", "onecycle", "--amp", "auto", "--channels-last",
-    ]  # fmt: skip
+    flags = ["--dataset", dataset, *f"--model vgg_fast --batch_size {BATCH} --eval-batch 500".split()]
+    return [*flags, *f"--learning_rate {rate} --schedule onecycle --amp auto --channels-last".split()]
 
 
 def rate_commands(request: Request) -> list[Command]:

@@ -92,20 +92,25 @@ def test_a_session_that_fails_names_the_error_and_not_only_the_graph():
 
 @pytest.mark.parametrize(
     "text",
-    ["CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
-     "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-     "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
-     "failed call to cuDevicePrimaryCtxRetain: CUDA_ERROR_OUT_OF_MEMORY: out of memory"],
-)  # fmt: skip
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "failed call to cuDevicePrimaryCtxRetain: CUDA_ERROR_OUT_OF_MEMORY: out of memory",
+    ],
+)
 def test_memory_that_cuda_lacks_for_itself_is_no_lost_gpu(text, parsed, capsys):
     said = raised(torch.AcceleratorError(text), capsys)
     assert "out of GPU memory with --batch_size 512" in said and "--batch_size 256 fits" in said
 
 
 @pytest.mark.parametrize(
-    "text", ["CUDA error: an illegal memory access was encountered",
-             "Failed to synchronize: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"],
-)  # fmt: skip
+    "text",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "Failed to synchronize: CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered",
+    ],
+)
 def test_an_illegal_memory_access_is_a_line_and_the_way_on(text, parsed, capsys):
     said = raised(torch.AcceleratorError(text), capsys)
     assert text in said and "the same command goes on" in said and "CUDA_LAUNCH_BLOCKING=1" in said
