@@ -48,7 +48,7 @@ FAST = ("--one-cycle", "--amp", "auto", "--eval-batch", "1000", "--weight-decay"
 EARLY = ("--model", "early", "--pixels", "centred", "--augment", "--lr", "1e-2", *FAST)
 LENET = ("--model", "lenet", "--lenet", "poster", "--lr", "1e-3", *FAST)
 SETTINGS = {
-    "cifar10": Setting(EARLY, 512, 14, "10", (4, 100, 0.1), (9.5, 4.5, 0.5)),
+    "cifar10": Setting(EARLY, 512, 14, "10", (4, 100, 0.1), (4.6, 2.3, 0.4)),
     "cifar100": Setting(EARLY, 512, 12, "13,13", (4, 100, 0.03), (8.5, 4.5, 0.5)),
     "mnist": Setting(LENET, 3136, 6, "10", (1, 100, 0.03), (5, 4.5, 0.5)),
 }
