@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 
 import pytest
 
-from reproduction.compare.collect import SeedRun, collect
+from reproduction.compare.collect import RESULTS, SeedRun, collect
 from reproduction.compare.comparison import compare, planned
 from reproduction.compare.effects import Effect
 from reproduction.compare.findings import TEMPLATE, Answers, findings
@@ -115,8 +116,11 @@ def test_fine_grained_answers_its_two_questions_from_matched_records(make, tmp_p
             metrics = {name: make.metric(value) for name, value in values.items()}
             row = f"cifar100-q90-matched{variant}"
             more = {"details": {"per_class": counts}, "paper": "finegrained", "row": row, "seed": seed}
-            make.put(tmp_path, make.record(metrics, **more))
-    found = collect(runs=tmp_path)
+            make.put(tmp_path / "own", make.record(metrics, **more))
+    others = shutil.copytree(RESULTS, tmp_path / "others")
+    for ours in (others / "finegrained").glob("cifar100-q90-matched*"):
+        shutil.rmtree(ours)
+    found = collect(runs=tmp_path / "own", results=others)
     page = findings(compare(list(load_tables().values()), found), found)
     section = page.partition("## Fine-grained labels")[2].partition("\n## ")[0]
     assert len(section.split("\n* ")[1:]) == (6 if everything else 4)
