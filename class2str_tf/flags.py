@@ -54,6 +54,7 @@ class Config(shared.CommonConfig):
       max_steps: None for all epochs.
       train_images: 0 for all, N for a stratified subset, "first:N" for the first N.
       weight_decay: None for the paper's value.
+      hold_out: "stratified" with --hold-out (True in runs from before the same share of each class was held out).
       fc_weights: 0 for the full FC classifier, else the largest number of weights of the reduced one.
       fc_linear: True if the reduced FC classifier has no ReLU.
       cnn_dir: run folder of the stage 1 from which training starts, or None.
@@ -81,7 +82,7 @@ class Config(shared.CommonConfig):
     augment: bool = False
     eval_batch: int = 0
     weight_decay: float | None = None
-    hold_out: bool = False
+    hold_out: str | bool = False
     fc_weights: int = 0
     fc_linear: bool = False
     cnn_dir: str | None = None
@@ -220,7 +221,9 @@ TRAINING: FlagTable = {
         type=number(0), help="factor of the L2 penalty (0.001; stage 2: of a trained CNN and of the reduced FC)"
     ),
     "--hold-out": dict(
-        action="store_true",
+        action="store_const",
+        const="stratified",
+        default=False,
         help="test on a fixed fifth of the training images, which is then not trained on; for choosing settings",
     ),
 }
@@ -320,6 +323,8 @@ def _common(args: argparse.Namespace) -> dict[str, Any]:
         config["train_images"] = RELEASED_DIGITS
     if args.model == "vgg":
         config["model"] = "vgg16"
+    if args.hold_out and args.dataset == "imagenet":
+        raise UserError("--hold-out: not for imagenet, whose images stay on disk")
     if args.eval:
         adopt_architecture(config, args, Path(args.eval).parent)
     return config

@@ -29,7 +29,7 @@ def adopt_architecture(config: dict[str, Any], args: argparse.Namespace, folder:
     """Takes the architecture from the config.json of a run folder if it has one (C2S-D12).
 
     Raises:
-      UserError: a flag on the command line contradicts it.
+      UserError: a flag on the command line contradicts it, or --hold-out would test on images of that training.
     """
     if not (folder / "config.json").exists():
         return
@@ -39,6 +39,8 @@ def adopt_architecture(config: dict[str, Any], args: argparse.Namespace, folder:
             if given(args, key):
                 raise UserError(f"--{key} {config[key]}: the run in {shown(folder)} was trained with {trained[key]}")
             config[key] = trained[key]
+    if config["hold_out"] and trained.get("hold_out") != config["hold_out"]:
+        raise UserError(f"--hold-out: the run in {shown(folder)} trained on these images; train it with --hold-out too")
 
 
 def stage1_digest(folder: Path) -> str | None:

@@ -55,7 +55,7 @@ def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: 
         return Features(*imagenet_features.open_features(Path(config.cnn_dir), cast(Any, data), command))
     maker: dict[str, Any] = {"stage1": config.stage1, "data": data.digests, "pixels": config.pixels}
     if config.hold_out:
-        maker["hold_out"] = "stratified"
+        maker["hold_out"] = config.hold_out
     names = ("features-train.npy", "features-test.npy", "fc-logits-test.npy")
     ready = Path(config.cnn_dir) / "rnn"  # of the row that stage 1 belongs to
     if (

@@ -77,8 +77,12 @@ class SeedRun:
         return next((e.record.outcomes[metric] for e in reversed(self.entries) if metric in e.record.outcomes), None)
 
     def numerics(self, metric: str) -> str:
-        """Returns the precision, and the GPU if any, of the stage that has the metric; "" if none has."""
-        record = next((e.record for e in reversed(self.entries) if metric in e.record.metrics), None)
+        """Returns the precision, and the GPU if any, of the stage that has the metric; "" if none has.
+
+        Of a difference `a - b` it is the stage that has `a`.
+        """
+        name = metric.partition(" - ")[0]
+        record = next((e.record for e in reversed(self.entries) if name in e.record.metrics), None)
         if record is None:
             return ""
         return record.precision + (f" on {record.machine.gpu}" if record.machine.gpu else "")

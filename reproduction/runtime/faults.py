@@ -16,6 +16,8 @@ OUT_OF_MEMORY = ("OutOfMemoryError", "ResourceExhaustedError")
 FULL = re.compile(
     r"CUDA error: out of memory|CUDA_ERROR_OUT_OF_MEMORY|CU(BLAS|DNN)_STATUS_ALLOC_FAILED|Dst tensor is not initialized"
 )
+# a full disk is a ResourceExhaustedError of TensorFlow as well
+DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
 CUDA = re.compile(r"CUDA error|CUDA_ERROR_|CUBLAS_STATUS|CUDNN_STATUS|cuDNN error|NCCL error|failed to synchronize")
 OURS = ("device-side assert", "invalid argument", "BAD_PARAM", "INVALID_VALUE")
 # TensorFlow's messages begin with where the nodes of the graph were defined
@@ -58,13 +60,15 @@ def batch_that_fits(batch: int, message: str) -> int:
 
 
 def explain(error: BaseException, batch: tuple[str, int] | None = None) -> str | None:
-    """Returns the message for a fault of the GPU; None for any other error, which the caller raises unchanged.
+    """Returns the message for a fault of the GPU or a full disk; None for any other error, which the caller raises.
 
     Args:
       error: as a framework raised it.
       batch: flag and value of the run's batch size, if known.
     """
     name, text, first = type(error).__name__, str(error), first_line(error)
+    if name in OUT_OF_MEMORY and DISK_FULL.search(text):
+        return f"{first}; free some space, the same command goes on"
     if name in OUT_OF_MEMORY or FULL.search(text):
         if batch is None or batch[1] < 2:
             return f"out of GPU memory ({first}); free the GPU of other programs (nvidia-smi lists them)"

@@ -131,7 +131,7 @@ class Task:
 
     @property
     def classes(self) -> int:
-        """C."""
+        """Number of classes C."""
         return int(self.subclass2class.max()) + 1
 
 

@@ -131,6 +131,26 @@ def test_a_fixed_fifth_is_held_out(tmp_path):
     assert np.array_equal(part.test_images, again.test_images)
 
 
+@pytest.mark.parametrize("trained", [{}, {"hold_out": True}])
+def test_no_network_is_tested_on_held_out_images_that_it_was_trained_on(tmp_path, trained, capsys):
+    """A stage 1 without --hold-out, or with the older split, trained on some of them."""
+    words = ["--dataset", "mnist5k", "--runs-dir", str(tmp_path), "--name", "cnn", "--hold-out"]
+    config = parse_fc(fc_parser("s"), words)
+    (tmp_path / "cnn").mkdir()
+    stored = tmp_path / "cnn" / "config.json"
+    kept = {name: value for name, value in settings(config).items() if name != "hold_out"}
+    stored.write_text(json.dumps(kept | trained, default=str))
+    for parse in (
+        lambda: parse_rnn(rnn_parser("s", "mnist", "lenet"), words),
+        lambda: parse_fc(fc_parser("s"), [*words, "--eval", str(tmp_path / "cnn" / "model-1")]),
+    ):
+        with pytest.raises(SystemExit):
+            parse()
+        assert "--hold-out: the run in" in capsys.readouterr().err
+    stored.write_text(json.dumps(settings(config), default=str))
+    assert parse_rnn(rnn_parser("s", "mnist", "lenet"), words).hold_out == "stratified"
+
+
 def test_runs_from_before_the_new_flags_go_on():
     """The flags of a committed record resolve to what its run folder holds: the new ones are left out."""
     for name, more in (("seed0-fc", []), ("seed0-lh", ["--finetune", "none"])):

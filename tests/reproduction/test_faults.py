@@ -77,6 +77,20 @@ def test_tensorflow_says_the_same(parsed, capsys):
     assert loader.explained(full, []) is full
 
 
+def test_a_disk_that_tensorflow_finds_full_is_no_lack_of_gpu_memory(parsed, capsys):
+    """TensorFlow raises the same class of error for both."""
+    pytest.importorskip("tensorflow")
+    from reproduction.runtime.tf_import import frameworks
+
+    tf1, _ = frameworks()
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        written = tf1.write_file("/dev/full", "x" * 1_000_000)
+        with pytest.raises(tf1.errors.ResourceExhaustedError) as failed:
+            session.run(written)
+    said = raised(failed.value, capsys)
+    assert "/dev/full; No space left on device; free some space, the same command goes on" in said and "GPU" not in said
+
+
 def test_a_session_that_fails_names_the_error_and_not_only_the_graph():
     """The layout of the message is TensorFlow's own, here of an operator that fails on a CPU."""
     pytest.importorskip("tensorflow")

@@ -100,6 +100,20 @@ def test_variants_of_a_seed_that_come_from_two_devices_are_not_paired(make, tmp_
     assert "seed 1: not paired, one computed in float32 and the other in float32 on NVIDIA Card 1" in line
 
 
+def test_differences_of_two_metrics_are_not_paired_across_devices_either(make, tmp_path):
+    for row, card in (("cifar10-matched", None), ("cifar10-matched-plain", "NVIDIA Card 1")):
+        for seed in range(3):
+            record = make.record({"acc": make.metric(0.9), "loss": make.metric(0.1)}, row=row, seed=seed)
+            machine = record.machine.model_copy(update={"gpu": card if seed == 1 else None})
+            make.put(tmp_path, record.model_copy(update={"machine": machine}))
+    gap = {"metric": "acc - loss"}
+    asked = claim(method=gap, baseline=gap | {"variant": "plain"})
+    results, found = check(tmp_path, paper_with(asked))
+    assert results["X-C1", "cifar10-matched"].seeds == (0, 2)
+    [line] = found.problems
+    assert "seed 1: not paired, one computed in float32 and the other in float32 on NVIDIA Card 1" in line
+
+
 def test_outcomes_of_another_length_have_another_digest():
     assert (
         outcomes_of(np.ones(9, bool), np.zeros(9, int)).order != outcomes_of(np.ones(8, bool), np.zeros(8, int)).order

@@ -12,6 +12,7 @@ from reproduction.compare.extras import extras_of
 from reproduction.compare.tables import RATE, load_tables
 from reproduction.launch.pipeline import Request, rates_around
 from reproduction.runtime.record import load_record
+from tests.reproduction.toy_claims import check, claim, paper_with, put
 from tests.scripts import run
 
 PAPERS = load_tables()
@@ -44,6 +45,16 @@ def test_the_same_stratified_part_is_held_out_and_the_rest_is_left():
     for count in (0, len(whole.train_labels)):
         with pytest.raises(datasets.DatasetError, match="cannot hold out"):
             datasets.hold_out(whole, count)
+
+
+def test_no_claim_is_tested_on_a_row_of_rates_even_if_it_has_all_metrics(make, tmp_path):
+    for row in ("cifar10-matched", "cifar10-matched-rate-0.1"):
+        put(make, tmp_path, row, [0.9] * 3)
+        put(make, tmp_path, f"{row}-plain", [0.8] * 3)
+    asked = paper_with(claim(), claim(id="X-F1", group="fact", margin=None, baseline=None))
+    tested = set(check(tmp_path, asked)[0])
+    assert {("X-C1", "cifar10-matched"), ("X-F1", "cifar10-matched")} <= tested
+    assert not [row for _, row in tested if RATE in row]
 
 
 @pytest.mark.parametrize("paper", SMALL)
