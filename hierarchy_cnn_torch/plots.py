@@ -124,20 +124,24 @@ def f4_responses(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
 
 
 def f5_selectivity(seeds: Seeds, path: Path) -> None:
-    """Best channel's sample selectivity by layer and level, with the 95 % point of its null."""
+    """Best channel's sample selectivity by layer and level with the 95 % point of its null, trained and untrained."""
     layers = list(seeds[0]["selectivity"])
     count = len(seeds[0]["selectivity"][layers[0]])
     figure, axes = new_figure(4 * count, 3.2, 1, count, layout=None, sharey=True)
     for at, ax in enumerate(axes[0]):
         rows = {
             key: np.array([[s["selectivity"][name][at][key] for name in layers] for s in seeds])
-            for key in ("best", "null_mean", "null_95")
+            for key in ("best", "null_mean", "null_95", "untrained", "untrained_95")
+            if all(key in s["selectivity"][name][at] for name in layers for s in seeds)  # older runs lack the last two
         }
         x = np.arange(len(layers))
         ax.fill_between(
             x, rows["null_mean"].mean(0), rows["null_95"].mean(0), color="0.8", label="other groups, mean to 95 %"
         )
         ax.errorbar(x, rows["best"].mean(0), rows["best"].std(0), marker="o", color="#D55E00", label="best channel")
+        if "untrained" in rows:
+            ax.plot(x, rows["untrained"].mean(0), color="#0072B2", ls="--", label="best channel, untrained")
+            ax.plot(x, rows["untrained_95"].mean(0), color="#0072B2", ls=":", label="other groups, untrained, 95 %")
         ax.set_xticks(x, layers, rotation=45)
         ax.set(title=f"{seeds[0]['selectivity'][layers[0]][at]['level_groups']} groups", ylim=(0, 1.02))
     axes[0, 0].set_ylabel("S_img, mean over groups")
@@ -244,7 +248,7 @@ FIGURES = (  # name, what of a seed's measurements it needs, title
     ("F2", "mantel", "class correlation per layer"),
     ("F3", "probes", "probe accuracy per layer, level and epoch"),
     ("F4", "mantel", "response map"),
-    ("F5", "selectivity", "best channel's selectivity with its null"),
+    ("F5", "selectivity", "best channel's selectivity with its null, trained and untrained"),
     ("F6", "selectivity", "strongest images per channel"),
     ("F7", "gap", "train-test gap per group"),
     ("F8", "curves", "learning curves and gradient norms of the variants"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -282,8 +282,11 @@ def mixed_classes(values: np.ndarray, level: np.ndarray) -> np.ndarray:
 
 def mantel(
     similarity: np.ndarray, levels: Sequence[np.ndarray], permutations: int = 999, seed: int = 0
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Tests whether class similarity follows the tree: Spearman with LCA depth over pairs, p by permuting classes.
+
+    A permutation deals the classes to groups of the same sizes at random. Two similarities of the same classes meet the
+    same permutations, so the difference of their coefficients has the difference of their nulls as its null.
 
     Args:
       similarity: float [K, K], symmetric.
@@ -291,7 +294,8 @@ def mantel(
       permutations: of the classes.
       seed: of the permutations.
     Returns:
-      rho: Spearman's coefficient over the K(K-1)/2 pairs; p: one-sided.
+      rho: Spearman's coefficient over the K(K-1)/2 pairs; p: one-sided; null: float64 [permutations], the coefficient
+      under each permutation. Over all K! permutations it is 0 on average. All are NaN if nothing varies.
     """
     size = len(similarity)
     upper = np.triu_indices(size, 1)
@@ -304,14 +308,15 @@ def mantel(
     centre = ranks[upper].mean()
     norm = math.sqrt(float(similar @ similar) * float(((ranks[upper] - centre) ** 2).sum()))
     if norm < 1e-9:
-        return {"rho": math.nan, "p": math.nan}
+        return {"rho": math.nan, "p": math.nan, "null": np.full(permutations, math.nan)}
     observed = float(similar @ (ranks[upper] - centre)) / norm
     rng = np.random.default_rng([seed, 0x3A17E1])
-    reached = 0
-    for _ in range(permutations):
+    null = np.zeros(permutations)
+    for at in range(permutations):
         shuffle = rng.permutation(size)
-        reached += float(similar @ (ranks[shuffle[upper[0]], shuffle[upper[1]]] - centre)) / norm >= observed - 1e-12
-    return {"rho": observed, "p": (1 + reached) / (1 + permutations)}
+        null[at] = float(similar @ (ranks[shuffle[upper[0]], shuffle[upper[1]]] - centre)) / norm
+    reached = int((null >= observed - 1e-12).sum())
+    return {"rho": observed, "p": (1 + reached) / (1 + permutations), "null": null}
 
 
 def epoch_to_90(epochs: Sequence[int], values: Sequence[float]) -> float:
@@ -331,6 +336,17 @@ def epoch_to_90(epochs: Sequence[int], values: Sequence[float]) -> float:
         if v1 >= goal:
             return float(e0) if v0 >= goal else e0 + (goal - v0) / (v1 - v0) * (e1 - e0)
     return float(epochs[-1])
+
+
+def counted_epochs_to_90(epochs: Sequence[int], curves: Iterable[Sequence[float]]) -> np.ndarray:
+    """Returns `epoch_to_90` of many curves, float64, without NaN.
+
+    Args:
+      epochs: ascending.
+      curves: one number an epoch each; one that does not rise counts as one epoch more than the last.
+    """
+    found = np.array([epoch_to_90(epochs, curve) for curve in curves])
+    return np.where(np.isnan(found), epochs[-1] + 1, found)
 
 
 def epochs_to(reference: Sequence[float], curve: Sequence[float]) -> float:

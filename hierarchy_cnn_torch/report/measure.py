@@ -254,6 +254,7 @@ def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
     pixels, labels = data.test_images[index], data.test_labels[index]
     layers, epochs = list(network.response_layers()), evaluate.kept_epochs(folder)
     mantel: dict[str, dict[str, Any]] = {name: {} for name in layers}
+    random_trees: dict[str, np.ndarray] = {}  # the coefficients of each layer's last epoch, with the same random trees
     arrays: dict[str, np.ndarray] = {}
 
     def batches() -> Iterator[tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]]:
@@ -272,36 +273,39 @@ def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
         if epoch == epochs[0]:  # the same network untrained, as control
             parts = [batch for batch, _, _ in batches()]
             untrained = [
-                selectivity.best_with_null(np.concatenate([part[name] for part in parts]), labels, seed.levels[0])
-                for name in layers[:-1]
+                [selectivity.best_with_null(values, labels, level) for level in seed.levels]
+                for values in (np.concatenate([part[name] for part in parts]) for name in layers[:-1])
             ]
         for name, profile in profiles.items():
             mantel[name][str(epoch)] = statistics.mantel(responses.class_correlation(profile), seed.levels, 999)
+            random_trees[name] = mantel[name][str(epoch)].pop("null")
             arrays[f"{name}/{epoch}"] = profile.astype(np.float32)
     chosen: dict[str, list[dict[str, Any]]] = {}
-    for name in layers[:-1]:
+    for name, start_rows in zip(layers[:-1], untrained, strict=True):
         values, _ = open_responses(out / "responses" / name)
         arrays[f"top/{name}"] = streamed[name][1].images
         chosen[name], shares = [], []
-        for level in seed.levels:
+        for level, start_row in zip(seed.levels, start_rows, strict=True):
             groups = range(int(level.max()) + 1)
             sizes = [int((level == group).sum()) for group in groups]
             nulls = [selectivity.random_best(len(data.names), size, values.shape[1]) for size in sizes]
             row = selectivity.best_with_null(values, labels, level)
+            row |= {"untrained": start_row["best"], "untrained_95": start_row["null_95"]}
             chosen[name].append(row | {"level_groups": len(groups), "class_rank_null": nulls})
             share = [selectivity.sample_selectivity(values, level[labels] == group) for group in groups]
             shares.append(np.max(share, 0))
         arrays[f"simg/{name}"] = np.stack(shares).astype(np.float32)
     write_npz(out / "profiles.npz", {key.replace("/", "__"): value for key, value in arrays.items()})
-    coarsest = [rows[0] for rows in chosen.values()]
-    (at, p), (start, _) = selectivity.best_layer(coarsest), selectivity.best_layer(untrained)
+    coarsest, coarsest_untrained = [rows[0] for rows in chosen.values()], [rows[0] for rows in untrained]
+    (at, p), (start, _) = selectivity.best_layer(coarsest), selectivity.best_layer(coarsest_untrained)
     for rows in chosen.values():
         for row in rows:
             del row["null"]  # long, and summed up by its mean and its 95 % point
     (conv1, conv1_untrained), (fc7, fc7_untrained) = (
         [mantel[name][str(epoch)] for epoch in (epochs[-1], epochs[0])] for name in ("conv1", "fc7")
     )
-    null_95, untrained_95 = coarsest[at]["null_95"], untrained[start]["null_95"]
+    null_95, at_start = coarsest[at]["null_95"], coarsest_untrained[start]
+    random_rise = random_trees["fc7"] - random_trees["conv1"]
     metrics = {
         "mantel_conv1": conv1["rho"],
         "mantel_fc7": fc7["rho"],
@@ -311,11 +315,14 @@ def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
         "selectivity_best": coarsest[at]["best"],
         "selectivity_null_95": null_95,
         "selectivity_p": p,
-        "selectivity_best_untrained": untrained[start]["best"],
-        "selectivity_null_95_untrained": untrained_95,
+        "selectivity_best_untrained": at_start["best"],
+        "selectivity_null_95_untrained": at_start["null_95"],
         # as far above the baseline of their claim as the untrained network is above its own: controls
         "mantel_as_untrained": conv1["rho"] + fc7_untrained["rho"] - conv1_untrained["rho"],
-        "selectivity_as_untrained": null_95 + untrained[start]["best"] - untrained_95,
+        "selectivity_as_untrained": null_95 + at_start["best"] - at_start["null_95"],
+        # as far above conv1 as fc7 is with random trees of the same shape: their 95 % point, and the p of the rise
+        "mantel_as_random": conv1["rho"] + float(np.quantile(random_rise, 0.95)),
+        "mantel_rise_p": selectivity.chance(fc7["rho"] - conv1["rho"], random_rise, exact=False),
     }
     return {"mantel": mantel, "selectivity": chosen, "kept_epochs": epochs, "metrics": metrics}
 
@@ -353,7 +360,7 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
             features = [part[tap] for part in parts]
             for name, level in labelings.items():
                 rows[name][str(epoch)] = probes.probe(features, truth, level)
-            if tap == early and epoch in epochs[:2]:
+            if tap == early:
                 nulls.append([probes.probe(features, truth, grouping) for grouping in groupings])
             if epoch == epochs[-1]:
                 purity[tap] = probes.kmeans_purity(features[2].numpy()[:2000], seed.levels[0][truth[2][:2000]])
@@ -364,19 +371,25 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
     untrained, first, last = (str(epochs[at]) for at in (0, min(1, len(epochs) - 1), -1))
     if not groupings:
         drawn_rows = [rows for name, rows in table[early].items() if name.startswith(f"{coarse}/")]
-        nulls = [[rows[epoch] for rows in drawn_rows] for epoch in (untrained, first)]
+        nulls = [[rows[str(epoch)] for rows in drawn_rows] for epoch in epochs]
     rise = table[early][coarse][first] - table[early][coarse][untrained]
     random_e90 = [epochs_needed for name, epochs_needed in e90[early].items() if name.startswith(f"{coarse}/")]
-    risen = np.subtract(nulls[-1], nulls[0])  # of random groups, the control
+    at_start, at_first = nulls[0], nulls[min(1, len(epochs) - 1)]
+    risen = np.subtract(at_first, at_start)  # of random groups, the control
+    counted = statistics.counted_epochs_to_90(epochs, [[*table[early][coarse].values()], *np.transpose(nulls)])
     metrics = {
         "e90_early_coarse": e90[early][coarse],
         "e90_late_classes": e90[late]["classes"],
         "e90_late_coarse": e90[late][coarse],
         "e90_early_random": float(np.mean(random_e90)),
+        # of all random groupings; one whose probe does not rise counts as one epoch more than the last
+        "e90_early_as_random": float(counted[1:].mean()),
+        "e90_early_random_never": float((counted[1:] > epochs[-1]).mean()),
+        "e90_early_p": selectivity.chance(-counted[0], -counted[1:], every is not None) if groupings else math.nan,
         "probe_early_coarse_first": table[early][coarse][first],
         "probe_early_coarse_untrained": table[early][coarse][untrained],
-        "probe_early_random_first": float(np.mean(nulls[-1])),
-        "probe_early_random_untrained": float(np.mean(nulls[0])),
+        "probe_early_random_first": float(np.mean(at_first)),
+        "probe_early_random_untrained": float(np.mean(at_start)),
         "probe_early_rise": rise,
         "probe_early_rise_random": float(risen.mean()),
         # the untrained network, and what random groups gain: control of `probe_early_coarse_first`

@@ -51,8 +51,15 @@ def t1(seeds: Seeds) -> list[list[str]]:
     return rows
 
 
+def epochs_risen(values: Sequence[float | None]) -> str:
+    """Returns the epochs of the probes that rise as `spread` does, and how many of all do not rise."""
+    risen = [value for value in values if value is not None and math.isfinite(value)]
+    lacking = f"no rise in {len(values) - len(risen)} of {len(values)}" if len(risen) < len(values) else ""
+    return "; ".join(filter(None, (spread(risen) if risen else "", lacking)))
+
+
 def t2(seeds: Seeds) -> list[list[str]]:
-    """Epoch to 90 % of the rise, per layer and level, with the random-group control."""
+    """Epoch to 90 % of the rise, per layer and level, with the random-group control; a probe need not rise."""
     first = seeds[0]["e90"]
     questions = [q for q in next(iter(first.values())) if "/" not in q]
     levels = [q for q in questions if q != "classes"]
@@ -60,8 +67,8 @@ def t2(seeds: Seeds) -> list[list[str]]:
     rows = [["layer", *heads, *(f"{q} random" for q in levels)]]
     for tap in first:
         controls = [[v for s in seeds for name, v in s["e90"][tap].items() if name.startswith(f"{q}/")] for q in levels]
-        own = [[s["e90"][tap].get(q) for s in seeds] for q in questions]
-        rows.append([tap, *map(spread, own), *map(spread, controls)])
+        own = [[s["e90"][tap][q] for s in seeds if q in s["e90"][tap]] for q in questions]
+        rows.append([tap, *map(epochs_risen, own), *map(epochs_risen, controls)])
     return rows
 
 

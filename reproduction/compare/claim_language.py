@@ -23,7 +23,7 @@ class Side(Strict):
     metric: str = ""
     variant: str = ""
     value: float | None = None  # in the claim's unit, instead of a metric
-    may_lack: bool = False  # the metric need not have a value; older records then leave it out instead of writing null
+    may_lack: str = ""  # why a record may have no value, in words; older records then leave it out, not write null
 
     @pydantic.model_validator(mode="after")
     def _one_of_two(self) -> Side:

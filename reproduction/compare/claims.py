@@ -82,10 +82,12 @@ def _no_value(found: Collection, paper: str, base: str, sides: Sequence[Side]) -
         count = 0
         for run in group.runs if group is not None else ():
             named = any(side.metric in entry.record.metrics for entry in run.entries)
-            left_out = side.may_lack and any(run.number(other.metric, "last") is not None for other in others)
+            measured = any(run.number(other.metric, "last") is not None for other in others)
+            left_out = bool(side.may_lack) and measured
             count += (named or left_out) and run.number(side.metric, "last") is None
         if group is not None and count:
-            return f"{side.metric} has no value in {count} of {len(group.runs)} seed{'s' * (len(group.runs) > 1)}"
+            lacking = f"{side.metric} has no value in {count} of {len(group.runs)} seed{'s' * (len(group.runs) > 1)}"
+            return f"{lacking}: {side.may_lack}" if side.may_lack else lacking
     return ""
 
 

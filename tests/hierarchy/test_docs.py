@@ -165,7 +165,7 @@ def test_claims_use_metrics_that_the_analysis_writes():
     )
     for claim in table["claim"]:
         for side in ("method", "baseline", "control"):
-            metric = claim.get(side, {}).get("metric", "").split("/")
+            metric = claim.get(side, {}).get("metric", "").replace(" - ", "/").split("/")
             for part in metric:
                 known = part in ("", *flags.ARMS) or part in sources or part.removeprefix("quality_") in sources
                 assert known or part.startswith(("quality_auroc_", "quality_confidence_auroc_")), metric

@@ -157,6 +157,49 @@ def test_mantel_finds_planted_similarity_and_nothing_in_noise():
     assert found["p"] == pytest.approx(1 / 500) and nothing["p"] > 0.02
 
 
+def test_random_trees_of_mantel_equal_a_slow_oracle_and_are_the_same_for_every_layer():
+    """The null of a rise from layer to layer: Spearman anew with each relabelled tree, difference by difference."""
+    from scipy.stats import spearmanr
+
+    levels = [np.array([0, 0, 0, 1, 1, 1, 1]), np.array([0, 0, 1, 2, 2, 3, 3])]
+    rng, upper = np.random.default_rng(7), np.triu_indices(7, 1)
+    layers = [x + x.T for x in rng.normal(size=(2, 7, 7))]
+    measured = [statistics.mantel(layer, levels, 60) for layer in layers]
+    deals = np.random.default_rng([0, 0x3A17E1])
+    slow = np.zeros((60, 2))
+    for row in slow:
+        shuffle = deals.permutation(7)
+        depth = 3 - trees.lca_height([level[shuffle] for level in levels], 7)
+        row[:] = [spearmanr(layer[upper], depth[upper]).statistic for layer in layers]
+    assert np.stack([m["null"] for m in measured], 1) == pytest.approx(slow, abs=1e-12)
+    for m, null in zip(measured, slow.T, strict=True):
+        assert m["p"] == (1 + sum(value >= m["rho"] - 1e-12 for value in null)) / 61
+    assert np.isnan(statistics.mantel(np.ones((7, 7)), levels, 5)["null"]).tolist() == [True] * 5
+
+
+def test_random_trees_have_no_correlation_on_average():
+    from scipy.stats import spearmanr
+
+    level, similarity, upper = (
+        np.array([0, 0, 1, 1, 1]),
+        np.random.default_rng(8).normal(size=(5, 5)),
+        np.triu_indices(5, 1),
+    )
+    alike = [(level[list(order)][:, None] == level[list(order)])[upper] for order in itertools.permutations(range(5))]
+    values = [spearmanr((similarity + similarity.T)[upper], same).statistic for same in alike]
+    assert np.mean(values) == pytest.approx(0, abs=1e-12) and np.std(values) > 0.1
+
+
+def test_epochs_of_many_curves_count_those_that_do_not_rise():
+    epochs, rng = [0, 1, 2, 5, 8], np.random.default_rng(9)
+    curves = np.vstack([rng.normal(size=(30, 5)).cumsum(1), np.zeros(5)])
+    grid = np.linspace(0, 8, 80001)
+    for curve, found in zip(curves, statistics.counted_epochs_to_90(epochs, curves), strict=True):
+        goal = curve[0] + 0.9 * (curve[-1] - curve[0])
+        slow = grid[np.argmax(np.interp(grid, epochs, curve) >= goal)] if curve[-1] > curve[0] else 9
+        assert found == pytest.approx(slow, abs=2e-4)
+
+
 def test_epoch_to_90_interpolates():
     assert statistics.epoch_to_90([0, 1, 2, 4], [0.0, 0.5, 0.8, 1.0]) == pytest.approx(3.0)
     assert statistics.epoch_to_90([0, 1, 2], [0.0, 0.95, 1.0]) == pytest.approx(0.9 / 0.95)

@@ -10,6 +10,29 @@ from hierarchy_cnn_torch import plots
 from tests.hostile_names import NAMES, refuse_mathematics
 
 
+def test_the_untrained_network_is_drawn_next_to_the_trained_one(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, _path: drawn.append(figure.axes[0]))
+
+    def seed(**more):
+        row = {"best": 0.7, "null_mean": 0.4, "null_95": 0.5, "level_groups": 2}
+        return {
+            "selectivity": {
+                name: [row | {key: value[at] for key, value in more.items()}] for at, name in ((0, "conv1"), (1, "fc7"))
+            }
+        }
+
+    plots.f5_selectivity(
+        [seed(untrained=(0.3, 0.5), untrained_95=(0.2, 0.3)), seed(untrained=(0.4, 0.5), untrained_95=(0.2, 0.5))],
+        tmp_path,
+    )
+    lines = {line.get_label(): line.get_ydata() for line in drawn[0].get_lines()}
+    assert lines["best channel, untrained"] == pytest.approx([0.35, 0.5])
+    assert lines["other groups, untrained, 95 %"] == pytest.approx([0.2, 0.4])
+    plots.f5_selectivity([seed()], tmp_path)  # of an older run
+    assert not any("untrained" in line.get_label() for line in drawn[1].get_lines())
+
+
 @pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout", "ignore:Tight layout")
 def test_names_are_drawn_literally(tmp_path, monkeypatch):
     refuse_mathematics(monkeypatch)

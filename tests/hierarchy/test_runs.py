@@ -24,6 +24,7 @@ from reproduction.runtime.outcomes import outcomes_of
 from reproduction.runtime.record import load_record
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from tests import scripts
+from tests.hierarchy.controls import controls_agree
 from tests.hierarchy.viewer_page import read_page
 
 TRAIN = REPO_ROOT / "hierarchy_cnn_torch" / "train.py"
@@ -60,24 +61,6 @@ def tree_file(tmp_path_factory):
     groups = [{"name": "blue", "classes": [0, 1]}, {"name": "red", "classes": [2, 3]}]
     path.write_text(json.dumps({"name": "all", "children": groups}))
     return path
-
-
-CONTROLS = (  # what each statistic of the analysis is compared with
-    "gap_spread_equal", "gap_spread_p", "selectivity_best_untrained", "selectivity_null_95_untrained",
-    "mantel_conv1_untrained", "mantel_fc7_untrained", "probe_early_random_untrained", "probe_early_rise_random",
-    "probe_early_rise_p", "quality_confidence_auroc_far", "block_null_95_coarse", "block_null_95_fine",
-    "probe_early_as_random", "mantel_as_untrained", "selectivity_as_untrained",
-)  # fmt: skip
-
-
-COMPARED = (  # claimed, control, a, b, c, d: claimed - control is the effect a - b minus that of the control, c - d
-    ("selectivity_best", "selectivity_as_untrained", "selectivity_best", "selectivity_null_95",
-     "selectivity_best_untrained", "selectivity_null_95_untrained"),
-    ("mantel_fc7", "mantel_as_untrained", "mantel_fc7", "mantel_conv1", "mantel_fc7_untrained",
-     "mantel_conv1_untrained"),
-    ("probe_early_coarse_first", "probe_early_as_random", "probe_early_coarse_first", "probe_early_coarse_untrained",
-     "probe_early_random_first", "probe_early_random_untrained"),
-)  # fmt: skip
 
 
 def words(pictures, folder, *more):
@@ -256,15 +239,7 @@ def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file, monkeypat
     early = [epoch for name, epoch in rises.items() if "/random" in name and name.startswith(next(iter(rises)))]
     written = record["metrics"]["e90_early_random"]["last"]  # null if a curve never rises, so has no epoch
     assert (written is None) == any(math.isnan(epoch) for epoch in early)
-    controls = {name: record["metrics"][name]["last"] for name in CONTROLS}
-    assert 0 < controls["gap_spread_p"] <= 1
-    assert controls["probe_early_rise_p"] in (1 / 3, 2 / 3, 1)  # 3 groupings in all
-    assert 0 <= controls["selectivity_best_untrained"] <= 1
-    value = {name: metric["last"] for name, metric in record["metrics"].items()}
-    for names in COMPARED:
-        claimed, control, a, b, c, d = (value[name] for name in names)
-
-        assert claimed - control == pytest.approx((a - b) - (c - d))
+    controls_agree(out)
     meta, arrays = read_page(out / "view.html")
     assert [r["name"] for r in meta["runs"]] == ["A0", "A1"] and len(meta["layers"]) == 8
     with np.load(flat / "predictions.npz") as saved:

@@ -45,9 +45,9 @@ def test_a_value_that_does_not_exist_is_counted_and_the_other_seeds_are_not_chos
     assert ("goal has no value" in text) == bool(count)
     assert count == 0 or text == f"not testable: goal has no value in {count} of 5 seeds"
     assert c.unknown_metrics(paper_with(claim(**sides)), found) == []
-    sides[key]["may_lack"] = True
+    sides[key]["may_lack"] = "the curve does not rise"
     text = check(tmp_path, paper_with(claim(**sides, unit="count")))[0]["X-C1", "cifar10-matched"].verdict.text
-    assert text == f"not testable: goal has no value in {count + 1} of 5 seeds"
+    assert text == f"not testable: goal has no value in {count + 1} of 5 seeds: the curve does not rise"
 
 
 def test_a_metric_that_every_record_may_lack_is_no_misspelt_one(make, tmp_path):
@@ -57,11 +57,12 @@ def test_a_metric_that_every_record_may_lack_is_no_misspelt_one(make, tmp_path):
     found = collect(runs=tmp_path, results=tmp_path / "none")
     line = "tables/class2str.toml: X-C1: method: no record has 'goal'"
     assert c.unknown_metrics(paper_with(claim(**sides)), found) == [line]
-    sides["method"]["may_lack"] = True
+    sides["method"]["may_lack"] = "the curve does not rise"
     results, found = check(tmp_path, paper_with(claim(**sides)))
     assert c.unknown_metrics(paper_with(claim(**sides)), found) == []
     result = results["X-C1", "cifar10-matched"]
-    assert result.verdict.text == "not testable: goal has no value in 3 of 3 seeds" and result.effect is None
+    assert result.verdict.text == "not testable: goal has no value in 3 of 3 seeds: the curve does not rise"
+    assert result.effect is None
 
 
 def test_the_gate_stops_a_verdict_and_the_effect_is_still_shown(make, tmp_path):
