@@ -70,8 +70,8 @@ def run_stage(
         order = torch.randperm(count, generator=draw("order", epoch)).to(world.device)
         draws = augment.draw(count, task.images.shape[1], config.n_holes, draw("augment", epoch)).to(world.device)
         optimizer.param_groups[0]["lr"] = task.lr_at(epoch)
-        features = model.get_submodule("penultim_layer")
-        watch: AbstractContextManager[list[Tensor]] = neglect.watch(features) if task.observe else nullcontext([])
+        layer = model.get_submodule("penultim_layer")
+        watch: AbstractContextManager[list[Tensor]] = neglect.watch(layer) if task.observe else nullcontext([])
         net.train()
         with watch as seen:
             for batch in training.batches(order):
