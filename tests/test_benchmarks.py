@@ -198,7 +198,7 @@ def test_rows_measured_later_take_their_places_and_name_their_machine(monkeypatc
     page.write(tmp_path, first, [], "Machine: old")
     again = [{"paper": "x", **Measure(name, "s", [1.0]).summary()} for name in ("b", "d")]
     monkeypatch.setattr(runner, "DOCS", tmp_path)
-    monkeypatch.setattr(runner, "in_a_process", lambda *words: again)
+    monkeypatch.setattr(runner, "in_a_process", lambda *words: ["records"] if words[-1] == "--names" else again)
     monkeypatch.setattr(page, "circumstances", lambda load: "Machine: new")
     monkeypatch.setattr(runner.signal, "signal", lambda *_: None)  # a handler would outlive this test
     assert runner.main(["repository", "records", "--page"]) == 0

@@ -103,9 +103,9 @@ def with_method(paper: str) -> contextlib.ExitStack:
     if paper == "subclass":  # its loss, and the neglection degree of every step
         weights = losses.label_weights(torch.arange(10) // 2, 0.5)
         changes = {"criterion": functools.partial(losses.subclass_loss, weights=weights), "observe": True}
-        task = net.subclass_loop.Task
+        task = net.Task
         stack.enter_context(
-            mock.patch.object(net.subclass_loop, "Task", lambda *a, **k: dataclasses.replace(task(*a, **k), **changes))
+            mock.patch.object(net, "Task", lambda *a, **k: dataclasses.replace(task(*a, **k), **changes))
         )
     elif paper == "hierarchy":  # two branches
         branches = Branches(("conv2", "conv3"), (np.arange(100) // 50, np.arange(100) // 25))
