@@ -82,7 +82,7 @@ def commands_of(request: Request) -> list[Command]:
         further = (*FURTHER, "--cnn-dir", shown(cnn))
         if not request.extra:
             commands.append(_command(request, seed, "fc", "FC trained on as long", further, 1, cnn))
-        along = (*FURTHER, "--finetune", "all", "--no-reduced-fc", "--retry-collisions", "1")
+        along = (*FURTHER, "--finetune", "all", "--no-reduced-fc", "--retry-collisions", "3")
         commands.append(_command(request, seed, "", "LH, CNN trained along", (*along, *request.extra), 2, cnn))
         if request.extra:
             continue
