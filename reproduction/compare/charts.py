@@ -137,7 +137,7 @@ def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure 
         axis.barh(range(len(order)), means, color=colours, alpha=0.55)
         axis.errorbar(means, range(len(order)), xerr=halves, fmt="none", ecolor="black", capsize=2, linewidth=1)
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_title(f"{GAINS[variant]}\n{gains_in_words(by_class, neglected)}", fontsize=9)
+        axis.set_title(f"{GAINS[variant]}\n{gains_in_words(by_class, neglected)}", fontsize=8)
         axis.set_xlabel("points over the plain network\nred: neglected; line: 95 % interval")
         axis.tick_params(labelbottom=True)
     axes[0, 0].set_yticks(range(len(order)), [names[c] for c in order], fontsize=8)

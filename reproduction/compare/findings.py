@@ -25,7 +25,12 @@ TEMPLATE = TABLES / "findings.md.j2"
 FRONT = TABLES / "front.md.j2"
 PAGE = REPO_ROOT / "docs" / "findings.md"
 # verdicts as answers to a question; the others read well as they are
-IN_WORDS = {"supported": "yes", "contradicted": "no, the opposite", "inconclusive": "too uncertain to say"}
+IN_WORDS = {
+    "supported": "yes",
+    "contradicted": "no, the opposite",
+    "inconclusive": "too uncertain to say",
+    "control undecided": "yes, but perhaps only as much as the control",
+}
 
 
 class Answers:
@@ -96,9 +101,16 @@ class Answers:
         """Answers a question: "**Too uncertain to say**: +0.32 [-0.10, +0.74] points (3 seeds)"."""
         result = self._result(claim, row)
         text = result.verdict.text.removesuffix(UNADJUSTED).removesuffix(FEW)
-        answer = _degenerate(result) or IN_WORDS.get(result.verdict.word, text) + _unadjusted(result)
+        fault = _degenerate(result)
+        answer = f"not judged, {fault}" if fault else IN_WORDS.get(result.verdict.word, text) + _unadjusted(result)
         count = result.effect.seeds if result.effect is not None else 0
         return f"**{answer[0].upper()}{answer[1:]}**: {self.effect(claim, row)} ({count} seed{'s' * (count != 1)})"
+
+    def below(self, claim: str, row: str) -> str:
+        """Returns in how many seeds an effect is below zero, such as "5 of 5 seeds"."""
+        effect = self._result(claim, row).effect
+        by_seed = effect.by_seed if effect is not None else ()
+        return f"{sum(value < 0 for value in by_seed)} of {len(by_seed)} seeds"
 
     def tested(self, claim: str, row: str) -> bool:
         """Whether the records of a row hold what a claim needs."""
@@ -139,6 +151,27 @@ class Answers:
         same = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in itertools.combinations(tables, 2)]
         classes, bits = len(tables[0]), len(tables[0][0])
         return f"{statistics.fmean(same):.1f} of {classes} classes (by chance {classes / 2**bits:.1f})"
+
+    def kept_strings(self, row: str, other: str) -> str:
+        """Returns how many classes have one string in two rows, mean over seeds, such as "9.4 of 10 classes"."""
+        tables = [
+            {run.seed: strings for run in group.runs if (strings := run.detail("strings")) is not None}
+            for name in (row, other)
+            if (group := self.found.rows.get(("class2str", name))) is not None
+        ]
+        seeds = sorted(tables[0].keys() & tables[1].keys()) if len(tables) == 2 else []
+        if not seeds:
+            raise UserError(f"{TEMPLATE.name}: {row!r} and {other!r} have no seed with strings in common")
+        same = [sum(a == b for a, b in zip(tables[0][seed], tables[1][seed], strict=True)) for seed in seeds]
+        return f"{statistics.fmean(same):.1f} of {len(tables[0][seeds[0]])} classes"
+
+    def classes(self, paper: str, row: str, chosen: str) -> str:
+        """Returns the names of the classes that a detail lists by number, such as "cat and dog"."""
+        group = self.found.rows.get((paper, row))
+        names, numbers = (group.runs[0].detail(key) if group is not None else None for key in ("class_names", chosen))
+        if not names or not numbers:
+            raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has the detail {chosen!r}")
+        return " and ".join(names[number] for number in numbers)
 
     def gains(self, row: str, variant: str) -> str:
         """Returns how the gains of the classes add up: "sum over the neglected +1.2, over the others -3.4"."""

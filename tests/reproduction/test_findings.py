@@ -44,6 +44,8 @@ def test_each_paper_has_three_to_six_findings_with_a_link_each(committed):
         ('{{ detail("subclass", "cifar10-cpu", "no_detail") }}', "no record of subclass cifar10-cpu has the detail"),
         ('{{ effects_by_seed("C2S-C1", "cifar10-matched", "x") }}', "not every seed of 'C2S-C1' on .* has 'x'"),
         ('{{ shared_strings("no-row") }}', "'no-row' has no two records with strings"),
+        ('{{ kept_strings("mnist5k-cpu", "no-row") }}', "'no-row' have no seed with strings in common"),
+        ('{{ classes("subclass", "cifar10-matched", "none") }}', "no record of .* has the detail 'none'"),
         ("{{ men() }}", "'men' is undefined"),
         ("{% if %}", "findings.j2"),
     ],
@@ -199,3 +201,21 @@ def test_an_answer_says_that_it_holds_without_the_adjustment_only(committed):
         assert answers.judged(*key) == f"**{answer} (unadjusted)**: {answers.effect(*key)} (3 seeds)"
     answers.main = {"class2str": [answers.results[key]]}
     assert answers.summary(key[0], "with - without", "", "", "").endswith(": smaller than the paper's (unadjusted)")
+
+
+def test_signs_shared_strings_and_class_names_are_read_from_the_records(committed):
+    answers, rows = Answers(*committed), committed[1].rows
+    by_seed = answers.results["FGL-C3", "cifar100-q90-matched"].effect.by_seed  # of both signs
+    assert answers.below("FGL-C3", "cifar100-q90-matched") == f"{sum(d < 0 for d in by_seed)} of {len(by_seed)} seeds"
+    one, other = (
+        {run.seed: strings for run in rows["class2str", row].runs if (strings := run.detail("strings")) is not None}
+        for row in ("mnist5k-cpu", "mnist5k-cpu-stop")
+    )
+    total = sum(one[seed][c] == other[seed][c] for seed in range(5) for c in range(10))
+    assert answers.kept_strings("mnist5k-cpu", "mnist5k-cpu-stop") == f"{total / 5:.1f} of 10 classes"
+    run = rows["subclass", "cifar10-matched"].runs[0]
+    assert answers.classes("subclass", "cifar10-matched", "neglected") == " and ".join(run.detail("neglected_names"))
+
+
+def test_a_degenerate_run_answers_no_question(committed):
+    assert "**Not judged, embedding collapsed**: +" in Answers(*committed).judged("STL-C10", "cifar10-cpu")
