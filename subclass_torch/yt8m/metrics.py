@@ -27,7 +27,7 @@ class Metrics:
     videos: int = 0
     hits: float = 0.0
     precision: float = 0.0
-    positives: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    positives: np.ndarray = field(default_factory=lambda: np.zeros(()))  # then [C]
     scores: list[np.ndarray] = field(default_factory=list)
     names: list[np.ndarray] = field(default_factory=list)
     right: list[np.ndarray] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Metrics:
         inside = np.arange(order.shape[1])[None, :] < wanted[:, None]
         hits = (ranked & inside & (scores[rows, order] > 0)).sum(1)
         self.precision += float((hits / np.maximum(wanted, 1)).sum())
-        self.positives = (self.positives if len(self.positives) else np.zeros(self.classes)) + labels.sum(0)
+        self.positives = self.positives + labels.sum(0)
         top = order[:, : self.top_k]
         # Class by class within a batch, videos in order: the order in which the original collects the pairs.
         pairs = np.argsort(top.ravel(), kind="stable")
