@@ -10,10 +10,10 @@ import numpy as np
 import datasets
 from class2str_tf.data.images import superclasses
 from class2str_tf.flags import Stage2Config
-from class2str_tf.method import codes, model, string_tree
-from class2str_tf.method.layers import count_parameters, tf, tf1
-from class2str_tf.networks import build as networks
+from class2str_tf.method import codes, string_tree
+from class2str_tf.method.layers import count_parameters, tf1
 from class2str_tf.training.frozen_features import Features
+from class2str_tf.training.timing import classifiers
 from reproduction.runtime.arrays import confusion_counts
 from reproduction.runtime.outcomes import Outcomes, outcomes_of
 
@@ -58,14 +58,10 @@ def accuracies(
     return values, {name: outcomes_of(images, labels) for name, images in right.items()}
 
 
-def sizes_of(config: Stage2Config, data: datasets.Dataset) -> dict[str, float]:
+def sizes_of(config: Stage2Config, data: datasets.Dataset, table: np.ndarray) -> dict[str, float]:
     """Parameters of the CNN and of both classifiers: all trainable ones, and weights as the poster counts."""
     with tf1.Graph().as_default():
-        tf1.set_random_seed(0)
-        tf1.train.get_or_create_global_step()
-        outputs = networks.cnn(tf1.placeholder(tf.uint8, [None, *data.test_images.shape[1:]]), config, False)
-        networks.fc_classifier(outputs, config, len(data.class_names), False)
-        model.lh_classifier(outputs, config.n_sequence, config.lstm_units)
+        classifiers(config, data.test_images.shape[1:], table)
         sizes = {"cnn_parameters": count_parameters("cnn")}
         for name, scope in (("fc", "classifier"), ("lh", "lh")):
             sizes[f"{name}_parameters"] = count_parameters(scope)

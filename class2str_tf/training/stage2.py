@@ -155,7 +155,7 @@ def run_stage2(config: Stage2Config) -> None:
         outputs, history = train_until_unique(config, data, inputs, prefix, run.folder, total, session_config)
         table = codes.bits_of(outputs["q"])
         values, outcomes = evaluate.accuracies(outputs, inputs.fc_logits, data.test_labels)
-        values |= evaluate.sizes_of(config, data)
+        values |= evaluate.sizes_of(config, data, table)
         if not config.no_reduced_fc:
             found, right = train_reduced(config, data, inputs, int(values["lh_weights"]), total, session_config)
             values, outcomes["reduced_fc_accuracy"] = values | found, outcomes_of(right, data.test_labels)
