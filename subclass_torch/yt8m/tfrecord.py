@@ -1,9 +1,7 @@
 """TFRecord files of `tf.train.Example`, read and written without TensorFlow, with both checksums.
 
 A record is: uint64 length, uint32 masked CRC-32C of these 8 bytes, payload, uint32 masked CRC-32C of the payload, all
-little endian. The payload is a protobuf: Example.1 = Features, Features.1 = map entries (1 key, 2 Feature),
-Feature.1/2/3 = bytes/float/int64 list, values in field 1, packed or not. Source: TensorFlow's
-lib/io/record_writer.h and example.proto.
+little endian. Source: TensorFlow's lib/io/record_writer.h and example.proto.
 """
 
 from __future__ import annotations
@@ -129,23 +127,24 @@ message_type { name: "FloatList" field { name: "value" number: 1 label: LABEL_RE
 message_type { name: "Int64List" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
 message_type {
   name: "Feature" oneof_decl { name: "kind" }
-  field { name: "bytes_list" number: 1 type: TYPE_MESSAGE type_name: "BytesList" oneof_index: 0 }
-  field { name: "float_list" number: 2 type: TYPE_MESSAGE type_name: "FloatList" oneof_index: 0 }
-  field { name: "int64_list" number: 3 type: TYPE_MESSAGE type_name: "Int64List" oneof_index: 0 }
+  field { name: "bytes_list" number: 1 type: TYPE_MESSAGE type_name: ".yt8m.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type: TYPE_MESSAGE type_name: ".yt8m.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type: TYPE_MESSAGE type_name: ".yt8m.Int64List" oneof_index: 0 }
 }
 message_type {
   name: "Entry"
   field { name: "key" number: 1 type: TYPE_STRING }
-  field { name: "value" number: 2 type: TYPE_MESSAGE type_name: "Feature" }
+  field { name: "value" number: 2 type: TYPE_MESSAGE type_name: ".yt8m.Feature" }
 }
 message_type {
   name: "Features"
-  field { name: "feature" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: "Entry" }
+  field { name: "feature" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".yt8m.Entry" }
 }
-message_type { name: "Example" field { name: "features" number: 1 type: TYPE_MESSAGE type_name: "Features" } }
+message_type { name: "Example" field { name: "features" number: 1 type: TYPE_MESSAGE type_name: ".yt8m.Features" } }
 """
-_FILE = descriptor_pool.DescriptorPool().Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
-_Example = message_factory.GetMessageClass(_FILE.message_types_by_name["Example"])
+_POOL = descriptor_pool.DescriptorPool()
+_POOL.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
+_Example = message_factory.GetMessageClass(_POOL.FindMessageTypeByName("yt8m.Example"))
 _NUMBERS = {"float_list": np.float32, "int64_list": np.int64}
 
 
