@@ -78,7 +78,8 @@ def analyze_seed(config: flags.AnalysisConfig) -> None:
             runtime.start(flat.seed, config.threads)
             device = runtime.pick_device(config.device)
             data = load()
-            results = measure.everything(seed_folder, flat, config, arms, folds, data, device, folder)
+            seed = measure.Seed(seed_folder, flat, config, arms, folds, data, device)
+            results = measure.everything(seed, folder)
             write_json(folder / "analysis.json", results)
         view = view_of_run(seed_folder, config.compare, "", config.data_dir)
 

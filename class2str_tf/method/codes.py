@@ -108,8 +108,12 @@ def string_match(bits: np.ndarray, codes: np.ndarray, labels: np.ndarray) -> np.
       ValueError: shapes that do not fit, a label out of range.
     Source: authors' match_all; poster's column LH (inferred).
     """
-    codes, labels = _check(bits, codes, labels)
-    return np.asarray(_keys(_table(bits)) == _keys(codes)[labels])
+    bits, codes, labels = _table(bits), _table(codes), np.asarray(labels)
+    if labels.shape != bits.shape[:1] or codes.shape[1] != bits.shape[1]:
+        raise ValueError(f"bits {bits.shape}, table {codes.shape} and labels {labels.shape} do not fit together")
+    if labels.size and (labels.min() < 0 or labels.max() >= len(codes)):
+        raise ValueError(f"a label is not in 0..{len(codes) - 1}")
+    return np.asarray(_keys(bits) == _keys(codes)[labels])
 
 
 def decode(p: np.ndarray, codes: np.ndarray, rule: str) -> np.ndarray:
@@ -169,15 +173,14 @@ def class_accuracy(p: np.ndarray, codes: np.ndarray, labels: np.ndarray, rule: s
     match = string_match(bits, codes, labels)
     if not len(match):
         raise ValueError("class accuracy of no images")
-    chosen = decode(p, codes, rule)
-    _, inverse, counts = np.unique(_keys(_table(codes)), return_inverse=True, return_counts=True)
+    keys = _keys(_table(codes))
+    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
     num_owners = counts[inverse][np.asarray(labels)]  # of the true class's string, [N]
-    credit = match / num_owners if rule == "exact" else (chosen == labels).astype(np.float64)
-    unowned = chosen < 0 if rule == "exact" else ~np.isin(_keys(bits), _keys(_table(codes)))
+    credit = match / num_owners if rule == "exact" else (decode(p, codes, rule) == labels).astype(np.float64)
     return {
         "accuracy": float(credit.mean()),
         "pessimistic": float((credit * (num_owners == 1)).mean()),
-        "unowned": float(unowned.mean()),
+        "unowned": float(np.mean(~np.isin(_keys(bits), keys))),
     }
 
 
@@ -217,12 +220,3 @@ def _table(bits: np.ndarray) -> np.ndarray:
 def _keys(bits: np.ndarray) -> np.ndarray:
     """Strings as whole numbers. uint8 [N, L] -> int64 [N]."""
     return bits.astype(np.int64) @ (1 << np.arange(bits.shape[1] - 1, -1, -1, dtype=np.int64))
-
-
-def _check(bits: np.ndarray, codes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    bits, codes, labels = _table(bits), _table(codes), np.asarray(labels)
-    if labels.shape != bits.shape[:1] or codes.shape[1] != bits.shape[1]:
-        raise ValueError(f"bits {bits.shape}, table {codes.shape} and labels {labels.shape} do not fit together")
-    if labels.size and (labels.min() < 0 or labels.max() >= len(codes)):
-        raise ValueError(f"a label is not in 0..{len(codes) - 1}")
-    return codes, labels

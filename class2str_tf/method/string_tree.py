@@ -9,6 +9,7 @@ Source: the ICPR poster's table of prefixes; the statistics are ours.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,12 +31,8 @@ def lcp_matrix(codes: np.ndarray) -> np.ndarray:
       int64 [C, C], symmetric, 0..L; L on the diagonal and for classes that share a string.
     """
     codes = np.asarray(codes)
-    same = np.ones((len(codes), len(codes)), bool)
-    length = np.zeros(same.shape, np.int64)
-    for column in codes.T:
-        same &= column[:, None] == column
-        length += same
-    return length
+    same = codes[:, None] == codes  # [C, C, L]
+    return np.logical_and.accumulate(same, axis=2).sum(axis=2)
 
 
 def trie(codes: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
@@ -72,39 +69,35 @@ def compact(node: dict[str, Any]) -> dict[str, Any]:
 
 def trie_text(tree: dict[str, Any]) -> str:
     """Indented text of the tree of `trie`: a line for each branching and string, an underscore per bit still open."""
-    lines: list[str] = []
     leaf = tree
     while "children" in leaf:
         leaf = next(iter(leaf["children"].values()))
     depth = len(leaf["prefix"])
 
-    def write(node: dict[str, Any], level: int) -> None:
-        text = node["prefix"].ljust(depth, "_")
+    def lines_of(node: dict[str, Any], level: int) -> Iterator[str]:
         tail = ", ".join(node["classes"]) if "classes" in node else f"({node['size']} classes)"
-        lines.append(f"{'  ' * level}{text}  {tail}")
+        yield f"{'  ' * level}{node['prefix'].ljust(depth, '_')}  {tail}\n"
         for child in node.get("children", {}).values():
-            write(child, level + 1)
+            yield from lines_of(child, level + 1)
 
-    write(compact(tree), 0)
-    return "\n".join(lines) + "\n"
+    return "".join(lines_of(compact(tree), 0))
 
 
 def trie_dot(tree: dict[str, Any]) -> str:
     """Graphviz source of the tree of `trie`, left to right; edges carry the bits, leaves the class names."""
-    lines = ["digraph strings {", "  rankdir=LR;", '  node [shape=point]; edge [arrowhead=none, fontname="monospace"];']
 
-    def write(node: dict[str, Any]) -> None:
+    def lines_of(node: dict[str, Any]) -> Iterator[str]:
         own = f"n{node['prefix']}"
         if "classes" in node:
             label = "\\n".join(_quoted(name) for name in (node["prefix"], *node["classes"]))
-            lines.append(f'  {own} [shape=box, label="{label}"];')
+            yield f'  {own} [shape=box, label="{label}"];'
         for child in node.get("children", {}).values():
-            write(child)
+            yield from lines_of(child)
             bits = child["prefix"][len(node["prefix"]) :]
-            lines.append(f'  {own} -> n{child["prefix"]} [label="{bits}"];')
+            yield f'  {own} -> n{child["prefix"]} [label="{bits}"];'
 
-    write(compact(tree))
-    return "\n".join([*lines, "}"]) + "\n"
+    style = '  node [shape=point]; edge [arrowhead=none, fontname="monospace"];'
+    return "\n".join(["digraph strings {", "  rankdir=LR;", style, *lines_of(compact(tree)), "}"]) + "\n"
 
 
 def _quoted(text: str) -> str:
@@ -132,27 +125,21 @@ def prefix_groups(
       string), `strings`, `ids` and, with superclasses, `purity` in (0, 1], the share of the most frequent one.
     """
     texts = strings(codes)
-    found: list[list[int]] = []
 
-    def descend(classes: list[int], depth: int) -> None:
+    def subtrees(classes: list[int], depth: int) -> list[list[int]]:
         if len(classes) <= max_size or depth == len(texts[0]):
-            found.append(classes)
-            return
-        for bit in "01":
-            below = [k for k in classes if texts[k][depth] == bit]
-            if below:
-                descend(below, depth + 1)
+            return [classes]
+        halves = ([k for k in classes if texts[k][depth] == bit] for bit in "01")
+        return [subtree for half in halves for subtree in subtrees(half, depth + 1)]
 
-    if texts:
-        descend(sorted(range(len(texts)), key=lambda k: (texts[k], k)), 0)
     groups = []
-    for ids in found:
+    for ids in subtrees(sorted(range(len(texts)), key=lambda k: (texts[k], k)), 0):
         if len(ids) < 2:
             continue
-        length = _common([texts[k] for k in ids])
+        prefix = os.path.commonprefix([texts[k] for k in ids])
         group: dict[str, Any] = {
-            "prefix": texts[ids[0]][:length],
-            "length": length,
+            "prefix": prefix,
+            "length": len(prefix),
             "classes": [names[k] for k in ids],
             "strings": [texts[k] for k in ids],
             "ids": ids,
@@ -162,11 +149,6 @@ def prefix_groups(
             group["purity"] = max(members.count(s) for s in members) / len(members)
         groups.append(group)
     return sorted(groups, key=lambda group: (-group["length"], group["prefix"]))
-
-
-def _common(texts: Sequence[str]) -> int:
-    first, last = min(texts), max(texts)  # in lexical order these two differ earliest
-    return next((i for i, (a, b) in enumerate(zip(first, last, strict=True)) if a != b), len(first))
 
 
 def superclass_scores(
@@ -196,14 +178,9 @@ def superclass_scores(
         raise ValueError(f"superclasses {coarse.shape} do not fit strings {codes.shape}")
     groups, group_depth = _prefix_ids(codes)
     length = lcp_matrix(codes).astype(np.float64)
-    observed = _superclass_scores(groups, group_depth, length, coarse)
-    null = np.array(
-        [
-            _superclass_scores(groups, group_depth, length, coarse[order])[0]
-            for order in _orders(len(coarse), permutations, seed)
-        ]
-    )
-    scores, within, across = observed
+    scores, within, across = _superclass_scores(groups, group_depth, length, coarse)
+    dealt = (coarse[order] for order in _orders(len(coarse), permutations, seed))
+    null = np.array([_superclass_scores(groups, group_depth, length, classes)[0] for classes in dealt])
     num_bits = codes.shape[1]
     judged = [_judged(value, column) for value, column in zip(scores, null.T, strict=True)]
     depths = [

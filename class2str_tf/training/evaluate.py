@@ -10,10 +10,10 @@ import numpy as np
 import datasets
 from class2str_tf.data.images import superclasses
 from class2str_tf.flags import Stage2Config
-from class2str_tf.method import codes, model, string_tree
-from class2str_tf.method.layers import count_parameters, tf, tf1
-from class2str_tf.networks import build as networks
+from class2str_tf.method import codes, string_tree
+from class2str_tf.method.layers import count_parameters, tf1
 from class2str_tf.training.frozen_features import Features
+from class2str_tf.training.timing import classifiers
 from reproduction.runtime.arrays import confusion_counts
 from reproduction.runtime.outcomes import Outcomes, outcomes_of
 
@@ -58,26 +58,17 @@ def accuracies(
     return values, {name: outcomes_of(images, labels) for name, images in right.items()}
 
 
-def classifier_sizes() -> dict[str, float]:
-    """Parameters of the graph that holds both classifiers: all trainable ones, and weights as the poster counts."""
-    sizes = {"cnn_parameters": count_parameters("cnn")}
-    for name, scope in (("fc", "classifier"), ("lh", "lh")):
-        sizes[f"{name}_parameters"] = count_parameters(scope)
-        sizes[f"{name}_weights"] = count_parameters(scope, weights_only=True)
+def sizes_of(config: Stage2Config, data: datasets.Dataset, table: np.ndarray) -> dict[str, float]:
+    """Parameters of the CNN and of both classifiers: all trainable ones, and weights as the poster counts."""
+    with tf1.Graph().as_default():
+        classifiers(config, data.test_images.shape[1:], table)
+        sizes = {"cnn_parameters": count_parameters("cnn")}
+        for name, scope in (("fc", "classifier"), ("lh", "lh")):
+            sizes[f"{name}_parameters"] = count_parameters(scope)
+            sizes[f"{name}_weights"] = count_parameters(scope, weights_only=True)
     ratio = sizes["lh_parameters"] / sizes["fc_parameters"]
     whole = (sizes["cnn_parameters"] + sizes["lh_parameters"]) / (sizes["cnn_parameters"] + sizes["fc_parameters"])
     return {**sizes, "parameter_ratio": ratio, "parameter_reduction": 1 - ratio, "network_ratio": whole}
-
-
-def sizes_of(config: Stage2Config, data: datasets.Dataset) -> dict[str, float]:
-    """`classifier_sizes` of a configuration."""
-    with tf1.Graph().as_default():
-        tf1.set_random_seed(0)
-        tf1.train.get_or_create_global_step()
-        outputs = networks.cnn(tf1.placeholder(tf.uint8, [None, *data.test_images.shape[1:]]), config, False)
-        networks.fc_classifier(outputs, config, len(data.class_names), False)
-        model.lh_classifier(outputs, config.n_sequence, config.lstm_units)
-        return classifier_sizes()
 
 
 def structure(table: np.ndarray, inputs: Features, data: datasets.Dataset, seed: int) -> dict[str, Any]:

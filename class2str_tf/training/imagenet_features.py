@@ -52,25 +52,23 @@ def extract(
             if done == len(paths):
                 continue
             stream.start(session, paths[done:])
-            block = BLOCK_BATCHES * batch_size
             bar = tqdm(total=len(paths), initial=done, desc=f"pool5, {split}", unit="img", disable=None, leave=False)
-            while done < len(paths):
-                end = min(done + block, len(paths))
-                while done < end:
-                    batch = paths[done : done + batch_size]
-                    try:
-                        rows = session.run(tensors)
-                    except tf.errors.OpError:
-                        raise UserError(stream.find_unreadable(session, batch)) from None
-                    for table, part in zip(tables, rows, strict=True):
-                        table[done : done + len(part)] = part
-                    done += len(batch)
-                    bar.update(len(batch))
-                for table in tables:
-                    table.flush()
-                write_json(run.folder / f"{split}.progress", {"maker": maker, "done": done})
-                if stop.requested and done < len(paths):
-                    stop.leave(run.folder)
+            for number, start in enumerate(range(done, len(paths), batch_size), 1):
+                batch = paths[start : start + batch_size]
+                try:
+                    rows = session.run(tensors)
+                except tf.errors.OpError:
+                    raise UserError(stream.find_unreadable(session, batch)) from None
+                done = start + len(batch)
+                for table, part in zip(tables, rows, strict=True):
+                    table[start:done] = part
+                bar.update(len(batch))
+                if number % BLOCK_BATCHES == 0 or done == len(paths):
+                    for table in tables:
+                        table.flush()
+                    write_json(run.folder / f"{split}.progress", {"maker": maker, "done": done})
+                    if stop.requested and done < len(paths):
+                        stop.leave(run.folder)
             bar.close()
             del tables
             for name in FILES[split]:
@@ -83,9 +81,8 @@ def _open_partial(
     """Growing files of a split and how many rows of them are written; ([], count) where all of them are whole."""
     progress = folder / f"{split}.progress"
     state = read_json(progress, "") if progress.exists() else {}
-    noted = state.get("done") if state.get("maker") == maker else 0
-    done = noted if isinstance(noted, int) and 0 <= noted <= count else 0
-    partial = [folder / f"{name}.partial" for name in FILES[split]]
+    done = state.get("done") if state.get("maker") == maker else 0
+    partial = {folder / f"{name}.partial": (count, width) for name, width in zip(FILES[split], widths, strict=True)}
     final = [folder / f"{name}.npy" for name in FILES[split]]
     if done == count:
         for old, new in zip(partial, final, strict=True):
@@ -93,30 +90,21 @@ def _open_partial(
                 old.rename(new)
         if all(path.exists() for path in final):
             return [], count
-        done = 0
-    if not all(path.exists() for path in partial):
-        done = 0
-    if done:
-        tables = [_growing(path, (count, width)) for path, width in zip(partial, widths, strict=True)]
-        whole: list[Any] = [table for table in tables if table is not None]
-        if len(whole) == len(partial):
-            return whole, done
+    elif isinstance(done, int) and 0 < done < count and all(_fits(path, shape) for path, shape in partial.items()):
+        return [np.lib.format.open_memmap(path, "r+") for path in partial], done
     progress.unlink(missing_ok=True)
     for path in final:
         path.unlink(missing_ok=True)
-    shapes = [(count, width) for width in widths]
-    return [
-        np.lib.format.open_memmap(path, "w+", np.float32, shape) for path, shape in zip(partial, shapes, strict=True)
-    ], 0
+    return [np.lib.format.open_memmap(path, "w+", np.float32, shape) for path, shape in partial.items()], 0
 
 
-def _growing(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The table of a killed run to go on with; None if the file is damaged and must be written again."""
+def _fits(path: Path, shape: tuple[int, int]) -> bool:
+    """Whether the file of a killed run can be gone on with: opened for writing, a damaged one would be stretched."""
     try:
-        table = read_npy(path, mapped=True)  # before it is opened for writing, which would stretch it to what it claims
+        table = read_npy(path, mapped=True)
     except UserError:
-        return None
-    return np.lib.format.open_memmap(path, "r+") if (table.shape, table.dtype) == (shape, np.float32) else None
+        return False
+    return (table.shape, table.dtype) == (shape, np.float32)
 
 
 def _check_room(folder: Path, counts: Mapping[str, int], outputs: Sequence[tf.Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,6 +103,11 @@ def run_steps(
             metrics.write(step, line, "test", (step - 1) * batch)
             training.end_epoch({"step": step, **{f"test/{name}": value for name, value in line.items()}})
     return [line for line in read_metrics(folder) if best_by in line]
+
+
+def total_steps(config: Config, num_images: int) -> int:
+    """Steps of a training: those of all epochs, or --max-steps where that is less."""
+    return min(config.epochs * steps_per_epoch(num_images, config.B), config.max_steps or sys.maxsize)
 
 
 def learning_rate(config: Config, step: tf.Tensor, total: int) -> tf.Tensor | float:

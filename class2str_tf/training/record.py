@@ -42,7 +42,12 @@ def describe(data: datasets.Dataset) -> None:
 
 def _record(run: Run, config: Config, dataset: Any, **fields: Any) -> Record:
     """The fields that the records of both stages share, and `fields`."""
-    shared = {"data": dataset.digests, "data_verified": dataset.verified, "deviations": deviations.active(config)}
+    shared = {
+        "data": dataset.digests,
+        "data_verified": dataset.verified,
+        "deviations": deviations.active(config),
+        "versions": versions_of("tensorflow", "tf-keras", "tf-slim", "numpy"),
+    }
     return make_record(
         paper="class2str",
         row=config.row,
@@ -86,7 +91,7 @@ def finish_stage1(
         config,
         data,
         stage="reduced" if config.fc_weights else "fc",
-        metrics={name: {"last": last, "best_on_val": None, "best_on_test": best}} | weights,
+        metrics={name: {"last": last, "best_on_test": best}} | weights,
         outcomes={name: outcomes_of(right, data.test_labels)},
         precision=precision,
         details={
@@ -96,7 +101,6 @@ def finish_stage1(
         },
         seconds=seconds,
         images_per_s=round(total * config.B / max(seconds, 1e-9), 1),
-        versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy"),
     )
     run.finish(record)
     print(
@@ -117,7 +121,7 @@ def finish_imagenet(
         config,
         data,
         stage="fc",
-        metrics={"fc_accuracy": {"last": accuracy, "best_on_val": None, "best_on_test": None}},
+        metrics={"fc_accuracy": {"last": accuracy}},
         outcomes={"fc_accuracy": outcomes_of(right, data.test_labels)},
         details={"parameters": {"cnn": count_parameters("cnn"), "fc": count_parameters("classifier")}},
         curve=None,
@@ -126,7 +130,6 @@ def finish_imagenet(
         data=dict(digests),
         data_verified=data.verified and not accepted,
         deviations=["C2S-D08", "C2S-D16", "C2S-D22", "C2S-D25", "C2S-D29", *(["C2S-D32"] if config.xla else [])],
-        versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy"),
     )
     run.finish(record)
     print(f"FC accuracy {100 * accuracy:.2f} % of {len(data.test_labels)} validation images, pretrained head")
@@ -163,9 +166,7 @@ def finish_stage2(
     """
     table = codes.bits_of(q)
     strings = codes.strings(table)
-    metrics: dict[str, dict[str, float | None]] = {
-        name: {"last": value, "best_on_val": None, "best_on_test": None} for name, value in values.items()
-    }
+    metrics = {name: {"last": value} for name, value in values.items()}
     metrics["lh_accuracy"]["best_on_test"] = max(line["test/rnn_acc"] for line in history)
     attempts = list({line["test/attempt"]: line["test/distinct"] for line in history}.values())
     last_attempt = [line["test/rnn_acc"] for line in history if line["test/attempt"] == history[-1]["test/attempt"]]
@@ -201,7 +202,11 @@ def finish_stage2(
     run.finish(record, lambda: write_artefacts(run.folder, table, values, structure, data))
     print_summary(values, config, strings, data, attempts)
     print(f"run folder {shown(run.folder)}; string tree: tree.png, tree.txt; record: record.json", flush=True)
-    fail_if_collapsed(int(values["distinct_codes"]), len(table), run.folder)
+    if values["distinct_codes"] == 1 < len(table):  # finished, recorded, and an error
+        raise UserError(
+            f"{shown(run.folder)}: all {len(table)} classes ended on one string, so the accuracy of this run means "
+            "nothing; raise --w_i or lower --w_l2 (the authors: --w_c=4 --w_i=100 --w_l2=0.1)"
+        )
 
 
 def write_strings(folder: Path, q: np.ndarray, data: datasets.Dataset, step: int) -> None:
@@ -260,16 +265,3 @@ def print_summary(
         + f"; classifier parameters LH/FC {values['parameter_ratio']:.3f}, whole network {values['network_ratio']:.3f}"
     )
     print("strings: " + ", ".join(f"{n} {s}" for n, s in list(zip(data.class_names, strings, strict=True))[:20]))
-
-
-def fail_if_collapsed(distinct: int, num_classes: int, folder: Path) -> None:
-    """A run whose classes all share one string is finished, recorded, and an error.
-
-    Raises:
-      UserError: with what to change.
-    """
-    if distinct == 1 < num_classes:
-        raise UserError(
-            f"{shown(folder)}: all {num_classes} classes ended on one string, so the accuracy of this run means "
-            "nothing; raise --w_i or lower --w_l2 (the authors: --w_c=4 --w_i=100 --w_l2=0.1)"
-        )

@@ -5,14 +5,13 @@ Source: authors' train_fc_classifier.py.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 import datasets
-from class2str_tf.data.batches import Batches, has_fixed_order, slices, steps_per_epoch
+from class2str_tf.data.batches import Batches, has_fixed_order, slices
 from class2str_tf.data.images import load
 from class2str_tf.flags import Config, settings
 from class2str_tf.method.layers import tf, tf1
@@ -91,7 +90,7 @@ def run_stage1(config: Config) -> None:
         if run_data.is_finished(run, seen, lambda: data.digests):
             return
         num_tests = len(data.test_labels)
-        total = min(config.epochs * steps_per_epoch(len(data.train_labels), config.B), config.max_steps or sys.maxsize)
+        total = loop.total_steps(config, len(data.train_labels))
         with tf1.Graph().as_default():
             tf1.set_random_seed(config.seed)
             graph = build(config, data, total)

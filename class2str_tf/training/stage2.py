@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import datasets
-from class2str_tf.data.batches import Batches, has_fixed_order, slices, steps_per_epoch
+from class2str_tf.data.batches import Batches, has_fixed_order, slices
 from class2str_tf.data.images import load
 from class2str_tf.flags import Stage2Config, settings
 from class2str_tf.method import codes, fixed_codes, model
@@ -151,11 +151,11 @@ def run_stage2(config: Stage2Config) -> None:
             return
         warn_of_collapse(config)
         inputs = frozen_features.compute(config, data, prefix, run.folder, session_config)
-        total = min(config.epochs * steps_per_epoch(len(data.train_labels), config.B), config.max_steps or sys.maxsize)
+        total = loop.total_steps(config, len(data.train_labels))
         outputs, history = train_until_unique(config, data, inputs, prefix, run.folder, total, session_config)
         table = codes.bits_of(outputs["q"])
         values, outcomes = evaluate.accuracies(outputs, inputs.fc_logits, data.test_labels)
-        values |= evaluate.sizes_of(config, data)
+        values |= evaluate.sizes_of(config, data, table)
         if not config.no_reduced_fc:
             found, right = train_reduced(config, data, inputs, int(values["lh_weights"]), total, session_config)
             values, outcomes["reduced_fc_accuracy"] = values | found, outcomes_of(right, data.test_labels)

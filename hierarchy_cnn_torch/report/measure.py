@@ -46,7 +46,6 @@ class Seed:
       arms: names of the finished variants.
       folds: number of finished folds of the label study.
       data: images in their splits.
-      levels: int64 [K] per level of the tree that statistics refer to, coarsest first.
       device: where to compute.
     """
 
@@ -56,8 +55,12 @@ class Seed:
     arms: list[str]
     folds: int
     data: Data
-    levels: list[np.ndarray]
     device: torch.device
+
+    @functools.cached_property
+    def levels(self) -> list[np.ndarray]:
+        """int64 [K] for each level of the tree that statistics refer to, coarsest first."""
+        return trees.levels_of(study_tree(self.folder, self.flat, self.data.names))
 
 
 def flat_config(seed_folder: Path) -> Config:
@@ -75,64 +78,47 @@ def flat_config(seed_folder: Path) -> Config:
     return read_config(folder)
 
 
-def study_tree(seed_folder: Path, flat: Config, names: list[str]) -> tuple[trees.Node, str]:
-    """Returns the tree that statistics refer to and its kind: the official one if there is one, else A0's."""
+def study_tree(seed_folder: Path, flat: Config, names: list[str]) -> trees.Node:
+    """Returns the tree that statistics refer to: the official one if the flags say so, else A0's."""
     if flat.tree == "official":
-        return official_tree(flat.dataset, names), "official"
-    return load_tree(seed_folder / "A0" / "tree.json", names), flat.tree
+        return official_tree(flat.dataset, names)
+    return load_tree(seed_folder / "A0" / "tree.json", names)
 
 
-def everything(
-    folder: Path,
-    flat: Config,
-    config: AnalysisConfig,
-    arms: list[str],
-    folds: int,
-    data: Data,
-    device: torch.device,
-    out: Path,
-) -> dict[str, Any]:
+def everything(seed: Seed, out: Path) -> dict[str, Any]:
     """Measures the parts of --what.
 
     Args:
-      folder: holds A0, A1, ...
-      flat: flags of A0.
-      config: flags of analyze.py.
-      arms: names of the finished variants.
-      folds: number of finished folds of the label study.
-      data: images in their splits.
-      device: where to compute.
+      seed: what to measure.
       out: folder of the analysis, for arrays.
     Returns:
       JSON values; `metrics` holds the single numbers for the record, None for one that does not exist.
     """
-    tree, kind = study_tree(folder, flat, data.names)
-    levels = trees.levels_of(tree)
-    if not levels:
-        raise UserError(f"{shown(folder)}: the {kind} tree has no level between root and classes")
-    seed = Seed(folder, flat, config, arms, folds, data, levels, device)
+    flat, names = seed.flat, seed.data.names
+    if not seed.levels:
+        raise UserError(f"{shown(seed.folder)}: the {flat.tree} tree has no level between root and classes")
     results: dict[str, Any] = {
         "dataset": flat.dataset,
         "seed": flat.seed,
         "preset": flat.preset,
         "epochs": flat.epochs,
-        "names": data.names,
-        "tree": kind,
-        "levels": [level.tolist() for level in levels],
-        "arms": arms,
+        "names": names,
+        "tree": flat.tree,
+        "levels": [level.tolist() for level in seed.levels],
+        "arms": seed.arms,
     }
-    derived = trees.levels_of(load_tree(folder / "A0" / "tree.json", data.names))
-    if kind == "official" and derived:
-        results["agreement"] = statistics.tree_agreement(levels, derived)
+    derived = trees.levels_of(load_tree(seed.folder / "A0" / "tree.json", names))
+    if flat.tree == "official" and derived:
+        results["agreement"] = statistics.tree_agreement(seed.levels, derived)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "confusion": lambda: confusions(seed),
         "arms": lambda: compare_arms(seed),
         "responses": lambda: layer_statistics(seed, out),
         "probes": lambda: probe_tables(seed),
-        "quality": lambda: study_labels(folder, data) if folds else {},
+        "quality": lambda: study_labels(seed.folder, seed.data) if seed.folds else {},
     }
     metrics: dict[str, Any] = {}
-    asked = [name for name in parts if name in config.what.split(",")]
+    asked = [name for name in parts if name in seed.config.what.split(",")]
     for number, name in enumerate(asked, 1):
         print(f"analysis of seed {flat.seed}: {name}, part {number} of {len(asked)}", flush=True)
         part = parts[name]()
@@ -240,6 +226,11 @@ def compare_arms(seed: Seed) -> dict[str, Any]:
     return {"curves": curves, "metrics": metrics}
 
 
+def balanced(labels: np.ndarray, count: int, draw: int) -> np.ndarray:
+    """Returns the positions of `count` images, 0 for all, with an equal share of every class, in ascending order."""
+    return np.sort(stratified(labels, min(count or len(labels), len(labels)), draw)[0])
+
+
 def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
     """Measures the layers of A0 (C4, C5): class correlation over kept epochs, selectivity at the last one.
 
@@ -249,8 +240,7 @@ def layer_statistics(seed: Seed, out: Path) -> dict[str, Any]:
     """
     data, flat, how = seed.data, seed.flat, seed.config.response
     folder, network = seed.folder / "A0", evaluate.rebuild(flat, data)
-    count = min(seed.config.response_images or len(data.test_labels), len(data.test_labels))
-    index = np.sort(stratified(data.test_labels, count, 3)[0])
+    index = balanced(data.test_labels, seed.config.response_images, 3)
     pixels, labels = data.test_images[index], data.test_labels[index]
     layers, epochs = list(network.response_layers()), evaluate.kept_epochs(folder)
     mantel: dict[str, dict[str, Any]] = {name: {} for name in layers}
@@ -332,10 +322,8 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
     data, config = seed.data, seed.config
     folder, network = seed.folder / "A0", evaluate.rebuild(seed.flat, data)
     apart = np.setdiff1d(data.train, data.val)  # with --train-held-out the training part has both
-    count = min(config.probe_images, len(apart))
-    train = apart[np.sort(stratified(data.labels[apart], count, 5)[0])]
-    size = min(config.probe_test_images or len(data.test_labels), len(data.test_labels))
-    test, val = np.sort(stratified(data.test_labels, size, 5)[0]), data.val[: max(200, count // 4)]
+    train = apart[balanced(data.labels[apart], config.probe_images, 5)]
+    val, test = data.val[: max(200, len(train) // 4)], balanced(data.test_labels, config.probe_test_images, 5)
     labelings: dict[str, np.ndarray] = {}
     for level in seed.levels:
         name = str(int(level.max()) + 1)
@@ -369,11 +357,10 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
         for tap, rows in table.items()
     }
     untrained, first, last = (str(epochs[at]) for at in (0, min(1, len(epochs) - 1), -1))
+    controls = [name for name in labelings if name.startswith(f"{coarse}/")]
     if not groupings:
-        drawn_rows = [rows for name, rows in table[early].items() if name.startswith(f"{coarse}/")]
-        nulls = [[rows[str(epoch)] for rows in drawn_rows] for epoch in epochs]
+        nulls = [[table[early][name][str(epoch)] for name in controls] for epoch in epochs]
     rise = table[early][coarse][first] - table[early][coarse][untrained]
-    random_e90 = [epochs_needed for name, epochs_needed in e90[early].items() if name.startswith(f"{coarse}/")]
     at_start, at_first = nulls[0], nulls[min(1, len(epochs) - 1)]
     risen = np.subtract(at_first, at_start)  # of random groups, the control
     counted = statistics.counted_epochs_to_90(epochs, [[*table[early][coarse].values()], *np.transpose(nulls)])
@@ -381,7 +368,7 @@ def probe_tables(seed: Seed) -> dict[str, Any]:
         "e90_early_coarse": e90[early][coarse],
         "e90_late_classes": e90[late]["classes"],
         "e90_late_coarse": e90[late][coarse],
-        "e90_early_random": float(np.mean(random_e90)),
+        "e90_early_random": float(np.mean([e90[early][name] for name in controls])),
         # of all random groupings; one whose probe does not rise counts as one epoch more than the last
         "e90_early_as_random": float(counted[1:].mean()),
         "e90_early_random_never": float((counted[1:] > epochs[-1]).mean()),

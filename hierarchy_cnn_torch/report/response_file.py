@@ -30,29 +30,23 @@ class ResponseFile:
 
     def append(self, values: np.ndarray) -> None:
         """Adds the rows of a batch, float [B, M]."""
-        values = np.asarray(values, np.float32)
-        if self.row == 0:  # until the scale is known
-            self._waiting.append(values)
-            if sum(map(len, self._waiting)) >= min(SCALE_IMAGES, self.shape[0]):
-                self._start()
-        else:
-            self._write(values)
+        self._waiting.append(np.asarray(values, np.float32))
+        if self.row or sum(map(len, self._waiting)) >= min(SCALE_IMAGES, self.shape[0]):
+            self._write()
 
-    def _start(self) -> None:
+    def _write(self) -> None:
         values = np.concatenate(self._waiting)
         self._waiting = []
-        largest = np.abs(values[:SCALE_IMAGES]).max(0)
-        self.scale = np.where(largest > 0, largest, 1).astype(np.float32)
-        self._write(values)
-
-    def _write(self, values: np.ndarray) -> None:
+        if self.row == 0:
+            largest = np.abs(values[:SCALE_IMAGES]).max(0)
+            self.scale = np.where(largest > 0, largest, 1).astype(np.float32)
         self._map[self.row : self.row + len(values)] = values / self.scale
         self.row += len(values)
 
     def close(self) -> None:
         """Flushes, and writes the scales; raises ValueError where rows are missing."""
         if self._waiting:
-            self._start()
+            self._write()
         if self.row != self.shape[0]:
             raise ValueError(f"{self.path.name}: {self.row} of {self.shape[0]} rows were written")
         self._map.flush()

@@ -19,12 +19,12 @@ Seeds = Sequence[Mapping[str, Any]]
 RECALLED = [("AlexNet, standard", 42.6, 19.6), ("AlexNet, hierarchy-aware", 34.33, 13.02)]
 
 
-def interval(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
-    """Paired mean difference with its 95 % interval over seeds."""
-    mean, low, high = paired_interval([v * scale for v in values])
+def interval(values: Sequence[float]) -> str:
+    """Paired mean difference in points, of fractions, with its 95 % interval over seeds."""
+    mean, low, high = paired_interval([100 * value for value in values])
     if math.isnan(low):
-        return f"{mean:+.{digits}f} (one seed)"
-    return f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        return f"{mean:+.2f} (one seed)"
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def t1(seeds: Seeds) -> list[list[str]]:
@@ -40,14 +40,18 @@ def t1(seeds: Seeds) -> list[list[str]]:
             "mean LCA height",
         ]
     ]
+    measured = [s["T1"]["A0"] for s in seeds]
     for at in range(len(seeds[0]["levels"])):
-
-        def of(key: str, at: int = at) -> list[Any]:
-            return [s["T1"]["A0"]["levels"][at][key] for s in seeds if at < len(s["T1"]["A0"]["levels"])]
-
-        row = ["/".join(dict.fromkeys(str(g) for g in of("groups"))), spread(of("accuracy"), 100)]
-        row += [spread(of("within"), 100), spread(of("expected"), 100), spread(of("lift")), f"{max(of('p')):.4f}"]
-        rows.append([*row, spread([s["T1"]["A0"]["height"] for s in seeds])])
+        level = [of_seed["levels"][at] for of_seed in measured if at < len(of_seed["levels"])]
+        rows.append(
+            [
+                "/".join(dict.fromkeys(str(row["groups"]) for row in level)),
+                *(spread([row[share] for row in level], 100) for share in ("accuracy", "within", "expected")),
+                spread([row["lift"] for row in level]),
+                f"{max(row['p'] for row in level):.4f}",
+                spread([of_seed["height"] for of_seed in measured]),
+            ]
+        )
     return rows
 
 
@@ -84,7 +88,7 @@ def t3(seeds: Seeds) -> list[list[str]]:
 
     def difference(arm: str, other: str) -> str:
         pairs = zip(metric(arm, "test_accuracy"), metric(other, "test_accuracy"), strict=True)
-        return interval([a - b for a, b in pairs if a is not None and b is not None], 100)
+        return interval([a - b for a, b in pairs if a is not None and b is not None])
 
     names = {name for s in seeds for name in s["curves"]["A0"]["metrics"] if name.startswith("group_accuracy/")}
     groups = sorted(int(name.split("/")[1]) for name in names)

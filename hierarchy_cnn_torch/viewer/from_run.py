@@ -38,7 +38,7 @@ def _view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: s
     flat = flat_config(seed_folder)
     saved = npz(seed_folder / "A0" / "predictions.npz")
     names = _names(seed_folder)
-    tree, kind = study_tree(seed_folder, flat, names)
+    tree = study_tree(seed_folder, flat, names)
     distance = similarity.score_distance(saved["val_logits"])
     runs = [("A0", _epochs(seed_folder / "A0", saved, len(names)))]
     if compare and (seed_folder / compare / "DONE").exists():
@@ -61,8 +61,8 @@ def _view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: s
     accuracy = float((probabilities.argmax(1) == saved["test_labels"]).mean())
     about = (
         f"{flat.dataset}, {flat.preset} network, seed {flat.seed}, {flat.epochs} epochs, top-1 accuracy "
-        f"{100 * accuracy:.2f} %. Tree: {kind}. Epoch 'end' is measured on the whole test set, the epochs before it on "
-        f"the images of the learning curve."
+        f"{100 * accuracy:.2f} %. Tree: {flat.tree}. Epoch 'end' is measured on the whole test set, the epochs before "
+        f"it on the images of the learning curve."
     )
     return View(title or f"{flat.dataset}, seed {flat.seed}", names, tree, distance, runs, layers, samples, about)
 

@@ -10,6 +10,7 @@ videos per neglected class; larger classes fit their clusters on a seeded sample
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,24 +43,17 @@ class Index:
 
 def build_index(paths: Sequence[Path], neglected: Sequence[int], classes: int) -> Index:
     """One pass over all files: positions of the records, and which videos are positive for a neglected class."""
-    files, offsets, count = [], [], 0
+    files, offsets = array("i"), array("q")  # a list would take 5 times the memory
     members: dict[int, list[int]] = {label: [] for label in neglected}
     for number, path in enumerate(paths):
-        here = []
         for record, (offset, payload) in enumerate(tfrecord.records(path)):
             _, labels = decode(payload, path, record, classes)
             for label in set(labels.tolist()) & members.keys():
-                members[label].append(count)
-            here.append(offset)
-            count += 1
-        offsets.append(np.array(here, np.int64))
-        files.append(np.full(len(here), number, np.int32))
-    return Index(
-        list(paths),
-        np.concatenate(files),
-        np.concatenate(offsets),
-        {label: np.array(own, np.int64) for label, own in members.items()},
-    )
+                members[label].append(len(files))
+            files.append(number)
+            offsets.append(offset)
+    videos = {label: np.array(own, np.int64) for label, own in members.items()}
+    return Index(list(paths), np.array(files), np.array(offsets), videos)
 
 
 def unit(features: np.ndarray) -> np.ndarray:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
-import queue
+import itertools
 import sys
-import threading
+from collections import deque
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,22 +38,21 @@ def shards(pattern: str, flag: str) -> list[Path]:
       UserError: no file matches, or all that match are empty.
     """
     pattern = pattern.replace("\\", "/")  # DEVIATION SDN-Y01: the released defaults hold Windows separators
-    for root in ("", f"{REPO_ROOT}/"):
-        names = sorted(glob.glob(pattern if Path(pattern).is_absolute() else root + pattern.removeprefix("./")))
-        if names:
-            paths = [Path(name) for name in names]
-            empty = [path for path in paths if not path.stat().st_size]
-            if len(empty) == len(paths):
-                raise UserError(
-                    f"--{flag} {pattern}: no records, all matching files ({len(paths)}) are empty; fetch them again"
-                )
-            if empty:
-                print(
-                    f"warning: --{flag}: {len(empty)} of {len(paths)} files are empty, the first is {shown(empty[0])}",
-                    file=sys.stderr,
-                )
-            return paths
-    raise UserError(f"--{flag} {pattern}: no file matches (YouTube-8M, video level: research.google.com/youtube8m)")
+    names = sorted(glob.glob(pattern)) or sorted(glob.glob(str(REPO_ROOT / pattern)))
+    if not names:
+        raise UserError(f"--{flag} {pattern}: no file matches (YouTube-8M, video level: research.google.com/youtube8m)")
+    paths = [Path(name) for name in names]
+    empty = [path for path in paths if not path.stat().st_size]
+    if len(empty) == len(paths):
+        raise UserError(
+            f"--{flag} {pattern}: no records, all matching files ({len(paths)}) are empty; fetch them again"
+        )
+    if empty:
+        print(
+            f"warning: --{flag}: {len(empty)} of {len(paths)} files are empty, the first is {shown(empty[0])}",
+            file=sys.stderr,
+        )
+    return paths
 
 
 def decode(payload: bytes, path: Path, record: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -125,56 +125,25 @@ def batches(
     """
 
     def decoded() -> Generator[Videos, None, None]:
-        features, labels, count = [], [], 0
-        for payload, path, number in payloads(paths, seed, epoch, shuffle, buffer):
-            count += 1
-            if count <= skip * size:
-                continue
-            vector, own = decode(payload, path, number, classes)
-            features.append(vector)
-            labels.append(own)
-            if len(features) == size:
-                yield Videos(np.stack(features), labels)
-                features, labels = [], []
-        if features:
-            yield Videos(np.stack(features), labels)
+        items = itertools.islice(payloads(paths, seed, epoch, shuffle, buffer), skip * size, None)
+        videos = (decode(*item, classes) for item in items)
+        while batch := list(itertools.islice(videos, size)):
+            features, labels = zip(*batch, strict=True)
+            yield Videos(np.stack(features), list(labels))
 
     return _in_background(decoded(), ahead) if ahead else decoded()
 
 
 def _in_background(source: Iterator[Videos], ahead: int) -> Generator[Videos, None, None]:
     """Runs an iterator in a thread that stays at most `ahead` items in front; its errors come out here."""
-    box: queue.Queue[Videos | BaseException | None] = queue.Queue(ahead)
-    closed = threading.Event()
-
-    def put(item: Videos | BaseException | None) -> bool:
-        while not closed.is_set():
-            try:
-                box.put(item, timeout=0.2)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for item in source:
-                if not put(item):
-                    return
-            put(None)
-        except BaseException as error:  # noqa: B902 - handed to the consumer
-            put(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(1)  # one thread, so that the items keep their order
     try:
-        while (item := box.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        waiting = deque(pool.submit(next, source, None) for _ in range(ahead))
+        while (videos := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(next, source, None))
+            yield videos
     finally:
-        closed.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)
 
 
 def indicator(labels: list[np.ndarray], outputs: int) -> np.ndarray:

@@ -20,6 +20,11 @@ class Metrics:
     Attributes:
       classes: C.
       top_k: size of the retrieval set of a video.
+      videos: number of videos.
+      hits: videos whose best class is one of their labels.
+      precision: sum over the videos of the precision at as many classes as they have labels.
+      positives: labels of each class, float64 [C].
+      retrieved: of each batch the classes that its videos retrieve, their scores, and whether they are labels.
     """
 
     classes: int
@@ -27,10 +32,8 @@ class Metrics:
     videos: int = 0
     hits: float = 0.0
     precision: float = 0.0
-    positives: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    scores: list[np.ndarray] = field(default_factory=list)
-    names: list[np.ndarray] = field(default_factory=list)
-    right: list[np.ndarray] = field(default_factory=list)
+    positives: np.ndarray = field(default_factory=lambda: np.zeros(()))  # then [C]
+    retrieved: list[tuple[np.ndarray, ...]] = field(default_factory=list)
 
     def add(self, scores: np.ndarray, indicator: np.ndarray) -> None:
         """Adds one batch.
@@ -50,19 +53,18 @@ class Metrics:
         inside = np.arange(order.shape[1])[None, :] < wanted[:, None]
         hits = (ranked & inside & (scores[rows, order] > 0)).sum(1)
         self.precision += float((hits / np.maximum(wanted, 1)).sum())
-        self.positives = (self.positives if len(self.positives) else np.zeros(self.classes)) + labels.sum(0)
+        self.positives = self.positives + labels.sum(0)
         top = order[:, : self.top_k]
         # Class by class within a batch, videos in order: the order in which the original collects the pairs.
         pairs = np.argsort(top.ravel(), kind="stable")
-        self.names.append(top.ravel()[pairs].astype(np.int32))
-        self.scores.append(scores[rows, top].ravel()[pairs])
-        self.right.append(labels[rows, top].ravel()[pairs])
+        columns = (top.astype(np.int32), scores[rows, top], labels[rows, top])
+        self.retrieved.append(tuple(column.ravel()[pairs] for column in columns))
 
     def result(self) -> dict[str, float]:
         """The four metrics, fractions in [0, 1]; nan without videos."""
         if not self.videos:
             return dict.fromkeys(("hit_at_1", "perr", "map", "gap"), float("nan"))
-        names, scores, right = (np.concatenate(part) for part in (self.names, self.scores, self.right))
+        names, scores, right = (np.concatenate(parts) for parts in zip(*self.retrieved, strict=True))
         order = np.argsort(names, kind="stable")
         bounds = np.searchsorted(names[order], np.arange(self.classes + 1))
         labelled = np.flatnonzero(self.positives)

@@ -1,9 +1,7 @@
 """TFRecord files of `tf.train.Example`, read and written without TensorFlow, with both checksums.
 
 A record is: uint64 length, uint32 masked CRC-32C of these 8 bytes, payload, uint32 masked CRC-32C of the payload, all
-little endian. The payload is a protobuf: Example.1 = Features, Features.1 = map entries (1 key, 2 Feature),
-Feature.1/2/3 = bytes/float/int64 list, values in field 1, packed or not. Source: TensorFlow's
-lib/io/record_writer.h and example.proto.
+little endian. Source: TensorFlow's lib/io/record_writer.h and example.proto.
 """
 
 from __future__ import annotations
@@ -14,6 +12,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf.message import DecodeError
 
 from reproduction.runtime.run_folder import UserError, shown
 
@@ -45,10 +45,8 @@ def crc32c(data: bytes) -> int:
     """
     tables, state = _tables(), 0xFFFFFFFF
     values = np.frombuffer(data, np.uint8)
-    at = 0
-    while at < len(values):
+    for at in range(0, len(values), _BLOCK):
         block = values[at : at + _BLOCK].copy()
-        at += len(block)
         if len(block) < 4:  # too short to hold the running value
             for byte in block.tolist():
                 state = (state >> 8) ^ int(tables[0, (state ^ byte) & 0xFF])
@@ -64,13 +62,12 @@ def masked_crc(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def records(path: Path, start: int = 0, check: bool = True) -> Iterator[tuple[int, bytes]]:
+def records(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
     """The payloads of a file, one at a time.
 
     Args:
       path: the file.
       start: byte offset of the first record wanted.
-      check: verify the payload's checksum too.
     Yields:
       (byte offset of the record, payload).
     Raises:
@@ -99,7 +96,7 @@ def records(path: Path, start: int = 0, check: bool = True) -> Iterator[tuple[in
             body = file.read(length + 4)
             if len(body) < length + 4:
                 raise bad("truncated")
-            if check and masked_crc(body[:-4]) != struct.unpack("<I", body[-4:])[0]:
+            if masked_crc(body[:-4]) != struct.unpack("<I", body[-4:])[0]:
                 raise bad("checksum of the content does not match")
             yield at, body[:-4]
             at += 16 + length
@@ -122,59 +119,33 @@ def frame(payload: bytes) -> bytes:
     return head + struct.pack("<I", masked_crc(head)) + payload + struct.pack("<I", masked_crc(payload))
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]  # IndexError past the end
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("number of more than 64 bits")
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int, bytes | int]]:
-    """(field number, wire type, value) of one message."""
-    at = 0
-    while at < len(data):
-        tag, at = _varint(data, at)
-        wire = tag & 7
-        value: bytes | int
-        if wire == 0:
-            value, at = _varint(data, at)
-        else:
-            size, at = _varint(data, at) if wire == 2 else ({1: 8, 5: 4}[wire], at)
-            value, at = data[at : at + size], at + size
-            if at > len(data):
-                raise ValueError("field longer than its message")
-        yield tag >> 3, wire, value
-
-
-def _message(value: bytes | int) -> bytes:
-    if isinstance(value, int):
-        raise ValueError("number where a message belongs")
-    return value
-
-
-def _list(kind: int, data: bytes) -> Value:
-    """Values of a bytes (1), float (2) or int64 (3) list."""
-    values = [(wire, value) for number, wire, value in _fields(data) if number == 1]
-    if kind == 1:
-        return [_message(value) for _, value in values]
-    if kind == 2:
-        return np.concatenate([np.frombuffer(_message(value), "<f4") for _, value in values] or [np.empty(0, "<f4")])
-    numbers: list[int] = []
-    for _, value in values:
-        if isinstance(value, int):
-            numbers.append(value)
-            continue
-        at = 0
-        while at < len(value):
-            number, at = _varint(value, at)
-            numbers.append(number)
-    return np.array(numbers, np.uint64).astype(np.int64)
+# TensorFlow's example.proto, which only TensorFlow installs; there `feature` is a map, and this is how a map is stored
+_SCHEMA = """
+name: "example.proto" package: "yt8m" syntax: "proto3"
+message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "FloatList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
+message_type { name: "Int64List" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_INT64 } }
+message_type {
+  name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 type: TYPE_MESSAGE type_name: ".yt8m.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type: TYPE_MESSAGE type_name: ".yt8m.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type: TYPE_MESSAGE type_name: ".yt8m.Int64List" oneof_index: 0 }
+}
+message_type {
+  name: "Entry"
+  field { name: "key" number: 1 type: TYPE_STRING }
+  field { name: "value" number: 2 type: TYPE_MESSAGE type_name: ".yt8m.Feature" }
+}
+message_type {
+  name: "Features"
+  field { name: "feature" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".yt8m.Entry" }
+}
+message_type { name: "Example" field { name: "features" number: 1 type: TYPE_MESSAGE type_name: ".yt8m.Features" } }
+"""
+_POOL = descriptor_pool.DescriptorPool()
+_POOL.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
+_Example = message_factory.GetMessageClass(_POOL.FindMessageTypeByName("yt8m.Example"))
+_NUMBERS = {"float_list": np.float32, "int64_list": np.int64}
 
 
 def parse_example(payload: bytes) -> dict[str, Value]:
@@ -184,43 +155,28 @@ def parse_example(payload: bytes) -> dict[str, Value]:
       ValueError: no such message.
     """
     try:
-        out: dict[str, Value] = {}
-        for number, _, features in _fields(payload):
-            for inner, _, entry in _fields(_message(features)) if number == 1 else ():
-                if inner != 1:
-                    continue
-                parts = {n: _message(v) for n, _, v in _fields(_message(entry))}
-                for kind, _, data in _fields(parts.get(2, b"")):
-                    if kind in (1, 2, 3):
-                        out[parts[1].decode()] = _list(kind, _message(data))
-        return out
-    except (IndexError, KeyError, UnicodeDecodeError, OverflowError) as error:
-        raise ValueError(f"not a tf.train.Example ({type(error).__name__})") from None
-
-
-def _number(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _field(number: int, data: bytes) -> bytes:
-    return _number(number << 3 | 2) + _number(len(data)) + data
+        example = _Example.FromString(payload)
+    except DecodeError:
+        raise ValueError("not a tf.train.Example") from None
+    features: dict[str, Value] = {}
+    for entry in example.features.feature:
+        kind = entry.value.WhichOneof("kind")
+        if kind == "bytes_list":
+            features[entry.key] = list(entry.value.bytes_list.value)
+        elif kind:
+            features[entry.key] = np.array(getattr(entry.value, kind).value, _NUMBERS[kind])
+    return features
 
 
 def build_example(features: Mapping[str, Value]) -> bytes:
     """Serializes a `tf.train.Example` as TensorFlow packs it: float arrays as float lists, integers as int64 lists."""
-    entries = []
+    example = _Example()
     for key, value in sorted(features.items()):
         if isinstance(value, list):
-            data = _field(1, b"".join(_field(1, item) for item in value))
-        elif value.dtype.kind == "f":
-            data = _field(2, _field(1, value.astype("<f4").tobytes()))
+            kind = "bytes_list"
         else:
-            numbers = b"".join(_number(int(item) & 0xFFFFFFFFFFFFFFFF) for item in value)
-            data = _field(3, _field(1, numbers))
-        entries.append(_field(1, _field(1, key.encode()) + _field(2, data)))
-    return _field(1, b"".join(entries))
+            kind = "float_list" if value.dtype.kind == "f" else "int64_list"
+        values = getattr(example.features.feature.add(key=key).value, kind)
+        values.SetInParent()  # so that an empty list has a kind too
+        values.value.extend(value)
+    return example.SerializeToString()

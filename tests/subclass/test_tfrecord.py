@@ -21,6 +21,11 @@ def slow_crc32c(data):
     return crc ^ 0xFFFFFFFF
 
 
+def field(number, data):
+    """A field of a protobuf message: its number with wire type 2, its length, its bytes."""
+    return bytes([number << 3 | 2, len(data)]) + data
+
+
 def test_published_crc_values():
     assert tfrecord.crc32c(b"123456789") == 0xE3069283
     assert tfrecord.crc32c(bytes(32)) == 0x8A9136AA  # RFC 3720
@@ -58,9 +63,9 @@ def test_unpacked_lists_and_unknown_fields():
     numbers = b"\x08\x05\x08\xac\x02"  # field 1, varint, 5 and 300
     entries = b""
     for key, kind, data in ((b"f", 2, floats), (b"n", 3, numbers)):
-        feature = tfrecord._field(kind, data)
-        entries += tfrecord._field(1, tfrecord._field(1, key) + tfrecord._field(2, feature))
-    payload = tfrecord._field(1, entries) + tfrecord._field(9, b"later versions")
+        feature = field(kind, data)
+        entries += field(1, field(1, key) + field(2, feature))
+    payload = field(1, entries) + field(9, b"later versions")
     example = tfrecord.parse_example(payload)
     assert example["f"].tolist() == [1.5, -2.0] and example["n"].tolist() == [5, 300]
 
