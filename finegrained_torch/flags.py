@@ -134,6 +134,11 @@ class Config(CommonConfig):
     print_config: bool
     argv: list[str]
 
+    @property
+    def test_batch(self) -> int:
+        """Images at a time where nothing is trained."""
+        return self.eval_batch or self.batch_size
+
 
 @dataclass(frozen=True, kw_only=True)
 class MainConfig(Config):

@@ -78,12 +78,9 @@ class Pipeline:
 
     def _run(self, stage: str, **changes: Any) -> None:
         from finegrained_torch.training import stages
-        from finegrained_torch.training.setting import Setting
-        from reproduction.runtime import torch_runtime
 
         if self._setting is None:
-            torch_runtime.start(self._config.seed, self._config.threads, amp=flags.AMP[self._config.precision])
-            self._setting = Setting(self._config)
+            self._setting = stages.open_setting(self._config)
         self._setting.config = dataclasses.replace(self._config, **changes)
         stages.run_stage(self._setting, stage)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,9 @@ from reproduction.runtime.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from finegrained_torch.data.images import Data
+    from finegrained_torch.method.clustering import Clustering
 
 _CERTAIN, _UNCERTAIN, _RED, _GREY = "#c9a0b4", "#0797a8", "#c0392b", "#b8bec6"
 _TEN = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
@@ -30,8 +32,7 @@ def colour(index: int) -> str:
 
 def _scatter(axis: Axes, points: np.ndarray, colours: Any, size: float) -> None:
     axis.scatter(points[:, 0], points[:, 1], s=size, c=colours, linewidths=0)
-    axis.set_xticks([])
-    axis.set_yticks([])
+    axis.set(xticks=[], yticks=[])
     axis.set_aspect("equal", "datalim")
 
 
@@ -40,11 +41,11 @@ def _dots(count: int) -> float:
     return float(np.clip(16000 / max(count, 1), 0.6, 14))
 
 
-def _legend(axis: Axes, entries: Sequence[tuple[str, str]], title: str = "") -> None:
+def _legend(axis: Axes, entries: Sequence[tuple[str, str]]) -> None:
     from matplotlib.lines import Line2D
 
     marks = [Line2D([], [], marker="o", linestyle="", color=shade, label=text) for text, shade in entries]
-    axis.legend(handles=marks, title=title or None, fontsize=7, title_fontsize=8, loc="best", framealpha=0.8)
+    axis.legend(handles=marks, fontsize=7, loc="best", framealpha=0.8)
 
 
 def _by_certainty(axis: Axes, points: np.ndarray, certain: np.ndarray, size: float) -> None:
@@ -124,8 +125,7 @@ def joint_map(path: Path, points: np.ndarray, coarse: np.ndarray, certain: np.nd
 
 def _image(axis: Axes, image: np.ndarray, frame: str | None = None) -> None:
     axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
-    axis.set_xticks([])
-    axis.set_yticks([])
+    axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_visible(frame is not None)
         if frame is not None:
@@ -133,10 +133,10 @@ def _image(axis: Axes, image: np.ndarray, frame: str | None = None) -> None:
             spine.set_linewidth(2)
 
 
-def mix(fine: np.ndarray, names: Sequence[str], most: int = 3) -> str:
-    """The commonest true subclasses of a cluster in words: "7 81 %, 9 17 %"."""
+def mix(fine: np.ndarray, names: Sequence[str]) -> str:
+    """The three commonest true subclasses of a cluster in words: "7 81 %, 9 17 %"."""
     kinds, counts = np.unique(fine[fine >= 0], return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:most]
+    order = np.argsort(-counts, kind="stable")[:3]
     return "\n".join(f"{names[kinds[at]]} {100 * counts[at] / counts.sum():.0f} %" for at in order)
 
 
@@ -330,62 +330,43 @@ def lr_curves(path: Path, found: Sequence[tuple[str, Mapping[str, Any]]]) -> Non
     save_figure(figure, path)
 
 
-@dataclass(frozen=True)
-class Images:
-    """Training images in file order.
-
-    Attributes:
-      images: uint8 [N, H, W, C].
-      coarse: int64 [N].
-      fine: int64 [N], None if no subclasses are known.
-      coarse_names: of the coarse classes.
-      fine_names: of the subclasses.
-    """
-
-    images: np.ndarray
-    coarse: np.ndarray
-    fine: np.ndarray | None
-    coarse_names: Sequence[str]
-    fine_names: Sequence[str]
-
-
 def plot_clusters(
-    folder: Path, clustering: Mapping[str, np.ndarray], data: Images, maps: Mapping[int, np.ndarray]
+    folder: Path, clustering: Clustering, data: Data, maps: Mapping[int, np.ndarray]
 ) -> list[dict[str, str]]:
     """Draws maps, example grids and the contingency heat map of a clustering.
 
     Args:
       folder: where the files go.
-      clustering: pseudo, strength [N] and parent [S] of a Clustering.
-      data: the training images.
-      maps: of `cluster_files.make_maps`; empty leaves the maps out.
+      clustering: of the training images.
+      data: with the training images.
+      maps: of `cluster_files.make_maps`.
     Returns:
       The plots that were drawn, as artefacts of the stage's record.
     """
-    pseudo, certain, out = clustering["pseudo"], clustering["pseudo"] >= 0, []
-    classes = np.unique(data.coarse).tolist()
-    for label in classes if maps else ():
-        own, name = np.flatnonzero(data.coarse == label), data.coarse_names[label]
-        fine = None if data.fine is None else data.fine[own]
+    coarse, fine_of_all = data.train.coarse, data.train.fine if data.num_sub_labels else None
+    pseudo, certain, out = clustering.pseudo, clustering.pseudo >= 0, []
+    classes = np.unique(coarse).tolist()
+    for label in classes:
+        own, name = np.flatnonzero(coarse == label), data.coarse_names[label]
+        fine = None if fine_of_all is None else fine_of_all[own]
         file = f"map_class{label}.png"
         class_map(folder / file, maps[label], pseudo[own], certain[own], fine, name, data.fine_names)
         panels = "clusters, uncertain images" + ("" if fine is None else ", true subclasses")
         out.append({"kind": "image", "path": file, "title": f"2-D UMAP of {name}: {panels}"})
-    if maps:
-        rows = joint_rows(len(pseudo))
-        joint_map(folder / "map_joint.png", maps[JOINT], data.coarse[rows], certain[rows], data.coarse_names)
-        out.append({"kind": "image", "path": "map_joint.png", "title": "2-D UMAP of all classes together"})
+    rows = joint_rows(len(pseudo))
+    joint_map(folder / "map_joint.png", maps[JOINT], coarse[rows], certain[rows], data.coarse_names)
+    out.append({"kind": "image", "path": "map_joint.png", "title": "2-D UMAP of all classes together"})
     for label in classes:
-        own, name = np.flatnonzero(data.coarse == label), data.coarse_names[label]
+        own, name = np.flatnonzero(coarse == label), data.coarse_names[label]
         if not certain[own].any():
             continue
-        file, strength = f"clusters_class{label}.png", clustering["strength"][own]
-        fine = None if data.fine is None else data.fine[own]
-        cluster_grid(folder / file, data.images[own], pseudo[own], strength, fine, name, data.fine_names)
+        file, strength = f"clusters_class{label}.png", clustering.strength[own]
+        fine = None if fine_of_all is None else fine_of_all[own]
+        cluster_grid(folder / file, data.train.images[own], pseudo[own], strength, fine, name, data.fine_names)
         out.append({"kind": "image", "path": file, "title": f"{name}: examples of each cluster"})
-    if data.fine is not None and certain.any():
-        table, clusters, kinds = agreement.contingency(pseudo[certain], data.fine[certain])
-        parent = [int(clustering["parent"][cluster]) for cluster in clusters]
+    if fine_of_all is not None and certain.any():
+        table, clusters, kinds = agreement.contingency(pseudo[certain], fine_of_all[certain])
+        parent = [int(clustering.parent[cluster]) for cluster in clusters]
         names = [data.fine_names[kind] for kind in kinds.tolist()]
         contingency(folder / "contingency.png", table, clusters.tolist(), parent, names)
         title = "Clusters against true subclasses, certain training images"

@@ -244,10 +244,9 @@ class Items(Dataset):
         self.images, self.fine, self.coarse = images, fine, coarse
 
     @classmethod
-    def of(cls, split: Split, fine: np.ndarray | None = None) -> Items:
-        """The items of a split; with `fine` instead of the known subclasses."""
-        labels = split.fine if fine is None else fine
-        return cls(planes(split.images), torch.from_numpy(labels), torch.from_numpy(split.coarse))
+    def of(cls, split: Split) -> Items:
+        """The items of a split, with the known subclasses."""
+        return cls(planes(split.images), torch.from_numpy(split.fine), torch.from_numpy(split.coarse))
 
     def to(self, device: torch.device) -> Items:
         """The items on a device, from where batches are taken without a copy to it."""

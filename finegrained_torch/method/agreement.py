@@ -112,20 +112,18 @@ def between_seeds(labels: Sequence[np.ndarray], coarse: np.ndarray) -> dict[int,
     return means
 
 
-def contingency_csv(
-    pseudo: np.ndarray, fine: np.ndarray, parent: Sequence[int], fine_names: Sequence[str] | None = None
-) -> str:
+def contingency_csv(pseudo: np.ndarray, fine: np.ndarray, parent: Sequence[int], fine_names: Sequence[str]) -> str:
     """The contingency table of all classes as CSV: cluster, its coarse class, then one column per subclass.
 
     Args:
       pseudo: int64 [N], -1 is left out.
       fine: int64 [N], -1 is left out.
       parent: coarse class of each pseudo-label.
-      fine_names: of the subclasses; None takes their numbers.
+      fine_names: of the subclasses.
     """
     used = (pseudo >= 0) & (fine >= 0)
     table, clusters, kinds = contingency(pseudo[used], fine[used])
-    names = [str(kind) if fine_names is None else fine_names[kind] for kind in kinds.tolist()]
+    names = [fine_names[kind] for kind in kinds.tolist()]
     lines = [[cluster, parent[cluster], *row] for cluster, row in zip(clusters.tolist(), table.tolist(), strict=True)]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([["cluster", "coarse", *names], *lines])

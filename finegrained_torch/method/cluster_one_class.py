@@ -26,7 +26,7 @@ from reproduction.runtime.hidden import hidden
 
 _COMPILED = ("umap", "pynndescent")  # numba stores their compiled functions
 # Below this many points neither a neighbourhood graph nor its spectral layout makes sense.
-_FEW_POINTS = 12
+FEW_POINTS = 12
 _WORKING_MIB = 128  # of scikit-learn's silhouette
 _UMAP_FAILURES = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, np.linalg.LinAlgError)
 
@@ -50,6 +50,10 @@ class Settings:
     min_cluster_size: int = 100
     seed: int = 42
     reducer: str = "umap"
+
+    def width(self, dims: int) -> int:
+        """Returns how many numbers of a point HDBSCAN sees, for features of `dims` numbers."""
+        return self.components if self.reducer == "umap" else dims
 
 
 @dataclass
@@ -250,8 +254,8 @@ def fit_class(points: np.ndarray, settings: Settings, report: Callable[[str], No
     Source: authors' pipeline.py. Deviations: FGL-D16, FGL-D17.
     """
     count = len(points)
-    blank = np.zeros((count, settings.components if settings.reducer == "umap" else points.shape[1]), np.float32)
-    if count < _FEW_POINTS:
+    blank = np.zeros((count, settings.width(points.shape[1])), np.float32)
+    if count < FEW_POINTS:
         return _one_cluster(blank, f"{count} points are too few to embed", [])
     if (points == points[0]).all():
         return _one_cluster(blank, "all points are equal", [])

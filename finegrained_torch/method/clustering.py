@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,9 +23,6 @@ class ClassRows(NamedTuple):
     label: int
     rows: np.ndarray
     new_rows: np.ndarray
-
-
-ClusterAll = Callable[[Sequence[ClassRows], Settings], Mapping[int, Mapping[str, np.ndarray]]]
 
 
 @dataclass
@@ -74,8 +71,27 @@ def compact(raw: np.ndarray) -> tuple[np.ndarray, int]:
     return local.astype(np.int64), len(kinds)
 
 
-def check_input(features: np.ndarray, coarse_labels: np.ndarray, certain: np.ndarray, settings: Settings) -> None:
-    """Raises ValueError for what `cluster_classes` cannot cluster."""
+def split_classes(
+    features: np.ndarray,
+    coarse_labels: np.ndarray,
+    certain: np.ndarray,
+    settings: Settings,
+    new_coarse: np.ndarray,
+) -> list[ClassRows]:
+    """Finds the images of each coarse class, and checks that they can be clustered.
+
+    Args:
+      features: float32 [N, D], an array or a memory map.
+      coarse_labels: int64 [N].
+      certain: bool [N].
+      settings: of UMAP and HDBSCAN.
+      new_coarse: int64 [M], coarse labels of images to assign to the clusters afterwards.
+    Returns:
+      All coarse classes in visiting order, also those without a certain image.
+    Raises:
+      ValueError: shapes that do not fit, settings out of range, or features that are not finite or all equal.
+    """
+    coarse_labels, certain, new_coarse = np.asarray(coarse_labels), np.asarray(certain, bool), np.asarray(new_coarse)
     if features.ndim != 2 or len(features) == 0 or not len(features) == len(coarse_labels) == len(certain):
         raise ValueError(
             f"features {features.shape}, coarse labels {coarse_labels.shape}, certain {certain.shape}: "
@@ -97,6 +113,10 @@ def check_input(features: np.ndarray, coarse_labels: np.ndarray, certain: np.nda
         alike = alike and bool((piece == features[0]).all())
     if alike and len(features) > 1:
         raise ValueError("the features of all images are equal; run --stage features --overwrite")
+    return [
+        ClassRows(label, np.flatnonzero((coarse_labels == label) & certain), np.flatnonzero(new_coarse == label))
+        for label in visiting_order(coarse_labels)
+    ]
 
 
 def cluster_classes(
@@ -104,14 +124,8 @@ def cluster_classes(
     coarse_labels: np.ndarray,
     certain: np.ndarray,
     *,
-    neighbors: int = 30,
-    min_dist: float = 0.0,
-    components: int = 4,
-    min_cluster_size: int = 100,
-    seed: int = 42,
-    reducer: str = "umap",
     new: tuple[np.ndarray, np.ndarray] | None = None,
-    cluster_all: ClusterAll | None = None,
+    **settings: Any,
 ) -> Clustering:
     """Clusters the certain images of every coarse class by UMAP and HDBSCAN, and numbers all clusters.
 
@@ -119,38 +133,23 @@ def cluster_classes(
       features: float32 [N, D], an array or a memory map.
       coarse_labels: int64 [N].
       certain: bool [N].
-      neighbors: see `cluster_one_class.Settings`, as the next five.
-      min_dist: of UMAP.
-      components: of UMAP.
-      min_cluster_size: of HDBSCAN.
-      seed: of UMAP.
-      reducer: "umap" or "none".
       new: (float32 [M, D], int64 [M] coarse labels) of images to assign to the clusters afterwards.
-      cluster_all: clusters classes that have certain images, and returns label -> `cluster_arrays` of the class;
-        None: one after the other in this process.
+      **settings: of `cluster_one_class.Settings`, such as min_cluster_size; what is left out is the release's.
     Returns:
       The pseudo-labels. A class without certain images has none, and its warnings say so.
     Raises:
-      ValueError: shapes that do not fit, or values that are not finite.
+      ValueError: as `split_classes`.
     Source: authors' pipeline.py. Deviations: FGL-D14, FGL-D15, FGL-D16, FGL-D17.
     """
-    settings = Settings(neighbors, min_dist, components, min_cluster_size, seed, reducer)
-    coarse_labels, certain = np.asarray(coarse_labels, np.int64), np.asarray(certain, bool)
-    check_input(features, coarse_labels, certain, settings)
+    chosen = Settings(**settings)
     new_features, new_coarse = new if new is not None else (features[:0], np.empty(0, np.int64))
-    classes = [
-        ClassRows(c, np.flatnonzero((coarse_labels == c) & certain), np.flatnonzero(np.asarray(new_coarse) == c))
-        for c in visiting_order(coarse_labels)
-    ]
-    populated = [one for one in classes if len(one.rows)]
-    if cluster_all is not None:
-        clusters = cluster_all(populated, settings)
-    else:
-        clusters = {
-            one.label: cluster_arrays(features[one.rows], settings, new_features[one.new_rows]) for one in populated
-        }
-    width = components if reducer == "umap" else features.shape[1]
-    return number_clusters(clusters, classes, len(features), len(new_coarse), width)
+    classes = split_classes(features, coarse_labels, certain, chosen, new_coarse)
+    clusters = {
+        one.label: cluster_arrays(features[one.rows], chosen, new_features[one.new_rows])
+        for one in classes
+        if len(one.rows)
+    }
+    return number_clusters(clusters, classes, len(features), len(new_coarse), chosen.width(features.shape[1]))
 
 
 def number_clusters(

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from finegrained_torch.method.cluster_one_class import Settings, reduce
+from finegrained_torch.method.cluster_one_class import FEW_POINTS, Settings, reduce
 
 JOINT = -1  # the map of all classes
 JOINT_IMAGES = 20_000  # more would take as much memory as the clustering of all classes, and show no more
-_FEW_POINTS = 12
 
 
 def joint_rows(count: int) -> np.ndarray:
@@ -33,6 +32,6 @@ def map_points(points: np.ndarray, settings: Settings) -> np.ndarray:
       float32 [n, 2]; zeros if there is too little to lay out.
     """
     points = np.ascontiguousarray(points, np.float32)
-    if len(points) < _FEW_POINTS or (points == points[0]).all():
+    if len(points) < FEW_POINTS or (points == points[0]).all():
         return np.zeros((len(points), 2), np.float32)
     return reduce(points, settings)[0]

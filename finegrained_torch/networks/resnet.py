@@ -1,7 +1,7 @@
 """ResNet-18 with torchvision's parameter names, the network of the authors' main.py, and two small ones of ours.
 
 Every network has `embed(x)` (what the head sees), `fc` (the head, replaced by heads.py), `avgpool` (whose output are
-the features of step 1b) and `feature_dim` (width of that output).
+the features of step 1b), `feature_dim` (width of that output) and `embed_dim` (width of `embed`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.fx.experimental.optimization import fuse
 from torch.utils.mkldnn import to_mkldnn
 
 import datasets
@@ -34,10 +33,10 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, gelu: bool):
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1: nn.Module = nn.BatchNorm2d(outputs)
+        self.bn1 = nn.BatchNorm2d(outputs)
         self.activation = nn.GELU() if gelu else nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2: nn.Module = nn.BatchNorm2d(outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -66,9 +65,9 @@ class ResNet18(nn.Module):
             more accuracy in it.
         """
         super().__init__()
-        self.feature_dim = 8 * width
+        self.feature_dim = self.embed_dim = 8 * width
         self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
-        self.bn1: nn.Module = nn.BatchNorm2d(width)
+        self.bn1 = nn.BatchNorm2d(width)
         self.activation = nn.GELU() if ours else nn.ReLU(inplace=True)
         self.maxpool: nn.Module = nn.MaxPool2d(3, 2, 1) if ours or not small_images else nn.Identity()
         widths = (width, width, 2 * width, 4 * width, 8 * width)
@@ -83,11 +82,6 @@ class ResNet18(nn.Module):
         if small_images:  # replaced after that by the authors, so torch's default applies: std 0.11 instead of 0.06
             self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.fc: nn.Module = nn.Linear(self.feature_dim, outputs)  # last: the backbone does not depend on `outputs`
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of `embed`."""
-        return self.feature_dim
 
     def embed(self, x: Tensor) -> Tensor:
         """Features of images, float32 [B, 3, H, W] -> [B, 8 * width]."""
@@ -132,7 +126,7 @@ class SharedLinear(nn.Linear):
 class Legacy(nn.Module):
     """The network of the authors' main.py: an unmodified ResNet-18 with 1,000 outputs, then 512, ReLU, S + C."""
 
-    feature_dim = 512
+    feature_dim, embed_dim = 512, LEGACY_WIDTH
 
     def __init__(self, outputs: int, before: int = 0, after: int = 0):
         super().__init__()
@@ -145,11 +139,6 @@ class Legacy(nn.Module):
         """The layer whose output are the features."""
         return self.resnet.avgpool
 
-    @property
-    def embed_dim(self) -> int:
-        """Width of `embed`."""
-        return LEGACY_WIDTH
-
     def embed(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, 512]."""
         return torch.relu(self.hidden(self.resnet(x)))
@@ -161,7 +150,7 @@ class Legacy(nn.Module):
 class Small(nn.Module):
     """Three 3x3 convolutions of 32, 64 and 128 channels, each with batch norm, ReLU and max-pool: minutes on a CPU."""
 
-    feature_dim = 128
+    feature_dim = embed_dim = 128
 
     def __init__(self, outputs: int):
         super().__init__()
@@ -172,11 +161,6 @@ class Small(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc: nn.Module = nn.Linear(self.feature_dim, outputs)
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of `embed`."""
-        return self.feature_dim
 
     def embed(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, 128]."""
@@ -271,25 +255,13 @@ def inference_copy(network: nn.Module) -> nn.Module:
       network: any network; left as it is.
     """
     copied = copy.deepcopy(network).eval().requires_grad_(False)
-    for module in list(copied.modules()):
-        if isinstance(module, ResNet18):
-            module.conv1, module.bn1 = _folded(module.conv1, module.bn1), nn.Identity()
-        elif isinstance(module, Block):
-            module.conv1, module.bn1 = _folded(module.conv1, module.bn1), nn.Identity()
-            module.conv2, module.bn2 = _folded(module.conv2, module.bn2), nn.Identity()
-            if module.downsample is not None:
-                module.downsample = nn.Sequential(_folded(*module.downsample))
-        elif isinstance(module, Small):
-            old = list(module.layers)
-            blocks = [[_folded(old[at], old[at + 1]), old[at + 2], old[at + 3]] for at in range(0, len(old), 4)]
-            module.layers = nn.Sequential(*(layer for block in blocks for layer in block))
-        elif isinstance(module, Legacy) and isinstance(module.fc, SharedLinear):
-            module.fc = module.fc.plain()
-    first = next(copied.parameters(), None)
-    ours = isinstance(network, Network)
-    if ours and first is not None and first.device.type == "cpu" and first.dtype == torch.float32:
-        return Packed(copied)
-    return copied
+    if not isinstance(copied, Network):
+        return copied
+    if isinstance(copied.fc, SharedLinear):
+        copied.fc = copied.fc.plain()
+    folded = fuse(copied)
+    weights = next(folded.parameters())
+    return Packed(folded) if weights.device.type == "cpu" and weights.dtype == torch.float32 else folded
 
 
 class Packed(nn.Module):
@@ -301,8 +273,3 @@ class Packed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x.to_mkldnn()).to_dense()
-
-
-def _folded(conv: Any, norm: Any) -> Any:
-    """A convolution that does the batch norm behind it, too."""
-    return fuse_conv_bn_eval(conv, norm)

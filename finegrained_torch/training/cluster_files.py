@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from finegrained_torch.method.cluster_one_class import Settings
-from finegrained_torch.method.clustering import Clustering
-from finegrained_torch.method.umap_maps import JOINT, joint_rows, map_points, map_settings
-from finegrained_torch.training.cluster_jobs import on_disk, read_stored
+from finegrained_torch.method.clustering import ClassRows, Clustering
+from finegrained_torch.method.umap_maps import JOINT, joint_rows, map_settings
+from finegrained_torch.training.cluster_jobs import Job, map_one, on_disk, read_stored, run_jobs
 from finegrained_torch.training.setting import write_column
 from reproduction.runtime.arrays import write_npz
 from reproduction.runtime.record import versions_of
@@ -111,11 +111,6 @@ def _projector(
         log.close()
 
 
-def _map_rows(path: str, rows: np.ndarray, settings: Settings) -> np.ndarray:
-    """Maps some rows of a .npy file; runs in a process of the pool."""
-    return map_points(np.load(path, mmap_mode="r", allow_pickle=False)[rows], settings)
-
-
 def make_maps(
     file: Path, features: np.ndarray, coarse: np.ndarray, settings: Settings, pool: ProcessPoolExecutor | None = None
 ) -> dict[int, np.ndarray]:
@@ -139,10 +134,7 @@ def make_maps(
         return {int(name): points for name, points in stored.items()}
     rows = {JOINT: joint_rows(len(coarse))} | {c: np.flatnonzero(coarse == c) for c in np.unique(coarse).tolist()}
     with on_disk(features) as path:
-        if pool is None:
-            maps = {label: _map_rows(path, own, settings) for label, own in rows.items()}
-        else:
-            waiting = {label: pool.submit(_map_rows, path, own, settings) for label, own in rows.items()}
-            maps = {label: job.result() for label, job in waiting.items()}
-    write_npz(file, {"key": np.array(key), **{str(label): points for label, points in maps.items()}}, compress=False)
+        jobs = [Job(ClassRows(label, own, own[:0]), path, "", settings) for label, own in rows.items()]
+        maps = {job.rows.label: points for job, points in run_jobs(map_one, jobs, pool)}
+    write_npz(file, {"key": np.array(key), **{str(label): maps[label] for label in rows}}, compress=False)
     return maps

@@ -12,19 +12,19 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from finegrained_torch.method import clustering
 from finegrained_torch.method.cluster_one_class import Settings, cluster_arrays, find_numba_cache
-from finegrained_torch.method.clustering import ClassRows, Clustering
+from finegrained_torch.method.clustering import ClassRows, Clustering, number_clusters, split_classes
+from finegrained_torch.method.umap_maps import map_points
 from reproduction.runtime.arrays import read_npz, write_npz
 from reproduction.runtime.cores import available_bytes, cores
 from reproduction.runtime.parent import end_with_parent
@@ -56,13 +56,8 @@ def worker_count(counts: Sequence[int], dims: int, cores: int, available: int) -
       1..min(cores, classes).
     """
     budget = min(_TOTAL_BYTES, int(0.8 * available))
-    taken, workers = 0, 0
-    for count in sorted(counts, reverse=True)[: max(1, cores)]:
-        taken += class_bytes(count, dims)
-        if workers and taken > budget:
-            break
-        workers += 1
-    return max(1, workers)
+    taken = np.cumsum([class_bytes(count, dims) for count in sorted(counts, reverse=True)[:cores]])
+    return max(1, int((taken <= budget).sum()))
 
 
 @dataclass(frozen=True)
@@ -83,21 +78,23 @@ class Job:
 
 
 ClassArrays = Mapping[str, np.ndarray]  # of `cluster_arrays`
+Result = TypeVar("Result")
 
 
 def _begin() -> None:
     """Makes a process of the pool end with its parent and use one thread: the result depends on their number."""
     end_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in _THREADS:
-        os.environ[name] = "1"
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+
+
+def rows_of(path: str, rows: np.ndarray) -> np.ndarray:
+    """Reads some rows of a .npy file."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)[rows]
 
 
 def cluster_one(job: Job) -> ClassArrays:
     """Clusters one class from the files of the features."""
-
-    def rows_of(path: str, rows: np.ndarray) -> np.ndarray:
-        return np.load(path, mmap_mode="r", allow_pickle=False)[rows]
 
     def report(step: str) -> None:
         print(f"cluster: class {job.rows.label}: {step}", file=sys.stderr, flush=True)
@@ -106,14 +103,19 @@ def cluster_one(job: Job) -> ClassArrays:
     return cluster_arrays(rows_of(job.path, job.rows.rows), job.settings, new, report)
 
 
+def map_one(job: Job) -> np.ndarray:
+    """Lays the images of one map out in two dimensions."""
+    return map_points(rows_of(job.path, job.rows.rows), job.settings)
+
+
 @contextlib.contextmanager
 def on_disk(features: np.ndarray) -> Iterator[str]:
     """Gives the path of a .npy file with these features: the one they are memory-mapped from, else a temporary one."""
-    name = getattr(features, "filename", None)
-    if isinstance(features, np.memmap) and name is not None and str(name).endswith(".npy"):
-        mapped = np.load(name, mmap_mode="r", allow_pickle=False)
+    if isinstance(features, np.memmap) and str(features.filename).endswith(".npy"):
+        path = str(features.filename)
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         if mapped.shape == features.shape and mapped.dtype == features.dtype and features.offset == mapped.offset:
-            yield str(name)
+            yield path
             return
     with tempfile.TemporaryDirectory(prefix="features-") as folder:
         path = str(Path(folder) / "features.npy")
@@ -130,15 +132,27 @@ def _key(features: np.ndarray, new: np.ndarray | None, rows: ClassRows, settings
     return digest.hexdigest()
 
 
-def read_stored(path: Path | None, key: str) -> dict[str, np.ndarray] | None:
+def read_stored(path: Path, key: str) -> dict[str, np.ndarray] | None:
     """Reads what an earlier run stored under the same key; None if there is nothing that fits."""
-    if path is None or not path.exists():
-        return None
-    with contextlib.suppress(UserError):
-        stored = read_npz(path)
-        if str(stored.pop("key", "")) == key:
-            return stored
+    if path.exists():
+        with contextlib.suppress(UserError):
+            stored = read_npz(path)
+            if str(stored.pop("key", "")) == key:
+                return stored
     return None
+
+
+def run_jobs(
+    function: Callable[[Job], Result], jobs: Sequence[Job], pool: ProcessPoolExecutor | None
+) -> Iterator[tuple[Job, Result]]:
+    """Calls a function for each job, in processes or without a pool in this one; yields each as soon as it is done."""
+    if pool is None:
+        for job in jobs:
+            yield job, function(job)
+        return
+    waiting = {pool.submit(function, job): job for job in jobs}
+    for done in as_completed(waiting):
+        yield waiting[done], done.result()
 
 
 def cluster_in_processes(
@@ -152,7 +166,7 @@ def cluster_in_processes(
     pool: ProcessPoolExecutor | None = None,
     **settings: Any,
 ) -> Clustering:
-    """Runs `clustering.cluster_classes` with one process per class.
+    """Does what `clustering.cluster_classes` does, with one process per class, the largest class first.
 
     Args:
       features: float32 [N, D], an array or a memory map.
@@ -168,53 +182,33 @@ def cluster_in_processes(
     """
     from tqdm import tqdm
 
+    chosen = Settings(**settings)
+    new_features, new_coarse = new if new is not None else (None, np.empty(0, np.int64))
     try:
-        clustering.check_input(features, np.asarray(coarse_labels), np.asarray(certain), Settings(**settings))
+        classes = split_classes(features, coarse_labels, certain, chosen, new_coarse)
     except ValueError as error:
         raise UserError(str(error)) from None
-    new_features = None if new is None else new[0]
-
-    def cluster_all(classes: Sequence[ClassRows], settings: Settings) -> Mapping[int, ClassArrays]:
-        """Uses what an earlier run stored, then clusters the other classes, the largest first."""
-        keys = {one.label: _key(features, new_features, one, settings) for one in classes}
-        files = {one.label: None if keep is None else keep / f"class{one.label}.npz" for one in classes}
-        stored = {label: read_stored(path, keys[label]) for label, path in files.items()}
-        results: dict[int, ClassArrays] = {label: arrays for label, arrays in stored.items() if arrays is not None}
-        missing = sorted((one for one in classes if one.label not in results), key=lambda one: -len(one.rows))
-        with tqdm(
-            total=len(classes), initial=len(results), desc="cluster", unit="class", disable=not sys.stderr.isatty()
-        ) as bar:
-            jobs = [Job(one, path, new_path, settings) for one in missing]
-            for job, arrays in _run(jobs, features.shape[1], workers, pool):
-                label = job.rows.label
-                results[label] = arrays
-                file = files[label]
-                if file is not None:
-                    write_npz(file, {"key": np.array(keys[label]), **arrays}, compress=False)
-                bar.update()
-        return results
-
-    with on_disk(features) as path, contextlib.ExitStack() as stack:
-        new_path = stack.enter_context(on_disk(new_features)) if new_features is not None else ""
-        return clustering.cluster_classes(
-            features, coarse_labels, certain, new=new, cluster_all=cluster_all, **settings
-        )
-
-
-def _run(
-    jobs: Sequence[Job], dims: int, workers: int | None, pool: ProcessPoolExecutor | None
-) -> Iterator[tuple[Job, ClassArrays]]:
-    """Clusters classes, in this process or in those of a pool; yields each as soon as it is done."""
-    if workers == 0 or not jobs:
-        for job in jobs:
-            yield job, cluster_one(job)
-        return
-    with contextlib.ExitStack() as stack:
-        if pool is None:
-            pool = stack.enter_context(open_pool([len(job.rows.rows) for job in jobs], dims, workers))
-        waiting = {pool.submit(cluster_one, job): job for job in jobs}
-        for done in as_completed(waiting):
-            yield waiting[done], done.result()
+    populated = [one for one in classes if len(one.rows)]
+    results: dict[int, ClassArrays] = {}
+    keys = {one.label: _key(features, new_features, one, chosen) for one in populated}
+    if keep is not None:
+        stored = {label: read_stored(keep / f"class{label}.npz", key) for label, key in keys.items()}
+        results |= {label: arrays for label, arrays in stored.items() if arrays is not None}
+    missing = sorted((one for one in populated if one.label not in results), key=lambda one: -len(one.rows))
+    shown = {"desc": "cluster", "unit": "class", "disable": not sys.stderr.isatty()}
+    with contextlib.ExitStack() as stack, tqdm(total=len(populated), initial=len(results), **shown) as bar:
+        path = stack.enter_context(on_disk(features))
+        new_path = "" if new_features is None else stack.enter_context(on_disk(new_features))
+        if pool is None and workers != 0 and missing:
+            counts = [len(one.rows) for one in missing]
+            pool = stack.enter_context(open_pool(counts, features.shape[1], workers))
+        for job, arrays in run_jobs(cluster_one, [Job(one, path, new_path, chosen) for one in missing], pool):
+            label = job.rows.label
+            results[label] = arrays
+            if keep is not None:
+                write_npz(keep / f"class{label}.npz", {"key": np.array(keys[label]), **arrays}, compress=False)
+            bar.update()
+    return number_clusters(results, classes, len(features), len(new_coarse), chosen.width(features.shape[1]))
 
 
 @contextlib.contextmanager

@@ -12,17 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from finegrained_torch.data.images import Data
+from finegrained_torch.flags import SUB_LABELS, Config
 from finegrained_torch.method import agreement
 from finegrained_torch.method.cluster_one_class import Settings
 from finegrained_torch.method.clustering import Clustering
 from finegrained_torch.method.controls import kmeans_labels, random_labels
-from finegrained_torch.plots import Images, plot_clusters
+from finegrained_torch.plots import plot_clusters
 from finegrained_torch.training.cluster_files import make_maps, save_clustering, write_labels
 from finegrained_torch.training.cluster_jobs import cluster_in_processes, open_pool
 from reproduction.runtime.arrays import write_npz
 from reproduction.runtime.run_folder import UserError, write_bytes, write_json
 
-NAMES = ("random", "kmeans", "pixels", "nofilter", "noumap")
+NAMES = SUB_LABELS[1:]
 TITLES = {
     "found": "UMAP + HDBSCAN (the method)",
     "random": "random sub-labels, same cluster sizes",
@@ -31,7 +33,6 @@ TITLES = {
     "nofilter": "no uncertainty filter (threshold 100)",
     "noumap": "HDBSCAN on the features, no UMAP",
 }
-_DECIDING = ("umap_neighbors", "umap_min_dist", "umap_components", "min_cluster_size")
 
 
 def control_labels(
@@ -40,7 +41,7 @@ def control_labels(
     coarse: np.ndarray,
     certain: np.ndarray,
     found: Clustering,
-    images: np.ndarray,
+    images: np.ndarray | None,
     settings: Mapping[str, Any],
     *,
     workers: int | None = None,
@@ -55,7 +56,7 @@ def control_labels(
       coarse: int64 [N].
       certain: bool [N].
       found: the method's clustering.
-      images: uint8 [N, H, W, C].
+      images: uint8 [N, H, W, C]; only `pixels` needs them.
       settings: keyword arguments of `cluster_classes` that decide the clusters.
       workers: of `cluster_in_processes`, as the next two.
       keep: folder below which the results of finished classes are stored.
@@ -63,7 +64,7 @@ def control_labels(
     Returns:
       (name -> int64 [N], -1 for images without a label; the clusterings behind nofilter and noumap).
     Raises:
-      UserError: a name that is not one of NAMES.
+      UserError: a name that is not one of NAMES, or `pixels` without images.
     """
     unknown = sorted(set(names) - set(NAMES))
     if unknown:
@@ -77,10 +78,11 @@ def control_labels(
         elif name == "kmeans":
             labels[name] = kmeans_labels(found.embedding, found.pseudo, coarse, seed)
         elif name == "pixels":
+            if images is None:
+                raise UserError("control pixels: needs the training images")
             labels[name] = kmeans_labels(images, found.pseudo, coarse, seed)
         else:
-            everyone = np.ones(len(coarse), bool)
-            use = everyone if name == "nofilter" else certain
+            use = np.ones(len(coarse), bool) if name == "nofilter" else certain
             changed = dict(settings) | ({"reducer": "none"} if name == "noumap" else {})
             clusterings[name] = cluster_in_processes(
                 features, coarse, use, **changed, workers=workers, pool=pool, keep=None if keep is None else keep / name
@@ -90,72 +92,52 @@ def control_labels(
 
 
 def cluster_stage(
-    folder: Path,
-    dataset: str,
-    features: np.ndarray,
-    coarse: np.ndarray,
-    certain: np.ndarray,
-    *,
-    settings: Mapping[str, Any],
-    seed: int,
-    fine: np.ndarray | None = None,
-    images: np.ndarray | None = None,
-    class_names: Sequence[str] = (),
-    fine_names: Sequence[str] | None = None,
-    record_folder: Path | None = None,
+    out: Path, data: Data, features: np.ndarray, certain: np.ndarray, config: Config, record_folder: Path
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Any], list[dict[str, str]]]:
     """Clusters every coarse class, and the controls that are asked for; writes all files; scores all of it.
 
     Args:
-      folder: the --out_dir.
-      dataset: name in the names of the folders below it.
+      out: the --out_dir.
+      data: with N training images; its known subclasses are used for the scores only.
       features: float32 [N, D], best memory-mapped.
-      coarse: int64 [N].
       certain: bool [N].
-      settings: the resolved flags: umap_neighbors, umap_min_dist, umap_components, min_cluster_size, and optionally
-        controls (some of NAMES) and cluster_workers (0: as many as cores and memory allow).
-      seed: random_state of UMAP, of k-means and of the random labels.
-      fine: int64 [N] known subclasses, for the scores only; None if a data set has none.
-      images: uint8 [N, H, W, C], needed for the control `pixels` and for plots.
-      class_names: of the coarse classes.
-      fine_names: of the subclasses.
-      record_folder: folder of the stage's record, for scores and plots. None: `folder/sub_<dataset>`, and no plots.
+      config: resolved flags.
+      record_folder: folder of the stage's record, for scores and plots.
     Returns:
       (metrics, details, artefacts with paths relative to the record's folder) for the stage's record.
     Raises:
-      UserError: as `cluster_in_processes`; a control that needs images without them.
+      UserError: as `cluster_in_processes`.
     """
-    controls = list(settings.get("controls") or ())
-    if "pixels" in controls and images is None:
-        raise UserError("control pixels: needs the training images")
-    workers = int(settings.get("cluster_workers") or 0) or None
-    chosen = {name.removeprefix("umap_"): settings[name] for name in _DECIDING} | {"seed": seed}
-    digest = hashlib.sha256(np.ascontiguousarray(features, np.float32).tobytes()).hexdigest()
-    below = folder / f"sub_{dataset}"
+    coarse = data.train.coarse
+    fine = data.train.fine if data.num_sub_labels else None
+    settings: dict[str, Any] = {
+        "neighbors": config.umap_neighbors,
+        "min_dist": config.umap_min_dist,
+        "components": config.umap_components,
+        "min_cluster_size": config.min_cluster_size,
+        "seed": config.seed,
+    }
+    below = out / f"sub_{data.name}"
     keep = below / "finished_classes"
     counts = np.unique(coarse, return_counts=True)[1].tolist()
-    with open_pool(counts, features.shape[1], workers) as pool:
-        found = cluster_in_processes(
-            features, coarse, certain, **chosen, workers=workers, pool=pool, keep=keep / "found"
-        )
+    with open_pool(counts, features.shape[1], config.cluster_workers or None) as pool:
+        found = cluster_in_processes(features, coarse, certain, **settings, pool=pool, keep=keep / "found")
         labels, clusterings = control_labels(
-            controls,
-            features,
-            coarse,
-            certain,
-            found,
-            images if images is not None else features,
-            chosen,
-            workers=workers,
-            keep=keep,
-            pool=pool,
+            config.controls, features, coarse, certain, found, data.train.images, settings, pool=pool, keep=keep
         )
-        maps = {}
-        if record_folder is not None and images is not None:
-            print(f"cluster: 2-D maps of {len(features):,} images, for the plots", file=sys.stderr, flush=True)
-            maps = make_maps(below / "maps.npz", features, coarse, Settings(**chosen), pool)
+        print(f"cluster: 2-D maps of {len(features):,} images, for the plots", file=sys.stderr, flush=True)
+        maps = make_maps(below / "maps.npz", features, coarse, Settings(**settings), pool)
+    digest = hashlib.sha256(np.ascontiguousarray(features, np.float32).tobytes()).hexdigest()
     save_clustering(
-        folder, dataset, found, certain, coarse, settings=chosen, input_hash=digest, class_names=class_names, fine=fine
+        out,
+        data.name,
+        found,
+        certain,
+        coarse,
+        settings=settings,
+        input_hash=digest,
+        class_names=data.coarse_names,
+        fine=fine,
     )
     for name, sub in labels.items():
         write_labels(below / "controls" / name, sub, sub >= 0, coarse)
@@ -164,22 +146,16 @@ def cluster_stage(
         arrays = {"hard": everyone.hard, "strength": everyone.strength}
         write_npz(below / "controls" / "nofilter" / "membership.npz", arrays)
     metrics, details = summarize(found, labels, clusterings, coarse, certain, fine)
-    details["class_names"] = list(class_names)
-    target = below if record_folder is None else record_folder
-    write_json(target / "scores.json", {"metrics": metrics, **details})
-    artefacts: list[dict[str, str]] = []
-    if record_folder is not None and images is not None:
-        names = class_names or [str(label) for label in range(int(coarse.max()) + 1)]
-        kinds = fine_names or [str(kind) for kind in range(0 if fine is None else int(fine.max()) + 1)]
-        data = Images(images, coarse, fine, names, kinds)
-        artefacts += plot_clusters(record_folder, vars(found), data, maps)
+    details["class_names"] = list(data.coarse_names)
+    write_json(record_folder / "scores.json", {"metrics": metrics, **details})
+    artefacts = plot_clusters(record_folder, found, data, maps)
     artefacts.append({"kind": "json", "path": "scores.json", "title": "Scores of clusters and controls"})
     if fine is not None:
-        text = agreement.contingency_csv(found.pseudo, fine, found.parent.tolist(), fine_names)
-        write_bytes(target / "contingency.csv", text.encode())
+        text = agreement.contingency_csv(found.pseudo, fine, found.parent.tolist(), data.fine_names)
+        write_bytes(record_folder / "contingency.csv", text.encode())
         artefacts.append({"kind": "csv", "path": "contingency.csv", "title": "Clusters against known subclasses"})
     shutil.rmtree(keep, ignore_errors=True)
-    _print(found, details, class_names)
+    _print(found, details, data.coarse_names)
     return metrics, details, artefacts
 
 
@@ -230,7 +206,7 @@ def summarize(
 
 def _print(found: Clustering, details: Mapping[str, Any], class_names: Sequence[str]) -> None:
     for entry in found.per_class:
-        name = class_names[entry["class"]] if class_names else entry["class"]
+        name = class_names[entry["class"]]
         silhouette = "-" if entry["silhouette"] is None else f"{entry['silhouette']:.2f}"
         noise = "-" if entry["noise_share"] is None else f"{100 * entry['noise_share']:.1f} %"
         print(

@@ -138,9 +138,7 @@ def print_evaluation(setting: Setting, checkpoint: str) -> None:
         if content.get("labels") != "true":
             raise UserError("--eval: the network learned pseudo-labels, which test images do not have")
         labels = data.test.fine
-    at = np.arange(len(setting.test_items))
-    size = setting.config.eval_batch or setting.config.batch_size
-    metrics = compute_metrics(log_probabilities(module, setting.test_items, at, size), labels)
+    metrics = compute_metrics(log_probabilities(module, *setting.test, setting.config.test_batch), labels)
     print(
         f"accuracy {100 * metrics['accuracy']:.4f} % on {len(labels):,} test images of {data.name}, macro accuracy "
         f"{100 * metrics['macro_accuracy']:.4f} %, NLL {metrics['nll']:.4f} (epoch {content['epoch']})"

@@ -134,7 +134,7 @@ def train(task: Task, config: Config) -> Trained:
 def _fit(task: Task, config: Config, batches: Batches, state: Path | None) -> None:
     """Lets Lightning train, from a full state if one is given, in one process or in several."""
     (items, _), (val_items, val_at) = task.train, task.val
-    val_batches = Batches(val_at, config.eval_batch or config.batch_size, None)
+    val_batches = Batches(val_at, config.test_batch, None)
     if config.devices == 1 and not config.num_workers:  # one process holds all images on its device
         batches.device = val_batches.device = device = runtime.pick_device(config.device)
         on_device = items.to(device)

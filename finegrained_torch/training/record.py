@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finegrained_torch import deviations, flags
-from finegrained_torch.data.images import Items
 from finegrained_torch.training import evaluate
 from finegrained_torch.training.loop import Trained
 from finegrained_torch.training.modules import log_probabilities
-from finegrained_torch.training.setting import Setting, Task
+from finegrained_torch.training.setting import Part, Setting, Task
 from reproduction.runtime import torch_runtime as runtime
-from reproduction.runtime.outcomes import Outcomes, outcomes_of
+from reproduction.runtime.outcomes import outcomes_of
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, write_json
 
@@ -34,90 +32,83 @@ PACKAGES = (
 )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a stage found.
+def finish(
+    setting: Setting,
+    run: Run,
+    stage: str,
+    inputs: Mapping[str, str],
+    metrics: Mapping[str, Mapping[str, float | None]],
+    details: Mapping[str, Any],
+    *,
+    variant: str = flags.BASE,
+    choice: Mapping[str, Any] | None = None,
+    manifest: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> None:
+    """Writes manifest.json, record.json and the DONE stamp of a stage.
 
-    Attributes:
+    Args:
+      setting: of the command.
+      run: folder of the stage.
       stage: its name.
-      inputs: name -> hash of what the stage read; in the manifest, but not in the record's configuration, which is
-        equal for all seeds.
+      inputs: name -> hash of what the stage read; in the manifest and in the record's details, but not in the record's
+        configuration, which is equal for all seeds.
       metrics: of the record.
       details: of the record and the manifest.
-      artefacts: of the record.
       variant: suffix of the row.
       choice: the value of a flag with several values that this run is for, such as {"alpha": 0.1}.
       manifest: further entries of the manifest.
-      seconds: of a training's epochs; None: since this process opened the run.
-      images_per_s: of a training.
-      outcomes: name of a test accuracy -> which test images the last epoch's network classified correctly.
+      **fields: further arguments of `make_record`; without `seconds` it is the time since this process opened the run.
     """
-
-    stage: str
-    inputs: Mapping[str, str]
-    metrics: Mapping[str, Mapping[str, float | None]]
-    details: Mapping[str, Any]
-    artefacts: Sequence[Mapping[str, str]] = ()
-    variant: str = flags.BASE
-    choice: Mapping[str, Any] = field(default_factory=dict)
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-    seconds: float | None = None
-    images_per_s: float | None = None
-    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
-
-
-def write_outcome(setting: Setting, run: Run, outcome: Outcome) -> None:
-    """Writes manifest.json, record.json and the DONE stamp of a stage."""
-    config, stage, inputs = setting.config, outcome.stage, dict(outcome.inputs)
-    versions = versions_of(*PACKAGES)
+    config, versions = setting.config, versions_of(*PACKAGES)
     settings = flags.of_stage(config, stage)
-    manifest = {
+    content = {
         "maker": "finegrained_torch",
         "stage": stage,
-        "variant": outcome.variant,
+        "variant": variant,
         "dataset": setting.name,
         "settings": settings,
-        "inputs": inputs,
+        "inputs": dict(inputs),
         "seed": config.seed,
         "versions": versions,
-        "details": dict(outcome.details),
-        **outcome.manifest,
+        "details": dict(details),
+        **(manifest or {}),
     }
-    write_json(run.folder / "manifest.json", manifest)
+    write_json(run.folder / "manifest.json", content)
+    fields = {"seconds": time.monotonic() - run.opened, "curve": None} | fields
     record = make_record(
         paper="finegrained",
-        row=flags.row_name(config.row, outcome.variant),
+        row=flags.row_name(config.row, variant),
         stage=stage,
         seed=config.seed,
         argv=config.argv,
-        config={**settings, **outcome.choice},
-        metrics=outcome.metrics,
-        seconds=time.monotonic() - run.opened if outcome.seconds is None else outcome.seconds,
+        config={**settings, **(choice or {})},
+        metrics=metrics,
         data=setting.data.digests,
         data_verified=setting.data.verified,
         deviations=deviations.active(config),
         versions=versions,
         deterministic=setting.device.type == "cpu",
         precision=runtime.precision(setting.device, flags.AMP[config.precision]),
-        images_per_s=outcome.images_per_s,
-        curve="metrics.jsonl" if "lr" in outcome.details else None,
-        artefacts=outcome.artefacts,
-        details={**outcome.details, "inputs": inputs},
-        outcomes=outcome.outcomes,
+        details={**details, "inputs": dict(inputs)},
         gpu=runtime.device_name(setting.device),
+        **fields,
     )
     run.finish(record)
 
 
-def _measure(
-    setting: Setting, task: Task, weights: Path, items: Items, positions: np.ndarray, labels: np.ndarray
-) -> tuple[np.ndarray, dict[str, float]]:
+def _labels(task: Task, part: Part) -> np.ndarray:
+    """Returns the labels that a network is tested on: of the sub classifier the fine ones, of all others the coarse."""
+    items, positions = part
+    return (items.fine if task.stage == "sub" else items.coarse).numpy()[positions]
+
+
+def _measure(setting: Setting, task: Task, weights: Path, part: Part) -> tuple[np.ndarray, dict[str, float]]:
     """Computes log-probabilities and metrics of stored weights on some images."""
     # DEVIATION FGL-D29: weights_only, with a map location
     task.module.load_state_dict(runtime.read_checkpoint(weights, setting.device)["state_dict"])
-    size = setting.config.eval_batch or setting.config.batch_size
-    scores = log_probabilities(task.module.to(setting.device), items, positions, size)
-    return scores, evaluate.compute_metrics(scores, labels)
+    scores = log_probabilities(task.module.to(setting.device), *part, setting.config.test_batch)
+    return scores, evaluate.compute_metrics(scores, _labels(task, part))
 
 
 def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inputs: Mapping[str, str]) -> None:
@@ -136,19 +127,14 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
     config, data, stage, facts = setting.config, setting.data, task.stage, task.facts
     head, alpha = facts.get("head", "plain"), facts.get("alpha")
     num_sub = facts["classes"] if stage == "sub" else facts.get("num_sub")
-    val_items, val_at = task.val
-    val_labels = (val_items.fine if stage == "sub" else val_items.coarse).numpy()[val_at]
+    tested, part, fine = "test", setting.test, data.test.fine
     if stage == "sub" and config.use_pseudo:
         # DEVIATION FGL-D12: tested where pseudo-labels exist. DEVIATION FGL-D13: those of test images are -1
-        tested, items, at, labels = "val", val_items, val_at, val_labels
-        fine = np.full(len(labels), -1, np.int64)
-    else:
-        tested, items, at, fine = "test", setting.test_items, np.arange(len(setting.test_items)), data.test.fine
-        labels = fine if stage == "sub" else data.test.coarse
-    last_scores, last = _measure(setting, task, trained.last_state, items, at, labels)
-    best_file = run.folder / "best.ckpt"
-    scores, best = _measure(setting, task, best_file, items, at, labels)
-    val = best if tested == "val" else _measure(setting, task, best_file, val_items, val_at, val_labels)[1]
+        tested, part, fine = "val", task.val, np.full(len(task.val[1]), -1, np.int64)
+    labels, best_file = _labels(task, part), run.folder / "best.ckpt"
+    last_scores, last = _measure(setting, task, trained.last_state, part)
+    scores, best = _measure(setting, task, best_file, part)
+    val = best if tested == "val" else _measure(setting, task, best_file, task.val)[1]
     if setting.name == "pathmnist" and stage != "sub":
         best |= evaluate.auroc(scores, labels)
     evaluate.write_predictions(run.folder / "predictions.npz", scores, labels, fine)
@@ -166,7 +152,7 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
     }
     details = shared | {
         "training_images": images,
-        "validation_images": len(val_at),
+        "validation_images": len(task.val[1]),
         "test_images": len(labels),
         "tested_on": tested,
         "seconds_per_epoch": seconds / max(epochs, 1),
@@ -181,13 +167,12 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
         "best_on_val": trained.history[best_epoch - 1]["train_acc"],
         "last": trained.history[-1]["train_acc"],
     }
-    right = {f"{prefix}accuracy": outcomes_of(last_scores.argmax(1) == labels, labels)} if tested == "test" else {}
     choice = {"head": head} if stage == "fine-tune" else {} if alpha is None else {"alpha": alpha}
     manifest = shared | {
         "choice": choice,
         "checkpoint": "best.ckpt",
         "stopped_early": epochs < config.max_epochs,
-        "counts": {"train": images, "val": len(val_at), "test": len(labels), "tested_on": tested},
+        "counts": {"train": images, "val": len(task.val[1]), "test": len(labels), "tested_on": tested},
         "metrics": {
             "val_accuracy": val["accuracy"],
             "val_nll": val["nll"],
@@ -202,6 +187,21 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
     artefacts = [{"kind": "npz", "path": "predictions.npz", "title": f"Log-probabilities and labels, {tested} images"}]
     if trained.lr_source != "flag":
         artefacts.append({"kind": "json", "path": "lr_find.json", "title": "Learning-rate range test"})
-    per_second = images * epochs / seconds if seconds else None
-    outcome = Outcome(stage, inputs, metrics, details, artefacts, variant, choice, manifest, seconds, per_second, right)
-    write_outcome(setting, run, outcome)
+    finish(
+        setting,
+        run,
+        stage,
+        inputs,
+        metrics,
+        details,
+        variant=variant,
+        choice=choice,
+        manifest=manifest,
+        artefacts=artefacts,
+        curve="metrics.jsonl",
+        seconds=seconds,
+        images_per_s=images * epochs / seconds if seconds else None,
+        outcomes={f"{prefix}accuracy": outcomes_of(last_scores.argmax(1) == labels, labels)}
+        if tested == "test"
+        else {},
+    )

@@ -13,15 +13,24 @@ import numpy as np
 
 from finegrained_torch import flags, plots
 from finegrained_torch.data import images
+from finegrained_torch.training.setting import Setting
 from reproduction.compare.collect import Collection, Entry, RowRuns, SeedRun, join
 from reproduction.compare.comparison import compare
 from reproduction.compare.export import write_text
 from reproduction.compare.extras import predictions
 from reproduction.compare.tables import paper_of
 from reproduction.page.report import build, markdown_report
+from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import confusion_counts, read_npz
 from reproduction.runtime.record import load_record
 from reproduction.runtime.run_folder import DATA_ROOT, UserError, read_json, shown
+
+
+def report(setting: Setting) -> None:
+    """Writes the report of this run folder."""
+    config = setting.config
+    write_report(setting.out, config.data_dir, config.accept_unverified, config.dataset)
+    runtime.set_threads(config.threads)  # scikit-learn changes it
 
 
 def write_report(

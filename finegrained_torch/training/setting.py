@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,18 +28,12 @@ FOLDERS = {"coarse": "classifier", "sub": "classifier_sub", "fine-tune": "fine-t
 
 
 M = TypeVar("M", bound=Module)
+Part = tuple[Items, np.ndarray]  # items, and the positions int64 [n] of those images in them that are used
 
 
-class Positions(NamedTuple):
-    """Images of a training.
-
-    Attributes:
-      train: items, and positions int64 [n] of the training images in them.
-      val: items, and positions of the validation images in them.
-    """
-
-    train: tuple[Items, np.ndarray]
-    val: tuple[Items, np.ndarray]
+def whole(split: images.Split) -> Part:
+    """Returns all images of a split."""
+    return Items.of(split), np.arange(len(split.coarse))
 
 
 @dataclass(frozen=True)
@@ -50,8 +44,8 @@ class Task:
       stage: for messages.
       folder: where it writes.
       module: at its initial weights.
-      train: items, and positions of the training images in them.
-      val: items, and positions of the validation images in them.
+      train: the training images.
+      val: the validation images.
       key: seeds of the order, (seed, stage).
       facts: stored together with the best weights.
     """
@@ -59,8 +53,8 @@ class Task:
     stage: str
     folder: Path
     module: Module
-    train: tuple[Items, np.ndarray]
-    val: tuple[Items, np.ndarray]
+    train: Part
+    val: Part
     key: tuple[int | str, ...]
     facts: dict[str, Any]
 
@@ -111,9 +105,9 @@ class Setting:
         return Items.of(self.data.train)
 
     @cached_property
-    def test_items(self) -> Items:
-        """The test split as tensors."""
-        return Items.of(self.data.test)
+    def test(self) -> Part:
+        """The whole test split as tensors."""
+        return whole(self.data.test)
 
     @cached_property
     def pretrained(self) -> tuple[Any, str]:
@@ -211,41 +205,44 @@ class Setting:
             raise UserError(f"{shown(path)}: not there; run pipeline.py --stage uncertainty first")
         return read_npz(path, ("certain",), "run pipeline.py --stage uncertainty --overwrite")["certain"]
 
-    def positions(self, stage: str, fine: np.ndarray | None = None, keep: np.ndarray | None = None) -> Positions:
-        """Chooses the images of a training.
-
-        Args:
-          stage: its name, for --split legacy.
-          fine: int64 [N] labels to learn in addition to the coarse ones; None: the known ones.
-          keep: bool [N], images that may be used; None: all.
-        """
+    def parts(self, stage: str, fine: np.ndarray | None, keep: np.ndarray | None) -> tuple[Part, Part]:
+        """Chooses the training and the validation images of a training; the arguments are those of `task`."""
         data, seed = self.data, self.config.seed
         items = self.train_items
         if fine is not None:
             items = Items(items.images, torch.from_numpy(fine), items.coarse)
         usable = np.arange(len(items)) if keep is None else np.flatnonzero(keep)
         if data.validation is not None and stage != "sub":
-            official = Items.of(data.validation)
-            return Positions((items, usable), (official, np.arange(len(official))))
+            return (items, usable), whole(data.validation)
         if self.config.split == "legacy":
             train_at, val_at = splits.legacy_split(len(usable), seed, stage)
-            return Positions((items, usable[train_at]), (items, usable[val_at]))
+            return (items, usable[train_at]), (items, usable[val_at])
         train_at, val_at = splits.stored_split(self.out / "split.npz", len(items), seed, self.config.overwrite)
         allowed = np.isin(np.arange(len(items)), usable)
-        return Positions((items, train_at[allowed[train_at]]), (items, val_at[allowed[val_at]]))
+        return (items, train_at[allowed[train_at]]), (items, val_at[allowed[val_at]])
 
-    def task(self, stage: str, run: Run, module: Module, positions: Positions, **facts: Any) -> Task:
+    def task(
+        self,
+        stage: str,
+        run: Run,
+        module: Module,
+        fine: np.ndarray | None = None,
+        keep: np.ndarray | None = None,
+        **facts: Any,
+    ) -> Task:
         """Describes a training, and prints what it trains on.
 
         Args:
           stage: its name.
           run: its folder.
           module: at its initial weights.
-          positions: of the images.
+          fine: int64 [N] labels to learn in addition to the coarse ones; None: the known ones.
+          keep: bool [N], images that may be used; None: all.
           **facts: stored with the best weights, such as `classes`.
         """
-        train, val, parameters = len(positions.train[1]), len(positions.val[1]), runtime.parameter_count(module, True)
-        print(f"{stage}: {train:,} training and {val:,} validation images, {parameters:,} parameters", flush=True)
+        train, val = self.parts(stage, fine, keep)
+        counts = f"{len(train[1]):,} training and {len(val[1]):,} validation images"
+        print(f"{stage}: {counts}, {runtime.parameter_count(module, trainable=True):,} parameters", flush=True)
         facts |= {
             "maker": "finegrained_torch",
             "stage": stage,
@@ -255,7 +252,7 @@ class Setting:
             "std": list(self.data.std),
             "coarse_names": list(self.data.coarse_names),
         }
-        return Task(stage, run.folder, module, positions.train, positions.val, module.optimization.key, facts)
+        return Task(stage, run.folder, module, train, val, module.optimization.key, facts)
 
 
 def start_stage(config: Config) -> None:

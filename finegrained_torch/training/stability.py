@@ -9,7 +9,7 @@ import numpy as np
 
 from finegrained_torch.flags import SUB_LABELS, of_stage
 from finegrained_torch.method.agreement import between_seeds
-from finegrained_torch.training.record import Outcome, write_outcome
+from finegrained_torch.training.record import finish
 from finegrained_torch.training.report import sibling_seeds
 from finegrained_torch.training.setting import Setting, file_hash, read_labels
 from reproduction.runtime.run_folder import open_run
@@ -51,6 +51,6 @@ def compare_seeds(setting: Setting) -> None:
         "stability_by_class": [{"class": label, **scores} for label, scores in sorted(by_class.items())],
     }
     with open_run(setting.tables / "stages" / "stability", of_stage(setting.config, "stability"), True) as run:
-        write_outcome(setting, run, Outcome("stability", inputs, metrics, details, variant="stability"))
+        finish(setting, run, "stability", inputs, metrics, details, variant="stability")
     words = ", ".join(f"{name} {value['last']:.3f}" for name, value in metrics.items())
     print(f"stability: ARI between {len(done)} seeds: {words or 'no class has two clusters'}", flush=True)

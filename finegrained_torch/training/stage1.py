@@ -14,7 +14,7 @@ from finegrained_torch.networks.resnet import inference_copy
 from finegrained_torch.training import cluster_stage
 from finegrained_torch.training.loop import train
 from finegrained_torch.training.modules import LitResnet, features
-from finegrained_torch.training.record import Outcome, close_training, write_outcome
+from finegrained_torch.training.record import close_training, finish
 from finegrained_torch.training.setting import (
     FOLDERS,
     Setting,
@@ -25,7 +25,6 @@ from finegrained_torch.training.setting import (
 )
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import write_npz
-from reproduction.runtime.flags import as_dict
 from reproduction.runtime.run_folder import UserError, atomic, read_json, shown
 
 
@@ -55,7 +54,7 @@ def train_coarse(setting: Setting) -> None:
         keep = setting.certain()
         inputs["certain"] = file_hash(setting.tables / "uncertainty.npz")
     if control == "budget":
-        inputs["base"] = best_weights(setting.out / FOLDERS["coarse"] / setting.name, "coarse")[1]
+        base, inputs["base"] = load_base(setting)
     with setting.open_stage("coarse", setting.folder("coarse"), inputs) as run:
         if run.is_finished():
             return
@@ -63,12 +62,10 @@ def train_coarse(setting: Setting) -> None:
         other = setting.other_classes(data.num_sub_labels)
         module = setting.new_module(LitResnet, key, num_classes=data.num_coarse_labels, other_classes=other)
         if control == "budget":
-            base, _ = load_base(setting)
-            module.load_state_dict(base.cpu().state_dict())
+            module.load_state_dict(base.state_dict())
             torch.manual_seed(runtime.derive(config.seed, "coarse budget", "head"))
             module.fine_tuning(data.num_coarse_labels, config.freeze, data.num_sub_labels)
-        positions = setting.positions("coarse", keep=keep)
-        task = setting.task("coarse", run, module, positions, classes=data.num_coarse_labels, other_classes=other)
+        task = setting.task("coarse", run, module, keep=keep, classes=data.num_coarse_labels, other_classes=other)
         close_training(setting, run, task, train(task, config), inputs)
 
 
@@ -84,14 +81,13 @@ def extract_features(setting: Setting) -> None:
         path = setting.tables / "activations.npy"
         for stale in setting.tables.glob(".activations.*.partial"):  # left by a kill -9
             stale.unlink(missing_ok=True)
-        size = setting.config.eval_batch or setting.config.batch_size
-        write_features(path, features(module, items, size), (len(items), width))
+        write_features(path, features(module, items, setting.config.test_batch), (len(items), width))
         if setting.config.csv_features:
             with atomic(path.with_suffix(".csv")) as text:
                 np.savetxt(text, np.load(path, mmap_mode="r"), fmt="%.8g", delimiter=",", encoding="utf-8")
         print(f"features: {len(items):,} x {width} in {shown(path)}", flush=True)
         details = {"shape": [len(items), width], "features_sha256": file_hash(path)}
-        write_outcome(setting, run, Outcome("features", inputs, {}, details))
+        finish(setting, run, "features", inputs, {}, details)
 
 
 def write_features(path: Path, chunks: Iterator[np.ndarray], shape: tuple[int, int]) -> None:
@@ -126,7 +122,7 @@ def compute_uncertainty(setting: Setting) -> None:
                 labels,
                 config.n_aug,
                 config.seed,
-                config.eval_batch or config.batch_size,
+                config.test_batch,
                 config.aug_set,
                 prepare=lambda x: module.prepare(x.to(setting.device)),
                 progress=bar.update,
@@ -144,7 +140,7 @@ def compute_uncertainty(setting: Setting) -> None:
             flush=True,
         )
         details = {"certain": int(certain.sum()), "uncertain": int((~certain).sum())}
-        write_outcome(setting, run, Outcome("uncertainty", inputs, {"misclassified": {"last": wrong}}, details))
+        finish(setting, run, "uncertainty", inputs, {"misclassified": {"last": wrong}}, details)
 
 
 def cluster(setting: Setting) -> None:
@@ -164,19 +160,9 @@ def cluster(setting: Setting) -> None:
     with setting.open_stage("cluster", setting.folder("cluster"), inputs) as run:
         if run.is_finished():
             return
+        features = np.load(path, mmap_mode="r")
         metrics, details, artefacts = cluster_stage.cluster_stage(
-            setting.out,
-            setting.name,
-            np.load(path, mmap_mode="r"),
-            data.train.coarse,
-            setting.certain(),
-            settings=as_dict(config),
-            seed=config.seed,
-            fine=data.train.fine if data.num_sub_labels else None,
-            images=data.train.images,
-            class_names=data.coarse_names,
-            fine_names=data.fine_names or None,
-            record_folder=run.folder,
+            setting.out, data, features, setting.certain(), config, run.folder
         )
         runtime.set_threads(config.threads)
-        write_outcome(setting, run, Outcome("cluster", inputs, metrics, details, artefacts))
+        finish(setting, run, "cluster", inputs, metrics, details, artefacts=artefacts)

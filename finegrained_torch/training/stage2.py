@@ -22,10 +22,8 @@ def train_sub(setting: Setting) -> None:
         other = setting.other_classes(setting.data.num_coarse_labels)
         key = (config.seed, "sub")
         module = setting.new_module(LitResnet, key, num_classes=count, mode="sub", other_classes=other)
-        positions = setting.positions("sub", fine, fine >= 0)
-        task = setting.task(
-            "sub", run, module, positions, classes=count, labels=setting.labels_kind, other_classes=other
-        )
+        kind = setting.labels_kind
+        task = setting.task("sub", run, module, fine, fine >= 0, classes=count, labels=kind, other_classes=other)
         close_training(setting, run, task, train(task, config), inputs)
 
 
@@ -51,14 +49,7 @@ def fine_tune(setting: Setting) -> None:
             torch.manual_seed(runtime.derive(config.seed, "fine-tune", head))
             module.fine_tuning(classes, config.freeze, count, variant=head)
             task = setting.task(
-                "fine-tune",
-                run,
-                module,
-                setting.positions("fine-tune"),
-                classes=classes,
-                head=head,
-                num_sub=count,
-                other_classes=other,
+                "fine-tune", run, module, classes=classes, head=head, num_sub=count, other_classes=other
             )
             close_training(setting, run, task, train(task, config), inputs)
 
@@ -74,6 +65,5 @@ def train_multi_head(setting: Setting) -> None:
                 continue
             key = (config.seed, "multi-head")
             module = setting.new_module(MultiHead, key, num_classes=count, num_superclasses=classes, alpha=alpha)
-            positions = setting.positions("multi-head", fine, fine >= 0)
-            task = setting.task("multi-head", run, module, positions, classes=classes, alpha=alpha, num_sub=count)
+            task = setting.task("multi-head", run, module, fine, fine >= 0, classes=classes, alpha=alpha, num_sub=count)
             close_training(setting, run, task, train(task, config), inputs)

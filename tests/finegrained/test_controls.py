@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from finegrained_torch import flags
+from finegrained_torch.data.images import Data, Split
 from finegrained_torch.method import controls
+from finegrained_torch.method.umap_maps import JOINT
 from finegrained_torch.training import cluster_stage, setting
 from finegrained_torch.training.cluster_jobs import cluster_in_processes
 from reproduction.runtime.run_folder import UserError
@@ -17,6 +20,20 @@ def made():
     points, coarse, which = fine_set()
     certain = np.arange(len(points)) % 9 != 0
     return points, coarse, which, certain, cluster_in_processes(points, coarse, certain, **PLAIN)
+
+
+def toy(coarse, fine):
+    """A data set of random images with these labels; `fine` None: no subclasses are known."""
+    images = np.random.default_rng(0).integers(0, 256, (len(coarse), 8, 8, 3), dtype=np.uint8)
+    split = Split(images, coarse, np.full(len(coarse), -1) if fine is None else fine)
+    names = () if fine is None else tuple(f"blob {b}" for b in range(6))
+    parent = np.array([2, 2, 2, 0, 1, 1])
+    return Data("toy", split, split, None, ("x", "y", "z"), names, parent, (0.5,) * 3, (0.2,) * 3, {}, True)
+
+
+def flat_maps(file, features, coarse, settings, pool):
+    """Two of the features in place of UMAP's maps."""
+    return {JOINT: features[:, :2], **{label: features[coarse == label, :2] for label in np.unique(coarse).tolist()}}
 
 
 def sizes(labels, coarse):
@@ -60,7 +77,7 @@ def test_unknown_control_is_named():
     with pytest.raises(UserError, match="'pca' is not one of random, kmeans"):
         cluster_stage.control_labels(["pca"], points, coarse, certain, found, points, {"seed": 0})
     with pytest.raises(UserError, match="pixels: needs the training images"):
-        cluster_stage.cluster_stage(None, "toy", points, coarse, certain, settings={"controls": ["pixels"]}, seed=0)
+        cluster_stage.control_labels(["pixels"], points, coarse, certain, found, None, {"seed": 0})
 
 
 def test_no_filter_labels_every_image():
@@ -85,28 +102,12 @@ def test_the_stage_writes_everything_and_scores_it(tmp_path, monkeypatch, capsys
         return plain(*arguments, **{**options, "reducer": "none", "workers": 0})
 
     monkeypatch.setattr(cluster_stage, "cluster_in_processes", without_umap)
-    settings = {
-        "umap_neighbors": 30,
-        "umap_min_dist": 0.0,
-        "umap_components": 4,
-        "min_cluster_size": 12,
-        "cluster_workers": 1,
-        "controls": list(cluster_stage.NAMES),
-    }
-    metrics, details, artefacts = cluster_stage.cluster_stage(
-        tmp_path,
-        "toy",
-        points,
-        coarse,
-        certain,
-        settings=settings,
-        seed=42,
-        fine=which,
-        images=points,
-        class_names=["x", "y", "z"],
-        fine_names=[f"blob {b}" for b in range(6)],
-    )
+    monkeypatch.setattr(cluster_stage, "make_maps", flat_maps)
+    words = ["--min_cluster_size", "12", "--cluster_workers", "1", "--controls", *cluster_stage.NAMES]
     below = tmp_path / "sub_toy"
+    metrics, details, artefacts = cluster_stage.cluster_stage(
+        tmp_path, toy(coarse, which), points, certain, flags.parse_pipeline(words), below
+    )
     values = {name: metric["last"] for name, metric in metrics.items()}
     assert values["ari"] > 0.9 and abs(values["ari_random"]) < 0.5 and values["num_sub"] == 6
     assert values["clusters_per_class"] == 2
@@ -128,9 +129,9 @@ def test_the_stage_writes_everything_and_scores_it(tmp_path, monkeypatch, capsys
 def test_without_known_subclasses_there_are_no_scores(tmp_path, monkeypatch):
     points, coarse, _, certain, found = made()
     monkeypatch.setattr(cluster_stage, "cluster_in_processes", lambda *a, **k: found)
-    settings = {"umap_neighbors": 30, "umap_min_dist": 0.0, "umap_components": 6, "min_cluster_size": 12}
-    metrics, details, _ = cluster_stage.cluster_stage(
-        tmp_path, "toy", points, coarse, certain, settings=settings, seed=42
-    )
+    monkeypatch.setattr(cluster_stage, "make_maps", flat_maps)
+    config = flags.parse_pipeline(["--umap_components", "6", "--min_cluster_size", "12"])
+    below = tmp_path / "sub_toy"
+    metrics, details, _ = cluster_stage.cluster_stage(tmp_path, toy(coarse, None), points, certain, config, below)
     assert details["scores"] == {} and "ari" not in metrics and metrics["num_sub"]["last"] == found.num_labels
     assert not (tmp_path / "sub_toy" / "contingency.csv").exists()

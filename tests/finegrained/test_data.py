@@ -79,8 +79,10 @@ def test_normalize_is_to_tensor_and_normalize(dtype):
 
 
 def test_planes_and_items():
-    split = data.Split(np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3), np.array([0, 1]), np.array([3, 4]))
-    items = data.Items.of(split, np.array([-1, 2]))
+    split = data.Split(
+        np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3), np.array([0, 1]), np.array([-1, 2])
+    )
+    items = data.Items.of(split)
     images, fine, coarse = items[torch.tensor([1])]
     assert torch.equal(images[0, 2], torch.from_numpy(split.images[1, :, :, 2]))
     assert fine.tolist() == [2] and coarse.tolist() == [1] and len(items) == 2

@@ -23,13 +23,13 @@ from .conftest import ROOT, TINY, command, run
 VARYING = {"seconds"}
 
 
-def fake_clusters(out_dir, dataset, features, coarse, certain, *, fine, record_folder, **_):
+def fake_clusters(out_dir, data, features, certain, config, record_folder):
     """Two clusters a class by the sign of a feature, in the files of the clustering stage."""
     assert features.dtype == np.float32 and features.shape == (200, 128) and certain.sum() == 180
     half = np.asarray(features)[:, 0] > np.median(np.asarray(features)[:, 0])
-    labels = np.where(certain, 2 * coarse + half, -1)
+    labels = np.where(certain, 2 * data.train.coarse + half, -1)
     labels = np.where(labels < 0, -1, np.searchsorted(np.unique(labels[labels >= 0]), labels))
-    folder = out_dir / f"sub_{dataset}"
+    folder = out_dir / f"sub_{data.name}"
     for place in (folder, folder / "controls" / "random"):
         place.mkdir(parents=True, exist_ok=True)
         (place / "pseudo.csv").write_text("".join(f"{x}\n" for x in labels))
