@@ -195,8 +195,9 @@ def cluster_in_processes(
         stored = {label: read_stored(keep / f"class{label}.npz", key) for label, key in keys.items()}
         results |= {label: arrays for label, arrays in stored.items() if arrays is not None}
     missing = sorted((one for one in populated if one.label not in results), key=lambda one: -len(one.rows))
-    shown = {"desc": "cluster", "unit": "class", "disable": not sys.stderr.isatty()}
-    with contextlib.ExitStack() as stack, tqdm(total=len(populated), initial=len(results), **shown) as bar:
+    silent = not sys.stderr.isatty()
+    bar = tqdm(desc="cluster", total=len(populated), initial=len(results), unit="class", disable=silent)
+    with contextlib.ExitStack() as stack, bar:
         path = stack.enter_context(on_disk(features))
         new_path = "" if new_features is None else stack.enter_context(on_disk(new_features))
         if pool is None and workers != 0 and missing:
