@@ -56,14 +56,19 @@ class About(Strict):
     names: dict[str, str] = {}  # label of a line in a table of details -> what is printed for it
 
 
-class Answered(Strict):
-    """What a column of a published table says of its numbers: their unit, and the metric of ours that answers them."""
+class Measured(Strict):
+    """A number of ours: which metric of a record, of which epoch, in which unit."""
 
     unit: Unit
-    metric: str | None = None
+    metric: str = ""
     selection: Selection = "last"
+    key: bool = False  # a main number of its row
+
+
+class Answered(Measured):
+    """What a column of a published table says of its numbers: the metric of ours that answers them, and how."""
+
     judge: Literal["proportion", "exact", "none"] = "none"  # how our numbers are compared with it
-    key: bool = False  # a row's main number
     agree: tuple[str, str] | None = None  # judged only where these two metrics of a run are equal, else `unlike`
     unlike: str = ""
     note: str = ""
@@ -117,14 +122,11 @@ class OurRow(Strict):
     quantity: str = ""  # what its main number is called if the column alone does not say of which network
 
 
-class Shown(Strict):
+class Shown(Measured):
     """A number of ours that is printed although the paper has no such number."""
 
     metric: str
     title: str
-    unit: Unit
-    selection: Selection = "last"
-    key: bool = False  # a main number of rows without a published one
 
 
 class DetailColumn(Strict):
