@@ -6,6 +6,7 @@ Where a row has local runs these are shown, else the committed ones; a row never
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reproduction.runtime.outcomes import Outcomes
-from reproduction.runtime.record import Metric, Record, load_record
+from reproduction.runtime.record import Record, load_record
 from reproduction.runtime.run_folder import PLACES, REPO_ROOT, RUNS_ROOT, UserError, shown
 
 RESULTS = REPO_ROOT / "reproduction" / "results"
@@ -41,9 +42,17 @@ class SeedRun:
     paper: str
     row: str
     seed: int
-    profile: str
-    source: str
     entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def last(self) -> Entry:
+        """The newest record of this seed."""
+        return self.entries[-1]
+
+    @property
+    def profile(self) -> str:
+        """The profile of the newest record."""
+        return self.last.record.profile
 
     def number(self, metric: str, selection: str) -> float | None:
         """Returns a metric of the run, the latest stage first; None if it is absent or not finite.
@@ -56,21 +65,16 @@ class SeedRun:
             left, right = (self.number(part, selection) for part in metric.split(" - "))
             return None if left is None or right is None else left - right
         if place := re.fullmatch(r"(\w+)\[(\w+)=([\d,]+)\]\.(\w+)", metric):
-            listed, wanted = self.detail(place[1]), place[3].split(",")
-            entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-            by_key = {str(entry.get(place[2])): entry.get(place[4]) for entry in entries}
-            known = [float(v) for key in wanted if isinstance(v := by_key.get(key), (int, float)) and math.isfinite(v)]
-            return sum(known) if len(known) == len(wanted) else None
+            name, key, wanted, counted = place.groups()
+            by_key = {str(entry.get(key)): entry.get(counted) for entry in self.listed(name) if isinstance(entry, dict)}
+            numbers = [_finite(by_key.get(value)) for value in wanted.split(",")]
+            known = [number for number in numbers if number is not None]
+            return sum(known) if len(known) == len(numbers) else None
         if place := re.fullmatch(r"(\w+)\[(\d+)\]", metric):
-            listed = self.detail(place[1])
-            value = listed[int(place[2])] if isinstance(listed, list) and int(place[2]) < len(listed) else None
-            return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-        for entry in reversed(self.entries):
-            found: Metric | None = entry.record.metrics.get(metric)
-            value = None if found is None else getattr(found, selection)
-            if value is not None:
-                return float(value) if math.isfinite(value) else None
-        return None
+            listed, at = self.listed(place[1]), int(place[2])
+            return _finite(listed[at]) if at < len(listed) else None
+        found = (e.record.metrics[metric] for e in reversed(self.entries) if metric in e.record.metrics)
+        return _finite(next((v for one in found if (v := getattr(one, selection)) is not None), None))
 
     def outcomes(self, metric: str) -> Outcomes | None:
         """Returns which test images count as correct for an accuracy, the latest stage first; None if not recorded."""
@@ -97,6 +101,11 @@ class SeedRun:
             if name in entry.record.details:
                 return entry.record.details[name]
         return None
+
+    def listed(self, name: str) -> list[Any]:
+        """A list among the details; [] if there is none of that name."""
+        value = self.detail(name)
+        return value if isinstance(value, list) else []
 
     def agrees(self, pair: tuple[str, str] | None) -> bool:
         """Whether two of the run's metrics are the same number; True for no pair, or where one is absent."""
@@ -128,11 +137,6 @@ class SeedRun:
             found.append(f"{self.profile} profile")
         return list(dict.fromkeys(found))
 
-    @property
-    def last(self) -> Entry:
-        """The newest record of this seed."""
-        return self.entries[-1]
-
     def flags_by_stage(self) -> dict[str, dict[str, Any]]:
         """The flags that decide what each stage computes; equal for two seeds of one experiment."""
         flags = {}
@@ -145,17 +149,34 @@ class SeedRun:
         return flags
 
 
-@dataclass
+def _finite(value: Any) -> float | None:
+    """A finite number as it is, None for anything else."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
 class RowRuns:
-    """The runs of one row, by seed; `caveat` says why they are not judged ("" if they are)."""
+    """The runs of one row, by seed, at least one; `caveat` says why they are not judged ("" if they are)."""
 
     paper: str
     row: str
-    profile: str
-    source: str
     runs: list[SeedRun]
-    caveat: str = ""
-    left_out: list[str] = field(default_factory=list)
+    caveat: str
+
+    @property
+    def profile(self) -> str:
+        """The profile of the first seed."""
+        return self.runs[0].profile
+
+    @property
+    def source(self) -> str:
+        """Where the records are: "runs" or "results"."""
+        return self.runs[0].last.source
+
+
+def row_of(base: str, variant: str) -> str:
+    """Returns the name of a variant's row; "" is the base row itself."""
+    return f"{base}-{variant}" if variant else base
 
 
 @dataclass
@@ -169,14 +190,17 @@ class Collection:
         """The rows of one paper, in the order of their names."""
         return [row for (name, _), row in self.rows.items() if name == paper]
 
+    def runs(self, paper: str, base: str, variant: str = "") -> list[SeedRun]:
+        """The runs of a row, or of a variant of it, by seed; [] if there are none."""
+        group = self.rows.get((paper, row_of(base, variant)))
+        return group.runs if group is not None else []
 
-def _files(folder: Path, names: str) -> list[Path]:
+
+def _files(folder: Path, pattern: str) -> list[Path]:
     found = []
     for base, folders, files in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(base) / name for name in sorted(files) if (name == names if names != "*" else name.endswith(".json"))
-        ]
+        found += [Path(base) / name for name in sorted(fnmatch.filter(files, pattern))]
     return found
 
 
@@ -234,46 +258,41 @@ def join(entries: Sequence[Entry]) -> tuple[dict[tuple[str, str], RowRuns], list
 
     Two records of one seed and stage count once: the newer, with a line about the other. Where clean and doubtful
     runs meet in a row only the clean ones are kept; a row of doubtful runs alone is kept and never judged.
+
+    Args:
+      entries: the records.
+    Returns:
+      (rows by (paper, row), problems): one line for each record that is left out.
     """
     problems: list[str] = []
     local = {(entry.record.paper, entry.record.row) for entry in entries if entry.source == "runs"}
-    runs: dict[tuple[str, str, int], SeedRun] = {}
-    seen: dict[tuple[str, str, int, str], Entry] = {}
+    stages: dict[tuple[str, str, int], dict[str, Entry]] = {}
     for entry in sorted(entries, key=lambda item: (item.record.date, len(item.path.parts), str(item.path))):
         record = entry.record
         if entry.source == "results" and (record.paper, record.row) in local:
             continue
-        key = (record.paper, record.row, record.seed)
-        run = runs.setdefault(key, SeedRun(*key, profile=record.profile, source=entry.source))
-        older = seen.get((*key, record.stage))
+        by_stage = stages.setdefault((record.paper, record.row, record.seed), {})
+        older = by_stage.pop(record.stage, None)
         if older is not None:
-            run.entries.remove(older)
             problems.append(
                 f"{shown(older.path)}: left out, {shown(entry.path)} is the newer run of this row, seed and stage"
             )
-        seen[(*key, record.stage)] = entry
-        run.entries.append(entry)
-        run.profile = record.profile
+        by_stage[record.stage] = entry
+    seeds: dict[tuple[str, str], list[SeedRun]] = {}
+    for (paper, row, seed), by_stage in sorted(stages.items()):
+        seeds.setdefault((paper, row), []).append(SeedRun(paper, row, seed, list(by_stage.values())))
     rows: dict[tuple[str, str], RowRuns] = {}
-    for (paper, row, _), run in sorted(runs.items()):
-        rows.setdefault((paper, row), RowRuns(paper, row, run.profile, run.source, [])).runs.append(run)
-    for group in rows.values():
-        _decide(group)
+    for (paper, row), runs in seeds.items():
+        doubtful, clean = [run for run in runs if run.caveats], [run for run in runs if not run.caveats]
+        if clean:
+            reasons = []
+            problems += [f"{shown(r.last.path)}: left out of its row ({', '.join(r.caveats)})" for r in doubtful]
+        else:
+            reasons = list(dict.fromkeys(reason for run in doubtful for reason in run.caveats))
+        chosen = clean or doubtful
+        caveat = ", ".join(filter(None, [*reasons, different_flags(chosen)]))
+        rows[paper, row] = RowRuns(paper, row, chosen, caveat)
     return rows, problems
-
-
-def _decide(group: RowRuns) -> None:
-    """Keeps the runs of a row that belong together and says whether they may be judged."""
-    clean = [run for run in group.runs if not run.caveats]
-    if clean and len(clean) < len(group.runs):
-        for run in group.runs:
-            if run.caveats:
-                group.left_out.append(f"{shown(run.last.path)}: left out of its row ({', '.join(run.caveats)})")
-        group.runs = clean
-    elif not clean:
-        group.caveat = ", ".join(dict.fromkeys(reason for run in group.runs for reason in run.caveats))
-    group.profile = group.runs[0].profile
-    group.caveat = ", ".join(part for part in (group.caveat, different_flags(group.runs)) if part)
 
 
 def different_flags(runs: Sequence[SeedRun]) -> str:
@@ -322,7 +341,7 @@ def collect(
     """
     files: list[tuple[Path, str]] = []
     for path in _split(paths):
-        found = _files(path, "record.json") or _files(path, "*") if path.is_dir() else [path]
+        found = _files(path, "record.json") or _files(path, "*.json") if path.is_dir() else [path]
         if not path.exists():
             raise UserError(f"--runs {path}: no such file or folder")
         if not found:
@@ -331,9 +350,8 @@ def collect(
     if not paths:
         if not committed_only:
             files += [(file, "runs") for file in _files(runs, "record.json")]
-        files += [(file, "results") for file in _files(results, "*")]
+        files += [(file, "results") for file in _files(results, "*.json")]
     unique = list(dict.fromkeys((path.resolve(), source) for path, source in files))
     entries, problems = read_all(unique, results.resolve())
     rows, more = join(entries)
-    left_out = [line for group in rows.values() for line in group.left_out]
-    return Collection(rows, problems + more + left_out)
+    return Collection(rows, problems + more)
