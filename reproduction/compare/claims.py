@@ -141,10 +141,9 @@ def _published(claim: Claim, paper: Paper, base: str) -> tuple[float | None, str
         return None, ""
     by_cell = {number.cell: number for number in reversed(paper.numbers())}
     method, baseline = (by_cell[cell] for cell in cells)
-    printed = baseline.printed + ("" if baseline.evidence == "verified" else "\N{DAGGER}")
     if "recalled" in (method.evidence, baseline.evidence) or method.value is None or baseline.value is None:
-        return None, printed
-    return method.value - baseline.value, printed
+        return None, baseline.marked
+    return method.value - baseline.value, baseline.marked
 
 
 def unknown_metrics(paper: Paper, found: Collection) -> list[str]:

@@ -95,16 +95,17 @@ class SeedRun:
         """Returns what its stages computed in."""
         return frozenset(entry.record.precision for entry in self.entries)
 
-    def detail(self, name: str) -> Any:
-        """An entry of the records' details, the latest stage first."""
-        for entry in reversed(self.entries):
-            if name in entry.record.details:
-                return entry.record.details[name]
-        return None
+    def detail(self, name: str, *path: str) -> Any:
+        """An entry of the records' details, the latest stage first, or what lies below it; None if it is absent."""
+        found = (entry.record.details[name] for entry in reversed(self.entries) if name in entry.record.details)
+        value = next(found, None)
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
 
-    def listed(self, name: str) -> list[Any]:
-        """A list among the details; [] if there is none of that name."""
-        value = self.detail(name)
+    def listed(self, *path: str) -> list[Any]:
+        """A list among the details; [] if there is none at that place."""
+        value = self.detail(*path)
         return value if isinstance(value, list) else []
 
     def agrees(self, pair: tuple[str, str] | None) -> bool:

@@ -167,18 +167,16 @@ def detail_table(table: DetailTable, groups: Sequence[RowRuns], names: Mapping[s
       groups: the paper's rows, in order.
       names: label of a line -> what is printed for it.
     """
-    keys = [column.key for column in table.columns]
+    keys, path = [column.key for column in table.columns], table.path.split("/") if table.path else []
     rows = []
     for group in groups:
         if table.rates and RATE not in group.row:
             continue
         lines: dict[tuple[str, ...], list[Any]] = {}
-        class_names: Any = None
+        class_names: list[Any] = []
         for run in group.runs:
-            top = table.path.split("/")[0] if table.path else ""
-            details = {name: _detail_or_metric(run, name) for name in ([top] if top else keys)}
-            class_names = class_names or run.detail("class_names")
-            path = table.path.split("/") if table.path else []
+            details = {name: _detail_or_metric(run, name) for name in path[:1] or keys}
+            class_names = class_names or run.listed("class_names")
             for labels, entry in _entries(details, path, ()):
                 lines.setdefault(labels, []).append(entry)
         for labels, entries in lines.items():
@@ -191,12 +189,12 @@ def detail_table(table: DetailTable, groups: Sequence[RowRuns], names: Mapping[s
 
 
 def _detail_or_metric(run: SeedRun, name: str) -> Any:
-    known = any(name in entry.record.details for entry in run.entries)
+    known = any(name in entry.record.details for entry in run.entries)  # null there: it does not apply
     return run.detail(name) if known else run.number(name, "last")
 
 
-def _name(label: str, names: Mapping[str, str], class_names: Any) -> str:
-    if isinstance(class_names, list) and label.isdigit() and int(label) < len(class_names):
+def _name(label: str, names: Mapping[str, str], class_names: Sequence[Any]) -> str:
+    if label.isdigit() and int(label) < len(class_names):
         return str(class_names[int(label)])
     return names.get(label, label)
 

@@ -25,6 +25,7 @@ TABLES = REPO_ROOT / "reproduction" / "tables"
 Evidence = Literal["verified", "recalled"]
 Selection = Literal["last", "best_on_val", "best_on_test"]
 RATE = "-rate-"  # in the name of a row whose runs only choose a learning rate, on held-out training images
+RECALLED_MARK = "\N{DAGGER}"  # behind a published number that was typed from memory
 ABSENT = "-"  # a cell of a published table that holds nothing (TOML has no null)
 
 
@@ -169,6 +170,11 @@ class Number(Answered):
     def cell(self) -> str:
         """Its place in the published table, `row/column`."""
         return f"{self.row}/{self.column}"
+
+    @property
+    def marked(self) -> str:
+        """Returns the number as the paper prints it, with a mark if it is recalled."""
+        return self.printed + (RECALLED_MARK if self.evidence == "recalled" else "")
 
 
 class Paper(Strict):
