@@ -9,6 +9,7 @@ shown and never judged. Source: ours.
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from reproduction.compare.claims import Result, check_claims, unknown_metrics
 from reproduction.compare.collect import Collection, RowRuns, collect
 from reproduction.compare.effects import t_quantile
 from reproduction.compare.pairs import scale_of
-from reproduction.compare.tables import Column, Measured, Number, OurRow, Paper, paper_of
+from reproduction.compare.tables import Column, Measured, Number, OurRow, Paper, load_tables, paper_of
 from reproduction.compare.verdicts import Verdict, planned_seeds
 from reproduction.runtime.run_folder import UserError
 
@@ -266,12 +267,25 @@ def compare(papers: Sequence[Paper], found: Collection) -> list[Comparison]:
     return [Comparison(paper, lines_of(paper, found), check_claims(paper, found)) for paper in papers]
 
 
-def load_comparisons(papers: Sequence[Paper], runs: Sequence[Path]) -> tuple[list[Comparison], Collection]:
-    """Compares every paper with the records; for runs of another machine only what these runs contain.
+def add_choice(parser: argparse.ArgumentParser, about_paper: str) -> None:
+    """Adds --paper and --runs, whose values `load_comparisons` takes."""
+    runs_help = "records or run folders of another machine; default: runs/ and the committed results"
+    parser.add_argument("--paper", action="append", default=[], help=about_paper)
+    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=runs_help)
 
+
+def load_comparisons(names: Sequence[str], runs: Sequence[Path]) -> tuple[list[Comparison], Collection]:
+    """Compares papers with the records; for runs of another machine only what these runs contain.
+
+    Args:
+      names: ids of the papers; empty: all.
+      runs: record files or folders of another machine; empty: local runs and committed records.
+    Returns:
+      (one comparison for each paper, the records behind them).
     Raises:
-      UserError: `runs` hold no record of these papers.
+      UserError: no such paper, or `runs` hold no record of these papers.
     """
+    papers = [paper_of(name) for name in names] or list(load_tables().values())
     found = collect(runs)
     here = [paper for paper in papers if not runs or found.of(paper.paper.id)]
     if not here:

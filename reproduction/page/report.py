@@ -20,9 +20,9 @@ from datasets.terminal import any_terminal
 from reproduction.compare import export
 from reproduction.compare.charts import charts
 from reproduction.compare.collect import Collection, Entry, RowRuns
-from reproduction.compare.comparison import Comparison, load_comparisons
+from reproduction.compare.comparison import Comparison, add_choice, load_comparisons
 from reproduction.compare.extras import extras_of, rows_in_order
-from reproduction.compare.tables import About, load_tables, paper_of
+from reproduction.compare.tables import About
 from reproduction.compare.tabular import markdown_table
 from reproduction.page.curves import row_charts
 from reproduction.page.gallery import Budget, chart, gallery, without_folders
@@ -167,13 +167,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Writes one self-contained HTML page, and the same tables as Markdown next to it.",
         allow_abbrev=False,
     )
-    runs_help = "records or run folders of another machine; default: runs/ and the committed results"
     parser.add_argument("--out", type=Path, default=RUNS_ROOT / "report.html", help="default: runs/report.html")
-    parser.add_argument("--paper", action="append", default=[], help="one paper (repeatable); default: all")
-    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=runs_help)
+    add_choice(parser, "one paper (repeatable); default: all")
     args = parser.parse_args(argv)
-    papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
-    comparisons, found = load_comparisons(papers, args.runs)
+    comparisons, found = load_comparisons(args.paper, args.runs)
     page = build(comparisons, found, args.out)
     if len(page.encode()) > MAX_BYTES:
         print(f"note: the page has {len(page.encode()) / 1e6:.1f} MB; --paper makes a smaller one", file=sys.stderr)
