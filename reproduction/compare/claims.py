@@ -244,12 +244,10 @@ def _adjusted(results: Sequence[Result]) -> list[Result]:
     for result in results:
         if result.claim.group == "main" and result.effect is not None and result.verdict.line >= 2:
             families.setdefault(result.row, {})[result.claim.id] = result.effect.p_value()
-    surviving = {row: holm(family) for row, family in families.items()}
+    lost = {(row, claim) for row, family in families.items() for claim in family.keys() - holm(family)}
     return [
         replace(result, verdict=replace(result.verdict, text=result.verdict.text + UNADJUSTED))
-        if result.verdict.line in (3, 4)
-        and result.claim.id in families.get(result.row, {})
-        and result.claim.id not in surviving[result.row]
+        if result.verdict.line in (3, 4) and (result.row, result.claim.id) in lost
         else result
         for result in results
     ]

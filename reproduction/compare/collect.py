@@ -12,7 +12,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,12 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return found
 
 
-def _read(path: Path, source: str) -> Entry:
+def _read(path: Path, source: str, results: Path) -> Entry:
+    """Reads one record file.
+
+    Raises:
+      UserError: it is no record, or a committed one in a folder that its content does not name.
+    """
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -218,40 +223,11 @@ def _read(path: Path, source: str) -> Entry:
         raise UserError(" ".join(str(error).replace(str(path), shown(path)).split())) from None
     except RecursionError:
         raise UserError(f"{shown(path)}: not a record of this repository: nested too deeply") from None
+    if source == "results":
+        expected = results / record.paper / record.row / f"seed{record.seed}.json"
+        if path.parent != expected.parent or not f"{path.stem}-".startswith(f"{expected.stem}-"):
+            raise UserError(f"{shown(path)}: its content belongs to {shown(expected)}")
     return Entry(path, record, source)
-
-
-def _misfiled(entry: Entry, results: Path) -> str:
-    """Why a committed record does not stand where its content says; "" if it does."""
-    record = entry.record
-    expected = results / record.paper / record.row / f"seed{record.seed}.json"
-    stem = entry.path.stem
-    if entry.path.parent == expected.parent and (stem == expected.stem or stem.startswith(expected.stem + "-")):
-        return ""
-    return f"{shown(entry.path)}: its content belongs to {shown(expected)}"
-
-
-def read_all(files: Iterable[tuple[Path, str]], results: Path = RESULTS) -> tuple[list[Entry], list[str]]:
-    """Reads record files.
-
-    Args:
-      files: (path, source) pairs.
-    Returns:
-      (entries, problems): one line for each file that is not a record or is in the wrong place.
-    """
-    entries, problems = [], []
-    for path, source in files:
-        try:
-            entry = _read(path, source)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        wrong = _misfiled(entry, results) if source == "results" else ""
-        if wrong:
-            problems.append(wrong)
-        else:
-            entries.append(entry)
-    return entries, problems
 
 
 def join(entries: Sequence[Entry]) -> tuple[dict[tuple[str, str], RowRuns], list[str]]:
@@ -352,7 +328,11 @@ def collect(
         if not committed_only:
             files += [(file, "runs") for file in _files(runs, "record.json")]
         files += [(file, "results") for file in _files(results, "*.json")]
-    unique = list(dict.fromkeys((path.resolve(), source) for path, source in files))
-    entries, problems = read_all(unique, results.resolve())
-    rows, more = join(entries)
-    return Collection(rows, problems + more)
+    entries, problems = [], []
+    for path, source in dict.fromkeys((path.resolve(), source) for path, source in files):
+        try:
+            entries.append(_read(path, source, results.resolve()))
+        except UserError as error:
+            problems.append(str(error))
+    rows, left_out = join(entries)
+    return Collection(rows, problems + left_out)

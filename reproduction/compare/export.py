@@ -323,8 +323,9 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
             writer.writerow({"kind": "number", **same, **of_paper, **spread, **columns(line, line.values)})
         for result in comparison.claims:
             claim, effect = result.claim, result.effect
-            several = effect if effect is not None and effect.seeds > 1 else None
-            low, high = several.interval() if several else (None, None)
+            low = high = p = None
+            if effect is not None and effect.seeds > 1:
+                (low, high), p = effect.interval(), effect.p_value()
             tested = {
                 "kind": claim.group,
                 "paper": result.paper,
@@ -335,7 +336,7 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
                 "mean": plain(effect.mean if effect else None),
                 "low": plain(low),
                 "high": plain(high),
-                "p": plain(several.p_value() if several else None),
+                "p": plain(p),
             }
             writer.writerow({**tested, **columns(result, effect.by_seed if effect else ())})
     return out.getvalue()

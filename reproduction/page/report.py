@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -34,7 +35,7 @@ from reproduction.runtime.run_folder import RUNS_ROOT, shown
 
 MAX_BYTES = 10_000_000
 MEDIA_BYTES = 6_500_000  # plots, curves and folded texts; the rest is for the tables
-Users = dict[tuple[str, ...], set[tuple[str, str]]]  # a line of a table -> paper and row of the records behind it
+Users = defaultdict[tuple[str, ...], set[tuple[str, str]]]  # line of a table -> paper and row of the records behind it
 
 
 def row_section(group: RowRuns, title: str, about: About, page: Path, budget: Budget) -> Markup:
@@ -76,23 +77,19 @@ def used_by(where: set[tuple[str, str]]) -> str:
 
 def machines(entries: Sequence[Entry]) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     """Lists machines, versions, data files and deviations of all runs on the page, as (heading, head, rows)."""
-    hardware: Users = {}
-    software: Users = {}
-    files: Users = {}
-    deviations: Users = {}
+    hardware, software, files, deviations = (Users(set) for _ in range(4))
     for entry in entries:
         record, m = entry.record, entry.record.machine
         where = record.paper, record.row
-        hardware.setdefault((m.cpu, str(m.cores), m.gpu or "none", m.system), set()).add(where)
+        hardware[m.cpu, str(m.cores), m.gpu or "none", m.system].add(where)
         versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
         commit = record.commit[:10] + (" with changes" if record.dirty and record.commit != "unknown" else "")
         exact = "deterministic" if record.deterministic else "not deterministic"
-        software.setdefault((commit, record.lock_hash, f"{record.precision}, {exact}", versions), set()).add(where)
+        software[commit, record.lock_hash, f"{record.precision}, {exact}", versions].add(where)
         if record.deviations:
-            stage = record.paper, f"{record.row} ({record.stage})"
-            deviations.setdefault((", ".join(record.deviations),), set()).add(stage)
+            deviations[(", ".join(record.deviations),)].add((record.paper, f"{record.row} ({record.stage})"))
         for name, digest in record.data.items():
-            files.setdefault((name, digest, "verified" if record.data_verified else "NOT verified"), set()).add(where)
+            files[name, digest, "verified" if record.data_verified else "NOT verified"].add(where)
     tables = (
         ("Machines", ("CPU", "cores", "GPU", "system", "used by"), hardware),
         ("Versions", ("commit", "lock", "precision", "versions", "used by"), software),
