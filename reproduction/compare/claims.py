@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reproduction.compare.claim_language import Claim, Side, matches
-from reproduction.compare.collect import Collection, different_flags, row_of
+from reproduction.compare.collect import PROFILES, Collection, different_flags, row_of
 from reproduction.compare.effects import Effect
 from reproduction.compare.pairs import pair
 from reproduction.compare.tables import RATE, Paper
@@ -21,7 +21,6 @@ from reproduction.compare.verdicts import Control, Verdict, holm, judge
 from reproduction.runtime.run_folder import REPO_ROOT, read_json
 
 BENCHMARKS = REPO_ROOT / "docs" / "benchmarks.json"
-PROFILES = ("paper", "matched", "cpu")
 UNADJUSTED = " (unadjusted)"  # behind a verdict that Holm's adjustment does not leave
 
 

@@ -22,6 +22,7 @@ from reproduction.runtime.record import Record, load_record
 from reproduction.runtime.run_folder import PLACES, REPO_ROOT, RUNS_ROOT, UserError, shown
 
 RESULTS = REPO_ROOT / "reproduction" / "results"
+PROFILES = ("paper", "matched", "cpu")  # whose runs may be judged, the nearest to the paper first
 OFF = "none"  # of a flag in a record; so are null, false, 0 and an absent one
 MAX_RECORD_BYTES = 16 * 2**20  # a record is a few kilobytes; anything near this is not one
 
@@ -73,8 +74,9 @@ class SeedRun:
         if place := re.fullmatch(r"(\w+)\[(\d+)\]", metric):
             listed, at = self.listed(place[1]), int(place[2])
             return _finite(listed[at]) if at < len(listed) else None
-        found = (e.record.metrics[metric] for e in reversed(self.entries) if metric in e.record.metrics)
-        return _finite(next((v for one in found if (v := getattr(one, selection)) is not None), None))
+        found = [e.record.metrics[metric] for e in reversed(self.entries) if metric in e.record.metrics]
+        values = (getattr(one, selection) for one in found)
+        return next((_finite(value) for value in values if value is not None), None)
 
     def outcomes(self, metric: str) -> Outcomes | None:
         """Returns which test images count as correct for an accuracy, the latest stage first; None if not recorded."""
@@ -134,7 +136,7 @@ class SeedRun:
                 found.append("uncommitted changes")
             if not record.data_verified:
                 found.append("unverified data")
-        if self.profile not in ("paper", "matched", "cpu"):
+        if self.profile not in PROFILES:
             found.append(f"{self.profile} profile")
         return list(dict.fromkeys(found))
 

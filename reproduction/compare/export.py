@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from reproduction.compare.claims import Result, without_run
+from reproduction.compare.collect import PROFILES
 from reproduction.compare.comparison import Comparison, Line
 from reproduction.compare.effects import Effect
 from reproduction.compare.tables import RECALLED_MARK
@@ -246,7 +247,7 @@ def nearest_lines(comparison: Comparison, table: str, row: str) -> dict[str, Lin
         for line in comparison.lines
         if line.number is not None and (line.number.table, line.number.row) == (table, row) and line.mean is not None
     ]
-    for profile in ("paper", "matched", "cpu"):
+    for profile in PROFILES:
         if here := [line for line in lines if f"-{profile}-" in f"{line.row}-"]:
             return {line.number.column: line for line in reversed(here) if line.number is not None}
     return {}

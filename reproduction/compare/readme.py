@@ -59,7 +59,8 @@ def overview(comparisons: Sequence[Comparison]) -> str:
     ]
     counts = export.verdict_counts([result for comparison in comparisons for result in comparison.claims])
     lines = [line for comparison in comparisons for line in comparison.lines]
-    ran, known = ({(line.paper, line.row) for line in lines if line.source or not only} for only in (True, False))
+    known = {(line.paper, line.row) for line in lines}
+    ran = {(line.paper, line.row) for line in lines if line.source}
     more = (
         f"Everything tested, small runs included: {counts}. All rows ({len(ran)} run, {len(known - ran)} not, with "
         "the reason) are on the papers' pages."

@@ -160,7 +160,6 @@ class Number(Answered):
     printed: str  # as the paper prints it
     resolution: float  # half a unit of the last printed digit
     split: str
-    where: str
     selected: str
     evidence: Evidence
     samples: int | None
@@ -265,7 +264,6 @@ def _numbers_of(table: PublishedTable) -> Iterator[Number]:
                 printed=str(raw),
                 resolution=resolution,
                 split=table.split,
-                where=f"{table.where}, row {row.name}, column {column.name}",
                 selected=table.selected,
                 evidence=table.evidence,
                 samples=row.samples,

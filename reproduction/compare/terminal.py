@@ -40,7 +40,7 @@ COLOURS = {
 
 def _console(width: int) -> Console:
     """The terminal in its own width, a file or a pipe in the given one."""
-    return Console(width=None if sys.stdout.isatty() else width, highlight=False, soft_wrap=False)
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
 
 
 def print_comparisons(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
