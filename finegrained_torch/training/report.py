@@ -14,7 +14,7 @@ import numpy as np
 from finegrained_torch import flags, plots
 from finegrained_torch.data import images
 from finegrained_torch.training.setting import Setting
-from reproduction.compare.collect import Collection, Entry, RowRuns, SeedRun, join
+from reproduction.compare.collect import PROFILES, Collection, Entry, RowRuns, SeedRun, join
 from reproduction.compare.comparison import compare
 from reproduction.compare.export import write_text
 from reproduction.compare.extras import predictions
@@ -104,7 +104,7 @@ def read_entries(folder: Path) -> list[Entry]:
         row, manifest = record.row, path.parent / "manifest.json"
         if record.profile == "custom" and manifest.exists():
             row = flags.row_name(row, str(read_json(manifest, "").get("variant", ""))) or row
-        profile = record.profile if record.profile in ("paper", "matched", "cpu") else "cpu"
+        profile = record.profile if record.profile in PROFILES else "cpu"
         entries.append(Entry(path, record.model_copy(update={"row": row, "profile": profile}), "runs"))
     return entries
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from datasets.terminal import any_terminal
 from reproduction.compare import export, terminal
-from reproduction.compare.comparison import load_comparisons
-from reproduction.compare.tables import load_tables, paper_of
+from reproduction.compare.comparison import add_choice, load_comparisons
 from reproduction.runtime.flags import one_line_errors
 from reproduction.runtime.run_folder import shown
 
@@ -23,15 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Prints what the papers claim next to what we find; with --paper or --runs every number as well.",
         allow_abbrev=False,
     )
-    parser.add_argument("--paper", action="append", default=[], help="everything about one paper (repeatable)")
+    add_choice(parser, "everything about one paper (repeatable)")
     parser.add_argument("--short", action="store_true", help="only the main numbers and claims, one screen for a paper")
-    runs_help = "records or run folders of another machine; default: runs/ and the committed results"
-    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=runs_help)
     for name in ("markdown", "csv", "latex"):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the comparison as {name} too")
     args = parser.parse_args(argv)
-    papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
-    comparisons, found = load_comparisons(papers, args.runs)
+    comparisons, found = load_comparisons(args.paper, args.runs)
     if args.short:
         terminal.print_short(comparisons, found.problems)
     elif args.paper or args.runs:

@@ -41,7 +41,7 @@ COLUMNS = 3  # panels side by side
 
 
 @dataclass(frozen=True)
-class Line:
+class Interval:
     """An effect in points with its interval.
 
     Attributes:
@@ -65,22 +65,23 @@ def effects(results: Sequence[Result]) -> Figure | None:
     Returns:
       The figure, or None without any effect.
     """
-    rows = [result for result in results if result.claim.unit == "points" and _known(result)]
-    if not rows:
+    lines, margins = [], []
+    for result in results:
+        effect, margin = result.effect, result.claim.margin
+        if result.claim.unit == "points" and effect is not None and effect.seeds > 1 and margin is not None:
+            colour = RED if result.claim.group == "main" else BLUE
+            lines.append(Interval(effect, colour, textwrap.fill(result.claim.text, 60), result.verdict.line != 1))
+            margins.append(margin)
+    if not lines:
         return None
-    lines = []
-    for result in rows:
-        assert result.effect is not None
-        colour = RED if result.claim.group == "main" else BLUE
-        lines.append(Line(result.effect, colour, textwrap.fill(result.claim.text, 60), result.verdict.line != 1))
-    figure, axis = _intervals(lines, "points, with 95 % interval", f"{rows[0].row}; red: main claims, blue: findings")
-    for at, result in enumerate(rows):
-        assert result.claim.margin is not None
-        axis.barh(at, 2 * result.claim.margin, left=-result.claim.margin, height=0.8, color=BAND)
+    title = f"{results[0].row}; red: main claims, blue: findings"
+    figure, axis = _intervals(lines, "points, with 95 % interval", title)
+    for at, margin in enumerate(margins):
+        axis.barh(at, 2 * margin, left=-margin, height=0.8, color=BAND)
     return figure
 
 
-def _intervals(lines: Sequence[Line], unit: str, title: str) -> tuple[Figure, Axes]:
+def _intervals(lines: Sequence[Interval], unit: str, title: str) -> tuple[Figure, Axes]:
     """Draws effects with their 95 % intervals, one line each, the first on top.
 
     Args:
@@ -104,10 +105,6 @@ def _intervals(lines: Sequence[Line], unit: str, title: str) -> tuple[Figure, Ax
     return figure, axis
 
 
-def _known(result: Result) -> bool:
-    return result.effect is not None and result.effect.seeds > 1 and result.claim.margin is not None
-
-
 def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure | None:
     """Draws the gain of each class over the plain network, for each variant of the subclass method.
 
@@ -118,13 +115,11 @@ def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure 
     Returns:
       The figure, the neglected classes in red; None unless method and baseline have two seeds.
     """
-    group = found.rows.get(("subclass", base))
-    if group is None:
-        return None
-    names, neglected = group.runs[0].detail("class_names"), group.runs[0].detail("neglected")
     gains = {variant: by_class for variant in GAINS if (by_class := gains_of(found, base, variant))}
     if "" not in gains:
         return None
+    first = found.runs("subclass", base)[0]
+    names, neglected = first.listed("class_names"), first.listed("neglected")
     order = np.argsort([-effect.mean for effect in gains[""]])
     columns, lines = min(len(gains), COLUMNS), -(-len(gains) // COLUMNS)
     size = (3.2 * columns + 1.2, (0.32 * len(names) + 1.2) * lines)
@@ -153,8 +148,8 @@ def gains_of(found: Collection, base: str, variant: str) -> list[Effect]:
       base: row of the method, such as "cifar10-matched".
       variant: of the subclass method.
     """
-    group, gains = found.rows.get(("subclass", base)), []
-    for number in range(len(group.runs[0].detail("class_names") or ()) if group is not None else 0):
+    runs, gains = found.runs("subclass", base), []
+    for number in range(len(runs[0].listed("class_names")) if runs else 0):
         metric = f"class_accuracy/{number}"
         method, baseline = Side(metric=metric, variant=variant), Side(metric=metric, variant="baseline")
         effect = pair(found, "points", f"gain in {metric}", "subclass", base, method, baseline).effect
@@ -172,11 +167,10 @@ def gains_in_words(by_class: Sequence[Effect], neglected: Sequence[int]) -> str:
 
 def neglect_of_all_seeds(comparison: Comparison, found: Collection, row: str) -> Figure | None:
     """Draws the neglection degree of each class in every run of stage 1, epoch by epoch; None without a ranking."""
-    group = found.rows.get(("subclass", row))
-    if group is None or group.runs[0].detail("degrees") is None:
+    runs = found.runs("subclass", row)
+    if not runs or not runs[0].listed("degrees"):
         return None
-    keys = ("degrees", "ranking", "neglected", "class_names")
-    degrees, order, chosen, names = (group.runs[0].detail(key) for key in keys)
+    degrees, order, chosen, names = map(runs[0].listed, ("degrees", "ranking", "neglected", "class_names"))
     values = np.asarray(degrees)  # [runs, E, C]
     figure, ((axis,),) = new_figure(9, 4)
     epochs = np.linspace(-0.3, 0.3, values.shape[1]) if values.shape[1] > 1 else np.zeros(1)
@@ -185,8 +179,8 @@ def neglect_of_all_seeds(comparison: Comparison, found: Collection, row: str) ->
             axis.plot(at + epochs, run, ".-", color=RED if label in chosen else GREY, linewidth=0.8, markersize=4)
     axis.set_xticks(range(len(order)), [names[label] for label in order], rotation=30, ha="right", fontsize=9)
     axis.set_ylabel("neglection degree (1 = no cancellation)")
-    runs = f"{len(values)} runs of stage 1, epochs 1 to {values.shape[1]} from left to right within a class"
-    axis.set_title(f"{runs}\nred: the neglected classes, the same in stage 2 of every seed", fontsize=10)
+    what = f"{len(values)} runs of stage 1, epochs 1 to {values.shape[1]} from left to right within a class"
+    axis.set_title(f"{what}\nred: the neglected classes, the same in stage 2 of every seed", fontsize=10)
     return figure
 
 
@@ -210,7 +204,7 @@ def prefixes(comparison: Comparison, found: Collection, row: str) -> Figure | No
     for at, run in enumerate(group.runs):
         values = [run.number(f"prefix_accuracy/{bit}", "last") for bit in bits]
         ours = [100 * value if value is not None else np.nan for value in values]
-        shared = len(set(strings := run.detail("strings") or ())) < len(strings)
+        shared = len(set(strings := run.listed("strings"))) < len(strings)
         label = "" if at else f"ours, {seeds} seed{'s' * (seeds > 1)} (dotted: classes share a string)"
         axis.plot(bits, ours, "o:" if shared else "o-", color=BLUE, linewidth=1, label=label)
     axis.plot(bits, poster, "s--", color=RED, label="authors' poster, read off its figure")
@@ -245,7 +239,7 @@ def against_longer(comparison: Comparison, found: Collection, row: str) -> Figur
             label = textwrap.fill(f"{title} ({pairs.effect.seeds} seeds)", 50)
             judged = not why_not_judged(comparison.paper, found, row, (side, longer), pairs.seeds)
             colour = RED if side.variant in ("ft", "ft-deep", "mh09") else BLUE
-            drawn.append(Line(pairs.effect, colour, label, judged))
+            drawn.append(Interval(pairs.effect, colour, label, judged))
     if not drawn:
         return None
     unit = "points over the coarse network trained on as long, with 95 % interval"

@@ -100,6 +100,12 @@ class Claim(Strict):
         """Returns whether the claim is ours and not the paper's."""
         return self.source.startswith("ours")
 
+    @property
+    def sides(self) -> dict[str, Side]:
+        """Returns method, baseline and control by these names, as far as the claim has them."""
+        sides = {"method": self.method, "baseline": self.baseline, "control": self.control}
+        return {name: side for name, side in sides.items() if side is not None}
+
     def is_about(self, row: str) -> bool:
         """Whether a base row matches one of `rows` and none that is excluded."""
         return matches(self.rows, row)

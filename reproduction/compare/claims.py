@@ -13,15 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reproduction.compare.claim_language import Claim, Side, matches
-from reproduction.compare.collect import Collection, RowRuns, different_flags
+from reproduction.compare.collect import PROFILES, Collection, different_flags, row_of
 from reproduction.compare.effects import Effect
-from reproduction.compare.pairs import group_of, pair
+from reproduction.compare.pairs import pair
 from reproduction.compare.tables import RATE, Paper
 from reproduction.compare.verdicts import Control, Verdict, holm, judge
 from reproduction.runtime.run_folder import REPO_ROOT, read_json
 
 BENCHMARKS = REPO_ROOT / "docs" / "benchmarks.json"
-PROFILES = ("paper", "matched", "cpu")
 UNADJUSTED = " (unadjusted)"  # behind a verdict that Holm's adjustment does not leave
 
 
@@ -33,12 +32,12 @@ class Result:
       row: the base row, "" if none was run.
       on: the row that it was tested on, with a remark such as "unverified data".
       profile: of the row, "" if none was run.
+      published: the paper's effect, if its numbers are verified.
+      published_baseline: as the paper prints it, with a mark if it is recalled; "" if unknown.
       seeds: the seeds that method and baseline both have.
       effect: method minus baseline; for a fact the metric itself.
       baseline: mean of the baseline's metric.
       control: method minus control.
-      published: the paper's effect, if its numbers are verified.
-      published_baseline: as the paper prints it, with a mark if it is recalled; "" if unknown.
       missing: which term of the interval is missing and why; "" if none.
     """
 
@@ -47,14 +46,14 @@ class Result:
     row: str
     on: str
     profile: str
-    seeds: tuple[int, ...]
-    effect: Effect | None
-    baseline: float | None
-    control: Effect | None
     published: float | None
     published_baseline: str
-    missing: str
     verdict: Verdict
+    seeds: tuple[int, ...] = ()
+    effect: Effect | None = None
+    baseline: float | None = None
+    control: Effect | None = None
+    missing: str = ""
 
 
 def _gate(paper: Paper, found: Collection, base: str) -> str:
@@ -62,8 +61,7 @@ def _gate(paper: Paper, found: Collection, base: str) -> str:
     gate = next((gate for gate in paper.gate if matches(gate.rows, base)), None)
     if gate is None:
         return "no minimum accuracy is set for this data set"
-    group = group_of(found, paper.paper.id, base, gate.variant)
-    numbers = [run.number(gate.metric, "last") for run in group.runs] if group is not None else []
+    numbers = [run.number(gate.metric, "last") for run in found.runs(paper.paper.id, base, gate.variant)]
     known = [100 * number for number in numbers if number is not None]
     if not known:
         return f"{gate.metric} of the baseline was not run, needs {gate.least:g}"
@@ -77,31 +75,31 @@ def _no_value(found: Collection, paper: str, base: str, sides: Sequence[Side]) -
     Such a seed has null for the metric or, if it `may_lack` it, leaves it out of records that have the claim's others.
     """
     for side in sides:
-        group = group_of(found, paper, base, side.variant)
+        runs = found.runs(paper, base, side.variant)
         others = [other for other in sides if other is not side and other.variant == side.variant]
         count = 0
-        for run in group.runs if group is not None else ():
+        for run in runs:
             named = any(side.metric in entry.record.metrics for entry in run.entries)
             measured = any(run.number(other.metric, "last") is not None for other in others)
             left_out = bool(side.may_lack) and measured
             count += (named or left_out) and run.number(side.metric, "last") is None
-        if group is not None and count:
-            lacking = f"{side.metric} has no value in {count} of {len(group.runs)} seed{'s' * (len(group.runs) > 1)}"
+        if count:
+            lacking = f"{side.metric} has no value in {count} of {len(runs)} seed{'s' * (len(runs) > 1)}"
             return f"{lacking}: {side.may_lack}" if side.may_lack else lacking
     return ""
 
 
-def _degenerate(paper: Paper, found: Collection, groups: Sequence[RowRuns], base: str) -> str:
+def _degenerate(paper: Paper, found: Collection, base: str, sides: Sequence[Side]) -> str:
     """Which run of a row is degenerate and why; "" if none is."""
-    for rule in paper.health:
-        about = [group for group in groups if group.row.removeprefix(base).lstrip("-") not in rule.but]
-        whole = group_of(found, paper.paper.id, base, "") if rule.of_base and about else None
-        about = [whole] if whole is not None else about
-        for group in about if matches(rule.rows, base) else ():
-            for run in group.runs:
-                ratio = _ratio(run.number(rule.metric, "last"), run.number(rule.over, "last") if rule.over else 1.0)
-                if ratio is not None and ratio < rule.least:
-                    return f"degenerate: {rule.text} ({ratio:.2f}, needs {rule.least:g})"
+    name = paper.paper.id
+    for rule in (rule for rule in paper.health if matches(rule.rows, base)):
+        runs = [run for side in sides if side.variant not in rule.but for run in found.runs(name, base, side.variant)]
+        if rule.of_base and runs:
+            runs = found.runs(name, base) or runs
+        for run in runs:
+            ratio = _ratio(run.number(rule.metric, "last"), run.number(rule.over, "last") if rule.over else 1.0)
+            if ratio is not None and ratio < rule.least:
+                return f"degenerate: {rule.text} ({ratio:.2f}, needs {rule.least:g})"
     return ""
 
 
@@ -118,12 +116,12 @@ def why_not_judged(
       seeds: the paired ones.
       gated: whether the baseline must reach the paper's gate.
     """
-    groups = [group for side in sides if (group := group_of(found, paper.paper.id, base, side.variant)) is not None]
-    differ = (different_flags([run for run in group.runs if run.seed in seeds]) for group in groups)
+    name = paper.paper.id
+    paired = ([run for run in found.runs(name, base, side.variant) if run.seed in seeds] for side in sides)
     return (
-        next(filter(None, differ), "")
-        or _no_value(found, paper.paper.id, base, sides)
-        or _degenerate(paper, found, groups, base)
+        next(filter(None, map(different_flags, paired)), "")
+        or _no_value(found, name, base, sides)
+        or _degenerate(paper, found, base, sides)
         or (_gate(paper, found, base) if gated else "")
     )
 
@@ -142,10 +140,9 @@ def _published(claim: Claim, paper: Paper, base: str) -> tuple[float | None, str
         return None, ""
     by_cell = {number.cell: number for number in reversed(paper.numbers())}
     method, baseline = (by_cell[cell] for cell in cells)
-    printed = baseline.printed + ("" if baseline.evidence == "verified" else "\N{DAGGER}")
     if "recalled" in (method.evidence, baseline.evidence) or method.value is None or baseline.value is None:
-        return None, printed
-    return method.value - baseline.value, printed
+        return None, baseline.marked
+    return method.value - baseline.value, baseline.marked
 
 
 def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
@@ -166,36 +163,33 @@ def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
     }
     known = set().union(*known_in.values())
     whole = {group.row for group in groups if len(group.runs) >= 3}
-    sides_of = {
-        claim.id: {"method": claim.method, "baseline": claim.baseline, "control": claim.control}
-        for claim in paper.claim
-    }
-
-    def has(base: str, side: Side | None) -> bool:
-        """Whether a whole row has the metric of a side."""
-        row = f"{base}-{side.variant}" if side is not None and side.variant else base
-        return side is not None and row in whole and bool(side.metric) and side.names <= known_in[row]
-
+    file = f"tables/{paper.paper.id}.toml"
     lines = []
     for claim in paper.claim:
-        sides = sides_of[claim.id]
-        bases = [base for base in _bases(claim, paper, found) if any(has(base, side) for side in sides.values())]
-        for key, side in sides.items():
-            here = side is not None and any((f"{b}-{side.variant}" if side.variant else b) in whole for b in bases)
-            if side is not None and side.metric and not side.may_lack and here and not side.names <= known:
-                lines.append(f"tables/{paper.paper.id}.toml: {claim.id}: {key}: no record has {side.metric!r}")
+        measured = {key: side for key, side in claim.sides.items() if side.metric}
+        bases = [
+            base
+            for base in _bases(claim, paper, found)
+            if any(
+                (row := row_of(base, side.variant)) in whole and side.names <= known_in[row]
+                for side in measured.values()
+            )
+        ]
+        for key, side in measured.items():
+            here = any(row_of(base, side.variant) in whole for base in bases)
+            if here and not side.may_lack and not side.names <= known:
+                lines.append(f"{file}: {claim.id}: {key}: no record has {side.metric!r}")
     names = {row.row for row in paper.row} | known_in.keys()
+    sides = [(claim.id, key, side) for claim in paper.claim for key, side in claim.sides.items()]
     variants = [(f"gate {gate.rows[0]}", "variant", gate.variant) for gate in paper.gate]
-    for claim_id, sides in sides_of.items():
-        variants += [(claim_id, key, side.variant) for key, side in sides.items() if side is not None]
-    for owner, key, variant in variants:
+    for owner, key, variant in [*variants, *((claim_id, key, side.variant) for claim_id, key, side in sides)]:
         if variant and not any(name.endswith(f"-{variant}") for name in names):
-            lines.append(f"tables/{paper.paper.id}.toml: {owner}: {key}: no row ends with '-{variant}'")
-    named = {side.metric for sides in sides_of.values() for side in sides.values() if side is not None}
+            lines.append(f"{file}: {owner}: {key}: no row ends with '-{variant}'")
+    named = {side.metric for _, _, side in sides}
     rows = {row for row in known_in if named & known_in[row]}  # a record of chosen settings is about no claim
     for gate in paper.gate:
         if gate.metric not in known and any(matches(gate.rows, row) for row in rows):
-            lines.append(f"tables/{paper.paper.id}.toml: gate {gate.rows[0]}: no record has {gate.metric!r}")
+            lines.append(f"{file}: gate {gate.rows[0]}: no record has {gate.metric!r}")
     return lines
 
 
@@ -203,35 +197,39 @@ def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Res
     """Tests one claim on one base row; returns None if the records lack a number that it needs."""
     assert claim.method is not None
     name = paper.paper.id
-    method = group_of(found, name, base, claim.method.variant)
+    method = found.rows.get((name, row_of(base, claim.method.variant)))
     if method is None or method.profile not in PROFILES:
         return None
     unit = claim.unit
     pairs = pair(found, unit, claim.id, name, base, claim.method, claim.baseline)
-    sides = [side for side in (claim.method, claim.baseline, claim.control) if side is not None and side.metric]
-    groups = [group for side in sides if (group := group_of(found, name, base, side.variant)) is not None]
+    sides = [side for side in claim.sides.values() if side.metric]
     if pairs.effect is None and (claim.group == "fact" or not _no_value(found, name, base, sides)):
         return None
     control = pair(found, unit, claim.id, name, base, claim.method, claim.control).effect if claim.control else None
     published, published_baseline = _published(claim, paper, base)
     if claim.group == "fact":
-        verdict = Verdict("fact", "", 0)
+        verdict = Verdict("fact", "")
     elif reason := why_not_judged(paper, found, base, sides, pairs.seeds, claim.group in ("main", "finding")):
         verdict = Verdict("not testable", f"not testable: {reason}", 1)
     else:
         assert claim.margin is not None and pairs.effect is not None
         against = Control(claim.control.name, control) if claim.control else None
         verdict = judge(pairs.effect, claim.margin, claim.no_loss, against, published)
+    rows = [row_of(base, side.variant) for side in sides]
+    groups = [found.rows[name, row] for row in rows if (name, row) in found.rows]
     notes = [note for group in groups for note in group.caveat.split(", ") if note]
     notes += ["two precisions"] if any(len({run.precisions() for run in group.runs}) > 1 for group in groups) else []
     remark = f" ({', '.join(dict.fromkeys(notes))})" if notes else ""
     return Result(
-        **vars(pairs),
         paper=name,
         claim=claim,
         row=base,
         on=base + remark,
         profile=method.profile,
+        seeds=pairs.seeds,
+        effect=pairs.effect,
+        baseline=pairs.baseline,
+        missing=pairs.missing,
         control=control,
         published=published,
         published_baseline=published_baseline,
@@ -245,12 +243,10 @@ def _adjusted(results: Sequence[Result]) -> list[Result]:
     for result in results:
         if result.claim.group == "main" and result.effect is not None and result.verdict.line >= 2:
             families.setdefault(result.row, {})[result.claim.id] = result.effect.p_value()
-    surviving = {row: holm(family) for row, family in families.items()}
+    lost = {(row, claim) for row, family in families.items() for claim in family.keys() - holm(family)}
     return [
         replace(result, verdict=replace(result.verdict, text=result.verdict.text + UNADJUSTED))
-        if result.verdict.line in (3, 4)
-        and result.claim.id in families.get(result.row, {})
-        and result.claim.id not in surviving[result.row]
+        if result.verdict.line in (3, 4) and (result.row, result.claim.id) in lost
         else result
         for result in results
     ]
@@ -271,7 +267,7 @@ def benchmark_fact(paper: Paper, claim: Claim, path: Path | None = None) -> Resu
                     texts.append("{} {:+.1f} % [{:+.1f}, {:+.1f}]".format(label, *known))
     if not texts:
         return without_run(paper, claim)
-    return replace(without_run(paper, claim), on="make bench", verdict=Verdict("fact", "; ".join(texts), 0))
+    return replace(without_run(paper, claim), on="make bench", verdict=Verdict("fact", "; ".join(texts)))
 
 
 def _bases(claim: Claim, paper: Paper, found: Collection) -> list[str]:
@@ -302,8 +298,8 @@ def without_run(paper: Paper, claim: Claim) -> Result:
     if claim.not_testable:
         verdict = Verdict("not testable", f"not testable: {claim.not_testable}", 1)
     else:
-        verdict = Verdict("not run", f"not run: needs {claim.needs}" if claim.needs else "not run", 0)
+        verdict = Verdict("not run", f"not run: needs {claim.needs}" if claim.needs else "not run")
     first = next(iter(claim.published), "")
     published, baseline = _published(claim, paper, first)
     on = first.partition("-")[0] or "-"
-    return Result(paper.paper.id, claim, "", on, "", (), None, None, None, published, baseline, "", verdict)
+    return Result(paper.paper.id, claim, "", on, "", published, baseline, verdict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from reproduction.compare.collect import Collection, RowRuns
+from reproduction.compare.collect import Collection, SeedRun
 from reproduction.compare.extras import over_seeds
 from reproduction.compare.tabular import markdown_table
 
@@ -18,20 +18,19 @@ NOTE = (
 )
 
 
-def class_table(group: RowRuns, stability: RowRuns | None) -> str:
+def class_table(runs: Sequence[SeedRun], stability: Sequence[SeedRun]) -> str:
     """Returns one line for each coarse class, as Markdown; "" if no record of the row has scores.
 
     Args:
-      group: a row with the stage `cluster`.
-      stability: the row `<row>-stability`, if it was run.
+      runs: of a row with the stage `cluster`.
+      stability: of the row `<row>-stability`, if it was run.
     """
-    found = [_by_class(run.detail("per_class")) for run in group.runs]
-    scored = [run.detail("scores") for run in group.runs]
-    scores = {name: [_by_class(_below(one, name, "per_class")) for one in scored] for name in CONTROLS}
+    found = [_by_class(run, "per_class") for run in runs]
+    scores = {name: [_by_class(run, "scores", name, "per_class") for run in runs] for name in CONTROLS}
     if not any(scores["found"]):
         return ""
-    between = [_by_class(run.detail("stability_by_class")) for run in stability.runs] if stability is not None else []
-    names = next((listed for run in group.runs if isinstance(listed := run.detail("class_names"), list)), [])
+    between = [_by_class(run, "stability_by_class") for run in stability]
+    names = next(filter(None, (run.listed("class_names") for run in runs)), [])
     rows = []
     for label in dict.fromkeys(label for seed in found for label in seed):
         cells = [str(names[label]) if isinstance(label, int) and label < len(names) else str(label)]
@@ -51,18 +50,11 @@ def markdown_clusters(found: Collection) -> str:
     """Returns the tables of all rows of the matched profile that have clusters."""
     parts = []
     for group in found.of("finegrained"):
-        table = class_table(group, found.rows.get(("finegrained", f"{group.row}-stability")))
+        table = class_table(group.runs, found.runs("finegrained", group.row, "stability"))
         if group.profile == "matched" and table:
             parts += [f"`{group.row}`, {len(group.runs)} seed{'s' * (len(group.runs) > 1)}:", table]
     return "\n\n".join([*parts, NOTE]) if parts else "No row of the matched profile yet."
 
 
-def _by_class(entries: Any) -> dict[Any, dict[str, Any]]:
-    listed: Sequence[Any] = entries if isinstance(entries, list) else ()
-    return {entry["class"]: entry for entry in listed if isinstance(entry, dict) and "class" in entry}
-
-
-def _below(value: Any, *path: str) -> Any:
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+def _by_class(run: SeedRun, *path: str) -> dict[Any, dict[str, Any]]:
+    return {entry["class"]: entry for entry in run.listed(*path) if isinstance(entry, dict) and "class" in entry}

@@ -6,21 +6,23 @@ Where a row has local runs these are shown, else the committed ones; a row never
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from reproduction.runtime.outcomes import Outcomes
-from reproduction.runtime.record import Metric, Record, load_record
+from reproduction.runtime.record import Record, load_record
 from reproduction.runtime.run_folder import PLACES, REPO_ROOT, RUNS_ROOT, UserError, shown
 
 RESULTS = REPO_ROOT / "reproduction" / "results"
+PROFILES = ("paper", "matched", "cpu")  # whose runs may be judged, the nearest to the paper first
 OFF = "none"  # of a flag in a record; so are null, false, 0 and an absent one
 MAX_RECORD_BYTES = 16 * 2**20  # a record is a few kilobytes; anything near this is not one
 
@@ -41,9 +43,17 @@ class SeedRun:
     paper: str
     row: str
     seed: int
-    profile: str
-    source: str
     entries: list[Entry] = field(default_factory=list)
+
+    @property
+    def last(self) -> Entry:
+        """The newest record of this seed."""
+        return self.entries[-1]
+
+    @property
+    def profile(self) -> str:
+        """The profile of the newest record."""
+        return self.last.record.profile
 
     def number(self, metric: str, selection: str) -> float | None:
         """Returns a metric of the run, the latest stage first; None if it is absent or not finite.
@@ -56,21 +66,17 @@ class SeedRun:
             left, right = (self.number(part, selection) for part in metric.split(" - "))
             return None if left is None or right is None else left - right
         if place := re.fullmatch(r"(\w+)\[(\w+)=([\d,]+)\]\.(\w+)", metric):
-            listed, wanted = self.detail(place[1]), place[3].split(",")
-            entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-            by_key = {str(entry.get(place[2])): entry.get(place[4]) for entry in entries}
-            known = [float(v) for key in wanted if isinstance(v := by_key.get(key), (int, float)) and math.isfinite(v)]
-            return sum(known) if len(known) == len(wanted) else None
+            name, key, wanted, counted = place.groups()
+            by_key = {str(entry.get(key)): entry.get(counted) for entry in self.listed(name) if isinstance(entry, dict)}
+            numbers = [_finite(by_key.get(value)) for value in wanted.split(",")]
+            known = [number for number in numbers if number is not None]
+            return sum(known) if len(known) == len(numbers) else None
         if place := re.fullmatch(r"(\w+)\[(\d+)\]", metric):
-            listed = self.detail(place[1])
-            value = listed[int(place[2])] if isinstance(listed, list) and int(place[2]) < len(listed) else None
-            return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-        for entry in reversed(self.entries):
-            found: Metric | None = entry.record.metrics.get(metric)
-            value = None if found is None else getattr(found, selection)
-            if value is not None:
-                return float(value) if math.isfinite(value) else None
-        return None
+            listed, at = self.listed(place[1]), int(place[2])
+            return _finite(listed[at]) if at < len(listed) else None
+        found = [e.record.metrics[metric] for e in reversed(self.entries) if metric in e.record.metrics]
+        values = (getattr(one, selection) for one in found)
+        return next((_finite(value) for value in values if value is not None), None)
 
     def outcomes(self, metric: str) -> Outcomes | None:
         """Returns which test images count as correct for an accuracy, the latest stage first; None if not recorded."""
@@ -91,12 +97,18 @@ class SeedRun:
         """Returns what its stages computed in."""
         return frozenset(entry.record.precision for entry in self.entries)
 
-    def detail(self, name: str) -> Any:
-        """An entry of the records' details, the latest stage first."""
-        for entry in reversed(self.entries):
-            if name in entry.record.details:
-                return entry.record.details[name]
-        return None
+    def detail(self, name: str, *path: str) -> Any:
+        """An entry of the records' details, the latest stage first, or what lies below it; None if it is absent."""
+        found = (entry.record.details[name] for entry in reversed(self.entries) if name in entry.record.details)
+        value = next(found, None)
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def listed(self, *path: str) -> list[Any]:
+        """A list among the details; [] if there is none at that place."""
+        value = self.detail(*path)
+        return value if isinstance(value, list) else []
 
     def agrees(self, pair: tuple[str, str] | None) -> bool:
         """Whether two of the run's metrics are the same number; True for no pair, or where one is absent."""
@@ -124,14 +136,9 @@ class SeedRun:
                 found.append("uncommitted changes")
             if not record.data_verified:
                 found.append("unverified data")
-        if self.profile not in ("paper", "matched", "cpu"):
+        if self.profile not in PROFILES:
             found.append(f"{self.profile} profile")
         return list(dict.fromkeys(found))
-
-    @property
-    def last(self) -> Entry:
-        """The newest record of this seed."""
-        return self.entries[-1]
 
     def flags_by_stage(self) -> dict[str, dict[str, Any]]:
         """The flags that decide what each stage computes; equal for two seeds of one experiment."""
@@ -145,17 +152,34 @@ class SeedRun:
         return flags
 
 
-@dataclass
+def _finite(value: Any) -> float | None:
+    """A finite number as it is, None for anything else."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+@dataclass(frozen=True)
 class RowRuns:
-    """The runs of one row, by seed; `caveat` says why they are not judged ("" if they are)."""
+    """The runs of one row, by seed, at least one; `caveat` says why they are not judged ("" if they are)."""
 
     paper: str
     row: str
-    profile: str
-    source: str
     runs: list[SeedRun]
-    caveat: str = ""
-    left_out: list[str] = field(default_factory=list)
+    caveat: str
+
+    @property
+    def profile(self) -> str:
+        """The profile of the first seed."""
+        return self.runs[0].profile
+
+    @property
+    def source(self) -> str:
+        """Where the records are: "runs" or "results"."""
+        return self.runs[0].last.source
+
+
+def row_of(base: str, variant: str) -> str:
+    """Returns the name of a variant's row; "" is the base row itself."""
+    return f"{base}-{variant}" if variant else base
 
 
 @dataclass
@@ -169,18 +193,26 @@ class Collection:
         """The rows of one paper, in the order of their names."""
         return [row for (name, _), row in self.rows.items() if name == paper]
 
+    def runs(self, paper: str, base: str, variant: str = "") -> list[SeedRun]:
+        """The runs of a row, or of a variant of it, by seed; [] if there are none."""
+        group = self.rows.get((paper, row_of(base, variant)))
+        return group.runs if group is not None else []
 
-def _files(folder: Path, names: str) -> list[Path]:
+
+def _files(folder: Path, pattern: str) -> list[Path]:
     found = []
     for base, folders, files in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(base) / name for name in sorted(files) if (name == names if names != "*" else name.endswith(".json"))
-        ]
+        found += [Path(base) / name for name in sorted(fnmatch.filter(files, pattern))]
     return found
 
 
-def _read(path: Path, source: str) -> Entry:
+def _read(path: Path, source: str, results: Path) -> Entry:
+    """Reads one record file.
+
+    Raises:
+      UserError: it is no record, or a committed one in a folder that its content does not name.
+    """
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -193,40 +225,11 @@ def _read(path: Path, source: str) -> Entry:
         raise UserError(" ".join(str(error).replace(str(path), shown(path)).split())) from None
     except RecursionError:
         raise UserError(f"{shown(path)}: not a record of this repository: nested too deeply") from None
+    if source == "results":
+        expected = results / record.paper / record.row / f"seed{record.seed}.json"
+        if path.parent != expected.parent or not f"{path.stem}-".startswith(f"{expected.stem}-"):
+            raise UserError(f"{shown(path)}: its content belongs to {shown(expected)}")
     return Entry(path, record, source)
-
-
-def _misfiled(entry: Entry, results: Path) -> str:
-    """Why a committed record does not stand where its content says; "" if it does."""
-    record = entry.record
-    expected = results / record.paper / record.row / f"seed{record.seed}.json"
-    stem = entry.path.stem
-    if entry.path.parent == expected.parent and (stem == expected.stem or stem.startswith(expected.stem + "-")):
-        return ""
-    return f"{shown(entry.path)}: its content belongs to {shown(expected)}"
-
-
-def read_all(files: Iterable[tuple[Path, str]], results: Path = RESULTS) -> tuple[list[Entry], list[str]]:
-    """Reads record files.
-
-    Args:
-      files: (path, source) pairs.
-    Returns:
-      (entries, problems): one line for each file that is not a record or is in the wrong place.
-    """
-    entries, problems = [], []
-    for path, source in files:
-        try:
-            entry = _read(path, source)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        wrong = _misfiled(entry, results) if source == "results" else ""
-        if wrong:
-            problems.append(wrong)
-        else:
-            entries.append(entry)
-    return entries, problems
 
 
 def join(entries: Sequence[Entry]) -> tuple[dict[tuple[str, str], RowRuns], list[str]]:
@@ -234,46 +237,41 @@ def join(entries: Sequence[Entry]) -> tuple[dict[tuple[str, str], RowRuns], list
 
     Two records of one seed and stage count once: the newer, with a line about the other. Where clean and doubtful
     runs meet in a row only the clean ones are kept; a row of doubtful runs alone is kept and never judged.
+
+    Args:
+      entries: the records.
+    Returns:
+      (rows by (paper, row), problems): one line for each record that is left out.
     """
     problems: list[str] = []
     local = {(entry.record.paper, entry.record.row) for entry in entries if entry.source == "runs"}
-    runs: dict[tuple[str, str, int], SeedRun] = {}
-    seen: dict[tuple[str, str, int, str], Entry] = {}
+    stages: dict[tuple[str, str, int], dict[str, Entry]] = {}
     for entry in sorted(entries, key=lambda item: (item.record.date, len(item.path.parts), str(item.path))):
         record = entry.record
         if entry.source == "results" and (record.paper, record.row) in local:
             continue
-        key = (record.paper, record.row, record.seed)
-        run = runs.setdefault(key, SeedRun(*key, profile=record.profile, source=entry.source))
-        older = seen.get((*key, record.stage))
+        by_stage = stages.setdefault((record.paper, record.row, record.seed), {})
+        older = by_stage.pop(record.stage, None)
         if older is not None:
-            run.entries.remove(older)
             problems.append(
                 f"{shown(older.path)}: left out, {shown(entry.path)} is the newer run of this row, seed and stage"
             )
-        seen[(*key, record.stage)] = entry
-        run.entries.append(entry)
-        run.profile = record.profile
+        by_stage[record.stage] = entry
+    seeds: dict[tuple[str, str], list[SeedRun]] = {}
+    for (paper, row, seed), by_stage in sorted(stages.items()):
+        seeds.setdefault((paper, row), []).append(SeedRun(paper, row, seed, list(by_stage.values())))
     rows: dict[tuple[str, str], RowRuns] = {}
-    for (paper, row, _), run in sorted(runs.items()):
-        rows.setdefault((paper, row), RowRuns(paper, row, run.profile, run.source, [])).runs.append(run)
-    for group in rows.values():
-        _decide(group)
+    for (paper, row), runs in seeds.items():
+        doubtful, clean = [run for run in runs if run.caveats], [run for run in runs if not run.caveats]
+        if clean:
+            reasons = []
+            problems += [f"{shown(r.last.path)}: left out of its row ({', '.join(r.caveats)})" for r in doubtful]
+        else:
+            reasons = list(dict.fromkeys(reason for run in doubtful for reason in run.caveats))
+        chosen = clean or doubtful
+        caveat = ", ".join(filter(None, [*reasons, different_flags(chosen)]))
+        rows[paper, row] = RowRuns(paper, row, chosen, caveat)
     return rows, problems
-
-
-def _decide(group: RowRuns) -> None:
-    """Keeps the runs of a row that belong together and says whether they may be judged."""
-    clean = [run for run in group.runs if not run.caveats]
-    if clean and len(clean) < len(group.runs):
-        for run in group.runs:
-            if run.caveats:
-                group.left_out.append(f"{shown(run.last.path)}: left out of its row ({', '.join(run.caveats)})")
-        group.runs = clean
-    elif not clean:
-        group.caveat = ", ".join(dict.fromkeys(reason for run in group.runs for reason in run.caveats))
-    group.profile = group.runs[0].profile
-    group.caveat = ", ".join(part for part in (group.caveat, different_flags(group.runs)) if part)
 
 
 def different_flags(runs: Sequence[SeedRun]) -> str:
@@ -322,7 +320,7 @@ def collect(
     """
     files: list[tuple[Path, str]] = []
     for path in _split(paths):
-        found = _files(path, "record.json") or _files(path, "*") if path.is_dir() else [path]
+        found = _files(path, "record.json") or _files(path, "*.json") if path.is_dir() else [path]
         if not path.exists():
             raise UserError(f"--runs {path}: no such file or folder")
         if not found:
@@ -331,9 +329,12 @@ def collect(
     if not paths:
         if not committed_only:
             files += [(file, "runs") for file in _files(runs, "record.json")]
-        files += [(file, "results") for file in _files(results, "*")]
-    unique = list(dict.fromkeys((path.resolve(), source) for path, source in files))
-    entries, problems = read_all(unique, results.resolve())
-    rows, more = join(entries)
-    left_out = [line for group in rows.values() for line in group.left_out]
-    return Collection(rows, problems + more + left_out)
+        files += [(file, "results") for file in _files(results, "*.json")]
+    entries, problems = [], []
+    for path, source in dict.fromkeys((path.resolve(), source) for path, source in files):
+        try:
+            entries.append(_read(path, source, results.resolve()))
+        except UserError as error:
+            problems.append(str(error))
+    rows, left_out = join(entries)
+    return Collection(rows, problems + left_out)

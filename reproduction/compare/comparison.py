@@ -9,6 +9,7 @@ shown and never judged. Source: ours.
 
 from __future__ import annotations
 
+import argparse
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,8 @@ from reproduction.compare.claims import Result, check_claims, unknown_metrics
 from reproduction.compare.collect import Collection, RowRuns, collect
 from reproduction.compare.effects import t_quantile
 from reproduction.compare.pairs import scale_of
-from reproduction.compare.tables import Number, OurRow, Paper, Selection, paper_of
-from reproduction.compare.verdicts import planned_seeds
+from reproduction.compare.tables import Column, Measured, Number, OurRow, Paper, load_tables, paper_of
+from reproduction.compare.verdicts import Verdict, planned_seeds
 from reproduction.runtime.run_folder import UserError
 
 MIN_RUNS = 3
@@ -29,38 +30,52 @@ JUDGED = ("consistent", "below paper", "above paper", "inconclusive", "indicativ
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Result of a comparison: a short word, and the sentence that is printed."""
-
-    word: str
-    text: str
-
-
-@dataclass(frozen=True)
 class Line:
     """One line of a table: a published number, a number of ours, or both.
 
-    Numbers are in the unit of the line: percent 0-100, counts and ratios plain. h and gap are None where undefined.
+    Numbers are in the unit of the line: percent 0-100, counts and ratios plain.
     """
 
     paper: str
     row: str
-    title: str
     quantity: str
     unit: str
     selection: str
+    key: bool  # a main number of its row
     number: Number | None
     seeds: tuple[int, ...]
     values: tuple[float, ...]
-    mean: float | None
-    sd: float | None
-    h: float | None
-    gap: float | None
+    last_mean: float | None  # mean of `last`, if the number is of another selection
     verdict: Verdict
     command: str
     source: str
-    last_mean: float | None  # mean of `last`, if the number is of another selection
-    key: bool  # a main number of its row
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over seeds; None without a run."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def sd(self) -> float | None:
+        """The standard deviation over seeds; None with fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def published(self) -> float | None:
+        """The published number if the verdict compares ours with it, else None."""
+        return self.number.value if self.number is not None and self.verdict.word in JUDGED else None
+
+    @property
+    def h(self) -> float | None:
+        """The half-width for one further run; None unless an accuracy is judged on two seeds or more."""
+        if self.number is None or self.published is None or self.number.judge != "proportion":
+            return None
+        return half_width(self.values, self.published, self.number.samples)
+
+    @property
+    def gap(self) -> float | None:
+        """Ours minus the published number; None unless it is judged."""
+        return None if self.mean is None or self.published is None else self.mean - self.published
 
 
 def half_width(values: Sequence[float], published: float, samples: int | None) -> float | None:
@@ -124,10 +139,9 @@ def judge_exact(values: Sequence[float], number: Number) -> Verdict:
     return Verdict(word, f"{word} by {by}")
 
 
-def _verdict(number: Number | None, group: RowRuns | None, row: OurRow | None, values: Sequence[float]) -> Verdict:
+def _verdict(number: Number | None, group: RowRuns | None, row: OurRow, values: Sequence[float]) -> Verdict:
     if group is None:
-        needs = f": needs {row.needs}" if row is not None and row.needs else ""
-        return Verdict("not run", f"not run{needs}")
+        return Verdict("not run", f"not run: needs {row.needs}" if row.needs else "not run")
     if number is None or number.value is None:
         return Verdict("", f"not judged ({group.caveat})" if group.caveat else "no published number")
     if not values:
@@ -147,9 +161,8 @@ def _verdict(number: Number | None, group: RowRuns | None, row: OurRow | None, v
         return Verdict("not judged", f"not judged ({number.unlike} in {unlike} of {len(group.runs)} seeds)")
     if number.judge == "exact":
         return judge_exact(values, number)
-    still = [run.still_rising for run in group.runs]
-    rising = "" if row is None or not row.short else _rising(still)
-    return judge_proportion(values, number.value, number.samples, (row.short + rising) if row is not None else "")
+    short = row.short and row.short + _rising([run.still_rising for run in group.runs])
+    return judge_proportion(values, number.value, number.samples, short)
 
 
 def _rising(flags: Sequence[bool | None]) -> str:
@@ -162,90 +175,75 @@ def _rising(flags: Sequence[bool | None]) -> str:
     return ", test accuracy no longer rising" if not any(known) else ", test accuracy still rising in some seeds"
 
 
-def _numbers(group: RowRuns | None, metric: str | None, selection: Selection, unit: str) -> dict[int, float]:
-    if group is None or metric is None:
-        return {}
-    found = {run.seed: run.number(metric, selection) for run in group.runs}
+def _numbers(group: RowRuns | None, metric: str, selection: str, unit: str) -> dict[int, float]:
+    """Returns a metric by seed, in the unit; seeds that lack it are left out."""
+    found = {run.seed: run.number(metric, selection) for run in group.runs} if group is not None else {}
     return {seed: value * scale_of(unit) for seed, value in found.items() if value is not None}
 
 
 def _line(
-    paper: Paper,
-    row_name: str,
-    row: OurRow | None,
-    group: RowRuns | None,
-    number: Number | None,
-    quantity: str,
-    unit: str,
-    metric: str | None,
-    selection: Selection,
-    key: bool,
+    paper: Paper, row: OurRow, group: RowRuns | None, what: Measured, quantity: str, number: Number | None = None
 ) -> Line:
-    numbers_by_seed = _numbers(group, metric, selection, unit)
+    numbers_by_seed = _numbers(group, what.metric, what.selection, what.unit)
     values = tuple(numbers_by_seed.values())
-    mean = statistics.fmean(values) if values else None
-    verdict = _verdict(number, group, row, values)
-    judged = number is not None and number.value is not None and mean is not None and verdict.word in JUDGED
-    last = _numbers(group, metric, "last", unit) if selection != "last" else {}
+    last = _numbers(group, what.metric, "last", what.unit) if what.selection != "last" else {}
     return Line(
         paper=paper.paper.id,
-        row=row_name,
-        title=row.title if row is not None else "",
+        row=row.row,
         quantity=quantity,
-        unit=unit,
-        selection=selection,
+        unit=what.unit,
+        selection=what.selection,
+        key=what.key,
         number=number,
         seeds=tuple(numbers_by_seed),
         values=values,
-        mean=mean,
-        sd=statistics.stdev(values) if len(values) > 1 else None,
-        h=half_width(values, number.value, number.samples) if judged and number.judge == "proportion" else None,  # type: ignore[union-attr,arg-type]
-        gap=mean - number.value if judged else None,  # type: ignore[union-attr,operator]
-        verdict=verdict,
-        command=row.command if row is not None else "",
-        source=group.source if group is not None else "",
         last_mean=statistics.fmean(last.values()) if last else None,
-        key=key,
+        verdict=_verdict(number, group, row, values),
+        command=row.command,
+        source=group.source if group is not None else "",
     )
 
 
-def _columns(paper: Paper) -> list[tuple[str, str, str | None, Selection, bool]]:
-    """What is printed for a row without a published number: the metrics of the headline columns.
+def _columns(paper: Paper) -> list[Column]:
+    """What is printed for a row that no table names: the metrics of the headline columns.
 
-    Where several columns share a metric (one for each network), their names do not fit a run that no table names.
+    Where several columns share a metric (one for each network), their names do not fit such a row.
     """
     columns = [column for table in paper.table if table.headline for column in table.columns]
     metrics = [column.metric for column in columns]
-    return [(c.name, c.unit, c.metric, c.selection, c.key) for c in columns if metrics.count(c.metric) == 1]
+    return [column for column in columns if metrics.count(column.metric) == 1]
 
 
 def lines_of(paper: Paper, found: Collection) -> list[Line]:
     """All lines of one paper: the rows of its toml in their order, then rows that only the records know."""
     by_row = {group.row: group for group in found.of(paper.paper.id)}
-    rows: list[tuple[str, OurRow | None]] = [(row.row, row) for row in paper.row]
-    rows += [(name, None) for name in by_row if name not in {row.row for row in paper.row}]
+    known = {row.row for row in paper.row}
+    unknown = [OurRow(row=name, title="", command="") for name in by_row if name not in known]
     lines: list[Line] = []
-    for name, row in rows:
-        group = by_row.get(name)
-        numbers = [number for number in (paper.compared_with(row) if row is not None else []) if number.unit != "text"]
-        called = row.quantity if row is not None else ""
-        here = [
-            _line(paper, name, row, group, n, called or n.column, n.unit, n.metric, n.selection, n.key)
-            for n in numbers
-            if (n.headline and (n.key or group is not None)) or _numbers(group, n.metric, n.selection, n.unit)
+    for row in (*paper.row, *unknown):
+        group = by_row.get(row.row)
+        numbers = [
+            number
+            for number in paper.compared_with(row)
+            if number.unit != "text"
+            and (
+                (number.headline and (number.key or group is not None))
+                or _numbers(group, number.metric, number.selection, number.unit)
+            )
         ]
-        taken = {(line.number.metric, line.selection) for line in here if line.number is not None}
-        more = [] if row is not None else _columns(paper)
-        more += [
-            (called if called and show.key else show.title, show.unit, show.metric, show.selection, show.key)
-            for show in paper.shown
-        ]
-        for title, unit, metric, selection, key in more:
-            if (metric, selection) not in taken and _numbers(group, metric, selection, unit):
-                here.append(_line(paper, name, row, group, None, title, unit, metric, selection, key))
-                taken.add((metric, selection))
+        here = [_line(paper, row, group, number, row.quantity or number.column, number) for number in numbers]
+        taken = {(number.metric, number.selection) for number in numbers}
+        more: list[tuple[str, Measured]] = []
+        if row.row not in known:
+            more += [(column.name, column) for column in _columns(paper)]
+        more += [(row.quantity if row.quantity and show.key else show.title, show) for show in paper.shown]
+        for quantity, what in more:
+            place = (what.metric, what.selection)
+            if place not in taken and _numbers(group, *place, what.unit):
+                here.append(_line(paper, row, group, what, quantity))
+                taken.add(place)
         if not here:  # a row without a number still says why
-            here = [_line(paper, name, row, group, None, "", "count", None, "last", group is None)]
+            here = [_line(paper, row, group, Measured(unit="count", key=group is None), "")]
         lines += here
     return lines
 
@@ -269,12 +267,25 @@ def compare(papers: Sequence[Paper], found: Collection) -> list[Comparison]:
     return [Comparison(paper, lines_of(paper, found), check_claims(paper, found)) for paper in papers]
 
 
-def load_comparisons(papers: Sequence[Paper], runs: Sequence[Path]) -> tuple[list[Comparison], Collection]:
-    """Compares every paper with the records; for runs of another machine only what these runs contain.
+def add_choice(parser: argparse.ArgumentParser, about_paper: str) -> None:
+    """Adds --paper and --runs, whose values `load_comparisons` takes."""
+    runs_help = "records or run folders of another machine; default: runs/ and the committed results"
+    parser.add_argument("--paper", action="append", default=[], help=about_paper)
+    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=runs_help)
 
+
+def load_comparisons(names: Sequence[str], runs: Sequence[Path]) -> tuple[list[Comparison], Collection]:
+    """Compares papers with the records; for runs of another machine only what these runs contain.
+
+    Args:
+      names: ids of the papers; empty: all.
+      runs: record files or folders of another machine; empty: local runs and committed records.
+    Returns:
+      (one comparison for each paper, the records behind them).
     Raises:
-      UserError: `runs` hold no record of these papers.
+      UserError: no such paper, or `runs` hold no record of these papers.
     """
+    papers = [paper_of(name) for name in names] or list(load_tables().values())
     found = collect(runs)
     here = [paper for paper in papers if not runs or found.of(paper.paper.id)]
     if not here:

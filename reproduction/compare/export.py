@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from reproduction.compare.claims import Result, without_run
+from reproduction.compare.collect import PROFILES
 from reproduction.compare.comparison import Comparison, Line
 from reproduction.compare.effects import Effect
+from reproduction.compare.tables import RECALLED_MARK
 from reproduction.compare.tabular import escape_latex, latex_table, markdown_table
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
-RECALLED_MARK = "\N{DAGGER}"
 RECALLED_NOTE = f"{RECALLED_MARK} recalled: quoted from memory, nobody here could open the source; no verdict uses it"
 OURS_NOTE = (
     "Ours: mean ± standard deviation (seeds), in the profile nearest the paper's that was run. The profiles `matched` "
@@ -44,9 +45,7 @@ def number_text(value: float, unit: str) -> str:
 
 def paper_text(line: Line) -> str:
     """Returns the number as the paper prints it, with a mark if it is recalled."""
-    if line.number is None:
-        return ""
-    return line.number.printed + (RECALLED_MARK if line.number.evidence == "recalled" else "")
+    return "" if line.number is None else line.number.marked
 
 
 def ours_text(line: Line) -> str:
@@ -190,11 +189,10 @@ def first_table(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
 def verdict_counts(results: Sequence[Result]) -> str:
     """Counts the verdicts by group: `10 claims on 12 rows: 3 supported, ...`."""
     parts = []
-    for group, title in GROUPS.items():
-        here = [result for result in results if result.claim.group == group]
+    for title, here in by_group(results).items():
         counts = Counter(result.verdict.word for result in here)
         lines = ", ".join(f"{count} {word}" for word, count in counts.most_common())
-        if here and group != "fact":
+        if title != GROUPS["fact"]:
             number = len({(result.paper, result.claim.id) for result in here})
             name = title.lower().removesuffix("s") if number == 1 else title.lower()
             parts.append(f"{number} {name} on {len(here)} row{'s' * (len(here) > 1)}: {lines}")
@@ -249,7 +247,7 @@ def nearest_lines(comparison: Comparison, table: str, row: str) -> dict[str, Lin
         for line in comparison.lines
         if line.number is not None and (line.number.table, line.number.row) == (table, row) and line.mean is not None
     ]
-    for profile in ("paper", "matched", "cpu"):
+    for profile in PROFILES:
         if here := [line for line in lines if f"-{profile}-" in f"{line.row}-"]:
             return {line.number.column: line for line in reversed(here) if line.number is not None}
     return {}
@@ -259,8 +257,7 @@ def markdown_published(comparison: Comparison) -> str:
     """Returns a paper's main tables as they were published, ours below each row; recalled numbers carry their mark."""
     paper = comparison.paper
     main = [number for number in paper.numbers() if number.headline]
-    marks = {"verified": "", "recalled": RECALLED_MARK}
-    printed = {(n.table, n.row, n.column): n.printed + marks[n.evidence] for n in main}
+    printed = {(n.table, n.row, n.column): n.marked for n in main}
     parts, any_of_ours = [], False
     for table in (table for table in paper.table if table.headline):
         head = ["", *(f"{column.name}, %" if column.unit == "percent" else column.name for column in table.columns)]
@@ -327,8 +324,9 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
             writer.writerow({"kind": "number", **same, **of_paper, **spread, **columns(line, line.values)})
         for result in comparison.claims:
             claim, effect = result.claim, result.effect
-            several = effect if effect is not None and effect.seeds > 1 else None
-            low, high = several.interval() if several else (None, None)
+            low = high = p = None
+            if effect is not None and effect.seeds > 1:
+                (low, high), p = effect.interval(), effect.p_value()
             tested = {
                 "kind": claim.group,
                 "paper": result.paper,
@@ -339,7 +337,7 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
                 "mean": plain(effect.mean if effect else None),
                 "low": plain(low),
                 "high": plain(high),
-                "p": plain(several.p_value() if several else None),
+                "p": plain(p),
             }
             writer.writerow({**tested, **columns(result, effect.by_seed if effect else ())})
     return out.getvalue()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from reproduction.compare.collect import Collection, RowRuns, SeedRun
+from reproduction.compare.collect import Collection, RowRuns, SeedRun, row_of
 from reproduction.compare.tables import RATE, DetailTable, Paper
 from reproduction.runtime.arrays import read_npz
 from reproduction.runtime.run_folder import UserError
@@ -72,18 +72,17 @@ def predictions(run: SeedRun) -> dict[str, np.ndarray] | None:
     return None
 
 
-def _pairs(paper: Paper, rows: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _pairs(paper: Paper, rows: Sequence[str]) -> list[tuple[str, str]]:
     """Rows (a, b) to compare: both exist and have the same base row; each pair once."""
     bases = [row for row in rows if not any(row.startswith(f"{other}-") for other in rows)]
     pairs = []
     for base in bases:
-        variants = [row.removeprefix(base) for row in rows if row == base or row.startswith(f"{base}-")]
+        variants = [row.removeprefix(base).removeprefix("-") for row in rows if f"{row}-".startswith(f"{base}-")]
         for left, right in paper.paper.pairs:
-            b = f"-{right}" if right else ""
-            for a in variants if left == "*" else [f"-{left}" if left else ""]:
-                if a != b and a in variants and b in variants:
-                    pairs.append((base + a, base + b))
-    yield from dict.fromkeys(pairs)
+            for a in variants if left == "*" else [left]:
+                if a != right and {a, right} <= set(variants):
+                    pairs.append((row_of(base, a), row_of(base, right)))
+    return list(dict.fromkeys(pairs))
 
 
 def rows_in_order(paper: Paper, found: Collection) -> dict[str, RowRuns]:
@@ -102,35 +101,29 @@ def image_by_image(paper: Paper, found: Collection) -> Extra | None:
       found: the records; a damaged file becomes one line of `found.problems`.
     """
     groups = rows_in_order(paper, found) if paper.paper.pairs else {}
-    correct: dict[str, dict[int, np.ndarray]] = {}
-    for row, group in groups.items():
-        if RATE in row:  # tested on other images
-            continue
-        correct[row] = {}
-        for run in group.runs:
+    # rows that choose a learning rate are tested on other images
+    correct: dict[str, dict[int, np.ndarray]] = {row: {} for row in groups if RATE not in row}
+    for row, by_seed in correct.items():
+        for run in groups[row].runs:
             try:
                 arrays = predictions(run)
             except UserError as error:
                 found.problems.append(str(error))
                 continue
             if arrays is not None:
-                correct[row][run.seed] = arrays["predicted"] == arrays["labels"]
+                by_seed[run.seed] = arrays["predicted"] == arrays["labels"]
     seeds = sorted({seed for by_seed in correct.values() for seed in by_seed})
     rows = []
     for a, b in _pairs(paper, list(correct)):
-        cells = []
-        for seed in seeds:
-            if seed not in correct[a] or seed not in correct[b]:
-                cells.append("-")
-                continue
+        cells = {seed: "-" for seed in seeds}
+        for seed in sorted(correct[a].keys() & correct[b].keys()):
             try:
                 only_a, only_b, p = mcnemar(correct[a][seed], correct[b][seed])
-                cells.append(f"{only_a} : {only_b}, p = {p:.2g}")
+                cells[seed] = f"{only_a} : {only_b}, p = {p:.2g}"
             except ValueError as error:
                 found.problems.append(f"{a} and {b}, seed {seed}: {error}")
-                cells.append("-")
-        if any(cell != "-" for cell in cells):
-            rows.append([a, b, *cells])
+        if any(cell != "-" for cell in cells.values()):
+            rows.append([a, b, *cells.values()])
     head = ("a", "b", *(f"seed {seed}" for seed in seeds))
     return Extra("Row against row, image by image", IMAGE_BY_IMAGE, head, rows) if rows else None
 
@@ -167,18 +160,16 @@ def detail_table(table: DetailTable, groups: Sequence[RowRuns], names: Mapping[s
       groups: the paper's rows, in order.
       names: label of a line -> what is printed for it.
     """
-    keys = [column.key for column in table.columns]
+    keys, path = [column.key for column in table.columns], table.path.split("/") if table.path else []
     rows = []
     for group in groups:
         if table.rates and RATE not in group.row:
             continue
         lines: dict[tuple[str, ...], list[Any]] = {}
-        class_names: Any = None
+        class_names: list[Any] = []
         for run in group.runs:
-            top = table.path.split("/")[0] if table.path else ""
-            details = {name: _detail_or_metric(run, name) for name in ([top] if top else keys)}
-            class_names = class_names or run.detail("class_names")
-            path = table.path.split("/") if table.path else []
+            details = {name: _detail_or_metric(run, name) for name in path[:1] or keys}
+            class_names = class_names or run.listed("class_names")
             for labels, entry in _entries(details, path, ()):
                 lines.setdefault(labels, []).append(entry)
         for labels, entries in lines.items():
@@ -191,12 +182,12 @@ def detail_table(table: DetailTable, groups: Sequence[RowRuns], names: Mapping[s
 
 
 def _detail_or_metric(run: SeedRun, name: str) -> Any:
-    known = any(name in entry.record.details for entry in run.entries)
+    known = any(name in entry.record.details for entry in run.entries)  # null there: it does not apply
     return run.detail(name) if known else run.number(name, "last")
 
 
-def _name(label: str, names: Mapping[str, str], class_names: Any) -> str:
-    if isinstance(class_names, list) and label.isdigit() and int(label) < len(class_names):
+def _name(label: str, names: Mapping[str, str], class_names: Sequence[Any]) -> str:
+    if label.isdigit() and int(label) < len(class_names):
         return str(class_names[int(label)])
     return names.get(label, label)
 

@@ -17,6 +17,7 @@ from reproduction.compare.claims import UNADJUSTED, Result
 from reproduction.compare.collect import Collection
 from reproduction.compare.comparison import Comparison
 from reproduction.compare.export import interval_text, main_results, number_text
+from reproduction.compare.pairs import scale_of
 from reproduction.compare.tables import TABLES
 from reproduction.compare.verdicts import FEW
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
@@ -52,23 +53,21 @@ class Answers:
 
     def ran(self, paper: str, row: str, seeds: int = 3) -> bool:
         """Whether a row has records of so many seeds."""
-        group = self.found.rows.get((paper, row))
-        return group is not None and len(group.runs) >= seeds
+        return len(self.found.runs(paper, row)) >= seeds
 
     def mean(self, paper: str, row: str, metric: str, unit: str = "percent") -> str:
         """Returns a metric of the last epoch over seeds, such as "88.41 %"."""
-        group = self.found.rows.get((paper, row))
-        numbers = [run.number(metric, "last") for run in group.runs] if group is not None else []
+        numbers = [run.number(metric, "last") for run in self.found.runs(paper, row)]
         known = [number for number in numbers if number is not None]
         if not known:
             raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has {metric!r}")
-        scale = 100 if unit in ("percent", "points") else 1
-        return number_text(scale * statistics.fmean(known), unit) + {"percent": " %", "points": " points"}.get(unit, "")
+        text = number_text(scale_of(unit) * statistics.fmean(known), unit)
+        return text + {"percent": " %", "points": " points"}.get(unit, "")
 
     def effects_by_seed(self, claim: str, row: str, metric: str) -> str:
         """Returns the effect of each seed, and in parentheses a count of its run: "-2.10 (10), -11.32 (9)"."""
         result = self._result(claim, row)
-        runs = {run.seed: run.number(metric, "last") for run in self.found.rows[result.paper, row].runs}
+        runs = {run.seed: run.number(metric, "last") for run in self.found.runs(result.paper, row)}
         effects = dict(zip(result.seeds, result.effect.by_seed, strict=True)) if result.effect is not None else {}
         counts = {seed: number_text(count, "count") for seed in effects if (count := runs.get(seed)) is not None}
         if not effects or counts.keys() != effects.keys():
@@ -133,18 +132,15 @@ class Answers:
 
     def detail(self, paper: str, row: str, *path: str) -> float:
         """Returns a number from the details of a row's first record, such as ("chance_95", "same_classes")."""
-        group = self.found.rows.get((paper, row))
-        value: Any = group.runs[0].detail(path[0]) if group is not None else None
-        for name in path[1:]:
-            value = value.get(name) if isinstance(value, dict) else None
+        runs = self.found.runs(paper, row)
+        value: Any = runs[0].detail(*path) if runs else None
         if not isinstance(value, int | float):
             raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has the detail {'.'.join(path)!r}")
         return value
 
     def shared_strings(self, row: str) -> str:
         """Returns how many classes have the same string in two seeds, such as "0.7 of 10 classes (by chance 0.6)"."""
-        group = self.found.rows.get(("class2str", row))
-        runs = group.runs if group is not None else []
+        runs = self.found.runs("class2str", row)
         tables = [strings for run in runs if (strings := run.detail("strings")) is not None]  # not of stage 1 alone
         if len(tables) < 2:
             raise UserError(f"{TEMPLATE.name}: {row!r} has no two records with strings")
@@ -178,11 +174,11 @@ class Answers:
         by_class = gains_of(self.found, row, variant)
         if not by_class:
             raise UserError(f"{TEMPLATE.name}: {row!r} has no two seeds of every class")
-        return gains_in_words(by_class, self.found.rows["subclass", row].runs[0].detail("neglected"))
+        return gains_in_words(by_class, self.found.runs("subclass", row)[0].listed("neglected"))
 
     def row(self, paper: str, row: str) -> str:
         """Returns a link to the table that holds the row."""
-        if (paper, row) not in self.found.rows:
+        if not self.found.runs(paper, row):
             raise UserError(f"{TEMPLATE.name}: no record of {paper} {row}")
         return f"[`{row}`](papers/{paper}.md#row-{row})"
 

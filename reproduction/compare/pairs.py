@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from reproduction.compare.claim_language import Side
-from reproduction.compare.collect import Collection, RowRuns, SeedRun
+from reproduction.compare.collect import Collection, SeedRun
 from reproduction.compare.effects import Effect, effect_of
-from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.run_folder import shown
 
 
@@ -23,26 +22,11 @@ def scale_of(unit: str) -> float:
     return 100.0 if unit in ("percent", "points") else 1.0
 
 
-def group_of(found: Collection, paper: str, base: str, variant: str) -> RowRuns | None:
-    """Returns the runs of a variant of a base row, "" is the base row itself; None if there are none."""
-    return found.rows.get((paper, f"{base}-{variant}" if variant else base))
-
-
-def _runs(found: Collection, paper: str, base: str, side: Side) -> dict[int, SeedRun]:
-    group = group_of(found, paper, base, side.variant)
-    return {run.seed: run for run in group.runs} if group is not None else {}
-
-
-def _value(run: SeedRun | None, side: Side, scale: float) -> float | None:
+def _value(run: SeedRun, side: Side, scale: float) -> float | None:
     if side.value is not None:
         return side.value
-    number = run.number(side.metric, "last") if run is not None else None
+    number = run.number(side.metric, "last")
     return None if number is None else scale * number
-
-
-def _outcomes(run: SeedRun | None, side: Side) -> Outcomes | None:
-    """Outcomes belong to the last epoch's network."""
-    return run.outcomes(side.metric) if run is not None and side.metric else None
 
 
 @dataclass(frozen=True)
@@ -68,20 +52,22 @@ def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method
       other: the side it is compared with; None for a fact.
     """
     scale, other = scale_of(unit), other or Side(value=0.0)
-    left, right = _runs(found, paper, base, method), _runs(found, paper, base, other)
+    left, right = ({run.seed: run for run in found.runs(paper, base, side.variant)} for side in (method, other))
+    right = right if other.metric else left  # a fixed value needs no run
     seeds: list[int] = []
     effects: list[float] = []
     baselines: list[float] = []
     by_image: list[np.ndarray] = []
     lacking: list[str] = []
     orders: set[str] = set()
-    for seed in sorted(left.keys() & right.keys() if other.metric else left):
-        value, baseline = _value(left[seed], method, scale), _value(right.get(seed), other, scale)
+    for seed in sorted(left.keys() & right.keys()):
+        both = ((left[seed], method), (right[seed], other))
+        value, baseline = (_value(run, side, scale) for run, side in both)
         if value is None or baseline is None:
             continue
-        bits = [_outcomes(left[seed], method), _outcomes(right.get(seed), other)]
+        bits = [run.outcomes(side.metric) for run, side in both]  # of the last epoch's network
         here = {f"{one.order} of {one.count:,}" for one in bits if one is not None}
-        computed = {run.numerics(side.metric) for run, side in ((left[seed], method), (right.get(seed), other)) if run}
+        computed = {run.numerics(side.metric) for run, side in both} - {""}
         where, file = f"{paper} {base}, {claim}, seed {seed}", shown(left[seed].last.path)
         if len(orders | here) > 1:
             which = ", ".join(sorted(orders | here))
@@ -89,7 +75,7 @@ def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method
                 f"{where}: not paired, the order digests of the test images differ ({which}); see {file}"
             )
             continue
-        if len(computed - {""}) > 1:
+        if len(computed) > 1:
             which = " and the other in ".join(sorted(computed))
             found.problems.append(f"{where}: not paired, one computed in {which}; see {file}")
             continue
@@ -105,7 +91,8 @@ def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method
         return Pairs((), None, None, "")
     found.problems += lacking if by_image else []  # some seeds have them
     effect = effect_of(effects, np.stack(by_image) if len(by_image) == len(seeds) else None, scale)
-    why = "no outcomes of test images in the records" if other.metric else "compared with a fixed value"
-    return Pairs(
-        tuple(seeds), effect, statistics.fmean(baselines), f"seeds only: {why}" if effect.image_variance is None else ""
-    )
+    missing = ""
+    if effect.image_variance is None:
+        why = "no outcomes of test images in the records" if other.metric else "compared with a fixed value"
+        missing = f"seeds only: {why}"
+    return Pairs(tuple(seeds), effect, statistics.fmean(baselines), missing)

@@ -14,6 +14,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from datasets.terminal import any_terminal
@@ -24,7 +25,7 @@ from reproduction.compare.collect import RESULTS, Collection, collect
 from reproduction.compare.comparison import Comparison, compare
 from reproduction.compare.extras import extras_of
 from reproduction.compare.findings import FRONT, PAGE, findings
-from reproduction.compare.tables import load_tables
+from reproduction.compare.tables import RECALLED_MARK, load_tables
 from reproduction.compare.tabular import markdown_table
 from reproduction.runtime.flags import one_line_errors
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
@@ -58,12 +59,13 @@ def overview(comparisons: Sequence[Comparison]) -> str:
     ]
     counts = export.verdict_counts([result for comparison in comparisons for result in comparison.claims])
     lines = [line for comparison in comparisons for line in comparison.lines]
-    ran, known = ({(line.paper, line.row) for line in lines if line.source or not only} for only in (True, False))
+    known = {(line.paper, line.row) for line in lines}
+    ran = {(line.paper, line.row) for line in lines if line.source}
     more = (
         f"Everything tested, small runs included: {counts}. All rows ({len(ran)} run, {len(known - ran)} not, with "
         "the reason) are on the papers' pages."
     )
-    note = [export.RECALLED_NOTE] if any(export.RECALLED_MARK in cell for row in rows for cell in row) else []
+    note = [export.RECALLED_NOTE] if any(RECALLED_MARK in cell for row in rows for cell in row) else []
     return "\n\n".join([markdown_table(export.FIRST_HEAD, rows), LEGEND, more, *note])
 
 
@@ -97,21 +99,24 @@ def details(comparison: Comparison, found: Collection, only_rates: bool = False)
 
 
 def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, Callable[[], str]]:
+    """Returns what each block is made by, by the block's name."""
     blocks: dict[str, Callable[[], str]] = {
         "front": lambda: front(comparisons, found),
         "overview": lambda: overview(comparisons),
         "claims": lambda: claims(comparisons),
         "clusters finegrained": lambda: markdown_clusters(found),
     }
-    for comparison in comparisons:
-        name = comparison.paper.paper.id
-        blocks[f"table {name}"] = lambda lines=comparison.lines: export.markdown_lines(lines, anchors=True)  # type: ignore[misc]
-        blocks[f"published {name}"] = lambda one=comparison: export.markdown_published(one)  # type: ignore[misc]
-        blocks[f"finding {name}"] = lambda paper=name: finding(paper, comparisons, found)  # type: ignore[misc]
-        blocks[f"charts {name}"] = lambda paper=name: markdown_charts(paper)  # type: ignore[misc]
-        blocks[f"claims {name}"] = lambda one=comparison: claims([one])  # type: ignore[misc]
-        blocks[f"details {name}"] = lambda one=comparison: details(one, found)  # type: ignore[misc]
-        blocks[f"rates {name}"] = lambda one=comparison: details(one, found, only_rates=True)  # type: ignore[misc]
+    of_paper: dict[str, Callable[[Comparison], str]] = {
+        "table": lambda one: export.markdown_lines(one.lines, anchors=True),
+        "published": export.markdown_published,
+        "finding": lambda one: finding(one.paper.paper.id, comparisons, found),
+        "charts": lambda one: markdown_charts(one.paper.paper.id),
+        "claims": lambda one: claims([one]),
+        "details": lambda one: details(one, found),
+        "rates": lambda one: details(one, found, only_rates=True),
+    }
+    for one in comparisons:
+        blocks |= {f"{kind} {one.paper.paper.id}": partial(text, one) for kind, text in of_paper.items()}
     return blocks
 
 

@@ -25,6 +25,7 @@ TABLES = REPO_ROOT / "reproduction" / "tables"
 Evidence = Literal["verified", "recalled"]
 Selection = Literal["last", "best_on_val", "best_on_test"]
 RATE = "-rate-"  # in the name of a row whose runs only choose a learning rate, on held-out training images
+RECALLED_MARK = "\N{DAGGER}"  # behind a published number that was typed from memory
 ABSENT = "-"  # a cell of a published table that holds nothing (TOML has no null)
 
 
@@ -56,14 +57,19 @@ class About(Strict):
     names: dict[str, str] = {}  # label of a line in a table of details -> what is printed for it
 
 
-class Answered(Strict):
-    """What a column of a published table says of its numbers: their unit, and the metric of ours that answers them."""
+class Measured(Strict):
+    """A number of ours: which metric of a record, of which epoch, in which unit."""
 
     unit: Unit
-    metric: str | None = None
+    metric: str = ""
     selection: Selection = "last"
+    key: bool = False  # a main number of its row
+
+
+class Answered(Measured):
+    """What a column of a published table says of its numbers: the metric of ours that answers them, and how."""
+
     judge: Literal["proportion", "exact", "none"] = "none"  # how our numbers are compared with it
-    key: bool = False  # a row's main number
     agree: tuple[str, str] | None = None  # judged only where these two metrics of a run are equal, else `unlike`
     unlike: str = ""
     note: str = ""
@@ -117,14 +123,11 @@ class OurRow(Strict):
     quantity: str = ""  # what its main number is called if the column alone does not say of which network
 
 
-class Shown(Strict):
+class Shown(Measured):
     """A number of ours that is printed although the paper has no such number."""
 
     metric: str
     title: str
-    unit: Unit
-    selection: Selection = "last"
-    key: bool = False  # a main number of rows without a published one
 
 
 class DetailColumn(Strict):
@@ -157,7 +160,6 @@ class Number(Answered):
     printed: str  # as the paper prints it
     resolution: float  # half a unit of the last printed digit
     split: str
-    where: str
     selected: str
     evidence: Evidence
     samples: int | None
@@ -167,6 +169,11 @@ class Number(Answered):
     def cell(self) -> str:
         """Its place in the published table, `row/column`."""
         return f"{self.row}/{self.column}"
+
+    @property
+    def marked(self) -> str:
+        """Returns the number as the paper prints it, with a mark if it is recalled."""
+        return self.printed + (RECALLED_MARK if self.evidence == "recalled" else "")
 
 
 class Paper(Strict):
@@ -257,7 +264,6 @@ def _numbers_of(table: PublishedTable) -> Iterator[Number]:
                 printed=str(raw),
                 resolution=resolution,
                 split=table.split,
-                where=f"{table.where}, row {row.name}, column {column.name}",
                 selected=table.selected,
                 evidence=table.evidence,
                 samples=row.samples,

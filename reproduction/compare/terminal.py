@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,11 +31,21 @@ from reproduction.compare.export import (
 
 WIDE = 130  # columns from which a table has room for the commands
 SHORT_LINES, SHORT_CLAIMS = 14, 6  # numbers and claims of `print_short`
+COLOURS = {
+    "consistent": "green", "supported": "green", "agrees with the paper": "green", "above paper": "cyan",
+    "below paper": "red", "contradicted": "red", "explained by control": "red",
+    "inconclusive": "yellow", "indicative": "yellow",
+}  # fmt: skip
+
+
+def _console(width: int) -> Console:
+    """The terminal in its own width, a file or a pipe in the given one."""
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
 
 
 def print_comparisons(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
     """Prints what was run next to the papers' numbers, every seed, the claims, and what was not run or left out."""
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=False)
+    console = _console(160)
     for comparison in comparisons:
         ran = [line for line in comparison.lines if line.source]
         about = comparison.paper.paper
@@ -42,7 +53,9 @@ def print_comparisons(comparisons: Sequence[Comparison], problems: Sequence[str]
         if ran:
             _print_lines(console, ran)
             _print_seeds(console, ran)
-        _print_claims(console, comparison)
+        for title, results in by_group(comparison.claims).items():
+            words = [result.verdict.word for result in results]
+            _print_table(console, title, CLAIM_HEAD, claim_rows(results), words)
         _print_not_run(console, [line for line in comparison.lines if not line.source])
     if any(has_recalled(comparison.lines) for comparison in comparisons):
         console.print(RECALLED_NOTE, markup=False)
@@ -54,7 +67,7 @@ def print_comparisons(comparisons: Sequence[Comparison], problems: Sequence[str]
 
 def print_short(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
     """Prints the main numbers of the rows that were run and the claims tested on them, at most a screenful."""
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, soft_wrap=False)
+    console = _console(120)
     for comparison in comparisons:
         about = comparison.paper.paper
         lines = [line for line in comparison.lines if line.source and line.values]
@@ -72,7 +85,7 @@ def print_short(comparisons: Sequence[Comparison], problems: Sequence[str]) -> N
         console.print("\nclaims: method minus baseline, with its 95 % interval" if tested else "", markup=False)
         for result in tested[:SHORT_CLAIMS]:
             effect = interval_text(result.effect, result.claim.unit)
-            verdict = f"[{_colour(result.verdict.word)}]{escape(result.verdict.text)}[/]"
+            verdict = _coloured(result.verdict.text, result.verdict.word)
             console.print(f"{result.row}: {result.claim.text}", markup=False, no_wrap=True, overflow="ellipsis")
             console.print(f"    {escape(effect)}: {verdict}", no_wrap=True, overflow="ellipsis")
         left = max(0, len(lines) - SHORT_LINES) + max(0, len(tested) - SHORT_CLAIMS)
@@ -85,6 +98,11 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
+def _coloured(text: str, word: str) -> str:
+    """A verdict's text in the colour of its word."""
+    return f"[{COLOURS.get(word, 'dim')}]{escape(text)}[/]"
+
+
 def _print_problems(console: Console, problems: Sequence[str]) -> None:
     if problems:
         console.print(f"\nleft out ({len(problems)}):")
@@ -92,20 +110,6 @@ def _print_problems(console: Console, problems: Sequence[str]) -> None:
             console.print(f"  {problem}", markup=False)
         if len(problems) > 20:
             console.print(f"  and {len(problems) - 20} more")
-
-
-def _colour(word: str) -> str:
-    return {
-        "consistent": "green",
-        "supported": "green",
-        "agrees with the paper": "green",
-        "above paper": "cyan",
-        "below paper": "red",
-        "contradicted": "red",
-        "explained by control": "red",
-        "inconclusive": "yellow",
-        "indicative": "yellow",
-    }.get(word, "dim")
 
 
 def _print_lines(console: Console, lines: Sequence[Line]) -> None:
@@ -117,14 +121,14 @@ def _print_lines(console: Console, lines: Sequence[Line]) -> None:
     row = verdict = None
     for line in lines:
         cells = [escape(cell) for cell in line_cells(line)]
+        text = line.verdict.text
         if line.row == row:
             cells[0] = cells[-1] = ""
-            if line.verdict.text and line.verdict.text == verdict:
-                cells[5] = '"'
+            text = '"' if text == verdict and text else text
         elif row is not None:
             table.add_section()
+        cells[5] = _coloured(text, line.verdict.word)
         row, verdict = line.row, line.verdict.text
-        cells[5] = f"[{_colour(line.verdict.word)}]{cells[5]}[/]"
         table.add_row(*(cells if wide else cells[:-1]))
     console.print(table)
     if not wide:
@@ -134,28 +138,25 @@ def _print_lines(console: Console, lines: Sequence[Line]) -> None:
 
 def _print_not_run(console: Console, lines: Sequence[Line]) -> None:
     """One entry per row that was not run: the paper's key numbers, what it needs, the command."""
-    rows: dict[str, list[Line]] = {}
-    for line in lines:
-        rows.setdefault(line.row, []).append(line)
-    if not rows:
+    if not lines:
         return
     wide = console.width >= WIDE
     table = Table(title="not run", title_justify="left")
     for name in ("row", "paper's numbers", "why") + (("command",) if wide else ()):
         table.add_column(name, overflow="fold")
-    for name, here in rows.items():
+    for name, group in groupby(lines, key=lambda line: line.row):
+        here = list(group)
         numbers = ", ".join(f"{line.quantity} {paper_text(line)}" for line in here if line.number is not None)
-        cells = [name, numbers, here[0].verdict.text.removeprefix("not run").removeprefix(": ")]
-        table.add_row(*(escape(cell) for cell in [*cells, *([here[0].command] if wide else [])]))
+        cells = [name, numbers, here[0].verdict.text.removeprefix("not run").removeprefix(": "), here[0].command]
+        table.add_row(*map(escape, cells if wide else cells[:-1]))
     console.print(table)
 
 
 def _print_seeds(console: Console, lines: Sequence[Line]) -> None:
     """Every seed by itself: a mean hides what one seed did."""
-    several = [line for line in lines if line.values]
-    if not several:
+    seeds = sorted({seed for line in lines for seed in line.seeds})
+    if not seeds:
         return
-    seeds = sorted({seed for line in several for seed in line.seeds})
     if len(seeds) > 10:
         console.print(f"{len(seeds)} seeds: too many to list each; --csv FILE holds them all")
         return
@@ -165,7 +166,7 @@ def _print_seeds(console: Console, lines: Sequence[Line]) -> None:
     for seed in seeds:
         table.add_column(f"seed {seed}", justify="right")
     row = None
-    for line in several:
+    for line in (line for line in lines if line.values):
         by_seed = dict(zip(line.seeds, line.values, strict=True))
         texts = [number_text(by_seed[seed], line.unit) if seed in by_seed else "" for seed in seeds]
         table.add_row("" if line.row == row else escape(line.row), escape(quantity_text(line)), *texts)
@@ -173,16 +174,9 @@ def _print_seeds(console: Console, lines: Sequence[Line]) -> None:
     console.print(table)
 
 
-def _print_claims(console: Console, comparison: Comparison) -> None:
-    """One table for claims, findings, checks and facts each."""
-    for title, results in by_group(comparison.claims).items():
-        words = [result.verdict.word for result in results]
-        _print_table(console, title, CLAIM_HEAD, claim_rows(results), words)
-
-
 def print_first_table(comparisons: Sequence[Comparison], problems: Sequence[str]) -> None:
     """Prints one line for each main claim of every paper, and what was left out."""
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, soft_wrap=False)
+    console = _console(200)
     words = [result.verdict.word for one in comparisons for result in main_results(one)]
     _print_table(console, "What the papers claim, and what we find", FIRST_HEAD, first_table(comparisons), words)
     console.print("every number, claim and row of a paper: make compare PAPER=class2str", markup=False)
@@ -197,8 +191,8 @@ def _print_table(
     for name in head:
         table.add_column(name, overflow="fold")
     for word, texts in zip(words, rows, strict=True):
-        cells = [escape(text) for text in texts]
+        *cells, verdict = texts
         if cells[0]:
             table.add_section()
-        table.add_row(*cells[:-1], f"[{_colour(word)}]{cells[-1]}[/]")
+        table.add_row(*map(escape, cells), _coloured(verdict, word))
     console.print(table)

@@ -25,17 +25,17 @@ MOST_SEARCHED = 100  # seeds up to which the number that would decide is looked 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a program says about a claim.
+    """What a program says about a claim or a number.
 
     Attributes:
-      word: the line of the table, without numbers: for counting and colours.
+      word: the verdict without numbers: for counting and colours.
       text: what is printed.
-      line: 1 to 6, the line of the table that applies; 0 if nothing was run.
+      line: of a claim, 1 to 6, the line of the table that applies; 0 if nothing was run.
     """
 
     word: str
     text: str
-    line: int
+    line: int = 0
 
 
 @dataclass(frozen=True)

@@ -64,11 +64,11 @@ def seeds_table(lines: Sequence[Line]) -> Markup:
 
 def published(comparison: Comparison) -> Markup:
     """Renders every published number we have of a paper, table by table."""
-    tables, mark = Markup(), {"verified": "", "recalled": export.RECALLED_MARK}
+    tables = Markup()
     head = ("of", "quantity", "value", "unit", "split", "epoch chosen", "evidence", "note")
     for item in comparison.paper.table:
         rows = [
-            (n.row, n.column, n.printed + mark[n.evidence], n.unit, n.split, n.selected, n.evidence, n.note)
+            (n.row, n.column, n.marked, n.unit, n.split, n.selected, n.evidence, n.note)
             for n in comparison.paper.numbers()
             if n.table == item.id
         ]

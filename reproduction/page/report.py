@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -20,9 +21,9 @@ from datasets.terminal import any_terminal
 from reproduction.compare import export
 from reproduction.compare.charts import charts
 from reproduction.compare.collect import Collection, Entry, RowRuns
-from reproduction.compare.comparison import Comparison, load_comparisons
+from reproduction.compare.comparison import Comparison, add_choice, load_comparisons
 from reproduction.compare.extras import extras_of, rows_in_order
-from reproduction.compare.tables import About, load_tables, paper_of
+from reproduction.compare.tables import About
 from reproduction.compare.tabular import markdown_table
 from reproduction.page.curves import row_charts
 from reproduction.page.gallery import Budget, chart, gallery, without_folders
@@ -34,7 +35,7 @@ from reproduction.runtime.run_folder import RUNS_ROOT, shown
 
 MAX_BYTES = 10_000_000
 MEDIA_BYTES = 6_500_000  # plots, curves and folded texts; the rest is for the tables
-Users = dict[tuple[str, ...], set[tuple[str, str]]]  # a line of a table -> paper and row of the records behind it
+Users = defaultdict[tuple[str, ...], set[tuple[str, str]]]  # line of a table -> paper and row of the records behind it
 
 
 def row_section(group: RowRuns, title: str, about: About, page: Path, budget: Budget) -> Markup:
@@ -76,23 +77,19 @@ def used_by(where: set[tuple[str, str]]) -> str:
 
 def machines(entries: Sequence[Entry]) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     """Lists machines, versions, data files and deviations of all runs on the page, as (heading, head, rows)."""
-    hardware: Users = {}
-    software: Users = {}
-    files: Users = {}
-    deviations: Users = {}
+    hardware, software, files, deviations = (Users(set) for _ in range(4))
     for entry in entries:
         record, m = entry.record, entry.record.machine
         where = record.paper, record.row
-        hardware.setdefault((m.cpu, str(m.cores), m.gpu or "none", m.system), set()).add(where)
+        hardware[m.cpu, str(m.cores), m.gpu or "none", m.system].add(where)
         versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
         commit = record.commit[:10] + (" with changes" if record.dirty and record.commit != "unknown" else "")
         exact = "deterministic" if record.deterministic else "not deterministic"
-        software.setdefault((commit, record.lock_hash, f"{record.precision}, {exact}", versions), set()).add(where)
+        software[commit, record.lock_hash, f"{record.precision}, {exact}", versions].add(where)
         if record.deviations:
-            stage = record.paper, f"{record.row} ({record.stage})"
-            deviations.setdefault((", ".join(record.deviations),), set()).add(stage)
+            deviations[(", ".join(record.deviations),)].add((record.paper, f"{record.row} ({record.stage})"))
         for name, digest in record.data.items():
-            files.setdefault((name, digest, "verified" if record.data_verified else "NOT verified"), set()).add(where)
+            files[name, digest, "verified" if record.data_verified else "NOT verified"].add(where)
     tables = (
         ("Machines", ("CPU", "cores", "GPU", "system", "used by"), hardware),
         ("Versions", ("commit", "lock", "precision", "versions", "used by"), software),
@@ -167,13 +164,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Writes one self-contained HTML page, and the same tables as Markdown next to it.",
         allow_abbrev=False,
     )
-    runs_help = "records or run folders of another machine; default: runs/ and the committed results"
     parser.add_argument("--out", type=Path, default=RUNS_ROOT / "report.html", help="default: runs/report.html")
-    parser.add_argument("--paper", action="append", default=[], help="one paper (repeatable); default: all")
-    parser.add_argument("--runs", nargs="+", type=Path, default=[], metavar="PATH", help=runs_help)
+    add_choice(parser, "one paper (repeatable); default: all")
     args = parser.parse_args(argv)
-    papers = [paper_of(name) for name in args.paper] or list(load_tables().values())
-    comparisons, found = load_comparisons(papers, args.runs)
+    comparisons, found = load_comparisons(args.paper, args.runs)
     page = build(comparisons, found, args.out)
     if len(page.encode()) > MAX_BYTES:
         print(f"note: the page has {len(page.encode()) / 1e6:.1f} MB; --paper makes a smaller one", file=sys.stderr)

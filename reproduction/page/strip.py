@@ -95,13 +95,10 @@ def draw_neglect(axes: Any, find: Find) -> None:
 
 def draw_clusters(axes: Any, find: Find) -> None:
     """Draws the UMAP of one coarse class, a colour for each sub-class found, uncertain images in grey."""
-    below = "finegrained/*/seed*/sub_*/clustering.npz"
-    file = find(below, "make reproduce-finegrained")
+    file = find("finegrained/*/seed*/sub_*/clustering.npz", "make reproduce-finegrained")
     maps = read_npz(file.with_name("maps.npz"))
-    pseudo, coarse = (
-        read_npz(file, ("pseudo",))["pseudo"],
-        read_npz(file.with_name("uncertainty.npz"), ("coarse",))["coarse"],
-    )
+    pseudo = read_npz(file, ("pseudo",))["pseudo"]
+    coarse = read_npz(file.with_name("uncertainty.npz"), ("coarse",))["coarse"]
     label = int(np.unique(coarse)[0])
     points, clusters = maps[str(label)], pseudo[coarse == label]
     axes.scatter(*points[clusters < 0].T, s=4, color="#d0d7de", linewidths=0)
