@@ -17,21 +17,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import benchmarks
 from benchmarks import page
-from benchmarks.measure import Found, Measure, NotSupported
+from benchmarks.measure import Benchmark, Measure, NotSupported
 from datasets.terminal import any_terminal
 from reproduction.runtime.flags import one_line_errors
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, read_json, shown, write_json
 
-NO_BENCHMARKS = {"__main__", "gpu_check", "measure", "page"}
+NO_BENCHMARKS = {"__main__", "gpu_check", "measure", "page", "tf_sessions"}
 LIMIT_S = 1800  # of one process; six trainings of `precision` take longest
 DOCS = REPO_ROOT / "docs"
-Benchmark = Callable[[bool], "Found | list[Found]"]
 
 
 def modules() -> list[str]:
@@ -40,10 +38,9 @@ def modules() -> list[str]:
 
 
 def benchmarks_of(module: str) -> dict[str, Benchmark]:
-    """A module's PAIRS, MEASURES and CURVES: name -> function of `small` that returns one result or several."""
-    found = importlib.import_module(f"benchmarks.{module}")
-    kinds = (getattr(found, kind, {}) for kind in ("PAIRS", "MEASURES", "CURVES"))
-    return {name: function for kind in kinds for name, function in kind.items()}
+    """A module's BENCHMARKS: name -> function of `small` that returns one result or several."""
+    benchmarks_by_name: dict[str, Benchmark] = importlib.import_module(f"benchmarks.{module}").BENCHMARKS
+    return benchmarks_by_name
 
 
 def run_one(module: str, name: str, small: bool) -> list[dict[str, Any]]:

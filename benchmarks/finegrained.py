@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import Measure, Pair, interleave, loops, on_each_device, rate, rise
-from benchmarks.steps import flushed, synchronize
+from benchmarks.measure import Benchmark, Measure, Pair, interleave, loops, on_each_device, rate, rise
+from benchmarks.steps import synchronize
 from finegrained_torch import flags
 from finegrained_torch.data.images import Items, normalize
 from finegrained_torch.method.uncertainty import FLIPS, draw_views, formula, uncertainty
@@ -20,7 +20,7 @@ from finegrained_torch.training.cluster_jobs import cluster_in_processes
 from finegrained_torch.training.loop import train
 from finegrained_torch.training.modules import LitResnet, Optimization
 from finegrained_torch.training.setting import Task
-from reproduction.runtime.torch_runtime import set_threads
+from reproduction.runtime import torch_runtime as runtime
 
 N_AUG = 5
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -47,7 +47,7 @@ def uncertainty_pair(small: bool) -> Pair:
     Raises:
       AssertionError: the two differ by more than 1e-5.
     """
-    flushed()
+    runtime.start(0)
     name, count = ("small", 6) if small else ("resnet18", 96)
     net = resnet.build(name, 2).eval()
     images = torch.randn(count, 3, 32, 32)
@@ -81,12 +81,12 @@ class _Timed(LitResnet):
 
 def loop(network: str, batch: int, steps: int, device: str, small: bool) -> Pair:
     """Images/s of an epoch on coarse labels: Lightning with all our callbacks, and a bare torch loop."""
-    flushed()
+    runtime.start(0)
     where = torch.device(device)
     batch, steps = (8, min(steps, 2)) if small else (batch, steps)
     words = ["--lr", "0.001", "--max_epochs", "1", "--min_epochs", "1", "--no-pretrained", "--device", device]
     config = flags.parse_pipeline([*words, "--network", network, "--batch_size", str(batch)])
-    set_threads(config.threads)
+    runtime.set_threads(config.threads)
     count = steps * batch
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
@@ -160,7 +160,7 @@ def clustering_measures(small: bool) -> list[Measure]:
     return [memory, Measure(f"{name}: time", "s", [found.seconds], note=f"{found.returned} pseudo-labels")]
 
 
-def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
+def _loops(device: str) -> dict[str, Benchmark]:
     long = 1 if device == "cpu" else 60
     return {
         "loop resnet18": lambda small: loop("resnet18", 50, 3 * long, device, small),
@@ -168,5 +168,8 @@ def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
     }
 
 
-PAIRS: dict[str, Callable[[bool], Pair]] = {"uncertainty": uncertainty_pair} | on_each_device(_loops)
-MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"clustering": clustering_measures}
+BENCHMARKS: dict[str, Benchmark] = {
+    "uncertainty": uncertainty_pair,
+    **on_each_device(_loops),
+    "clustering": clustering_measures,
+}

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 
-from benchmarks.measure import REPEATS, Measure, Pair, interleave, loops, on_each_device, rise, seconds
+from benchmarks.measure import REPEATS, Benchmark, Measure, Pair, interleave, loops, on_each_device, rise, seconds
+from benchmarks.steps import synchronize
+from hierarchy_cnn_torch import flags
+from hierarchy_cnn_torch.data.images import Augment, Data, prepared
+from hierarchy_cnn_torch.method import branches as losses
 from hierarchy_cnn_torch.method import selectivity, seriation, similarity, statistics, trees
+from hierarchy_cnn_torch.networks.alexnet import PRESETS, Network
 from hierarchy_cnn_torch.report import response_file
+from hierarchy_cnn_torch.training import loop as ours_loop
+from hierarchy_cnn_torch.viewer.view import Layer, View, write
+from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import Stop
 
-if TYPE_CHECKING:
-    from hierarchy_cnn_torch.data.images import Data
 
-Orders = dict[str, np.ndarray]  # who ordered -> order of the leaves
+def scipys_order(merged: np.ndarray, condensed: np.ndarray) -> np.ndarray:
+    """Order of the leaves by SciPy: int [N], of a linkage matrix and the condensed distances."""
+    return np.asarray(leaves_list(optimal_leaf_ordering(merged, condensed)))
 
 
 def seriation_pairs(small: bool) -> list[Pair]:
@@ -30,17 +40,11 @@ def seriation_pairs(small: bool) -> list[Pair]:
         distance = np.sqrt(((points[:, None] - points[None]) ** 2).sum(2))
         condensed = squareform(distance, checks=False)
         merged = linkage(condensed, "average")
-        orders: Orders = {}
-
-        def theirs(merged: np.ndarray = merged, condensed: np.ndarray = condensed, orders: Orders = orders) -> None:
-            orders["theirs"] = leaves_list(optimal_leaf_ordering(merged, condensed))
-
-        def ours(merged: np.ndarray = merged, distance: np.ndarray = distance, orders: Orders = orders) -> None:
-            orders["ours"] = seriation.optimal_order(merged, distance)
-
+        theirs = functools.partial(scipys_order, merged, condensed)
+        ours = functools.partial(seriation.optimal_order, merged, distance)
         name = f"seriation of {size} classes against SciPy's optimal_leaf_ordering"
         found.append(interleave(f"{name}: time", "s", seconds(theirs), seconds(ours)))
-        lengths = [seriation.path_length(orders[which], distance) for which in ("theirs", "ours")]
+        lengths = [seriation.path_length(order(), distance) for order in (theirs, ours)]
         note = "one value each; SciPy misses the optimum of a tree (its issue 11227), ours is exact"
         found.append(Pair(f"{name}: path length", "sum of distances", [lengths[0]], [lengths[1]], note=note))
     return found
@@ -55,10 +59,6 @@ def data_of(pixels: np.ndarray, labels: np.ndarray, train: np.ndarray, tested: n
       train: which of them are trained on.
       tested: which of them are the validation and the test split, and drawn in the curves.
     """
-    import torch
-
-    from hierarchy_cnn_torch.data.images import Data
-
     return Data(
         images=pixels,
         labels=labels,
@@ -79,18 +79,7 @@ def data_of(pixels: np.ndarray, labels: np.ndarray, train: np.ndarray, tested: n
 
 def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
     """Images/s of an epoch of variant A1 (three branches): the simplest correct loop on the same batches, and ours."""
-    import torch
-
-    from benchmarks.steps import flushed, synchronize
-    from hierarchy_cnn_torch import flags
-    from hierarchy_cnn_torch.data import images
-    from hierarchy_cnn_torch.method import branches as losses
-    from hierarchy_cnn_torch.networks.alexnet import PRESETS, Network
-    from hierarchy_cnn_torch.training import loop as ours_loop
-    from reproduction.runtime.run_folder import Stop
-    from reproduction.runtime.torch_runtime import World
-
-    flushed()
+    runtime.start(0)
     where = torch.device(device)
     preset, batch, steps = ("mini", 8, min(steps, 2)) if small else (preset, 128, steps)
     words = ["--dataset", "cifar100", "--stage", "aware", "--preset", preset, "--batch", str(batch), "--epochs", "1"]
@@ -116,10 +105,10 @@ def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
         network.train()
         began = time.perf_counter()
         order = torch.randperm(count)
-        augment = images.Augment(0, 0, count, where)
+        augment = Augment(0, 0, count, where)
         for at in range(0, count, batch):
             rows = order[at : at + batch].to(where)
-            x = images.prepared(augment(x_all[rows], rows), mean, sd, 32)
+            x = prepared(augment(x_all[rows], rows), mean, sd, 32)
             logits, heads = network(x)
             branch_logits = [heads[tap] for tap in branches.taps]
             loss = losses.total_loss(logits, branch_logits, y_all[rows], maps, weights) / len(rows)
@@ -131,7 +120,7 @@ def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
 
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
-            training = ours_loop.run(config, fresh(), data, branches, World(0, 1, where), Stop(), Path(folder))
+            training = ours_loop.run(config, fresh(), data, branches, runtime.World(0, 1, where), Stop(), Path(folder))
         return count / training.state["seconds"]
 
     name = f"training, alexnet32 {preset} with branches, batch {batch}, {device}: our loop against a bare loop"
@@ -181,7 +170,6 @@ TIMED = "async o => { const t = performance.now(); await blocks.update(o); retur
 
 def viewer(small: bool) -> list[Measure]:
     """Load, re-order + redraw and hover in headless Chromium, 1,000 classes. Budgets: 3 s, 300 ms, 16 ms."""
-    from hierarchy_cnn_torch.viewer.view import Layer, View, write
     from tests.hierarchy import browser
 
     size, epochs, channels = (200, 2, 200) if small else (1000, 8, 330)
@@ -222,7 +210,7 @@ def viewer(small: bool) -> list[Measure]:
     ]
 
 
-def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
+def _loops(device: str) -> dict[str, Benchmark]:
     long = 1 if device == "cpu" else 30
     return {
         "loop paper32": lambda small: loop("paper32", 4 * long, device, small),
@@ -230,5 +218,9 @@ def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
     }
 
 
-PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {"seriation": seriation_pairs} | on_each_device(_loops)
-MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"responses": responses_measures, "viewer": viewer}
+BENCHMARKS: dict[str, Benchmark] = {
+    "seriation": seriation_pairs,
+    **on_each_device(_loops),
+    "responses": responses_measures,
+    "viewer": viewer,
+}

@@ -8,13 +8,12 @@ import importlib
 import json
 import math
 import shlex
-import subprocess
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measure import Measure, number
+from benchmarks.measure import Benchmark, Measure, number, output_of
 from class2str_tf.flags import FIRST
 from datasets import manifest
 from reproduction.compare.tables import paper_of
@@ -109,16 +108,8 @@ def configurations(folder: str, line: str) -> tuple[str, list[tuple[Command, dic
         if command.script.rpartition("/")[2] in ("analyze.py", "ranking.py"):  # read runs, train nothing
             continue
         asked = [sys.executable, command.script, *command.flags, "--print-config"]
-        done = subprocess.run(asked, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
-        if done.returncode:
-            raise RuntimeError(f"{command.line()}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-        found.append((command, json.loads(done.stdout)))
+        found.append((command, json.loads(output_of(asked, f"{command.line()}: "))))
     return " ".join((dataset, *request.extra)), found, len(request.seeds), planned
-
-
-def images_of(dataset: str) -> int:
-    """Training images of a data set."""
-    return manifest.entry(dataset).train
 
 
 def torch_multiply_adds(network: Any, shape: tuple[int, ...]) -> int:
@@ -148,7 +139,7 @@ def tensorflow_multiply_adds(graph: Any) -> int:
 
 def class2str_images(config: dict[str, Any]) -> int:
     """Images of an epoch of Class2Str: --train-images is 0 for all, N, or first:N."""
-    return int(str(config["train_images"]).removeprefix(FIRST)) or images_of(config["dataset"])
+    return int(str(config["train_images"]).removeprefix(FIRST)) or manifest.entry(config["dataset"]).train
 
 
 def _class2str(command: Command, config: dict[str, Any]) -> tuple[float, float]:
@@ -189,7 +180,7 @@ def _subclass_network(model: str, dataset: str) -> int:
 
 def _subclass(command: Command, config: dict[str, Any]) -> tuple[float, float]:
     epochs = config["epochs_class"] if config["stage"] == "identify" else config["epochs"]
-    images = epochs * images_of(config["dataset"])
+    images = epochs * manifest.entry(config["dataset"]).train
     if config["max_steps"]:
         images = min(images, config["max_steps"] * config["batch_size"])
     return _subclass_network(config["model"], config["dataset"]), images
@@ -206,7 +197,7 @@ def _finegrained(command: Command, config: dict[str, Any]) -> tuple[float, float
     of = {"coarse": 1, "sub": 1, "fine-tune": len(config["head"]), "multi-head": len(config["alpha"])}
     trainings = sum(of.get(stage, 0) for stage in config["stage"])
     size = 28 if config["dataset"] == "pathmnist" else 32
-    images = trainings * config["max_epochs"] * images_of(config["dataset"])
+    images = trainings * config["max_epochs"] * manifest.entry(config["dataset"]).train
     return _finegrained_network(config["network"], size), images
 
 
@@ -236,11 +227,10 @@ def _hierarchy_network(preset: str, classes: int) -> int:
 
 
 def _hierarchy(command: Command, config: dict[str, Any]) -> tuple[float, float]:
-    count = images_of(config["dataset"])
+    data = manifest.entry(config["dataset"])
     held_out = 0 if config["train_held_out"] else config["held_out"] or 5000
-    trained = count * (config["folds"] - 1) / config["folds"] if config["folds"] else count - held_out
-    classes = manifest.entry(config["dataset"]).classes
-    return _hierarchy_network(config["preset"], classes), config["epochs"] * trained
+    trained = data.train * (config["folds"] - 1) / config["folds"] if config["folds"] else data.train - held_out
+    return _hierarchy_network(config["preset"], data.classes), config["epochs"] * trained
 
 
 # paper -> (package, (command, config) -> multiply-adds of an image and images trained on)
@@ -273,4 +263,4 @@ def estimate(paper: str, small: bool) -> list[Measure]:
     return found
 
 
-MEASURES = {paper: functools.partial(estimate, paper) for paper in TABLES}
+BENCHMARKS: dict[str, Benchmark] = {paper: functools.partial(estimate, paper) for paper in TABLES}

@@ -11,15 +11,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from reproduction.launch.pipeline import gpu_listed
 from reproduction.runtime.cores import available_bytes
+from reproduction.runtime.driver import first_gpu
 from reproduction.runtime.run_folder import REPO_ROOT
 
 REPEATS = 5
@@ -84,10 +84,9 @@ class Measure:
         """One entry of bench.json; the baseline is the budget."""
         entry: dict[str, Any] = {"name": self.name, "unit": self.unit, "baseline": self.budget, "note": self.note}
         entry |= {"ours": statistics.median(self.values) if self.values else None, "bar": None}
-        if not self.values or not self.budget:
-            spread = dict.fromkeys(_spread([1.0])) | {"n": len(self.values)}
-            return entry | spread
-        return entry | _spread(Pair("", self.unit, [self.budget] * len(self.values), self.values).ratios)
+        budgets = [self.budget] * len(self.values) if self.budget else []
+        ratios = Pair("", self.unit, budgets, self.values).ratios if budgets else []
+        return entry | _spread(ratios) | {"n": len(self.values)}
 
 
 @dataclass(frozen=True)
@@ -117,14 +116,15 @@ class Curve:
 
 
 Found = Pair | Measure | Curve
+Benchmark = Callable[[bool], Found | Sequence[Found]]  # of `small`: sizes that take seconds
 
 
 def _spread(ratios: Sequence[float]) -> dict[str, Any]:
-    middle, low, high = median_interval(ratios)
+    middle, low, high = median_interval(ratios) if ratios else (None, None, None)
     return {
         "ratio": middle,
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
+        "ratio_min": min(ratios, default=None),
+        "ratio_max": max(ratios, default=None),
         "ratio_low": low,
         "ratio_high": high,
         "n": len(ratios),
@@ -216,22 +216,31 @@ def rate(count: int, work: Callable[[], object], inner: int = 1) -> Callable[[],
     return lambda: count / timed()
 
 
-def devices() -> tuple[str, ...]:
-    """What there are rows for: the CPU, and CUDA where the driver lists a GPU. Imports no framework."""
-    return ("cpu", "cuda") if gpu_listed() else ("cpu",)
-
-
-def on_each_device(benchmarks_of: Callable[[str], Mapping[str, Any]]) -> dict[str, Any]:
-    """The benchmarks of the CPU, and those of CUDA with the device in their names.
+def on_each_device(benchmarks_of: Callable[[str], Mapping[str, Benchmark]]) -> dict[str, Benchmark]:
+    """The benchmarks of the CPU, and if the driver lists a GPU those of CUDA with the device in their names.
 
     Args:
       benchmarks_of: device -> name -> benchmark.
     """
-    return {
-        name if device == "cpu" else f"{name} on {device}": benchmark
-        for device in devices()
-        for name, benchmark in benchmarks_of(device).items()
-    }
+    benchmarks = dict(benchmarks_of("cpu"))
+    if first_gpu() is not None:
+        benchmarks |= {f"{name} on cuda": benchmark for name, benchmark in benchmarks_of("cuda").items()}
+    return benchmarks
+
+
+def output_of(command: Sequence[str], what: str = "") -> str:
+    """Runs a command in the repository root and returns its standard output.
+
+    Args:
+      command: words.
+      what: in front of the message of an error.
+    Raises:
+      RuntimeError: it failed; the message ends with the last line that it wrote to stderr.
+    """
+    done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        raise RuntimeError(what + (done.stderr.strip().splitlines() or ["no message"])[-1])
+    return done.stdout
 
 
 @dataclass(frozen=True)
@@ -256,11 +265,8 @@ def rise(prepare: Callable[..., Callable[[], Any]], *args: Any, family: bool = F
       RuntimeError: the child failed; holds its last line.
     """
     request = [prepare.__module__, prepare.__name__, args, family]
-    command = [sys.executable, "-m", "benchmarks.measure", json.dumps(request)]
-    done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
-    return Rise(*json.loads(done.stdout.splitlines()[-1]))
+    out = output_of([sys.executable, "-m", "benchmarks.measure", json.dumps(request)])
+    return Rise(*json.loads(out.splitlines()[-1]))
 
 
 def memory_pair(
@@ -304,43 +310,28 @@ def _anonymous_of(process: str) -> int:
         return 0
 
 
-@contextlib.contextmanager
-def _watched(family: bool, answer: dict[str, int], limit: float) -> Iterator[None]:
-    """Keeps the peak in `answer`; above the limit it prints what there is and ends the process."""
-    before = answer["peak"] = anonymous(family)
-    done = threading.Event()
-    began = time.perf_counter()
+def _child(module: str, name: str, args: list[Any], family: bool) -> None:
+    """The child process of `rise`; above the limit it prints what there is and ends."""
+    work = getattr(importlib.import_module(module), name)(*args)
+    before, limit, done = anonymous(family), GIVE_UP * available_bytes(), threading.Event()
+    peak, began = before, time.perf_counter()
 
     def look() -> None:
+        nonlocal peak
         while not done.wait(0.05 if family else 0.002):
-            answer["peak"] = max(answer["peak"], anonymous(family))
-            if answer["peak"] - before > limit:
-                print(json.dumps([answer["peak"] - before, time.perf_counter() - began, None, True]), flush=True)
+            peak = max(peak, anonymous(family))
+            if peak - before > limit:
+                print(json.dumps([peak - before, time.perf_counter() - began, None, True]), flush=True)
                 os._exit(0)
 
-    watcher = threading.Thread(target=look, daemon=True)
+    watcher = threading.Thread(target=look, daemon=True)  # it does not outlive an error
     watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
-    answer["peak"] = max(answer["peak"], anonymous(family)) - before
-
-
-def _child(module: str, name: str, args: list[Any], family: bool) -> None:
-    """The child process of `rise`."""
-    work = getattr(importlib.import_module(module), name)(*args)
-    answer: dict[str, int] = {}
-    with _watched(family, answer, GIVE_UP * available_bytes()):
-        began = time.perf_counter()
-        returned = work()
-        took = time.perf_counter() - began
-    print(json.dumps([answer["peak"], took, returned, False]))
-
-
-if __name__ == "__main__":
-    _child(*json.loads(sys.argv[1]))
+    called = time.perf_counter()
+    returned = work()
+    took = time.perf_counter() - called
+    done.set()
+    watcher.join()
+    print(json.dumps([max(peak, anonymous(family)) - before, took, returned, False]))
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -351,3 +342,7 @@ def number(value: float | None, digits: int = 4) -> str:
     if abs(rounded) >= 1000:
         return f"{rounded:,.0f}"
     return np.format_float_positional(rounded, trim="-")
+
+
+if __name__ == "__main__":
+    _child(*json.loads(sys.argv[1]))

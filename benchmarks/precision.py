@@ -5,20 +5,16 @@ from __future__ import annotations
 import functools
 import importlib
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import datasets
-from benchmarks.measure import Measure, NotSupported
+from benchmarks.measure import Benchmark, Measure, NotSupported, output_of
 from datasets import DatasetError
 from reproduction.launch.pipeline import Command, Request
 from reproduction.launch.sweep import FOLDERS
 from reproduction.runtime.record import load_record
-from reproduction.runtime.run_folder import REPO_ROOT
 
 SEEDS = (0, 1, 2)
 LIMIT = 0.5  # points between the two means that we accept
@@ -71,10 +67,8 @@ def accuracy(paper: str, seed: int, precision: str, small: bool, folder: Path) -
     Raises:
       RuntimeError: the training failed; the message is its last line.
     """
-    command = [sys.executable, *words(paper, seed, precision, small, folder)]
-    done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
-        raise RuntimeError(f"{command[1]}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+    script, *flags = words(paper, seed, precision, small, folder)
+    output_of([sys.executable, script, *flags], f"{script}: ")
     metric = BASELINES[paper][2]
     records = [load_record(path) for path in folder.rglob("record.json")]
     return next(100 * (record.metrics[metric].last or 0) for record in records if metric in record.metrics)
@@ -166,7 +160,7 @@ def first_steps(small: bool) -> Measure:
     return Measure(f"{title} in bfloat16 against float32", "%", [max(apart, 0.01)], STEPS_LIMIT, note)
 
 
-MEASURES: dict[str, Callable[[bool], Any]] = {
+BENCHMARKS: dict[str, Benchmark] = {
     **{paper: functools.partial(difference, paper) for paper in BASELINES},
     "triplet steps": first_steps,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import importlib
@@ -12,14 +13,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import datasets
-from benchmarks.measure import REPEATS, Measure, Pair, interleave, seconds
+from benchmarks.measure import REPEATS, Benchmark, Measure, Pair, interleave, seconds
 from reproduction.compare import claims, collect
 from reproduction.compare.claim_language import Gate, matches
 from reproduction.compare.tables import load_tables
@@ -107,11 +107,8 @@ def records(small: bool) -> list[Pair | Measure]:
             return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
         def page() -> None:
-            sink, sys.stdout = sys.stdout, io.StringIO()
-            try:
+            with contextlib.redirect_stdout(io.StringIO()):
                 report.main(["--paper", "class2str", "--runs", str(folder), "--out", str(Path(name) / "report.html")])
-            finally:
-                sys.stdout = sink
 
         reading = interleave(
             f"{count:,} records: read, validated and joined against json.loads alone",
@@ -269,8 +266,9 @@ def matched_profiles(small: bool) -> list[Measure]:
     return measures
 
 
-PAIRS: dict[str, Callable[[bool], Pair]] = {"load cifar10": load_cifar10, "load mnist5k": load_mnist5k}
-MEASURES: dict[str, Callable[[bool], Any]] = {
+BENCHMARKS: dict[str, Benchmark] = {
+    "load cifar10": load_cifar10,
+    "load mnist5k": load_mnist5k,
     "records": records,
     "start-up": start_up,
     "cpu profiles": cpu_profiles,

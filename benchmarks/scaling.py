@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.measure import Curve, seconds
+from benchmarks.measure import Benchmark, Curve, seconds
 
 Work = Callable[[], object]
 SIZES, MOST = 7, 9  # sizes of a curve, and calls at each of them at most
@@ -149,4 +149,4 @@ def curve(name: str, small: bool) -> Curve:
     return Curve(part, against, sizes, medians, order)
 
 
-CURVES: dict[str, Callable[[bool], Curve]] = {name: functools.partial(curve, name) for name in PARTS}
+BENCHMARKS: dict[str, Benchmark] = {name: functools.partial(curve, name) for name in PARTS}

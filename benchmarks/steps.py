@@ -7,20 +7,15 @@ import functools
 import os
 import shutil
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measure import NotSupported, Pair, devices, interleave, rate
+from benchmarks.measure import Benchmark, NotSupported, Pair, interleave, on_each_device, rate
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.faults import first_line
 
 LAST = torch.channels_last
-
-
-def flushed() -> None:
-    """First call of every torch benchmark: denormals, threads and seeds as a run has them."""
-    runtime.start(0)
 
 
 def synchronize(device: torch.device) -> None:
@@ -69,7 +64,7 @@ def step_of(
 
 def fast_path(paper: str, options: tuple[str, ...], device: str, small: bool) -> Pair:
     """Images/s of float32 in the usual layout, and of the same step with the options."""
-    flushed()
+    runtime.start(0)
     compiled = "compile" in options
     if compiled and not any(shutil.which(name) for name in (os.environ.get("CXX") or "g++", "clang++")):
         raise NotSupported("torch.compile needs a C++ compiler, and there is none")
@@ -86,8 +81,7 @@ def fast_path(paper: str, options: tuple[str, ...], device: str, small: bool) ->
         try:
             fast()
         except Exception as error:  # noqa: BLE001 - whatever the compiler's chain raises, eager still works
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise NotSupported(f"torch.compile: {reason[:120]}") from None
+            raise NotSupported(f"torch.compile: {first_line(error)[:120]}") from None
     plain = step_of(model, images, labels, False, False)
     inner = 1 if device == "cpu" else 30
     title = f"training step, {name}, batch {len(images)}, {device}: {' + '.join(options)} against float32"
@@ -95,11 +89,15 @@ def fast_path(paper: str, options: tuple[str, ...], device: str, small: bool) ->
 
 
 OPTIONS = (("channels-last",), ("bf16",), ("bf16", "channels-last"), ("compile",))
-PAIRS: dict[str, Callable[[bool], Any]] = {
-    f"{paper} {' '.join(options)}{'' if device == 'cpu' else f' on {device}'}": functools.partial(
-        fast_path, paper, options, device
-    )
-    for device in devices()
-    for paper in ("subclass", "finegrained", "hierarchy")
-    for options in OPTIONS
-}
+PAPERS = ("subclass", "finegrained", "hierarchy")
+
+
+def _pairs(device: str) -> dict[str, Benchmark]:
+    return {
+        f"{paper} {' '.join(options)}": functools.partial(fast_path, paper, options, device)
+        for paper in PAPERS
+        for options in OPTIONS
+    }
+
+
+BENCHMARKS = on_each_device(_pairs)

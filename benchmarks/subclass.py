@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import Measure, Pair, interleave, loops, on_each_device, rate, rise, seconds
-from benchmarks.steps import flushed, synchronize
+from benchmarks.measure import Benchmark, Measure, Pair, interleave, loops, on_each_device, rate, rise, seconds
+from benchmarks.steps import synchronize
+from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.run_folder import Stop
-from reproduction.runtime.torch_runtime import World
 from reproduction.runtime.torchvision_guard import torchvision_ready
 from subclass_torch import flags
 from subclass_torch.data import augment
@@ -54,19 +54,21 @@ def per_class_loop(x: torch.Tensor, p: torch.Tensor, y: torch.Tensor) -> torch.T
     return total
 
 
+def two_products(x: torch.Tensor, p: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The same by our code."""
+    return neglect.degree(*neglect.gradient_parts(x, p, y)[:2])
+
+
 def neglection(small: bool) -> list[Pair]:
     """Neglection degree of a batch of 128 with 4,096 features as two matrix products, against both loops."""
-    flushed()
+    runtime.start(0)
     width, found = 128 if small else 4096, []
     x = torch.randn(BATCH, width, generator=torch.Generator().manual_seed(1)).relu()
     for classes in (10, 100):
         generator = torch.Generator().manual_seed(0)
         p = torch.rand(BATCH, classes, generator=generator)
         y = torch.randint(classes, (BATCH,), generator=generator)
-
-        def ours(p: torch.Tensor = p, y: torch.Tensor = y) -> torch.Tensor:
-            return neglect.degree(*neglect.gradient_parts(x, p, y)[:2])
-
+        ours = functools.partial(two_products, x, p, y)
         for title, slow in (("per-sample", per_sample_loop), ("per-class", per_class_loop)):
             name = f"neglection degree, batch {BATCH}, {classes} classes, F = {width}: against the {title} loop"
             baseline = seconds(functools.partial(slow, x, p, y))
@@ -76,7 +78,7 @@ def neglection(small: bool) -> list[Pair]:
 
 def neglection_overhead(small: bool) -> Pair:
     """A training step of VGG16-BN at batch 128 without and with the neglection degree."""
-    flushed()
+    runtime.start(0)
     network = "vgg_small" if small else "vgg16"
     torch.manual_seed(0)
     model = models.place(models.build(network, "cifar10", 10), torch.device("cpu"), channels_last=True)
@@ -129,7 +131,7 @@ def cutout_one(image: torch.Tensor, length: int = 16) -> torch.Tensor:
 
 def augmentation(small: bool) -> Pair:
     """Images per second: batched uint8 pipeline against PIL transforms in a DataLoader with two workers."""
-    flushed()
+    runtime.start(0)
     torchvision_ready()
     from torchvision import transforms
 
@@ -167,7 +169,7 @@ def augmentation(small: bool) -> Pair:
 
 def loop(network: str, steps: int, device: str, small: bool) -> Pair:
     """Images/s of an epoch of stage 2: the simplest correct loop on the same batches, and ours."""
-    flushed()
+    runtime.start(0)
     where = torch.device(device)
     batch, steps = (16, min(steps, 3)) if small else (BATCH, steps)
     words = ["--dataset", "cifar10", "--model", network, "--cutout", "--batch_size", str(batch), "--epochs", "1"]
@@ -215,7 +217,7 @@ def loop(network: str, steps: int, device: str, small: bool) -> Pair:
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder)
-            training = run_stage(task, config, fresh(), World(0, 1, where), Stop(), path, path / "log.csv")
+            training = run_stage(task, config, fresh(), runtime.World(0, 1, where), Stop(), path, path / "log.csv")
         return count / training.history[-1]["seconds"]
 
     name = f"training, {network}, batch {batch}, {device}: our loop against a bare loop on the same batches"
@@ -227,7 +229,7 @@ def prepare_partition(count: int, share: float) -> Callable[[], int]:
     """For `measure.rise`: the k-means split of the largest class of `count` images, with its mixed copies."""
     from sklearn.cluster import KMeans  # noqa: F401 - imported before the value that the rise is measured from
 
-    flushed()
+    runtime.start(0)
     rng = np.random.default_rng(0)
     images = np.empty((count, 32, 32, 3), np.uint8)
     for at in range(0, count, 8192):
@@ -256,7 +258,7 @@ def kmeans(small: bool) -> list[Measure]:
     return [memory, Measure(f"{name}: time", "s", [found.seconds])]
 
 
-def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
+def _loops(device: str) -> dict[str, Benchmark]:
     long = 1 if device == "cpu" else 60
     return {
         "loop vgg16": lambda small: loop("vgg16", 2 * long, device, small),
@@ -264,9 +266,10 @@ def _loops(device: str) -> dict[str, Callable[[bool], Pair]]:
     }
 
 
-PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {
+BENCHMARKS: dict[str, Benchmark] = {
     "neglection": neglection,
     "neglection overhead": neglection_overhead,
     "augmentation": augmentation,
-} | on_each_device(_loops)
-MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"k-means": kmeans}
+    **on_each_device(_loops),
+    "k-means": kmeans,
+}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.class2str import allow_xla, xla_rates
 from benchmarks.measure import (
     REPEATS,
+    Benchmark,
     Measure,
-    NotSupported,
     Pair,
     Rise,
     interleave,
@@ -23,7 +23,7 @@ from benchmarks.measure import (
     rise,
     seconds,
 )
-from benchmarks.triplet_input import started
+from benchmarks.tf_sessions import compare_sessions, precision_configs, started, xla_configs
 from reproduction.runtime import tf_runtime
 from triplet_tf import nets, ranking
 from triplet_tf.nets.layers import tf, tf1
@@ -89,40 +89,29 @@ def overhead(device: str, small: bool) -> list[Pair]:
         tf1.set_random_seed(0)
         ops = train_ops(net, frame, batch)
         with tf_runtime.session(config) as session:
-            losses: dict[str, float] = {}
-
-            def run(mode: str) -> None:
-                losses[mode] = session.run(ops[mode])
-
             for number in range(steps + 1):
                 for mode in MODES:
-                    took = seconds(functools.partial(run, mode))()
-                    if number:
-                        taken[mode].append(took)
-                    if not np.isfinite(losses[mode]):
-                        raise RuntimeError(f"{mode}: loss is {losses[mode]} at step {number}")
+                    began = time.perf_counter()
+                    loss = session.run(ops[mode])
+                    taken[mode].append(time.perf_counter() - began)
+                    if not np.isfinite(loss):
+                        raise RuntimeError(f"{mode}: loss is {loss} at step {number}")
     found = []
     bars = {("cntr", "vanilla"): 3, ("semi_hard", "vanilla"): 3, ("hard", "vanilla"): 3, ("hard", "semi_hard"): 1}
     for (a, b), bar in bars.items():
-        middle, low, high = overhead_of([x / y for x, y in zip(taken[a], taken[b], strict=True)])
+        slower, faster = taken[a][1:], taken[b][1:]  # the first step warms up
+        middle, low, high = overhead_of([x / y for x, y in zip(slower, faster, strict=True)])
         other = "softmax alone" if b == "vanilla" else b
         name = f"training step, {net} at {frame}, batch {batch}{where}: {a} against {other}"
         note = f"overhead {middle:+.2f} % (95 % interval of the median {low:+.2f} to {high:+.2f}), bar {bar} %"
-        found.append(Pair(name, "s", taken[b], taken[a], bar=1 / (1 + bar / 100), note=note))
+        found.append(Pair(name, "s", faster, slower, bar=1 / (1 + bar / 100), note=note))
     return found
 
 
 def xla(device: str, small: bool) -> Pair:
     """Images/s of a training step of mode hard with and without XLA."""
-    net, frame, batch = "mobile", 64, 8 if small else 32
-    allow_xla()
-    config = started(device)
-    with tf1.Graph().as_default():
-        tf1.set_random_seed(0)
-        train = train_ops(net, frame, batch)["hard"]
-        without, with_xla = xla_rates(config, batch, 1 if device == "cpu" else 30, train, lambda session: None)
-        name = f"training step, {net} at {frame}, mode hard, batch {batch}, {device}: XLA against none"
-        return interleave(name, "images/s", without, with_xla)
+    inner = 1 if device == "cpu" else 30
+    return compare_steps(f"{device}: XLA against none", 64, 8 if small else 32, xla_configs(device), inner)
 
 
 def bfloat16(small: bool) -> Pair:
@@ -131,19 +120,16 @@ def bfloat16(small: bool) -> Pair:
     Raises:
       NotSupported: this CPU has no instructions for bfloat16.
     """
-    frame, batch, steps = (64, 8, []) if small else (128, 32, [])
-    configs = [started("cpu"), tf_runtime.start(0, "cpu", amp="auto")]
-    if tf_runtime.precision_of(configs[1]) == "float32":
-        raise NotSupported("this CPU has no instructions for bfloat16; --amp auto computes in float32")
+    frame, batch = (64, 8) if small else (128, 32)
+    return compare_steps("cpu: bf16 against float32", frame, batch, precision_configs())
+
+
+def compare_steps(what: str, frame: int, batch: int, configs: list[tf1.ConfigProto], inner: int = 1) -> Pair:
+    """Images/s of a training step of MobileNet in mode hard in two sessions; see `compare_sessions`."""
+    name = f"training step, mobile at {frame}, mode hard, batch {batch}, {what}"
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
-        train, ready = train_ops("mobile", frame, batch)["hard"], tf1.global_variables_initializer()
-        for config in configs:
-            session = tf1.Session(config=config)
-            session.run(ready)
-            steps.append(rate(batch, functools.partial(session.run, train)))
-    name = f"training step, mobile at {frame}, mode hard, batch {batch}, cpu: bf16 against float32"
-    return interleave(name, "images/s", steps[0], steps[1])
+        return compare_sessions(name, batch, train_ops("mobile", frame, batch)["hard"], configs, inner=inner)
 
 
 def evaluation(small: bool) -> Pair:
@@ -161,14 +147,13 @@ def evaluation(small: bool) -> Pair:
             )
             embeddings = nets.embedding_head(feature_map, WIDTH, reuse=bool(tests))
             tests.append(tf.reduce_sum(logits) + tf.reduce_sum(embeddings))  # TensorFlow skips what nobody fetches
-        session = tf1.Session(config=config)
-        session.run(tf1.global_variables_initializer())
-    small_batches, large_batches = (
-        rate(size, functools.partial(session.run, test), sizes[1] // size)
-        for size, test in zip(sizes, tests, strict=True)
-    )
-    name = f"test, mobile at {frame}, cpu: batches of {sizes[1]} against {sizes[0]}"
-    return interleave(name, "images/s", small_batches, large_batches)
+        with tf_runtime.session(config) as session:
+            small_batches, large_batches = (
+                rate(size, functools.partial(session.run, test), sizes[1] // size)
+                for size, test in zip(sizes, tests, strict=True)
+            )
+            name = f"test, mobile at {frame}, cpu: batches of {sizes[1]} against {sizes[0]}"
+            return interleave(name, "images/s", small_batches, large_batches)
 
 
 def row_by_row_hard(labels: tf.Tensor, embeddings: tf.Tensor, margin: float) -> tf.Tensor:
@@ -197,7 +182,7 @@ LOSSES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
 }
 
 
-def loss_runner(name: str, device: str = "cpu") -> Callable[[int], Callable[[], None]]:
+def loss_runner(name: str, device: str = "cpu") -> Callable[[int], Callable[[], object]]:
     """batch -> a call that computes value and gradient of a loss on random unit vectors, 4 images a class."""
     config = tf1.ConfigProto(device_count={"GPU": int(device != "cpu")})
     config.gpu_options.allow_growth = True
@@ -207,10 +192,10 @@ def loss_runner(name: str, device: str = "cpu") -> Callable[[int], Callable[[], 
         wanted = [loss] if name == "statistics" else [loss, tf1.gradients(loss, e)[0]]
         session = tf1.Session(config=config)
 
-    def of(batch: int) -> Callable[[], None]:
+    def of(batch: int) -> Callable[[], object]:
         x = np.random.default_rng(batch).normal(size=(batch, WIDTH)).astype(np.float32)
         feeds: dict[Any, np.ndarray] = {labels: np.arange(batch) // 4, e: x / np.linalg.norm(x, axis=1, keepdims=True)}
-        return lambda: session.run(wanted, feeds) and None
+        return functools.partial(session.run, wanted, feeds)
 
     return of
 
@@ -269,7 +254,7 @@ def loss_memory(small: bool) -> list[Measure]:
     ]
 
 
-def _pairs(device: str) -> dict[str, Callable[[bool], Pair | list[Pair]]]:
+def _pairs(device: str) -> dict[str, Benchmark]:
     return {
         "overhead": lambda small: overhead(device, small),
         "xla mobile": lambda small: xla(device, small),
@@ -277,10 +262,11 @@ def _pairs(device: str) -> dict[str, Callable[[bool], Pair | list[Pair]]]:
     }
 
 
-PAIRS: dict[str, Callable[[bool], Pair | list[Pair]]] = {
+BENCHMARKS: dict[str, Benchmark] = {
     "semi-hard 256": lambda small: semi_hard(256, small),
     "semi-hard 1024": lambda small: semi_hard(1024, small),
     "bf16": bfloat16,
     "evaluation": evaluation,
-} | on_each_device(_pairs)
-MEASURES: dict[str, Callable[[bool], list[Measure]]] = {"loss memory": loss_memory}
+    **on_each_device(_pairs),
+    "loss memory": loss_memory,
+}

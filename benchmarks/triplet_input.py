@@ -7,19 +7,28 @@ smooth background, so that decoding costs what a photograph's does.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import datasets
-from benchmarks.measure import REPEATS, NotSupported, Pair, loops, on_each_device, rate
+from benchmarks.measure import REPEATS, Benchmark, Pair, loops, on_each_device, rate
+from benchmarks.tf_sessions import bare_loop, started, tf1
 from datasets import lists
 from reproduction.runtime import tf_runtime
-from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.flags import as_dict
+from reproduction.runtime.run_folder import open_run, read_metrics
+from triplet_tf.config.base_config import Config, parse, training_parser
+from triplet_tf.data_sampling.image_lists import open_lists
+from triplet_tf.data_sampling.loader import TrainBatches
+from triplet_tf.training import evaluate as measures
+from triplet_tf.training import graph as model
+from triplet_tf.training import loop as ours_loop
 
 SIZES = ((375, 500), (400, 600), (682, 1024))  # as the photographs of the five sets
 
@@ -51,10 +60,8 @@ def write_jpegs(root: Path, count: int, num_classes: int = 16) -> Path:
 
 def config_of(
     root: Path, net: str, frame: int, steps: int, device: str, batch: int = 32, more: Sequence[str] = ()
-) -> Any:
+) -> Config:
     """Resolved flags of a run in mode hard on the files below `root`; `more` are further words of its command."""
-    from triplet_tf.config.base_config import parse, training_parser
-
     fixed = "--db_name csv:photos --train_mode hard --aug_style img --init random --learning_rate 0.001"
     sizes = f"--net {net} --frame_size {frame} --batch_size {batch} --train_iters {steps} --device {device}"
     words = [*f"{fixed} {sizes}".split(), "--data-dir", str(root), *more]
@@ -68,24 +75,8 @@ def photographs(count: int) -> Iterator[Path]:
         yield write_jpegs(Path(folder), count)
 
 
-def started(device: str) -> Any:
-    """Session configuration.
-
-    Raises:
-      NotSupported: TensorFlow sees no such device.
-    """
-    try:
-        return tf_runtime.start(0, device)
-    except UserError as error:
-        raise NotSupported(str(error)) from None
-
-
-def delivered(config: Any, session_config: Any, batches: int) -> list[float]:
+def delivered(config: Config, session_config: Any, batches: int) -> list[float]:
     """Returns images/s that the input of a run delivers alone, of `batches` batches each time."""
-    from triplet_tf.data_sampling.augment import tf1
-    from triplet_tf.data_sampling.image_lists import open_lists
-    from triplet_tf.data_sampling.loader import TrainBatches
-
     with tf1.Graph().as_default():
         pipeline = TrainBatches(config, open_lists(config))
         with tf1.Session(config=session_config) as session:
@@ -110,10 +101,6 @@ def decoded_once(small: bool) -> Pair:
 
 def input_keeps_up(device: str, small: bool) -> Pair:
     """Images/s that the training step of ResNet-50 at 224 takes, and images/s that the input alone delivers."""
-    from triplet_tf.data_sampling.augment import tf1
-    from triplet_tf.data_sampling.image_lists import open_lists
-    from triplet_tf.training import graph as model
-
     net, frame, batches = ("mobile", 64, 1) if small else ("resnet50", 224, 6)
     session_config = started(device)
     with photographs(48 if small else 192) as root, tf1.Graph().as_default():
@@ -125,8 +112,7 @@ def input_keeps_up(device: str, small: bool) -> Pair:
             step = rate(32, lambda: session.run([graph.loss, graph.train]), 1 if device == "cpu" else 30)
             step()
             taken = [step() for _ in range(REPEATS)]
-    with photographs(48 if small else 192) as root:
-        given = delivered(config_of(root, net, frame, 1000, device), session_config, batches)
+        given = delivered(config, session_config, batches)
     where = "" if device == "cpu" else f" on {device}"
     name = f"input at {frame}, batch 32: what it delivers alone against what the step of {net}{where} takes"
     return Pair(name, "images/s", taken, given, bar=3, note="one after the other: both at once share the cores")
@@ -136,33 +122,17 @@ def loop(net: str, frame: int, batch: int, steps: int, device: str, small: bool)
     """Images/s of a run in mode hard: a bare loop of session.run, and our loop with everything else that it does."""
     net, frame, steps = ("mobile", 64, 2) if small else (net, frame, steps)
     session_config = started(device)
-    from reproduction.runtime.flags import as_dict
-    from reproduction.runtime.run_folder import open_run, read_metrics
-    from triplet_tf.data_sampling.augment import tf1
-    from triplet_tf.data_sampling.image_lists import open_lists
-    from triplet_tf.training import evaluate as measures
-    from triplet_tf.training import graph as model
-    from triplet_tf.training import loop as ours_loop
-
     with photographs(48) as root, tf1.Graph().as_default():
         config = config_of(root, net, frame, steps, device, batch)
         found = open_lists(config)
-        tested = lists.ImageLists(  # one test image: the test at the end of the loop costs next to nothing
-            found.name, found.images, found.train, found.test.take(np.arange(1)), found.class_names, found.digests, True
-        )
+        # one test image: the test at the end of the loop costs next to nothing
+        tested = dataclasses.replace(found, test=found.test.take(np.arange(1)), verified=True)
         tf1.set_random_seed(0)
         graph = model.build(config, tested)
         with tf_runtime.session(session_config) as session:
             reset = tf1.global_variables_initializer()
-
-            def bare() -> float:
-                session.run(reset)
-                graph.batches.start(session, 0)
-                began = time.perf_counter()
-                for _ in range(steps):
-                    session.run(graph.train)
-                measures.run_test(session, graph.evaluation)  # ours is timed up to its test
-                return steps * batch / (time.perf_counter() - began)
+            test = functools.partial(measures.run_test, session, graph.evaluation)
+            bare = functools.partial(bare_loop, session, reset, graph, batch, steps, test)
 
             def ours() -> float:
                 session.run(reset)
@@ -175,7 +145,7 @@ def loop(net: str, frame: int, batch: int, steps: int, device: str, small: bool)
             return loops(name, batch, steps, bare, ours, "the statistics of the first step, the log")
 
 
-def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:
+def _pairs(device: str) -> dict[str, Benchmark]:
     long = 1 if device == "cpu" else 30
     return {
         "input": lambda small: input_keeps_up(device, small),
@@ -188,4 +158,4 @@ def _pairs(device: str) -> dict[str, Callable[[bool], Pair]]:
     }
 
 
-PAIRS: dict[str, Callable[[bool], Pair]] = {**on_each_device(_pairs), "image cache": decoded_once}
+BENCHMARKS: dict[str, Benchmark] = {**on_each_device(_pairs), "image cache": decoded_once}

@@ -7,7 +7,6 @@ python -m benchmarks.gpu_check --device cpu --rehearse    the same code with sma
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import json
 import os
 import subprocess
@@ -34,8 +33,6 @@ NO_GPU = "gpu-check: no CUDA GPU: nvidia-smi lists none; DEVICE=cpu ARGS=--rehea
 
 def is_installed(framework: str, python: str) -> bool:
     """Whether an environment holds a framework; it is not imported."""
-    if python == sys.executable:
-        return importlib.util.find_spec(framework) is not None
     code = f"import importlib.util as u, sys; sys.exit(u.find_spec({framework!r}) is None)"
     try:
         return subprocess.run([python, "-c", code], capture_output=True).returncode == 0
@@ -51,11 +48,8 @@ def mending(framework: str, seen: dict[str, Any], driver: str | None) -> str:
         return f"{framework} sees no GPU: CUDA_VISIBLE_DEVICES hides it; run: unset CUDA_VISIBLE_DEVICES"
     else:
         why = f"driver {driver} is older than CUDA {seen['built']} needs (a newer one mends it), or libraries lack"
-    return f"{framework} sees no GPU: {why}; run: rm -rf {_environment(framework)} && {INSTALL[framework]}"
-
-
-def _environment(framework: str) -> str:
-    return ".venv-tf" if framework == "tensorflow" else ".venv"
+    environment = ".venv-tf" if framework == "tensorflow" else ".venv"
+    return f"{framework} sees no GPU: {why}; run: rm -rf {environment} && {INSTALL[framework]}"
 
 
 def run_side(framework: str, python: str, device: str, results: Path, rehearse: bool, only_see: bool = False) -> int:
@@ -73,9 +67,14 @@ def entries_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def failures(framework: str, what: str, message: str) -> list[dict[str, Any]]:
+    """Entries that say what failed, one for each paper of a framework."""
+    papers = verdict.PAPERS_OF[framework]
+    return [{"kind": "failure", "paper": paper, "what": what, "message": message} for paper in papers]
+
+
 def check_framework(framework: str, python: str, device: str, results: Path, rehearse: bool) -> list[dict[str, Any]]:
     """Sees, compares, times, projects and resumes one framework; returns what cannot be in its own results."""
-    papers = [paper for paper in verdict.PAPERS if (paper in ("class2str", "triplet")) == (framework == "tensorflow")]
     print(f"\nstep 1: what {framework} sees", flush=True)
     code = run_side(framework, python, device, results, rehearse, only_see=device != "cpu")
     seen = verdict.of_kind(entries_of(results), "seen", framework=framework)
@@ -84,12 +83,9 @@ def check_framework(framework: str, python: str, device: str, results: Path, reh
             gpus = usage.gpus()
             line = mending(framework, seen[0], gpus[0]["driver"] if gpus else None)
             print(line, flush=True)
-            return [{"kind": "failure", "paper": p, "what": framework, "message": line} for p in papers]
+            return failures(framework, framework, line)
         code = run_side(framework, python, device, results, rehearse)
-    found: list[dict[str, Any]] = []
-    if code:
-        message = f"its process ended with exit code {code}"
-        found = [{"kind": "failure", "paper": p, "what": framework, "message": message} for p in papers]
+    found = failures(framework, framework, f"its process ended with exit code {code}") if code else []
     print(f"\nstep 3: a run of {framework} is killed, and the same command started again", flush=True)
     try:
         text = interrupted.kill_and_resume(framework, device, python)
@@ -97,7 +93,7 @@ def check_framework(framework: str, python: str, device: str, results: Path, reh
         return [*found, {"kind": "resumed", "framework": framework, "text": text}]
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         print(f"resume, {framework}: FAILED: {error}", flush=True)
-        return [*found, *({"kind": "failure", "paper": p, "what": "resume", "message": str(error)} for p in papers)]
+        return [*found, *failures(framework, "resume", str(error))]
 
 
 @any_terminal()

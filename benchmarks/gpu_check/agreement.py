@@ -52,7 +52,7 @@ class Agreement:
     cosine: float = 1.0
 
     def add(self, losses: tuple[float, float], *changes: tuple[Sequence[np.ndarray], Sequence[np.ndarray]]) -> None:
-        """Takes a step.
+        """Takes a step; np.maximum and np.minimum keep a NaN.
 
         Args:
           losses: of the CPU and of the device.
@@ -60,11 +60,11 @@ class Agreement:
         """
         expected, measured = losses
         self.steps += 1
-        self.loss = _worse(self.loss, abs(measured - expected) / max(abs(expected), 1e-12))
+        self.loss = float(np.maximum(self.loss, abs(measured - expected) / max(abs(expected), 1e-12)))
         for reference, other in changes:
             norm, cosine = differences(reference, other)
-            self.norm = _worse(self.norm, norm)
-            self.cosine = -_worse(-self.cosine, -cosine)
+            self.norm = float(np.maximum(self.norm, norm))
+            self.cosine = float(np.minimum(self.cosine, cosine))
 
     @property
     def is_close(self) -> bool:
@@ -81,11 +81,6 @@ class Agreement:
             f"loss {self.loss:.1e} (allowed {allowed.loss:g}), norms {self.norm:.1e} ({allowed.norm:g}), "
             f"cosine {self.cosine:.5f} ({allowed.cosine:g})"
         )
-
-
-def _worse(old: float, new: float) -> float:
-    """The larger one; NaN stays."""
-    return old if np.isnan(old) or new <= old else new
 
 
 def differences(reference: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,17 +30,16 @@ class Clock:
     @property
     def images_per_s(self) -> float:
         """Median of the epochs after the first."""
-        later = sorted(self.rates[1:] or self.rates)
-        return later[len(later) // 2]
+        return statistics.median_high(self.rates[1:] or self.rates)
 
     @property
     def waits(self) -> float | None:
         """Mean share of time, or None."""
-        return sum(self.waiting) / len(self.waiting) if self.waiting else None
+        return statistics.fmean(self.waiting) if self.waiting else None
 
 
 def timed_loop(
-    loop: Any, clock: Clock, refuse: Callable[[bool], None] | None = None
+    loop: Any, clock: Clock, refuse: Callable[[bool], None] = lambda refused: None
 ) -> contextlib.AbstractContextManager[Any]:
     """Lets a paper's loop run with a `Training` that writes down how fast its steps are.
 
@@ -49,22 +49,18 @@ def timed_loop(
       refuse: makes it an error to wait for the device, or allowed again. It is one inside an epoch, but for the waits
         that `Training` names: the look at the losses, and a checkpoint that is due.
     """
-    refused = refuse or (lambda on: None)
 
     class Timed(Training):
         def steps(self) -> Iterator[int]:
-            watched: contextlib.AbstractContextManager[list[float]] = contextlib.nullcontext([])
-            if self.epoch:
-                watched = watch_gpu()
-            with watched as waiting:
+            with watch_gpu() as waiting:
                 try:
                     for step in super().steps():
-                        refused(True)
+                        refuse(True)
                         yield step
-                        refused(False)
+                        refuse(False)
                 finally:
-                    refused(False)
+                    refuse(False)
             clock.rates.append((self.step - self._first) * self.batch_size / max(self.seconds, 1e-9))
-            clock.waiting += waiting
+            clock.waiting += waiting if self.epoch else []
 
     return mock.patch.object(loop, "Training", Timed)

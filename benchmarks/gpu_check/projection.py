@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.gpu_check.report import Report
@@ -13,18 +14,15 @@ from reproduction.launch.jobs import Command
 from reproduction.launch.measured import Measured, hours_of, hours_text, key_of
 
 ALIKE = 0.5  # a network of fewer multiply-adds than this share of the measured one waits for other things
+NETWORK_FLAG = {"class2str": "model", "subclass": "model", "finegrained": "network", "triplet": "net"}
 Speeds = Mapping[str, Mapping[str, float]]  # network -> precision -> images/s
 
 
 def network_of(paper: str, config: Mapping[str, Any]) -> str:
     """Which of the measured networks a configuration trains, or the nearest one."""
-    if paper == "subclass":
-        return str(config["model"])
-    if paper == "finegrained":
-        return str(config["network"])
     if paper == "hierarchy":
         return f"alexnet32 {config['preset'] or 'paper32'}"
-    return str(config["model"] if paper == "class2str" else config["net"])
+    return str(config[NETWORK_FLAG[paper]])
 
 
 def training_hours(images: float, multiply_adds: float, measured_adds: float, images_per_s: float) -> float | None:
@@ -98,8 +96,14 @@ def waiting_hours(paper: str, command: Command) -> float:
     return (first - training) / 60 if NETWORK in command.flags else CLUSTER_HOURS
 
 
-def report(paper: str, speeds: Speeds, small: bool, auto: str, out: Report) -> None:
-    """Projects and reports the tables of a paper; see `project`."""
+def report(papers: Sequence[str], speeds: Speeds, small: bool, auto: str, out: Report) -> None:
+    """Projects and reports the tables of some papers; see `project`."""
+    print("\nstep 5: hours of the tables of `make plan` at these speeds", flush=True)
+    for paper in papers:
+        out.attempt(paper, "hours", functools.partial(_report, paper, speeds, small, auto, out))
+
+
+def _report(paper: str, speeds: Speeds, small: bool, auto: str, out: Report) -> None:
     hours, tables = project(paper, speeds, small, auto)
     for name, whole, known, count in tables:
         others = "left out" if name.endswith(" matched") else "as planned"

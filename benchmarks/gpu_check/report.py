@@ -16,9 +16,8 @@ from typing import Any
 from benchmarks.gpu_check.agreement import Agreement
 from benchmarks.gpu_check.clock import Clock
 
-# headings of the lines below them; the numbers are those of CONTRIBUTING.md
+# heading of the lines below it; the numbers of the steps are those of CONTRIBUTING.md
 COMPARISON_AND_SPEED = "\nsteps 2 and 4, for each network: comparison with the CPU, then the speed of its training"
-HOURS = "\nstep 5: hours of the tables of `make plan` at these speeds"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,24 @@ from benchmarks.gpu_check import projection
 from benchmarks.gpu_check.agreement import Agreement
 from benchmarks.gpu_check.clock import EPOCHS, Clock, timed_loop
 from benchmarks.gpu_check.options import child_options
-from benchmarks.gpu_check.report import COMPARISON_AND_SPEED, HOURS, Report, check_network
+from benchmarks.gpu_check.report import COMPARISON_AND_SPEED, Report, check_network
+from benchmarks.gpu_check.verdict import PAPERS_OF
+from benchmarks.tf_sessions import tf, tf1
+from class2str_tf.networks import build as networks
+from class2str_tf.training import loop as class2str_loop
+from class2str_tf.training import stage1
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.record import peak_memory_bytes
-from reproduction.runtime.tf_import import frameworks, native_stderr_closed
+from reproduction.runtime.run_folder import open_run
+from reproduction.runtime.tf_import import native_stderr_closed
+from triplet_tf import nets
+from triplet_tf.config.base_config import of_run
+from triplet_tf.data_sampling.image_lists import open_lists
+from triplet_tf.reproduce import FLAGS
+from triplet_tf.training import graph as graphs
+from triplet_tf.training import loop as triplet_loop
 
 STEPS = 20
-PAPERS = ("class2str", "triplet")
 # Steps of an epoch that takes about two seconds on a data-centre GPU: projected, untried.
 LOOP_STEPS = {"vgg16": 150, "resnet50": 30, "early": 300, "mobile": 100}
 
@@ -73,9 +85,6 @@ class Case(NamedTuple):
 
 def see(report: Report) -> None:
     """Reports what TensorFlow sees."""
-    frameworks()
-    import tensorflow as tf
-
     built = tf.sysconfig.get_build_info()
     with native_stderr_closed():
         gpus = tf.config.list_physical_devices("GPU")
@@ -94,53 +103,33 @@ def see(report: Report) -> None:
 
 def allow_tf32(allowed: bool) -> None:
     """Lets a GPU round the factors of products to TF32, or not."""
-    import tensorflow as tf
-
     tf.config.experimental.enable_tensor_float_32_execution(allowed)
 
 
-def _class2str(model: str, device: str) -> Case:
-    from class2str_tf.networks import build as networks
-
-    tf1, _ = frameworks()
-    config, _, _ = class2str.stage1_of(model, 1, 8, device)
-    shape = (28, 28, 1) if model == "lenet" else (32, 32, 3)
+def _class2str(model: str) -> Case:
+    config, _ = class2str.stage1_of(model, 1, 8)
 
     def logits(images: Any) -> Any:
         return networks.fc_classifier(networks.cnn(images, config, training=True), config, 10, training=True)
 
-    return Case("class2str", model, shape, 10, 16, logits, lambda: tf1.train.AdamOptimizer(1e-4))
+    return Case("class2str", model, (32, 32, 3), 10, 16, logits, lambda: tf1.train.AdamOptimizer(1e-4))
 
 
 def _triplet(net: str, frame: int) -> Case:
-    from triplet_tf import nets
-
-    tf1, _ = frameworks()
-
     def logits(images: Any) -> Any:
-        import tensorflow as tf
-
         return nets.backbone(net, tf.cast(images, tf.float32) / 127.5 - 1, 100, is_training=True)[0]
 
     return Case("triplet", net, (frame, frame, 3), 100, 8, logits, lambda: tf1.train.MomentumOptimizer(0.01, 0.9))
 
 
-def cases(small: bool, device: str) -> list[Case]:
-    """The networks of the profiles paper and matched, for a rehearsal the latter; `device` stays as visible as it is.
-
-    Args:
-      small: a rehearsal.
-      device: cpu or cuda.
-    """
-    matched = [_class2str("early", device), _triplet("mobile", 128)]
-    return matched if small else [_class2str("vgg16", device), _triplet("resnet50", 224), *matched]
+def cases(small: bool) -> list[Case]:
+    """The networks of the profiles paper and matched; if `small`, for a rehearsal, the latter."""
+    matched = [_class2str("early"), _triplet("mobile", 128)]
+    return matched if small else [_class2str("vgg16"), _triplet("resnet50", 224), *matched]
 
 
 def side_of(case: Case, device: str, session_config: Any) -> Side:
     """Builds a network, its loss and its update on a device ("/CPU:0", "/GPU:0")."""
-    import tensorflow as tf
-
-    tf1, _ = frameworks()
     with tf1.Graph().as_default(), tf1.device(device):
         tf1.set_random_seed(0)
         step = tf1.train.get_or_create_global_step()
@@ -209,13 +198,8 @@ def compare(case: Case, device: str, configs: dict[str, Any], steps: int) -> lis
 
 def run_class2str(model: str, device: str, session_config: Any, precision: str, small: bool, folder: Path) -> Clock:
     """Trains stage 1 for EPOCHS short epochs by the loop of the paper, on noise."""
-    import dataclasses
-
-    from class2str_tf.method.layers import tf1
-    from class2str_tf.training import loop, stage1
-
     batch, steps = (8, 3) if small else (200 if model == "early" else 256, LOOP_STEPS[model])
-    config, data, _ = class2str.stage1_of(model, steps, batch, device)
+    config, data = class2str.stage1_of(model, steps, batch, device)
     count = steps * batch
     data = dataclasses.replace(data, train_images=data.train_images[:count], train_labels=data.train_labels[:count])
     config, clock = dataclasses.replace(config, max_steps=None), Clock()
@@ -223,8 +207,8 @@ def run_class2str(model: str, device: str, session_config: Any, precision: str, 
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
         graph = stage1.build(config, data, EPOCHS * steps)
-        with tf_runtime.session(session_config) as session, timed_loop(loop, clock):
-            loop.run_steps(
+        with tf_runtime.session(session_config) as session, timed_loop(class2str_loop, clock):
+            class2str_loop.run_steps(
                 "speed",
                 session,
                 graph,
@@ -240,16 +224,6 @@ def run_class2str(model: str, device: str, session_config: Any, precision: str, 
 
 def run_triplet(net: str, device: str, session_config: Any, precision: str, small: bool, folder: Path) -> Clock:
     """Trains with the second head for EPOCHS test intervals by the loop of the paper, on JPEG files of real size."""
-    import dataclasses
-
-    from reproduction.runtime.run_folder import open_run
-    from triplet_tf.config.base_config import of_run
-    from triplet_tf.data_sampling.image_lists import open_lists
-    from triplet_tf.nets.layers import tf1
-    from triplet_tf.reproduce import FLAGS
-    from triplet_tf.training import graph as graphs
-    from triplet_tf.training import loop
-
     batch, steps = (8, 2) if small else (32, LOOP_STEPS[net])
     root = triplet_input.write_jpegs(folder / "data", 48 if small else 256)
     matched = FLAGS["matched"] if net == "mobile" else ()
@@ -261,8 +235,8 @@ def run_triplet(net: str, device: str, session_config: Any, precision: str, smal
         tf1.set_random_seed(0)
         lists = open_lists(config)
         graph = graphs.build(config, lists)
-        with tf_runtime.session(session_config) as session, timed_loop(loop, clock):
-            loop.train(session, graph, run, config, lists)
+        with tf_runtime.session(session_config) as session, timed_loop(triplet_loop, clock):
+            triplet_loop.train(session, graph, run, config, lists)
     return clock
 
 
@@ -270,8 +244,6 @@ def check_case(
     case: Case, device: str, configs: dict[str, Any], small: bool, report: Report, speeds: dict[str, dict[str, float]]
 ) -> None:
     """Compares and times one network; fills `speeds`: network -> precision -> images/s."""
-    import tensorflow as tf
-
     on_gpu = device != "cpu"
 
     def run(precision: str, folder: Path) -> tuple[Clock, float]:
@@ -295,9 +267,6 @@ def main() -> None:
         see(report)
     if options.only_see:
         return
-    frameworks()
-    import tensorflow as tf
-
     for gpu in tf.config.list_physical_devices("GPU") if options.device != "cpu" else []:
         tf.config.experimental.set_memory_growth(gpu, True)  # sessions share the memory with what asks for its peak
     configs = {"float32": tf_runtime.start(0, options.device)}
@@ -307,13 +276,10 @@ def main() -> None:
         print("bf16: left out: TensorFlow rewrites a graph to bfloat16 on CPUs only", flush=True)
     print(COMPARISON_AND_SPEED, flush=True)
     speeds: dict[str, dict[str, float]] = {}
-    for case in cases(options.rehearse, options.device):
+    for case in cases(options.rehearse):
         check_case(case, options.device, configs, options.rehearse, report, speeds)
     auto = "tf32" if "tf32" in configs else "float32"
-    print(HOURS, flush=True)
-    for paper in PAPERS:
-        work = functools.partial(projection.report, paper, speeds, options.rehearse, auto, report)
-        report.attempt(paper, "hours", work)
+    projection.report(PAPERS_OF["tensorflow"], speeds, options.rehearse, auto, report)
 
 
 if __name__ == "__main__":

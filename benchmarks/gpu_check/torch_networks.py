@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,7 @@ from hierarchy_cnn_torch.networks.alexnet import PRESETS, Network
 from hierarchy_cnn_torch.training import loop as hierarchy_loop
 from hierarchy_cnn_torch.training.optimizer import MOMENTUM, WEIGHT_DECAY
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.flags import finish_parsing
 from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World
 from subclass_torch import flags as subclass_flags
@@ -60,7 +63,7 @@ class Case(NamedTuple):
     loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     classes: int
-    batch: int
+    batch: int = 16
 
 
 def without_dropout(network: nn.Module) -> nn.Module:
@@ -82,7 +85,6 @@ def _subclass(model: str) -> Case:
         lambda net, images, labels: class_loss(net(images), labels).mean(),
         lambda net: optimizer_of(net, RATE),
         10,
-        16,
     )
 
 
@@ -90,11 +92,10 @@ def _finegrained(network: str) -> Case:
     return Case(
         "finegrained",
         network,
-        without_dropout(resnet.build(network, 2)),
+        resnet.build(network, 2),
         lambda net, images, labels: nn.functional.cross_entropy(net(images).float(), labels),
         lambda net: RELEASED.of(net.parameters(), RATE),
         2,
-        16,
     )
 
 
@@ -115,7 +116,6 @@ def _hierarchy(preset: str) -> Case:
             fused=runtime.fused(net.parameters()),
         ),
         100,
-        16,
     )
 
 
@@ -179,7 +179,7 @@ def run_subclass(model: str, precision: str, device: torch.device, steps: int, f
         observe=False,
     )
     clock = Clock()
-    with timed_loop(subclass_loop, clock, refuse_waits if device.type == "cuda" else None):
+    with timed_loop(subclass_loop, clock, functools.partial(refuse_waits, device)):
         subclass_loop.run_stage(task, config, network, World(0, 1, device), Stop(), folder, folder / "log.csv")
     return clock
 
@@ -188,23 +188,23 @@ def run_hierarchy(preset: str, precision: str, device: torch.device, steps: int,
     """As `run_subclass`, of the flat network on 100 classes."""
     words = matched_flags("hierarchy") if preset in MATCHED else ["--dataset", "cifar100", "--preset", preset]
     words += ["--epochs", str(EPOCHS), "--lr", "0.0001", "--keep-epochs", "none", "--device", device.type]
-    args = hierarchy_flags.train_parser().parse_args(words)
-    args.argv = words
-    config = dataclasses.replace(hierarchy_flags.resolve_train(args), amp=AMP[precision])
+    config = finish_parsing(hierarchy_flags.train_parser(), hierarchy_flags.resolve_train, words)
+    config = dataclasses.replace(config, amp=AMP[precision])
     if steps < 10:
         config = dataclasses.replace(config, batch=8)
     images, labels = noise(steps * config.batch, 100)
     data = data_of(images.numpy(), labels.numpy(), np.arange(len(images)), np.arange(8))
     network = Network(PRESETS[preset], 3, 100, bn=config.bn, dropout=config.dropout).to(device)
     clock = Clock()
-    with timed_loop(hierarchy_loop, clock, refuse_waits if device.type == "cuda" else None):
+    with timed_loop(hierarchy_loop, clock, functools.partial(refuse_waits, device)):
         hierarchy_loop.run(config, network, data, Branches((), ()), World(0, 1, device), Stop(), folder)
     return clock
 
 
-def refuse_waits(refused: bool) -> None:
+def refuse_waits(device: torch.device, refused: bool) -> None:
     """Lets torch raise an error wherever the host would wait for the GPU, or no longer; untried without a GPU."""
-    torch.cuda.set_sync_debug_mode("error" if refused else "default")
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error" if refused else "default")
 
 
 class _Timed(LitResnet):
@@ -217,25 +217,22 @@ class _Timed(LitResnet):
         super().on_train_epoch_start()
         synchronize(self.device)
         self.began = time.perf_counter()
-        self.watch = watch_gpu() if self.current_epoch else None
-        self.waiting = self.watch.__enter__() if self.watch else []
+        self.watch = contextlib.ExitStack()
+        self.waiting = self.watch.enter_context(watch_gpu())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Forward, backward and update: Lightning runs all three in here."""
-        if self.device.type != "cuda":
-            return super().optimizer_step(*args, **kwargs)
-        refuse_waits(True)
+        refuse_waits(self.device, True)
         try:
-            return super().optimizer_step(*args, **kwargs)
+            super().optimizer_step(*args, **kwargs)
         finally:
-            refuse_waits(False)
+            refuse_waits(self.device, False)
 
     def on_validation_start(self) -> None:
         synchronize(self.device)
         self.clock.rates.append(self.count / (time.perf_counter() - self.began))
-        if self.watch:
-            self.watch.__exit__(None, None, None)
-        self.clock.waiting += self.waiting
+        self.watch.close()
+        self.clock.waiting += self.waiting if self.current_epoch else []
 
 
 def run_finegrained(network: str, precision: str, device: torch.device, steps: int, folder: Path) -> Clock:
@@ -265,7 +262,5 @@ def run_loop(case: Case, precision: str, device: torch.device, small: bool, fold
     # as `runtime.start` leaves it for a run; the loop of fine-grained sets its own
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
     steps = 2 if small else STEPS[case.name]
-    if case.paper == "hierarchy":
-        return run_hierarchy(case.name.split()[1], precision, device, steps, folder)
-    run = run_subclass if case.paper == "subclass" else run_finegrained
-    return run(case.name, precision, device, steps, folder)
+    run = {"subclass": run_subclass, "finegrained": run_finegrained, "hierarchy": run_hierarchy}[case.paper]
+    return run(case.name.removeprefix("alexnet32 "), precision, device, steps, folder)

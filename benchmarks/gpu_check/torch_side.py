@@ -16,13 +16,14 @@ from benchmarks.gpu_check import projection
 from benchmarks.gpu_check.agreement import Agreement
 from benchmarks.gpu_check.clock import Clock
 from benchmarks.gpu_check.options import child_options
-from benchmarks.gpu_check.report import COMPARISON_AND_SPEED, HOURS, Report, check_network
+from benchmarks.gpu_check.report import COMPARISON_AND_SPEED, Report, check_network
+from benchmarks.gpu_check.torch_networks import Case, cases, noise, run_loop
+from benchmarks.gpu_check.verdict import PAPERS_OF
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.record import peak_memory_bytes
 from reproduction.runtime.torch_fast import computes_bf16
 
 STEPS = 20
-PAPERS = ("subclass", "finegrained", "hierarchy")
 
 
 def see(report: Report) -> None:
@@ -63,7 +64,7 @@ def arrays(tensors: list[Tensor]) -> list[np.ndarray]:
     return [tensor.detach().float().cpu().numpy().copy() for tensor in tensors]
 
 
-def compare(case: object, device: torch.device, names: list[str], steps: int) -> list[Agreement]:
+def compare(case: Case, device: torch.device, names: list[str], steps: int) -> list[Agreement]:
     """Trains on the CPU in float32 and follows on the device in each precision, each step from the CPU's weights.
 
     Weights and running statistics are the CPU's before every step, so that rounding does not grow from step to step;
@@ -75,9 +76,6 @@ def compare(case: object, device: torch.device, names: list[str], steps: int) ->
       names: precisions.
       steps: of training.
     """
-    from benchmarks.gpu_check.torch_networks import Case, noise
-
-    assert isinstance(case, Case)
     cpu = torch.device("cpu")
     reference: nn.Module = case.network.train()
     others = {name: copy.deepcopy(reference).to(device) for name in names}
@@ -112,10 +110,9 @@ def compare(case: object, device: torch.device, names: list[str], steps: int) ->
 
 
 def check_case(
-    make: object, device: torch.device, small: bool, report: Report, speeds: dict[str, dict[str, float]]
+    case: Case, device: torch.device, small: bool, report: Report, speeds: dict[str, dict[str, float]]
 ) -> None:
     """Compares and times one network; fills `speeds`: network -> precision -> images/s."""
-    case = make()  # type: ignore[operator]
     has = precisions(device)
     names = [name for name, lacks in has.items() if not lacks]
     for name, lacks in has.items():
@@ -123,8 +120,6 @@ def check_case(
             print(f"{case.paper} {case.name} {name}: left out: {lacks}", flush=True)
 
     def run(precision: str, folder: Path) -> tuple[Clock, float]:
-        from benchmarks.gpu_check.torch_networks import run_loop
-
         if device.type == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
@@ -145,18 +140,13 @@ def main() -> None:
         see(report)
     if options.only_see:
         return
-    from benchmarks.gpu_check.torch_networks import cases
-
     device = runtime.pick_device(options.device)
     print(COMPARISON_AND_SPEED, flush=True)
     speeds: dict[str, dict[str, float]] = {}
     for make in cases(options.rehearse):
-        check_case(make, device, options.rehearse, report, speeds)
+        check_case(make(), device, options.rehearse, report, speeds)
     auto = runtime.amp_of(device, "auto") or "float32"
-    print(HOURS, flush=True)
-    for paper in PAPERS:
-        work = functools.partial(projection.report, paper, speeds, options.rehearse, auto, report)
-        report.attempt(paper, "hours", work)
+    projection.report(PAPERS_OF["torch"], speeds, options.rehearse, auto, report)
 
 
 if __name__ == "__main__":

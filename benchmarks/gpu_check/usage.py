@@ -11,37 +11,22 @@ import shutil
 import statistics
 import subprocess
 from collections.abc import Iterator
-from typing import Any
 
 EVERY_MS = 100
 
 
-def nvidia_smi(*words: str) -> list[list[str]]:
-    """The table that nvidia-smi prints for a query, without header and units; [] where it is missing or fails."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
+def gpus() -> list[dict[str, str]]:
+    """The GPUs that the driver lists: name, driver, memory in MiB, compute capability; [] if nvidia-smi fails."""
+    query = ["--query-gpu=name,driver_version,memory.total,compute_cap", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
-            [tool, *words, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            encoding="utf-8",
+            ["nvidia-smi", *query], capture_output=True, check=True, text=True, timeout=20, encoding="utf-8"
         )
     except (OSError, subprocess.SubprocessError):
         return []
-    lines = done.stdout.splitlines() if done.returncode == 0 else []
-    return [[cell.strip() for cell in line.split(",")] for line in lines if line.strip()]
-
-
-def gpus() -> list[dict[str, Any]]:
-    """The GPUs that the driver lists: name, driver, memory in MiB, compute capability."""
-    names = ("name", "driver_version", "memory.total", "compute_cap")
-    found = nvidia_smi(f"--query-gpu={','.join(names)}")
-    return [
-        dict(zip(("name", "driver", "memory_mib", "capability"), row, strict=True)) for row in found if len(row) == 4
-    ]
+    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
+    names = ("name", "driver", "memory_mib", "capability")
+    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from reproduction.launch.measured import hours_text
 from reproduction.runtime.run_folder import UserError
 
 PAPERS = ("class2str", "subclass", "finegrained", "triplet", "hierarchy")
+PAPERS_OF = {"torch": ("subclass", "finegrained", "hierarchy"), "tensorflow": ("class2str", "triplet")}
 Entry = dict[str, Any]
 
 
