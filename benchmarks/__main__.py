@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def run_one(module: str, name: str, small: bool) -> list[dict[str, Any]]:
         found = benchmarks_of(module)[name](small)
     except NotSupported as reason:
         found = Measure(name, "", [], note=f"not supported: {reason}")
-    return [{"paper": module, **one.summary()} for one in (found if isinstance(found, list) else [found])]
+    return [{"paper": module, **one.summary()} for one in (found if isinstance(found, Sequence) else [found])]
 
 
 def in_a_process(*words: str) -> Any:

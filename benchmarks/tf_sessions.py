@@ -17,7 +17,7 @@ tf1, _ = frameworks()
 import tensorflow as tf  # noqa: E402 - after frameworks(), which sets what TensorFlow reads at import
 
 
-def started(device: str) -> tf1.ConfigProto:
+def started(device: str) -> Any:
     """Session configuration.
 
     Raises:
@@ -29,7 +29,7 @@ def started(device: str) -> tf1.ConfigProto:
         raise NotSupported(str(error)) from None
 
 
-def precision_configs() -> list[tf1.ConfigProto]:
+def precision_configs() -> list[Any]:
     """Session configurations on the CPU: in float32, and in bfloat16 (--amp auto).
 
     Raises:
@@ -41,7 +41,7 @@ def precision_configs() -> list[tf1.ConfigProto]:
     return configs
 
 
-def xla_configs(device: str) -> list[tf1.ConfigProto]:
+def xla_configs(device: str) -> list[Any]:
     """Session configurations without XLA, and with it; raises as `started`."""
     # each session says whether it wants XLA; TensorFlow reads this when it looks for devices
     os.environ["TF_XLA_FLAGS"] = "--tf_xla_cpu_global_jit"
@@ -55,8 +55,8 @@ def compare_sessions(
     name: str,
     batch: int,
     train: Any,
-    configs: list[tf1.ConfigProto],
-    start: Callable[[tf1.Session], object] = lambda session: None,
+    configs: list[Any],
+    start: Callable[[Any], object] = lambda session: None,
     inner: int = 1,
 ) -> Pair:
     """Images/s of an op of the current graph in two sessions, with the first and with the second configuration.
@@ -83,9 +83,7 @@ def compare_sessions(
         raise NotSupported(str(error).splitlines()[0]) from None
 
 
-def bare_loop(
-    session: tf1.Session, reset: Any, graph: Any, batch: int, steps: int, test: Callable[[], object]
-) -> float:
+def bare_loop(session: Any, reset: Any, graph: Any, batch: int, steps: int, test: Callable[[], object]) -> float:
     """Images/s of the simplest loop.
 
     Args:
