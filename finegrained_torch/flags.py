@@ -337,8 +337,7 @@ def _common(kind: type[AnyConfig], args: argparse.Namespace) -> AnyConfig:
     for name, values in (("alpha", args.alpha), ("head", args.head)):
         if len(set(values)) < len(values):
             raise UserError(f"--{name} {' '.join(map(str, values))}: names one value twice")
-    word = re.sub(r"[^\w.-]", "_", args.dataset.removeprefix("folder:").rstrip("/").rpartition("/")[2])
-    args.name = args.name or word
+    args.name = args.name or re.sub(r"[^\w.-]", "_", Path(args.dataset.removeprefix("folder:")).name)
     args.out_dir = str(Path(args.out_dir) if args.out_dir else Path(args.runs_dir) / args.name)
     return kind(**vars(args))
 
@@ -386,9 +385,8 @@ def variant(
     name = "ft" if stage in ("sub", "fine-tune") else f"mh{digits}"
     if stage == "fine-tune":
         name += HEADS[head]
-    if not use_pseudo:
-        return f"{name}-true"
-    return name if sub_labels == "found" else f"{name}-{sub_labels}"
+    labels = sub_labels if use_pseudo else "true"
+    return name if labels == "found" else f"{name}-{labels}"
 
 
 def row_name(base_row: str | None, suffix: str) -> str | None:
