@@ -146,6 +146,9 @@ class SeedRun:
         for entry in self.entries:
             # `stage1` is the digest of the seed's own stage-1 checkpoint: an input, not a flag
             ignored = {"seed", "stage1", *PLACES}
+            starts, strings = (entry.record.details.get(key) for key in ("distinct_of_each_attempt", "strings"))
+            if starts and strings and starts[-1] == len(strings):  # a higher limit would have changed nothing
+                ignored.add("retry_collisions")
             config = {key: value for key, value in entry.record.config.items() if key not in ignored}
             text = re.sub(rf"seed{self.seed}(?!\d)", "seed*", json.dumps(config, sort_keys=True))
             flags[entry.record.stage] = json.loads(text)

@@ -64,14 +64,13 @@ class Answers:
         text = number_text(scale_of(unit) * statistics.fmean(known), unit)
         return text + {"percent": " %", "points": " points"}.get(unit, "")
 
-    def effects_by_seed(self, claim: str, row: str, metric: str) -> str:
-        """Returns the effect of each seed, and in parentheses a count of its run: "-2.10 (10), -11.32 (9)"."""
+    def effects_by_seed(self, claim: str, row: str, listed: str) -> str:
+        """Returns the effect of each seed and, in parentheses, the length of a list in its details: "-2.10 (1)"."""
         result = self._result(claim, row)
-        runs = {run.seed: run.number(metric, "last") for run in self.found.runs(result.paper, row)}
         effects = dict(zip(result.seeds, result.effect.by_seed, strict=True)) if result.effect is not None else {}
-        counts = {seed: number_text(count, "count") for seed in effects if (count := runs.get(seed)) is not None}
-        if not effects or counts.keys() != effects.keys():
-            raise UserError(f"{TEMPLATE.name}: not every seed of {claim!r} on {row!r} has {metric!r}")
+        counts = {run.seed: len(run.listed(listed)) for run in self.found.runs(result.paper, row)}
+        if not effects or not all(counts.get(seed) for seed in effects):
+            raise UserError(f"{TEMPLATE.name}: not every seed of {claim!r} on {row!r} has {listed!r}")
         return ", ".join(f"{effect:+.2f} ({counts[seed]})" for seed, effect in effects.items())
 
     def effect(self, claim: str, row: str) -> str:

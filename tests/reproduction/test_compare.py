@@ -251,6 +251,17 @@ def test_a_flag_that_older_records_do_not_know_is_off_in_them(make, tmp_path, ne
     assert ("seeds ran with different flags: augment" in said) == differs
 
 
+@pytest.mark.parametrize(("distinct", "differs"), [([9, 2], False), ([1, 1], True), ([], True)])
+def test_a_limit_that_did_not_end_a_run_is_no_other_flag(make, tmp_path, distinct, differs):
+    for seed in range(3):
+        details = {"distinct_of_each_attempt": [2] if seed else distinct, "strings": ["01", "10"]}
+        config = {"retry_collisions": 3 if seed else 1}
+        put = make.record({"fc_accuracy": make.metric(0.99)}, seed=seed, config=config, details=details)
+        make.put(tmp_path / "runs", put)
+    said = lines(tmp_path)[0]["mnist-paper", "FC"].verdict.text
+    assert ("seeds ran with different flags: retry_collisions" in said) == differs
+
+
 def test_a_stage_that_only_one_seed_has_is_no_other_flag(make, tmp_path):
     put_seeds(make, tmp_path, [0.9930, 0.9938, 0.9941])
     make.put(tmp_path / "runs", make.record({"agreement": make.metric(1.0)}, seed=0, stage="ranking", config={"x": 1}))

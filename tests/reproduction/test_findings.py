@@ -69,8 +69,9 @@ def test_an_effect_is_shown_seed_by_seed_with_a_count(committed):
     answers, rows = Answers(*committed), committed[1].rows
     runs = rows["class2str", "cifar10-matched"].runs
     plain = {run.seed: run.number("fc_accuracy", "last") for run in rows["class2str", "cifar10-matched-fc"].runs}
-    found = re.findall(r"(\S+) \((\d+)\)", answers.effects_by_seed("C2S-C1", "cifar10-matched", "distinct_codes"))
-    assert [float(number) for _, number in found] == [run.number("distinct_codes", "last") for run in runs]
+    text = answers.effects_by_seed("C2S-C1", "cifar10-matched", "distinct_of_each_attempt")
+    found = re.findall(r"(\S+) \((\d+)\)", text)
+    assert [int(starts) for _, starts in found] == [len(run.detail("distinct_of_each_attempt")) for run in runs]
     points = [100 * (run.number("class_accuracy_ml", "last") - plain[run.seed]) for run in runs]
     assert [float(effect) for effect, _ in found] == pytest.approx(points, abs=0.006)
 
