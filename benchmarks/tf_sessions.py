@@ -9,12 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.measure import NotSupported, Pair, interleave, rate
+from class2str_tf.method.layers import tf, tf1
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.run_folder import UserError
-from reproduction.runtime.tf_import import frameworks
-
-tf1, _ = frameworks()
-import tensorflow as tf  # noqa: E402 - after frameworks(), which sets what TensorFlow reads at import
 
 
 def started(device: str) -> tf1.ConfigProto:
@@ -69,18 +66,19 @@ def compare_sessions(
       start: called with each session after its variables are initialised.
       inner: steps of one measurement.
     Raises:
-      NotSupported: TensorFlow cannot run the op so; XLA compiles not every one.
+      NotSupported: TensorFlow cannot run the op in one of them, such as one that XLA cannot compile.
     """
     rates, ready = [], tf1.global_variables_initializer()
     for config in configs:
         session = tf1.Session(config=config)
         session.run(ready)
         start(session)
+        try:
+            session.run(train)  # XLA may compile at the first step or at the second, the warm-up of `interleave`
+        except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError) as error:
+            raise NotSupported(str(error).splitlines()[0]) from None
         rates.append(rate(batch, functools.partial(session.run, train), inner))
-    try:
-        return interleave(name, "images/s", rates[0], rates[1])
-    except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError) as error:
-        raise NotSupported(str(error).splitlines()[0]) from None
+    return interleave(name, "images/s", rates[0], rates[1])
 
 
 def bare_loop(
