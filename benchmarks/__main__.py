@@ -17,13 +17,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import benchmarks
 from benchmarks import page
-from benchmarks.measure import Benchmark, Measure, NotSupported
+from benchmarks.measure import Benchmark, Found, Measure, NotSupported
 from datasets.terminal import any_terminal
 from reproduction.runtime.flags import one_line_errors
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, read_json, shown, write_json
@@ -50,7 +49,7 @@ def run_one(module: str, name: str, small: bool) -> list[dict[str, Any]]:
         found = benchmarks_of(module)[name](small)
     except NotSupported as reason:
         found = Measure(name, "", [], note=f"not supported: {reason}")
-    return [{"paper": module, **one.summary()} for one in (found if isinstance(found, Sequence) else [found])]
+    return [{"paper": module, **one.summary()} for one in ([found] if isinstance(found, Found) else found)]
 
 
 def in_a_process(*words: str) -> Any:

@@ -9,15 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.measure import NotSupported, Pair, interleave, rate
+from class2str_tf.method.layers import tf, tf1
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.run_folder import UserError
-from reproduction.runtime.tf_import import frameworks
-
-tf1, _ = frameworks()
-import tensorflow as tf  # noqa: E402 - after frameworks(), which sets what TensorFlow reads at import
 
 
-def started(device: str) -> Any:
+def started(device: str) -> tf1.ConfigProto:
     """Session configuration.
 
     Raises:
@@ -29,7 +26,7 @@ def started(device: str) -> Any:
         raise NotSupported(str(error)) from None
 
 
-def precision_configs() -> list[Any]:
+def precision_configs() -> list[tf1.ConfigProto]:
     """Session configurations on the CPU: in float32, and in bfloat16 (--amp auto).
 
     Raises:
@@ -41,7 +38,7 @@ def precision_configs() -> list[Any]:
     return configs
 
 
-def xla_configs(device: str) -> list[Any]:
+def xla_configs(device: str) -> list[tf1.ConfigProto]:
     """Session configurations without XLA, and with it; raises as `started`."""
     # each session says whether it wants XLA; TensorFlow reads this when it looks for devices
     os.environ["TF_XLA_FLAGS"] = "--tf_xla_cpu_global_jit"
@@ -55,8 +52,8 @@ def compare_sessions(
     name: str,
     batch: int,
     train: Any,
-    configs: list[Any],
-    start: Callable[[Any], object] = lambda session: None,
+    configs: list[tf1.ConfigProto],
+    start: Callable[[tf1.Session], object] = lambda session: None,
     inner: int = 1,
 ) -> Pair:
     """Images/s of an op of the current graph in two sessions, with the first and with the second configuration.
@@ -69,21 +66,24 @@ def compare_sessions(
       start: called with each session after its variables are initialised.
       inner: steps of one measurement.
     Raises:
-      NotSupported: TensorFlow cannot run the op so; XLA compiles not every one.
+      NotSupported: TensorFlow cannot run the op in one of them, such as one that XLA cannot compile.
     """
     rates, ready = [], tf1.global_variables_initializer()
     for config in configs:
         session = tf1.Session(config=config)
         session.run(ready)
         start(session)
+        try:
+            session.run(train)  # XLA may compile at the first step or at the second, the warm-up of `interleave`
+        except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError) as error:
+            raise NotSupported(str(error).splitlines()[0]) from None
         rates.append(rate(batch, functools.partial(session.run, train), inner))
-    try:
-        return interleave(name, "images/s", rates[0], rates[1])
-    except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError) as error:
-        raise NotSupported(str(error).splitlines()[0]) from None
+    return interleave(name, "images/s", rates[0], rates[1])
 
 
-def bare_loop(session: Any, reset: Any, graph: Any, batch: int, steps: int, test: Callable[[], object]) -> float:
+def bare_loop(
+    session: tf1.Session, reset: Any, graph: Any, batch: int, steps: int, test: Callable[[], object]
+) -> float:
     """Images/s of the simplest loop.
 
     Args:
