@@ -24,6 +24,7 @@ from reproduction.runtime.run_folder import PLACES, REPO_ROOT, RUNS_ROOT, UserEr
 RESULTS = REPO_ROOT / "reproduction" / "results"
 PROFILES = ("paper", "matched", "cpu")  # whose runs may be judged, the nearest to the paper first
 OFF = "none"  # of a flag in a record; so are null, false, 0 and an absent one
+STARTS = "retry_collisions"  # Class2Str's limit on new starts while classes share a string
 MAX_RECORD_BYTES = 16 * 2**20  # a record is a few kilobytes; anything near this is not one
 
 
@@ -146,9 +147,6 @@ class SeedRun:
         for entry in self.entries:
             # `stage1` is the digest of the seed's own stage-1 checkpoint: an input, not a flag
             ignored = {"seed", "stage1", *PLACES}
-            starts, strings = (entry.record.details.get(key) for key in ("distinct_of_each_attempt", "strings"))
-            if starts and strings and starts[-1] == len(strings):  # a higher limit would have changed nothing
-                ignored.add("retry_collisions")
             config = {key: value for key, value in entry.record.config.items() if key not in ignored}
             text = re.sub(rf"seed{self.seed}(?!\d)", "seed*", json.dumps(config, sort_keys=True))
             flags[entry.record.stage] = json.loads(text)
@@ -283,8 +281,12 @@ def different_flags(runs: Sequence[SeedRun]) -> str:
     A flag that one of them does not know yet is off there.
     """
     by_stage: dict[str, list[dict[str, Any]]] = {}
+    limits = [flags.get(STARTS) or 0 for run in runs for flags in run.flags_by_stage().values()]
     for run in runs:
+        starts, strings = run.listed("distinct_of_each_attempt"), run.listed("strings")
         for stage, flags in run.flags_by_stage().items():
+            if STARTS in flags and starts and starts[-1] == len(strings):  # a higher limit would have changed nothing
+                flags[STARTS] = max(limits)
             by_stage.setdefault(stage, []).append(flags)
     names = {
         name

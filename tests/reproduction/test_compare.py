@@ -251,13 +251,16 @@ def test_a_flag_that_older_records_do_not_know_is_off_in_them(make, tmp_path, ne
     assert ("seeds ran with different flags: augment" in said) == differs
 
 
-@pytest.mark.parametrize(("distinct", "differs"), [([9, 2], False), ([1, 1], True), ([], True)])
-def test_a_limit_that_did_not_end_a_run_is_no_other_flag(make, tmp_path, distinct, differs):
+@pytest.mark.parametrize(
+    ("limit", "distinct", "differs"),
+    [(1, [1, 2], False), (1, [1, 1], True), (1, [], True), (3, [1, 1, 1, 1], False), (0, [2], False), (0, [1], True)],
+)
+def test_a_limit_that_did_not_end_a_run_is_no_other_flag(make, tmp_path, limit, distinct, differs):
     for seed in range(3):
-        details = {"distinct_of_each_attempt": [2] if seed else distinct, "strings": ["01", "10"]}
-        config = {"retry_collisions": 3 if seed else 1}
-        put = make.record({"fc_accuracy": make.metric(0.99)}, seed=seed, config=config, details=details)
-        make.put(tmp_path / "runs", put)
+        details = {"distinct_of_each_attempt": [1, 2] if seed else distinct, "strings": ["01", "10"]}
+        config = {"retry_collisions": 3 if seed else limit}
+        record = make.record({"fc_accuracy": make.metric(0.99)}, seed=seed, config=config, details=details)
+        make.put(tmp_path / "runs", record)
     said = lines(tmp_path)[0]["mnist-paper", "FC"].verdict.text
     assert ("seeds ran with different flags: retry_collisions" in said) == differs
 
