@@ -78,6 +78,10 @@ class Answers:
         result = self._result(claim, row)
         return interval_text(result.effect, result.claim.unit)
 
+    def size(self, claim: str, row: str) -> str:
+        """Returns an effect alone, such as "+0.32", where there is no room for its interval."""
+        return self.effect(claim, row).partition(" ")[0]
+
     def published(self, claim: str, row: str) -> str:
         """Returns the paper's effect, such as "+0.08"."""
         number = self._result(claim, row).published
@@ -100,7 +104,10 @@ class Answers:
         result = self._result(claim, row)
         text = result.verdict.text.removesuffix(UNADJUSTED).removesuffix(FEW)
         fault = _degenerate(result)
-        answer = f"not judged, {fault}" if fault else IN_WORDS.get(result.verdict.word, text) + _unadjusted(result)
+        words = IN_WORDS.get(result.verdict.word, text)
+        if result.claim.no_loss and result.verdict.word == "contradicted":
+            words = "no, it is worse"  # the question is whether it is as good
+        answer = f"not judged, {fault}" if fault else words + _unadjusted(result)
         count = result.effect.seeds if result.effect is not None else 0
         return f"**{answer[0].upper()}{answer[1:]}**: {self.effect(claim, row)} ({count} seed{'s' * (count != 1)})"
 

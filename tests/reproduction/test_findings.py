@@ -76,6 +76,12 @@ def test_an_effect_is_shown_seed_by_seed_with_a_count(committed):
     assert [float(effect) for effect, _ in found] == pytest.approx(points, abs=0.006)
 
 
+def test_a_claim_of_no_loss_that_is_contradicted_reads_as_worse(committed):
+    answers = Answers(*committed)
+    assert answers.judged("C2S-C1", "cifar10-matched").startswith("**No, it is worse**: -")  # LH recovers FC's accuracy
+    assert answers.judged("C2S-C7", "cifar10-matched").startswith("**No, the opposite**: -")  # LH is better
+
+
 def test_strings_that_two_seeds_share_are_counted_pair_by_pair(committed, tmp_path):
     template = tmp_path / "findings.j2"
     template.write_text('{{ shared_strings("cifar10-cpu") }}')
