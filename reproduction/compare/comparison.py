@@ -227,7 +227,7 @@ def lines_of(paper: Paper, found: Collection) -> list[Line]:
             for number in paper.compared_with(row)
             if number.unit != "text"
             and (
-                (number.headline and (number.key or group is not None))
+                (number.headline and (number.key or (group is not None and number.metric)))
                 or _numbers(group, number.metric, number.selection, number.unit)
             )
         ]
