@@ -1,4 +1,4 @@
-"""`make reproduce-triplet`: the softmax baseline and every two-head network per seed, then the comparison.
+"""`make reproduce-triplet`: the softmax baseline and three networks with two heads per seed, then the comparison.
 
 Profile matched: MobileNet from ImageNet weights; all variants have the same batches, rate and steps.
 """
@@ -18,7 +18,7 @@ from datasets.fetch import find, places
 from datasets.manifest import entry
 from reproduction.launch.pipeline import Command, Request, run
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
-from triplet_tf.config.base_config import MODES, PAPER, db_name, parse, training_parser
+from triplet_tf.config.base_config import MODES, PAPER, db_name, parse, resolve, training_parser
 from triplet_tf.data_sampling.image_lists import OFFICIAL
 
 DATASETS = {"paper": "aircrafts", "matched": "dogs", "cpu": "mnist5k", "smoke": "mnist5k"}
@@ -30,7 +30,7 @@ CPU_MINUTES = {"paper": 0.0, "matched": 6.0, "cpu": 0.6, "smoke": 0.2}  # no com
 RATE = "0.003"  # of profile matched
 COLOUR_TIMES = 7  # three times the steps on CIFAR, and ten times the test images at each of the tests
 RANKING = (
-    "--margin", "--Triplet_K", "--triplet_loss_lambda", "--center-update", "--center_update", "--emb_dim", "--distance",
+    "--margin", "--triplet_loss_lambda", "--center-update", "--center_update", "--emb_dim", "--distance",
     "--first-third", "--first_third",
 )  # fmt: skip
 
@@ -75,7 +75,26 @@ ALSO = {"aircraft": "aircrafts", "flowers102": "flowers", "nabirds": "birds"}  #
 
 
 def commands_of(request: Request) -> list[Command]:
-    """Lists per seed stage 1 (vanilla), then stage 2 in each mode; ARGS go to all, or name the one mode to run."""
+    """Lists per seed stage 1 (vanilla), then stage 2 in each mode; ARGS go to all, or name the one mode to run.
+
+    Raises:
+      UserError: flags that one of the commands refuses; better now than after the others have trained.
+    """
+    commands, free = _commands_of(request), request.profile != "matched" and "--train_mode" not in str(request.extra)
+    for command in commands:
+        args = training_parser().parse_args(command.flags)
+        args.argv = command.flags
+        try:
+            resolve(args)
+        except UserError as error:
+            advice = "; add --train_mode hard" if free and "with --train_mode hard" in str(error) else ""
+            raise UserError(f"{error}{advice}") from None
+    return commands
+
+
+def _commands_of(request: Request) -> list[Command]:
+    if request.profile == "matched" and any(word.startswith("--train_mode") for word in request.extra):
+        raise UserError("ARGS: --train_mode: profile matched fixes the modes; use PROFILE=cpu or paper")
     if request.profile == "matched" and request.settings:
         every = ("--test_interval", "1")  # 50 steps
         tries = [(name, MATCHED[""], (*every, *flags)) for name, flags in TRIES.items()]
@@ -131,10 +150,11 @@ def modes_of(extra: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return ("vanilla",) if mode == "vanilla" else ("vanilla", mode), rest
 
 
-def without_ranking(extra: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns ARGS without what only the second head knows, for stage 1."""
-    words = [part for word in extra for part in (word.split("=", 1) if word.startswith(RANKING) else [word])]
-    drop = {place + shift for place, word in enumerate(words) if word in RANKING for shift in (0, 1)}
+def without_ranking(extra: tuple[str, ...], grouped: bool = False) -> tuple[str, ...]:
+    """Returns ARGS without what only the second head knows, for stage 1; `grouped` batches hold --Triplet_K images."""
+    unknown = RANKING if grouped else (*RANKING, "--Triplet_K")
+    words = [part for word in extra for part in (word.split("=", 1) if word.startswith(unknown) else [word])]
+    drop = {place + shift for place, word in enumerate(words) if word in unknown for shift in (0, 1)}
     return tuple(word for place, word in enumerate(words) if place not in drop)
 
 
@@ -182,7 +202,8 @@ def _command(
     db = f"csv:{request.dataset}" if request.dataset in datasets.NAMES else request.dataset
     colour = COLOUR.get(request.profile, ()) if request.dataset.startswith("cifar") else ()
     vanilla = "vanilla" in mode
-    extra = without_ranking(extra) if vanilla else extra
+    if vanilla:
+        extra = without_ranking(extra, any(word.endswith("grouped") for word in (*mode, *extra)))
     flags = ["--db_name", db, *mode, *FLAGS[request.profile], *more, *colour, *extra, "--seed", str(seed)]
     flags += ["--name", f"seed{seed}", "--runs-dir", shown(folder.parent), *request.shared_flags(row)]
     stage = "stage 1, softmax" if vanilla else f"stage 2, two heads ({name or 'hard'})"

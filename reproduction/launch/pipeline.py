@@ -247,7 +247,7 @@ def run(
       framework: "tensorflow" or "torch".
       commands_of: turns a request into commands, in order.
       dataset_of: profile -> default data set.
-      paper_gigabytes: download of the paper profile, for the plan.
+      paper_gigabytes: download of the paper profile with its own data set, for the plan.
       default_seeds: profile -> seeds if SEEDS is empty.
       closing: last line to print after a finished run, for example what to open.
       check: returns the name of a data set or raises ValueError or UserError that says what is allowed.
@@ -257,7 +257,8 @@ def run(
         request, args = _parse(folder, argv, dataset_of, check, default_seeds)
         commands = one_thread_each(request, commands_of(request))
         if args.plan:
-            _print_plan(paper, request, commands, paper_gigabytes)
+            known = request.dataset == dataset_of["paper"]
+            _print_plan(paper, request, commands, paper_gigabytes if known else None)
             return
         if request.profile == "paper" and on_gpu(request) and not _framework_sees_gpu(framework):
             raise UserError(
@@ -354,8 +355,10 @@ def measured_on_gpu(request: Request, commands: Sequence[Command]) -> str:
     return f"about {total} GPU hours for {share} commands (measured, on {stored.gpu}, {stored.date})"
 
 
-def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float) -> None:
-    download = f"{paper_gigabytes:.1f} GB to download" if request.profile == "paper" else "no download beyond DATASET's"
+def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float | None) -> None:
+    download = "no download beyond DATASET's"
+    if request.profile == "paper":
+        download = f"{paper_gigabytes:.1f} GB to download" if paper_gigabytes else "size of the download not known"
     cpu = math.fsum(command.cpu_minutes for command in commands)
     estimate = gpu_estimate(commands) if request.profile == "paper" else f"about {cpu:.0f} min on two cores (estimate)"
     print(f"{paper}: PROFILE={request.profile} DATASET={request.dataset}: {len(commands)} commands")

@@ -168,6 +168,53 @@ def test_args_make_rows_of_their_own_and_stage_1_takes_what_concerns_it():
         reproduce.commands_of(request("cpu", extra="--train_mode easy"))
 
 
+@pytest.mark.parametrize("word", ["--train_mode cntr", "--train_mode=hard", "--train_mode vanilla"])
+@pytest.mark.parametrize("settings", [False, True])
+def test_profile_matched_fixes_the_modes(word, settings):
+    with pytest.raises(UserError, match="ARGS: --train_mode: profile matched fixes the modes; use PROFILE=cpu or pape"):
+        reproduce.commands_of(dataclasses.replace(request("matched", extra=word), settings=settings))
+
+
+@pytest.mark.parametrize("k", ["--Triplet_K 2", "--Triplet_K=2"])
+def test_grouped_softmax_has_as_many_images_of_a_class_as_the_other_modes(k):
+    def configs(profile: str, extra: str) -> list:
+        commands = reproduce.commands_of(request(profile, extra=f"{k} {extra}", seeds=(0,)))
+        return [parse(training_parser(), list(c.flags)) for c in commands]
+
+    for profile, extra in (("matched", ""), ("cpu", "--vanilla_batches grouped"), ("cpu", "--vanilla-batches=grouped")):
+        assert {(c.grouped, c.Triplet_K) for c in configs(profile, extra)} == {(True, 2)}
+    assert [c.Triplet_K for c in configs("cpu", "")] == [4, 2, 2, 2]  # shuffled batches know no K
+
+
+@pytest.mark.parametrize("flags", ["--margin soft", "--distance euclidean", "--first_third lambda"])
+def test_flags_that_a_command_refuses_stop_all_of_them_before_the_first(flags):
+    with pytest.raises(UserError, match=rf"{flags.split()[0]} .*with --train_mode hard.*; add --train_mode hard$"):
+        reproduce.commands_of(request("cpu", extra=flags))
+    assert len(reproduce.commands_of(request("cpu", extra=f"{flags} --train_mode hard", seeds=(0,)))) == 2
+    with pytest.raises(UserError) as error:
+        reproduce.commands_of(request("matched", extra=flags))
+    assert "add --train_mode" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--batch_size 30", "which --train_mode cntr needs"),
+        ("--batch_size 30 --train_mode vanilla --vanilla_batches grouped", "which --vanilla_batches grouped needs"),
+        ("--Triplet_K 1", "--train_mode semi_hard needs at least 2"),
+    ],
+)
+def test_batches_that_groups_do_not_fill_are_refused(flags, words):
+    with pytest.raises(UserError, match=rf"{words} \(STL-D26\)$"):
+        reproduce.commands_of(request("cpu", extra=flags))
+
+
+def test_the_plan_names_the_download_of_the_papers_own_set_alone(capsys):
+    for dataset, words in (("aircrafts", "2.9 GB"), ("birds", "size of the download not known")):
+        run(*TRIPLET[:-1], 2.9, ["--profile", "paper", "--dataset", dataset, "--plan"], reproduce.checked)
+        assert words in capsys.readouterr().out
+
+
 def test_data_sets():
     for name in ("aircrafts", "birds", "mnist5k", "csv:mine", "folder:photos"):
         assert reproduce.checked(name) == name

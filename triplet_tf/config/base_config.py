@@ -203,13 +203,13 @@ ORIGINALS: FlagTable = {
     ),
     "--train_iters": dict(type=whole(1), default=40000, help="steps, over which the rate decreases (default 40000)"),
     "--margin": dict(type=margin, default=0.2, help="number; in mode hard also soft or none (default 0.2); STL-D10"),
-    "--Triplet_K": dict(type=whole(1), default=4, help="images of each class in a batch; not in vanilla (default 4)"),
+    "--Triplet_K": dict(type=whole(1), default=4, help="images of each class in a grouped batch (default 4)"),
     "--checkpoint_suffix": dict(default="base_config", help="end of the run folder's name (default base_config)"),
     "--checkpoint_filename": dict(
         type=checkpoint_stem, default="model.ckpt", help="name of the last checkpoint (default model.ckpt)"
     ),
     "--learning_rate": dict(type=number(0), default=0.01, help="rate at the first step (default 0.01)"),
-    "--end_learning_rate": dict(type=number(0), default=0, help="rate at the last step (default 0)"),
+    "--end_learning_rate": dict(type=number(0), default=0, help="rate after the last step (default 0)"),
     "--log_filename": dict(type=file_stem, default="logger", help="name of the log file without .txt (default logger)"),
     "--frame_size": dict(type=whole(1), default=224, help="side of the crop under --aug_style img (default 224)"),
 }
@@ -223,7 +223,7 @@ ADDITIONS: FlagTable = {
     "--eval-split": dict(
         choices=("test", "val"),
         default="test",
-        help="images of the tests in training: test list or validation list; STL-D06",
+        help="images of the tests in training: test list, or validation list, which is then not trained on; STL-D06",
     ),
     "--tap": dict(metavar="ENDPOINT", help="layer below the embedding (default: as released); STL-D07"),
     "--resize-sides": dict(
@@ -236,12 +236,12 @@ ADDITIONS: FlagTable = {
     "--vanilla-batches": dict(
         choices=("shuffled", "grouped"),
         default="shuffled",
-        help="batches in mode vanilla; grouped: as in the other modes (default shuffled, as released)",
+        help="batches in mode vanilla; grouped: as in the other modes (default shuffled, as released); STL-D22",
     ),
     "--first-third": dict(
         choices=("same", "semi_hard", "lambda"),
         default="same",
-        help="mode hard, first third of the steps: semi-hard triplets, or lambda rising from 0 (default same)",
+        help="mode hard, first third of the steps: semi-hard triplets, or lambda rising from 0 (default same); STL-D21",
     ),
     "--distance": dict(
         choices=("squared", "euclidean"),
@@ -330,12 +330,14 @@ def check(config: Config) -> None:
     mode, batch, k = config.train_mode, config.batch_size, config.Triplet_K
     side, smallest = config.frame_side, config.network.smallest
     low = config.resize_sides[0] if config.aug_style == "img" else side
+    grouped = "--vanilla_batches grouped" if mode == "vanilla" else f"--train_mode {mode}"
     word_as_margin, first = isinstance(config.margin, str), config.first_third
     faults = {
         f"--margin {config.margin}: a word goes with --train_mode hard only; {mode} takes a number (STL-D10)": (
             word_as_margin and mode != "hard"
         ),
-        f"--batch_size {batch} is not a multiple of --Triplet_K {k}, which --train_mode {mode} needs": (
+        # DEVIATION STL-D26: the released code accepts these, and its batches cut through the groups
+        f"--batch_size {batch} is not a multiple of --Triplet_K {k}, which {grouped} needs (STL-D26)": (
             config.grouped and batch % k
         ),
         f"--first_third {first}: only with --train_mode hard": first != "same" and mode != "hard",
@@ -346,7 +348,7 @@ def check(config: Config) -> None:
             config.distance != "squared" and (mode != "hard" or first == "semi_hard")
         ),
         "--image_cache: only with --aug_style img": config.image_cache and config.aug_style != "img",
-        f"--Triplet_K {k}: --train_mode {mode} needs at least 2 images of each class": mode in TRIPLET_MODES and k < 2,
+        f"--Triplet_K {k}: --train_mode {mode} needs at least 2 (STL-D26)": mode in TRIPLET_MODES and k < 2,
         f"--frame_size {side} is larger than the shorter side that an image may get, {low} (--resize_sides)": (
             side > low
         ),
