@@ -66,7 +66,8 @@ def run_steps(
       best_by: the value whose best checkpoint stays on disk, named as in metrics.jsonl (`test/...`).
       offset: steps of earlier attempts; the global step counts on.
     Returns:
-      One line of metrics.jsonl a test, those of earlier attempts included.
+      One line of metrics.jsonl a test, those of earlier attempts included; the last one has `images_per_s` too, unless
+      nothing was left to train.
     Raises:
       UserError: non-finite loss.
     """
@@ -86,8 +87,9 @@ def run_steps(
             flush=True,
         )
         earlier = [line["test/seconds"] for line in read_metrics(folder) if best_by in line]
-        began = time.monotonic() - (earlier[-1] if earlier else 0.0)
+        seconds = earlier[-1] if earlier else 0.0
         graph.batches.start(session, training.step - offset)
+        first, began = training.step, time.monotonic()
         for _ in training.epochs():
             for step in training.steps():
                 if step % SCALARS_EVERY == 0:
@@ -99,10 +101,14 @@ def run_steps(
                 training.log(loss)
             step = training.step
             line = {**evaluate(step), "epoch": (step - offset) / per_epoch}
-            line["seconds"] = round(time.monotonic() - began, 3)
+            line["seconds"] = round(seconds + time.monotonic() - began, 3)
             metrics.write(step, line, "test", (step - 1) * batch)
             training.end_epoch({"step": step, **{f"test/{name}": value for name, value in line.items()}})
-    return [line for line in read_metrics(folder) if best_by in line]
+    lines = [line for line in read_metrics(folder) if best_by in line]
+    if training.step > first:  # of this process alone: a stop between two tests loses the seconds since the test
+        here = max(lines[-1]["test/seconds"] - seconds, 1e-9)
+        lines[-1]["images_per_s"] = round((training.step - first) * batch / here, 1)
+    return lines
 
 
 def total_steps(config: Config, num_images: int) -> int:

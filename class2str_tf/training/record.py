@@ -100,7 +100,7 @@ def finish_stage1(
             "still_rising": still_rising(accuracies),
         },
         seconds=seconds,
-        images_per_s=round(total * config.B / max(seconds, 1e-9), 1),
+        images_per_s=history[-1].get("images_per_s"),
     )
     run.finish(record)
     print(
@@ -196,7 +196,7 @@ def finish_stage2(
         },
         artefacts=ARTEFACTS,
         seconds=seconds,
-        images_per_s=round(history[-1]["step"] * config.B / max(seconds, 1e-9), 1),
+        images_per_s=history[-1].get("images_per_s"),
         versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy", "scipy"),
     )
     run.finish(record, lambda: write_artefacts(run.folder, table, values, structure, data))

@@ -270,3 +270,40 @@ def test_sigterm_stops_cleanly_and_the_run_goes_on_to_the_same_end(script, runs,
     assert process.returncode == 143 and "stopped by SIGTERM" in said
     script(FC, *flags, fresh=True)
     assert curve(tmp_path / "exp1") == curve(runs / "exp1")
+
+
+def test_images_per_second_are_of_this_process_alone(monkeypatch, tmp_path):
+    """Stopped between two tests, and gone on: the steps before the stop have no seconds, so they must not count."""
+    import signal
+    from types import SimpleNamespace
+
+    from class2str_tf.method.layers import tf1
+    from class2str_tf.training import loop
+
+    clock, real = [0.0], loop.Training.log
+
+    def start(session: tf1.Session, step: int) -> None:
+        clock[0] += 1000  # images are read
+
+    def log(training: loop.Training, loss: float) -> None:
+        real(training, loss)
+        clock[0] += 1
+        if training.step == 2:  # steps that are done; the third runs
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def history() -> list[dict]:
+        with tf1.Graph().as_default():
+            step = tf1.train.get_or_create_global_step()
+            graph = loop.Graph(SimpleNamespace(start=start), tf1.constant(0.0), {}, tf1.assign_add(step, 1).op)
+            with loop.tf_runtime.session() as session:
+                config = SimpleNamespace(B=4, lr=1.0, legacy_batches=False)
+                return loop.run_steps(
+                    "stage 1", session, graph, config, tmp_path, 8, 6, lambda step: {"acc": 0.5}, "test/acc"
+                )
+
+    monkeypatch.setattr(loop.Training, "log", log)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with pytest.raises(SystemExit):
+        history()
+    assert [line.get("images_per_s") for line in history()] == [None, None, 4]
+    assert "images_per_s" not in history()[-1]  # nothing was left to train

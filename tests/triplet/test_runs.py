@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ from triplet_tf import eval as eval_script
 from triplet_tf import fast_fgvr_semi_train
 from triplet_tf.config.base_config import parse, training_parser
 from triplet_tf.data_sampling import loader, sampler
-from triplet_tf.training import loop
-from triplet_tf.training.run_files import LogFile
+from triplet_tf.training import loop, record
+from triplet_tf.training.run_files import LogFile, milder_flags
 
 TRAIN = "triplet_tf/fast_fgvr_semi_train.py"
 NET = ("--net", "mobile", "--aug_style", "img", "--frame_size", "32", "--resize_sides", "34,40", "--init", "random",
@@ -154,6 +155,16 @@ def test_an_embedding_that_stays_collapsed_is_warned_of(tmp_path, capsys):
     assert text.count("collapsing") == 2 and "1.03; see docs/papers/triplet.md, try --first_third semi_hard" in text
 
 
+@pytest.mark.parametrize("mode", ["hard", "semi_hard", "hard_awtl", "cntr"])
+@pytest.mark.parametrize("more", ["", "--margin soft", "--distance euclidean", "--first_third semi_hard",
+                                  "--first_third lambda", "--triplet_loss_lambda 0.1"])  # fmt: skip
+def test_every_advised_flag_is_one_that_the_run_takes_and_that_changes_it(mode, more):
+    flags = ["--train_mode", mode, *(more.split() if mode == "hard" or "lambda 0" in more else ())]
+    config = parse(training_parser(), flags)
+    advised = [parse(training_parser(), [*flags, *words.split()]) for words in milder_flags(config)]
+    assert config not in advised and (mode != "cntr" or not advised)
+
+
 def test_validation_split_never_selects_on_the_test_list(runs):
     record = record_of(runs / "semi_hard")
     accuracy = record["metrics"]["accuracy"]
@@ -190,9 +201,21 @@ def test_eval_gives_the_recorded_figures(runs, monkeypatch, capsys):
 
 
 def evaluate_here(*flags: str) -> None:
-    from triplet_tf.training.record import evaluate_checkpoint
+    record.evaluate_checkpoint(parse(training_parser("eval.py"), list(flags)))
 
-    evaluate_checkpoint(parse(training_parser("eval.py"), list(flags)))
+
+def test_a_record_never_names_the_folders_above_the_images():
+    for db, row in (("folder:/home/alice/photos", "folder-photos"), ("csv:mine", "csv-mine"), ("dogs", "dogs")):
+        assert record.record_row(parse(training_parser(), ["--db_name", db])) == f"{row}-custom"
+
+
+def test_eval_computes_as_the_flags_for_speed_say(runs, monkeypatch):
+    def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> None:
+        raise UserError(f"xla {xla}, amp {amp}")
+
+    monkeypatch.setattr(record.tf_runtime, "start", start)
+    with pytest.raises(UserError, match="xla True, amp bf16"):
+        evaluate_here("--checkpoint", str(runs / "hard" / "model.ckpt"), "--xla", "--amp", "bf16")
 
 
 def test_checkpoint_of_another_frame_size_is_one_clear_line(runs):
@@ -220,10 +243,15 @@ def test_killed_and_stopped_run_ends_bit_identical(killed_when, runs, tiny, tmp_
         for path in folder.glob(f"{later.name}.data-*"):
             path.write_bytes(b"cut")
 
-    real = loop.Training.log
+    real, clock, started = loop.Training.log, [0.0], loader.TrainBatches.start
+
+    def slow_start(batches: loader.TrainBatches, *begin) -> None:
+        started(batches, *begin)
+        clock[0] += 1000  # a cache is filled
 
     def signal_at_three(training: loop.Training, loss: float) -> None:
         real(training, loss)
+        clock[0] += 1
         if training.step == 2:  # steps that are done; the third runs
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -231,8 +259,11 @@ def test_killed_and_stopped_run_ends_bit_identical(killed_when, runs, tiny, tmp_
         patch.setattr(loop.Training, "log", signal_at_three)
         with pytest.raises(SystemExit) as stopped:
             run_here(*flags)
-    assert stopped.value.code == 143 and (folder / "model-3.index").exists()
-    run_here(*flags)
+        assert stopped.value.code == 143 and (folder / "model-3.index").exists()
+        patch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+        patch.setattr(loader.TrainBatches, "start", slow_start)
+        run_here(*flags)
+    assert record_of(folder)["images_per_s"] == 4  # a step of four images is a second; nothing else counts
     assert curve(folder) == curve(runs / "hard")
     assert record_of(folder)["metrics"] == record_of(runs / "hard")["metrics"]
     with np.load(folder / "embeddings.npz") as ours, np.load(runs / "hard" / "embeddings.npz") as theirs:
@@ -305,7 +336,7 @@ def test_non_finite_loss_stops_with_its_step(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["file", "label", "list", "folder", "imagenet"])
-def test_faults_before_the_first_step(tmp_path, fault):
+def test_faults_before_the_first_step(tmp_path, fault, monkeypatch):
     home = write_set(tmp_path)
     test = home / "lists" / "test_all_sub_list.csv"
     absent = "no mobilenet_v1_1.0_224.ckpt.data-00000-of-00001 .*python -m datasets.weights mobilenet_v1_1.0_224.tgz"
@@ -327,6 +358,7 @@ def test_faults_before_the_first_step(tmp_path, fault):
         flags += ["--db_name", "csv:other"]
     else:
         flags += ["--init", "imagenet"]
+        monkeypatch.setattr(loop, "open_lists", lambda *_: pytest.fail("images are fetched before weights are missed"))
     with pytest.raises(ValueError, match=says[fault]):
         run_here(*flags)
     assert not list((tmp_path / "r").rglob("model-*"))

@@ -53,7 +53,7 @@ def run_test(session: Any, evaluation: Evaluation) -> Tested:
 
 
 def right_by_metric(tested: Tested, neighbours: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns accuracy and recall@1 of each image, bool [N], under the names that `accuracies` and `recall_at` use.
+    """Returns accuracy, top-5 accuracy and recall@1 of each image, bool [N], named as by `accuracies` and `recall_at`.
 
     Args:
       tested: answers for the list.

@@ -27,14 +27,14 @@ from triplet_tf.training.run_files import Checkpoints, LogFile
 def run_training(config: Config) -> None:
     """Runs a training script: lists, graph, training (or going on), evaluation, record."""
     with open_run(config.folder, of_run(config), config.overwrite) as run:
+        if config.init == "imagenet" and tf_runtime.newest_name(run.folder) is None:
+            from triplet_tf.nets import imagenet_checkpoint
+
+            imagenet_checkpoint(config)  # its absence is reported before images are fetched
         seen = look(data_set(config), Path(config.data_dir))
         lists = open_lists(config)
         if run_data.is_finished(run, seen, lambda: digests(config, lists)):
             return
-        if config.init == "imagenet" and tf_runtime.newest_name(run.folder) is None:
-            from triplet_tf.nets import imagenet_checkpoint
-
-            imagenet_checkpoint(config)  # its absence is reported before the graph is built
         # DEVIATION STL-D25: float32, not compiled, unless a flag asks for speed
         session_config = tf_runtime.start(config.seed, config.device, config.xla, config.amp)
         write_json(run.folder / "args.json", run.config)
@@ -62,7 +62,8 @@ def train(
       config: resolved flags.
       lists: training list and test list.
     Returns:
-      (lines of the tests in metrics.jsonl, answers of the last test or None if nothing was left to train).
+      (lines of the tests in metrics.jsonl, this process's with `images_per_s`; answers of the last test, or None if
+      nothing was left to train).
     """
     total, per_update, tested = config.train_iters, config.caffe_iter_size, None
     ends = sorted({*range(config.test_interval, total, config.test_interval), total})
@@ -86,8 +87,9 @@ def train(
             start_from_imagenet(session, config, run.folder)
         log = LogFile(run.folder / f"{config.log_filename}.txt")
         log.announce(config, lists, count_parameters(), training.step)
-        seconds, start = (training.history[-1]["test/seconds"] if training.history else 0.0), time.monotonic()
         graph.batches.start(session, training.step * per_update)
+        first, start = training.step, time.monotonic()  # a cache is complete now
+        seconds = training.history[-1]["test/seconds"] if training.history else 0.0
 
         for _ in training.epochs():
             for step in training.steps():
@@ -117,6 +119,9 @@ def train(
             }
             training.metrics.write(training.step, row, "test")
             row = {"step": training.step, **{f"test/{name}": value for name, value in row.items()}}
+            # of this process alone: a stop between two tests loses the seconds since the test, not the steps
+            images = (training.step - first) * config.batch_size * per_update
+            row["images_per_s"] = round(images / max(row["test/seconds"] - seconds, 1e-9), 1)
             log.test(config, row, training.history)
             training.end_epoch(row)  # DEVIATION STL-D16: saves at every test and at the end; keeps the best test's
     return training.history, tested

@@ -34,7 +34,7 @@ SHOWN = 8  # neighbours of a query in the plot
 ARTEFACTS = (
     {"kind": "image", "path": "neighbours.png", "title": "Test images and their nearest others (green: same class)"},
     {"kind": "image", "path": "confusion.png", "title": "Confusion over the whole test list"},
-    {"kind": "json", "path": "metrics.json", "title": "Every figure, per-class accuracy, the ten largest confusions"},
+    {"kind": "json", "path": "metrics.json", "title": "All metrics, per-class accuracy, the ten largest confusions"},
     {"kind": "csv", "path": "confusion.csv", "title": "Confusion matrix, rows are true classes"},
     {"kind": "npz", "path": "embeddings.npz", "title": "Embeddings, labels and file names of the test list"},
 )
@@ -119,6 +119,11 @@ def write_files(
     plots.confusion(folder / "confusion.png", matrix, names, metrics["accuracy"])
 
 
+def record_row(config: Config) -> str:
+    """Returns the row of a run's record: --row, or the data set's name, without the folders above it."""
+    return config.row or "-".join([*(Path(part).name for part in config.db_name.split(":", 1)), "custom"])
+
+
 def write_record(
     session: tf1.Session,
     graph: Graph,
@@ -159,7 +164,7 @@ def write_record(
     run.finish(
         make_record(
             paper="triplet",
-            row=config.row or f"{config.db_name.replace(':', '-')}-custom",
+            row=record_row(config),
             stage="softmax" if config.train_mode == "vanilla" else "two-head",
             seed=config.seed,
             argv=sys.argv,
@@ -186,7 +191,7 @@ def write_record(
             },
             artefacts=ARTEFACTS,
             seconds=seconds,
-            images_per_s=round(total * config.batch_size * config.caffe_iter_size / max(seconds, 1e-9), 1),
+            images_per_s=history[-1].get("images_per_s"),
             data=lists.digests,
             data_verified=lists.verified,
             deviations=deviations.active(config),
@@ -238,7 +243,7 @@ def evaluate_checkpoint(config: Config) -> None:
     shapes = shapes_in(prefix)
     if config.train_mode != "vanilla" and shapes and "W" not in shapes:
         raise UserError(f"{shown(prefix)}: has no embedding head (W); give --train_mode vanilla")
-    session_config = tf_runtime.start(config.seed, config.device)
+    session_config = tf_runtime.start(config.seed, config.device, config.xla, config.amp)
     with tf1.Graph().as_default():
         tf1.set_random_seed(config.seed)
         evaluation = build_evaluation(config, lists, reuse=False)

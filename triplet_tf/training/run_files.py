@@ -14,7 +14,7 @@ from tqdm import tqdm
 from datasets.lists import ImageLists
 from reproduction.runtime.tf_runtime import gpu_name
 from reproduction.runtime.tf_states import States
-from triplet_tf.config.base_config import Config
+from triplet_tf.config.base_config import TRIPLET_MODES, Config
 
 ACCURACY = "test/Split_Val_Accuracy"  # the authors' name, as metrics.jsonl has it
 RATIO = "test/embedding_ratio"
@@ -73,11 +73,19 @@ class LogFile:
         before = earlier[-1].get(RATIO, COLLAPSED) if earlier else COLLAPSED
         late = line["step"] >= SETTLED * config.train_iters  # before, one low test may pass
         if config.train_mode != "vanilla" and line[RATIO] < COLLAPSED and (late or before < COLLAPSED):
-            milder = "--first_third semi_hard or " if config.train_mode == "hard" else ""
+            advice = " or ".join(milder_flags(config))
             self.write(
-                f"warning: the embedding is collapsing: across / within {line[RATIO]:.2f}; see docs/papers/triplet.md, "
-                f"try {milder}--triplet_loss_lambda 0.1"
+                f"warning: the embedding is collapsing: across / within {line[RATIO]:.2f}; see docs/papers/triplet.md"
+                f"{f', try {advice}' if advice else ''}"
             )
+
+
+def milder_flags(config: Config) -> list[str]:
+    """Returns the flags that may keep an embedding from collapsing and that this configuration takes."""
+    starts_hard = config.train_mode == "hard" and config.first_third != "semi_hard"
+    plain = config.distance == "squared" and not isinstance(config.margin, str)  # what semi-hard triplets need
+    weighty = config.train_mode in TRIPLET_MODES and config.triplet_loss_lambda > 0.1
+    return ["--first_third semi_hard"] * (starts_hard and plain) + ["--triplet_loss_lambda 0.1"] * weighty
 
 
 class Checkpoints(States):
