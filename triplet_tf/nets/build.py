@@ -98,7 +98,7 @@ def embedding_head(feature_map: tf.Tensor, emb_dim: int, reuse: bool | None = No
       reuse: True to apply the same W and b to another map.
     Returns:
       float32 [B, d], rows of length 1 (0 where z is 0).
-    Source: paper, section 3 (two heads); docs/papers/triplet.md, "Method".
+    Source: figure of the architecture in the README of the authors' repository; docs/papers/triplet.md, "Method".
     """
     flat = flatten(feature_map)
     width = flat.shape[1]
