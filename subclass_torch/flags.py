@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,7 +218,9 @@ def make_parser() -> Parser:
     for name, options in ORIGINALS.items():  # --no-cuda has no second spelling
         p.originals.add_argument(name, **options)
     no_augmentation = ("--no-data_augmentation", "--no-data-augmentation")
-    p.additions.add_argument(*no_augmentation, action="store_false", dest="data_augmentation")
+    p.additions.add_argument(
+        *no_augmentation, action="store_false", dest="data_augmentation", help="no crop and mirror; SDN-D02"
+    )
     add_flags(p.additions, ADDITIONS)
     names = ("--data-dir", "--data_dir", "--data-root", "--data_root")
     p.additions.add_argument(
@@ -280,6 +284,18 @@ def resolve(args: argparse.Namespace) -> Config:
 def parse(argv: list[str] | None = None) -> Config:
     """Parses and resolves the flags; --help and --print-config print and exit here."""
     return finish_parsing(make_parser(), resolve, argv)
+
+
+def identify_command(script: str, argv: list[str]) -> str:
+    """Returns the command line that runs stage 1 for the given one, to paste.
+
+    Args:
+      script: notebook.py or notebook_yt8m.py.
+      argv: arguments of the run that lacks stage 1.
+    """
+    words = [word for word in argv if word != "--overwrite"]
+    line = shlex.join(["python", f"subclass_torch/{script}", *words, "--stage", "identify"])
+    return re.sub("--stage[ =](train|create) ", "", line)
 
 
 _NOT_FLAGS = {"stage", "neglected", "beside", "workers", "no_cuda", "checkpoint_steps", "chance_stops"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -42,9 +41,8 @@ def neglected_file(setting: Setting) -> Path:
         return Path(config.neglected)
     files = sorted((folder / "logs").glob("*_neglected.json")) if (folder / "DONE").exists() else []
     if not files:
-        argv = [word for word in config.argv if word != "--overwrite"]
-        words = shlex.join(["python", "subclass_torch/notebook.py", *argv, "--stage", "identify"])
-        raise UserError(f"{shown(folder)}: stage 1 has not finished there; run: {words.replace('--stage train ', '')}")
+        command = flags.identify_command("notebook.py", config.argv)
+        raise UserError(f"{shown(folder)}: stage 1 has not finished there; run: {command}")
     return files[-1]
 
 

@@ -14,14 +14,16 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from datasets.identity import fingerprint
 from reproduction.runtime.arrays import write_npz
-from reproduction.runtime.run_folder import UserError, shown, write_bytes
+from reproduction.runtime.run_folder import UserError, read_json, shown, write_bytes, write_json
 from reproduction.runtime.torch_runtime import derive
 from subclass_torch.yt8m import tfrecord
-from subclass_torch.yt8m.data import RGB, decode
+from subclass_torch.yt8m.data import RGB, anchored, decode
 from subclass_torch.yt8m.flags import Config
 
 
@@ -52,8 +54,8 @@ def build_index(paths: Sequence[Path], neglected: Sequence[int], classes: int) -
                 members[label].append(len(files))
             files.append(number)
             offsets.append(offset)
-    videos = {label: np.array(own, np.int64) for label, own in members.items()}
-    return Index(list(paths), np.array(files), np.array(offsets), videos)
+    videos_of = {label: np.array(videos, np.int64) for label, videos in members.items()}
+    return Index(list(paths), np.array(files), np.array(offsets), videos_of)
 
 
 def unit(features: np.ndarray) -> np.ndarray:
@@ -124,8 +126,33 @@ def _written(
             video += 1
 
 
+def map_of(config: Config) -> Path:
+    """The file of the subclass map; next to it, with the ending .json, the stamp of a finished `create`."""
+    return anchored(config.subclass_labelling_data_save_fname)
+
+
+def stamp_of(paths: Sequence[Path], neglected: Sequence[int], config: Config) -> dict[str, Any]:
+    """What `create` depends on and which files it has written, by names, sizes and times."""
+    pattern = anchored(config.train_data_pattern_glob)
+    return {
+        "neglected": list(neglected),
+        **{name: getattr(config, name) for name in ("num_classes", "seed", "kmeans_videos", "records_per_shard")},
+        "read": fingerprint(paths),
+        "written": fingerprint([*sorted(pattern.parent.glob(pattern.name)), map_of(config)]),
+    }
+
+
+def is_finished(paths: Sequence[Path], neglected: Sequence[int], config: Config) -> bool:
+    """Whether `create` with these arguments has finished, and its files and those it read have not changed since."""
+    try:
+        stamp = read_json(map_of(config).with_suffix(".json"))
+    except UserError:  # missing or damaged
+        return False
+    return bool(stamp == stamp_of(paths, neglected, config))
+
+
 def create(paths: Sequence[Path], neglected: Sequence[int], config: Config) -> int:
-    """Writes the subclass training files and their map.
+    """Writes the subclass training files, then their map and the stamp: after a kill there is no map.
 
     Args:
       paths: training shards with class labels.
@@ -135,15 +162,17 @@ def create(paths: Sequence[Path], neglected: Sequence[int], config: Config) -> i
       Number of records written.
     """
     classes, seed = config.num_classes, config.seed
-    pattern = Path(config.train_data_pattern_glob.replace("\\", "/"))
+    pattern, map_path = anchored(config.train_data_pattern_glob), map_of(config)
     if "*" not in pattern.name or "*" in str(pattern.parent):
         raise UserError(f"--train_data_pattern_glob {pattern}: needs one * in its file name, for the shard numbers")
     if pattern.parent.resolve() in {path.parent.resolve() for path in paths}:
         raise UserError(f"--train_data_pattern_glob {pattern}: would write next to the files it is made from")
-    pattern.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (pattern.parent, map_path.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     index = build_index(paths, neglected, classes)
     centres = {label: centres_of(index, label, classes, seed, config.kmeans_videos) for label in neglected}
     names = {label: classes + rank for rank, label in enumerate(neglected)}
+    map_path.unlink(missing_ok=True)  # first: without it some of the files are not taken for all
     for old in pattern.parent.glob(pattern.name):
         old.unlink()
     records = _written(index, classes, centres, names, seed)
@@ -151,7 +180,8 @@ def create(paths: Sequence[Path], neglected: Sequence[int], config: Config) -> i
     while block := list(itertools.islice(records, config.records_per_shard)):
         write_bytes(pattern.with_name(pattern.name.replace("*", f"{shard:04d}")), b"".join(block))
         shard, total = shard + 1, total + len(block)
-    write_map(Path(config.subclass_labelling_data_save_fname.replace("\\", "/")), neglected, classes)
+    write_map(map_path, neglected, classes)
+    write_json(map_path.with_suffix(".json"), stamp_of(paths, neglected, config))
     return total
 
 

@@ -28,20 +28,25 @@ class Videos(NamedTuple):
     labels: list[np.ndarray]
 
 
+def anchored(path: str) -> Path:
+    """Returns the path or pattern that a flag means, to read or to write: Windows separators count as `/`; a relative
+    one starts at the working directory or, if its folder does not exist there, at the repository.
+    """
+    relative = Path(path.replace("\\", "/"))  # DEVIATION SDN-Y01: the released defaults hold Windows separators
+    return relative if glob.glob(str(relative.parent)) else REPO_ROOT / relative
+
+
 def shards(pattern: str, flag: str) -> list[Path]:
-    """Returns the files of a pattern, sorted. Windows separators count as `/`; a relative pattern starts at the working
-    directory or, if nothing matches there, at the repository.
+    """Returns the files of a pattern, sorted; see `anchored`.
 
     An empty file among others holds no record, which is allowed and worth a warning.
 
     Raises:
       UserError: no file matches, or all that match are empty.
     """
-    pattern = pattern.replace("\\", "/")  # DEVIATION SDN-Y01: the released defaults hold Windows separators
-    names = sorted(glob.glob(pattern)) or sorted(glob.glob(str(REPO_ROOT / pattern)))
-    if not names:
+    paths = [Path(name) for name in sorted(glob.glob(str(anchored(pattern))))]
+    if not paths:
         raise UserError(f"--{flag} {pattern}: no file matches (YouTube-8M, video level: research.google.com/youtube8m)")
-    paths = [Path(name) for name in names]
     empty = [path for path in paths if not path.stat().st_size]
     if len(empty) == len(paths):
         raise UserError(
@@ -149,6 +154,6 @@ def _in_background(source: Iterator[Videos], ahead: int) -> Generator[Videos, No
 def indicator(labels: list[np.ndarray], outputs: int) -> np.ndarray:
     """float32 [n, outputs], 1 at each label."""
     out = np.zeros((len(labels), outputs), np.float32)
-    for row, own in enumerate(labels):
-        out[row, own] = 1
+    for row, positives in enumerate(labels):
+        out[row, positives] = 1
     return out

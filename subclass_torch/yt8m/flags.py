@@ -21,14 +21,20 @@ from reproduction.runtime.run_folder import UserError
 CLASSES = 3862
 _FOLDER = "data/yt8m/video"
 _SUBCLASS_FILES = f"{_FOLDER}/train_subclass"
-# Flags that the released script defines and never reads [SDN-Y10], with their defaults.
+# Flags without effect, as in the released script, which only prints with the last one [SDN-Y10], with their defaults.
 UNUSED: dict[str, Any] = {
     "feature_names": "mean_rgb",
     "dr_method": "subclassVgg16",
     "perform_training": True,
     "optimizer": "AdamOptimizer",
     "regularization_penalty": 1e-3,
+    "num_train_observations": 3888919,
 }
+DECIDE_NOTHING = frozenset({"checkpoint_steps", "ignored", *UNUSED})
+STAGE2_ONLY = frozenset(  # with the flags of --stage create
+    "train_data_pattern_glob eval_data_pattern_glob subclass_labelling_data_save_fname num_subclasses num_neglected "
+    "top_k num_epochs label_loss subclass_label_weight kmeans_videos records_per_shard".split()
+)
 # flag -> (default, value of --compat official)
 SWITCHES = {"l2": ("declared", "none"), "dropout": ("active", "inactive"), "label_loss": ("subclass", "plain")}
 
@@ -107,17 +113,23 @@ ORIGINALS: FlagTable = {
     "--shuffle_buffer_size": dict(type=whole(1), default=10000, help="records in the shuffling buffer (default 10000)"),
     "--num_subclasses": dict(type=whole(1), default=CLASSES + 100, help="outputs S (default 3962)"),
     "--num_classes": dict(type=whole(1), default=CLASSES, help="classes C (default 3862)"),
-    "--num_train_observations": dict(type=whole(1), default=3888919, help="accepted, unused: the records are counted"),
+    "--num_train_observations": dict(
+        type=whole(1), default=UNUSED["num_train_observations"], help="accepted, unused: the records are counted"
+    ),
     "--top_k": dict(type=whole(1), default=20, help="retrieval set of MAP and GAP (default 20)"),
     "--dr_method": dict(default=UNUSED["dr_method"], help="accepted, unused"),
     "--optimizer": dict(default=UNUSED["optimizer"], help="accepted, unused: Adam"),
-    "--batch_size": dict(type=whole(1), default=1024),
+    "--batch_size": dict(type=whole(1), default=1024, help="videos of a step, also in the test (default 1024)"),
     "--regularization_penalty": dict(type=number(0), default=1e-3, help="accepted, unused: see --l2"),
-    "--base_learning_rate": dict(type=number(0, above=True), default=0.001),
-    "--learning_rate_decay": dict(type=number(0, 1, above=True), default=0.95),
-    "--learning_rate_decay_examples": dict(type=number(1), default=4000000),
-    "--num_epochs": dict(type=whole(1), default=1),
-    "--max_steps": dict(type=whole(1), default=90000000000),
+    "--base_learning_rate": dict(type=number(0, above=True), default=0.001, help="first learning rate (default 0.001)"),
+    "--learning_rate_decay": dict(
+        type=number(0, 1, above=True), default=0.95, help="factor of the rate at each decay (default 0.95)"
+    ),
+    "--learning_rate_decay_examples": dict(
+        type=number(1), default=4000000, help="videos from one decay to the next (default 4000000)"
+    ),
+    "--num_epochs": dict(type=whole(1), default=1, help="passes of stage 2 over the videos (default 1)"),
+    "--max_steps": dict(type=whole(1), default=90000000000, help="end each stage after N steps (default 90000000000)"),
 }
 BOOLEANS = {
     "shuffle_data": "shuffle shards and records (default True)",
@@ -143,13 +155,15 @@ ADDITIONS: FlagTable = {
         default=f"{_FOLDER}/train/train*.tfrecord", help="training files with class labels"
     ),
     "--num-neglected": dict(type=whole(0), help="neglected classes (default: num_subclasses - num_classes)"),
-    "--kmeans-videos": dict(type=whole(2), default=4096, help="clusters are fitted on at most N videos"),
-    "--records-per-shard": dict(type=whole(1), default=4096, help="records in a file that create writes"),
+    "--kmeans-videos": dict(
+        type=whole(2), default=4096, help="clusters are fitted on at most N videos, half of them mixed (default 4096)"
+    ),
+    "--records-per-shard": dict(type=whole(1), default=4096, help="records of a file of --stage create (default 4096)"),
     "--trust-pickle": dict(action="store_true", help="read the authors' pickled npz (runs code inside it)"),
-    "--checkpoint-steps": dict(type=whole(1), default=1000, help="save the full state every N steps"),
+    "--checkpoint-steps": dict(type=whole(1), default=1000, help="save the full state every N steps (default 1000)"),
     "--amp": dict(choices=["bf16", "tf32"], help="bf16: autocast; tf32: TF32 products on a GPU; SDN-Y11"),
     "--compile": dict(action="store_true", help="torch.compile; SDN-Y11"),
-    "--threads": dict(type=whole(0), default=0),
+    "--threads": dict(type=whole(0), default=0, help="CPU threads (default 0: all cores)"),
     "--name": dict(default="yt8m", help="run folder below --runs-dir (default yt8m)"),
 }
 

@@ -67,7 +67,8 @@ def train_stage(
       folder: the stage's run folder.
       observe: measure the neglection degree.
     Returns:
-      The finished training; its `state` holds degrees [E][S], loss (of the last step), seconds and videos.
+      The finished training; its `state` holds degrees [E][S], skipped (non-finite degrees), loss (of the last step),
+      seconds and videos.
     Raises:
       UserError: broken records (naming file and record), non-finite loss.
     """
@@ -124,14 +125,21 @@ def train_stage(
                     neglect.add_batch(state["totals"], r, count, len(features))
                 state |= {"loss": entropy.detach(), "videos": state["videos"] + len(features)}
                 training.log(entropy)
-                if ((step + 1) % LOG_EVERY == 0 or step + 1 == config.max_steps) and training.metrics is not None:
+                if ((step + 1) % LOG_EVERY == 0 or step + 1 == limit) and training.metrics is not None:
                     training.metrics.write(step + 1, {"loss": float(state["loss"]), "lr": rate_at(step, config)})
         if observe:
-            state["degrees"].append(neglect.close_epoch(state["totals"])[0])
+            degrees, skipped = neglect.close_epoch(state["totals"])
+            state["degrees"].append(degrees)
+            state["skipped"] = skipped_in(state) + skipped
             state["totals"] = neglect.new_totals(outputs, device)
         state["seconds"] += training.seconds
         training.end_epoch({})
     return training
+
+
+def skipped_in(state: dict[str, Any]) -> int:
+    """Non-finite neglection degrees left out so far; states of older versions do not count them."""
+    return int(state.get("skipped", 0))
 
 
 @torch.no_grad()

@@ -70,8 +70,8 @@ class Metrics:
         labelled = np.flatnonzero(self.positives)
         per_class = []
         for label in labelled:  # empty classes are left out; a class never retrieved counts 0
-            own = order[bounds[label] : bounds[label + 1]]
-            per_class.append(average_precision(scores[own], right[own], self.positives[label]))
+            pairs = order[bounds[label] : bounds[label + 1]]
+            per_class.append(average_precision(scores[pairs], right[pairs], self.positives[label]))
         return {
             "hit_at_1": self.hits / self.videos,
             "perr": self.precision / self.videos,

@@ -22,12 +22,13 @@ from reproduction.runtime.record import Record, make_record, versions_of
 from reproduction.runtime.run_folder import Run, Stop, UserError, open_run, read_json, shown, stop_signals, write_json
 from reproduction.runtime.torch_runtime import World
 from subclass_torch.deviations import VIDEOS
+from subclass_torch.flags import identify_command
 from subclass_torch.method import losses, neglect
 from subclass_torch.networks.build import state_of
 from subclass_torch.training.record import warn_of_unmeasured
 from subclass_torch.yt8m import create, data
-from subclass_torch.yt8m.flags import Config
-from subclass_torch.yt8m.loop import score, train_stage
+from subclass_torch.yt8m.flags import DECIDE_NOTHING, STAGE2_ONLY, Config
+from subclass_torch.yt8m.loop import score, skipped_in, train_stage
 from subclass_torch.yt8m.model import VideoNetwork
 
 PLAIN, TRAIN, EVAL = "plain-data-pattern-glob", "train_data_pattern_glob", "eval_data_pattern_glob"
@@ -83,19 +84,30 @@ def is_finished(opened: Run, config: Config, *flags: str) -> bool:
     return run_data.is_finished(opened, Seen("", fingerprint(paths)), lambda: digests(config, *flags))
 
 
-def run_flags(config: Config) -> dict[str, Any]:
-    """The part of the configuration that decides what a stage computes; a run folder belongs to it."""
+def run_flags(config: Config, folder: Path) -> dict[str, Any]:
+    """The part of the configuration that decides what a stage computes; its run folder belongs to it.
+
+    Flags that decide nothing in this stage have the values of the run in the folder, if there is one.
+    """
     left_out = ("stage", "trust_pickle", "num_parallel_calls")
-    return {name: value for name, value in as_dict(config).items() if name not in left_out}
+    values = {name: value for name, value in as_dict(config).items() if name not in left_out}
+    free = DECIDE_NOTHING | (STAGE2_ONLY if folder.name == "stage1" else frozenset())
+    if (folder / "config.json").exists() and not config.overwrite:
+        before = read_json(folder / "config.json", "")
+        values |= {name: before[name] for name in free & before.keys()}
+    return values
 
 
-def record_of(config: Config, world: World, training: Training, metrics: dict[str, float], **fields: Any) -> Record:
+def record_of(
+    config: Config, world: World, training: Training, folder: Path, metrics: dict[str, float], **fields: Any
+) -> Record:
     """Builds a record from what both stages share and the stage's own fields.
 
     Args:
       config: the resolved flags.
       world: this process and its device.
       training: the finished training.
+      folder: the stage's run folder, in which `is_finished` has stored the digests of the data.
       metrics: name -> value after the last step.
       **fields: other fields of the record.
     """
@@ -109,7 +121,7 @@ def record_of(config: Config, world: World, training: Training, metrics: dict[st
         metrics={name: {"last": value} for name, value in metrics.items()},
         seconds=seconds,
         images_per_s=videos / seconds if seconds else None,
-        data={},
+        data=read_json(folder / run_data.FILE, "digests")["digests"],
         data_verified=False,
         deviations=active(config, VIDEOS),
         versions=versions_of("torch", "numpy", "scikit-learn"),
@@ -122,7 +134,7 @@ def record_of(config: Config, world: World, training: Training, metrics: dict[st
 
 def identify(config: Config, world: World, stop: Stop, folder: Path) -> None:
     """Stage 1: one pass of the plain network, neglection degree with several labels per video."""
-    with open_run(folder, run_flags(config), config.overwrite) as opened:
+    with open_run(folder, run_flags(config, folder), config.overwrite) as opened:
         if is_finished(opened, config, PLAIN):
             return
         model = network(config, "stage1", config.num_classes, world.device)
@@ -130,47 +142,53 @@ def identify(config: Config, world: World, stop: Stop, folder: Path) -> None:
         plain = functools.partial(losses.multilabel_loss, subclass2class=classes, weight=0.0)
         once = dataclasses.replace(config, num_epochs=1)
         training = train_stage(once, "stage1", model, shards(config, PLAIN), plain, world, stop, folder, observe=True)
-        degrees = training.state["degrees"]
+        degrees, skipped = training.state["degrees"], skipped_in(training.state)
         theta, order = neglect.ranking(degrees)
-        write_json(folder / "neglected.json", {"degrees": degrees, "theta": theta, "ranking": order})
+        content = {"degrees": degrees, "theta": theta, "ranking": order, "skipped": skipped}
+        write_json(folder / "neglected.json", content)
         warn_of_unmeasured(theta, order[: config.num_neglected])
+        if skipped:  # DEVIATION SDN-D08: non-finite degrees are reported
+            print(f"stage1: {skipped} non-finite neglection degrees were left out")
         print(f"stage1: neglected classes: {order[: config.num_neglected][:10]} ...", flush=True)
         record = record_of(
             config,
             world,
             training,
+            folder,
             {"identify_loss": float(training.state["loss"])},
             stage="stage1",
-            details={"theta": theta, "ranking": order[:200]},
+            details={"theta": theta, "ranking": order[:200], "stage1_skipped": skipped},
             artefacts=[{"kind": "json", "path": "neglected.json", "title": "Neglection degrees of YouTube-8M"}],
         )
         opened.finish(record)
 
 
 def create_files(config: Config, folder: Path) -> None:
-    """Writes the subclass training files from the classes that stage 1 found."""
+    """Writes the subclass training files from the classes that stage 1 found, unless they are there."""
     source = folder / "neglected.json"
     if not source.exists():
-        raise UserError(
-            f"{shown(folder)}: stage 1 has not finished there; run: "
-            "python subclass_torch/notebook_yt8m.py --stage identify"
-        )
+        command = identify_command("notebook_yt8m.py", config.argv)
+        raise UserError(f"{shown(folder)}: stage 1 has not finished there; run: {command}")
     neglected = read_json(source, "ranking")["ranking"][: config.num_neglected]
+    paths = shards(config, PLAIN)
+    if not config.overwrite and create.is_finished(paths, neglected, config):
+        print(f"create: {shown(create.map_of(config))}: finished before; --overwrite writes the files again")
+        return
     run_data.check_data(folder, digests(config, PLAIN), "run --stage identify --overwrite")
-    count = create.create(shards(config, PLAIN), neglected, config)
-    print(f"create: {count:,} records with {len(neglected)} classes in two subclasses each", flush=True)
+    count = create.create(paths, neglected, config)
+    words = f"{count:,} records with {len(neglected)} classes in two subclasses each"
+    print(f"create: {words}, map {shown(create.map_of(config))}", flush=True)
 
 
 def train(config: Config, world: World, stop: Stop, folder: Path) -> None:
     """Trains on files with subclass labels and scores on the validation files."""
     classes, outputs = config.num_classes, config.num_subclasses
-    with open_run(folder, run_flags(config), config.overwrite) as opened:
+    with open_run(folder, run_flags(config, folder), config.overwrite) as opened:
         if is_finished(opened, config, TRAIN, EVAL):
             return
         paths, checks = shards(config, TRAIN), shards(config, EVAL)
-        source = Path(config.subclass_labelling_data_save_fname.replace("\\", "/"))
-        subclass2class = torch.from_numpy(create.read_map(source, classes, outputs, config.trust_pickle))
-        subclass2class = subclass2class.to(world.device)
+        mapping = create.read_map(create.map_of(config), classes, outputs, config.trust_pickle)
+        subclass2class = torch.from_numpy(mapping).to(world.device)
         weight = config.subclass_label_weight if config.label_loss == "subclass" else 0.0
         criterion = functools.partial(losses.multilabel_loss, subclass2class=subclass2class, weight=weight)
         model = network(config, "stage2", outputs, world.device)
@@ -191,7 +209,9 @@ def train(config: Config, world: World, stop: Stop, folder: Path) -> None:
         runtime.write_checkpoint(folder / "checkpoints" / f"model-{step}.pt", content)
         details = {"steps": step, "videos": training.state["videos"], "subclasses": outputs}
         metrics = {**scores, "loss": float(training.state["loss"])}
-        opened.finish(record_of(config, world, training, metrics, stage="stage2", details=details, artefacts=[]))
+        opened.finish(
+            record_of(config, world, training, folder, metrics, stage="stage2", details=details, artefacts=[])
+        )
 
 
 def print_scores(scores: dict[str, float]) -> None:
@@ -204,7 +224,11 @@ def print_scores(scores: dict[str, float]) -> None:
 
 
 def score_checkpoint(config: Config, world: World) -> None:
-    """--eval CHECKPOINT: prints the metrics, which must be the logged ones."""
+    """--eval CHECKPOINT: prints the metrics, which must be the logged ones.
+
+    Raises:
+      UserError: bad checkpoint, or other metrics than the logged ones.
+    """
     path = config.eval or ""
     content = runtime.read_checkpoint(Path(path), world.device)
     if not isinstance(content, dict) or not {"subclass2class", "scores", "num_classes"} <= content.keys():
@@ -217,6 +241,7 @@ def score_checkpoint(config: Config, world: World) -> None:
     settings = dataclasses.replace(config, num_classes=content["num_classes"])
     scores = score(model, shards(config, EVAL), content["subclass2class"], settings, world)
     print_scores(scores)
-    print(
-        "equal to the logged scores" if scores == content["scores"] else f"differs from the logged {content['scores']}"
-    )
+    if scores != content["scores"]:
+        print(f"differs from the logged {content['scores']}", flush=True)
+        raise UserError("--eval: other files, flags, device or library than the run's; see its record.json")
+    print("equal to the logged scores")

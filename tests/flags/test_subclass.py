@@ -1,13 +1,15 @@
 """The authors' flags of notebook.py and notebook_yt8m.py, and how the three seed lines resolve."""
 
+import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from subclass_torch import flags
+from subclass_torch import flags, ranking
 from subclass_torch.yt8m import flags as yt8m_flags
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -139,6 +141,22 @@ def test_bad_values(capsys, line, said):
     assert said in refused(capsys, *line.split())
 
 
+@pytest.mark.parametrize("place", ["--stage train", "--stage=train", ""])
+@pytest.mark.parametrize(("script", "module"), [("notebook.py", flags), ("notebook_yt8m.py", yt8m_flags)])
+def test_the_command_for_stage_1_keeps_all_other_flags(script, module, place):
+    argv = [*place.split(), "--subclass"] if module is flags else ["--num_classes=9", "--num_subclasses", "10"]
+    argv += [*place.split(), "--name", "a b", "--overwrite", *place.split(), "--batch_size", "7"]
+    words = shlex.split(flags.identify_command(script, argv))
+    assert words[:2] == ["python", f"subclass_torch/{script}"] and words.count("--stage") == 1
+    expected = dataclasses.replace(module.parse(argv), stage="identify", overwrite=False, argv=words[2:])
+    assert module.parse(words[2:]) == expected
+
+
+@pytest.mark.parametrize("module", [flags, yt8m_flags, ranking])
+def test_every_flag_has_a_help_text(module):
+    assert all(action.help for action in module.make_parser()._actions)
+
+
 YT8M = {
     "train_data_pattern_glob": "data/yt8m/video/train_subclass/train*.tfrecord",
     "subclass_labelling_data_save_fname": "data/yt8m/video/train_subclass/subclassLabellingData.npz",
@@ -192,14 +210,22 @@ def test_yt8m_values(capsys, name):
 def test_yt8m_booleans_official_and_unused(capsys):
     assert config_of(capsys, "--noshuffle_data", module=yt8m_flags)["shuffle_data"] is False
     assert config_of(capsys, "--shuffle_data", module=yt8m_flags)["shuffle_data"] is True
-    config = config_of(capsys, "--compat", "official", "--optimizer=Sgd", "--noperform_training", module=yt8m_flags)
+    config = config_of(
+        capsys,
+        "--compat",
+        "official",
+        "--optimizer=Sgd",
+        "--noperform_training",
+        "--num_train_observations=5",
+        module=yt8m_flags,
+    )
     assert (config["l2"], config["dropout"], config["label_loss"]) == ("none", "inactive", "plain")
-    assert config["ignored"] == ["perform_training", "optimizer"]
+    assert config["ignored"] == ["perform_training", "optimizer", "num_train_observations"]
     assert "fewer than --num_classes" in refused(capsys, "--num_subclasses", "10", module=yt8m_flags)
     assert "'maybe' is not True or False" in refused(capsys, "--shuffle_data=maybe", module=yt8m_flags)
 
 
-@pytest.mark.parametrize("script", ["notebook.py", "notebook_yt8m.py", "predict.py"])
+@pytest.mark.parametrize("script", ["notebook.py", "notebook_yt8m.py", "predict.py", "ranking.py"])
 def test_help_imports_no_framework(script):
     code = (
         "import runpy, sys; sys.argv = ['x', '--help']\n"

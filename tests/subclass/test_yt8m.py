@@ -1,4 +1,6 @@
-import random
+import contextlib
+import dataclasses
+import json
 import shutil
 import subprocess
 import time
@@ -6,93 +8,22 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproduction.runtime.run_folder import Stop, UserError
+from reproduction.runtime.run_folder import Stop, UserError, read_metrics, write_json
 from reproduction.runtime.torch_runtime import World
-from subclass_torch.method import losses
+from subclass_torch.method import losses, neglect
 from subclass_torch.yt8m import create as yt8m_create
 from subclass_torch.yt8m import data as yt8m_data
 from subclass_torch.yt8m import flags as yt8m_flags
 from subclass_torch.yt8m import stages as yt8m_stages
 from subclass_torch.yt8m import tfrecord
 from subclass_torch.yt8m.loop import rate_at, train_stage
-from subclass_torch.yt8m.metrics import Metrics
 from subclass_torch.yt8m.model import VideoNetwork, unit_vectors
+from subclass_torch.yt8m.stages import EVAL, PLAIN, TRAIN
 
 from .conftest import ROOT, command, reached, run
-
-
-def slow_ap(pairs, positives):
-    """(score, hit) pairs; Python seed 0, stable descending sort, precision at each hit."""
-    shuffled = [pairs[i] for i in random.Random(0).sample(range(len(pairs)), len(pairs))]
-    shuffled.sort(key=lambda pair: pair[0], reverse=True)
-    hits = total = 0
-    for rank, (_, hit) in enumerate(shuffled, 1):
-        if hit:
-            hits += 1
-            total += hits / rank
-    return total / positives
-
-
-def slow_metrics(batches, top_k):
-    hit = perr = videos = 0
-    everything, by_class, positives = [], {}, {}
-    for scores, labels in batches:
-        for c in range(scores.shape[1]):
-            positives[c] = positives.get(c, 0) + int(labels[:, c].sum())
-        chosen = []
-        for p, y in zip(scores, labels, strict=True):
-            videos += 1
-            ranked = sorted(range(len(p)), key=lambda c, p=p: (-p[c], c))
-            hit += int(y[ranked[0]])
-            g = int(y.sum())
-            perr += sum(int(y[c]) for c in ranked[:g] if p[c] > 0) / g if g else 0
-            chosen.append(ranked[:top_k])
-        for c in range(scores.shape[1]):
-            for n, classes in enumerate(chosen):
-                if c in classes:
-                    pair = (scores[n, c], int(labels[n, c]))
-                    everything.append(pair)
-                    by_class.setdefault(c, []).append(pair)
-    aps = [slow_ap(by_class.get(c, []), n) for c, n in positives.items() if n]
-    total = sum(positives.values())
-    return {
-        "hit_at_1": hit / videos,
-        "perr": perr / videos,
-        "map": sum(aps) / len(aps) if aps else 0.0,
-        "gap": slow_ap(everything, total) if total else 0.0,
-    }
-
-
-@pytest.mark.parametrize(("top_k", "gap", "mean_ap"), [(20, 0.804167, 0.875), (2, 0.604167, 0.625)])
-def test_vector_5(top_k, gap, mean_ap):
-    metrics = Metrics(4, top_k)
-    metrics.add(np.array([[0.9, 0.8, 0.1, 0.3], [0.2, 0.7, 0.6, 0.1]]), np.array([[1, 0, 0, 1], [0, 1, 1, 0]]))
-    found = metrics.result()
-    assert found["hit_at_1"] == 1.0 and found["perr"] == 0.75
-    assert found["gap"] == pytest.approx(gap, abs=1e-6) and found["map"] == pytest.approx(mean_ap, abs=1e-6)
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 6), st.integers(1, 9), st.integers(1, 10), st.booleans()
-)
-@example(0, 3, 4, 5, 3, True)  # equal scores at the edge of the retrieval set
-def test_metrics_agree_with_the_slow_ones(seed, count, size, classes, top_k, ties):
-    rng = np.random.default_rng(seed)
-    batches = []
-    metrics = Metrics(classes, top_k)
-    for _ in range(count):
-        scores = rng.random((size, classes))
-        scores = np.round(scores, 1) if ties else scores
-        labels = (rng.random((size, classes)) < 0.3).astype(int)
-        batches.append((scores, labels))
-        metrics.add(scores, labels)
-    slow = slow_metrics(batches, top_k)
-    for name, value in metrics.result().items():
-        assert value == pytest.approx(slow[name], abs=1e-12), name
 
 
 @settings(deadline=None, max_examples=30)
@@ -155,6 +86,71 @@ def test_creation(videos):
     assert [path.read_bytes() for path in sorted((videos / "train_subclass").glob("train*"))] == content
 
 
+@pytest.mark.parametrize("start", [".", "subclass_torch"])
+def test_files_are_the_same_from_any_working_directory(videos, tmp_path, monkeypatch, start):
+    monkeypatch.setattr(yt8m_data, "REPO_ROOT", tmp_path)
+    (tmp_path / "subclass_torch" / "yt8m").mkdir(parents=True)  # a folder of the code has the name of one of the data
+    made = "yt8m\\train_subclass"
+    config = config_for(["--num_classes", 6, "--num_subclasses", 8, *made_flags(made)])
+    monkeypatch.chdir(tmp_path / start)
+    paths = yt8m_data.shards("yt8m/train/train*.tfrecord", "x")
+    yt8m_create.create(paths, [4, 1], config)
+    for reader in (".", "subclass_torch"):
+        monkeypatch.chdir(tmp_path / reader)
+        assert yt8m_create.is_finished([path.resolve() for path in (videos / "train").glob("*")], [4, 1], config)
+        files = {path.resolve().parent for path in yt8m_data.shards(config.train_data_pattern_glob, "x")}
+        assert files == {videos / "train_subclass"}
+        assert yt8m_create.read_map(yt8m_create.map_of(config), 6, 8).tolist() == [*range(6), 4, 1]
+    assert not list((tmp_path / "subclass_torch").rglob("*.*"))
+
+
+@pytest.mark.parametrize("written", range(6))
+def test_a_killed_create_leaves_no_map_and_is_done_again(videos, monkeypatch, written):
+    config = config_for(
+        [*"--num_classes 6 --num_subclasses 8 --records-per-shard 20".split(), *made_flags(videos / "train_subclass")]
+    )
+    paths = yt8m_data.shards(str(videos / "train" / "train*.tfrecord"), "x")
+    yt8m_create.create(paths, [4, 1], config)
+    files = sorted((videos / "train_subclass").iterdir())
+    before, shards = [path.read_bytes() for path in files if path.suffix != ".json"], len(files) - 2
+    whole, calls = yt8m_create.write_bytes, []
+
+    def killed(path, content):
+        calls.append(path)
+        if len(calls) > written:
+            raise KeyboardInterrupt
+        whole(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(yt8m_create, "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt) if written < shards else contextlib.nullcontext():
+            yt8m_create.create(paths, [4, 1], config)
+    assert yt8m_create.map_of(config).exists() == yt8m_create.is_finished(paths, [4, 1], config) == (written >= shards)
+    yt8m_create.create(paths, [4, 1], config)
+    assert [path.read_bytes() for path in files if path.suffix != ".json"] == before
+    assert yt8m_create.is_finished(paths, [4, 1], config) and not yt8m_create.is_finished(paths, [1, 4], config)
+    assert not yt8m_create.is_finished(paths, [4, 1], dataclasses.replace(config, seed=1))
+    assert not yt8m_create.is_finished(paths[1:], [4, 1], config)
+    files[0].unlink() if written % 2 else files[0].write_bytes(b"")
+    assert not yt8m_create.is_finished(paths, [4, 1], config)
+
+
+def test_a_run_folder_belongs_to_the_flags_that_its_stage_reads(tmp_path):
+    first = config_for([])
+    for folder in (tmp_path, tmp_path / "stage1"):  # as older versions left it
+        folder.mkdir(exist_ok=True)
+        write_json(folder / "config.json", yt8m_stages.run_flags(first, tmp_path / "none"))
+    stage2 = {name: "other" for name in yt8m_flags.STAGE2_ONLY}
+    nothing = {"checkpoint_steps": 7, "num_train_observations": 1, "ignored": ["num_train_observations"]}
+    for name, value in (stage2 | nothing | {"seed": 1, "batch_size": 3, "max_steps": 2}).items():
+        config = dataclasses.replace(first, **{name: value})
+        same = [
+            yt8m_stages.run_flags(config, at) == yt8m_stages.run_flags(first, at)
+            for at in (tmp_path, tmp_path / "stage1")
+        ]
+        assert same == [name in nothing, name in nothing or name in stage2], name
+
+
 def test_maps(tmp_path):
     assert yt8m_create.read_map(tmp_path / "none.npz", 5, 5).tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match="no subclass map"):
@@ -200,8 +196,15 @@ def test_whole_pipeline_and_eval(videos, tmp_path):
     checkpoint = next((tmp_path / "runs" / "yt8m" / "checkpoints").glob("model-2.pt"))
     again = run("notebook_yt8m.py", *flags, "--eval", checkpoint)
     assert lines[0] in again.stdout and "equal to the logged scores" in again.stdout
-    done = run("notebook_yt8m.py", *flags, "--stage", "all", "--max_steps", "2")
-    assert done.stdout.count("finished before") == 2
+    other = run("notebook_yt8m.py", *flags, "--eval", checkpoint, "--top_k", "1", code=2)
+    assert "differs from the logged" in other.stdout and "--eval: other files, flags, device" in other.stderr
+    done = run("notebook_yt8m.py", *flags, "--stage", "all", "--max_steps", "2", "--checkpoint-steps", "7")
+    assert done.stdout.count("finished before") == 3
+    for stage, read in (("stage1", {PLAIN}), (".", {TRAIN, EVAL})):
+        folder = tmp_path / "runs" / "yt8m" / stage
+        record = json.loads((folder / "record.json").read_text())
+        assert record["data"] == json.loads((folder / "data.json").read_text())["digests"]
+        assert record["data"].keys() == read and not record["data_verified"]
     plain = [*flags, "--num_subclasses", "6", "--train_data_pattern_glob", f"{videos}/train/train*.tfrecord"]
     plain += ["--name", "plain", "--max_steps", "2", "--compat", "official", "--optimizer", "Sgd"]
     done = run("notebook_yt8m.py", *plain)
@@ -261,6 +264,17 @@ def test_adam_is_that_of_tensorflow_1(videos, tmp_path, capsys):
     np.testing.assert_allclose(moved, value - start, atol=2e-8)
 
 
+def test_non_finite_degrees_are_reported(videos, tmp_path, capsys, monkeypatch):
+    config = config_for([*flags_for(videos, tmp_path), "--stage", "identify"])
+    monkeypatch.setattr(
+        neglect, "batch_degree", lambda *_, **__: (torch.tensor([torch.inf, *[2.0] * 5]), torch.tensor([1.0] * 6))
+    )
+    yt8m_stages.identify(config, World(0, 1, torch.device("cpu")), Stop(), tmp_path / "stage1")
+    assert "stage1: 4 non-finite neglection degrees were left out" in capsys.readouterr().out  # one for each batch
+    record = json.loads((tmp_path / "stage1" / "record.json").read_text())
+    assert record["details"]["stage1_skipped"] == 4 and record["details"]["ranking"][-1] == 0
+
+
 def test_broken_shard_stops_the_script(videos, tmp_path):
     path = videos / "train" / "train01.tfrecord"
     path.write_bytes(path.read_bytes()[:-9])
@@ -290,6 +304,8 @@ def test_kill_and_resume(videos, tmp_path):
         for name in ("whole", "killed")
     ]
     assert states[0]["scores"] == states[1]["scores"] and whole.startswith("Hit@1: ")
+    logs = [read_metrics(tmp_path / "runs" / name) for name in ("whole", "killed")]
+    assert logs[0] == logs[1] and [line["step"] for line in logs[0]] == [12]
     for name, value in states[0]["state_dict"].items():
         assert torch.equal(value, states[1]["state_dict"][name]), name
 
