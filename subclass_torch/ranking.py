@@ -3,7 +3,6 @@
 python subclass_torch/ranking.py --runs runs/subclass/cifar10-matched-ranking/seed? --name cifar10-matched-ranking/mean
 """
 
-import argparse
 import itertools
 import random
 import sys
@@ -12,11 +11,27 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.runtime.flags import Parser, add_common, flag, run_main, whole  # noqa: E402
+from reproduction.runtime.flags import (  # noqa: E402
+    Parser,
+    add_common,
+    finish_parsing,
+    flag,
+    flags_alone,
+    run_main,
+    whole,
+)
 from reproduction.runtime.record import make_record, versions_of  # noqa: E402
-from reproduction.runtime.run_folder import UserError, open_run, read_json, shown, write_json  # noqa: E402
+from reproduction.runtime.run_folder import (  # noqa: E402
+    UserError,
+    finished_with,
+    open_run,
+    read_json,
+    shown,
+    write_json,
+)
 
 DRAWN = 2000  # experiments with random rankings
+UNUSED = ("data_dir", "seed", "device", "eval", "accept_unverified")  # every script has these flags
 
 
 def make_parser() -> Parser:
@@ -25,6 +40,9 @@ def make_parser() -> Parser:
     flag(p.additions, "--runs", nargs="+", required=True, metavar="FOLDER", help="finished runs of --stage identify")
     flag(p.additions, "--classes", type=whole(1), default=2, help="neglected classes (default 2)")
     add_common(p, "subclass")
+    for action in p._actions:
+        if action.dest in UNUSED:
+            action.help = "accepted without effect: only the files of finished runs are read"
     return p
 
 
@@ -34,17 +52,17 @@ def read_runs(folders: list[str]) -> list[dict[str, Any]]:
     Raises:
       UserError: a run has not finished, or ranks other classes than the first.
     """
-    found = []
+    runs: list[dict[str, Any]] = []
     for folder in folders:
         stage = Path(folder) / "stage1"
         files = sorted((stage / "logs").glob("*_neglected.json")) if (stage / "DONE").exists() else []
         if not files:
             raise UserError(f"{shown(stage)}: stage 1 has not finished; run notebook.py with --stage identify")
-        found.append(read_json(files[-1], "degrees", "theta", "class_names"))
-        found[-1]["record"] = read_json(stage / "record.json", "data", "data_verified")
-        if found[-1]["class_names"] != found[0]["class_names"]:
+        runs.append(read_json(files[-1], "degrees", "theta", "class_names"))
+        runs[-1]["record"] = read_json(stage / "record.json", "data", "data_verified")
+        if runs[-1]["class_names"] != runs[0]["class_names"]:
             raise UserError(f"{shown(stage)}: ranks other classes than {shown(folders[0])}")
-    return found
+    return runs
 
 
 def mean_ranking(thetas: list[list[float]]) -> tuple[list[list[int]], list[float], list[int]]:
@@ -93,57 +111,63 @@ def stable_from(degrees: list[list[float]], classes: int) -> int:
 
 def by_chance(runs: int, count: int, classes: int) -> dict[str, float]:
     """What random rankings reach: 95 % quantile of each number of `agreement` over DRAWN drawn experiments."""
-    draw, found = random.Random(0), []
+    draw, drawn = random.Random(0), []
     for _ in range(DRAWN if runs > 1 else 0):
         ranks = [draw.sample(range(1, count + 1), count) for _ in range(runs)]
         order = mean_ranking([[-float(place) for place in row] for row in ranks])[2]
-        found.append(agreement(ranks, order, classes))
+        drawn.append(agreement(ranks, order, classes))
     names = ("rank_correlation", "same_classes")
     return {
-        name: sorted(values)[int(0.95 * DRAWN)] for name, values in zip(names, zip(*found, strict=True), strict=False)
+        name: sorted(values)[int(0.95 * DRAWN)] for name, values in zip(names, zip(*drawn, strict=True), strict=False)
     }
 
 
-def rank(args: argparse.Namespace) -> None:
-    """Writes neglected.json and the record, unless the run folder is finished."""
+def rank(config: dict[str, Any], argv: list[str]) -> None:
+    """Writes neglected.json and the record, unless the run folder is finished.
+
+    Args:
+      config: the parsed flags.
+      argv: the command line, for the record.
+    """
     from subclass_torch import plots
 
-    folder = Path(args.runs_dir) / args.name
-    flags = {"runs": [shown(path) for path in args.runs], "classes": args.classes}
-    with open_run(folder, flags, overwrite=args.overwrite) as run:
+    folder, classes = Path(config["runs_dir"]) / config["name"], config["classes"]
+    flags = {"runs": [shown(path) for path in config["runs"]], "classes": classes}
+    done = not config["overwrite"] and finished_with(folder, flags)
+    ranked = [] if done else read_runs(config["runs"])  # before the run folder exists, which belongs to these flags
+    with open_run(folder, flags, overwrite=config["overwrite"]) as run:
         if run.is_finished():
             return
-        found = read_runs(args.runs)
-        thetas = [item["theta"] for item in found]
+        thetas = [item["theta"] for item in ranked]
         ranks, mean, order = mean_ranking(thetas)
-        names, chosen = found[0]["class_names"], order[: args.classes]
+        names, chosen = ranked[0]["class_names"], order[:classes]
         content = {
             "ranking": order,
             "theta": [sum(column) / len(thetas) for column in zip(*thetas, strict=True)],
             "mean_rank": mean,
             "ranks": ranks,
-            "degrees": [item["degrees"] for item in found],
+            "degrees": [item["degrees"] for item in ranked],
             "class_names": names,
         }
         write_json(folder / "neglected.json", content)
-        alike, same = agreement(ranks, order, args.classes)
-        stable = sum(stable_from(item["degrees"], args.classes) for item in found) / len(found)
+        alike, same = agreement(ranks, order, classes)
+        stable = sum(stable_from(item["degrees"], classes) for item in ranked) / len(ranked)
         metrics = {"rank_correlation": alike, "same_classes": same, "stable_from_epoch": stable}
-        chance = by_chance(len(found), len(mean), args.classes)
+        chance = by_chance(len(ranked), len(mean), classes)
         words = ", ".join(f"{names[c]} (mean rank {mean[c]:.1f})" for c in chosen)
-        print(f"neglected in {len(found)} runs: {words}; {same:.0%} of the runs choose the same", flush=True)
+        print(f"neglected in {len(ranked)} runs: {words}; {same:.0%} of the runs choose the same", flush=True)
         run.finish(
             make_record(
                 paper="subclass",
-                row=args.row,
+                row=config["row"],
                 stage="ranking",
                 seed=0,
-                argv=args.argv,
+                argv=argv,
                 config=flags,
                 seconds=0.0,
                 metrics={name: {"last": value} for name, value in metrics.items()},
-                data={key: value for item in found for key, value in item["record"]["data"].items()},
-                data_verified=all(item["record"]["data_verified"] for item in found),
+                data={key: value for item in ranked for key, value in item["record"]["data"].items()},
+                data_verified=all(item["record"]["data_verified"] for item in ranked),
                 deviations=[],
                 versions=versions_of("numpy"),
                 deterministic=True,
@@ -164,10 +188,8 @@ def rank(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Parses first: --help needs no framework."""
-    args = make_parser().parse_args()
-    args.argv = sys.argv[1:]
-    rank(args)
+    """Parses first: --help and --print-config need no framework."""
+    rank(finish_parsing(make_parser(), flags_alone), sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -122,6 +122,11 @@ def variants(tmp_path_factory):
         run("notebook.py", *small, *words, "--row", "mnist5k-matched-ranking")
     folders = [runs / "rank" / "seed0", runs / "rank" / "seed1"]
     words = ["--runs", *folders, "--runs-dir", runs, "--name", "rank/mean", "--row", "mnist5k-matched-ranking"]
+    typo = run("ranking.py", *words, "--runs", folders[0], runs / "none", code=2)
+    assert "stage 1 has not finished" in typo.stderr
+    printed = json.loads(run("ranking.py", *words, "--print-config").stdout)
+    assert printed["runs"] == [str(folder) for folder in folders] and printed["classes"] == 2
+    assert not (runs / "rank" / "mean").exists()  # neither has left a folder
     run("ranking.py", *words)
     assert "finished before" in run("ranking.py", *words).stdout
     small += ["--neglected", runs / "rank" / "mean" / "neglected.json", "--max_steps", 9, "--epochs", 5]
