@@ -197,7 +197,7 @@ ADDITIONS: FlagTable = {
     "--repartition": dict(
         choices=["neglected", "random"],
         default="neglected",
-        help="random: split equally many other classes instead, drawn once for all seeds",
+        help="random: split equally many other classes than those of --neglected, drawn once for all seeds",
     ),
     "--copies": dict(
         choices=["mixed", "plain", "none"],
@@ -267,6 +267,8 @@ def resolve(args: argparse.Namespace) -> Config:
         raise UserError(f"--stage {args.stage}: needs --subclass; without it there is one stage only")
     if args.neglected and subclass and args.stage != "train":
         raise UserError("--neglected: only with --stage train")
+    if args.repartition == "random" and not args.neglected:
+        raise UserError("--repartition random: needs --neglected FILE, a ranking that all seeds share (ranking.py)")
     if classes and args.repartition == "random" and 2 * args.numClasses2Repartition > classes:
         raise UserError(f"--repartition random: {args.numClasses2Repartition} other classes of {classes} do not exist")
     if args.name is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from reproduction.launch.pipeline import Command, Request, rates_around, run  # noqa: E402
-from reproduction.runtime.run_folder import RUNS_ROOT  # noqa: E402
+from reproduction.runtime.run_folder import RUNS_ROOT, UserError  # noqa: E402
 
 SCRIPT = "subclass_torch/notebook.py"
 RANKING = "subclass_torch/ranking.py"
@@ -72,8 +72,19 @@ def matched_flags(dataset: str, rate: str) -> list[str]:
     return [*flags, *f"--learning_rate {rate} --schedule onecycle --amp auto --channels-last".split()]
 
 
+def trains_plain(request: Request) -> bool:
+    """Whether there is a plain network to compare with: under these flags the method runs without --subclass too."""
+    return not {"official", "--compat=official", "--always-subclass", "--always_subclass"} & set(request.extra)
+
+
 def rate_commands(request: Request) -> list[Command]:
-    """The plain network at each rate that RATE is chosen from, tested on held-out training images."""
+    """The plain network at each rate that RATE is chosen from, tested on held-out training images.
+
+    Raises:
+      UserError: the passed-through flags leave no plain network.
+    """
+    if not trains_plain(request):
+        raise UserError(f"--rows settings: trains the plain network; {' '.join(request.extra)} always runs the method")
     commands, seed = [], request.seeds[0]
     minutes = 0.4 * MATCHED_MINUTES["train"]  # half the epochs, four fifths of the images
     for rate in rates_around(float(RATE)):
@@ -107,12 +118,15 @@ def matched(request: Request) -> list[Command]:
     commands.append(Command(ranked, "mean ranking", RANKING, tuple(flags), runs / mean))
     shared += ["--neglected", f"runs/subclass/{mean}/neglected.json", "--epochs", str(EPOCHS)]
     minutes, few = MATCHED_MINUTES["train"], request.seeds[: FURTHER_SEEDS if request.all_rows else 0]
+    plain = trains_plain(request)
     for seed, variant in [*itertools.product(request.seeds, CORE), *itertools.product(few, FURTHER)]:
+        if variant in PLAIN and not plain:
+            continue
         row = request.row(variant)
         flags = [*shared, "--max_steps", str(UPDATES), *(PLAIN | SPLIT)[variant], *request.extra]
         if variant in SPLIT:
             baseline = f"runs/subclass/{request.row('baseline')}/seed{seed}"
-            flags += ["--subclass", "--stage", "train", "--beside", baseline]
+            flags += ["--subclass", "--stage", "train", *(["--beside", baseline] if plain else [])]
         flags += ["--seed", str(seed), "--name", f"{row}/seed{seed}", *request.shared_flags(row)]
         stage, folder = f"seed {seed}, {variant or 'subclasses'}", runs / row / f"seed{seed}"
         commands.append(Command(row, stage, SCRIPT, tuple(flags), folder, 0.02, minutes, f"seed{seed}"))
@@ -123,7 +137,7 @@ def matched(request: Request) -> list[Command]:
 
 
 def commands_of(request: Request) -> list[Command]:
-    """For each seed: baseline, stage 1, stage 2; the last is compared with the first."""
+    """For each seed: baseline (if there is one), stage 1, stage 2; the last is compared with the first."""
     if request.settings:
         return rate_commands(request)
     if request.profile == "matched":
@@ -132,15 +146,15 @@ def commands_of(request: Request) -> list[Command]:
     row = request.row().replace("-model-", "-")  # ARGS="--model wideresnet" is the row <dataset>-paper-wideresnet
     hours = GPU_HOURS.get(request.dataset, (1.6, 1.8)) if request.profile == "paper" else (0.0, 0.0)
     wide = WIDE if "wideresnet" in request.extra else 1.0
-    commands = []
+    commands, plain = [], trains_plain(request)
     for seed in request.seeds:
-        for stage, method in (("baseline", False), ("identify", True), ("train", True)):
+        for stage, method in (("baseline", False), ("identify", True), ("train", True))[not plain :]:
             row_name = row if method else f"{row}-baseline"
             name = f"{row_name}/seed{seed}"
             flags = [*shared, "--seed", str(seed), "--name", name, *request.shared_flags(row_name)]
             if method:
                 flags += ["--subclass", "--stage", stage]
-            if stage == "train":
+            if stage == "train" and plain:
                 flags += ["--beside", f"runs/subclass/{row}-baseline/seed{seed}"]
             share = {"baseline": 1.0, "identify": 0.25, "train": 1.0}[stage]
             words = {"baseline": "without subclasses", "identify": "stage 1", "train": "stage 2"}[stage]

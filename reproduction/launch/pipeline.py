@@ -21,7 +21,7 @@ from pathlib import Path
 import datasets
 from datasets import check_name
 from datasets.cli import present
-from datasets.manifest import entry
+from datasets.manifest import entries, entry
 from datasets.terminal import any_terminal
 from reproduction.launch import measured
 from reproduction.launch.after_run import compare_runs, write_page
@@ -355,10 +355,20 @@ def measured_on_gpu(request: Request, commands: Sequence[Command]) -> str:
     return f"about {total} GPU hours for {share} commands (measured, on {stored.gpu}, {stored.date})"
 
 
+def _download(request: Request, paper_gigabytes: float | None) -> str:
+    """What the paper profile downloads, for the plan; `paper_gigabytes` is None for a set that is not the profile's."""
+    if request.profile != "paper" or request.dataset.startswith("folder:"):
+        return "no download beyond DATASET's"
+    if paper_gigabytes is not None:
+        return f"{paper_gigabytes:.1f} GB to download"
+    chosen = entries().get(request.dataset)
+    if chosen is None or not chosen.download_bytes:
+        return "size of the download not known"
+    return f"{chosen.download_bytes / 1e9:.1f} GB of images to download"
+
+
 def _print_plan(paper: str, request: Request, commands: Sequence[Command], paper_gigabytes: float | None) -> None:
-    download = "no download beyond DATASET's"
-    if request.profile == "paper":
-        download = f"{paper_gigabytes:.1f} GB to download" if paper_gigabytes else "size of the download not known"
+    download = _download(request, paper_gigabytes)
     cpu = math.fsum(command.cpu_minutes for command in commands)
     estimate = gpu_estimate(commands) if request.profile == "paper" else f"about {cpu:.0f} min on two cores (estimate)"
     print(f"{paper}: PROFILE={request.profile} DATASET={request.dataset}: {len(commands)} commands")

@@ -19,6 +19,7 @@ from subclass_torch import flags
 from subclass_torch.data import augment
 from subclass_torch.data.augment import tensor_of
 from subclass_torch.data.images import SIZE
+from subclass_torch.flags import Config
 from subclass_torch.method import losses, partition
 from subclass_torch.training import record
 from subclass_torch.training.evaluate import decisions, load_network
@@ -61,6 +62,11 @@ def neglected_classes(path: Path, count: int) -> tuple[list[int], list[float]]:
     return ranking[:count], theta
 
 
+def wraps(config: Config) -> bool:
+    """Whether the sums of two images wrap at 256; a copy is an image mixed with itself and must stay what it is."""
+    return config.mixing == "wrap" and config.copies == "mixed"
+
+
 def random_classes(neglected: list[int], classes: int) -> list[int]:
     """As many of the other classes as there are neglected ones; the same for every seed."""
     others = [label for label in range(classes) if label not in neglected]
@@ -89,7 +95,7 @@ def split_classes(setting: Setting, neglected: list[int]) -> partition.Partition
 
     def partners(label: int, wanted: int) -> np.ndarray:
         if config.copies != "mixed":
-            return np.flatnonzero(data.train_labels == label)  # mixed with itself an image stays what it is
+            return np.flatnonzero(data.train_labels == label)  # mixed with itself an image stays as it is
         # DEVIATION SDN-D11: partners are seeded
         generator = runtime.generator(config.seed, "partition", "partners", label)
         return torch.randint(0, len(data.train_images), (wanted,), generator=generator).numpy()
@@ -103,7 +109,7 @@ def split_classes(setting: Setting, neglected: list[int]) -> partition.Partition
             len(data.class_names),
             view,
             partners,
-            wrap=config.mixing == "wrap",
+            wrap=wraps(config),
         )
     except ValueError as error:
         raise UserError(error) from error
@@ -132,6 +138,9 @@ def train(setting: Setting) -> None:
         classes = len(data.class_names)
         if theta and len(theta) != classes:
             raise UserError(f"{shown(source)}: ranks {len(theta)} classes, the data set has {classes}")
+        class_names = list(data.class_names)
+        if theta and read_json(source).get("class_names", class_names) != class_names:
+            raise UserError(f"{shown(source)}: ranks other classes than those of {data.name}: its class_names differ")
         if method and config.beside:
             record.read_beside(config.beside, classes)  # an error now, not after the training
         others = random_classes(neglected, classes) if config.neglected else []
@@ -139,7 +148,7 @@ def train(setting: Setting) -> None:
         parts = split_classes(setting, chosen if method else [])  # DEVIATION SDN-D15: none is allowed, S = C
         if opened and method:
             record.write_partition(folder, parts)
-        pixels, labels = partition.training_set(data.train_images, parts, wrap=config.mixing == "wrap")
+        pixels, labels = partition.training_set(data.train_images, parts, wrap=wraps(config))
         name = run_id(folder, config) if opened else ""
         subclass2class = torch.from_numpy(parts.subclass2class).to(world.device)
         model = setting.network("stage2", len(subclass2class))
@@ -153,7 +162,7 @@ def train(setting: Setting) -> None:
             "subclass2class": torch.from_numpy(parts.subclass2class),
             "neglected": neglected,
             "args": {key: value for key, value in as_dict(config).items() if key not in PLACES},
-            "class_names": list(data.class_names),
+            "class_names": class_names,
             "mean": list(data.mean),
             "std": list(data.std),
         }

@@ -134,6 +134,7 @@ def test_additions(capsys):
         ("--milestones 5,3", "'5,3' is not a list of ascending epochs"),
         ("--stage identify", "needs --subclass"),
         ("--subclass --neglected x.json", "--neglected: only with --stage train"),
+        ("--subclass --repartition random", "--repartition random: needs --neglected FILE"),
         ("--data_aug", "unrecognized arguments"),
     ],
 )

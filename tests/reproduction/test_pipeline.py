@@ -39,6 +39,20 @@ def test_a_named_copy_of_the_data_is_accepted_by_every_training_and_names_its_ro
 
 
 @pytest.mark.parametrize(
+    ("dataset", "own", "said"),
+    [
+        ("cifar10", 0.2, "0.2 GB to download"),
+        ("svhn", None, "1.6 GB of images to download"),
+        ("birds", None, "size of the download not known"),
+        ("folder:x", None, "no download beyond DATASET's"),
+    ],
+)
+def test_the_plan_counts_what_the_data_set_has_to_download(capsys, dataset, own, said):
+    pipeline._print_plan("subclass", Request("paper", dataset, (0,), "cpu", (), False, None), [], own)
+    assert f", {said}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("wrong", "said"),
     [
         ({"copy": "a/b"}, "--copy: 'a/b' is not a name"),

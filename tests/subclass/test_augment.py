@@ -1,7 +1,15 @@
-import numpy as np
-import torch
+from types import SimpleNamespace
 
-from subclass_torch.data import augment
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import datasets
+from reproduction.runtime.run_folder import UserError
+from subclass_torch import flags
+from subclass_torch.data import augment, images
 
 MEAN, STD = torch.tensor([125.3, 123.0, 113.9]), torch.tensor([63.0, 62.1, 66.7])
 
@@ -104,3 +112,27 @@ def test_same_pixel_means_as_pil_style_transforms():
     theirs = one_by_one(many, other, 16)
     spread = theirs.std(0) / count**0.5
     assert np.abs(ours.numpy().mean(0) - theirs.mean(0)).max() < (6 * 2**0.5) * spread.max()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 45_000), st.integers(1, 9))
+def test_the_constants_of_an_unknown_set_do_not_depend_on_the_order_of_its_classes(count, classes):
+    levels = np.sort(np.arange(count) % classes).astype(np.uint8).reshape(-1, 1, 1, 1) * 25
+    mean, std = images.constants_of("folder:x", levels)
+    assert abs(mean[0] - levels.mean()) < 0.2 and abs(std[0] - max(levels.std(), 1)) < 0.2
+
+
+@pytest.mark.parametrize(("kind", "most"), [("neglected", 3), ("random", 1)])
+@pytest.mark.parametrize("wanted", range(5))
+def test_a_folder_has_as_many_classes_as_are_split_and_drawn(monkeypatch, kind, most, wanted):
+    pixels, labels = np.zeros((6, 32, 32, 3), np.uint8), np.arange(6) % 3
+    data = {"train_images": pixels, "train_labels": labels, "test_images": pixels, "test_labels": labels}
+    loaded = SimpleNamespace(name="folder:x", class_names=("a", "b", "c"), digests={}, verified=False, **data)
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: loaded)
+    words = f"--dataset folder:x --subclass --stage train --neglected x.json --repartition {kind}"
+    config = flags.parse([*words.split(), "--numClasses2Repartition", str(wanted)])
+    if wanted <= most:
+        assert images.load(config).class_names == loaded.class_names
+    else:
+        with pytest.raises(UserError, match=f"has 3 classes; expected at most {most}"):
+            images.load(config)

@@ -9,7 +9,7 @@ import torch
 
 from reproduction.launch.pipeline import Request
 from reproduction.runtime.outcomes import Outcomes
-from reproduction.runtime.run_folder import Stop
+from reproduction.runtime.run_folder import Stop, UserError
 from reproduction.runtime.torch_runtime import World
 from subclass_torch import flags, ranking, reproduce
 from subclass_torch.networks import build
@@ -84,6 +84,25 @@ def test_every_variant_takes_the_one_file_which_is_made_before():
     assert [command.row.removeprefix("cifar10-matched-") for command in own] == 2 * list(reproduce.FURTHER)
     hundred = reproduce.commands_of(dataclasses.replace(REQUEST, dataset="cifar100"))
     assert further[len(own) :] == hundred and all(command.row.startswith("cifar100-") for command in hundred)
+
+
+@pytest.mark.parametrize("profile", ["matched", "cpu", "smoke", "paper"])
+@pytest.mark.parametrize("extra", ["", "--compat official", "--compat=official", "--always_subclass", "--gamma 0.3"])
+def test_a_baseline_is_a_plain_network_and_is_compared_with_only_if_it_is_trained(profile, extra):
+    request = dataclasses.replace(REQUEST, profile=profile, extra=tuple(extra.split()), all_rows=profile == "matched")
+    commands = reproduce.commands_of(request)
+    trained = {f"runs/subclass/{command.row}/{command.folder.name}" for command in commands}
+    plain = set()
+    for command in commands:
+        if command.script == reproduce.SCRIPT:
+            config = flags.parse(list(command.flags))
+            assert config.subclass == ("--subclass" in command.flags)
+            assert config.beside is None or config.beside in trained
+            plain |= set() if config.subclass else {command.row}
+    assert bool(plain) == (extra in ("", "--gamma 0.3"))
+    if profile == "matched" and not plain:
+        with pytest.raises(UserError, match="--rows settings: trains the plain network"):
+            reproduce.commands_of(dataclasses.replace(request, settings=True))
 
 
 def test_agreement_against_chance():

@@ -99,6 +99,21 @@ def test_wrapping_reaches_the_training_set():
     assert (both[len(images)] == (images[source].astype(int) + images[partner]) % 256 // 2).all()
 
 
+@pytest.mark.parametrize("compat", ["paper", "official"])
+@pytest.mark.parametrize("copies", ["plain", "none"])
+def test_copies_are_the_images_themselves_however_sums_are_formed(copies, compat):
+    config = flags.resolve(flags.make_parser().parse_args(["--copies", copies, "--compat", compat, "--threads", "1"]))
+    images, labels = toy()
+    images = np.concatenate([images, 255 - images[:4]])  # bright ones too: their doubles are above 255
+    labels = np.concatenate([labels, labels[:4]])
+    data = SimpleNamespace(train_images=images, train_labels=labels, class_names=tuple("abcd"))
+    setting = SimpleNamespace(config=config, data=data, constants=(torch.zeros(3), torch.ones(3)))
+    parts = stage2.split_classes(setting, [1, 3])
+    both, _ = partition.training_set(images, parts, wrap=stage2.wraps(config))
+    expected = np.concatenate([images[labels == 1], images[labels == 3]])[: None if copies == "plain" else 0]
+    assert (both[len(images) :] == expected).all() and len(both) == len(images) + len(expected)
+
+
 @pytest.mark.parametrize("classes", [[4], [1, 1], [-1]])
 def test_classes_that_do_not_exist(classes):
     with pytest.raises(ValueError, match=r"classes in 0\.\.3"):

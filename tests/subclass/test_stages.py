@@ -201,6 +201,10 @@ def test_stages_by_themselves(whole, tmp_path):
     bad.write_text('{"ranking": [1, 0], "theta": [2.0, 1.0]}')
     said = run("notebook.py", *flags, "--stage", "train", "--neglected", bad, "--name", "x", code=2)
     assert "bad.json: ranks 2 classes, the data set has 10" in said.stderr
+    other = json.loads(source.read_text())
+    bad.write_text(json.dumps({**other, "class_names": other["class_names"][::-1]}))
+    said = run("notebook.py", *flags, "--stage", "train", "--neglected", bad, "--name", "y", code=2)
+    assert "bad.json: ranks other classes than those of mnist5k" in said.stderr
     bad.write_text("[]")
     said = run("notebook.py", *flags, "--stage", "train", "--neglected", bad, "--name", "x", code=2)
     assert "bad.json: holds no ranking" in said.stderr
