@@ -108,11 +108,11 @@ def cut_holes(inputs: Tensor, draws: Draws, length: int) -> Tensor:
     """Sets square holes to 0, which is the data set's mean after normalization.
 
     Args:
-      inputs: float32 [B, C, H, W], normalized; changed in place.
+      inputs: float32 [B, C, H, W], normalized; overwritten if it is a channels-last view, as `normalize` returns.
       draws: the draws of these B images.
       length: side in pixels; a hole reaches from centre - length // 2 to centre + length // 2, clipped at the border.
     Returns:
-      `inputs`.
+      float32 [B, C, H, W], a channels-last view: of the memory of such `inputs`, else of a copy.
     Source: authors' cutout.py.
     """
     count, channels, height, width = inputs.shape

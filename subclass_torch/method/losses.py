@@ -37,7 +37,7 @@ def softmax_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def label_weights(subclass2class: Tensor, weight: float) -> Tensor:
-    """Table of m: how far output s is excused from being negative for a sample of subclass t.
+    """Table of m: by how much the negative term of output s is reduced for a sample of subclass t.
 
     Args:
       subclass2class: int64 [S].

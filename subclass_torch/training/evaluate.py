@@ -78,7 +78,7 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str,
         model = build.build(args["model"], args["dataset"], len(content["subclass2class"]), len(content["mean"]))
         model.load_state_dict(weights)
         channels_last = args["channels_last"]
-    except Exception as error:  # any entry may be of any kind; a foreign file is all that is meant
+    except Exception as error:  # any entry may be of any kind: the file is another program's
         raise UserError(f"{shown(path)}: weights do not fit ({first_line(error)})") from None
     content["path"] = path
     return build.place(model, device, channels_last).eval(), content

@@ -165,9 +165,9 @@ def record_of(
       **fields: other fields of the record.
     """
     times = seconds_of(training.history)
-    full, rest = divmod(training.step, math.ceil(samples / config.batch_size))
-    seen = full * samples + min(rest * config.batch_size, samples)
-    limited = config.max_steps and config.schedule == "steps"
+    epochs, steps = divmod(training.step, math.ceil(samples / config.batch_size))
+    seen = epochs * samples + min(steps * config.batch_size, samples)
+    limited = config.max_steps and config.schedule == "steps"  # cut short: too few steps to measure images/s
     print(f"{stage}: {training.step:,} updates, {seen:,} images seen", flush=True)
     return make_record(
         paper="subclass",

@@ -108,7 +108,7 @@ class Task:
       criterion: (logits [B, S], labels [B]) -> float32 [B].
       epochs: E.
       lr_at: learning rate of an epoch, counted from 0.
-      first_test: the epoch, counted from 1, from which on the test split is decided.
+      first_test: first epoch, counted from 1, after which the test split is evaluated.
       observe: measure the neglection degree (labels are classes then).
       best_file: checkpoint of the best epoch; None writes none.
       facts: what that checkpoint contains in addition to weights, epoch and accuracy.
