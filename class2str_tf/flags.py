@@ -14,6 +14,7 @@ from typing import Any
 
 from class2str_tf.stage1_folder import adopt_architecture, find_cnn, stage1_digest
 from reproduction.runtime import flags as shared
+from reproduction.runtime.driver import visible_gpu
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, dataset_name, finish_parsing, given, number, whole
 from reproduction.runtime.run_folder import UserError, read_json
 
@@ -34,6 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "epochs": 500,
     },
 }  # fmt: skip
+MOST_BITS = 20  # timing.py looks the class of a string up in a table of all 2^L strings
 FIRST = "first:"
 RELEASED_DIGITS = FIRST + "50000"  # the released MNIST reader never goes past these
 # Flags that came after the first runs, with the values at which they change nothing: run folders leave them out then
@@ -171,6 +173,11 @@ def settings_of(dataset: str) -> dict[str, Any]:
     return {**SETTINGS[nearest], "bits": max(1, math.ceil(math.log2(max(num_classes, 2))))}
 
 
+def released_pixels(dataset: str) -> str:
+    """Value of --pixels as released: "unit" for digits, else "raw" (C2S-D26)."""
+    return "unit" if settings_of(dataset) is SETTINGS["mnist"] else "raw"
+
+
 def image_count(text: str) -> int | str:
     """Type of --train-images: a number, or `first:N`."""
     if text.startswith(FIRST):
@@ -213,12 +220,13 @@ TRAINING: FlagTable = {
     "--one-cycle": dict(action="store_true", help="lr rises over 23 %% of the steps, then falls to 0"),
     "--amp": dict(
         choices=["bf16", "tf32", "auto"],
-        help="bf16: bfloat16 in the graph; tf32: TF32 on a GPU; auto: what the device has, else float32; C2S-D32",
+        help="bf16: bfloat16 on a CPU; tf32: TF32 on a GPU; auto: what the device has, else float32; C2S-D32",
     ),
     "--augment": dict(action="store_true", help="shift by up to two pixels and flip, inside the graph"),
     "--eval-batch": dict(type=whole(0), default=0, help="batch size of a test; 0: as in training"),
     "--weight-decay": dict(
-        type=number(0), help="factor of the L2 penalty (0.001; stage 2: of a trained CNN and of the reduced FC)"
+        type=number(0),
+        help="factor of the L2 penalty (0.001; stage 2: of a trained CNN and the reduced FC, if given also of LH)",
     ),
     "--hold-out": dict(
         action="store_const",
@@ -249,11 +257,15 @@ STAGE_2: FlagTable = {
         help="class strings: learned by Class2Str, random (by seed), or from a tree of the classes' mean features",
     ),
     "--mu": dict(type=number(0, above=True), help="decay over bits (default 0.9, MNIST/ImageNet 1); C2S-D04"),
-    "--n-sequence": dict(type=whole(1), help="bits of a class string (default by data set; ImageNet 10)"),
+    "--n-sequence": dict(
+        type=whole(1), help=f"bits of a class string, at most {MOST_BITS} (default by data set; ImageNet 10)"
+    ),
     "--lh-preset": dict(choices=["released", "budget"], default="released", help="sizes of the LSTMs; C2S-D28"),
     "--lstm-units": dict(metavar="N,N", help="LSTM sizes such as 32,32; overrides --lh-preset"),
     "--decode": dict(choices=["exact", "hamming", "ml", "str2class"], default="exact", help="main decoder"),
-    "--retry-collisions": dict(type=whole(0), default=0, help="new initialisations if strings collide; C2S-D23"),
+    "--retry-collisions": dict(
+        type=whole(0), default=0, help="new initialisations if strings collide; the last one counts; C2S-D23"
+    ),
     "--no-cache-features": dict(action="store_true", help="run the frozen CNN at every step (same result)"),
     "--no-reduced-fc": dict(action="store_true", help="skip the reduced FC classifier"),
 }
@@ -299,7 +311,9 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
     models = ["vgg", "vgg16", "lenet"] if flavour == "imagenet" else ["vgg16", "lenet", "early"]
     own.add_argument("--model", choices=models, default=model, help=f"default: that of stage 1, else {model}")
     if flavour == "mnist":
-        group.add_argument("--gpu", type=whole(0), default=0, help="index of the CUDA device, if one is visible")
+        group.add_argument(
+            "--gpu", type=whole(0), default=0, help="index of the CUDA device, if one is visible and --device is auto"
+        )
         group.add_argument("--w_inv_loss", type=number(0), default=100.0, help="weight of the inverse loss, w_i")
     for name, default, term in (
         ("--w_c", 1.0, "string cross-entropy"),
@@ -318,7 +332,7 @@ def _common(args: argparse.Namespace) -> dict[str, Any]:
     """What both stages resolve alike."""
     config = {key: value for key, value in vars(args).items() if key not in ("argv", "print_config")}
     if config["pixels"] == "auto":
-        config["pixels"] = "unit" if settings_of(args.dataset) is SETTINGS["mnist"] else "raw"
+        config["pixels"] = released_pixels(args.dataset)
     if args.legacy_batches and args.dataset == "mnist" and not given(args, "train_images"):
         config["train_images"] = RELEASED_DIGITS
     if args.model == "vgg":
@@ -343,12 +357,16 @@ def resolve_rnn(args: argparse.Namespace) -> Stage2Config:
     """Resolved configuration of stage 2.
 
     Raises:
-      UserError: LSTM widths that are no list of whole numbers, strings too short for the classes.
+      UserError: LSTM widths that are no list of whole numbers, too long strings.
     """
+    if (args.n_sequence or 0) > MOST_BITS:
+        raise UserError(f"--n-sequence {args.n_sequence}: at most {MOST_BITS} bits")
     sizes = settings_of(args.dataset)
     values, cnn_dir = _common(args), find_cnn(args, sizes["cnn"])
     if "w_inv_loss" in values and not given(args, "w_i"):
         values["w_i"] = args.w_inv_loss  # DEVIATION C2S-D13: declared by the authors, used nowhere
+    if given(args, "gpu") and args.device == "auto" and visible_gpu():
+        values["device"] = f"cuda:{args.gpu}"
     adopt_architecture(values, args, cnn_dir)
     values |= {
         "epochs": args.epochs or sizes["epochs"],

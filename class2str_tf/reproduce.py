@@ -41,8 +41,21 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
 # of both in the cpu profile on two cores with the seeds side by side: estimates
 HOURS = {"vgg16": (3.0, 1.0), "lenet": (0.8, 0.1)}
 MINUTES = (0.4, 0.3)
-# ARGS that stage 1 has to know too (network, length of the schedule): where one is given it is run again for the row
-BOTH_STAGES = ("--F", "--features", "--lenet", "--lenet-relu", "--pixels", "--epochs", "--train-images", "--xla")
+# ARGS that stage 1 has to know too (network, images, schedule, speed): where one is given it is run again for the row
+BOTH_STAGES = (
+    *(
+        "--model",
+        "--F",
+        "--features",
+        "--lenet",
+        "--lenet-relu",
+        "--pixels",
+        "--epochs",
+        "--train-images",
+        "--hold-out",
+    ),
+    *("--legacy-batches", "--xla", "--amp"),
+)
 # ARGS that are a variant of the paper's table; any other ARGS name their row after themselves
 NAMED: dict[tuple[str, ...], str] = {
     ("--label-grad", "stop"): "stop",
@@ -76,7 +89,7 @@ def for_stage1(extra: tuple[str, ...]) -> tuple[str, ...]:
     mine = False
     for word in extra:
         if word.startswith("--"):
-            mine = word.partition("=")[0] in BOTH_STAGES
+            mine = word.partition("=")[0].replace("_", "-") in BOTH_STAGES
         if mine:
             words.append(word)
     return tuple(words)

@@ -5,7 +5,8 @@ import shlex
 import pytest
 
 from class2str_tf import reproduce
-from class2str_tf.flags import fc_parser
+from class2str_tf.flags import fc_parser, rnn_parser
+from class2str_tf.stage1_folder import ARCHITECTURE
 from reproduction.launch.pipeline import Request, one_thread_each
 
 
@@ -30,6 +31,19 @@ def value(flags: tuple[str, ...], name: str) -> str:
 )
 def test_stage1_gets_the_network_and_the_length(args, stage1):
     assert reproduce.for_stage1(tuple(shlex.split(args))) == stage1
+
+
+@pytest.mark.parametrize("flag", reproduce.BOTH_STAGES)
+def test_flags_of_both_stages_are_found_in_both_spellings(flag):
+    parsers = (fc_parser("s"), rnn_parser("s", "cifar10", "vgg16"))
+    assert all(flag in parser._option_string_actions for parser in parsers)
+    for spelling in {flag, "--" + flag[2:].replace("-", "_")}:
+        for words in ((spelling, "x"), (f"{spelling}=x",)):
+            assert reproduce.for_stage1(("--w_c", "2", *words, "--mu", "1")) == words
+
+
+def test_what_stage2_adopts_from_stage1_or_refuses_is_given_to_both():
+    assert {f"--{name}".replace("_", "-") for name in (*ARCHITECTURE, "hold_out")} <= set(reproduce.BOTH_STAGES)
 
 
 @pytest.mark.parametrize("profile", ["paper", "cpu", "smoke"])

@@ -126,6 +126,17 @@ def test_w_inv_loss_sets_the_inverse_weight():
     assert parse_rnn(parser(), ["--w_inv_loss=7", "--w_i=3"]).w_i == 3
 
 
+@pytest.mark.parametrize(
+    ("words", "device"),
+    [("", "auto"), ("--gpu=0", "cuda:0"), ("--gpu 3", "cuda:3"), ("--gpu 3 --device cuda:1", "cuda:1")],
+)
+def test_gpu_is_the_index_of_a_visible_device(monkeypatch, words, device):
+    for visible in (True, False):
+        monkeypatch.setattr(flags, "visible_gpu", lambda seen=visible: seen)
+        config = parse_rnn(rnn_parser("s", "mnist", "lenet", flavour="mnist"), words.split())
+        assert config.device == (device if visible or "--device" in words else "auto")
+
+
 def test_architecture_comes_from_stage1_and_contradictions_are_refused(tmp_path, capsys):
     stage1 = tmp_path / "a"
     stage1.mkdir()
@@ -150,6 +161,7 @@ def test_architecture_comes_from_stage1_and_contradictions_are_refused(tmp_path,
         (["--device", "tpu"], "'tpu' is not auto, cpu, cuda or cuda:N"),
         (["--nam", "x"], "unrecognized arguments: --nam"),
         (["--dataset", "folder:/does/not/exist"], "no such folder"),
+        (["--n-sequence", "21"], "--n-sequence 21: at most 20 bits"),
     ],
 )
 def test_bad_values_end_in_one_line(argv, says, capsys):
