@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from reproduction.runtime.flags import PRINT_CONFIG, FlagTable, Parser, add_flags, finish_parsing, flags_alone, run_main
-from reproduction.runtime.run_folder import UserError, read_json
+from reproduction.runtime.run_folder import REPO_ROOT, UserError, read_json
 
 FLAGS: FlagTable = {
     "--run": dict(required=True, metavar="DIR", help="rnn/ folder of a stage-2 run"),
@@ -68,7 +68,9 @@ def predict(run: Path, image: Path) -> None:
         lh = tf1.get_collection(tf1.GraphKeys.GLOBAL_VARIABLES, scope="lh/")
         with tf_runtime.session(session_config) as session:
             newest = _newest(run)
-            cnn_from = newest if config.finetune != "none" else _newest(Path(config.cnn_dir))
+            cnn_dir = Path(config.cnn_dir)  # recorded as given: seen from where the run was started
+            cnn_dir = cnn_dir if cnn_dir.is_dir() else REPO_ROOT / cnn_dir
+            cnn_from = newest if config.finetune != "none" else _newest(cnn_dir)
             tf_runtime.restore_for_evaluation(session, cnn_from, config.model, cnn)
             tf_runtime.restore_for_evaluation(session, newest, "the LH classifier", lh)
             probabilities = session.run(p, {x: read_image(image, shape)})

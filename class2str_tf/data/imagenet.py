@@ -115,16 +115,17 @@ def load(config: Config, size: int = SIZE) -> ImageNet:
     """Lists the training and validation images; decodes nothing.
 
     Args:
-      config: resolved flags; used are data_dir (contains ImageNet, or a folder `imagenet`) and stage 2's finetune.
+      config: resolved flags; used is data_dir (contains ImageNet, or a folder `imagenet`).
       size: to which the images are squashed.
     Raises:
       DatasetError: nothing there, or lists that do not fit.
-      UserError: --finetune all or bn, which no script offers for ImageNet.
+      UserError: a flag that would run the CNN in training, which no script offers for ImageNet.
     """
-    if getattr(config, "finetune", "none") != "none" or getattr(config, "no_cache_features", False):
+    along = getattr(config, "finetune", "none") != "none" or getattr(config, "no_cache_features", False)
+    if along or config.augment:
         raise UserError(
             "--dataset imagenet: the CNN is pretrained and stays frozen, its features are computed once (C2S-D02); "
-            "leave out --finetune and --no-cache-features"
+            "leave out --finetune, --no-cache-features and --augment"
         )
     found = listing.lists(Path(config.data_dir))
     train, val = found["train"], found["val"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -10,12 +11,15 @@ from tqdm import tqdm
 
 import datasets
 from class2str_tf.data.batches import IN_MEMORY_BYTES, slices
-from class2str_tf.flags import Stage2Config
+from class2str_tf.flags import Config, Stage2Config, fc_parser, parse_fc
 from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
+from class2str_tf.stage1_folder import ARCHITECTURE
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.arrays import read_npy
 from reproduction.runtime.run_folder import UserError, read_json, shown, write_json
+
+NAMES = ("features-train.npy", "features-test.npy", "fc-logits-test.npy")
 
 
 class Features(NamedTuple):
@@ -26,16 +30,32 @@ class Features(NamedTuple):
     fc_logits: np.ndarray
 
 
-def newest_checkpoint(folder: Path, stage1_command: str) -> Path:
-    """Prefix of the newest readable checkpoint of stage 1 (C2S-D09: the released scripts name fixed files).
+def newest_checkpoint(config: Config) -> Path:
+    """Prefix of the newest readable checkpoint in --cnn-dir (C2S-D09: the released scripts name fixed files).
 
     Raises:
       UserError: there is none; the message holds the command that makes it.
     """
+    folder = Path(str(config.cnn_dir))
     present = tf_runtime.checkpoints(folder)
     if not present:
-        raise UserError(f"{shown(folder)}: no stage-1 checkpoint; run first: python {stage1_command}")
+        raise UserError(f"{shown(folder)}: no stage-1 checkpoint; run first: python {stage1_command(config)}")
     return present[0][1]
+
+
+def stage1_command(config: Config) -> str:
+    """The command line that makes the stage 1 in --cnn-dir, with the flags that both stages must share."""
+    folder = Path(str(config.cnn_dir)).absolute()
+    kind = "classifer_imagenet" if config.dataset == "imagenet" else "classifier"
+    values = {"dataset": config.dataset, "runs-dir": shown(folder.parent), "name": folder.name, "model": config.model}
+    usual = parse_fc(fc_parser("", config.dataset), [])
+    for name in (*ARCHITECTURE[1:], "train_images", "hold_out"):
+        if getattr(config, name) != getattr(usual, name):
+            values[name.replace("_", "-")] = getattr(config, name)
+    words = [f"class2str_tf/train_fc_{kind}.py"]
+    for name, value in values.items():
+        words += [f"--{name}", *([] if name in ("lenet-relu", "hold-out") else [str(value)])]
+    return shlex.join(words)
 
 
 def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: Path, session_config: Any) -> Features:
@@ -51,20 +71,14 @@ def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: 
     if config.dataset == "imagenet":
         from class2str_tf.training import imagenet_features
 
-        command = "class2str_tf/train_fc_classifer_imagenet.py"
+        command = stage1_command(config)
         return Features(*imagenet_features.open_features(Path(config.cnn_dir), cast(Any, data), command))
     maker: dict[str, Any] = {"stage1": config.stage1, "data": data.digests, "pixels": config.pixels}
-    if config.hold_out:
-        maker["hold_out"] = config.hold_out
-    names = ("features-train.npy", "features-test.npy", "fc-logits-test.npy")
+    maker |= {name: getattr(config, name) for name in ("hold_out", "train_images") if getattr(config, name)}
     ready = Path(config.cnn_dir) / "rnn"  # of the row that stage 1 belongs to
-    if (
-        all((ready / name).exists() for name in (*names, "features.json"))
-        and read_json(ready / "features.json") == maker
-    ):
+    if all((ready / name).exists() for name in NAMES) and _are_of(ready, maker, len(data.train_labels)):
         folder = ready
-    stamp = folder / "features.json"
-    if not (stamp.exists() and read_json(stamp) == maker):
+    if not _are_of(folder, maker, len(data.train_labels)):
         with tf1.Graph().as_default():
             tf1.set_random_seed(0)
             tf1.train.get_or_create_global_step()
@@ -74,11 +88,17 @@ def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: 
             size = config.eval_batch or config.B
             with tf_runtime.session(session_config) as session:
                 tf_runtime.restore_for_evaluation(session, prefix, f"{config.model} on {data.name}")
-                _write(session, outputs, images, data.train_images, folder / names[0], size)
-                _write(session, outputs, images, data.test_images, folder / names[1], size)
-                _write(session, logits, images, data.test_images, folder / names[2], size)
-        write_json(stamp, maker)
-    return Features(*(_open(folder / name) for name in names))
+                _write(session, outputs, images, data.train_images, folder / NAMES[0], size)
+                _write(session, outputs, images, data.test_images, folder / NAMES[1], size)
+                _write(session, logits, images, data.test_images, folder / NAMES[2], size)
+        write_json(folder / "features.json", maker)
+    return Features(*(_open(folder / name) for name in NAMES))
+
+
+def _are_of(folder: Path, maker: dict[str, Any], count: int) -> bool:
+    """Whether a folder holds the features of `maker`, of so many images (older runs do not name --train-images)."""
+    stamp = folder / "features.json"
+    return stamp.exists() and read_json(stamp) == maker and len(_open(folder / NAMES[0])) == count
 
 
 def _write(session: Any, output: Any, images: Any, array: np.ndarray, path: Path, batch_size: int) -> None:

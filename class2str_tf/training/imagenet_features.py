@@ -27,7 +27,7 @@ def extract(
     digests: Mapping[str, str],
     run: Run,
     batch_size: int,
-) -> None:
+) -> int:
     """Writes features-train.npy, features-test.npy and fc-logits-test.npy into the run folder, going on after a kill.
 
     Args:
@@ -38,12 +38,15 @@ def extract(
       digests: digests of weights and lists; features of others are computed again.
       run: the run.
       batch_size: B.
+    Returns:
+      How many images were read, those of a killed run not counted.
     Raises:
       UserError: an unreadable image, or not enough free disk space.
     """
     maker = {**digests, "size": data.test_images.shape[1]}
     splits = {"train": data.train_images.paths, "val": data.test_images.paths}
     _check_room(run.folder, {split: len(paths) for split, paths in splits.items()}, outputs)
+    images = 0
     with stop_signals() as stop:
         for split, paths in splits.items():
             tensors = outputs[: len(FILES[split])]
@@ -51,6 +54,7 @@ def extract(
             tables, done = _open_partial(run.folder, split, maker, len(paths), widths)
             if done == len(paths):
                 continue
+            images += len(paths) - done
             stream.start(session, paths[done:])
             bar = tqdm(total=len(paths), initial=done, desc=f"pool5, {split}", unit="img", disable=None, leave=False)
             for number, start in enumerate(range(done, len(paths), batch_size), 1):
@@ -73,6 +77,7 @@ def extract(
             del tables
             for name in FILES[split]:
                 (run.folder / f"{name}.partial").rename(run.folder / f"{name}.npy")
+    return images
 
 
 def _open_partial(

@@ -1,7 +1,7 @@
 """Stage 1 on ImageNet: pool5 features of a pretrained VGG16, and the accuracy of its own FC classifier.
 
 The released script trains nothing: it loads the pretrained convolutions and runs the validation set through pool5. Here
-one pass over each split writes the features to a memory-mapped .npy (128 GB for the training set), in blocks, so that a
+one pass over each split writes the features to a memory-mapped .npy (129 GB for the training set), in blocks, so that a
 killed run goes on, and measures the FC accuracy of the pretrained head, which the authors never do (C2S-D25).
 Source: authors' train_fc_classifer_imagenet.py.
 """
@@ -60,7 +60,7 @@ def run_fc(config: Config, size: int = SIZE, weights_file: Path | None = None) -
                 session.run(tf1.assign(step, 1))
                 tf_runtime.save_checkpoint(session, tf1.train.Saver(), run.folder / "model-1", keep=[1])
                 start = time.monotonic()
-                imagenet_features.extract(session, stream, outputs, data, digests, run, config.B)
+                images = imagenet_features.extract(session, stream, outputs, data, digests, run, config.B)
             logits = np.load(run.folder / "fc-logits-test.npy", mmap_mode="r")
             right = logits.argmax(axis=1) == data.test_labels
             accuracy = float(right.mean())
@@ -70,4 +70,4 @@ def run_fc(config: Config, size: int = SIZE, weights_file: Path | None = None) -
                     "weights' 1,000 classes (sorted WordNet ids)?",
                     file=sys.stderr,
                 )
-            record.finish_imagenet(run, config, data, digests, accept, right, time.monotonic() - start)
+            record.finish_imagenet(run, config, data, digests, accept, right, images, time.monotonic() - start)

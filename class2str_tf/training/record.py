@@ -111,11 +111,28 @@ def finish_stage1(
 
 
 def finish_imagenet(
-    run: Run, config: Config, data: Any, digests: Mapping[str, str], accepted: bool, right: np.ndarray, seconds: float
+    run: Run,
+    config: Config,
+    data: Any,
+    digests: Mapping[str, str],
+    accepted: bool,
+    right: np.ndarray,
+    images: int,
+    seconds: float,
 ) -> None:
-    """Writes the record of ImageNet's stage 1, which trains nothing; `right`: where FC is correct."""
+    """Writes the record of ImageNet's stage 1, which trains nothing.
+
+    Args:
+      run: the open run.
+      config: resolved flags.
+      data: the images.
+      digests: of weights and lists.
+      accepted: whether the weights have an unknown checksum.
+      right: bool [N], True for each validation image that FC classifies correctly.
+      images: number of images read by this process.
+      seconds: of the pass, of this process.
+    """
     accuracy = int(right.sum()) / len(right)
-    images = len(data.train_labels) + len(data.test_labels)
     record = _record(
         run,
         config,
@@ -166,8 +183,10 @@ def finish_stage2(
     """
     table = codes.bits_of(q)
     strings = codes.strings(table)
-    metrics = {name: {"last": value} for name, value in values.items()}
-    metrics["lh_accuracy"]["best_on_test"] = max(line["test/rnn_acc"] for line in history)
+    metrics: dict[str, dict[str, float | None]] = {name: {"last": value} for name, value in values.items()}
+    # string match counts too many images as long as strings collide
+    unique = [line["test/rnn_acc"] for line in history if line["test/distinct"] == len(table)]
+    metrics["lh_accuracy"]["best_on_test"] = max(unique, default=None)
     attempts = list({line["test/attempt"]: line["test/distinct"] for line in history}.values())
     last_attempt = [line["test/rnn_acc"] for line in history if line["test/attempt"] == history[-1]["test/attempt"]]
     one_to_one = [line["test/distinct"] == len(table) for line in history]

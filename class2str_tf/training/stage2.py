@@ -1,4 +1,4 @@
-"""Stage 2: LH classifier, Class2Str and Str2Class, trained together on the features of stage 1.
+"""Stage 2: LH classifier, Class2Str and Str2Class, trained together: with the CNN of stage 1, or on its features.
 
 Source: authors' train_rnn_classifier_cifar.py and its copies; the ICPR poster. The maths is in method/model.py.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,7 @@ def run_stage2(config: Stage2Config) -> None:
     # DEVIATION C2S-D32: float32, not compiled, unless a flag asks for speed
     session_config = tf_runtime.start(config.seed, config.device, config.xla, config.amp)
     cnn_dir = Path(config.cnn_dir)
-    prefix = frozen_features.newest_checkpoint(cnn_dir, stage1_command(config))
+    prefix = frozen_features.newest_checkpoint(config)
     if config.eval:
         evaluate_checkpoint(config, config.eval, prefix, session_config)
         return
@@ -169,18 +169,10 @@ def run_stage2(config: Stage2Config) -> None:
         record.finish_stage2(run, config, data, outputs["q"], history, values, outcomes, structure, times, precision)
 
 
-def stage1_command(config: Stage2Config) -> str:
-    """The command line that makes the stage 1 this run needs."""
-    if config.dataset == "imagenet":
-        return f"class2str_tf/train_fc_classifer_imagenet.py --name {config.name}"
-    flags = f"--dataset {config.dataset} --name {config.name} --model {config.model}"
-    return f"class2str_tf/train_fc_classifier.py {flags}"
-
-
 def warn_of_collapse(config: Stage2Config) -> None:
     """Warns before training that the weights reward confident bits more than distinct ones (C2S-D23)."""
     ratio = config.w_l2 * config.B / 200 / max(config.w_i, 1e-12)
-    if ratio >= COLLAPSE_RATIO:
+    if ratio >= COLLAPSE_RATIO and config.codes == "learned":
         print(
             f"warning: --w_l2 {config.w_l2:g} against --w_i {config.w_i:g} usually puts several classes on one "
             "string, and string-match accuracy then means nothing; the authors ran 4 / 100 / 0.1 (w_c / w_i / w_l2)",
@@ -230,7 +222,17 @@ def train_until_unique(
                 last = (attempt + 1) * total
                 test = partial(check, session, graph, config, data, x_test, folder, attempt, last)
                 history = loop.run_steps(
-                    "stage 2", session, graph, config, folder, len(x_train), total, test, "test/rnn_acc", last - total
+                    "stage 2",
+                    session,
+                    graph,
+                    config,
+                    folder,
+                    len(x_train),
+                    total,
+                    test,
+                    best_by="test/rnn_acc",
+                    offset=last - total,
+                    first=["test/distinct"],  # rnn_acc is too high as long as strings collide
                 )
                 outputs = predict_all(session, graph, x_test, config.eval_batch or config.B)
         distinct = history[-1]["test/distinct"]
@@ -244,7 +246,7 @@ def fixed_strings(config: Stage2Config, features: np.ndarray, data: datasets.Dat
     """The strings of --codes random or tree, uint8 [C, L]; None where Class2Str learns them.
 
     Raises:
-      UserError: too few bits for the classes.
+      UserError: too few bits for the classes, or a class without a training image.
     """
     if config.codes == "learned":
         return None
@@ -252,6 +254,9 @@ def fixed_strings(config: Stage2Config, features: np.ndarray, data: datasets.Dat
     try:
         if config.codes == "random":
             return fixed_codes.random_codes(num_classes, config.n_sequence, config.seed)
+        empty = np.flatnonzero(np.bincount(data.train_labels, minlength=num_classes) == 0)
+        if len(empty):
+            raise UserError(f"--codes tree: no training image of class {data.class_names[empty[0]]}")
         means = np.stack([features[data.train_labels == c].mean(axis=0) for c in range(num_classes)])
         return fixed_codes.tree_codes(means, config.n_sequence)
     except ValueError as error:
@@ -311,6 +316,7 @@ def predict_all(session: tf1.Session, graph: Graph, x: np.ndarray, batch_size: i
 
 def evaluate_checkpoint(config: Stage2Config, checkpoint: str, stage1: Path, session_config: Any) -> None:
     """--eval: prints every accuracy that needs no further training, for one checkpoint."""
+    config = replace(config, augment=False)  # features would be those of whole images
     data = load(config)
     inputs = frozen_features.compute(config, data, stage1, Path(checkpoint).parent, session_config)
     images = config.finetune != "none"

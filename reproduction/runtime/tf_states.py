@@ -23,6 +23,7 @@ class States:
       prefix: step -> file name of the checkpoint.
       after: only checkpoints of later steps count.
       with_graph: whether the last checkpoint comes with the graph (`.meta`).
+      first: names of values by which the best checkpoint is chosen before `test` is looked at.
     """
 
     waits, writes, agree_every = False, True, 1  # a step returns its loss as a number
@@ -36,10 +37,11 @@ class States:
         prefix: Callable[[int], str] = "model-{}".format,
         after: int = -1,
         with_graph: bool = True,
+        first: Sequence[str] = (),
     ):
         tf1, _ = frameworks()
         self.session, self.folder, self.ends, self.test, self.prefix = session, folder, list(ends), test, prefix
-        self.after, self.with_graph = after, with_graph
+        self.after, self.with_graph, self.best_by = after, with_graph, (*first, test)
         self.saver = tf1.train.Saver(max_to_keep=0)  # save_checkpoint keeps the newest two and the best
 
     def load(self) -> dict[str, Any] | None:
@@ -51,7 +53,7 @@ class States:
 
     def save(self, position: dict[str, Any]) -> None:
         history = self._tests()  # of earlier attempts too
-        best = [max(history, key=lambda line: line[self.test])["step"]] if history else []
+        best = [max(history, key=lambda line: [line[name] for name in self.best_by])["step"]] if history else []
         name, at_end = self.prefix(position["step"]), position["step"] == self.ends[-1]
         save_checkpoint(self.session, self.saver, self.folder / name, keep=best, with_graph=self.with_graph and at_end)
 

@@ -196,6 +196,9 @@ def test_a_killed_pass_goes_on_and_ends_with_the_same_files(undisturbed, config,
     for name in ("features-train", "features-test", "fc-logits-test"):
         files = [(Path(root) / "vgg" / f"{name}.npy").read_bytes() for root in (undisturbed.runs_dir, folder)]
         assert files[0] == files[1]
+    record = json.loads((folder / "vgg" / "record.json").read_text())
+    read = {2: 11, 6: 4}[blocks]  # images of the second process, as its seconds are
+    assert record["images_per_s"] * record["seconds"] == pytest.approx(read, rel=0.1)
 
 
 def test_killed_between_the_last_block_and_the_renaming(config, monkeypatch):
@@ -341,9 +344,10 @@ def test_too_small_a_disk_is_said_before_the_pass(config, monkeypatch):
 def test_what_is_missing_is_named(config, tmp_path):
     with pytest.raises(DatasetError, match="no such folder"):
         imagenet.load(replace(config, data_dir=str(tmp_path)), SIZE)
-    stage2 = parse_rnn(rnn_parser("s", "imagenet", "vgg16", flavour="imagenet"), ["--finetune", "all"])
-    with pytest.raises(UserError, match="C2S-D02"):
-        imagenet.load(stage2, SIZE)
+    for flags in (["--finetune", "all"], ["--augment"]):
+        stage2 = parse_rnn(rnn_parser("s", "imagenet", "vgg16", flavour="imagenet"), flags)
+        with pytest.raises(UserError, match="C2S-D02"):
+            imagenet.load(stage2, SIZE)
     with pytest.raises(UserError, match="run first: python class2str_tf/train_fc_classifer_imagenet.py"):
         imagenet_features(tmp_path, imagenet.load(config, SIZE))
 

@@ -16,7 +16,7 @@ from class2str_tf.flags import ADDED, fc_parser, parse_fc, parse_rnn, rnn_parser
 from class2str_tf.method import codes, fixed_codes, string_tree
 from reproduction.launch.pipeline import Request
 from reproduction.runtime.outcomes import Outcomes
-from reproduction.runtime.run_folder import PLACES
+from reproduction.runtime.run_folder import PLACES, UserError
 
 ROOT = Path(__file__).parents[2]
 FC, RNN = "class2str_tf/train_fc_classifier.py", "class2str_tf/train_rnn_classifier_cifar.py"
@@ -59,6 +59,24 @@ def test_fixed_bits_are_certain():
     logits = fixed_codes.logits_of(table)
     assert np.array_equal(codes.bits_of(logits), table)
     assert float(1 / (1 + np.exp(-np.float32(fixed_codes.CONFIDENT)))) > 1 - 1e-8
+
+
+def test_a_class_without_an_image_has_no_place_in_the_tree():
+    from class2str_tf.training.stage2 import fixed_strings
+
+    config = parse_rnn(rnn_parser("s", "cifar10", "vgg16"), ["--codes", "tree", "--name", "nobody"])
+    pixels, labels = np.zeros((4, 1, 1, 1), np.uint8), np.array([0, 0, 2, 2])
+    data = datasets.Dataset("three", pixels, labels, pixels, labels, ("a", "b", "c"))
+    with pytest.raises(UserError, match="--codes tree: no training image of class b$"):
+        fixed_strings(config, np.eye(4, dtype=np.float32), data)
+
+
+@pytest.mark.parametrize("source", ["learned", "random", "tree"])
+def test_only_learned_strings_can_collapse(capsys, source):
+    from class2str_tf.training.stage2 import warn_of_collapse
+
+    warn_of_collapse(parse_rnn(rnn_parser("s", "cifar10", "vgg16"), ["--codes", source, "--name", "nobody"]))
+    assert bool(capsys.readouterr().err) == (source == "learned")
 
 
 def test_shift_and_flip_is_a_function_of_seed_and_step():

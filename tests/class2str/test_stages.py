@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+ROOT = Path(__file__).resolve().parents[2]
 FC = "class2str_tf/train_fc_classifier.py"
 RNN = "class2str_tf/train_rnn_classifer_mnist.py"
 STAGE1 = ("--B=200", "--dataset", "mnist5k", "--model", "lenet", "--lr", "1e-3", "--max-steps", "45")
@@ -27,6 +31,11 @@ def curve(folder: Path) -> list[dict]:
 def results(folder: Path) -> dict:
     record = json.loads((folder / "record.json").read_text())
     return {name: value for name, value in record["metrics"].items() if name != "time_change"}
+
+
+def best_one_to_one(folder: Path) -> float | None:
+    """The highest string match among the tests at which each of ten classes has its own string."""
+    return max((line["test/rnn_acc"] for line in curve(folder) if line.get("test/distinct") == 10), default=None)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +64,7 @@ def test_stage2_leaves_everything_a_user_needs(runs):
     assert metrics["distinct_codes"] < 10 or metrics["class_accuracy_exact"] == metrics["lh_accuracy"]
     assert metrics["reduced_fc_weights"] <= metrics["lh_weights"]
     assert "/" not in json.dumps(record["argv"]).replace("class2str_tf/", "").replace("<path>", "")
+    assert record["metrics"]["lh_accuracy"]["best_on_test"] == best_one_to_one(rnn)
     assert (rnn / "checkpoint").exists() and len(list(rnn.glob("model-*.meta"))) == 1
 
 
@@ -102,9 +112,10 @@ def test_evaluation_of_a_checkpoint_gives_the_recorded_accuracy(script, runs):
     assert f"{100 * recorded:.2f} % of 1000" in said
     rnn = runs / "exp1" / "rnn"
     newest = next(rnn.glob("model-*.meta")).with_suffix("")
-    said = script(RNN, *STAGE2, "--name", "exp1", "--runs_dir", runs, "--eval", newest).stdout
-    shown = dict(line.split() for line in said.splitlines() if line[:1].isalpha() and len(line.split()) == 2)
-    assert float(shown["lh_accuracy"]) == pytest.approx(results(rnn)["lh_accuracy"]["last"], abs=1e-4)
+    for more in ((), ("--augment",)):  # features are those of whole images
+        said = script(RNN, *STAGE2, *more, "--name", "exp1", "--runs_dir", runs, "--eval", newest).stdout
+        shown = dict(line.split() for line in said.splitlines() if line[:1].isalpha() and len(line.split()) == 2)
+        assert float(shown["lh_accuracy"]) == pytest.approx(results(rnn)["lh_accuracy"]["last"], abs=1e-4)
 
 
 def test_predict_one_image(script, runs, tmp_path):
@@ -116,6 +127,12 @@ def test_predict_one_image(script, runs, tmp_path):
     flags = ("--run", runs / "exp1" / "rnn", "--image")
     said = script("class2str_tf/predict.py", *flags, tmp_path / "digit.png").stdout
     assert said.startswith("string ") and said.count("likelihood") == 3
+    copied = shutil.copytree(runs / "exp1" / "rnn", tmp_path / "rnn")  # of a run that was started in the repository
+    config = json.loads((copied / "config.json").read_text())
+    config["cnn_dir"] = os.path.relpath(runs / "exp1", ROOT)
+    (copied / "config.json").write_text(json.dumps(config))
+    elsewhere = script("class2str_tf/predict.py", "--run", copied, "--image", tmp_path / "digit.png", cwd=tmp_path)
+    assert elsewhere.stdout == said
     (tmp_path / "text.png").write_text("no image")
     bad = script("class2str_tf/predict.py", *flags, tmp_path / "text.png", code=2)
     assert bad.returncode == 2 and "not a readable image" in bad.stderr
@@ -142,6 +159,71 @@ def test_kill_and_resume_of_stage2_with_a_truncated_newest_checkpoint(script, ki
     assert results(rnn) == results(runs / "exp1" / "rnn")
 
 
+@pytest.mark.parametrize("program", [FC, RNN])
+def test_a_run_whose_checkpoints_are_all_damaged_is_left_as_it_is(script, runs, tmp_path, program):
+    shutil.copytree(runs / "exp1", tmp_path / "exp1")
+    folder = tmp_path / "exp1" / ("rnn" if program == RNN else "")
+    (folder / "DONE").unlink()
+    for index in folder.glob("model-*.index"):
+        index.write_bytes(index.read_bytes()[:20])
+    logs = [path for path in folder.rglob("*") if path.name == "metrics.jsonl" or "tfevents" in path.name]
+    before = {path: path.read_bytes() for path in logs}
+    flags = STAGE1 if program == FC else (*STAGE2, "--max-steps", "45", "--cnn-dir", runs / "exp1")
+    done = script(program, *flags, "--name", "exp1", "--runs_dir", tmp_path, code=2)
+    assert "no checkpoint can be restored; --overwrite starts anew" in done.stderr
+    assert before and all(path.read_bytes() == content for path, content in before.items())
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from([0.2, 0.5, 1.0])), min_size=1))
+def test_the_best_checkpoint_is_of_a_test_with_the_most_strings(tests):
+    from class2str_tf.method.layers import tf1
+    from reproduction.runtime import tf_states
+
+    lines = [{"step": step, "test/distinct": d, "test/rnn_acc": a} for step, (d, a) in enumerate(tests, 1)]
+    keep = []
+    with tf1.Graph().as_default(), pytest.MonkeyPatch.context() as patch:
+        tf1.train.get_or_create_global_step()
+        patch.setattr(tf_states, "read_metrics", lambda _: lines)
+        patch.setattr(tf_states, "save_checkpoint", lambda *_, **named: keep.extend(named["keep"]))
+        states = tf_states.States(None, Path(), [len(lines)], "test/rnn_acc", first=["test/distinct"])
+        states.save({"step": len(lines)})
+    assert tests[keep[0] - 1] == max(tests)
+
+
+def test_features_of_other_training_images_are_computed_anew(runs, tmp_path):
+    """Those in the rnn/ of stage 1, too, of a run from before features.json named --train-images."""
+    from class2str_tf.data import images
+    from class2str_tf.flags import parse_rnn, rnn_parser
+    from class2str_tf.training import frozen_features
+    from reproduction.runtime import tf_runtime
+
+    cnn_dir = shutil.copytree(runs / "exp1", tmp_path / "exp1")
+    session_config = tf_runtime.start(0, "cpu")
+
+    def compute(train_images: str) -> tuple[Path, np.ndarray, np.ndarray]:
+        argv = ["--dataset", "mnist5k", "--finetune", "none", "--cnn-dir", str(cnn_dir), "--train-images", train_images]
+        config = parse_rnn(rnn_parser("s", "mnist", "lenet", flavour="mnist"), argv)
+        data, prefix = images.load(config), frozen_features.newest_checkpoint(config)
+        (folder := tmp_path / train_images).mkdir()
+        return folder, frozen_features.compute(config, data, prefix, folder, session_config).train, data.train_labels
+
+    folder, whole, labels = compute("0")
+    assert not any(folder.iterdir())  # they are in the rnn/ of stage 1
+    for part in ("1000", "first:1000"):
+        folder, features, of = compute(part)
+        found = [np.flatnonzero((whole == row).all(axis=1)) for row in features]
+        assert len(features) == len(of) == 1000 and all(
+            label in labels[places] for label, places in zip(of, found, strict=True)
+        )
+    for path in folder.iterdir():
+        shutil.copy(path, cnn_dir / "rnn")
+    stamp = json.loads((folder / "features.json").read_text())
+    assert stamp.pop("train_images") == part
+    (cnn_dir / "rnn" / "features.json").write_text(json.dumps(stamp))
+    (tmp_path / "0").rmdir()
+    assert np.array_equal(compute("0")[1], whole)
+
+
 def test_cached_and_uncached_features_train_alike_over_20_steps(script, runs, tmp_path):
     curves = []
     for name, flags in {"cached": (), "uncached": ("--no-cache-features",)}.items():
@@ -154,10 +236,35 @@ def test_cached_and_uncached_features_train_alike_over_20_steps(script, runs, tm
         np.testing.assert_allclose(list(cached.values()), list(uncached.values()), rtol=2e-4, atol=1e-5)
 
 
-def test_missing_stage1_names_its_command(script, tmp_path):
-    done = script(RNN, "--dataset", "mnist5k", "--name", "x", "--runs_dir", tmp_path, code=2)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "train_fc_classifier.py --dataset mnist5k --name x --model lenet" in done.stderr
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--name", "x"],
+        ["--name", "a", "--cnn-dir", "no where/x", "--lenet", "poster", "--lenet-relu", "--pixels", "raw"],
+        ["--cnn-dir", "x", "--model", "vgg16", "--F", "8", "--train-images", "first:9", "--hold-out"],
+    ],
+)
+@pytest.mark.parametrize("program", [FC, RNN])
+def test_missing_stage1_names_the_command_that_makes_it(script, tmp_path, monkeypatch, program, flags):
+    from class2str_tf.flags import ARCHITECTURE, fc_parser, parse_fc, parse_rnn, rnn_parser
+
+    monkeypatch.chdir(tmp_path)
+    argv = ["--dataset", "mnist5k", "--runs_dir", str(tmp_path), *flags]
+    if program == FC and "--cnn-dir" not in flags:
+        argv += ["--cnn-dir", "x"]
+    done = script(program, *argv, code=2, cwd=tmp_path)
+    assert done.stderr.count("\n") == 1
+    script_name, *words = shlex.split(done.stderr.partition("run first: python ")[2])
+    made = parse_fc(fc_parser(script_name), words)
+    needed = (
+        parse_fc(fc_parser(FC), argv)
+        if program == FC
+        else parse_rnn(rnn_parser(RNN, "mnist", "lenet", flavour="mnist"), argv)
+    )
+    assert script_name == FC and made.folder.resolve() == Path(str(needed.cnn_dir)).resolve()
+    shared = [flag.removeprefix("--").replace("-", "_") for flag in ARCHITECTURE]
+    for name in ("dataset", "model", "F", "train_images", "hold_out", *shared):
+        assert getattr(made, name) == getattr(needed, name)
 
 
 def test_checkpoint_of_another_architecture(script, runs, tmp_path):
@@ -179,7 +286,10 @@ def test_collapsing_weights_warn_and_end_in_an_error_but_leave_the_record(script
     done = script(RNN, *flags, "--runs_dir", tmp_path, "--cnn-dir", runs / "exp1", code=2)
     assert done.returncode == 2 and "warning: --w_l2 1 against --w_i 1" in done.stderr
     assert "all 10 classes ended on one string" in done.stderr
-    assert results(tmp_path / "c" / "rnn")["distinct_codes"]["last"] == 1
+    found = results(tmp_path / "c" / "rnn")
+    assert found["distinct_codes"]["last"] == found["lh_accuracy"]["last"] == 1
+    assert found["lh_accuracy"]["best_on_test"] == best_one_to_one(tmp_path / "c" / "rnn")
+    assert best_one_to_one(tmp_path / "c" / "rnn") != 1
 
 
 def test_non_finite_loss_stops_with_step_and_checkpoint(script, tmp_path):
@@ -246,7 +356,7 @@ def test_full_disk_while_saving_is_one_line_and_keeps_the_checkpoint_before(tmp_
         preexec_fn=small_files,
         capture_output=True,
         text=True,
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=ROOT,
     )
     assert done.returncode == 2 and "cannot be saved" in done.stderr and "Traceback" not in done.stderr
     assert not list((tmp_path / "x").glob("*tempstate*")) and not (tmp_path / "x" / "DONE").exists()
@@ -259,9 +369,7 @@ def test_sigterm_stops_cleanly_and_the_run_goes_on_to_the_same_end(script, runs,
     import time
 
     flags = [*STAGE1, "--name", "exp1", "--runs_dir", str(tmp_path)]
-    process = subprocess.Popen(
-        [sys.executable, FC, *flags], stderr=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2]
-    )
+    process = subprocess.Popen([sys.executable, FC, *flags], stderr=subprocess.PIPE, text=True, cwd=ROOT)
     while not any((tmp_path / "exp1").glob("model-4000.index")):
         assert process.poll() is None
         time.sleep(0.02)
