@@ -8,7 +8,7 @@ SHIFT = 2  # pixels, to either side
 
 
 def shift_and_flip(images: tf.Tensor, seed: int, step: tf.Tensor) -> tf.Tensor:
-    """Each image moved by up to SHIFT pixels, its border mirrored, and every other one flipped left to right.
+    """Each image moved by up to SHIFT pixels, its border mirrored, and a random half of them flipped left to right.
 
     Args:
       images: uint8 or float32 [B, H, W, C].

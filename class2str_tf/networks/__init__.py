@@ -1,1 +1,1 @@
-"""The stage-1 networks: LeNet and VGG16."""
+"""The networks: LeNet, VGG16 for small images and for ImageNet, and `early`, a narrow VGG that pools early."""

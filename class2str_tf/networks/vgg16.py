@@ -31,7 +31,7 @@ def features(
     layer = 0
     for block, channels in enumerate(widths, 1):
         for index in range(1, (3 if block <= 2 else 4)):
-            if index > 1 and block != 2 or block == 2 and index == 2:
+            if index > 1:
                 layer += 1
                 x = dropout(x, p1 if block == 1 else p2, training and with_dropout, seed, layer)
             name = f"conv{block}_{index}"
