@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from class2str_tf.stage1_folder import adopt_architecture, find_cnn, stage1_dige
 from reproduction.runtime import flags as shared
 from reproduction.runtime.driver import visible_gpu
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, dataset_name, finish_parsing, given, number, whole
-from reproduction.runtime.run_folder import UserError, read_json
+from reproduction.runtime.run_folder import UserError
 
 # num_bits L, LSTM units as released and as the poster's budget needs, hidden width H of Class2Str and Str2Class,
 # decay mu, and the folder that the released stage 2 reads; C2S-D04, C2S-D08
@@ -225,8 +225,7 @@ TRAINING: FlagTable = {
     "--augment": dict(action="store_true", help="shift by up to two pixels and flip, inside the graph"),
     "--eval-batch": dict(type=whole(0), default=0, help="batch size of a test; 0: as in training"),
     "--weight-decay": dict(
-        type=number(0),
-        help="factor of the L2 penalty (0.001; stage 2: of a trained CNN and the reduced FC, if given also of LH)",
+        type=number(0), help="factor of the L2 penalty (0.001; stage 2: trained CNN, reduced FC and, if given, LH)"
     ),
     "--hold-out": dict(
         action="store_const",
@@ -263,9 +262,7 @@ STAGE_2: FlagTable = {
     "--lh-preset": dict(choices=["released", "budget"], default="released", help="sizes of the LSTMs; C2S-D28"),
     "--lstm-units": dict(metavar="N,N", help="LSTM sizes such as 32,32; overrides --lh-preset"),
     "--decode": dict(choices=["exact", "hamming", "ml", "str2class"], default="exact", help="main decoder"),
-    "--retry-collisions": dict(
-        type=whole(0), default=0, help="new initialisations if strings collide; the last one counts; C2S-D23"
-    ),
+    "--retry-collisions": dict(type=whole(0), default=0, help="new tries if strings collide; the last counts; C2S-D23"),
     "--no-cache-features": dict(action="store_true", help="run the frozen CNN at every step (same result)"),
     "--no-reduced-fc": dict(action="store_true", help="skip the reduced FC classifier"),
 }
@@ -311,9 +308,7 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
     models = ["vgg", "vgg16", "lenet"] if flavour == "imagenet" else ["vgg16", "lenet", "early"]
     own.add_argument("--model", choices=models, default=model, help=f"default: that of stage 1, else {model}")
     if flavour == "mnist":
-        group.add_argument(
-            "--gpu", type=whole(0), default=0, help="index of the CUDA device, if one is visible and --device is auto"
-        )
+        group.add_argument("--gpu", type=whole(0), default=0, help="CUDA device, if one is visible; --device wins")
         group.add_argument("--w_inv_loss", type=number(0), default=100.0, help="weight of the inverse loss, w_i")
     for name, default, term in (
         ("--w_c", 1.0, "string cross-entropy"),
@@ -392,17 +387,6 @@ def _units(text: str | None) -> list[int]:
     if min(units) < 1:
         raise UserError(f"argument --lstm-units: {text!r} is not a list of whole numbers >= 1, for example 100,20,100")
     return units
-
-
-def trained_with(folder: Path) -> Stage2Config:
-    """The resolved flags of a run of stage 2, from its config.json.
-
-    Raises:
-      UserError: no such run, or one of another version.
-    """
-    names = [field.name for field in fields(Stage2Config)]
-    values = ADDED | read_json(folder / "config.json", *(name for name in names if name not in ADDED))
-    return Stage2Config(**{name: values[name] for name in names})
 
 
 def parse_fc(parser: Parser, argv: list[str] | None = None) -> Config:

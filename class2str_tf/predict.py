@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+from class2str_tf.flags import ADDED, Stage2Config
 from reproduction.runtime.flags import PRINT_CONFIG, FlagTable, Parser, add_flags, finish_parsing, flags_alone, run_main
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, read_json
 
@@ -41,10 +43,19 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(fitted, np.uint8).reshape(1, height, width, channels)
 
 
+def trained_with(folder: Path) -> Stage2Config:
+    """The resolved flags of a run of stage 2, from its config.json.
+
+    Raises:
+      UserError: no such run, or one of another version.
+    """
+    names = [field.name for field in fields(Stage2Config)]
+    values = ADDED | read_json(folder / "config.json", *(name for name in names if name not in ADDED))
+    return Stage2Config(**{name: values[name] for name in names})
+
+
 def predict(run: Path, image: Path) -> None:
     """Prints the string that the LH classifier outputs for an image, the class with this string, and likely classes."""
-    from class2str_tf.flags import trained_with
-
     config, table = trained_with(run), None
     for candidate in run.glob("*_strings.json"):
         table = read_json(candidate, "image_shape", "strings", "class_names")

@@ -11,10 +11,9 @@ from tqdm import tqdm
 
 import datasets
 from class2str_tf.data.batches import IN_MEMORY_BYTES, slices
-from class2str_tf.flags import Config, Stage2Config, fc_parser, parse_fc
+from class2str_tf.flags import ARCHITECTURE, Config, Stage2Config, fc_parser, parse_fc
 from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
-from class2str_tf.stage1_folder import ARCHITECTURE
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.arrays import read_npy
 from reproduction.runtime.run_folder import UserError, read_json, shown, write_json
@@ -47,14 +46,14 @@ def stage1_command(config: Config) -> str:
     """The command line that makes the stage 1 in --cnn-dir, with the flags that both stages must share."""
     folder = Path(str(config.cnn_dir)).absolute()
     kind = "classifer_imagenet" if config.dataset == "imagenet" else "classifier"
-    values = {"dataset": config.dataset, "runs-dir": shown(folder.parent), "name": folder.name, "model": config.model}
+    words = [f"class2str_tf/train_fc_{kind}.py", "--dataset", config.dataset, "--runs-dir", shown(folder.parent)]
+    words += ["--name", folder.name, "--model", config.model]
     usual = parse_fc(fc_parser("", config.dataset), [])
-    for name in (*ARCHITECTURE[1:], "train_images", "hold_out"):
-        if getattr(config, name) != getattr(usual, name):
-            values[name.replace("_", "-")] = getattr(config, name)
-    words = [f"class2str_tf/train_fc_{kind}.py"]
-    for name, value in values.items():
-        words += [f"--{name}", *([] if name in ("lenet-relu", "hold-out") else [str(value)])]
+    for flag in ("--F", *ARCHITECTURE, "--train-images", "--hold-out"):
+        name = flag.removeprefix("--").replace("-", "_")
+        value = getattr(config, name)
+        if value != getattr(usual, name):
+            words += [flag] if flag in ("--lenet-relu", "--hold-out") else [flag, str(value)]
     return shlex.join(words)
 
 
