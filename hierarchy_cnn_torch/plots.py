@@ -12,7 +12,7 @@ from hierarchy_cnn_torch.data.images import Data
 from hierarchy_cnn_torch.flags import ARM_NAMES
 from hierarchy_cnn_torch.method import seriation, similarity, trees
 from hierarchy_cnn_torch.method.responses import class_correlation
-from hierarchy_cnn_torch.method.selectivity import column_order
+from hierarchy_cnn_torch.method.selectivity import column_order, random_best
 from hierarchy_cnn_torch.report.measure import npz
 from reproduction.runtime.arrays import confusion_counts
 from reproduction.runtime.figures import new_figure, save_figure
@@ -116,7 +116,9 @@ def f4_responses(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
     ax.imshow(values[np.ix_(order, columns)], cmap="cividis_r", aspect="auto", interpolation="nearest")
     edge = int(members.sum()) - 0.5
     ax.axhline(edge, color="#D55E00")
-    title = f"conv5 responses; columns by selectivity for the top group (best S = {share.max():.2f})"
+    by_chance = random_best(len(order), int(members.sum()), len(columns))
+    scale = f"best {share.max():.2f}, by chance {by_chance:.2f}"
+    title = f"conv5 responses; columns by class-rank S for the top group ({scale})"
     ax.set(title=title, xlabel="channel")
     if len(order) <= 30:
         ax.set_yticks(range(len(order)), [seed["names"][c] for c in order])
@@ -159,12 +161,13 @@ def show_sheet(ax: Any, images: np.ndarray, across: int) -> None:
 
 
 def f6_top_images(seed: Mapping[str, Any], folder: Path, test_images: np.ndarray, path: Path) -> None:
-    """The strongest images of the 8 most selective channels of each convolution. The channels are not named by us."""
+    """The strongest images of the 8 channels of each convolution that exceed chance most, which we do not name."""
     arrays = npz(folder / "analysis" / "profiles.npz")
     layers = [name for name in seed["selectivity"] if name.startswith("conv")]
     figure, axes = new_figure(2.6 * len(layers), 3.2, 1, len(layers), layout=None)
     for ax, name in zip(axes[0], layers, strict=True):
-        best = np.argsort(-arrays[f"simg__{name}"].max(0), kind="stable")[:8]
+        by_chance = np.concatenate([row["groups_95"] for row in seed["selectivity"][name]])
+        best = np.argsort(-(arrays[f"group_simg__{name}"] - by_chance[:, None]).max(0), kind="stable")[:8]
         ids = arrays[f"top__{name}"][:9, best].T.ravel()
         show_sheet(ax, test_images[ids], 9)
         ax.set_title(f"{name}: a row per channel", fontsize=8)
@@ -199,8 +202,9 @@ def f7_gaps(seeds: Seeds, path: Path) -> None:
 
 
 def f8_curves(seeds: Seeds, path: Path) -> None:
-    """Test error of the variants over epochs (mean and sd over seeds), and gradient norms of the first epoch."""
-    figure, ((errors, gradients),) = new_figure(11, 3.8, 1, 2, layout=None)
+    """Test error of the variants over epochs (mean and sd over seeds), and gradients of the first epoch."""
+    figure, ((errors, *gradients),) = new_figure(15, 3.8, 1, 3, layout=None)
+    titles = {"gradients": "b: gradient L2 norm", "ratios": "c: gradient / weight, L2 norms"}
     for arm in seeds[0]["arms"]:
         colour, line = STYLES[arm]
         runs = np.array([s["curves"][arm]["test"] for s in seeds if arm in s.get("curves", {})])
@@ -210,12 +214,13 @@ def f8_curves(seeds: Seeds, path: Path) -> None:
         if len(runs) > 1:
             sd = error.std(0, ddof=1)
             errors.fill_between(x, error.mean(0) - sd, error.mean(0) + sd, color=colour, alpha=0.12)
-        norms = np.array([s["curves"][arm]["first_epoch_gradients"] for s in seeds if arm in s.get("curves", {})])
-        gradients.plot(range(1, norms.shape[1] + 1), norms.mean(0), color=colour, ls=line, marker="o", ms=3)
+        for ax, name in zip(gradients, titles, strict=True):
+            norms = np.array([s["curves"][arm][f"first_epoch_{name}"] for s in seeds if arm in s.get("curves", {})])
+            ax.plot(range(1, norms.shape[1] + 1), norms.mean(0), color=colour, ls=line, marker="o", ms=3)
     errors.set(title=f"a: test error, {len(seeds)} seed(s), mean ± sd", xlabel="epoch", ylabel="test error, %")
     errors.legend(fontsize=7)
-    title = "b: gradient L2 norm, first epoch"
-    gradients.set(title=title, xlabel="convolution", xticks=range(1, 6), yscale="log")
+    for ax, title in zip(gradients, titles.values(), strict=True):
+        ax.set(title=f"{title}, first epoch", xlabel="convolution", xticks=range(1, 6), yscale="log")
     save(figure, path)
 
 

@@ -27,7 +27,7 @@ def aggregate(maps: Any, how: str = "mean") -> Any:
     """
     if maps.dim() == 2:
         return maps.float()
-    flat = maps.float().flatten(2)
+    flat = maps.float().flatten(2)  # DEVIATION HCN-D09: mean by default; the paper's own choice is not known for sure
     if how == "mean":
         return flat.mean(2)
     if how == "max":
@@ -115,8 +115,9 @@ def class_correlation(profiles: np.ndarray) -> np.ndarray:
     """Returns the correlation of the classes' profiles, channels standardised over classes first; float64 [K, K].
 
     Args:
-      profiles: float [K, M].
+      profiles: float [K, M]; a class with a NaN (one without images) correlates 0 with all others.
     """
-    centred = profiles - profiles.mean(0)
-    sd = centred.std(0)
+    known = ~np.isnan(profiles).any(1)
+    centred = np.where(known[:, None], profiles - profiles[known].mean(0), 0.0)
+    sd = centred[known].std(0)
     return correlation(np.divide(centred, sd, out=np.zeros_like(centred), where=sd > 1e-12))

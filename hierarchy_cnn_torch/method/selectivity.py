@@ -125,8 +125,8 @@ def best_with_null(
       exact_below: number of groupings from which on only random ones are tried.
     Returns:
       best: mean over groups of the best channel's S_img; groups, channels: of each group; null: float64 [P] of the same
-      mean for each grouping, in an order that depends on level and seed alone; null_mean, null_95: of these; exact: all
-      groupings; p: see `chance`.
+      mean for each grouping, in an order that depends on level and seed alone; null_mean, null_95: of these;
+      groups_95: the 95 % point of each group's own best channel; exact: all groupings; p: see `chance`.
     """
     level = np.unique(level, return_inverse=True)[1]
     num_classes, groups = len(level), int(level.max()) + 1
@@ -148,7 +148,8 @@ def best_with_null(
     every = distinct_splits(level, exact_below)
     rng = np.random.default_rng([seed, 0x5E1])
     groupings = (rng.permutation(level) for _ in range(permutations)) if every is None else every
-    null = np.array([best_of(grouping)[0].mean() for grouping in groupings])
+    by_group = [best_of(grouping)[0] for grouping in groupings]
+    null = np.array([shares.mean() for shares in by_group])
     observed = float(best.mean())
     return {
         "best": observed,
@@ -157,6 +158,7 @@ def best_with_null(
         "null": null,
         "null_mean": float(null.mean()),
         "null_95": float(np.quantile(null, 0.95)),
+        "groups_95": np.quantile(by_group, 0.95, axis=0).tolist(),
         "exact": every is not None,
         "p": chance(observed, null, every is not None),
     }

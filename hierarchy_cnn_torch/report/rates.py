@@ -15,7 +15,7 @@ from reproduction.compare.tabular import markdown_table
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import UserError, open_run, read_json, shown, together, write_bytes
 
-OF_ALL = ("data", "data_verified", "precision", "deterministic")  # what the record has of the trainings' records
+OF_ALL = ("data", "data_verified", "precision", "deterministic")  # fields that the trainings' records have in common
 Swept = dict[str, dict[str, dict[str, float]]]  # rate -> variant -> name -> number
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hierarchy_cnn_torch import plots
 from hierarchy_cnn_torch.report import tables
@@ -56,6 +58,14 @@ def _summarise(row: Path) -> None:
     for name in ("T1", "T2", "T3", "T4"):
         if (out / f"{name}.md").exists():
             print((out / f"{name}.md").read_text(encoding="utf-8"))
+    if "agreement" in seeds[0]:
+        print(agreement_of(seeds[0]))
     view = folders[0] / "analysis" / "view.html"
     print(f"plots and tables of {len(seeds)} seed(s): {shown(out)}")
     print(f"open {shown(view)} in a browser: the viewer, on seed {seeds[0]['seed']}", flush=True)
+
+
+def agreement_of(seed: Mapping[str, Any]) -> str:
+    """Returns a line on how alike the tree of the statistics and the one that stage 1 derives are."""
+    numbers = ", ".join(f"{name.replace('_', ' ')} {v:.2f}" for name, v in seed["agreement"].items() if v is not None)
+    return f"seed {seed['seed']}: agreement of the tree {seed['tree']} with the derived one (1: equal): {numbers}"

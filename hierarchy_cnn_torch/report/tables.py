@@ -15,6 +15,7 @@ from reproduction.compare.tabular import markdown_table, spread
 from reproduction.runtime.run_folder import write_bytes
 
 Seeds = Sequence[Mapping[str, Any]]
+SHARES = ("accuracy", "within", "expected")
 # The paper's ImageNet errors as recalled: nobody here could open its table. Never compared with ours.
 RECALLED = [("AlexNet, standard", 42.6, 19.6), ("AlexNet, hierarchy-aware", 34.33, 13.02)]
 
@@ -28,7 +29,11 @@ def interval(values: Sequence[float]) -> str:
 
 
 def t1(seeds: Seeds) -> list[list[str]]:
-    """Per level: groups, group accuracy, share of errors inside, expected, times chance, p, mean LCA height. A0."""
+    """Per level: groups, group accuracy, share of errors inside, expected, times chance, p, mean LCA height. A0.
+
+    Then, of the errors inside the level above, the share inside this one; and the share of images whose group is right
+    that are right one level down. One seed alone has the interval of its share of errors inside, over images.
+    """
     rows = [
         [
             "groups",
@@ -38,18 +43,26 @@ def t1(seeds: Seeds) -> list[list[str]]:
             "times chance",
             "largest p",
             "mean LCA height",
+            "inside W, of those inside the level above %",
+            "right one level down, of those right here %",
         ]
     ]
     measured = [s["T1"]["A0"] for s in seeds]
     for at in range(len(seeds[0]["levels"])):
         level = [of_seed["levels"][at] for of_seed in measured if at < len(of_seed["levels"])]
+        accuracy, within, expected = (spread([row[name] for row in level], 100) for name in SHARES)
+        ends = level[0].get("within_95", [None]) if len(level) == 1 else [None]
+        if None not in ends:
+            within += " [{:.2f}, {:.2f}]".format(*(100 * end for end in ends))
+        below = [[s[name][at] for s in measured if at < len(s.get(name, ()))] for name in ("nested", "conditional")]
         rows.append(
             [
                 "/".join(dict.fromkeys(str(row["groups"]) for row in level)),
-                *(spread([row[share] for row in level], 100) for share in ("accuracy", "within", "expected")),
+                *(accuracy, within, expected),
                 spread([row["lift"] for row in level]),
                 f"{max(row['p'] for row in level):.4f}",
                 spread([of_seed["height"] for of_seed in measured]),
+                *(spread(shares, 100) for shares in below),
             ]
         )
     return rows
@@ -63,16 +76,22 @@ def epochs_risen(values: Sequence[float | None]) -> str:
 
 
 def t2(seeds: Seeds) -> list[list[str]]:
-    """Epoch to 90 % of the rise, per layer and level, with the random-group control; a probe need not rise."""
+    """Epoch to 90 % of the rise, per layer and level, with the random-group control; a probe need not rise.
+
+    And the k-means purity of the coarsest groups at the last epoch, which needs no labels.
+    """
     first = seeds[0]["e90"]
     questions = [q for q in next(iter(first.values())) if "/" not in q]
     levels = [q for q in questions if q != "classes"]
     heads = ["classes" if q == "classes" else f"{q} groups" for q in questions]
     rows = [["layer", *heads, *(f"{q} random" for q in levels)]]
+    purity = "purity" in seeds[0]
+    rows[0] += ["k-means purity of the coarsest groups %"] if purity else []
     for tap in first:
         controls = [[v for s in seeds for name, v in s["e90"][tap].items() if name.startswith(f"{q}/")] for q in levels]
         own = [[s["e90"][tap][q] for s in seeds if q in s["e90"][tap]] for q in questions]
         rows.append([tap, *map(epochs_risen, own), *map(epochs_risen, controls)])
+        rows[-1] += [spread([s["purity"][tap] for s in seeds if "purity" in s], 100)] if purity else []
     return rows
 
 

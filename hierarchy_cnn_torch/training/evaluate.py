@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +161,12 @@ def evaluate_checkpoint(config: Config, data: Data, world: World) -> None:
     try:
         state = state.get("model", state)
         heads = {name.split(".")[1]: len(value) for name, value in state.items() if name.endswith(".5.bias")}
-        network = rebuild(config, data, heads)
+        trunk = trunk_of(config.trunk, config.preset)
+        network = rebuild(config, data, heads, replace(trunk, fc=len(state["fc6.bias"])))  # A5 is wider
         network.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError, LookupError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"--eval {config.eval}: does not fit --trunk, --preset or --dataset ({reason})") from None
+        raise UserError(f"--eval {config.eval}: does not fit --trunk, --preset, --bn or --dataset ({reason})") from None
     scores, _ = scores_of(network.to(world.device), data.test_images, data, config, world)
     accuracy = accuracy_of(scores, data.test_labels)
     print(f"{config.dataset}: top-1 accuracy {100 * accuracy:.2f} % on {len(data.test_labels):,} test images")
@@ -192,14 +193,17 @@ def rebuild(config: Config, data: Data, heads: dict[str, int] | None = None, tru
 
 
 def kept_epochs(folder: Path) -> list[int]:
-    """Returns the epochs whose weights a run kept.
+    """Returns the epochs whose weights a run kept: 0, the untrained network, 1, and more.
 
     Raises:
-      UserError: none; says which flag keeps them.
+      UserError: 0 or 1 is missing; says which flag keeps them.
     """
     epochs = sorted(int(path.stem.split("-")[1]) for path in (folder / "weights").glob("epoch-*.pt"))
-    if not epochs:
-        raise UserError(f"{shown(folder)}: no weights of epochs were kept; train it with --keep-epochs auto")
+    if epochs[:2] != [0, 1]:
+        raise UserError(
+            f"{shown(folder)}: weights of the epochs {epochs}, needed are 0 (untrained) and 1 at least; train it with "
+            "--keep-epochs auto, or leave responses and probes out of --what"
+        )
     return epochs
 
 

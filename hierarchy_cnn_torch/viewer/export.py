@@ -160,8 +160,7 @@ def from_files(args: argparse.Namespace) -> View:
     if args.tree:
         tree = load_tree(args.tree, names)
     else:
-        asked = parse_numbers("--levels", args.levels)
-        tree = derived_tree(distance, names, asked, similarity.default_sizes(len(names)))
+        tree = derived_tree(distance, names, parse_numbers("--levels", args.levels))
     label = lambda at, count: f"epoch {at + 1}" if count > 1 else "last"  # noqa: E731
     runs = [(Path(args.confusion or args.scores).stem, [(label(i, len(matrices)), c) for i, c in enumerate(matrices)])]
     if args.compare:

@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 from hierarchy_cnn_torch.data.tree_files import leaf_names
 from hierarchy_cnn_torch.flags import Config
-from hierarchy_cnn_torch.method import similarity, trees
+from hierarchy_cnn_torch.method import similarity
 from hierarchy_cnn_torch.method.responses import class_correlation
 from hierarchy_cnn_torch.report.measure import flat_config, npz, study_tree
 from hierarchy_cnn_torch.viewer.view import Epoch, Layer, View, samples_of
@@ -44,7 +44,7 @@ def _view_of_run(seed_folder: Path, compare: str | None, title: str, data_dir: s
     if compare and (seed_folder / compare / "DONE").exists():
         other = npz(seed_folder / compare / "predictions.npz")
         runs.append((compare, _epochs(seed_folder / compare, other, len(names))))
-    layers, keep = _layers(seed_folder, trees.levels_of(tree))
+    layers, keep = _layers(seed_folder)
     probabilities = softmax(saved["test_logits"].astype(np.float64), axis=1)
     images = _test_images(seed_folder / "A0", flat, data_dir)
     if images is not None and len(images) != len(probabilities):
@@ -83,7 +83,7 @@ def _epochs(folder: Path, saved: Mapping[str, np.ndarray], size: int) -> list[tu
     return [*epochs, ("end", last)]
 
 
-def _layers(seed_folder: Path, levels: list[np.ndarray]) -> tuple[list[Layer], list[int]]:
+def _layers(seed_folder: Path) -> tuple[list[Layer], list[int]]:
     path = seed_folder / "analysis" / "profiles.npz"
     analysed = seed_folder / "analysis" / "analysis.json"
     if not path.exists() or not analysed.exists():
@@ -99,9 +99,9 @@ def _layers(seed_folder: Path, levels: list[np.ndarray]) -> tuple[list[Layer], l
             profile = arrays[f"{name}/{epoch}"]
             rho = float("nan") if statistic["rho"] is None else float(statistic["rho"])
             epochs.append((f"epoch {epoch}", profile, class_correlation(profile.astype(np.float64)), rho))
-        top = arrays.get(f"top/{name}")
-        null = [row["null_95"] for row in analysis["selectivity"][name]] if name in analysis["selectivity"] else None
-        layers.append(Layer(name, epochs, top, arrays.get(f"simg/{name}"), null))
+        top, simg = arrays.get(f"top/{name}"), arrays.get(f"group_simg/{name}")  # older runs lack the latter
+        null = None if simg is None else [float(s) for row in analysis["selectivity"][name] for s in row["groups_95"]]
+        layers.append(Layer(name, epochs, top, simg, null))
         if top is not None:
             keep |= set(top.ravel().tolist())
     return layers, sorted(keep)

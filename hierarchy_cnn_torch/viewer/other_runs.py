@@ -24,7 +24,7 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
         config.json (class2str).
       title: of the page; "" names the folder.
       data_dir: data sets, for the images; None takes the run's own.
-      asked: groups of each level of the derived tree; none: 2 and 4.
+      asked: groups of each level of the derived tree; none: `similarity.default_sizes`.
     Raises:
       UserError: neither is there; there are no levels as asked for; or the data set of the scores cannot be loaded.
     """
@@ -49,7 +49,7 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
         distance = similarity.score_distance(logits)
         names = [str(n) for n in data.class_names]
         samples = samples_of(labels, probabilities, data.test_images, note="test images of the fully connected head")
-        tree = derived_tree(distance, names, asked, [2, 4])
+        tree = derived_tree(distance, names, asked)
         return View(name, names, tree, distance, [("FC head", [("last", counts)])], [], samples)
     if evaluation.exists() and "confusion_last" in (content := read_json(evaluation, "")):
         try:
@@ -66,25 +66,24 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
         with as_user_error():
             epochs = [(label, similarity.check_confusion(counts, names)) for label, counts in tables]
         distance = similarity.profile_distance(epochs[-1][1])
-        return View(name, names, derived_tree(distance, names, asked, [2, 4]), distance, [("run", epochs)])
+        return View(name, names, derived_tree(distance, names, asked), distance, [("run", epochs)])
     raise UserError(
         f"{shown(folder)}: no A0 (run python hierarchy_cnn_torch/train.py --stage flat --out {shown(folder)}/A0), and "
         "no evaluation.json with confusions or fc-logits-test.npy of another paper"
     )
 
 
-def derived_tree(distance: np.ndarray, names: list[str], asked: list[int], default: list[int]) -> trees.Node:
+def derived_tree(distance: np.ndarray, names: list[str], asked: list[int]) -> trees.Node:
     """Returns the average linkage of the classes, cut into levels.
 
     Args:
       distance: float [K, K].
       names: class names.
-      asked: --levels.
-      default: numbers of groups if none are asked for.
+      asked: --levels; if empty, `similarity.default_sizes`.
     Raises:
       UserError: levels were asked for and there is none; if only some are lacking, a line on stderr says so.
     """
-    sizes = asked or default
+    sizes = asked or similarity.default_sizes(len(names))
     with as_user_error():
         levels = similarity.cut(similarity.dendrogram(distance), sizes) if sizes else []
     message = similarity.lacking(levels, asked)

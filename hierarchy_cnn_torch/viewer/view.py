@@ -32,8 +32,8 @@ class Layer:
       name: shown.
       epochs: oldest first.
       top: image ids of each channel's strongest images, int [25, M], or None.
-      simg: best group's sample selectivity per level and channel, float [L, M] in [0, 1], or None.
-      null: 95 % point of the best channel by chance, one number per level, or None.
+      simg: sample selectivity for each group of each level, coarsest level first, float [groups, M] in [0, 1], or None.
+      null: 95 % point of the best channel by chance for each of these groups, or None.
     """
 
     name: str
@@ -219,7 +219,8 @@ def build(view: View) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             arrays |= {f"{key}_row": smallest(row), f"{key}_col": smallest(col), f"{key}_n": smallest(counts[row, col])}
             entries.append({"label": label, "key": key})
         runs.append({"name": run_name, "epochs": entries})
-    layers = [_layer(at, layer, size, arrays) for at, layer in enumerate(view.layers)]
+    groups = sum(len(info["groups"]) for info in level_infos)
+    layers = [_layer(at, layer, size, groups, arrays) for at, layer in enumerate(view.layers)]
     meta = {
         "format": "blocks-view-1",
         "title": view.title,
@@ -251,7 +252,7 @@ def _group_title(tree: Node, classes: np.ndarray) -> str:
     )
 
 
-def _layer(at: int, layer: Layer, size: int, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def _layer(at: int, layer: Layer, size: int, groups: int, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     channels = next((r.shape[1] for _, r, _, _ in layer.epochs if r is not None), 0)
     epochs: list[dict[str, Any]] = []
     for e, (label, responses, correlation, rho) in enumerate(layer.epochs):
@@ -267,12 +268,12 @@ def _layer(at: int, layer: Layer, size: int, arrays: dict[str, np.ndarray]) -> d
             entry["corr"] = f"k{at}_{e}"
             arrays[f"k{at}_{e}"] = triangle_bytes(correlation)
         epochs.append(entry)
-    info = {"name": layer.name, "channels": channels, "epochs": epochs, "top": None, "simg": None, "null": layer.null}
+    info = {"name": layer.name, "channels": channels, "epochs": epochs, "top": None, "simg": None, "null": None}
     if layer.top is not None:
         info["top"] = f"t{at}"
         arrays[f"t{at}"] = layer.top.astype(np.uint32)
-    if layer.simg is not None:
-        info["simg"] = f"s{at}"
+    if layer.simg is not None and len(layer.simg) == len(layer.null or ()) == groups:  # else of another tree
+        info |= {"simg": f"s{at}", "null": layer.null}
         arrays[f"s{at}"] = _byte(layer.simg)
     return info
 

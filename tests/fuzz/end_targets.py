@@ -57,7 +57,12 @@ ANALYSIS = {
     "kept_epochs": [1],
     "probes": {"conv1": {"2": {"1": 0.5}}},
     "curves": {
-        "A0": {"metrics": {"test_accuracy": 0.5, "parameters": 9}, "test": [0.5], "first_epoch_gradients": [1.0] * 5}
+        "A0": {
+            "metrics": {"test_accuracy": 0.5, "parameters": 9},
+            "test": [0.5],
+            "first_epoch_gradients": [1.0] * 5,
+            "first_epoch_ratios": [0.1] * 5,
+        }
     },
 }
 RUN = {"commit": "0" * 40, "dirty": False, "seed": 0, "data": {"x": "0" * 64}, "config": FLAT}

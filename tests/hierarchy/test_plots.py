@@ -33,6 +33,19 @@ def test_the_untrained_network_is_drawn_next_to_the_trained_one(tmp_path, monkey
     assert not any("untrained" in line.get_label() for line in drawn[1].get_lines())
 
 
+def test_gradients_are_drawn_next_to_their_ratios_to_the_weights(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, _path: drawn.extend(figure.axes))
+    curve = {
+        "test": [0.4, 0.5],
+        "first_epoch_gradients": [3, 2, 1, 1, 1],
+        "first_epoch_ratios": [0.3, 0.2, 0.1, 0.1, 0.1],
+    }
+    plots.f8_curves([{"arms": ["A0"], "curves": {"A0": curve}}], tmp_path)
+    lines = [ax.get_lines()[0].get_ydata().tolist() for ax in drawn]
+    assert lines == [[60, 50], curve["first_epoch_gradients"], curve["first_epoch_ratios"]]
+
+
 @pytest.mark.filterwarnings("ignore:Glyph", "ignore:constrained_layout", "ignore:Tight layout")
 def test_names_are_drawn_literally(tmp_path, monkeypatch):
     refuse_mathematics(monkeypatch)

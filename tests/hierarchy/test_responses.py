@@ -68,6 +68,15 @@ def test_class_correlation_standardises_channels_first():
     assert np.isfinite(responses.class_correlation(profiles)).all()
 
 
+def test_a_class_without_images_leaves_the_others_correlations_alone():
+    profiles = np.random.default_rng(2).random((6, 30))
+    expected = responses.class_correlation(np.delete(profiles, 4, 0))
+    profiles[4] = np.nan
+    values = responses.class_correlation(profiles)
+    assert np.array_equal(np.delete(np.delete(values, 4, 0), 4, 1), expected)
+    assert values[4].tolist() == values[:, 4].tolist() == [0, 0, 0, 0, 1, 0]
+
+
 def test_streaming_holds_no_image_by_channel_matrix(tmp_path):
     """Anonymous memory grows by far less than N x M: 12,000 x 1,500 would be 72 MB in float32."""
     import resource

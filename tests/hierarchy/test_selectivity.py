@@ -84,6 +84,20 @@ def test_every_grouping_is_measured_as_if_it_were_the_level(counts):
         assert np.isclose(out["null"], out["best"]).any()
 
 
+@pytest.mark.parametrize("sizes", [(7, 3), (5, 5)])
+def test_noise_exceeds_the_null_of_its_own_group_as_rarely_as_said(sizes):
+    """Also where one group is the larger: there every channel's S is above the mean over groups of the best ones."""
+    labels, level = np.repeat(np.arange(10), 20), np.repeat([0, 1], sizes)
+    exceeded = []
+    for seed in range(60):
+        noise = np.random.default_rng(seed).normal(size=(200, 24)).astype(np.float32)
+        out = selectivity.best_with_null(noise, labels, level, 99, seed, exact_below=1)
+        exceeded.append(np.array(out["groups"]) > out["groups_95"])
+    assert (np.mean(exceeded, 0) <= 0.05 + 0.08).all()
+    largest = selectivity.sample_selectivity(noise, level[labels] == 0)
+    assert sizes[0] == sizes[1] or largest.min() > out["null_95"]
+
+
 @pytest.mark.parametrize("exact_below", [1, 1000])
 def test_all_layers_see_the_same_groupings_in_the_same_order(exact_below):
     rng = np.random.default_rng(7)

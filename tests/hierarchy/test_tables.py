@@ -2,7 +2,7 @@
 
 import math
 
-from hierarchy_cnn_torch.report import tables
+from hierarchy_cnn_torch.report import summary, tables
 
 
 def test_a_probe_that_does_not_rise_is_named_in_words():
@@ -34,3 +34,22 @@ def test_group_errors_of_all_variants_are_of_the_same_groups():
     assert [row[head.index("2-group error %")] for row in rows] == ["20.00 ± 0.00", "25.00 ± 0.00"]
     head, *rows = tables.t3([{name: part for name, part in seed(0.8, 0.75).items() if name != "T1"}])
     assert not any("group error" in name for name in head) and len(rows[0]) == len(head)
+
+
+def test_one_seed_alone_has_the_interval_over_its_images():
+    level = {"groups": 2, "accuracy": 0.9, "within": 0.7, "expected": 0.5, "lift": 1.4, "p": 0.01}
+    measured = {"levels": [level | {"within_95": [0.65, 0.75]}], "height": 1.5, "nested": [0.7], "conditional": [0.8]}
+    seed = {"levels": [[0, 0, 1]], "T1": {"A0": measured}}
+    head, row = tables.t1([seed])
+    assert row[head.index("errors inside W %")] == "70.00 [65.00, 75.00]" and row[-2:] == ["70.00", "80.00"]
+    assert tables.t1([seed, seed])[1][head.index("errors inside W %")] == "70.00 ± 0.00"
+    older = {"levels": [[0, 0, 1]], "T1": {"A0": {"levels": [level], "height": 1.5}}}
+    assert tables.t1([older])[1] == [*row[:2], "70.00", *row[3:-2], "-", "-"]
+    purity = {"e90": {"conv2": {"2": 1.0, "classes": 2.0}}, "purity": {"conv2": 0.75}}
+    assert tables.t2([purity])[1][-1] == "75.00"
+
+
+def test_how_alike_the_trees_are_is_said_in_one_line():
+    seed = {"seed": 3, "tree": "official", "agreement": {"cophenetic_spearman": None, "ari_2": 0.5}}
+    said = "seed 3: agreement of the tree official with the derived one (1: equal): ari 2 0.50"
+    assert summary.agreement_of(seed) == said

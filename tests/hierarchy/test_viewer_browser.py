@@ -248,7 +248,7 @@ def test_i6_orders_are_shared(page, ten):
 
 
 def test_i7_response_columns_are_resorted_and_a_channel_is_explained(page, ten):
-    from hierarchy_cnn_torch.method.selectivity import sample_selectivity
+    from hierarchy_cnn_torch.method.selectivity import random_best, sample_selectivity
     from hierarchy_cnn_torch.viewer.view import scaled_bytes
 
     page.after(lambda: page.page.keyboard.press("2"))
@@ -264,6 +264,8 @@ def test_i7_response_columns_are_resorted_and_a_channel_is_explained(page, ten):
     text = page.page.locator("#channelinfo").inner_text()
     assert f"channel {page.js('blocks.channels')[0]}" in text and "level 1" in text and "by chance" in text
     assert page.page.locator("#channelinfo canvas").count() == 1
+    best = f"class-rank S = {share.max():.2f}, by chance {random_best(10, 4, 24):.2f}"
+    assert best in page.page.locator("#totals").inner_text() and "class-rank S" in text
 
 
 def test_i8_epochs_play_and_difference(page, ten):

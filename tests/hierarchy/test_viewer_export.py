@@ -1,5 +1,6 @@
 """The exporter's Python side: formats, refusals, and that what goes in comes out."""
 
+import json
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from hierarchy_cnn_torch.data import tree_files
 from hierarchy_cnn_torch.method import seriation, similarity, trees
 from hierarchy_cnn_torch.viewer import export as export_module
 from hierarchy_cnn_torch.viewer import pack
+from hierarchy_cnn_torch.viewer.other_runs import view_of_other
 from hierarchy_cnn_torch.viewer.view import View, scaled_bytes, triangle_bytes, write
 from reproduction.compare.export import write_text
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
@@ -203,9 +205,16 @@ def test_no_third_party_script_and_no_address_in_the_page(files, tmp_path):
     assert "http://" not in text and "https://" not in text and "import " not in text.split('<script type="module">')[1]
 
 
-def test_runs_of_other_papers_open(files, tmp_path):
-    import json
+@pytest.mark.parametrize("size", [2, 3, 4, 10, 100])
+def test_runs_of_other_papers_with_any_number_of_classes_open(tmp_path, size):
+    counts = np.eye(size, dtype=int) * 9 + np.arange(size * size).reshape(size, size) % 3
+    content = {"class_names": [f"class {i}" for i in range(size)], "confusion_last": counts.tolist()}
+    (tmp_path / "evaluation.json").write_text(json.dumps(content))
+    view = view_of_other(tmp_path, "", None, [])
+    assert len(view.names) == size and len(trees.levels_of(view.tree)) <= 3
 
+
+def test_runs_of_other_papers_open(files, tmp_path):
     import datasets
 
     _, counts, _, _ = files

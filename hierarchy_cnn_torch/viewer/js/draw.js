@@ -104,9 +104,14 @@ function drawConfusion(g) {
     }
   }
   drawOutlines(g);
-  el("totals").textContent = `${cells.shown.toLocaleString("en")} shown of ${current.errors.toLocaleString("en")} errors, ` +
-    `${current.total.toLocaleString("en")} images`;
+  const count = number => number.toLocaleString("en");
+  el("totals").textContent = current.signed ? `${imagesOf(cells.shown)} in the cells shown, ${count(current.total)} in all`
+    : `${count(cells.shown)} shown of ${count(current.errors)} errors, ${count(current.total)} images`;
 }
+
+// A number of images; in a difference the change of it, with a sign, and from which run to which.
+const withSign = value => (current.signed && value > 0 ? "+" : "") + value;
+const imagesOf = value => `${withSign(value)} images` + (current.signed ? ` from ${meta.runs[0].name} to ${meta.runs[1].name}` : "");
 
 // Numbers in the cells, with a sign in a difference, so that nothing hangs on colour alone.
 function writeCount(g, value, x, y, w, h, bin) {
@@ -116,7 +121,7 @@ function writeCount(g, value, x, y, w, h, bin) {
   g.font = "10px system-ui, sans-serif";
   g.textAlign = "center";
   g.textBaseline = "middle";
-  g.fillText((current.signed && value > 0 ? "+" : "") + value, x + w / 2, y + h / 2, w - 2);
+  g.fillText(withSign(value), x + w / 2, y + h / 2, w - 2);
 }
 
 function drawDense(g, map, most) {

@@ -57,12 +57,12 @@ function drawIcicle() {
 
 function nodePaint(node) {
   if (state.nodeColour === "plain") return "#dcdce4";
-  const value = current.figures[node.index][state.nodeColour];
+  const value = current.measures[node.index][state.nodeColour];
   return Number.isFinite(value) ? paint("nodes", value) : "#fff";
 }
 
 function label(g, node, x, y, w, h) {
-  const value = state.nodeColour === "plain" ? 1 : current.figures[node.index][state.nodeColour];
+  const value = state.nodeColour === "plain" ? 1 : current.measures[node.index][state.nodeColour];
   const i = Math.max(0, Math.min(255, Math.round((value || 0) * 255))) * 3, table = lut("nodes");
   const dark = state.nodeColour !== "plain" && 0.3 * table[i] + 0.59 * table[i + 1] + 0.11 * table[i + 2] < 130;
   g.save();
@@ -110,7 +110,7 @@ function moveFocus(key) {
 function first(node) { return Math.min(...node.classes.map(c => place[c])); }
 
 function describeNode(node) {
-  const f = current.figures[node.index];
+  const f = current.measures[node.index];
   return `${node.name}: ${node.classes.length} classes, ${f.actual} images, recall ${percent(f.recall)}, ` +
     `precision ${percent(f.precision)}, F1 ${percent(f.f1)}, popularity ${Number.isFinite(f.popularity) ? f.popularity.toFixed(2) : "–"}`;
 }

@@ -26,7 +26,7 @@ function describe(r, c) {
     const layer = current.layer;
     if (!layer?.values) return "";
     const j = layer.columns[c], v = layer.values[a * layer.channels + j] / 255;
-    return `${meta.names[a]} × channel ${j}: ${percent(v)} of the channel's range` + (layer.share ? `, S = ${layer.share[j].toFixed(2)}` : "");
+    return `${meta.names[a]} × channel ${j}: ${percent(v)} of the channel's range` + (layer.share ? `, class-rank S = ${layer.share[j].toFixed(2)}` : "");
   }
   const b = order[c];
   const shared = a === b ? "same class" : `lowest common group: ${commonAncestor(a, b).name}`;
@@ -37,7 +37,7 @@ function describe(r, c) {
   }
   const n = current.cell[a * K + b];
   const share = current.signed ? "" : ` (${percent(n / current.actual[a])} of the row)`;
-  return `actual ${meta.names[a]}, predicted ${meta.names[b]}: ${current.signed && n > 0 ? "+" : ""}${n}${share}; ${shared}`;
+  return `actual ${meta.names[a]}, predicted ${meta.names[b]}: ${withSign(n)}${share}; ${shared}`;
 }
 
 function drawCursor() {
@@ -75,22 +75,22 @@ function tag(g, text, x, y) {
   g.fillText(text, left + 4, y);
 }
 
-// I3: the cells with samples inside a rectangle of places (both ends included).
+// I3: the cells that the filters show inside a rectangle of places (both ends included).
 function pickCells(r0, c0, r1, c1, add) {
   const found = new Map((add && state.cells || []).map(p => [p.join(), p]));
-  const level = levels[state.level];
-  const inside = (a, b) => state.aggregate ? ranges.some(([x, y]) => level[a] === x && level[b] === y) : true;
-  let ranges = [];
-  if (state.aggregate) {
-    for (let r = r0; r <= r1; r++) for (let c = c0; c <= c1; c++) ranges.push([level[order[r]], level[order[c]]]);
-    ranges = [...new Map(ranges.map(p => [p.join(), p])).values()];
+  const level = levels[state.level], { row, col, keep } = visibleCells(current), blocks = new Set();
+  if (state.aggregate) {  // a cell that is drawn stands for those of a pair of groups
+    const shown = new Set(keep.map(i => row[i] + "," + col[i]));
+    for (let r = r0; r <= r1; r++) for (let c = c0; c <= c1; c++) {
+      const block = level[order[r]] + "," + level[order[c]];
+      if (shown.has(block)) blocks.add(block);
+    }
   }
-  const { row, col, n } = current;
-  for (let i = 0; i < n.length; i++) {
-    if (!n[i] || (!state.diagonal && row[i] === col[i])) continue;
-    const r = place[row[i]], c = place[col[i]];
-    const hit = state.aggregate ? inside(row[i], col[i]) : r >= r0 && r <= r1 && c >= c0 && c <= c1;
-    if (hit) found.set(row[i] + "," + col[i], [row[i], col[i]]);
+  const isInside = (a, b) => state.aggregate ? blocks.has(level[a] + "," + level[b])
+    : place[a] >= r0 && place[a] <= r1 && place[b] >= c0 && place[b] <= c1;
+  for (const i of state.aggregate ? current.n.keys() : keep) {
+    const [a, b] = state.aggregate ? [current.row[i], current.col[i]] : [row[i], col[i]];
+    if (isInside(a, b)) found.set(a + "," + b, [a, b]);
   }
   limit = 120;
   update({ cells: found.size ? [...found.values()] : null });
@@ -234,6 +234,7 @@ function play() {
 
 function bindKeys() {
   document.addEventListener("keydown", event => {
+    if (event.key === "Escape" && el("helpbox").open) return;  // it closes the dialog
     if (event.key === "Escape") { event.target.blur?.(); return clearAll(); }
     if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
     const orders = ["tree", "id", "popularity", "recall"], tabs = ["confusion", "response", "correlation"];

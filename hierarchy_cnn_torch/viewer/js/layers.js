@@ -16,7 +16,7 @@ async function layerData(index, epoch) {
   return layerCache.get(id);
 }
 
-// Share of the group among the classes that excite a channel most; ties count by their expected share.
+// Class-rank S: share of the group among the classes that excite a channel most; ties count by their expected share.
 function selectivityOf(layer, members) {
   const m = members.reduce((sum, x) => sum + x, 0), out = new Float64Array(layer.channels);
   if (!m || m === K) return out;
@@ -38,6 +38,19 @@ function selectivityOf(layer, members) {
     out[j] = hits / m;
   }
   return out;
+}
+
+// Mean of the best class-rank S of independent channels whose ranks mean nothing (`random_best` in selectivity.py).
+function bestByChance(size, channels) {
+  const logChoose = (n, k) => { let sum = 0; for (let i = 1; i <= k; i++) sum += Math.log((n - k + i) / i); return sum; };
+  let below = 0, before = 0, mean = 0;
+  for (let hits = Math.max(0, 2 * size - K); hits <= size; hits++) {
+    below += Math.exp(logChoose(size, hits) + logChoose(K - size, size - hits) - logChoose(K, size));
+    const allBelow = Math.min(1, below) ** channels;
+    mean += hits * (allBelow - before);
+    before = allBelow;
+  }
+  return mean / size;
 }
 
 // Columns by relevance to the selected classes: selectivity, then the mean difference inside against outside.
@@ -86,7 +99,8 @@ function drawResponse(g) {
     if (state.level < levels.length - 1) { g.fillStyle = "#fff"; g.fillRect(toX(0), toY(from) - 0.6, side.w * view.kx, 1.2); }
   }
   el("totals").textContent = `${layer.layer.name}, ${M} channels, ${layer.label}` +
-    (layer.share ? `; best channel ${layer.columns[0]}: S = ${layer.share[layer.columns[0]].toFixed(2)}` : "");
+    (layer.share ? `; best channel ${layer.columns[0]}: class-rank S = ${layer.share[layer.columns[0]].toFixed(2)}, ` +
+      `by chance ${bestByChance(selection().length, M).toFixed(2)}` : "");
 }
 
 function drawCorrelation(g) {
@@ -121,7 +135,7 @@ function note(g, text) {
   el("totals").textContent = text;
 }
 
-// I7: what a channel does: selectivity per level with its null, and responses of classes inside against outside.
+// I7: what a channel does: per level the group for which it exceeds chance most, and responses inside against outside.
 function drawChannelInfo() {
   const box = el("channelinfo"), layer = current?.layer;
   box.replaceChildren();
@@ -129,21 +143,23 @@ function drawChannelInfo() {
   const j = state.channel;
   box.append(make("h2", `channel ${j} of ${layer.layer.name}`));
   const table = make("table");
-  table.append(rowOf("th", "level", "best group", "S", "best of all by chance (95 %)"));
+  const images = layer.simg && layer.layer.null, measure = images ? "S" : "class-rank S";
+  table.append(rowOf("th", "level", "group", measure, `best channel by chance (${images ? "95 %" : "mean"})`));
+  let row = 0;  // of simg and its null: the groups of all levels, one after the other
   levels.slice(0, -1).forEach((level, at) => {
-    const groups = Math.max(...level) + 1;
-    let best = -1, which = 0;
-    for (let v = 0; v < groups; v++) {
-      const members = Uint8Array.from(level, x => x === v ? 1 : 0);
-      const share = selectivityOfColumn(layer, j, members);
-      if (share > best) { best = share; which = v; }
-    }
-    const measured = layer.simg ? layer.simg[at * layer.channels + j] / 255 : best;
-    table.append(rowOf("td", meta.levels[at].name, meta.levels[at].groups[which], measured.toFixed(2),
-      Number.isFinite(layer.layer.null?.[at]) ? layer.layer.null[at].toFixed(2) : "–"));
+    let shown = null;
+    meta.levels[at].groups.forEach((name, group) => {
+      const members = Uint8Array.from(level, x => x === group ? 1 : 0);
+      const share = images ? layer.simg[row * layer.channels + j] / 255 : selectivityOfColumn(layer, j, members);
+      const chance = images ? layer.layer.null[row] : bestByChance(members.reduce((sum, x) => sum + x, 0), layer.channels);
+      if (!shown || share - chance > shown.share - shown.chance) shown = { name, share, chance };
+      row += 1;
+    });
+    table.append(rowOf("td", meta.levels[at].name, shown.name, shown.share.toFixed(2), shown.chance.toFixed(2)));
   });
-  box.append(table);
-  if (layer.simg) box.append(make("p", "S counts images (share of the group among its own number of strongest images)."));
+  box.append(table, make("p", (images ? "S: share of the group among as many strongest images as it has."
+    : "Class-rank S: share of the group among as many strongest classes as it has.") +
+    " By chance: what the best of all channels of this layer reaches for other groups of that size."));
   if (selection().length) box.append(make("p", "mean response of classes, selected (solid) and others (hatched)"), histogram(layer, j));
 }
 

@@ -65,7 +65,6 @@ function syncControls() {
   for (const button of document.querySelectorAll("#tabs button")) button.setAttribute("aria-selected", button.dataset.tab === state.tab);
   const show = (name, on) => document.querySelectorAll(name).forEach(e => { e.hidden = !on; });
   show(".for-confusion", state.tab === "confusion");
-  if (state.tab === "response") show(".for-response", false);
   show(".for-layers", state.tab !== "confusion");
   show(".for-diff", state.tab === "confusion" && state.run === "diff");
 }

@@ -1,4 +1,4 @@
-// The right-hand side: figures of the selection, and the images behind it.
+// The right-hand side: numbers of the selection, and the images behind it.
 let sample = null;       // columns of the sample table, decoded once
 let shownSamples = [];   // rows of the table that are listed now
 const picked = new Set();
@@ -123,11 +123,11 @@ function drawGroupInfo() {
   if (state.cells) {
     let count = 0;
     for (const [r, c] of state.cells) count += current.cell[r * K + c];
-    box.append(make("h2", `${state.cells.length} cells, ${count} images`));
+    box.append(make("h2", `${state.cells.length} cells, ${imagesOf(count)}`));
   }
   if (!isAsked()) explain(box);
   if (!classes.length) return;
-  const f = groupFigures(classes, current);
+  const f = groupMeasures(classes, current);
   const names = state.nodes.map(i => nodes[i].name).concat(state.classes.map(c => meta.names[c]));
   box.append(make("h2", `${names.slice(0, 4).join("; ")}${names.length > 4 ? " …" : ""} (${classes.length} classes)`));
   const table = make("table");
@@ -184,7 +184,7 @@ function pairList() {
   return order.slice(0, 14).map(i => {
     const button = make("button");
     button.className = "pair";
-    button.append(make("span", `${meta.names[row[i]]} → ${meta.names[col[i]]}`), make("span", (current.signed && n[i] > 0 ? "+" : "") + n[i]));
+    button.append(make("span", `${meta.names[row[i]]} → ${meta.names[col[i]]}`), make("span", withSign(n[i])));
     button.onclick = () => update({ cells: [[row[i], col[i]]], nodes: [], classes: [] });
     return button;
   });

@@ -21,29 +21,29 @@ function orderOf(kind, matrix) {
 }
 
 // Recall, precision, F1 and popularity of a set of classes taken as one label.
-function groupFigures(classes, matrix) {
+function groupMeasures(classes, matrix) {
   const inside = new Uint8Array(K);
   for (const c of classes) inside[c] = 1;
   let right = 0, actual = 0, predicted = 0;
   for (let i = 0; i < K; i++) if (inside[i]) { actual += matrix.actual[i]; predicted += matrix.predicted[i]; }
   for (const a of classes) for (const b of classes) right += matrix.count(a, b);
-  return figures(right, actual, predicted);
+  return measuresOf(right, actual, predicted);
 }
 
-function figures(right, actual, predicted) {
+function measuresOf(right, actual, predicted) {
   return { right, actual, predicted, recall: right / actual, precision: right / predicted,
            f1: 2 * right / (actual + predicted), popularity: predicted / actual };
 }
 
-// Figures of every tree node at once: each cell counts for the common ancestors of its two classes.
-function nodeFigures(matrix) {
+// Measures of every tree node at once: each cell counts for the common ancestors of its two classes.
+function nodeMeasures(matrix) {
   const right = new Float64Array(nodes.length);
   for (let i = 0; i < matrix.n.length; i++) right[commonAncestor(matrix.row[i], matrix.col[i]).index] += matrix.n[i];
   for (let i = nodes.length - 1; i > 0; i--) right[nodes[i].parent.index] += right[i];
   return nodes.map((node, i) => {
     let actual = 0, predicted = 0;
     for (const c of node.classes) { actual += matrix.actual[c]; predicted += matrix.predicted[c]; }
-    return figures(right[i], actual, predicted);
+    return measuresOf(right[i], actual, predicted);
   });
 }
 
@@ -102,8 +102,8 @@ async function update(change = {}) {
   if (current.signed) {
     const base = await confusion(1, Math.min(state.epoch, meta.runs[1].epochs.length - 1));
     current.count = (a, b) => base.cell[a * K + b];
-    current.figures = nodeFigures(base);
-  } else current.figures ??= nodeFigures(current);
+    current.measures = nodeMeasures(base);
+  } else current.measures ??= nodeMeasures(current);
   order = orderOf(state.order, current);
   place = new Int32Array(K);
   order.forEach((c, at) => { place[c] = at; });
