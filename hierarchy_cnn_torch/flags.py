@@ -29,6 +29,7 @@ TRUNKS = ("alexnet32", "alexnet", "torchvision")
 PRESETS = ("paper32", "small", "mini", "fast")
 SIZES = {"alexnet32": 32, "alexnet": 227, "torchvision": 224}
 TREES = ("official", "derived", "random")
+OFFICIAL_BY_DEFAULT = ("cifar10", "cifar100")  # Fashion-MNIST has an official tree, of ours
 SIMILARITIES = ("logits", "confusion", "profile", "weights", "responses")
 PARTS = ("confusion", "arms", "responses", "probes", "quality")  # what analyze.py measures
 # flags that older runs do not know, and the values at which a run computes what it did before there were these flags
@@ -174,7 +175,9 @@ TRAIN_FLAGS: FlagTable = {
         help="official, derived, random or a JSON file (default: official for CIFAR, else derived)",
     ),
     "--similarity": dict(choices=SIMILARITIES, default="logits", help="what a derived tree compares (default logits)"),
-    "--levels": dict(default="", metavar="2,9,20", help="numbers of groups (default: the tree's, or three by size)"),
+    "--levels": dict(
+        default="", metavar="2,9,20", help="numbers of groups (default: the tree's, or up to three by size)"
+    ),
     "--taps": dict(
         default="", metavar="conv2:2,...", help="layers with branches, and their groups (default conv2, conv3, conv4)"
     ),
@@ -184,7 +187,9 @@ TRAIN_FLAGS: FlagTable = {
     "--schedule": dict(
         choices=("joint", "bt"), default="joint", help="joint: constant loss weights (default); bt: B-CNN's weights"
     ),
-    "--bt-switch": dict(default="", metavar="8,18,28", help="epochs after which the weights of bt change"),
+    "--bt-switch": dict(
+        default="", metavar="8,18,28", help="epochs, counted from 0, at whose end the weights of bt change"
+    ),
     "--predict": dict(
         choices=("last", "product"), default="last", help="last: the last head decides (default); product: all heads"
     ),
@@ -198,7 +203,11 @@ TRAIN_FLAGS: FlagTable = {
     "--subset": dict(type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)"),
     "--held-out": dict(type=whole(0), default=0, help="training images to hold out (0: 5,000, at most a fifth)"),
     "--curve-images": dict(type=whole(0), default=0, help="test images to evaluate after every epoch (0: all)"),
-    "--keep-epochs": dict(default="auto", metavar="0,1,2", help="epochs whose weights are kept: auto, none or a list"),
+    "--keep-epochs": dict(
+        default="auto",
+        metavar="0,1,2",
+        help="epochs whose weights are kept next to the last: auto, none or a list (the analysis of layers needs 0, 1)",
+    ),
     "--flat-run": dict(metavar="DIR", help="folder of stage 1 (default: A0 next to this run)"),
     "--label-noise": dict(
         type=number(0, 0.5), default=0.0, help="share of training labels to make wrong, for the label study"
@@ -227,7 +236,7 @@ TRAIN_FLAGS: FlagTable = {
     "--eval-batch": dict(type=whole(0), default=0, help="batch size of a test (0: 500)"),
     "--train-held-out": dict(
         action="store_true",
-        help="train on the held-out images too; then no epoch and no weight of a head is chosen on them",
+        help="train on the held-out images too; then no epoch, no weight of a head and no tree is chosen on them",
     ),
     "--out": dict(metavar="DIR", help="run folder (instead of --runs-dir and --name)"),
 }
@@ -280,8 +289,7 @@ def resolve_train(args: argparse.Namespace) -> Config:
     arm = args.arm or ("A0" if args.stage == "flat" else "A1")
     if (arm == "A0") != (args.stage == "flat"):
         raise UserError(f"--arm {arm} with --stage {args.stage}: A0 is stage flat, A1 to A5 are stage aware")
-    official = args.dataset in ("cifar10", "cifar100")  # Fashion-MNIST has one, of ours
-    tree = args.tree or ("official" if official else "derived")
+    tree = args.tree or ("official" if args.dataset in OFFICIAL_BY_DEFAULT else "derived")
     if tree not in TREES and not Path(tree).exists():
         raise UserError(f"--tree {tree}: not official, derived or random, and no such file")
     parse_taps(args.taps)
@@ -297,6 +305,11 @@ def resolve_train(args: argparse.Namespace) -> Config:
         raise UserError("--folds belongs to --stage flat")
     if args.train_held_out and (args.folds or args.predict == "product"):
         raise UserError("--train-held-out with --folds or --predict product: both need images that are held out")
+    if args.train_held_out and tree in ("derived", "random"):
+        raise UserError(
+            f"--train-held-out with a tree that stage 1 derives from held-out images (--tree {tree}): leave it out, or "
+            "give --tree official or a tree file"
+        )
     folder = Path(args.out) if args.out else Path(args.runs_dir) / args.name
     resolved = {
         "arm": arm,
@@ -348,10 +361,12 @@ def resolve_analyze(args: argparse.Namespace) -> AnalysisConfig:
     """Checks the flags of analyze.py.
 
     Raises:
-      UserError: not exactly one of --run, --summary and --rates, or an unknown part.
+      UserError: not exactly one of --run, --summary and --rates, or an unknown variant or part.
     """
     if [bool(args.run), bool(args.summary), bool(args.rates)].count(True) != 1:
         raise UserError("give one of --run (a seed), --summary (a row) and --rates (trainings at several rates)")
+    if args.compare not in ARMS:
+        raise UserError(f"--compare {args.compare}: not one of {', '.join(ARMS)}")
     unknown = [part for part in args.what.split(",") if part not in PARTS]
     if unknown:
         raise UserError(f"--what {unknown[0]}: not one of {', '.join(PARTS)}")
@@ -365,7 +380,10 @@ def _gpu() -> bool:
 
 
 def keep_epochs(text: str, epochs: int) -> list[int]:
-    """Epochs whose weights are kept: 0 (untrained), 1, 2, 3, 5, 8, 12, 20, 30, ... and the last; or a list; or none."""
+    """Epochs whose weights are kept: 0 (untrained), 1, 2, 3, 5, 8, 12, 20, 30, ... and the last; or a list; or none.
+
+    The loop keeps the last epoch in any case.
+    """
     if text == "none":
         return []
     if text != "auto":

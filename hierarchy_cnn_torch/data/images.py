@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from hierarchy_cnn_torch.flags import Config
 from reproduction.runtime.run_folder import UserError
 from reproduction.runtime.torch_runtime import generator
 
+MEAN_IMAGES = 20000  # for mean and deviation, at most
 SUBSET_SEED = 0  # the fixed subset and the held-out part are the same for every seed of a row
 
 
@@ -25,14 +27,15 @@ class Data:
       images: uint8 [N, H, W, C], all training images in use.
       labels: int64 [N], with planted noise.
       train: int64 indices into them of the training part.
-      val: int64 indices into them of the held-out part (it may be in `train` too), or of the fold to predict.
+      val: int64 indices into them of the held-out part (it may be in `train` too), the first ones of it a sample; or of
+        the fold to predict.
       test_images: uint8 [M, H, W, C].
       test_labels: int64 [M].
       curve: int64 indices into the test images that every epoch is evaluated on.
       names: class names, one more if a class was split.
       kind: int8 [N], 0 untouched, 1 near flip, 2 far flip.
       true_labels: int64 [N], before planting.
-      mean: float32 [C], of the training part, in [0, 1].
+      mean: float32 [C], of up to 20,000 images of the training part, in [0, 1].
       sd: float32 [C], likewise.
       digests: name -> sha256 of each part of the data set.
       verified: whether all digests are the known ones.
@@ -60,8 +63,9 @@ def load(config: Config) -> Data:
     Args:
       config: resolved flags.
     Raises:
-      UserError: nothing to train on or to keep back, a class or tree that the set does not have.
+      UserError: nothing to train on or to hold out, a class or tree that the set does not have.
     """
+    # DEVIATION HCN-D01: small sets in place of ImageNet
     full = datasets.load(config.dataset, config.data_dir, config.accept_unverified, size=config.image_size or 32)
     if config.subset:
         full = datasets.subset(full, min(config.subset, len(full.train_labels)), SUBSET_SEED)
@@ -79,17 +83,21 @@ def load(config: Config) -> Data:
     else:
         count = min(config.held_out or min(5000, len(labels) // 5), len(labels))
         val, train = (np.sort(part) for part in stratified(labels, count, SUBSET_SEED + 1))
+        if config.dataset.startswith("folder:"):  # read class by class: the first of them are no sample
+            val, _ = stratified(labels, count, SUBSET_SEED + 1)
         if config.train_held_out:
             train = np.arange(len(labels))
     if not len(train) or not len(val):
         raise UserError(
-            f"{len(train)} images to train on, {len(val)} kept back of {len(labels)}: both need some; change --subset, "
+            f"{len(train)} images to train on, {len(val)} held out of {len(labels)}: both need some; change --subset, "
             "--held-out or --folds"
         )
     test_labels = np.asarray(full.test_labels, np.int64)
     count = min(config.curve_images or len(test_labels), len(test_labels))
     curve = np.sort(stratified(full.test_labels, count, SUBSET_SEED)[0])
-    pixels = torch.from_numpy(np.array(full.train_images[train[:20000]])).float() / 255
+    seen = train if config.dataset.startswith("folder:") else train[:MEAN_IMAGES]
+    seen = seen[:: math.ceil(len(seen) / MEAN_IMAGES)]
+    pixels = torch.from_numpy(np.array(full.train_images[seen])).float() / 255
     mean, sd = pixels.mean((0, 1, 2)), pixels.std((0, 1, 2)).clamp_min(1e-3)
     return Data(
         images=full.train_images,
@@ -115,6 +123,7 @@ def prepared(images: Tensor, mean: Tensor, sd: Tensor, size: int) -> Tensor:
     A side below `size` gets a black frame up to it; a larger one stays as it is: H' = max(H, size).
     """
     x = images.permute(0, 3, 1, 2)
+    # DEVIATION HCN-D07: no frame for images of 28 pixels if --image-size is 28
     gap = size - x.shape[-1], size - x.shape[-2]
     if gap[0] > 0 or gap[1] > 0:
         x = torch.nn.functional.pad(x, (gap[0] // 2, gap[0] - gap[0] // 2, gap[1] // 2, gap[1] - gap[1] // 2))

@@ -68,7 +68,7 @@ def noise_tree(config: Config, names: Sequence[str]) -> trees.Node:
     """
     base = names[:-1] if config.split_class >= 0 else names
     if config.tree in ("derived", "random"):
-        raise UserError("--label-noise needs --tree official or a tree file: near and far are defined by its groups")
+        raise UserError("--folds needs --tree official or a tree file: near and far labels are defined by its groups")
     tree = named_tree(config.tree, config.dataset, base)
     if len(base) == len(names):
         return tree

@@ -14,8 +14,9 @@ from torch import Tensor
 from hierarchy_cnn_torch.method.trees import random_levels
 
 DEFAULT_TAPS = ("conv2", "conv3", "conv4")
-# B-CNN's loss weights for three outputs (its "BT" strategy), and where they change as shares of 60 epochs
-BT_SWITCH = (8 / 60, 28 / 60)
+# B-CNN's loss weights (its "BT" strategy) change at the end of the epochs 8, 18 and 28 of 60, counted from 0: the first
+# and the last epoch of new weights, as shares
+BT_SWITCH = (9 / 60, 29 / 60)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def bt_switches(branches: int, epochs: int, switch_epochs: Sequence[int] = ()) -
     Args:
       branches: L, number of branches.
       epochs: in all.
-      switch_epochs: --bt-switch, epochs at whose end the phase changes; if empty, B-CNN's shares of the epochs.
+      switch_epochs: --bt-switch, epochs from 0 at whose end the phase changes; if empty, B-CNN's shares of the epochs.
     Raises:
       ValueError: not as many as phases need, or not ascending.
     """

@@ -128,6 +128,7 @@ def write_record(
         right[f"branch_accuracy/{tap}"] = head.numpy().argmax(1) == table[labels]
     if branches.taps and not config.train_held_out:
         details["betas"], right["test_accuracy_product"] = join_heads(config, data, branches, scores)
+        # DEVIATION HCN-D10: the last head decides, as we remember it; --predict product: all heads
         lead = "test_accuracy_product" if config.predict == "product" else lead
     right["accuracy"], metrics["accuracy"] = right[lead], metrics.get(lead, {})
     artefact = {"kind": "json", "path": "tree.json", "title": f"{config.arm}: class tree"}

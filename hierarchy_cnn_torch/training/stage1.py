@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hierarchy_cnn_torch.data.images import Data
-from hierarchy_cnn_torch.data.tree_files import named_tree
+from hierarchy_cnn_torch.data.label_noise import noise_tree
 from hierarchy_cnn_torch.flags import Config, as_user_error, parse_numbers
 from hierarchy_cnn_torch.method import similarity, trees
 from hierarchy_cnn_torch.method.branches import Branches
@@ -29,18 +29,19 @@ def train(config: Config, data: Data, run: Run, world: World, stop: Stop) -> Non
       world: the processes that train together.
       stop: set by SIGINT or SIGTERM.
     Raises:
-      UserError: --levels asks for numbers of groups that the classes cannot form.
+      UserError: --levels asks for numbers of groups that the classes cannot form, or the label study lacks a tree.
     """
     with as_user_error():
         similarity.check_sizes(parse_numbers("--levels", config.levels), len(data.names))
+    tree = noise_tree(config, data.names) if config.folds else None
     branches = Branches((), ())
     network = evaluate.rebuild(config, data).to(world.device)
     record.describe(config, data, network, branches, world)
     training = loop.run(config, network, data, branches, world, stop, run.folder)
-    if config.folds:
+    if tree:
         scores, _ = evaluate.scores_of(network, data.images[data.val], data, config, world)
         if world.rank == 0:
-            record.write_fold(config, run, data, training, scores, tree_of_study(config, data.names))
+            record.write_fold(config, run, data, training, scores, tree)
         return
     splits = evaluate.evaluate_splits(network, data, config, world, training.history, run.folder)
     if world.rank == 0:
@@ -58,6 +59,7 @@ def derive_tree(config: Config, network: Network, data: Data, logits: np.ndarray
       logits: float32 [N, K] of the held-out part.
       device: where the network is.
     """
+    # DEVIATION HCN-D06: a tree of the network's own scores in place of WordNet's
     labels, kind = data.labels[data.val], config.similarity
     if kind == "logits":
         distance = similarity.score_distance(logits)
@@ -74,12 +76,3 @@ def derive_tree(config: Config, network: Network, data: Data, logits: np.ndarray
     if message := similarity.lacking(levels, parse_numbers("--levels", config.levels)):
         print(f"warning: {message}", file=sys.stderr, flush=True)
     return trees.tree_of(levels, data.names)
-
-
-def tree_of_study(config: Config, names: list[str]) -> trees.Node:
-    """Returns the tree whose groups the label study compares."""
-    if config.label_noise:
-        from hierarchy_cnn_torch.data.label_noise import noise_tree
-
-        return noise_tree(config, names)
-    return named_tree(config.tree, config.dataset, names)

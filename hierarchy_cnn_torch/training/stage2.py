@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +29,26 @@ def finished_stage_1(config: Config) -> Path:
     if (folder / "DONE").exists():
         return folder
     raise UserError(
-        f"--stage aware needs a finished stage 1 in {shown(folder)}; run: python hierarchy_cnn_torch/train.py "
-        f"--stage flat --dataset {config.dataset} --preset {config.preset} --epochs {config.epochs} --batch "
-        f"{config.batch} --lr {config.lr:g} --seed {config.seed} --subset {config.subset} --held-out "
-        f"{config.held_out} --out {shown(folder)}"
+        f"--stage aware needs a finished stage 1 in {shown(folder)}; run: {command_of_stage_1(config.argv, folder)}"
     )
+
+
+def command_of_stage_1(argv: Sequence[str], folder: Path) -> str:
+    """Returns the command line that trains A0 with the flags of a command line of stage 2.
+
+    Args:
+      argv: of stage 2, without the script's name.
+      folder: run folder of A0.
+    """
+    words, rest = [], iter(argv)
+    for word in rest:
+        name, equals, _ = word.replace("_", "-").partition("=")
+        if name not in ("--stage", "--arm", "--out", "--name", "--runs-dir", "--flat-run", "--keep-epochs"):
+            words.append(word)
+        elif not equals:
+            next(rest, None)
+    script = "hierarchy_cnn_torch/train.py"
+    return shlex.join(["python", script, *words, "--stage", "flat", "--out", shown(folder)])
 
 
 def train(config: Config, data: Data, run: Run, world: World, stop: Stop) -> None:

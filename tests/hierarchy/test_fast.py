@@ -112,7 +112,7 @@ def test_bf16_follows_float32_over_the_first_20_steps(monkeypatch, tmp_path):
 
 
 def test_all_training_images_are_trained_on_and_nothing_is_chosen_on_them(monkeypatch):
-    words = "--dataset mnist5k --held-out 300 --train-held-out".split()
+    words = "--dataset mnist5k --tree official --held-out 300 --train-held-out".split()
     config = flags.resolve_train(flags.train_parser().parse_args(words))
     data, apart = images.load(config), images.load(replace(config, train_held_out=False))
     assert len(data.train) == len(data.labels) and len(data.val) == 300
@@ -142,10 +142,19 @@ def test_a_table_over_seeds_of_which_one_lacks_a_variant():
 
 
 def test_both_stages_and_the_analysis_with_the_flags_of_matched(pictures, tree_file, tmp_path):  # noqa: F811
-    fast = [*reproduce.TRAIN["matched"].split(), *reproduce.WHOLE, "--batch", "16", "--epochs", "2"]
+    fast = [
+        *reproduce.TRAIN["matched"].split(),
+        *reproduce.WHOLE,
+        "--tree",
+        str(tree_file),
+        "--batch",
+        "16",
+        "--epochs",
+        "2",
+    ]
     for arm, stage in (
         ("A0", ["--stage", "flat", "--similarity", "weights"]),
-        ("A1", ["--stage", "aware", "--tree", str(tree_file)]),
+        ("A1", ["--stage", "aware"]),
     ):
         answer = run(words(pictures, tmp_path / arm, *stage, *fast))
         assert answer.returncode == 0, answer.stderr

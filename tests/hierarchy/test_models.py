@@ -116,11 +116,12 @@ def test_bt_is_b_cnns_schedule_at_its_switch_epochs():
     expected = [(0.98, 0.01, 0.01), (0.1, 0.8, 0.1), (0.1, 0.2, 0.7), (0.0, 0.0, 1.0)]
     for epochs, switches in ((60, [8, 18, 28]), (80, [13, 23, 33])):
         given = switches if epochs == 80 else []
-        starts = [s + 1 for s in switches] if given else switches
+        starts = [s + 1 for s in switches]
         for phase, (begin, end) in enumerate(zip([0, *starts], [*starts, epochs], strict=True)):
             for epoch in (begin, end - 1):
                 weights = losses.loss_weights("bt", 2, 1.0, epoch, epochs, given)
                 assert weights == pytest.approx(expected[phase])
+    assert losses.bt_switches(2, 60) == losses.bt_switches(2, 60, [8, 18, 28])
     assert losses.loss_weights("joint", 2, 0.5, 3, 10) == [0.5, 0.5, 1.0]
     for branches in (1, 2, 3):
         assert all(sum(row) == pytest.approx(1) for row in losses.bt_phases(branches))

@@ -1,5 +1,6 @@
 """The scripts as a user runs them: both stages, kill and resume, two processes, refusals, analysis and viewer."""
 
+import dataclasses
 import json
 import math
 import os
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 
 from hierarchy_cnn_torch import analyze, flags, plots
-from hierarchy_cnn_torch.data import images
-from hierarchy_cnn_torch.report import summary
+from hierarchy_cnn_torch.data import images, tree_files
+from hierarchy_cnn_torch.report import measure, summary
+from hierarchy_cnn_torch.training import evaluate
 from hierarchy_cnn_torch.viewer.from_run import view_of_run
 from hierarchy_cnn_torch.viewer.view import write
 from reproduction.runtime.flags import finish_parsing
@@ -310,10 +312,10 @@ def test_a_summary_of_a_table_without_layers_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("more", [["--held-out", "80"], ["--held-out", "500"], ["--subset", "4"]])
-def test_nothing_to_train_on_or_to_keep_back_is_one_line(pictures, more):
+def test_nothing_to_train_on_or_to_hold_out_is_one_line(pictures, more):
     argv = ["--dataset", f"folder:{pictures}", *SMALL, *more]
     config = finish_parsing(flags.train_parser(), flags.resolve_train, argv)
-    with pytest.raises(UserError, match=r"\d+ images to train on, \d+ kept back of \d+: both need some"):
+    with pytest.raises(UserError, match=r"\d+ images to train on, \d+ held out of \d+: both need some"):
         images.load(config)
 
 
@@ -365,6 +367,22 @@ def test_print_config_is_fast_and_imports_no_framework():
 def test_bad_flags_are_one_line(more, message):
     answer = run([sys.executable, str(TRAIN), *more])
     assert answer.returncode == 2 and message in answer.stderr and len(answer.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("kept", [[], [2], [0, 2], [1, 2], [4, 8]])
+def test_without_the_untrained_network_or_the_first_epoch_layers_are_not_measured(tmp_path, kept):
+    (tmp_path / "weights").mkdir()
+    for epoch in kept:
+        (tmp_path / "weights" / f"epoch-{epoch:04d}.pt").touch()
+    with pytest.raises(UserError, match="--keep-epochs auto"):
+        evaluate.kept_epochs(tmp_path)
+
+
+def test_statistics_refer_to_the_tree_file_of_stage_1(flat, tree_file):
+    names = ["blue_tall", "blue_wide", "red_tall", "red_wide"]
+    for tree, used in (("derived", flat / "tree.json"), ("random", flat / "tree.json"), (str(tree_file), tree_file)):
+        config = dataclasses.replace(flags.read_config(flat), tree=tree)
+        assert measure.study_tree(flat.parent, config, names) == tree_files.load_tree(used, names)
 
 
 def test_kept_epochs():
