@@ -117,7 +117,7 @@ def profile_correlation_distance(rows: np.ndarray) -> np.ndarray:
     """Returns 1 - correlation of class rows, float64 [K, K].
 
     Args:
-      rows: last-layer weights [K, F], or class responses [K, M] standardised channel by channel.
+      rows: last-layer weights [K, F], or class responses [K, M].
     """
     return as_distance(1 - correlation(rows))
 

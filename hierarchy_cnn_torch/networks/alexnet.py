@@ -1,7 +1,7 @@
 """AlexNet trunks with optional branches at intermediate layers that fit coarser labels.
 
 Symbols: conv1..conv5 are the convolutions, fc6 and fc7 the hidden fully connected layers; a branch taps the output of
-conv2 after its pooling, conv3, conv4 or conv5.
+one of the convolutions, after its pooling if it has one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LAYERS = (*TAPS, "fc6", "fc7")
 
 @dataclass(frozen=True)
 class Conv:
-    """One convolution: width, kernel, stride, padding, groups; then ReLU, LRN and 3/2 max pooling where set."""
+    """One convolution: width, kernel, stride, padding, groups; then ReLU, and LRN and max pooling where set."""
 
     width: int
     kernel: int
@@ -61,6 +61,7 @@ def _small(widths: tuple[int, ...], kernels: tuple[int, ...], fc: int, pooled: t
     return Trunk(convs, pool_padding=1, grid=4, fc=fc, size=32)
 
 
+# DEVIATION HCN-D02: AlexNet's convolutions for 32 pixels, narrower, without local response normalisation
 PRESETS = {
     "paper32": _small((64, 192, 384, 256, 256), (5, 5, 3, 3, 3), 1024),
     "small": _small((64, 96, 128, 128, 96), (5, 5, 3, 3, 3), 512),
