@@ -51,8 +51,8 @@ def t1(seeds: Seeds) -> list[list[str]]:
     for at in range(len(seeds[0]["levels"])):
         level = [of_seed["levels"][at] for of_seed in measured if at < len(of_seed["levels"])]
         accuracy, within, expected = (spread([row[name] for row in level], 100) for name in SHARES)
-        ends = level[0].get("within_95", [None]) if len(level) == 1 else [None]
-        if None not in ends:
+        ends: list[Any] = level[0].get("within_95", []) if len(level) == 1 else []
+        if ends and None not in ends:
             within += " [{:.2f}, {:.2f}]".format(*(100 * end for end in ends))
         below = [[s[name][at] for s in measured if at < len(s.get(name, ()))] for name in ("nested", "conditional")]
         rows.append(
