@@ -1,9 +1,14 @@
 """`--stage stability`: how alike the clusterings of seeds are whose run folders lie next to each other.
 
-Nothing is clustered here. The record belongs to the row `<row>-stability` and to the seed whose folder is named.
+Nothing is clustered here. The record belongs to the row `<row>-stability` and lies in the folder of the lowest seed, so
+that a comparison with a further seed replaces the one before: two of them would count some pairs of seeds twice.
 """
 
 from __future__ import annotations
+
+import copy
+import dataclasses
+import shutil
 
 import numpy as np
 
@@ -25,7 +30,7 @@ def compare_seeds(setting: Setting) -> None:
     """
     done = [
         out
-        for out in (setting.out, *sibling_seeds(setting.out))
+        for out in sorted((setting.out, *sibling_seeds(setting.out)), key=lambda out: (len(out.name), out.name))
         if (out / f"sub_{setting.name}" / "stages" / "cluster" / "DONE").exists()
     ]
     if len(done) < 2:
@@ -50,7 +55,11 @@ def compare_seeds(setting: Setting) -> None:
         "class_names": list(setting.data.coarse_names),
         "stability_by_class": [{"class": label, **scores} for label, scores in sorted(by_class.items())],
     }
-    with open_run(setting.tables / "stages" / "stability", of_stage(setting.config, "stability"), True) as run:
-        finish(setting, run, "stability", inputs, metrics, details, variant="stability")
+    lowest = copy.copy(setting)  # with the data that is loaded
+    lowest.config = dataclasses.replace(setting.config, seed=int(done[0].name.removeprefix("seed")))
+    with open_run(tables[0] / "stages" / "stability", of_stage(lowest.config, "stability"), True) as run:
+        finish(lowest, run, "stability", inputs, metrics, details, variant="stability")
+    for table in tables[1:]:  # comparisons of fewer seeds
+        shutil.rmtree(table / "stages" / "stability", ignore_errors=True)
     words = ", ".join(f"{name} {value['last']:.3f}" for name, value in metrics.items())
     print(f"stability: ARI between {len(done)} seeds: {words or 'no class has two clusters'}", flush=True)

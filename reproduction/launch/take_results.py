@@ -34,6 +34,7 @@ FLAGS: FlagTable = {
     "--data-dir": dict(default="", help="default: data/ of this checkout"),
     "--from": dict(dest="source", default="", metavar="DIR", help="take the records below DIR, run nothing"),
 }
+OVER_SEEDS = {"stability"}  # stages of which one record compares all seeds: the newest replaces those of all seeds
 PLAIN_NAME = re.compile(r"[\w+:][\w.+:-]*")  # of a file or folder: no separator, no leading dot
 
 
@@ -49,12 +50,12 @@ def take(runs: Path, results: Path = RESULTS) -> list[Path]:
       UserError: no record is there, or one is broken or was made with uncommitted changes or outside git; then none is
         taken.
     """
-    newest: dict[tuple[str, str, int, str], tuple[Record, Any]] = {}
+    newest: dict[tuple[str, str, str, str], tuple[Record, Any]] = {}  # the third: a seed, or * for all
     for path in sorted(runs.rglob("record.json")):
         record = load_record(path)
         if record.profile not in ("cpu", "matched", "paper"):
             continue
-        key = (record.paper, record.row, record.seed, record.stage)
+        key = (record.paper, record.row, "*" if record.stage in OVER_SEEDS else str(record.seed), record.stage)
         if not all(PLAIN_NAME.fullmatch(name) for name in (record.paper, record.row, record.stage)):
             raise UserError(f"{shown(path)}: paper, row or stage is no plain name and cannot name a file")
         if record.dirty or record.commit == "unknown":
@@ -68,15 +69,15 @@ def take(runs: Path, results: Path = RESULTS) -> list[Path]:
         raise UserError(f"{shown(runs)}: no record of a cpu, matched or paper run")
     for paper, row, seed, stage in newest:  # what an earlier run of the same seed and stage left
         folder = results / paper / row
-        for old in [folder / f"seed{seed}.json", *folder.glob(f"seed{seed}-*.json")]:
-            if old.exists() and json.loads(old.read_text(encoding="utf-8")).get("stage") == stage:
+        for old in [*folder.glob(f"seed{seed}.json"), *folder.glob(f"seed{seed}-*.json")]:
+            if json.loads(old.read_text(encoding="utf-8")).get("stage") == stage:
                 old.unlink()
     stages = Counter(key[:3] for key in newest)
     written = []
-    for (paper, row, seed, stage), (_, text) in newest.items():
-        path = results / paper / row / f"seed{seed}.json"
+    for (paper, row, seed, stage), (record, text) in newest.items():
+        path = results / paper / row / f"seed{record.seed}.json"
         if stages[paper, row, seed] > 1 or path.exists():  # there it holds another stage
-            path = path.with_name(f"seed{seed}-{stage}.json")
+            path = path.with_name(f"seed{record.seed}-{stage}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, text)
         written.append(path)

@@ -146,16 +146,27 @@ def test_a_stage_of_its_own_compares_the_clusters_of_all_seeds(made, tmp_path, c
         shutil.copytree(made[0].parent / f"seed{seed}" / "sub_mnist5k", table)
         return np.loadtxt(table / "pseudo.csv", dtype=np.int64)
 
-    words = ["--dataset", "mnist5k", "--limit_train", "200", "--out_dir", str(tmp_path / "seed42"), "--device", "cpu"]
-    setting = Setting(tables.parse_pipeline([*words, "--row", "mnist5k-matched", "--stage", "stability", "report"]))
-    coarse, labels = setting.data.train.coarse, [add(42)]
-    compare_seeds(setting)
-    assert "needs two" in capsys.readouterr().out and not (setting.tables / "stages" / "stability").exists()
-    for count, seed in ((2, 43), (3, 44)):  # made anew when a seed has come
-        labels.append(add(seed))
+    def compare(seed):
+        words = ["--dataset", "mnist5k", "--limit_train", "200", "--device", "cpu", "--seed", str(seed)]
+        words += ["--out_dir", str(tmp_path / f"seed{seed}"), "--row", "mnist5k-matched"]
+        setting = Setting(tables.parse_pipeline([*words, "--stage", "stability", "report"]))
         compare_seeds(setting)
-        record = load_record(setting.tables / "stages" / "stability" / "record.json")
+        return setting.data.train.coarse
+
+    labels = [add(44)]
+    compare(44)
+    assert "needs two" in capsys.readouterr().out and not [*tmp_path.rglob("stability")]
+    for count, seed in ((2, 43), (3, 42)):  # made anew when a seed has come, also a lower one
+        labels.insert(0, add(seed))
+        old = tmp_path / f"seed{44 if seed == 43 else 43}" / "sub_mnist5k" / "stages" / "stability"
+        old.mkdir(exist_ok=True)  # as if an earlier command had written it to its last seed
+        coarse = compare(44 if seed == 43 else 43)
+        [path] = tmp_path.rglob("stability/record.json")  # one, however often seeds were added
+        assert path.relative_to(tmp_path).parts[0] == f"seed{seed}" and not old.exists()
+        record = load_record(path)
+        assert (record.seed, record.config["seed"]) == (seed, seed)
         assert (record.row, record.stage, record.details["seeds"]) == ("mnist5k-matched-stability", "stability", count)
+        assert list(record.details["inputs"]) == ["seed42", "seed43", "seed44"][-count:]
         slow = between_seeds(labels, coarse)
         assert record.metrics["stability"].last == pytest.approx(np.mean([*slow.values()])) and slow[0] < 1
         assert {entry["class"]: entry["found"] for entry in record.details["stability_by_class"]} == slow

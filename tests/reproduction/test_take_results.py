@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reproduction.launch.take_results import take
+from reproduction.compare.collect import RESULTS
+from reproduction.launch.take_results import OVER_SEEDS, take
 from reproduction.runtime.run_folder import UserError
 
 
@@ -55,6 +56,23 @@ def test_the_newer_of_two_records_is_taken(make, tmp_path):
     put(make, tmp_path / "runs", "b", date="2026-11-22 04:00 UTC", seconds=1.0)
     [path] = take(tmp_path / "runs", tmp_path / "results")
     assert path.name == "seed0.json" and json.loads(path.read_text())["seconds"] == 2.0
+
+
+def test_one_record_compares_all_seeds_whichever_seed_it_is_of(make, tmp_path):
+    runs, results = tmp_path / "runs", tmp_path / "results"
+    for seed, hour in ((3, 3), (10, 1), (0, 4), (2, 2)):
+        put(make, runs / str(hour), "a", seed=seed, stage="stability", date=f"2026-11-22 0{hour}:00 UTC")
+    for hour, seed in ((1, 10), (2, 2), (3, 3), (4, 0)):
+        take(runs / str(hour), results)
+        assert [path.name for path in (results / "p" / "r-cpu").iterdir()] == [f"seed{seed}.json"]
+    take(runs, results)
+    assert [path.name for path in (results / "p" / "r-cpu").iterdir()] == ["seed0.json"]
+
+
+def test_no_committed_row_compares_its_seeds_twice():
+    for row in (path for path in RESULTS.glob("*/*") if path.is_dir()):
+        stages = [json.loads(path.read_text())["stage"] for path in row.glob("*.json")]
+        assert all(stages.count(stage) <= 1 for stage in OVER_SEEDS), row
 
 
 @pytest.mark.parametrize("name", [{"row": "../../x-cpu"}, {"paper": "/tmp"}, {"stage": "../x"}, {"paper": ".."}])
