@@ -115,7 +115,7 @@ def _build(content: Mapping[str, Any]) -> Module:
             num_classes=content["num_sub"], num_superclasses=content["classes"], alpha=content["alpha"], **options
         )
     fine_tuned = content["stage"] == "fine-tune"
-    mode = "sub" if content["stage"] == "sub" else "sup"
+    mode = "sub" if fine_tuned or content["stage"] == "sub" else "sup"  # as in training: the layer that is fine-tuned
     classes = content["num_sub"] if fine_tuned else content["classes"]
     module = LitResnet(num_classes=classes, mode=mode, other_classes=other, **options)
     if fine_tuned:

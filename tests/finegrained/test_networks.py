@@ -6,6 +6,7 @@ from torch import nn
 
 from finegrained_torch.networks import heads as head
 from finegrained_torch.networks import resnet as networks
+from finegrained_torch.training import evaluate
 from finegrained_torch.training.modules import LitResnet, MultiHead
 from reproduction.runtime.run_folder import UserError
 from reproduction.runtime.torch_runtime import parameter_count
@@ -188,6 +189,23 @@ def test_the_copy_for_inference_folds_batch_norms_and_gives_the_same(name):
         torch.testing.assert_close(packed(images), single(images), rtol=1e-4, atol=1e-4)
     foreign = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     assert isinstance(networks.inference_copy(foreign)[1], nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("variant", head.HEADS)
+@pytest.mark.parametrize(("name", "other"), [("small", 0), ("legacy", 2)])
+def test_a_network_read_back_computes_what_it_computed_in_training(tmp_path, name, other, variant):
+    torch.manual_seed(0)
+    module = LitResnet(num_classes=5, network=name, mode="sub", other_classes=other)
+    facts = {"network": name, "other_classes": other, "mean": [0.5] * 3, "std": [0.5] * 3}
+    facts |= {"coarse_names": ["a", "b"], "dataset": "toy"}
+    images = torch.rand(2, 3, 32, 32)
+    for stage in ({"stage": "sub", "classes": 5}, {"stage": "fine-tune", "classes": 2, "num_sub": 5, "head": variant}):
+        if stage["stage"] == "fine-tune":
+            module.fine_tuning(2, dim_sub=5, variant=variant)
+        torch.save({"state_dict": module.state_dict(), **facts, **stage}, tmp_path / "best.ckpt")
+        read, _ = evaluate.load(tmp_path)
+        with torch.no_grad():
+            assert torch.equal(read.network(images), module.eval().network(images))
 
 
 def test_unknown_head():
