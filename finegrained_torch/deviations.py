@@ -15,9 +15,11 @@ ALL: dict[str, Callable[[Config], bool] | None] = {
     **{f"FGL-D{n:02d}": None for n in range(1, 33)},
     "FGL-D02": lambda c: c.dataset in ("mnist", "mnist5k"),
     "FGL-D04": lambda c: c.split == "fixed",
-    "FGL-D26": lambda c: not c.freeze,
+    "FGL-D26": lambda c: c.freeze,
+    "FGL-D27": lambda c: c.head != ["plain"],
     "FGL-D28": lambda c: c.dataset == "pathmnist",
     "FGL-D33": lambda c: c.precision != "32-true" or c.channels_last or c.compile,
+    "FGL-D34": lambda c: c.dataset == "pathmnist" and c.use_pseudo,
 }
 
 

@@ -31,8 +31,8 @@ def fixed_split(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     # DEVIATION FGL-D04: one disjoint split for all stages; --split legacy draws as the release does
     generator = torch.Generator().manual_seed(derive(seed, "split"))
     order = torch.randperm(count, generator=generator).numpy()
-    held = count // VALIDATION_SHARE
-    return np.sort(order[held:]), np.sort(order[:held])
+    val_count = count // VALIDATION_SHARE
+    return np.sort(order[val_count:]), np.sort(order[:val_count])
 
 
 def legacy_split(count: int, seed: int, stage: str) -> tuple[np.ndarray, np.ndarray]:
@@ -43,13 +43,13 @@ def legacy_split(count: int, seed: int, stage: str) -> tuple[np.ndarray, np.ndar
       seed: of the run.
       stage: "coarse" replays the release's draw right after seed_everything(seed); the others draw anew.
     Returns:
-      (train int64 [ceil(0.9 N)], val int64 [N // 10]) in drawn order, as Python's ints (FGL-D21).
+      (train int64 [ceil(0.9 N)], val int64 [N // 10]) in drawn order (FGL-D21).
     Source: authors' dataloader_simple.py. Deviation: FGL-D04.
     """
     generator = torch.Generator().manual_seed(seed if stage == "coarse" else derive(seed, "legacy split", stage))
-    held = count // VALIDATION_SHARE
+    val_count = count // VALIDATION_SHARE
     first, second = (torch.randperm(count, generator=generator).numpy() for _ in range(2))
-    return first[: count - held], second[count - held :]  # DEVIATION FGL-D21: plain integers, no 1-element tensors
+    return first[: count - val_count], second[count - val_count :]  # DEVIATION FGL-D21: integers, no 1-element tensors
 
 
 def stored_split(path: Path, count: int, seed: int, overwrite: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -62,8 +62,8 @@ def stored_split(path: Path, count: int, seed: int, overwrite: bool = False) -> 
     if not path.exists():
         write_npz(path, {"train": train, "val": val})
         return train, val
-    kept = read_npz(path, ("train", "val"), "not a readable split; choose another --out_dir")
-    same = np.array_equal(kept["train"], train) and np.array_equal(kept["val"], val)
+    stored = read_npz(path, ("train", "val"), "not a readable split; choose another --out_dir")
+    same = np.array_equal(stored["train"], train) and np.array_equal(stored["val"], val)
     if not same and overwrite:
         path.unlink()
         return stored_split(path, count, seed)

@@ -212,6 +212,8 @@ class Setting:
         if fine is not None:
             items = Items(items.images, torch.from_numpy(fine), items.coarse)
         usable = np.arange(len(items)) if keep is None else np.flatnonzero(keep)
+        # DEVIATION FGL-D34: the official validation images have no pseudo-labels, so the sub classifier is validated on
+        # training images; the notebook clusters the validation images too and trains on all certain training images
         if data.validation is not None and stage != "sub":
             return (items, usable), whole(data.validation)
         if self.config.split == "legacy":
