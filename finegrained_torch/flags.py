@@ -79,7 +79,8 @@ STAGE_FLAGS: dict[str, tuple[str, ...]] = {
 _SINCE: dict[str, Any] = {"augment": "none", "channels_last": False, "eval_batch": 0, "hold_out": False}
 SINCE: dict[str, dict[str, Any]] = {
     **{stage: {"hold_out": False} for stage in STAGE_FLAGS},
-    **{stage: _SINCE for stage in ("coarse", "fine-tune")},
+    "coarse": {**_SINCE, "freeze": False},
+    "fine-tune": _SINCE,
     **{stage: {**_SINCE, "true_images": "all"} for stage in ("sub", "multi-head")},
 }
 
@@ -153,7 +154,7 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 def _choice(values: Iterable[str], text: str) -> dict[str, Any]:
     """What `add_argument` takes for one of several words, of which the first is the default."""
     words = list(values)
-    return {"choices": words, "default": words[0], "help": text}
+    return {"choices": words, "default": words[0], "help": f"{text} (default {words[0]})"}
 
 
 def _switch(group: Any, name: str, text: str, default: bool | None) -> None:
@@ -165,7 +166,7 @@ def _switch(group: Any, name: str, text: str, default: bool | None) -> None:
 
 PERCENT = number(0, 100, above=True)
 ALPHA: dict[str, Any] = dict(type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A")
-PRETRAINED = "start from ImageNet weights (default with resnet18)"
+PRETRAINED = "start from ImageNet weights (default, but for networks of ours); --no-pretrained: from random ones"
 PROTOCOL: FlagTable = {  # constructor parameters that both scripts have
     "--threshold": dict(type=PERCENT, default=90.0, help="percent of a class that is certain (default 90)"),
     "--n_aug": dict(type=whole(1), default=5, help="views of an image for its uncertainty (default 5)"),
@@ -183,29 +184,23 @@ ADDITIONS: FlagTable = {
         help=f"head of fine-tuning; one run for each value: {', '.join(HEADS)} (default plain)",
     ),
     "--freeze": dict(action="store_true", help="fine-tune only batch norms and head; FGL-D26"),
-    "--sub-labels": _choice(SUB_LABELS, "pseudo-labels, or those of a control"),
+    "--sub-labels": _choice(SUB_LABELS, "pseudo-labels as found, or those of a control"),
     "--sublabels": dict(choices=SUB_LABELS, dest="sub_labels", default=argparse.SUPPRESS, help=argparse.SUPPRESS),
     "--control": _choice(
         ("none", "budget", "certain"), "stage coarse: train base further with a fresh head, or on certain images"
     ),
-    "--split": _choice(("fixed", "legacy"), "legacy: overlap as released; FGL-D04"),
+    "--split": _choice(("fixed", "legacy"), "fixed: disjoint; legacy: overlap as released; FGL-D04"),
     "--lr": dict(type=number(0, above=True), help="learning rate (default: a range test before every training)"),
     "--weights": dict(metavar="FILE", help="ImageNet state dict (default: resnet18-f37072fd.pth in data/weights)"),
-    "--network": _choice(
-        ("resnet18", *OURS), "resnet10: 24 to 192 channels; resnet10n: 16 to 128; small: three layers"
-    ),
-    "--optimizer": _choice(("sgd", "adam"), "optimizer (default sgd)"),
+    "--network": _choice(("resnet18", *OURS), "resnet10: 24 to 192 channels; resnet10n: 16 to 128; small: 3 layers"),
+    "--optimizer": _choice(("sgd", "adam"), "optimizer"),
     "--schedule": _choice(
         ("restarts", "cosine", "constant", "onecycle"),
-        "of the rate: warm restarts every 10 epochs (default), one cosine, constant, or up to --lr and down",
+        "of the rate: warm restarts every 10 epochs, one cosine, constant, or up to --lr and down",
     ),
-    "--augment": _choice(
-        ("none", "shifts"), "shifts: move training images by up to two pixels, and mirror (default none)"
-    ),
-    "--true-images": _choice(
-        ("all", "certain"), "with --no-use_pseudo: images whose true subclasses are learned (default all)"
-    ),
-    "--aug-set": _choice(("flips", "shifts", "picture"), "views for the uncertainty"),
+    "--augment": _choice(("none", "shifts"), "shifts: move training images by up to two pixels, and mirror"),
+    "--true-images": _choice(("all", "certain"), "with --no-use_pseudo: images whose true subclasses are learned"),
+    "--aug-set": _choice(("flips", "shifts", "picture"), "views: flips as released, by a pixel, as the authors draw"),
     "--umap-neighbors": dict(type=whole(2), default=30, help="n_neighbors of UMAP (default 30)"),
     "--umap-min-dist": dict(type=number(0, 1), default=0.0, help="min_dist of UMAP (default 0)"),
     "--umap-components": dict(type=whole(1), default=4, help="dimensions after UMAP (default 4)"),
@@ -221,7 +216,7 @@ ADDITIONS: FlagTable = {
     "--csv-features": dict(action="store_true", help="features as text too, as released (640 MB for CIFAR)"),
     "--limit-train": dict(type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)"),
     "--hold-out": dict(action="store_true", help="test on a fixed fifth of the training images; for choosing settings"),
-    "--precision": _choice(AMP, "tf32: on a GPU; auto: bf16-mixed if the device has it (default 32-true); FGL-D33"),
+    "--precision": _choice(AMP, "tf32: on a GPU; auto: bf16-mixed if the device has it; FGL-D33"),
     "--compile": dict(action="store_true", help="torch.compile; FGL-D33"),
     "--channels-last": dict(action="store_true", help="train in the channels-last memory format; FGL-D33"),
     "--eval-batch": dict(type=whole(0), default=0, help="batch of validation, test and step 1 (0: --batch_size)"),
@@ -244,8 +239,10 @@ def pipeline_parser() -> Parser:
     g.add_argument("--dataset", type=dataset_name, default="cifar10", help=also)
     add_flags(g, PROTOCOL)
     _switch(g, "--pretrained", PRETRAINED, None)
-    g.add_argument("--strategy", choices=list(STRATEGIES), default="all", help="step 2 (default all, as released)")
-    g.add_argument("--alpha", **ALPHA, help="weight of the coarse loss in multi-head, one run each (default 0.1 0.9)")
+    steps = "step 2, with --stage all only (default all: what the released default fine-tuning ran)"
+    g.add_argument("--strategy", choices=list(STRATEGIES), default="all", help=steps)
+    text = "weight of the coarse loss in multi-head, one run each (default 0.1 0.9: what the released default 0.2 ran)"
+    g.add_argument("--alpha", **ALPHA, help=text)
     _switch(g, "--use_pseudo", "learn pseudo-labels (default); --no-use_pseudo: the true subclasses", True)
     text = f"stages to run: {', '.join(STAGES)}; all (default): all but stability"
     flag(p.additions, "--stage", nargs="+", choices=[*STAGES, "all"], default=["all"], metavar="STAGE", help=text)
@@ -260,7 +257,7 @@ def main_parser() -> Parser:
     g = p.originals
     also = "mnist, cifar10, cifar100, another set of python -m datasets, or folder:PATH (default cifar10)"
     g.add_argument("--dataset", type=dataset_name, default="cifar10", help=also)
-    steps = "base: coarse labels (default); transfer: after fine ones; multihead: with them"
+    steps = "base: coarse labels; transfer: after fine ones; multihead: with them"
     g.add_argument("--strategy", **_choice(MAIN_STRATEGIES, steps))
     a = p.additions
     add_flags(a, PROTOCOL)
@@ -282,6 +279,8 @@ def resolve(args: argparse.Namespace) -> Config:
     """
     if "all" in args.stage:
         args.stage = _stages_of(STRATEGIES[args.strategy], args.use_pseudo)
+    elif args.strategy != "all":
+        raise UserError(f"--strategy {args.strategy}: only with --stage all")
     else:
         args.stage = [stage for stage in STAGES if stage in args.stage]
     return _common(Config, args)
@@ -337,6 +336,7 @@ def _common(kind: type[AnyConfig], args: argparse.Namespace) -> AnyConfig:
     for name, values in (("alpha", args.alpha), ("head", args.head)):
         if len(set(values)) < len(values):
             raise UserError(f"--{name} {' '.join(map(str, values))}: names one value twice")
+    args.controls = [name for name in SUB_LABELS if name in args.controls]  # in any order they are the same settings
     args.name = args.name or re.sub(r"[^\w.-]", "_", Path(args.dataset.removeprefix("folder:")).name)
     args.out_dir = str(Path(args.out_dir) if args.out_dir else Path(args.runs_dir) / args.name)
     return kind(**vars(args))

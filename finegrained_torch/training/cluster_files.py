@@ -64,7 +64,7 @@ def save_clustering(
       certain: bool [N].
       coarse: int64 [N].
       settings: of the clustering, JSON values.
-      input_hash: sha256 of the features.
+      input_hash: of the file of the features.
       class_names: of the coarse classes.
       fine: int64 [N] known subclasses, for the projector's captions.
     Source: authors' pipeline.py. The silhouette is a scalar, not a folder's name (FGL-D25).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -92,7 +91,13 @@ def control_labels(
 
 
 def cluster_stage(
-    out: Path, data: Data, features: np.ndarray, certain: np.ndarray, config: Config, record_folder: Path
+    out: Path,
+    data: Data,
+    features: np.ndarray,
+    certain: np.ndarray,
+    config: Config,
+    record_folder: Path,
+    input_hash: str,
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Any], list[dict[str, str]]]:
     """Clusters every coarse class, and the controls that are asked for; writes all files; scores all of it.
 
@@ -103,6 +108,7 @@ def cluster_stage(
       certain: bool [N].
       config: resolved flags.
       record_folder: folder of the stage's record, for scores and plots.
+      input_hash: of the file of the features.
     Returns:
       (metrics, details, artefacts with paths relative to the record's folder) for the stage's record.
     Raises:
@@ -127,7 +133,7 @@ def cluster_stage(
         )
         print(f"cluster: 2-D maps of {len(features):,} images, for the plots", file=sys.stderr, flush=True)
         maps = make_maps(below / "maps.npz", features, coarse, Settings(**settings), pool)
-    digest = hashlib.sha256(np.ascontiguousarray(features, np.float32).tobytes()).hexdigest()
+    shutil.rmtree(below / "controls", ignore_errors=True)  # labels of an older clustering
     save_clustering(
         out,
         data.name,
@@ -135,7 +141,7 @@ def cluster_stage(
         certain,
         coarse,
         settings=settings,
-        input_hash=digest,
+        input_hash=input_hash,
         class_names=data.coarse_names,
         fine=fine,
     )

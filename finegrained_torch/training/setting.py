@@ -21,7 +21,7 @@ from finegrained_torch.networks import resnet
 from finegrained_torch.training.modules import Module, Optimization, seed_everything
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import read_npz
-from reproduction.runtime.run_folder import Run, UserError, open_run, shown, write_bytes
+from reproduction.runtime.run_folder import Run, UserError, open_run, read_json, shown, write_bytes
 
 # Names of the release's checkpoint folders.
 FOLDERS = {"coarse": "classifier", "sub": "classifier_sub", "fine-tune": "fine-tuning", "multi-head": "multihead"}
@@ -143,7 +143,7 @@ class Setting:
           stage: its name.
           folder: of `folder`.
           inputs: name -> hash of what the stage reads.
-          **more: settings of this run that are one of several of a flag, such as `alpha`.
+          **more: the value of a flag with several values that this run is for, such as alpha=0.1.
         """
         # DEVIATION FGL-D09: folders may exist, a manifest says what they hold, runs of other settings never mix
         settings = flags.of_stage(self.config, stage) | more
@@ -191,9 +191,16 @@ class Setting:
             return fine, self.data.num_sub_labels, digest
         control = self.config.sub_labels
         path = self.tables / "pseudo.csv" if control == "found" else self.tables / "controls" / control / "pseudo.csv"
-        if not path.exists() or not (self.folder("cluster") / "DONE").exists():
-            more = "" if control == "found" else f" --controls {control}"
-            raise UserError(f"{shown(path)}: no finished clustering; run pipeline.py --stage cluster{more} first")
+        finished = (self.folder("cluster") / "DONE").exists()
+        if not path.exists() or not finished:
+            reason, controls = "no finished clustering; run pipeline.py --stage cluster", {control} - {"found"}
+            if finished:
+                reason = "the finished clustering lacks it; run pipeline.py --stage cluster --overwrite"
+                manifest = read_json(self.folder("cluster") / "manifest.json", "settings")
+                controls |= set(manifest["settings"]["controls"])
+            names = [name for name in flags.SUB_LABELS if name in controls]
+            more = " ".join(["", "--controls", *names]) if names else ""
+            raise UserError(f"{shown(path)}: {reason}{more} first")
         labels = read_labels(path, self.data.train.coarse)
         # DEVIATION FGL-D14: the labels that exist are counted, whether or not a -1 is among them
         return labels, int(labels.max()) + 1, file_hash(path)

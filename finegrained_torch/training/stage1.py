@@ -162,7 +162,7 @@ def cluster(setting: Setting) -> None:
             return
         features = np.load(path, mmap_mode="r")
         metrics, details, artefacts = cluster_stage.cluster_stage(
-            setting.out, data, features, setting.certain(), config, run.folder
+            setting.out, data, features, setting.certain(), config, run.folder, inputs["features"]
         )
         runtime.set_threads(config.threads)
         finish(setting, run, "cluster", inputs, metrics, details, artefacts=artefacts)

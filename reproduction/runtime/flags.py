@@ -57,7 +57,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str):
         super().__init__(prog=prog, description=description, allow_abbrev=False)
-        self.originals = self.add_argument_group("the authors' flags (names, types and defaults as released)")
+        self.originals = self.add_argument_group(
+            "the authors' flags (names, types and, unless a line says otherwise, defaults as released)"
+        )
         self.additions = self.add_argument_group("additions")
 
     def error(self, message: str) -> NoReturn:

@@ -1,9 +1,13 @@
 """What the real scripts refuse with one line: a stage before its time, a rate too high, labels that do not fit."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 
-from finegrained_torch.training.setting import read_labels
+from finegrained_torch import flags
+from finegrained_torch.training.setting import Setting, read_labels
 from reproduction.runtime.run_folder import UserError
 
 from .conftest import TINY, run
@@ -26,6 +30,21 @@ def test_stages_without_what_they_need(tmp_path):
 def test_a_diverging_training_ends_in_one_line(tmp_path):
     said = run("pipeline.py", *TINY, "--out_dir", tmp_path, "--lr", "1e30", "--stage", "coarse", code=2).stderr
     assert "coarse: non-finite loss at step " in said and "no checkpoint yet; choose a lower --lr" in said
+
+
+@pytest.mark.parametrize("before", [[], ["random"], ["noumap", "pixels"]])
+def test_a_control_that_a_finished_clustering_lacks_is_added_by_the_command_of_the_message(tmp_path, before):
+    folder = tmp_path / "sub_mnist5k" / "stages" / "cluster"
+    folder.mkdir(parents=True)
+    (folder / "DONE").write_text("{}")
+    (folder / "manifest.json").write_text(json.dumps({"settings": {"controls": before}}))
+    for labels in ("kmeans", "found"):
+        config = flags.parse_pipeline([*TINY, "--out_dir", str(tmp_path), "--stage", "sub", "--sub_labels", labels])
+        with pytest.raises(UserError, match="lacks it") as raised:
+            Setting(config).sub_labels()
+        command = flags.parse_pipeline(re.search("run pipeline.py (.*) first$", str(raised.value))[1].split())
+        assert command.stage == ["cluster"] and command.overwrite
+        assert set(command.controls) == {*before, labels} - {"found"}
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,9 @@ def test_the_stage_writes_everything_and_scores_it(tmp_path, monkeypatch, capsys
     words = ["--min_cluster_size", "12", "--cluster_workers", "1", "--controls", *cluster_stage.NAMES]
     below = tmp_path / "sub_toy"
     metrics, details, artefacts = cluster_stage.cluster_stage(
-        tmp_path, toy(coarse, which), points, certain, flags.parse_pipeline(words), below
+        tmp_path, toy(coarse, which), points, certain, flags.parse_pipeline(words), below, "ab"
     )
+    assert json.loads((below / "clusters.json").read_text())["features_sha256"] == "ab"
     values = {name: metric["last"] for name, metric in metrics.items()}
     assert values["ari"] > 0.9 and abs(values["ari_random"]) < 0.5 and values["num_sub"] == 6
     assert values["clusters_per_class"] == 2
@@ -132,6 +133,7 @@ def test_without_known_subclasses_there_are_no_scores(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster_stage, "make_maps", flat_maps)
     config = flags.parse_pipeline(["--umap_components", "6", "--min_cluster_size", "12"])
     below = tmp_path / "sub_toy"
-    metrics, details, _ = cluster_stage.cluster_stage(tmp_path, toy(coarse, None), points, certain, config, below)
+    (below / "controls" / "random").mkdir(parents=True)  # of an older clustering, which --overwrite replaces
+    metrics, details, _ = cluster_stage.cluster_stage(tmp_path, toy(coarse, None), points, certain, config, below, "")
     assert details["scores"] == {} and "ari" not in metrics and metrics["num_sub"]["last"] == found.num_labels
-    assert not (tmp_path / "sub_toy" / "contingency.csv").exists()
+    assert not (tmp_path / "sub_toy" / "contingency.csv").exists() and not (below / "controls").exists()

@@ -23,7 +23,7 @@ from .conftest import ROOT, TINY, command, run
 VARYING = {"seconds"}
 
 
-def fake_clusters(out_dir, data, features, certain, config, record_folder):
+def fake_clusters(out_dir, data, features, certain, config, record_folder, input_hash):
     """Two clusters a class by the sign of a feature, in the files of the clustering stage."""
     assert features.dtype == np.float32 and features.shape == (200, 128) and certain.sum() == 180
     half = np.asarray(features)[:, 0] > np.median(np.asarray(features)[:, 0])
@@ -170,6 +170,8 @@ def test_step_one_artefacts(whole):
         manifest = json.loads((tables / "stages" / stage / "manifest.json").read_text())
         assert manifest["stage"] == stage and (tables / "stages" / stage / "DONE").exists()
     assert json.loads((tables / "stages/cluster/record.json").read_text())["metrics"]["ari"]["last"] == 0.5
+    a, b = (json.loads((tables / f"stages/{name}/manifest.json").read_text()) for name in ("features", "cluster"))
+    assert a["details"]["features_sha256"] == b["inputs"]["features"]
 
 
 def test_uncertain_images_never_reach_a_pseudo_label_training(whole, monkeypatch):

@@ -77,6 +77,8 @@ def test_values_in_both_spellings(capsys, name, default, value, form):
         ("--max_epochs 6", "min_epochs", 6),
         ("--stage sub coarse", "stage", ["coarse", "sub"]),
         ("--controls random kmeans", "controls", ["random", "kmeans"]),
+        ("--controls noumap kmeans random kmeans", "controls", ["random", "kmeans", "noumap"]),
+        ("--stage sub --strategy all", "stage", ["sub"]),
         ("--precision bf16-mixed", "precision", "bf16-mixed"),
         ("--precision auto", "precision", "auto"),
         ("--network resnet10", "pretrained", False),
@@ -122,6 +124,7 @@ def test_folders(capsys, tmp_path):
         ("--alpha 0.1 0.1", "--alpha 0.1 0.1: names one value twice"),
         ("--n_aug 0", "argument --n_aug: '0' is not a whole number >= 1"),
         ("--strategy base", "argument --strategy: invalid choice: 'base'"),
+        ("--stage sub --strategy multi-head", "--strategy multi-head: only with --stage all"),
         ("--stage everything", "argument --stage: invalid choice: 'everything'"),
         ("--head round", "argument --head: invalid choice: 'round'"),
         ("--min_epochs 60", "--min_epochs 60: more than --max_epochs 50"),
@@ -141,6 +144,21 @@ def test_folders(capsys, tmp_path):
 )
 def test_bad_values(capsys, line, said):
     assert said in refused(capsys, *line.split())
+
+
+def test_freeze_is_a_setting_of_the_stages_that_it_changes():
+    plain, frozen = (flags.parse_pipeline(["--freeze"] * count) for count in (0, 1))
+    assert "freeze" not in flags.of_stage(plain, "coarse")  # as in folders of older runs
+    differing = [stage for stage in flags.STAGE_FLAGS if flags.of_stage(plain, stage) != flags.of_stage(frozen, stage)]
+    assert differing == ["coarse", "fine-tune"]  # coarse: --control budget is fine-tuned too
+
+
+@pytest.mark.parametrize("parser", [flags.pipeline_parser, flags.main_parser])
+def test_help_names_every_default_among_several_words(parser):
+    actions = [action for action in parser()._actions if action.choices and isinstance(action.default, str)]
+    shown = [action for action in actions if action.help != "==SUPPRESS=="]
+    assert len(shown) >= 9 and all(f"(default {action.default}" in action.help for action in shown)
+    assert "--no-pretrained" in parser().format_help()
 
 
 # --- main.py --------------------------------------------------------------------------------------------------------
