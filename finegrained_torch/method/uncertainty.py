@@ -240,7 +240,7 @@ def uncertainty(
 
 
 def certain_mask(uncertainty: np.ndarray, coarse_labels: np.ndarray, threshold: float) -> np.ndarray:
-    """Marks the first int(n_class * (threshold / 100)) images of each class by ascending uncertainty.
+    """Marks the first int(n_class * threshold / 100) images of each class by ascending uncertainty.
 
     Args:
       uncertainty: float [N], U in [0, 2].
@@ -263,5 +263,5 @@ def certain_mask(uncertainty: np.ndarray, coarse_labels: np.ndarray, threshold: 
         members = np.flatnonzero(coarse_labels == label)
         # DEVIATION FGL-D19: a stable sort, so that ties (many U near 0) go by position
         order = members[np.argsort(uncertainty[members], kind="stable")]
-        certain[order[: int(len(members) * (threshold / 100))]] = True
+        certain[order[: int(len(members) * threshold / 100)]] = True
     return certain

@@ -139,7 +139,7 @@ def slow_filter(values, labels, threshold):
     kept = set()
     for label in set(labels.tolist()):
         members = sorted((u, at) for at, (u, y) in enumerate(zip(values, labels, strict=True)) if y == label)
-        kept |= {at for _, at in members[: int(len(members) * (threshold / 100))]}
+        kept |= {at for _, at in members[: int(len(members) * threshold / 100)]}
     return np.array([at in kept for at in range(len(labels))])
 
 
@@ -161,9 +161,12 @@ def test_filter_against_a_slow_oracle_with_ties(threshold):
     np.testing.assert_array_equal(certain_mask(values, labels, threshold), slow_filter(values, labels, threshold))
 
 
-def test_filter_rounds_as_released():
-    """int(n * (t / 100)): 100 * 0.29 is 28.999999999999996."""
-    assert certain_mask(np.zeros(100), np.zeros(100, int), 29).sum() == 28
+def test_filter_keeps_the_exact_percentage_rounded_down():
+    """100 * (29 / 100) is 28.999999999999996 in floating point; 2,250 and 5,000 are sizes of classes."""
+    for count in (1, 7, 100, 2250, 5000):
+        for threshold in range(1, 101):
+            kept = certain_mask(np.zeros(count), np.zeros(count, int), threshold).sum()
+            assert kept == count * threshold // 100, (count, threshold)
 
 
 def test_filter_keeps_the_first_of_equals_and_refuses_nonsense():
