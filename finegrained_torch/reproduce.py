@@ -40,8 +40,8 @@ NETWORK, EPOCHS, RATE, FURTHER_SEEDS = "resnet10n", 24, "0.1", 3
 Row = tuple[str, str, tuple[str, ...], int]  # variant, what it is, flags, trainings
 
 
-def flags_of(profile: str, dataset: str) -> list[str]:
-    """Flags that all stages of a run share.
+def flags_of(profile: str, dataset: str, rate: str = RATE) -> list[str]:
+    """Flags that all stages of a run share; the rate is that of profile matched.
 
     The cpu profile's network, rate, epochs and cluster size were found by measurement: longer training of the base
     network erases the subclasses of the digits 5 to 9. A mirrored digit is another sign: shifts are its views.
@@ -50,7 +50,7 @@ def flags_of(profile: str, dataset: str) -> list[str]:
     if profile == "paper":  # all else: the defaults, which are those of the authors' pipeline.py
         return [*flags, *NOTEBOOK.get(dataset, ())]
     if profile == "matched":
-        flags += ["--network", NETWORK, "--schedule", "onecycle", "--lr", RATE, "--batch_size", "128"]
+        flags += ["--network", NETWORK, "--schedule", "onecycle", "--lr", rate, "--batch_size", "128"]
         return [*flags, "--augment", "shifts", "--precision", "auto"]
     epochs = "2" if profile == "smoke" else "6"
     flags += ["--network", "small", "--schedule", "cosine", "--lr", "0.05", "--batch_size", "100"]
@@ -226,11 +226,9 @@ def command_of(
     """
     row = request.row(f"rate-{rate}" if rate else "")
     name = f"{row}/seed{seed}"
-    shared = flags_of(request.profile, request.dataset)
+    shared = flags_of(request.profile, request.dataset, rate or RATE)
     if request.profile == "matched" and not on_gpu(request):
         shared += ["--cluster_workers", "1"]  # the seeds run side by side already
-    if rate:
-        shared += ["--lr", rate]
     words = [*flags, *shared, *request.extra, "--seed", str(seed), "--name", name, *request.shared_flags(row)]
     return Command(
         row=row_name(row, variant) or row,

@@ -14,7 +14,7 @@ import numpy as np
 from finegrained_torch import flags, plots
 from finegrained_torch.data import images
 from finegrained_torch.training.setting import Setting
-from reproduction.compare.collect import PROFILES, Collection, Entry, RowRuns, SeedRun, join
+from reproduction.compare.collect import PROFILES, Collection, Entry, SeedRun, join
 from reproduction.compare.comparison import compare
 from reproduction.compare.export import write_text
 from reproduction.compare.extras import predictions
@@ -42,7 +42,7 @@ def write_report(
       out_dir: the --out_dir of a run with at least one finished stage.
       data_dir: where the data lies.
       accept_unverified: whether files with another checksum are read.
-      dataset: of the command line; of `folder:PATH` records have the last part of the path only.
+      dataset: --dataset of the command; "" for that of the records, which have only the last part of a `folder:PATH`.
     Returns:
       Path of report.md.
     Raises:
@@ -101,12 +101,18 @@ def read_entries(folder: Path) -> list[Entry]:
         if not (path.parent / "DONE").exists():
             continue
         record = load_record(path)
-        row, manifest = record.row, path.parent / "manifest.json"
-        if record.profile == "custom" and manifest.exists():
-            row = flags.row_name(row, str(read_json(manifest, "").get("variant", ""))) or row
+        row = record.row
+        if record.profile == "custom":
+            row = flags.row_name(row, _variant(path.parent)) or row
         profile = record.profile if record.profile in PROFILES else "cpu"
         entries.append(Entry(path, record.model_copy(update={"row": row, "profile": profile}), "runs"))
     return entries
+
+
+def _variant(folder: Path) -> str:
+    """Returns the variant in the manifest of a stage, that of base if it has none."""
+    manifest = folder / "manifest.json"
+    return str(read_json(manifest, "").get("variant", flags.BASE)) if manifest.exists() else flags.BASE
 
 
 def draw(folder: Path, own: Collection, data: images.Data) -> None:
@@ -143,10 +149,8 @@ def draw(folder: Path, own: Collection, data: images.Data) -> None:
 
 def _by_variant(own: Collection) -> dict[str, SeedRun]:
     """Variant -> its run, in the order of the table."""
-    rows: dict[str, RowRuns] = {group.row: group for group in own.rows.values()}
-    base = min(rows, key=len)
-    found = {row.removeprefix(base).removeprefix("-"): group.runs[0] for row, group in rows.items()}
-    return {variant: found[variant] for variant in flags.ordered(list(found))}
+    runs = {_variant(group.runs[0].last.path.parent): group.runs[0] for group in own.rows.values()}
+    return {variant: runs[variant] for variant in flags.ordered(list(runs))}
 
 
 def _rate_curves(variants: Mapping[str, SeedRun]) -> Iterator[tuple[str, Path]]:

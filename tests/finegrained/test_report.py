@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from finegrained_torch import flags as tables
+from finegrained_torch import plots
 from finegrained_torch.method.agreement import between_seeds
 from finegrained_torch.training import report, stages
 from finegrained_torch.training.setting import Setting
@@ -127,6 +128,16 @@ def test_a_lone_stage_is_reported_and_nothing_is_claimed(made, tmp_path):
     (alone / "classifier" / "mnist5k" / "predictions.npz").write_bytes(b"PK")
     with pytest.raises(UserError, match="predictions.npz.*--overwrite"):
         report.write_report(alone)
+
+
+def test_plots_name_the_variant_of_a_folder_without_base(made, tmp_path, monkeypatch):
+    titles = []
+    for name in ("confusions", "lr_curves"):
+        monkeypatch.setattr(plots, name, lambda path, curves, *_: titles.append([title for title, _ in curves]))
+    for variant in ("ft", "ft-true"):
+        shutil.copytree(made[0] / toy_runs.FOLDERS[variant][1], tmp_path / toy_runs.FOLDERS[variant][1])
+    report.write_report(tmp_path)
+    assert titles == [["FT pseudo (plain)", "FT true"]] * 2
 
 
 def test_a_picture_that_fails_is_one_line(made, tmp_path):

@@ -201,6 +201,18 @@ def test_seeds_are_lanes_and_the_report_waits_for_all():
     assert opens.startswith("open in a browser: ") and opens.endswith("mnist5k-cpu/seed42/report.html")
 
 
+def test_no_flag_is_given_twice():
+    requests = [request(profile, dataset) for profile, dataset in reproduce.DATASETS.items()]
+    for asked in (
+        *requests,
+        request("matched", "cifar100", all_rows=True),
+        request("matched", "cifar100", settings=True),
+    ):
+        for command in reproduce.commands_of(asked):
+            names = [word for word in command.flags if word.startswith("--")]
+            assert sorted(names) == sorted(set(names)), command.stage
+
+
 def test_plan_lists_every_command():
     argv = [sys.executable, "-m", "finegrained_torch.reproduce", "--profile", "cpu", "--seeds", "", "--args=", "--plan"]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
