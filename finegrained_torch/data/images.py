@@ -240,7 +240,13 @@ class Items(Dataset):
     """Images and labels in memory; an index is a whole batch of positions, so that no item is collated."""
 
     def __init__(self, images: Tensor, fine: Tensor, coarse: Tensor):
-        """Args: images: uint8 [N, 3, H, W]. fine, coarse: int64 [N]."""
+        """Stores the tensors.
+
+        Args:
+          images: uint8 [N, 3, H, W].
+          fine: int64 [N].
+          coarse: int64 [N].
+        """
         self.images, self.fine, self.coarse = images, fine, coarse
 
     @classmethod
@@ -266,7 +272,13 @@ class Batches(Sampler[Tensor]):
     """
 
     def __init__(self, positions: np.ndarray, batch_size: int, key: tuple[int | str, ...] | None):
-        """Args: positions: int64 [n]. batch_size: of all processes together. key: None keeps the order (evaluation)."""
+        """Stores what decides the batches.
+
+        Args:
+          positions: int64 [n], of the images that are used.
+          batch_size: of all processes together.
+          key: seeds of the order, (seed, stage); None keeps the order, for evaluation.
+        """
         self.positions, self.batch_size, self.key = torch.from_numpy(positions), batch_size, key
         self.epoch, self.device = 0, torch.device("cpu")  # the device that the positions are given on
 

@@ -209,19 +209,19 @@ def decide(memberships: np.ndarray, hard: np.ndarray, embedding: np.ndarray) -> 
     """
     clean = np.nan_to_num(memberships, nan=0.0, posinf=0.0, neginf=0.0)
     labels = clean.argmax(1).astype(np.int64)
-    lost = ~np.isfinite(memberships).all(1) | (clean.max(1, initial=0.0) <= 0)
-    if lost.any():  # DEVIATION FGL-D17: not cluster 0, but the hard label, else the nearest centroid
-        labels[lost] = hard[lost]
-        homeless = np.flatnonzero(lost & (hard < 0))
-        if len(homeless):
+    missing = ~np.isfinite(memberships).all(1) | (clean.max(1, initial=0.0) <= 0)
+    if missing.any():  # DEVIATION FGL-D17: not cluster 0, but the hard label, else the nearest centroid
+        labels[missing] = hard[missing]
+        unlabelled = np.flatnonzero(missing & (hard < 0))
+        if len(unlabelled):
             known = np.unique(hard[hard >= 0])
             if len(known):
                 centres = np.stack([embedding[hard == k].mean(0) for k in known])
-                labels[homeless] = known[_nearest(embedding[homeless], centres)]
+                labels[unlabelled] = known[_nearest(embedding[unlabelled], centres)]
             else:
-                labels[homeless] = 0
-    strength = np.where(lost, 0.0, clean.max(1, initial=0.0)).astype(np.float32)
-    return labels, strength, int(lost.sum())
+                labels[unlabelled] = 0
+    strength = np.where(missing, 0.0, clean.max(1, initial=0.0)).astype(np.float32)
+    return labels, strength, int(missing.sum())
 
 
 def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
@@ -321,13 +321,13 @@ def assign_new(fit: ClassFit, points: np.ndarray) -> tuple[np.ndarray, np.ndarra
         warnings.simplefilter("ignore")
         embedding = points if fit.reducer is None else fit.reducer.transform(points)
         memberships = hdbscan.membership_vector(fit.clusterer, np.asarray(embedding, np.float64))
-    nobody = np.full(len(points), -1, np.int64)
+    noise = np.full(len(points), -1, np.int64)
     known = np.unique(fit.raw)
-    labels, strength, _ = decide(memberships, nobody, embedding)
-    lost = (strength <= 0) | ~np.isin(labels, known)
-    if lost.any():
+    labels, strength, _ = decide(memberships, noise, embedding)
+    missing = (strength <= 0) | ~np.isin(labels, known)
+    if missing.any():
         centres = np.stack([fit.embedding[fit.raw == k].mean(0) for k in known])
-        labels[lost] = known[_nearest(np.asarray(embedding)[lost], centres)]
+        labels[missing] = known[_nearest(np.asarray(embedding)[missing], centres)]
     return labels, strength
 
 

@@ -189,19 +189,19 @@ def build(
     Raises:
       UserError: pre-trained weights for a network of ours, or weights that do not fit.
     """
-    made: Network
+    network: Network
     if name == "small" or name in NARROW:
         if pretrained is not None:
             raise UserError(f"--network {name}: there are no pre-trained weights for it; use --no-pretrained")
         if name == "small":
             return Small(outputs)
-        made = ResNet18(outputs, width=NARROW[name], blocks=1, ours=True)
+        network = ResNet18(outputs, width=NARROW[name], blocks=1, ours=True)
         # channels-last: faster on CPUs, and what GPUs and bfloat16 prefer
-        return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-    made = ResNet18(outputs) if name == "resnet18" else Legacy(outputs, before, after)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    network = ResNet18(outputs) if name == "resnet18" else Legacy(outputs, before, after)
     if pretrained is not None:
-        load_pretrained(made, pretrained)
-    return made
+        load_pretrained(network, pretrained)
+    return network
 
 
 def load_pretrained(network: ResNet18 | Legacy, state: Mapping[str, Tensor]) -> None:
@@ -213,11 +213,11 @@ def load_pretrained(network: ResNet18 | Legacy, state: Mapping[str, Tensor]) -> 
     target = network.resnet if isinstance(network, Legacy) else network
     skipped = ("conv1.", "fc.") if target is network else ()
     wanted = {name for name in target.state_dict() if not name.startswith(skipped or ("\0",))}
-    kept = {name: value for name, value in state.items() if name in wanted}
-    if missing := sorted(name for name in wanted - kept.keys() if not name.endswith("num_batches_tracked")):
+    weights = {name: value for name, value in state.items() if name in wanted}
+    if missing := sorted(name for name in wanted - weights.keys() if not name.endswith("num_batches_tracked")):
         raise UserError(f"--weights: not the state dict of ResNet-18: lacks {missing[0]} and {len(missing) - 1} more")
     try:
-        target.load_state_dict(kept, strict=False)
+        target.load_state_dict(weights, strict=False)
     except RuntimeError as error:
         raise UserError(f"--weights: does not fit ResNet-18 ({str(error).splitlines()[-1].strip()})") from None
 

@@ -36,10 +36,10 @@ def steepest_by_index(losses: Sequence[float]) -> int | None:
       Position in `losses`, the first of equal minima; None if fewer than two finite points remain.
     Source: Lightning 1.5.10, tuner/lr_finder.py. Deviation: FGL-D06.
     """
-    kept = [at for at in range(SKIP_BEGIN, len(losses) - SKIP_END) if math.isfinite(losses[at])]
-    if len(kept) < 2:
+    finite = [at for at in range(SKIP_BEGIN, len(losses) - SKIP_END) if math.isfinite(losses[at])]
+    if len(finite) < 2:
         return None
-    return kept[int(np.gradient([losses[at] for at in kept]).argmin())]
+    return finite[int(np.gradient([losses[at] for at in finite]).argmin())]
 
 
 def suggestion(rates: Sequence[float], losses: Sequence[float]) -> tuple[float, str]:
@@ -75,8 +75,8 @@ def find(module: LightningModule, loader: DataLoader, trainer: Trainer) -> dict[
             early_stop_threshold=STOP_AT,
             update_attr=False,
         )
-    for left in Path(trainer.default_root_dir).glob(".lr_find_*.ckpt"):  # where an earlier search was killed
-        left.unlink(missing_ok=True)
+    for stale in Path(trainer.default_root_dir).glob(".lr_find_*.ckpt"):  # of a search that was killed
+        stale.unlink(missing_ok=True)
     rates, losses = ([float(value) for value in finder.results[key]] if finder else [] for key in ("lr", "loss"))
     rate, source = suggestion(rates, losses)
     return {"lr": rates, "loss": losses, "suggestion": rate, "source": source}
