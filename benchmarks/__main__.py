@@ -28,7 +28,7 @@ from reproduction.runtime.flags import one_line_errors
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, read_json, shown, write_json
 
 NO_BENCHMARKS = {"__main__", "gpu_check", "measure", "page", "tf_sessions"}
-LIMIT_S = 1800  # of one process; six trainings of `precision` take longest
+LIMIT_S = 3 * 3600  # of one process; six trainings of `precision` take longest, half an hour on an idle core
 DOCS = REPO_ROOT / "docs"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -14,7 +17,7 @@ from benchmarks.measure import Benchmark, Measure, NotSupported, output_of
 from datasets import DatasetError
 from reproduction.launch.pipeline import Command, Request
 from reproduction.launch.sweep import FOLDERS
-from reproduction.runtime.record import load_record
+from reproduction.runtime.record import commit_and_dirty, load_record
 
 SEEDS = (0, 1, 2)
 LIMIT = 0.5  # points between the two means that we accept
@@ -101,6 +104,19 @@ def check_support(paper: str, small: bool) -> None:
         raise NotSupported(str(error).splitlines()[0]) from None
 
 
+@contextlib.contextmanager
+def runs_folder(paper: str, small: bool) -> Iterator[Path]:
+    """Yields the folder of the trainings. At a commit without changes, a comparison that was stopped goes on there."""
+    commit, dirty = commit_and_dirty()
+    if small or dirty:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+        return
+    folder = Path(tempfile.gettempdir()) / f"precision-{paper}-{commit}"
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def difference(paper: str, small: bool) -> Measure:
     """How far apart the mean accuracies of both precisions are, in points.
 
@@ -109,10 +125,10 @@ def difference(paper: str, small: bool) -> Measure:
     """
     check_support(paper, small)
     found: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as name:
+    with runs_folder(paper, small) as runs:
         for precision in FLAGS:
             found[precision] = [
-                accuracy(paper, seed, precision, small, Path(name) / f"{precision}-{seed}")
+                accuracy(paper, seed, precision, small, runs / f"{precision}-{seed}")
                 for seed in SEEDS[: 1 if small else None]
             ]
     apart = abs(statistics.mean(found["bfloat16"]) - statistics.mean(found["float32"]))

@@ -50,3 +50,27 @@ def test_precision_compares_the_means(monkeypatch):
     monkeypatch.setattr(torch_fast, "computes_bf16", lambda device: False)
     with pytest.raises(NotSupported, match="no instructions for bfloat16"):
         precision.difference("subclass", False)
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_stopped_comparison_goes_on_if_the_code_is_the_same(monkeypatch, tmp_path, dirty):
+    monkeypatch.setattr(precision, "check_support", lambda *_: None)
+    monkeypatch.setattr(precision, "commit_and_dirty", lambda: ("abc", dirty))
+    monkeypatch.setattr(precision.tempfile, "tempdir", str(tmp_path))
+    trained = []
+
+    def accuracy(paper, seed, name, small, folder):
+        if len(trained) == 4:
+            trained.append("stopped")
+            raise KeyboardInterrupt
+        if not folder.exists():
+            trained.append(folder.name)
+            folder.mkdir(parents=True)
+        return 80.0
+
+    monkeypatch.setattr(precision, "accuracy", accuracy)
+    with pytest.raises(KeyboardInterrupt):
+        precision.difference("subclass", False)
+    assert [path.name for path in tmp_path.iterdir()] == ([] if dirty else ["precision-subclass-abc"])
+    precision.difference("subclass", False)
+    assert len(trained) == 1 + (4 + 6 if dirty else 6) and not [*tmp_path.iterdir()]
