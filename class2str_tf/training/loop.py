@@ -92,7 +92,7 @@ def run_steps(
         earlier = [line["test/seconds"] for line in read_metrics(folder) if best_by in line]
         seconds = earlier[-1] if earlier else 0.0
         graph.batches.start(session, training.step - offset)
-        first, began = training.step, time.monotonic()
+        start, began = training.step, time.monotonic()
         for _ in training.epochs():
             for step in training.steps():
                 if step % SCALARS_EVERY == 0:
@@ -108,9 +108,9 @@ def run_steps(
             metrics.write(step, line, "test", (step - 1) * batch)
             training.end_epoch({"step": step, **{f"test/{name}": value for name, value in line.items()}})
     lines = [line for line in read_metrics(folder) if best_by in line]
-    if training.step > first:  # of this process alone: a stop between two tests loses the seconds since the test
+    if training.step > start:  # of this process alone: a stop between two tests loses the seconds since the test
         here = max(lines[-1]["test/seconds"] - seconds, 1e-9)
-        lines[-1]["images_per_s"] = round((training.step - first) * batch / here, 1)
+        lines[-1]["images_per_s"] = round((training.step - start) * batch / here, 1)
     return lines
 
 

@@ -156,8 +156,17 @@ def test_an_embedding_that_stays_collapsed_is_warned_of(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("mode", ["hard", "semi_hard", "hard_awtl", "cntr"])
-@pytest.mark.parametrize("more", ["", "--margin soft", "--distance euclidean", "--first_third semi_hard",
-                                  "--first_third lambda", "--triplet_loss_lambda 0.1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "--margin soft",
+        "--distance euclidean",
+        "--first_third semi_hard",
+        "--first_third lambda",
+        "--triplet_loss_lambda 0.1",
+    ],
+)
 def test_every_advised_flag_is_one_that_the_run_takes_and_that_changes_it(mode, more):
     flags = ["--train_mode", mode, *(more.split() if mode == "hard" or "lambda 0" in more else ())]
     config = parse(training_parser(), flags)
