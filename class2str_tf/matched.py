@@ -1,10 +1,9 @@
 """Commands of the profile `matched`: the paper's claims near its accuracy, in minutes on one core a seed.
 
 From one stage 1, with the same data and batch, for as many further epochs at one rate (a third of stage 1's on CIFAR,
-three times it on MNIST): the LH classifier, the FC classifier,
-and an FC classifier of the LH's weights, each with its CNN trained along. On the features of stage 1: learned strings
-against fixed ones. ROWS=settings trains stage 1 at three rates on four fifths of the training images and tests it on
-the others.
+three times it on MNIST): the LH classifier, the FC classifier, and an FC classifier of the LH's weights, each with its
+CNN trained along. On the features of stage 1: learned strings against fixed ones. ROWS=settings trains stage 1 at three
+rates on four fifths of the training images and tests it on the others.
 """
 
 from __future__ import annotations
