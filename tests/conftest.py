@@ -47,7 +47,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 # Files whose tests run whole programs: a process that took one of them last would work on alone for minutes.
 FIRST = (
-    "test_images_way", "triplet/test_runs", "class2str/test_stages", "finegrained/test_stages", "fuzz/test_fuzz",
+    "test_image_to_record", "triplet/test_runs", "class2str/test_stages", "finegrained/test_stages", "fuzz/test_fuzz",
     "test_gpu_check", "test_benchmarks", "hierarchy/test_runs", "triplet/test_nets", "subclass/test_stages",
     "reproduction/test_sweep", "subclass/test_processes", "class2str/test_matched", "subclass/test_fast",
     "subclass/test_changed_data", "finegrained/test_clustering",

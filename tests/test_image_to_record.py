@@ -1,4 +1,4 @@
-"""An image's way: each README lists the files that an image passes in a stage, at most eight; no others are loaded."""
+"""From image to record: each README lists the files that an image passes in a stage, at most eight, and the others."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ atexit.register(write)
 
 def listed(text: str, stage: int) -> list[str]:
     """The files of a stage in the README, in reading order."""
-    part = re.search(rf"^### Stage {stage}\n(.*?)(?=^###? |^Not on the way:|\Z)", text, re.M | re.S)
+    part = re.search(rf"^### Stage {stage}\n(.*?)(?=^###? |^Also loaded:|\Z)", text, re.M | re.S)
     assert part, f"no heading '### Stage {stage}'"
     return re.findall(r"^\d+\. `([\w/.]+\.py)`: \S", part.group(1), re.M)
 
 
-def off_the_way(text: str) -> set[str]:
+def also_loaded(text: str) -> set[str]:
     """Other files that a stage loads, each named with a reason."""
-    line = re.search(r"^Not on the way: (.*?)(?=\n\n|\n#|\Z)", text, re.M | re.S)
+    line = re.search(r"^Also loaded: (.*?)(?=\n\n|\n#|\Z)", text, re.M | re.S)
     return set(re.findall(r"`([\w/.]+\.py)` \(\S[^()]*\)", line.group(1))) if line else set()
 
 
@@ -70,8 +70,8 @@ def loaded(root: Path, paper: str, command: str, names: Path) -> set[str]:
 def readme(paper: str) -> str:
     """The README's section, without the rest."""
     text = (ROOT / paper / "README.md").read_text(encoding="utf-8")
-    part = re.search(r"^## An image's way\n(.*?)(?=^## |\Z)", text, re.M | re.S)
-    assert part, f"{paper}/README.md: no section 'An image's way'"
+    part = re.search(r"^## From image to record\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    assert part, f"{paper}/README.md: no section 'From image to record'"
     return part.group(1)
 
 
@@ -91,11 +91,11 @@ def test_the_readme_lists_the_files_that_an_image_passes(paper, tmp_path):
         assert 0 < len(files) <= MOST and len(set(files)) == len(files)
         really = loaded(root, paper, command, tmp_path / f"stage{stage}") - flags
         assert set(files) <= really, f"stage {stage} does not load {set(files) - really}"
-        assert really <= set(files) | off_the_way(text), f"stage {stage} loads {really - set(files)}, not in the README"
+        assert really <= set(files) | also_loaded(text), f"stage {stage} loads {really - set(files)}, not in the README"
 
 
 def test_a_readme_is_read_as_it_is_written():
     text = "### Stage 1\n1. `data/images.py`: reads\n2. `training/loop.py`: trains\n### Stage 2\n1. `a.py`: b\n"
-    text += "\nNot on the way: `plots.py` (draws afterwards), `deviations.py` (names them).\n\nMore `x.py` (no).\n"
+    text += "\nAlso loaded: `plots.py` (draws afterwards), `deviations.py` (names them).\n\nMore `x.py` (no).\n"
     assert listed(text, 1) == ["data/images.py", "training/loop.py"] and listed(text, 2) == ["a.py"]
-    assert off_the_way(text) == {"plots.py", "deviations.py"}
+    assert also_loaded(text) == {"plots.py", "deviations.py"}
