@@ -16,6 +16,7 @@ import numpy as np
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
 from reproduction.runtime.torch_runtime import derive
 from subclass_torch.yt8m import tfrecord
+from subclass_torch.yt8m.flags import EVAL, MAP, PLAIN, TRAIN
 
 RGB, AUDIO = 1024, 128
 WIDTH = RGB + AUDIO
@@ -29,11 +30,11 @@ class Videos(NamedTuple):
 
 
 def anchored(path: str) -> Path:
-    """Returns the path or pattern that a flag means, to read or to write: Windows separators count as `/`; a relative
-    one starts at the working directory or, if its folder does not exist there, at the repository.
+    """Returns the path or pattern that a flag means: a default starts at the repository, another relative one at the
+    working directory.
     """
-    relative = Path(path.replace("\\", "/"))  # DEVIATION SDN-Y01: the released defaults hold Windows separators
-    return relative if glob.glob(str(relative.parent)) else REPO_ROOT / relative
+    asked = Path(path.replace("\\", "/"))  # DEVIATION SDN-Y01: the released defaults hold Windows separators
+    return REPO_ROOT / asked if asked.as_posix() in (TRAIN, PLAIN, EVAL, MAP) else asked
 
 
 def shards(pattern: str, flag: str) -> list[Path]:

@@ -20,7 +20,10 @@ from reproduction.runtime.run_folder import UserError
 
 CLASSES = 3862
 _FOLDER = "data/yt8m/video"
-_SUBCLASS_FILES = f"{_FOLDER}/train_subclass"
+TRAIN, PLAIN, EVAL = (
+    f"{_FOLDER}/{name}*.tfrecord" for name in ("train_subclass/train", "train/train", "validate/validate")
+)
+MAP = f"{_FOLDER}/train_subclass/subclassLabellingData.npz"
 # Flags without effect, as in the released script, which only prints with the last one [SDN-Y10], with their defaults.
 UNUSED: dict[str, Any] = {
     "feature_names": "mean_rgb",
@@ -101,13 +104,9 @@ def boolean(text: str) -> bool:
 
 
 ORIGINALS: FlagTable = {
-    "--train_data_pattern_glob": dict(
-        default=f"{_SUBCLASS_FILES}/train*.tfrecord", help="training files with subclass labels"
-    ),
-    "--subclass_labelling_data_save_fname": dict(
-        default=f"{_SUBCLASS_FILES}/subclassLabellingData.npz", help="file of the subclass map"
-    ),
-    "--eval_data_pattern_glob": dict(default=f"{_FOLDER}/validate/validate*.tfrecord", help="files to test on"),
+    "--train_data_pattern_glob": dict(default=TRAIN, help="training files with subclass labels"),
+    "--subclass_labelling_data_save_fname": dict(default=MAP, help="file of the subclass map"),
+    "--eval_data_pattern_glob": dict(default=EVAL, help="files to test on"),
     "--feature_names": dict(default=UNUSED["feature_names"], help="accepted, unused: rgb and audio are read"),
     "--num_parallel_calls": dict(type=whole(0), default=4, help="batches prepared in advance (default 4)"),
     "--shuffle_buffer_size": dict(type=whole(1), default=10000, help="records in the shuffling buffer (default 10000)"),
@@ -151,9 +150,7 @@ ADDITIONS: FlagTable = {
         default="train",
         help="identify: neglected classes; create: subclass files; all: both, then train",
     ),
-    "--plain-data-pattern-glob": dict(
-        default=f"{_FOLDER}/train/train*.tfrecord", help="training files with class labels"
-    ),
+    "--plain-data-pattern-glob": dict(default=PLAIN, help="training files with class labels"),
     "--num-neglected": dict(type=whole(0), help="neglected classes (default: num_subclasses - num_classes)"),
     "--kmeans-videos": dict(
         type=whole(2), default=4096, help="clusters are fitted on at most N videos, half of them mixed (default 4096)"

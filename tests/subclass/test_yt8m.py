@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,21 +88,23 @@ def test_creation(videos):
 
 
 @pytest.mark.parametrize("start", [".", "subclass_torch"])
-def test_files_are_the_same_from_any_working_directory(videos, tmp_path, monkeypatch, start):
+def test_default_files_are_the_repositorys_and_given_ones_the_working_directorys(videos, tmp_path, monkeypatch, start):
     monkeypatch.setattr(yt8m_data, "REPO_ROOT", tmp_path)
-    (tmp_path / "subclass_torch" / "yt8m").mkdir(parents=True)  # a folder of the code has the name of one of the data
-    made = "yt8m\\train_subclass"
-    config = config_for(["--num_classes", 6, "--num_subclasses", 8, *made_flags(made)])
+    (tmp_path / "subclass_torch" / "data").mkdir(parents=True)  # a folder of the code has the name of one of the data
+    stored = tmp_path / "data" / "yt8m" / "video"
+    shutil.copytree(videos / "train", stored / "train")
+    classes = ["--num_classes", 6, "--num_subclasses", 8]
     monkeypatch.chdir(tmp_path / start)
-    paths = yt8m_data.shards("yt8m/train/train*.tfrecord", "x")
-    yt8m_create.create(paths, [4, 1], config)
-    for reader in (".", "subclass_torch"):
-        monkeypatch.chdir(tmp_path / reader)
-        assert yt8m_create.is_finished([path.resolve() for path in (videos / "train").glob("*")], [4, 1], config)
+    for flags, made in (([], stored / "train_subclass"), (made_flags("mine\\files"), Path("mine/files").absolute())):
+        config = config_for([*classes, *flags])
+        yt8m_create.create(yt8m_data.shards(config.plain_data_pattern_glob, "x"), [4, 1], config)
         files = {path.resolve().parent for path in yt8m_data.shards(config.train_data_pattern_glob, "x")}
-        assert files == {videos / "train_subclass"}
+        assert files == {made} and yt8m_create.map_of(config).resolve().parent == made
         assert yt8m_create.read_map(yt8m_create.map_of(config), 6, 8).tolist() == [*range(6), 4, 1]
-    assert not list((tmp_path / "subclass_torch").rglob("*.*"))
+    monkeypatch.chdir(videos)  # from elsewhere
+    config = config_for(classes)
+    assert yt8m_create.is_finished(yt8m_data.shards(config.plain_data_pattern_glob, "x"), [4, 1], config)
+    assert not list((tmp_path / "subclass_torch" / "data").rglob("*"))
 
 
 @pytest.mark.parametrize("written", range(6))
