@@ -166,7 +166,7 @@ def _switch(group: Any, name: str, text: str, default: bool | None) -> None:
 
 PERCENT = number(0, 100, above=True)
 ALPHA: dict[str, Any] = dict(type=number(0, 1), nargs="+", default=[0.1, 0.9], metavar="A")
-PRETRAINED = "start from ImageNet weights (default, but for networks of ours); --no-pretrained: from random ones"
+PRETRAINED = "ImageNet weights (default with resnet18 and --legacy-net); --no-pretrained: random ones"
 PROTOCOL: FlagTable = {  # constructor parameters that both scripts have
     "--threshold": dict(type=PERCENT, default=90.0, help="percent of a class that is certain (default 90)"),
     "--n_aug": dict(type=whole(1), default=5, help="views of an image for its uncertainty (default 5)"),
@@ -200,7 +200,7 @@ ADDITIONS: FlagTable = {
     ),
     "--augment": _choice(("none", "shifts"), "shifts: move training images by up to two pixels, and mirror"),
     "--true-images": _choice(("all", "certain"), "with --no-use_pseudo: images whose true subclasses are learned"),
-    "--aug-set": _choice(("flips", "shifts", "picture"), "views: flips as released, by a pixel, as the authors draw"),
+    "--aug-set": _choice(("flips", "shifts", "picture"), "views; flips: released, shifts: a pixel, picture: as drawn"),
     "--umap-neighbors": dict(type=whole(2), default=30, help="n_neighbors of UMAP (default 30)"),
     "--umap-min-dist": dict(type=number(0, 1), default=0.0, help="min_dist of UMAP (default 0)"),
     "--umap-components": dict(type=whole(1), default=4, help="dimensions after UMAP (default 4)"),
@@ -353,8 +353,8 @@ def parse_main(argv: list[str] | None = None) -> MainConfig:
 
 
 def of_stage(config: Config, stage: str) -> dict[str, Any]:
-    """Selects the part of the configuration that decides what a stage computes."""
-    values = as_dict(config)
+    """Selects the part of the configuration that decides what a stage computes; --freeze: only where it fine-tunes."""
+    values = as_dict(config) | ({"freeze": False} if stage == "coarse" and config.control != "budget" else {})
     since = {name: values[name] for name, value in SINCE.get(stage, {}).items() if values[name] != value}
     return {name: values[name] for name in STAGE_FLAGS[stage]} | since
 

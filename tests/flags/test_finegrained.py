@@ -147,10 +147,12 @@ def test_bad_values(capsys, line, said):
 
 
 def test_freeze_is_a_setting_of_the_stages_that_it_changes():
-    plain, frozen = (flags.parse_pipeline(["--freeze"] * count) for count in (0, 1))
-    assert "freeze" not in flags.of_stage(plain, "coarse")  # as in folders of older runs
-    differing = [stage for stage in flags.STAGE_FLAGS if flags.of_stage(plain, stage) != flags.of_stage(frozen, stage)]
-    assert differing == ["coarse", "fine-tune"]  # coarse: --control budget is fine-tuned too
+    for control, stages in (("none", ["fine-tune"]), ("certain", ["fine-tune"]), ("budget", ["coarse", "fine-tune"])):
+        words = ["--control", control, *(["--stage", "coarse"] if control != "none" else [])]
+        plain, frozen = (flags.parse_pipeline([*words, *["--freeze"] * count]) for count in (0, 1))
+        assert "freeze" not in flags.of_stage(plain, "coarse")  # as in folders of older runs
+        differing = [name for name in flags.STAGE_FLAGS if flags.of_stage(plain, name) != flags.of_stage(frozen, name)]
+        assert differing == stages
 
 
 @pytest.mark.parametrize("parser", [flags.pipeline_parser, flags.main_parser])
