@@ -62,11 +62,11 @@ def words(paper: str, seed: int, precision: str, small: bool, folder: Path) -> l
     return [command.script, *flags, "--runs-dir", str(folder.parent), "--name", folder.name]
 
 
-def accuracy(paper: str, seed: int, precision: str, small: bool, folder: Path) -> float:
+def accuracy(paper: str, seed: int, precision: str, small: bool, folder: Path) -> tuple[float, float]:
     """Trains the baseline in a process of its own; arguments as in `words`.
 
     Returns:
-      The test accuracy after the last epoch, in per cent.
+      (test accuracy after the last epoch, in per cent, seconds of the training).
     Raises:
       RuntimeError: the training failed; the message is its last line.
     """
@@ -74,7 +74,8 @@ def accuracy(paper: str, seed: int, precision: str, small: bool, folder: Path) -
     output_of([sys.executable, script, *flags], f"{script}: ")
     metric = BASELINES[paper][2]
     records = [load_record(path) for path in folder.rglob("record.json")]
-    return next(100 * (record.metrics[metric].last or 0) for record in records if metric in record.metrics)
+    record = next(record for record in records if metric in record.metrics)
+    return 100 * (record.metrics[metric].last or 0), record.seconds
 
 
 def check_support(paper: str, small: bool) -> None:
@@ -125,14 +126,18 @@ def difference(paper: str, small: bool) -> Measure:
     """
     check_support(paper, small)
     found: dict[str, list[float]] = {}
+    minutes = 0.0
     with runs_folder(paper, small) as runs:
         for precision in FLAGS:
-            found[precision] = [
+            runs_of = [
                 accuracy(paper, seed, precision, small, runs / f"{precision}-{seed}")
                 for seed in SEEDS[: 1 if small else None]
             ]
+            found[precision] = [reached for reached, _ in runs_of]
+            minutes += sum(seconds for _, seconds in runs_of) / 60
     apart = abs(statistics.mean(found["bfloat16"]) - statistics.mean(found["float32"]))
     note = "; ".join(f"{key} {', '.join(f'{value:.2f}' for value in values)} %" for key, values in found.items())
+    note += f"; {minutes:.0f} minutes of training"
     name = {"cifar10": "CIFAR-10", "dogs": "Stanford Dogs"}[BASELINES[paper][0]]
     what = "smoke profile" if small else f"{name}, baseline of profile matched, fewer epochs"
     title = f"{paper}, {what}: mean accuracy in bfloat16 against float32, {len(found['float32'])} seeds"

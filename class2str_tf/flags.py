@@ -14,7 +14,6 @@ from typing import Any
 
 from class2str_tf.stage1_folder import adopt_architecture, find_cnn, stage1_digest
 from reproduction.runtime import flags as shared
-from reproduction.runtime.driver import visible_gpu
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, dataset_name, finish_parsing, given, number, whole
 from reproduction.runtime.run_folder import UserError
 
@@ -360,8 +359,6 @@ def resolve_rnn(args: argparse.Namespace) -> Stage2Config:
     values, cnn_dir = _common(args), find_cnn(args, sizes["cnn"])
     if "w_inv_loss" in values and not given(args, "w_i"):
         values["w_i"] = args.w_inv_loss  # DEVIATION C2S-D13: declared by the authors, used nowhere
-    if given(args, "gpu") and args.device == "auto" and visible_gpu():
-        values["device"] = f"cuda:{args.gpu}"
     adopt_architecture(values, args, cnn_dir)
     values |= {
         "epochs": args.epochs or sizes["epochs"],

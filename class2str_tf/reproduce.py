@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from class2str_tf import matched
 from class2str_tf.flags import RELEASED_DIGITS, SETTINGS, settings_of
 from reproduction.launch.pipeline import Command, Request, run
-from reproduction.runtime.run_folder import RUNS_ROOT, shown
+from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 DATASETS = {"paper": "cifar10", "matched": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
 PAPER_GIGABYTES = 0.17  # CIFAR-10
@@ -43,19 +43,9 @@ HOURS = {"vgg16": (3.0, 1.0), "lenet": (0.8, 0.1)}
 MINUTES = (0.4, 0.3)
 # ARGS that stage 1 has to know too (network, images, schedule, speed): where one is given it is run again for the row
 BOTH_STAGES = (
-    *(
-        "--model",
-        "--F",
-        "--features",
-        "--lenet",
-        "--lenet-relu",
-        "--pixels",
-        "--epochs",
-        "--train-images",
-        "--hold-out",
-    ),
-    *("--legacy-batches", "--xla", "--amp"),
-)
+    "--model", "--F", "--features", "--lenet", "--lenet-relu", "--pixels", "--epochs", "--train-images", "--hold-out",
+    "--legacy-batches", "--xla", "--amp",
+)  # fmt: skip
 # ARGS that are a variant of the paper's table; any other ARGS name their row after themselves
 NAMED: dict[tuple[str, ...], str] = {
     ("--label-grad", "stop"): "stop",
@@ -65,8 +55,14 @@ NAMED: dict[tuple[str, ...], str] = {
 
 
 def commands_of(request: Request) -> list[Command]:
-    """Stage 1 once per seed, then stage 2 of every variant on it."""
+    """Stage 1 once per seed, then stage 2 of every variant on it.
+
+    Raises:
+      UserError: profile matched and ARGS that would change stage 1, which all its variants share.
+    """
     if request.profile == "matched":
+        if changed := for_stage1(request.extra):
+            raise UserError(f"ARGS: {' '.join(changed)}: profile matched fixes stage 1; use PROFILE=cpu or paper")
         return matched.commands_of(request)
     kind = next(name for name, row in SETTINGS.items() if settings_of(request.dataset)["hidden"] == row["hidden"])
     variants = dict(VARIANTS[request.profile])

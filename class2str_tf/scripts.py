@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from class2str_tf.flags import fc_parser, parse_fc, parse_rnn, rnn_parser, settings
+import os
+import sys
+from argparse import Namespace
+
+from class2str_tf.flags import MnistConfig, fc_parser, parse_fc, parse_rnn, rnn_parser, settings
+from reproduction.runtime.flags import given
 from reproduction.runtime.run_data import already_done
 
 
@@ -26,6 +31,8 @@ def train_stage2(script: str, dataset: str, model: str, batch: int = 200, flavou
     config = parse_rnn(rnn_parser(script, dataset, model, batch, flavour))
     if already_done(config.folder, settings(config)):
         return
+    if isinstance(config, MnistConfig) and config.device == "auto" and given(Namespace(argv=sys.argv[1:]), "gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(config.gpu)  # before TensorFlow is imported
     from class2str_tf.training.stage2 import run_stage2
 
     run_stage2(config)

@@ -41,12 +41,12 @@ def test_precision_compares_the_means(monkeypatch):
     from reproduction.runtime import torch_fast
 
     reached = {"float32": [80.0, 81.0, 82.0], "bfloat16": [81.0, 82.0, 82.0]}
-    monkeypatch.setattr(precision, "accuracy", lambda paper, seed, name, small, folder: reached[name][seed])
+    monkeypatch.setattr(precision, "accuracy", lambda paper, seed, name, small, folder: (reached[name][seed], 60))
     monkeypatch.setattr(precision.datasets, "load", lambda *_, **__: None)
     monkeypatch.setattr(torch_fast, "computes_bf16", lambda device: True)
     found = precision.difference("subclass", False).summary()
     assert found["ours"] == pytest.approx(2 / 3) and found["baseline"] == 0.5 and found["ratio"] < 1
-    assert "float32 80.00, 81.00, 82.00 %" in found["note"]
+    assert "float32 80.00, 81.00, 82.00 %" in found["note"] and "; 6 minutes of training" in found["note"]
     monkeypatch.setattr(torch_fast, "computes_bf16", lambda device: False)
     with pytest.raises(NotSupported, match="no instructions for bfloat16"):
         precision.difference("subclass", False)
@@ -66,7 +66,7 @@ def test_a_stopped_comparison_goes_on_if_the_code_is_the_same(monkeypatch, tmp_p
         if not folder.exists():
             trained.append(folder.name)
             folder.mkdir(parents=True)
-        return 80.0
+        return 80.0, 60.0
 
     monkeypatch.setattr(precision, "accuracy", accuracy)
     with pytest.raises(KeyboardInterrupt):

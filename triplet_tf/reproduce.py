@@ -80,7 +80,8 @@ def commands_of(request: Request) -> list[Command]:
     Raises:
       UserError: flags that one of the commands refuses; better now than after the others have trained.
     """
-    commands, free = _commands_of(request), request.profile != "matched" and "--train_mode" not in str(request.extra)
+    commands = _commands_of(request)
+    free = request.profile != "matched" and "--train_mode" not in str(request.extra)
     for command in commands:
         args = training_parser().parse_args(command.flags)
         args.argv = command.flags

@@ -121,8 +121,8 @@ def load(config: Config, size: int = SIZE) -> ImageNet:
       DatasetError: nothing there, or lists that do not fit.
       UserError: a flag that would run the CNN in training, which no script offers for ImageNet.
     """
-    along = getattr(config, "finetune", "none") != "none" or getattr(config, "no_cache_features", False)
-    if along or config.augment:
+    trains_cnn = getattr(config, "finetune", "none") != "none" or getattr(config, "no_cache_features", False)
+    if trains_cnn or config.augment:
         raise UserError(
             "--dataset imagenet: the CNN is pretrained and stays frozen, its features are computed once (C2S-D02); "
             "leave out --finetune, --no-cache-features and --augment"

@@ -49,11 +49,11 @@ def stage1_command(config: Config) -> str:
     words = [f"class2str_tf/train_fc_{kind}.py", "--dataset", config.dataset, "--runs-dir", shown(folder.parent)]
     words += ["--name", folder.name, "--model", config.model]
     usual = parse_fc(fc_parser("", config.dataset), [])
-    for flag in ("--F", *ARCHITECTURE, "--train-images", "--hold-out"):
+    for flag in ("--F", *ARCHITECTURE, "--train-images", "--hold-out", "--data-dir", "--accept-unverified"):
         name = flag.removeprefix("--").replace("-", "_")
         value = getattr(config, name)
         if value != getattr(usual, name):
-            words += [flag] if flag in ("--lenet-relu", "--hold-out") else [flag, str(value)]
+            words += [flag] if isinstance(value, bool) or flag == "--hold-out" else [flag, str(value)]
     return shlex.join(words)
 
 
@@ -75,9 +75,9 @@ def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: 
     maker: dict[str, Any] = {"stage1": config.stage1, "data": data.digests, "pixels": config.pixels}
     maker |= {name: getattr(config, name) for name in ("hold_out", "train_images") if getattr(config, name)}
     ready = Path(config.cnn_dir) / "rnn"  # of the row that stage 1 belongs to
-    if all((ready / name).exists() for name in NAMES) and _are_of(ready, maker, len(data.train_labels)):
+    if all((ready / name).exists() for name in NAMES) and _holds(ready, maker, len(data.train_labels)):
         folder = ready
-    if not _are_of(folder, maker, len(data.train_labels)):
+    if not _holds(folder, maker, len(data.train_labels)):
         with tf1.Graph().as_default():
             tf1.set_random_seed(0)
             tf1.train.get_or_create_global_step()
@@ -94,7 +94,7 @@ def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: 
     return Features(*(_open(folder / name) for name in NAMES))
 
 
-def _are_of(folder: Path, maker: dict[str, Any], count: int) -> bool:
+def _holds(folder: Path, maker: dict[str, Any], count: int) -> bool:
     """Whether a folder holds the features of `maker`, of so many images (older runs do not name --train-images)."""
     stamp = folder / "features.json"
     return stamp.exists() and read_json(stamp) == maker and len(_open(folder / NAMES[0])) == count

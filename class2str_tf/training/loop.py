@@ -51,7 +51,7 @@ def run_steps(
     evaluate: Callable[[int], dict[str, float]],
     best_by: str,
     offset: int = 0,
-    first: Sequence[str] = (),
+    before: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Trains to the end, from the newest checkpoint of the run folder if there is one.
 
@@ -66,7 +66,7 @@ def run_steps(
       evaluate: global step -> values over the whole test set; called where an epoch ends.
       best_by: the value whose best checkpoint stays on disk, named as in metrics.jsonl (`test/...`).
       offset: steps of earlier attempts; the global step counts on.
-      first: values by which the best checkpoint is chosen before `best_by` is looked at.
+      before: values by which the best checkpoint is chosen before `best_by` is looked at.
     Returns:
       One line of metrics.jsonl a test, those of earlier attempts included; the last one has `images_per_s` too, unless
       nothing was left to train.
@@ -77,7 +77,7 @@ def run_steps(
     ends = [offset + step for step in range(1, total + 1) if test_due(step, per_epoch, config) or step == total]
     names = partial(checkpoint_name, per_epoch=per_epoch, config=config, last=ends[-1])
     after = offset or -1  # -1: damaged checkpoints are an error, as no earlier attempt can be meant
-    states = States(session, folder, ends, best_by, names, after, first=first)
+    states = States(session, folder, ends, best_by, names, after, before=before)
     with stop_signals() as stop:
         training = Training(name, folder, ends, batch, states, stop, start=offset, log_by="step", events="logs")
         metrics = training.metrics

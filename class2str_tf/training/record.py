@@ -143,7 +143,7 @@ def finish_imagenet(
         details={"parameters": {"cnn": count_parameters("cnn"), "fc": count_parameters("classifier")}},
         curve=None,
         seconds=seconds,
-        images_per_s=round(images / max(seconds, 1e-9), 1),
+        images_per_s=round(images / max(seconds, 1e-9), 1) if images else None,
         data=dict(digests),
         data_verified=data.verified and not accepted,
         deviations=["C2S-D08", "C2S-D16", "C2S-D22", "C2S-D25", "C2S-D29", *(["C2S-D32"] if config.xla else [])],

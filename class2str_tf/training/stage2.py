@@ -232,7 +232,7 @@ def train_until_unique(
                     test,
                     best_by="test/rnn_acc",
                     offset=last - total,
-                    first=["test/distinct"],  # rnn_acc is too high as long as strings collide
+                    before=["test/distinct"],  # rnn_acc is too high as long as strings collide
                 )
                 outputs = predict_all(session, graph, x_test, config.eval_batch or config.B)
         distinct = history[-1]["test/distinct"]
@@ -316,7 +316,7 @@ def predict_all(session: tf1.Session, graph: Graph, x: np.ndarray, batch_size: i
 
 def evaluate_checkpoint(config: Stage2Config, checkpoint: str, stage1: Path, session_config: Any) -> None:
     """--eval: prints every accuracy that needs no further training, for one checkpoint."""
-    config = replace(config, augment=False)  # features would be those of whole images
+    config = replace(config, augment=False)  # stored features are of images that are not shifted
     data = load(config)
     inputs = frozen_features.compute(config, data, stage1, Path(checkpoint).parent, session_config)
     images = config.finetune != "none"

@@ -69,7 +69,7 @@ def take(runs: Path, results: Path = RESULTS) -> list[Path]:
         raise UserError(f"{shown(runs)}: no record of a cpu, matched or paper run")
     for paper, row, seed, stage in newest:  # what an earlier run of the same seed and stage left
         folder = results / paper / row
-        for old in [*folder.glob(f"seed{seed}.json"), *folder.glob(f"seed{seed}-*.json")]:
+        for old in {*folder.glob(f"seed{seed}.json"), *folder.glob(f"seed{seed}-*.json")}:
             if json.loads(old.read_text(encoding="utf-8")).get("stage") == stage:
                 old.unlink()
     stages = Counter(key[:3] for key in newest)

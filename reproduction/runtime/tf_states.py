@@ -23,7 +23,7 @@ class States:
       prefix: step -> file name of the checkpoint.
       after: only checkpoints of later steps count.
       with_graph: whether the last checkpoint comes with the graph (`.meta`).
-      first: names of values by which the best checkpoint is chosen before `test` is looked at.
+      before: names of values by which the best checkpoint is chosen before `test` is looked at.
     """
 
     waits, writes, agree_every = False, True, 1  # a step returns its loss as a number
@@ -37,11 +37,11 @@ class States:
         prefix: Callable[[int], str] = "model-{}".format,
         after: int = -1,
         with_graph: bool = True,
-        first: Sequence[str] = (),
+        before: Sequence[str] = (),
     ):
         tf1, _ = frameworks()
         self.session, self.folder, self.ends, self.test, self.prefix = session, folder, list(ends), test, prefix
-        self.after, self.with_graph, self.best_by = after, with_graph, (*first, test)
+        self.after, self.with_graph, self.best_by = after, with_graph, (*before, test)
         self.saver = tf1.train.Saver(max_to_keep=0)  # save_checkpoint keeps the newest two and the best
 
     def load(self) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from class2str_tf import reproduce
 from class2str_tf.flags import fc_parser, rnn_parser
 from class2str_tf.stage1_folder import ARCHITECTURE
 from reproduction.launch.pipeline import Request, one_thread_each
+from reproduction.runtime.run_folder import UserError
 
 
 def commands(profile: str, args: str = "", dataset: str = "mnist", device: str = "cpu"):
@@ -44,6 +45,13 @@ def test_flags_of_both_stages_are_found_in_both_spellings(flag):
 
 def test_what_stage2_adopts_from_stage1_or_refuses_is_given_to_both():
     assert {f"--{name}".replace("_", "-") for name in (*ARCHITECTURE, "hold_out")} <= set(reproduce.BOTH_STAGES)
+
+
+@pytest.mark.parametrize("args", ["--hold-out", "--w_c 2 --train_images=500"])
+def test_matched_refuses_args_that_would_change_its_stage1(args):
+    request = Request("matched", "mnist", (0,), "cpu", tuple(args.split()), False, None)
+    with pytest.raises(UserError, match="^ARGS: --(hold-out|train_images=500): profile matched fixes stage 1"):
+        reproduce.commands_of(request)
 
 
 @pytest.mark.parametrize("profile", ["paper", "cpu", "smoke"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -174,6 +174,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_left_as_it_is(script, runs, 
     assert before and all(path.read_bytes() == content for path, content in before.items())
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from([0.2, 0.5, 1.0])), min_size=1))
 def test_the_best_checkpoint_is_of_a_test_with_the_most_strings(tests):
     from class2str_tf.method.layers import tf1
@@ -185,7 +186,7 @@ def test_the_best_checkpoint_is_of_a_test_with_the_most_strings(tests):
         tf1.train.get_or_create_global_step()
         patch.setattr(tf_states, "read_metrics", lambda _: lines)
         patch.setattr(tf_states, "save_checkpoint", lambda *_, **named: keep.extend(named["keep"]))
-        states = tf_states.States(None, Path(), [len(lines)], "test/rnn_acc", first=["test/distinct"])
+        states = tf_states.States(None, Path(), [len(lines)], "test/rnn_acc", before=["test/distinct"])
         states.save({"step": len(lines)})
     assert tests[keep[0] - 1] == max(tests)
 
@@ -242,6 +243,7 @@ def test_cached_and_uncached_features_train_alike_over_20_steps(script, runs, tm
         ["--name", "x"],
         ["--name", "a", "--cnn-dir", "no where/x", "--lenet", "poster", "--lenet-relu", "--pixels", "raw"],
         ["--cnn-dir", "x", "--model", "vgg16", "--F", "8", "--train-images", "first:9", "--hold-out"],
+        ["--cnn-dir", "x", "--data-dir", "other data", "--accept-unverified"],
     ],
 )
 @pytest.mark.parametrize("program", [FC, RNN])
@@ -263,7 +265,7 @@ def test_missing_stage1_names_the_command_that_makes_it(script, tmp_path, monkey
     )
     assert script_name == FC and made.folder.resolve() == Path(str(needed.cnn_dir)).resolve()
     shared = [flag.removeprefix("--").replace("-", "_") for flag in ARCHITECTURE]
-    for name in ("dataset", "model", "F", "train_images", "hold_out", *shared):
+    for name in ("dataset", "model", "F", "train_images", "hold_out", "data_dir", "accept_unverified", *shared):
         assert getattr(made, name) == getattr(needed, name)
 
 

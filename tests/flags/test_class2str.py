@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 
-from class2str_tf import flags
+from class2str_tf import flags, scripts
 from class2str_tf.data import images
 from class2str_tf.flags import fc_parser, parse_fc, parse_rnn, rnn_parser
 
@@ -127,14 +130,19 @@ def test_w_inv_loss_sets_the_inverse_weight():
 
 
 @pytest.mark.parametrize(
-    ("words", "device"),
-    [("", "auto"), ("--gpu=0", "cuda:0"), ("--gpu 3", "cuda:3"), ("--gpu 3 --device cuda:1", "cuda:1")],
+    ("words", "visible"),
+    [("", "5"), ("--gpu=0", "0"), ("--gpu 3", "3"), ("--gpu 3 --device cuda:1", "5"), ("--gpu 3 --device cpu", "5")],
 )
-def test_gpu_is_the_index_of_a_visible_device(monkeypatch, words, device):
-    for visible in (True, False):
-        monkeypatch.setattr(flags, "visible_gpu", lambda seen=visible: seen)
-        config = parse_rnn(rnn_parser("s", "mnist", "lenet", flavour="mnist"), words.split())
-        assert config.device == (device if visible or "--device" in words else "auto")
+def test_gpu_is_the_only_device_that_tensorflow_sees(monkeypatch, words, visible):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    monkeypatch.setattr(sys, "argv", ["s", *words.split()])
+    monkeypatch.setattr(scripts, "already_done", lambda *_: False)
+    stage2 = SimpleNamespace(run_stage2=lambda config: seen.append((config.device, os.environ["CUDA_VISIBLE_DEVICES"])))
+    monkeypatch.setitem(sys.modules, "class2str_tf.training.stage2", stage2)
+    seen: list[tuple[str, str]] = []
+    scripts.train_stage2("s", "mnist", "lenet", flavour="mnist")
+    device = words.split()[-1] if "--device" in words else "auto"
+    assert seen == [(device, visible)]  # the flags of the run are the same on every machine
 
 
 def test_architecture_comes_from_stage1_and_contradictions_are_refused(tmp_path, capsys):

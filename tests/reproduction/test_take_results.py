@@ -67,6 +67,9 @@ def test_one_record_compares_all_seeds_whichever_seed_it_is_of(make, tmp_path):
         assert [path.name for path in (results / "p" / "r-cpu").iterdir()] == [f"seed{seed}.json"]
     take(runs, results)
     assert [path.name for path in (results / "p" / "r-cpu").iterdir()] == ["seed0.json"]
+    (results / "p" / "r-cpu" / "seed0.json").rename(results / "p" / "r-cpu" / "seed0-stability.json")
+    take(runs, results)  # both patterns of names match it
+    assert [path.name for path in (results / "p" / "r-cpu").iterdir()] == ["seed0.json"]
 
 
 def test_no_committed_row_compares_its_seeds_twice():
