@@ -126,7 +126,8 @@ def best_with_null(
     Returns:
       best: mean over groups of the best channel's S_img; groups, channels: of each group; null: float64 [P] of the same
       mean for each grouping, in an order that depends on level and seed alone; null_mean, null_95: of these;
-      groups_95: the 95 % point of each group's own best channel; exact: all groupings; p: see `chance`.
+      groups_95: for each group, the 95 % point of the best channels of all groups of its size; exact: all groupings;
+      p: see `chance`.
     """
     level = np.unique(level, return_inverse=True)[1]
     num_classes, groups = len(level), int(level.max()) + 1
@@ -147,9 +148,10 @@ def best_with_null(
     best, which = best_of(level)
     every = distinct_splits(level, exact_below)
     rng = np.random.default_rng([seed, 0x5E1])
-    groupings = (rng.permutation(level) for _ in range(permutations)) if every is None else every
-    by_group = [best_of(grouping)[0] for grouping in groupings]
+    groupings = list((rng.permutation(level) for _ in range(permutations)) if every is None else every)
+    by_group = np.array([best_of(grouping)[0] for grouping in groupings])
     null = np.array([shares.mean() for shares in by_group])
+    sizes = np.array([np.bincount(grouping) for grouping in groupings])  # if exact, label g may have any of the sizes
     observed = float(best.mean())
     return {
         "best": observed,
@@ -158,7 +160,7 @@ def best_with_null(
         "null": null,
         "null_mean": float(null.mean()),
         "null_95": float(np.quantile(null, 0.95)),
-        "groups_95": np.quantile(by_group, 0.95, axis=0).tolist(),
+        "groups_95": [float(np.quantile(by_group[sizes == size], 0.95)) for size in np.bincount(level)],
         "exact": every is not None,
         "p": chance(observed, null, every is not None),
     }

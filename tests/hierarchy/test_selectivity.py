@@ -84,18 +84,28 @@ def test_every_grouping_is_measured_as_if_it_were_the_level(counts):
         assert np.isclose(out["null"], out["best"]).any()
 
 
+@pytest.mark.parametrize("exact_below", [1, selectivity.EXACT_BELOW])
 @pytest.mark.parametrize("sizes", [(7, 3), (5, 5)])
-def test_noise_exceeds_the_null_of_its_own_group_as_rarely_as_said(sizes):
+def test_noise_exceeds_the_null_of_its_own_group_as_rarely_as_said(sizes, exact_below):
     """Also where one group is the larger: there every channel's S is above the mean over groups of the best ones."""
     labels, level = np.repeat(np.arange(10), 20), np.repeat([0, 1], sizes)
     exceeded = []
     for seed in range(60):
         noise = np.random.default_rng(seed).normal(size=(200, 24)).astype(np.float32)
-        out = selectivity.best_with_null(noise, labels, level, 99, seed, exact_below=1)
+        out = selectivity.best_with_null(noise, labels, level, 99, seed, exact_below)
         exceeded.append(np.array(out["groups"]) > out["groups_95"])
     assert (np.mean(exceeded, 0) <= 0.05 + 0.08).all()
     largest = selectivity.sample_selectivity(noise, level[labels] == 0)
     assert sizes[0] == sizes[1] or largest.min() > out["null_95"]
+
+
+@pytest.mark.parametrize("sizes", [(4, 6), (3, 7), (2, 3, 5)])
+def test_all_groupings_give_the_chance_of_a_group_that_random_ones_give(sizes):
+    labels, level = np.repeat(np.arange(10), 20), np.repeat(np.arange(len(sizes)), sizes)
+    noise = np.random.default_rng(0).normal(size=(200, 64)).astype(np.float32)
+    every, drawn = (selectivity.best_with_null(noise, labels, level, 1000, exact_below=below) for below in (10**4, 1))
+    assert every["exact"] and not drawn["exact"]
+    assert every["groups_95"] == pytest.approx(drawn["groups_95"], abs=0.01)
 
 
 @pytest.mark.parametrize("exact_below", [1, 1000])
