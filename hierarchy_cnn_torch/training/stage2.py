@@ -43,6 +43,8 @@ def command_of_stage_1(argv: Sequence[str], folder: Path) -> str:
     words, rest = [], iter(argv)
     for word in rest:
         name, equals, _ = word.replace("_", "-").partition("=")
+        if name == "--overwrite":
+            continue  # of stage 2; a killed stage 1 has checkpoints to resume from
         if name not in ("--stage", "--arm", "--out", "--name", "--runs-dir", "--flat-run", "--keep-epochs"):
             words.append(word)
         elif not equals:

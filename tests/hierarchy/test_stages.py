@@ -104,13 +104,13 @@ def test_mean_and_deviation_are_those_of_a_sample_of_the_whole_folder(tmp_path, 
 def test_the_command_of_stage_1_has_every_flag_of_the_network_and_the_data(tmp_path):
     words = "--dataset cifar100 --trunk alexnet --bn --image-size=64 --lr-schedule onecycle --dropout 0.1 --seed 7 "
     words += "--label-smoothing 0.1 --train-held-out --data-dir mine --stage aware --arm=A4 --device cpu --name A4 "
-    words += f"--runs_dir {tmp_path}/x"
+    words += f"--overwrite --runs_dir {tmp_path}/x"
     config = replace(config_of(*words.split()), argv=words.split())
     with pytest.raises(UserError, match="needs a finished stage 1") as error:
         stage2.finished_stage_1(config)
     command = shlex.split(re.search(r"run: python \S+/train.py (.*)", str(error.value))[1])
     asked = flags.resolve_train(flags.train_parser().parse_args(command))
-    assert asked == replace(config, stage="flat", arm="A0", name="A0", flat_run=None, argv=[])
+    assert asked == replace(config, stage="flat", arm="A0", name="A0", flat_run=None, overwrite=False, argv=[])
 
 
 def test_a_variant_that_is_none_is_refused():
