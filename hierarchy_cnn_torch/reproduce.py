@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets import DatasetError, image_folders
-from hierarchy_cnn_torch.flags import ARMS, OFFICIAL_BY_DEFAULT
+from hierarchy_cnn_torch.flags import ARMS, OFFICIAL_BY_DEFAULT, train_parser
 from reproduction.launch.pipeline import Command, Request, run
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
@@ -72,6 +72,17 @@ def rated(arms: Sequence[str], *more: str) -> dict[str, list[str]]:
     """Returns `variants` of the profile matched with their rates."""
     rates = {arm: FLAT_RATE if arm in ("A0", "A5") else AWARE_RATE for arm in arms}
     return {arm: [*words, "--lr", f"{rates[arm]:g}", *more] for arm, words in variants(arms).items()}
+
+
+def whole(dataset: str, extra: Sequence[str]) -> list[str]:
+    """Returns the flag to train on the held-out images too, unless stage 1 makes the tree from them.
+
+    Args:
+      dataset: name of the data set.
+      extra: flags of ARGS.
+    """
+    args, _ = train_parser().parse_known_args(extra)
+    return WHOLE if dataset in OFFICIAL_BY_DEFAULT and args.tree not in ("derived", "random") else []
 
 
 def rate_commands(request: Request) -> list[Command]:
@@ -172,18 +183,18 @@ def matched(request: Request) -> list[Command]:
     if request.settings:
         return rate_commands(request)
     extra, few = request.extra, request.seeds[:3]
-    whole = WHOLE if request.dataset in OFFICIAL_BY_DEFAULT else []  # else the held-out images make the tree
-    commands = study(request, request.row(), rated(CORE, *whole, *extra), request.seeds)
+    held_out = whole(request.dataset, extra)
+    commands = study(request, request.row(), rated(CORE, *held_out, *extra), request.seeds)
     if not request.all_rows:
         return commands
     flat = ["--lr", f"{FLAT_RATE:.3g}", *extra]  # of the label study
-    commands += study(request, request.row(), rated(FURTHER, *whole, *extra), few, flat, noisy=len(few))
+    commands += study(request, request.row(), rated(FURTHER, *held_out, *extra), few, flat, noisy=len(few))
     commands += study(request, request.row(), {}, request.seeds[3:], flat, noisy=len(request.seeds), times=0.5)
     commands += study(request, request.row("derived"), rated(CORE, "--tree", "derived", *extra), few)
-    commands += study(request, request.row("long"), rated(CORE, *whole, *LONG, *extra), few, times=40 / 12)
+    commands += study(request, request.row("long"), rated(CORE, *held_out, *LONG, *extra), few, times=40 / 12)
     if request.dataset != "cifar10":
         ten = dataclasses.replace(request, dataset="cifar10", copy="")
-        commands += study(ten, ten.row(), rated(CORE, *WHOLE, *extra), few)
+        commands += study(ten, ten.row(), rated(CORE, *whole("cifar10", extra), *extra), few)
     return commands
 
 
