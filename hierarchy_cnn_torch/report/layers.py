@@ -67,6 +67,7 @@ def measure_responses(run: FlatRun, levels: Levels, config: AnalysisConfig, out:
     mantel: dict[str, dict[str, Any]] = {name: {} for name in layers}
     random_trees: dict[str, np.ndarray] = {}  # the coefficients of each layer's last epoch, with the same random trees
     arrays: dict[str, np.ndarray] = {}
+    untrained: Selectivities = {}
 
     def batches() -> Batches:
         pool = functools.partial(responses.aggregate, how=how)
@@ -83,13 +84,9 @@ def measure_responses(run: FlatRun, levels: Levels, config: AnalysisConfig, out:
             profiles = evaluate.class_profiles(network, data, pixels, labels, run.flags, run.device, layers, how)
         if epoch == epochs[0]:  # the same network untrained, as control
             parts = [batch for batch, _, _ in batches()]
-            untrained = {
-                name: [
-                    selectivity.best_with_null(np.concatenate([part[name] for part in parts]), labels, level)
-                    for level in levels
-                ]
-                for name in layers[:-1]
-            }
+            for name in layers[:-1]:
+                values = np.concatenate([part[name] for part in parts])
+                untrained[name] = [selectivity.best_with_null(values, labels, level) for level in levels]
         for name, profile in profiles.items():
             mantel[name][str(epoch)] = statistics.mantel(responses.class_correlation(profile), levels, 999)
             random_trees[name] = mantel[name][str(epoch)].pop("null")

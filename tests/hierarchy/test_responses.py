@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from hierarchy_cnn_torch.method import responses
-from hierarchy_cnn_torch.report import response_file
+from hierarchy_cnn_torch import flags
+from hierarchy_cnn_torch.method import responses, selectivity
+from hierarchy_cnn_torch.report import layers, response_file
+from hierarchy_cnn_torch.training import evaluate
+
+from . import ddp_worker as worker
 
 
 def batches_of(values, labels, size=64):
@@ -75,6 +79,29 @@ def test_a_class_without_images_leaves_the_others_correlations_alone():
     values = responses.class_correlation(profiles)
     assert np.array_equal(np.delete(np.delete(values, 4, 0), 4, 1), expected)
     assert values[4].tolist() == values[:, 4].tolist() == [0, 0, 0, 0, 1, 0]
+
+
+def test_untrained_responses_of_a_layer_are_joined_once_for_all_levels(tmp_path, monkeypatch):
+    config = flags.resolve_train(flags.train_parser().parse_args(["--preset", "mini", "--device", "cpu"]))
+    run = layers.FlatRun(tmp_path, config, worker.make_data(), torch.device("cpu"))
+    (tmp_path / "weights").mkdir()
+    for epoch in (0, 1):
+        torch.save(evaluate.rebuild(config, run.data).state_dict(), tmp_path / "weights" / f"epoch-{epoch:04d}.pt")
+    measured, best_with_null = [], selectivity.best_with_null
+
+    def watched(values, labels, level):
+        measured.append(values)
+        return best_with_null(values, labels, level)
+
+    monkeypatch.setattr(selectivity, "best_with_null", watched)
+    levels = [np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2])]
+    asked = flags.resolve_analyze(flags.analyze_parser().parse_args(["--run", "x"]))
+    found = layers.measure_responses(run, levels, asked, tmp_path)["selectivity"]
+    untrained = measured[: 2 * len(found)]
+    assert len(measured) == 2 * len(untrained) and all(
+        a is b for a, b in zip(untrained[::2], untrained[1::2], strict=True)
+    )
+    assert all(row["untrained"] == pytest.approx(row["best"], abs=0.01) for rows in found.values() for row in rows)
 
 
 def test_streaming_holds_no_image_by_channel_matrix(tmp_path):
