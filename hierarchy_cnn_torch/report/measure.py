@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hierarchy_cnn_torch.data.images import Data
-from hierarchy_cnn_torch.data.tree_files import load_tree, named_tree
+from hierarchy_cnn_torch.data.tree_files import load_tree, official_tree
 from hierarchy_cnn_torch.flags import AnalysisConfig, Config, read_config
 from hierarchy_cnn_torch.method import intervals, selectivity, statistics, trees
 from hierarchy_cnn_torch.report import layers
@@ -68,10 +68,18 @@ def flat_config(seed_folder: Path) -> Config:
 
 
 def study_tree(seed_folder: Path, flat: Config, names: list[str]) -> trees.Node:
-    """Returns the tree that statistics refer to: the official one or a file if the flags say so, else A0's."""
+    """Returns the tree that statistics refer to: the official one or a file if the flags say so, else A0's.
+
+    Of a file, this is the copy that stage 1 wrote, in older runs that of an A1 with the same --tree, else the file.
+    """
+    if flat.tree == "official":
+        return official_tree(flat.dataset, names)
     if flat.tree in ("derived", "random"):
         return load_tree(seed_folder / "A0" / "tree.json", names)
-    return named_tree(flat.tree, flat.dataset, names)
+    copies, a1 = [seed_folder / "A0" / "given_tree.json"], seed_folder / "A1"
+    if (a1 / "DONE").exists() and read_config(a1).tree == flat.tree:
+        copies.append(a1 / "tree.json")
+    return load_tree(next((path for path in copies if path.exists()), flat.tree), names)
 
 
 def everything(seed: Seed, out: Path) -> dict[str, Any]:

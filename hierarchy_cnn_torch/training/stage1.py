@@ -9,7 +9,8 @@ import torch
 
 from hierarchy_cnn_torch.data.images import Data
 from hierarchy_cnn_torch.data.label_noise import noise_tree
-from hierarchy_cnn_torch.flags import Config, as_user_error, parse_numbers
+from hierarchy_cnn_torch.data.tree_files import load_tree, save_tree
+from hierarchy_cnn_torch.flags import TREES, Config, as_user_error, parse_numbers
 from hierarchy_cnn_torch.method import similarity, trees
 from hierarchy_cnn_torch.method.branches import Branches
 from hierarchy_cnn_torch.networks.alexnet import Network
@@ -29,11 +30,16 @@ def train(config: Config, data: Data, run: Run, world: World, stop: Stop) -> Non
       world: the processes that train together.
       stop: set by SIGINT or SIGTERM.
     Raises:
-      UserError: --levels asks for numbers of groups that the classes cannot form, or the label study lacks a tree.
+      UserError: --levels asks for numbers of groups that the classes cannot form, the label study lacks a tree, or
+        a tree file cannot be used.
     """
     with as_user_error():
         similarity.check_sizes(parse_numbers("--levels", config.levels), len(data.names))
     tree = noise_tree(config, data.names) if config.folds else None
+    if config.tree not in TREES and not config.folds:
+        given = load_tree(config.tree, data.names)
+        if world.rank == 0:  # the analysis reads this copy: the file may be edited or removed
+            save_tree(run.folder / "given_tree.json", given)
     branches = Branches((), ())
     network = evaluate.rebuild(config, data).to(world.device)
     record.describe(config, data, network, branches, world)

@@ -11,10 +11,12 @@ import torch
 
 from hierarchy_cnn_torch import flags
 from hierarchy_cnn_torch.data import images
-from hierarchy_cnn_torch.method.trees import levels_of
+from hierarchy_cnn_torch.data.tree_files import load_tree
+from hierarchy_cnn_torch.method.trees import levels_of, to_json, tree_of
 from hierarchy_cnn_torch.networks import alexnet
+from hierarchy_cnn_torch.report import measure
 from hierarchy_cnn_torch.training import evaluate, loop, stage1, stage2
-from reproduction.runtime.run_folder import Run, Stop, UserError
+from reproduction.runtime.run_folder import Run, Stop, UserError, write_json
 from reproduction.runtime.torch_runtime import World
 from tests.changing_pictures import write_pictures
 
@@ -111,6 +113,30 @@ def test_the_command_of_stage_1_has_every_flag_of_the_network_and_the_data(tmp_p
     command = shlex.split(re.search(r"run: python \S+/train.py (.*)", str(error.value))[1])
     asked = flags.resolve_train(flags.train_parser().parse_args(command))
     assert asked == replace(config, stage="flat", arm="A0", name="A0", flat_run=None, overwrite=False, argv=[])
+
+
+def test_the_tree_file_of_stage_1_may_be_edited_or_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "run", lambda *_: pytest.fail("trained"))
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "mine.json", to_json(tree_of([np.array([0, 0, 1, 1])], "abcd")))
+    config, data = config_of("--dataset", "mnist5k", "--tree", "mine.json"), worker.make_data()
+    tree = load_tree("mine.json", data.names)
+    (tmp_path / "A0").mkdir()
+    with pytest.raises(pytest.fail.Exception, match="trained"):
+        stage1.train(config, data, Run(tmp_path / "A0", {}, False), ALONE, Stop())
+    write_json(tmp_path / "mine.json", {"name": "all", "children": []})
+    assert measure.study_tree(tmp_path, config, data.names) == tree
+    # an older run has no copy but that of A1
+    (tmp_path / "A1").mkdir()
+    (tmp_path / "A0" / "given_tree.json").rename(tmp_path / "A1" / "tree.json")
+    for written in ("DONE", "config.json"):
+        write_json(tmp_path / "A1" / written, flags.of_run(replace(config, stage="aware", arm="A1")))
+    (tmp_path / "mine.json").unlink()
+    assert measure.study_tree(tmp_path, config, data.names) == tree
+    with pytest.raises(UserError, match="other.json"):  # A1 had another tree
+        measure.study_tree(tmp_path, replace(config, tree="other.json"), data.names)
+    with pytest.raises(UserError, match="mine.json"):
+        stage1.train(config, data, Run(tmp_path / "A0", {}, False), ALONE, Stop())
 
 
 def test_a_variant_that_is_none_is_refused():
