@@ -75,14 +75,15 @@ def rated(arms: Sequence[str], *more: str) -> dict[str, list[str]]:
 
 
 def whole(dataset: str, extra: Sequence[str]) -> list[str]:
-    """Returns the flag to train on the held-out images too, unless stage 1 makes the tree from them.
+    """Returns the flag to train on the held-out images too, unless the tree or a choice is made on them.
 
     Args:
       dataset: name of the data set.
       extra: flags of ARGS.
     """
     args, _ = train_parser().parse_known_args(extra)
-    return WHOLE if dataset in OFFICIAL_BY_DEFAULT and args.tree not in ("derived", "random") else []
+    held_out = args.tree in ("derived", "random") or args.predict == "product" or args.folds
+    return WHOLE if dataset in OFFICIAL_BY_DEFAULT and not held_out else []
 
 
 def rate_commands(request: Request) -> list[Command]:

@@ -110,14 +110,14 @@ def test_matched_runs_the_core_rows_first_and_one_rate_for_every_network_with_br
     assert flags.resolve_train(flags.train_parser().parse_args(list(by_hand.flags))).lr == 0.7
 
 
-@pytest.mark.parametrize("extra", [(), ("--tree", "derived"), ("--tree=random",)])
+@pytest.mark.parametrize("extra", [(), ("--tree", "derived"), ("--tree=random",), ("--predict", "product")])
 @pytest.mark.parametrize("dataset", ["fashion_mnist", "mnist5k", "cifar10", "cifar100"])
 def test_matched_derives_no_tree_from_images_that_it_trained_on(dataset, extra):
     request = Request("matched", dataset, (0,), "cpu", extra, False, None, all_rows=True)
     for command in reproduce.commands_of(request):
         if command.script == reproduce.TRAIN_SCRIPT and "--folds" not in command.flags:
             config = flags.resolve_train(flags.train_parser().parse_args(list(command.flags)))
-            assert config.train_held_out == (config.tree == "official")
+            assert config.train_held_out == (config.tree == "official" and config.predict == "last")
 
 
 def test_the_rates_are_chosen_on_images_that_none_of_these_trainings_sees():
