@@ -79,7 +79,7 @@ class Answers:
         return interval_text(result.effect, result.claim.unit)
 
     def size(self, claim: str, row: str) -> str:
-        """Returns an effect alone, such as "+0.32", where there is no room for its interval."""
+        """Returns an effect alone, such as "+0.32", for lines too short for its interval."""
         return self.effect(claim, row).partition(" ")[0]
 
     def published(self, claim: str, row: str) -> str:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
 FC = "class2str_tf/train_fc_classifier.py"
@@ -172,23 +170,6 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_left_as_it_is(script, runs, 
     done = script(program, *flags, "--name", "exp1", "--runs_dir", tmp_path, code=2)
     assert "no checkpoint can be restored; --overwrite starts anew" in done.stderr
     assert before and all(path.read_bytes() == content for path, content in before.items())
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from([0.2, 0.5, 1.0])), min_size=1))
-def test_the_best_checkpoint_is_of_a_test_with_the_most_strings(tests):
-    from class2str_tf.method.layers import tf1
-    from reproduction.runtime import tf_states
-
-    lines = [{"step": step, "test/distinct": d, "test/rnn_acc": a} for step, (d, a) in enumerate(tests, 1)]
-    keep = []
-    with tf1.Graph().as_default(), pytest.MonkeyPatch.context() as patch:
-        tf1.train.get_or_create_global_step()
-        patch.setattr(tf_states, "read_metrics", lambda _: lines)
-        patch.setattr(tf_states, "save_checkpoint", lambda *_, **named: keep.extend(named["keep"]))
-        states = tf_states.States(None, Path(), [len(lines)], "test/rnn_acc", before=["test/distinct"])
-        states.save({"step": len(lines)})
-    assert tests[keep[0] - 1] == max(tests)
 
 
 def test_features_of_other_training_images_are_computed_anew(runs, tmp_path):
@@ -380,40 +361,3 @@ def test_sigterm_stops_cleanly_and_the_run_goes_on_to_the_same_end(script, runs,
     assert process.returncode == 143 and "stopped by SIGTERM" in said
     script(FC, *flags, fresh=True)
     assert curve(tmp_path / "exp1") == curve(runs / "exp1")
-
-
-def test_images_per_second_are_of_this_process_alone(monkeypatch, tmp_path):
-    """Stopped between two tests, and gone on: the steps before the stop have no seconds, so they must not count."""
-    import signal
-    from types import SimpleNamespace
-
-    from class2str_tf.method.layers import tf1
-    from class2str_tf.training import loop
-
-    clock, real = [0.0], loop.Training.log
-
-    def start(session: tf1.Session, step: int) -> None:
-        clock[0] += 1000  # images are read
-
-    def log(training: loop.Training, loss: float) -> None:
-        real(training, loss)
-        clock[0] += 1
-        if training.step == 2:  # steps that are done; the third runs
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def history() -> list[dict]:
-        with tf1.Graph().as_default():
-            step = tf1.train.get_or_create_global_step()
-            graph = loop.Graph(SimpleNamespace(start=start), tf1.constant(0.0), {}, tf1.assign_add(step, 1).op)
-            with loop.tf_runtime.session() as session:
-                config = SimpleNamespace(B=4, lr=1.0, legacy_batches=False)
-                return loop.run_steps(
-                    "stage 1", session, graph, config, tmp_path, 8, 6, lambda step: {"acc": 0.5}, "test/acc"
-                )
-
-    monkeypatch.setattr(loop.Training, "log", log)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    with pytest.raises(SystemExit):
-        history()
-    assert [line.get("images_per_s") for line in history()] == [None, None, 4]
-    assert "images_per_s" not in history()[-1]  # nothing was left to train
