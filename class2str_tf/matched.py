@@ -18,7 +18,9 @@ from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 STAGE1_SCRIPT = "class2str_tf/train_fc_classifier.py"
 STAGE2_SCRIPT = "class2str_tf/train_rnn_classifier_cifar.py"
 FURTHER = ("--epochs", "5", "--lr", "3e-3")  # after stage 1, for every variant whose CNN is trained too
+ALONG = (*FURTHER, "--finetune", "all", "--no-reduced-fc", "--retry-collisions", "3")
 FURTHER_SETS, FURTHER_SEEDS = ("mnist", "cifar100"), 3  # of ROWS=all
+LONG = 100  # epochs of each stage, the poster's protocol on MNIST
 FROZEN = 30  # epochs on the features of stage 1, which take seconds
 
 
@@ -66,7 +68,8 @@ ON_FEATURES = {
 def commands_of(request: Request) -> list[Command]:
     """Returns the commands of all seeds, seed by seed. With flags of ARGS only the main row is run.
 
-    ROWS=all of CIFAR-10 goes on with MNIST and CIFAR-100, of fewer seeds.
+    ROWS=all of MNIST trains both stages for 100 epochs as well. ROWS=all of CIFAR-10 goes on with MNIST and CIFAR-100,
+    of fewer seeds.
 
     Raises:
       UserError: a data set that this profile has no settings for.
@@ -82,16 +85,17 @@ def commands_of(request: Request) -> list[Command]:
         further = (*FURTHER, "--cnn-dir", shown(cnn))
         if not request.extra:
             commands.append(_command(request, seed, "fc", "FC trained on as long", further, 1, cnn))
-        along = (*FURTHER, "--finetune", "all", "--no-reduced-fc", "--retry-collisions", "3")
-        commands.append(_command(request, seed, "", "LH, CNN trained along", (*along, *request.extra), 2, cnn))
+        commands.append(_command(request, seed, "", "LH, CNN trained along", (*ALONG, *request.extra), 2, cnn))
         if request.extra:
             continue
         commands.append(_command(request, seed, "reduced", "reduced FC", (*further, *_reduced(request)), 1, cnn))
         for variant, flags in ON_FEATURES.items():
             frozen = ("--epochs", f"{FROZEN}", "--finetune", "none", "--retry-collisions", "3", *flags)
             commands.append(_command(request, seed, variant, "LH on features", frozen, 2, cnn))
+    if request.all_rows and request.dataset == "mnist" and not request.extra:
+        commands += [command for seed in request.seeds for command in _long(request, seed)]
     if request.all_rows and request.dataset == "cifar10" and not request.extra:
-        other = replace(request, copy="", seeds=request.seeds[:FURTHER_SEEDS], all_rows=False)
+        other = replace(request, copy="", seeds=request.seeds[:FURTHER_SEEDS])
         commands += [command for name in FURTHER_SETS for command in commands_of(replace(other, dataset=name))]
         for seed in other.seeds:
             cnn = RUNS_ROOT / "class2str" / request.base_row() / f"seed{seed}"
@@ -111,6 +115,18 @@ def rate_commands(request: Request) -> list[Command]:
     ]
     minutes = 0.4 * setting.minutes[0]
     return [replace(command, cpu_minutes=minutes, worker=command.row) for command in commands]
+
+
+def _long(request: Request, seed: int) -> list[Command]:
+    """Stage 1 and the LH with its CNN trained along, each for as many epochs as in the poster's protocol on MNIST."""
+    cnn = RUNS_ROOT / "class2str" / f"{request.base_row()}-long" / f"seed{seed}"
+    stage1 = _command(request, seed, "long", "stage 1, CNN + FC", ("--epochs", f"{LONG}"), 1, cnn)
+    stage2 = _command(request, seed, "long", "LH, CNN trained along", (*ALONG, "--epochs", f"{LONG}"), 2, cnn)
+    usual = SETTINGS[request.dataset].epochs, int(FURTHER[1])
+    return [
+        replace(command, cpu_minutes=command.cpu_minutes * LONG / epochs)
+        for command, epochs in zip((stage1, stage2), usual, strict=True)
+    ]
 
 
 def _reduced(request: Request) -> tuple[str, str]:

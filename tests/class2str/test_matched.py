@@ -202,7 +202,12 @@ def test_the_commands_of_the_profile(graph):
     everything = matched.commands_of(Request("matched", "cifar10", (0,), "cpu", (), False, None, all_rows=True))
     rows = {command.row for command in commands}
     others = {f"{name}-{row.partition('-')[2]}" for name in matched.FURTHER_SETS for row in rows}
-    assert {command.row for command in everything} == rows | {"cifar10-matched-linear"} | others
+    assert {command.row for command in everything} == rows | {"cifar10-matched-linear", "mnist-matched-long"} | others
+    stage1, stage2 = (command for command in everything if command.row == "mnist-matched-long")
+    assert parse_fc(fc_parser("s"), list(stage1.flags)).epochs == 100
+    config = parse_rnn(rnn_parser("s", "mnist", "lenet"), list(stage2.flags))
+    assert config.epochs == 100 and config.finetune == "all" and config.lr == 3e-3
+    assert stage2.folder == stage1.folder / "rnn" and config.folder.resolve() == stage2.folder
     [first, second] = matched.commands_of(Request("matched", "cifar10", (0,), "cpu", ("--mu", "0.5"), False, None))
     assert first.row == "cifar10-matched" and second.row == "cifar10-matched-mu-0.5"
 
