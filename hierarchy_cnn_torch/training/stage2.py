@@ -10,7 +10,7 @@ import numpy as np
 
 from hierarchy_cnn_torch.data.images import Data
 from hierarchy_cnn_torch.data.tree_files import load_tree, named_tree
-from hierarchy_cnn_torch.flags import Config, as_user_error, parse_numbers, parse_taps
+from hierarchy_cnn_torch.flags import Config, as_user_error, parse_numbers, parse_taps, read_config
 from hierarchy_cnn_torch.method import trees
 from hierarchy_cnn_torch.method.branches import Branches, branches_of, loss_weights
 from hierarchy_cnn_torch.networks.alexnet import trunk_of, widened
@@ -87,13 +87,19 @@ def train(config: Config, data: Data, run: Run, world: World, stop: Stop) -> Non
 def levels_for(config: Config, names: list[str]) -> tuple[list[np.ndarray], trees.Node]:
     """Returns the levels that the branches fit, coarsest first, and their tree.
 
+    Of a tree file that stage 1 was given too, this is the copy that stage 1 wrote: all variants share one tree.
+
     Raises:
       UserError: the tree is missing, or has no level of a size that --levels asks for.
     """
     if config.tree in ("derived", "random"):
         tree = load_tree(finished_stage_1(config) / "tree.json", names)
     else:
-        tree = named_tree(config.tree, config.dataset, names)
+        given, copy = config.tree, Path(config.flat_run or "") / "given_tree.json"
+        if copy.exists() and read_config(copy.parent).tree == given:
+            print(f"tree: {shown(copy)}, the copy of {shown(given)} that stage 1 made", flush=True)
+            given = str(copy)
+        tree = named_tree(given, config.dataset, names)
     if config.tree == "random":
         tree = trees.tree_of(trees.random_levels(trees.levels_of(tree), config.seed), names)
     with as_user_error():

@@ -126,6 +126,11 @@ def test_the_tree_file_of_stage_1_may_be_edited_or_removed(tmp_path, monkeypatch
         stage1.train(config, data, Run(tmp_path / "A0", {}, False), ALONE, Stop())
     write_json(tmp_path / "mine.json", {"name": "all", "children": []})
     assert measure.study_tree(tmp_path, config, data.names) == tree
+    write_json(tmp_path / "A0" / "config.json", flags.of_run(config))
+    aware = replace(config, stage="aware", arm="A1", flat_run=str(tmp_path / "A0"))
+    assert stage2.levels_for(aware, data.names)[1] == tree
+    with pytest.raises(UserError, match="mine.json"):  # not the tree of this stage 1
+        stage2.levels_for(replace(aware, tree=str(tmp_path / "mine.json")), data.names)
     # an older run has no copy but that of A1
     (tmp_path / "A1").mkdir()
     (tmp_path / "A0" / "given_tree.json").rename(tmp_path / "A1" / "tree.json")
