@@ -28,7 +28,7 @@ from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown, write_j
 
 WORKTREE = REPO_ROOT / ".worktree"
 FLAGS: FlagTable = {
-    "--papers": dict(default="class2str", help=f"papers, of {', '.join(FOLDERS)}"),
+    "--papers": dict(default="", help=f"of {', '.join(FOLDERS)}; default: class2str, with --from all"),
     **{name: options for name, options in REQUEST_FLAGS.items() if name != "--force"},
     "--profile": dict(choices=["cpu", "matched", "paper"], default="cpu"),
     "--data-dir": dict(default="", help="default: data/ of this checkout"),
@@ -38,12 +38,16 @@ OVER_SEEDS = {"stability"}  # stages of which one record compares all seeds: the
 PLAIN_NAME = re.compile(r"[\w+:][\w.+:-]*")  # of a file or folder: no separator, no leading dot
 
 
-def take(runs: Path, results: Path = RESULTS) -> list[Path]:
+def take(runs: Path, results: Path = RESULTS, papers: Sequence[str] = ()) -> list[Path]:
     """Copies the records below a runs folder to results/<paper>/<row>/seed<k>[-<stage>].json, in place of older ones.
 
     Smoke runs stay where they are; a seed with one stage has no stage in its name; of two records of one row, seed and
     stage the newer is taken.
 
+    Args:
+      runs: folder with run folders at any depth.
+      results: folder of the committed records.
+      papers: the papers to take; all if empty.
     Returns:
       The files written.
     Raises:
@@ -53,7 +57,7 @@ def take(runs: Path, results: Path = RESULTS) -> list[Path]:
     newest: dict[tuple[str, str, str, str], tuple[Record, Any]] = {}  # the third: a seed, or * for all
     for path in sorted(runs.rglob("record.json")):
         record = load_record(path)
-        if record.profile not in ("cpu", "matched", "paper"):
+        if record.profile not in ("cpu", "matched", "paper") or (papers and record.paper not in papers):
             continue
         key = (record.paper, record.row, "*" if record.stage in OVER_SEEDS else str(record.seed), record.stage)
         if not all(PLAIN_NAME.fullmatch(name) for name in (record.paper, record.row, record.stage)):
@@ -66,7 +70,8 @@ def take(runs: Path, results: Path = RESULTS) -> list[Path]:
         if key not in newest or newest[key][0].date <= record.date:
             newest[key] = record, json.loads(path.read_text(encoding="utf-8"))
     if not newest:
-        raise UserError(f"{shown(runs)}: no record of a cpu, matched or paper run")
+        of = f" of {', '.join(papers)}" if papers else ""
+        raise UserError(f"{shown(runs)}: no record of a cpu, matched or paper run{of}")
     for paper, row, seed, stage in newest:  # what an earlier run of the same seed and stage left
         folder = results / paper / row
         for old in {*folder.glob(f"seed{seed}.json"), *folder.glob(f"seed{seed}-*.json")}:
@@ -130,8 +135,8 @@ def _main(args: Any) -> None:
         data = str(Path(args.data_dir or REPO_ROOT / "data").resolve())
         flags = ["--profile", args.profile, "--dataset", args.dataset, "--seeds", args.seeds, "--device", args.device]
         flags += ["--data-dir", data, "--copy", args.copy, "--rows", args.rows, f"--args={args.args}"]
-        runs = run_in_worktree(papers, flags)
-    for path in take(runs):
+        runs = run_in_worktree(papers or ["class2str"], flags)
+    for path in take(runs, papers=papers):
         print(f"took {shown(path)}")
     if code := readme.main(["--write"]):
         raise SystemExit(code)  # the worktree stays, its records are not lost

@@ -51,6 +51,15 @@ def test_a_stage_that_comes_later_leaves_the_other_in_place(make, tmp_path):
     assert [json.loads(path.read_text())["stage"] for path in taken] == ["one", "two"]
 
 
+def test_only_the_papers_that_are_asked_for_are_taken(make, tmp_path):
+    put(make, tmp_path / "runs", "a")
+    put(make, tmp_path / "runs", "b", paper="q")
+    [path] = take(tmp_path / "runs", tmp_path / "results", ["q"])
+    assert path.parts[-3:] == ("q", "r-cpu", "seed0.json")
+    with pytest.raises(UserError, match="no record of a cpu, matched or paper run of z$"):
+        take(tmp_path / "runs", tmp_path / "results", ["z"])
+
+
 def test_the_newer_of_two_records_is_taken(make, tmp_path):
     put(make, tmp_path / "runs", "a", date="2026-11-22 05:00 UTC", seconds=2.0)
     put(make, tmp_path / "runs", "b", date="2026-11-22 04:00 UTC", seconds=1.0)
