@@ -132,8 +132,10 @@ def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure 
         axis.barh(range(len(order)), means, color=colours, alpha=0.55)
         axis.errorbar(means, range(len(order)), xerr=halves, fmt="none", ecolor="black", capsize=2, linewidth=1)
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_title(f"{GAINS[variant]}\n{gains_in_words(by_class, neglected)}", fontsize=8)
-        axis.set_xlabel("points over the plain network\nred: neglected; line: 95 % interval")
+        title = f"{GAINS[variant]} ({by_class[0].seeds} seeds)"
+        axis.set_title(f"{title}\n{gains_in_words(by_class, neglected)}", fontsize=8)
+        lacking = "" if by_class[0].images else " of seeds only"
+        axis.set_xlabel(f"points over the plain network\nred: neglected; line: 95 % interval{lacking}")
         axis.tick_params(labelbottom=True)
     axes[0, 0].set_yticks(range(len(order)), [names[c] for c in order], fontsize=8)
     axes[0, 0].invert_yaxis()

@@ -52,7 +52,8 @@ def test_every_variant_has_a_panel_with_the_sum_over_the_other_classes(make, tmp
     assert len(panels) == len(gains) == 6
     for axis, (variant, gain) in zip(panels, gains.items(), strict=True):
         others = 100 * (gain[0] + gain[2])
-        assert axis.get_title().startswith(charts.GAINS[variant])
+        assert axis.get_title().startswith(f"{charts.GAINS[variant]} (2 seeds)")
+        assert axis.get_xlabel().endswith("of seeds only")  # no outcomes of images
         assert axis.get_title().endswith(f"neglected {100 * gain[1]:+.1f}, over the others {others:+.1f}")
 
 
