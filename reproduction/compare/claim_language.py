@@ -60,6 +60,7 @@ class Health(Strict):
     metric: str
     over: str = ""  # divides `metric`
     of_base: bool = False  # the base row's records have it, for all variants
+    of: str = ""  # only claims that read this metric; empty: all
     least: float
     text: str  # what happened and which setting avoids it
 

@@ -92,7 +92,8 @@ def _no_value(found: Collection, paper: str, base: str, sides: Sequence[Side]) -
 def _degenerate(paper: Paper, found: Collection, base: str, sides: Sequence[Side]) -> str:
     """Which run of a row is degenerate and why; "" if none is."""
     name = paper.paper.id
-    for rule in (rule for rule in paper.health if matches(rule.rows, base)):
+    read = {side.metric for side in sides}
+    for rule in (rule for rule in paper.health if matches(rule.rows, base) and (not rule.of or rule.of in read)):
         runs = [run for side in sides if side.variant not in rule.but for run in found.runs(name, base, side.variant)]
         if rule.of_base and runs:
             runs = found.runs(name, base) or runs
@@ -218,7 +219,8 @@ def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Res
     rows = [row_of(base, side.variant) for side in sides]
     groups = [found.rows[name, row] for row in rows if (name, row) in found.rows]
     notes = [note for group in groups for note in group.caveat.split(", ") if note]
-    notes += ["two precisions"] if any(len({run.precisions() for run in group.runs}) > 1 for group in groups) else []
+    computed = [{run.precisions() for run in group.runs if run.seed in pairs.seeds} for group in groups]
+    notes += ["two precisions"] if any(len(precisions) > 1 for precisions in computed) else []
     remark = f" ({', '.join(dict.fromkeys(notes))})" if notes else ""
     return Result(
         paper=name,

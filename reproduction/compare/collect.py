@@ -60,8 +60,8 @@ class SeedRun:
         """Returns a metric of the run, the latest stage first; None if it is absent or not finite.
 
         `name[k]` is entry k of a list in the records' details; `name[class=1,4].clusters` is the sum of `clusters` over
-        the entries of such a list whose `class` is 1 or 4, and absent unless all of them are there. `a - b` is a
-        difference of two metrics, such as a train-test gap.
+        the entries of such a list whose `class` is 1 or 4, and absent unless all of them are there. `a.b` is entry b of
+        the dictionary a in the details. `a - b` is a difference of two metrics, such as a train-test gap.
         """
         if " - " in metric:
             left, right = (self.number(part, selection) for part in metric.split(" - "))
@@ -75,6 +75,8 @@ class SeedRun:
         if place := re.fullmatch(r"(\w+)\[(\d+)\]", metric):
             listed, at = self.listed(place[1]), int(place[2])
             return _finite(listed[at]) if at < len(listed) else None
+        if "." in metric:
+            return _finite(self.detail(*metric.split(".")))
         found = [e.record.metrics[metric] for e in reversed(self.entries) if metric in e.record.metrics]
         values = (getattr(one, selection) for one in found)
         return next((_finite(value) for value in values if value is not None), None)

@@ -153,6 +153,31 @@ def test_a_rule_about_the_base_row_covers_its_variants(make, tmp_path):
         assert ("degenerate: one cluster (2.00, needs 3)" in verdict.text) == of_base
 
 
+def test_a_rule_about_one_side_blocks_only_the_claims_that_read_it(make, tmp_path):
+    for seed in range(3):
+        metrics = {name: make.metric(value) for name, value in (("ari", 0.12), ("none", 0.0), ("random", 0.01))}
+        details = {"controls": {"none": {"clusters": 20}}}
+        make.put(tmp_path, make.record(metrics, row="cifar100-matched", seed=seed, details=details))
+    against = {
+        name: claim(id=name, group="check", method={"metric": "ari"}, baseline={"metric": name}, unit="ratio")
+        for name in ("none", "random")
+    }
+    health = Health(metric="controls.none.clusters", of="none", least=21, text="no cluster")
+    results, _ = check(tmp_path, paper_with(*against.values(), health=[health]))
+    words = {name: results[name, "cifar100-matched"].verdict.text for name in against}
+    assert words["none"] == "not testable: degenerate: no cluster (20.00, needs 21)"
+    assert not words["random"].startswith("not testable")
+
+
+def test_clusters_are_not_judged_against_a_method_that_found_none():
+    paper = load_tables()["finegrained"]
+    results = {(r.claim.id, r.row): r for r in c.check_claims(paper, collect(committed_only=True))}
+    for row in ("cifar10-cpu", "cifar100-q90-matched"):
+        assert "degenerate: HDBSCAN finds no cluster" in results["FGL-C5-noumap", row].verdict.text
+        assert "degenerate" not in results["FGL-C5-random", row].verdict.text
+    assert "degenerate" not in results["FGL-C5-noumap", "mnist5k-cpu"].verdict.text  # three clusters more than classes
+
+
 def test_one_degenerate_seed_is_enough_and_a_zero_distance_is_no_crash(make, tmp_path):
     health = Health(metric="across", over="within", least=1.2, text="collapsed")
     put(make, tmp_path, "dogs-matched", [0.9] * 3, across=[2.0, 2.0, 1.0], within=[0.0, 1.0, 1.0])

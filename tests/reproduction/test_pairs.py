@@ -85,6 +85,16 @@ def test_precisions_differ_between_seeds_but_not_inside_one(make, tmp_path):
     assert "seed 1: not paired, one computed in bfloat16 autocast and the other in float32" in line
 
 
+def test_two_precisions_are_those_of_the_paired_seeds(make, tmp_path):
+    for row, accuracy, seeds in (("cifar10-matched", 0.9, range(3)), ("cifar10-matched-plain", 0.8, (1, 2))):
+        for seed in seeds:
+            values = {"acc": make.metric(accuracy + 0.01 * seed)}
+            precision = "bfloat16 autocast" if seed else "float32"
+            make.put(tmp_path, make.record(values, row=row, seed=seed, precision=precision))
+    result = check(tmp_path, paper_with(claim()))[0]["X-C1", "cifar10-matched"]
+    assert result.seeds == (1, 2) and result.on == "cifar10-matched"
+
+
 def test_variants_of_a_seed_that_come_from_two_devices_are_not_paired(make, tmp_path):
     for row, accuracy, on_gpu in (("cifar10-matched", 0.9, (1, 2)), ("cifar10-matched-plain", 0.8, (2,))):
         for seed in range(3):
