@@ -37,10 +37,10 @@ def number_text(value: float, unit: str) -> str:
             return f"{value / 1e6:.2f} M"
         return f"{value / 1e3:.1f} K" if abs(value) >= 1e4 else f"{value:.0f}"
     if unit == "count":
-        return f"{value:.0f}" if value == round(value) else f"{value:.1f}"
+        return f"{value:.0f}" if value == round(value) else f"{value:z.1f}"
     if unit in ("ratio", "correlation", "degree", "seconds"):
-        return f"{value:.3f}"
-    return f"{value:.2f}"
+        return f"{value:z.3f}"
+    return f"{value:z.2f}"
 
 
 def paper_text(line: Line) -> str:
@@ -79,7 +79,8 @@ def interval_text(effect: Effect | None, unit: str) -> str:
     words = {"points": " points", "percent": " %"}.get(unit, "")
 
     def signed(value: float) -> str:
-        return ("+" if value > 0 else "") + number_text(value, unit)
+        text = number_text(value, unit)
+        return text if text.startswith("-") else f"+{text}"
 
     if effect.seeds < 2:
         return signed(effect.mean) + words
@@ -187,15 +188,16 @@ def first_table(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
 
 
 def verdict_counts(results: Sequence[Result]) -> str:
-    """Counts the verdicts by group: `10 claims on 12 rows: 3 supported, ...`."""
+    """Counts the verdicts by group: `10 claims (2 without a run) on 12 claim-row pairs: 3 supported, ...`."""
     parts = []
     for title, here in by_group(results).items():
-        counts = Counter(result.verdict.word for result in here)
-        lines = ", ".join(f"{count} {word}" for word, count in counts.most_common())
         if title != GROUPS["fact"]:
+            tested = [result.verdict.word for result in here if result.row]
             number = len({(result.paper, result.claim.id) for result in here})
             name = title.lower().removesuffix("s") if number == 1 else title.lower()
-            parts.append(f"{number} {name} on {len(here)} row{'s' * (len(here) > 1)}: {lines}")
+            waiting = f" ({len(here) - len(tested)} without a run)" if len(tested) < len(here) else ""
+            words = ", ".join(f"{count} {word}" for word, count in Counter(tested).most_common()) or "none"
+            parts.append(f"{number} {name}{waiting} on {len(tested)} claim-row pair{'s' * (len(tested) != 1)}: {words}")
     return "; ".join(parts)
 
 

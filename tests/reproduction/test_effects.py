@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from reproduction.compare.effects import Effect, effect_of, image_variance
+from reproduction.compare.export import interval_text
 
 EXPERIMENTS = 2000
 
@@ -120,3 +121,8 @@ def test_image_variance_leaves_the_seeds_share_out():
     flips = rng.choice([-1, 0, 1], (10, 10_000), p=[0.05, 0.9, 0.05]).astype(np.int8)
     assert image_variance(flips) < 0.1 * float(np.var(flips.mean(0)))
     assert image_variance(np.repeat(flips[:1], 10, 0)) == pytest.approx(float(np.var(flips[0], ddof=1)))
+
+
+@pytest.mark.parametrize("mean", [-1e-9, 0.0, 1e-9])
+def test_a_rounded_zero_has_one_sign(mean):
+    assert interval_text(Effect((mean - 1, mean + 1)), "points").startswith("+0.00 [-")

@@ -54,7 +54,7 @@ def test_blocks_are_filled_from_records_and_the_rest_stays(checkout):
     page = "[Class2Str](docs/papers/class2str.md)"
     first = next(line for line in text.splitlines() if line.startswith(f"| {page} |"))
     assert first.endswith("| 90.43 / - | +0.08 / - | - | not run: needs make reproduce-class2str PROFILE=matched |")
-    assert "All rows (1 run, " in text and "15 claims on 15 rows:" in text
+    assert "All rows (1 run, " in text and "15 claims (15 without a run) on 0 claim-row pairs:" in text
     path.write_text(text)
     assert readme.changed(checkout, checkout / "results") == {}
 
@@ -87,6 +87,20 @@ def test_a_judged_row_stands_for_its_claim_and_the_cpu_profile_only_if_judged(ma
     assert (row, seeds) == ("cifar10-matched", "5") and baseline == "93.5\N{DAGGER} / 90.00"
     assert effect == "? / +2.00 [+2.00, +2.00] points (seeds only)"
     assert verdict == "supported, control undecided (not run)"
+
+
+def test_only_claims_with_a_run_are_counted_as_tested():
+    results = [result for comparison in all_papers() for result in comparison.claims if result.claim.group == "main"]
+    tested = [result for result in results if result.row]
+    assert 0 < len(tested) < len(results)
+    text = export.verdict_counts(results)
+    assert f" claims ({len(results) - len(tested)} without a run) on {len(tested)} claim-row pairs: " in text
+    assert sum(int(part.split()[0]) for part in text.partition("pairs: ")[2].split(", ")) == len(tested)
+
+
+def test_every_row_that_was_run_has_a_title_and_a_command():
+    unknown = [line.row for comparison in all_papers() for line in comparison.lines if line.source and not line.command]
+    assert unknown == []
 
 
 def test_all_claims_stand_in_one_table_each_named_once():
