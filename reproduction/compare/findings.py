@@ -182,6 +182,10 @@ class Answers:
             raise UserError(f"{TEMPLATE.name}: {row!r} has no two seeds of every class")
         return gains_in_words(by_class, self.found.runs("subclass", row)[0].listed("neglected"))
 
+    def precision(self, paper: str, row: str) -> str:
+        """Returns what the runs of a row computed in, such as "bfloat16" or "bfloat16 and float32"."""
+        return " and ".join(sorted({name for run in self.found.runs(paper, row) for name in run.precisions()}))
+
     def row(self, paper: str, row: str) -> str:
         """Returns a link to the table that holds the row."""
         if not self.found.runs(paper, row):
@@ -202,6 +206,8 @@ class Answers:
             if result.effect is not None and result.effect.seeds > 1:
                 text, seeds = interval_text(result.effect, result.claim.unit), result.effect.seeds
                 word = _degenerate(result) or result.verdict.word
+                if word in ("no effect", "control undecided"):  # each alone says more, or less, than the verdict
+                    word = result.verdict.text.removesuffix(UNADJUSTED).removesuffix(FEW)
                 return f"{words} {text}, {seeds} seeds: {word}{_unadjusted(result)}"
         return f"{else_words} {self.effect(else_claim, else_row)} ({else_row})"
 

@@ -210,6 +210,30 @@ def test_an_answer_says_that_it_holds_without_the_adjustment_only(committed):
     assert answers.summary(key[0], "with - without", "", "", "").endswith(": smaller than the paper's (unadjusted)")
 
 
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("no effect", "no effect larger than 0.5"),
+        ("control undecided", "supported, control undecided"),
+        ("contradicted", "contradicted"),
+    ],
+)
+def test_the_readme_says_no_more_than_the_verdict(committed, word, text):
+    answers = Answers(*committed)
+    key, result = next((k, r) for k, r in answers.results.items() if r.effect is not None and r.effect.seeds == 3)
+    verdict = Verdict(word, f"{text} (few seeds)", 4)
+    answers.main = {"class2str": [dataclasses.replace(result, verdict=verdict)]}
+    assert answers.summary(key[0], "with - without", "", "", "").endswith(f", 3 seeds: {text}")
+
+
+def test_precisions_and_copies_of_data_are_named(committed):
+    answers, page = Answers(*committed), findings(*committed)
+    one, other = (answers.precision("triplet", f"dogs-s144-matched-try-{name}") for name in ("euclidean", "soft"))
+    assert (one, other) == ("bfloat16", "float32") and f"(in {one}, the others in {other})" in page
+    head = page.partition("## ")[0]
+    assert all(words in head for words in ("`q90` use a JPEG copy", "144 pixels", "in bfloat16", "one in twenty"))
+
+
 def test_signs_shared_strings_and_class_names_are_read_from_the_records(committed):
     answers, rows = Answers(*committed), committed[1].rows
     by_seed = answers.results["FGL-C3", "cifar100-q90-matched"].effect.by_seed  # of both signs
