@@ -23,7 +23,7 @@ from pathlib import Path
 
 from reproduction.runtime.cores import cores
 from reproduction.runtime.parent import end_with_parent
-from reproduction.runtime.run_folder import REPO_ROOT
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,21 @@ class Command:
         """The command as it can be pasted in the repository's folder (with its environment active)."""
         threads = f"OMP_NUM_THREADS={self.threads} " if self.threads else ""
         return threads + shlex.join(["python", self.script, *self.flags])
+
+
+def check_flags(commands: Sequence[Command]) -> None:
+    """Lets every script parse its flags, so that a wrong one in ARGS is found before anything is trained.
+
+    Args:
+      commands: in order; of each script, the last command is checked.
+    Raises:
+      UserError: a script refuses its flags, in its own words.
+    """
+    for command in {command.script: command for command in commands}.values():
+        words = [sys.executable, str(REPO_ROOT / command.script), *command.flags, "--print-config"]
+        answer = subprocess.run(words, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
+        if answer.returncode == 2:
+            raise UserError(f"ARGS: {answer.stderr.strip()}")
 
 
 def jobs_of(commands: Sequence[Command], wanted: int, on_gpu: bool) -> int:

@@ -25,7 +25,7 @@ from datasets.manifest import entries, entry
 from datasets.terminal import any_terminal
 from reproduction.launch import measured
 from reproduction.launch.after_run import compare_runs, write_page
-from reproduction.launch.jobs import Command, ending, jobs_of, run_all
+from reproduction.launch.jobs import Command, check_flags, ending, jobs_of, run_all
 from reproduction.runtime.driver import first_gpu
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, one_line_errors, whole
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
@@ -48,10 +48,13 @@ REQUEST_FLAGS: FlagTable = {  # what `request_of` reads
     "--rows": dict(
         choices=ROWS,
         default="core",
-        help="rows of the matched profile: core decides the paper's claims, all adds further variants and data sets; "
-        "settings: short runs from which its settings are chosen",
+        help="of profile matched; core: the rows that decide the paper's claims; all: further variants and data sets "
+        "too; settings: short runs from which its settings are chosen",
     ),
-    "--args": dict(default="", help="flags passed through to the scripts of stage 2; they make a row of their own"),
+    "--args": dict(
+        default="",
+        help="flags for the training scripts (class2str: most for stage 2 only); the results get a row of their own",
+    ),
     "--force": dict(action="store_true", help="run finished stages again"),
 }
 RUN_FLAGS: FlagTable = {
@@ -256,6 +259,8 @@ def run(
     with one_line_errors(f"{folder}.reproduce"):
         request, args = _parse(folder, argv, dataset_of, check, default_seeds)
         commands = one_thread_each(request, commands_of(request))
+        if request.extra:
+            check_flags(commands)
         if args.plan:
             known = request.dataset == dataset_of["paper"]
             _print_plan(paper, request, commands, paper_gigabytes if known else None)
@@ -275,9 +280,10 @@ def run(
         failure = run_all(commands, jobs_of(commands, args.jobs, on_gpu(request)))
         if failure:
             command, code = failure
+            first = "correct what the error above names, then " * (code == 2)
             raise SystemExit(
                 f"{folder}.reproduce: stopped: {command.stage} {ending(code)}; "
-                f"the same make command goes on from here ({shown(command.folder)})"
+                f"{first}the same make command goes on from here ({shown(command.folder)})"
             )
         print(
             f"\nall stages finished after {(time.monotonic() - start) / 60:.1f} min; records under "

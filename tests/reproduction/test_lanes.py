@@ -13,6 +13,7 @@ import pytest
 
 from reproduction.launch import jobs as workers
 from reproduction.launch.jobs import Command
+from reproduction.runtime.run_folder import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NOTE = "import sys,time,pathlib; t=pathlib.Path(sys.argv[1]); time.sleep(float(sys.argv[3])); "
@@ -164,3 +165,13 @@ def test_workers_that_fail_for_one_cause_print_it_once(note, tmp_path, capfd):
     (tmp_path / "note.py").write_text("import sys, time; time.sleep(0.3); print('x.py: error: no space'); sys.exit(2)")
     assert workers.run_all([note("a", "a"), note("b", "b"), note("c", "c")], 3)[1] == 2
     assert capfd.readouterr().out.count("x.py: error: no space") == 1
+
+
+def test_a_wrong_flag_is_found_before_any_script_trains(tmp_path):
+    commands = [
+        Command("r", "fine", "subclass_torch/notebook.py", ("--name", "x"), tmp_path),
+        Command("r", "typing error", "finegrained_torch/pipeline.py", ("--treshold", "90"), tmp_path),
+    ]
+    workers.check_flags(commands[:1])
+    with pytest.raises(UserError, match=r"^ARGS: pipeline.py: error: unrecognized arguments: --treshold 90"):
+        workers.check_flags(commands)
