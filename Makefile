@@ -67,7 +67,7 @@ help: ## list the targets
 	@echo
 	@echo 'names and values:'
 	@echo '  PROFILE=auto|paper|matched|cpu|smoke  DATASET=name  SEEDS="0 1 2"  DEVICE=auto|cpu|cuda  DATA=folder  COPY=name'
-	@echo '  ARGS="flags"  ROWS=core|all|settings  FORCE=1  JOBS=n  GPU=1'
+	@echo '  ARGS="flags"  ROWS=core|all|settings  FORCE=1  JOBS=n  GPU=1  PAPER=name'
 	@echo '  PROFILE=auto is paper (hours) if a GPU is visible, else cpu (minutes); docs/commands.md explains the others'
 
 # help: reproduce-<paper>|both stages and the comparison; <paper>: class2str subclass finegrained triplet hierarchy
@@ -83,12 +83,13 @@ $(addprefix reproduce-,$(PAPERS)): reproduce-%:
 	@$(INSTALL) $(EXTRA_$*) report
 	@$(PY) -m $(FOLDER_$*).reproduce $(RUN_FLAGS)
 
-reproduce: ## every paper that is here, one after another
+reproduce: ## every paper, one after another
 	@for paper in $(PAPERS); do $(MAKE) --no-print-directory reproduce-$$paper || exit 1; done
 
-plan: ## list the commands of every paper with hours and gigabytes; nothing is run
+plan: ## list the commands of every paper (PAPER=name: of one) with hours and gigabytes; nothing is run
+	$(if $(filter-out $(PAPERS),$(PAPER)),$(error PAPER=$(PAPER): expected one or more of $(PAPERS)))
 	@$(INSTALL) base
-	@for folder in $(foreach paper,$(PAPERS),$(FOLDER_$(paper))); do \
+	@for folder in $(foreach paper,$(or $(PAPER),$(PAPERS)),$(FOLDER_$(paper))); do \
 	  if [ -f "$$folder/reproduce.py" ]; then $(PY) -m $$folder.reproduce --plan $(RUN_FLAGS) || exit 1; \
 	  else echo "$$folder: not in the repository yet"; fi; done
 
@@ -127,7 +128,7 @@ gpu-check: ## check and time every paper on this GPU; DEVICE=cpu ARGS=--rehearse
 	@$(INSTALL) base
 	@$(PY) -m benchmarks.gpu_check --device "$(DEVICE)" $(if $(wildcard .venv-tf/bin/python),--tf-python .venv-tf/bin/python) $(ARGS)
 
-soak: ## kill, stop and starve every smoke pipeline; its numbers must not change (PAPER, ARGS)
+soak: ## kill smoke pipelines, stop them, fill their disk: no number may change (PAPER, ARGS)
 	@$(INSTALL) tf torch cluster
 	@$(PY) -m tests.soak --papers "$(PAPER)" $(ARGS)
 

@@ -23,6 +23,8 @@ def arguments(trial: int) -> list[str]:
 
 def main() -> None:
     """Trains NUM_TRIALS times with the authors' flags, one seed each; flags on the command line override them."""
+    if {"-h", "--help"} & set(sys.argv):
+        print(f"main.py runs fast_fgvr_semi_train.py with these flags, then yours: {' '.join(arguments(0))}\n")
     for trial in range(NUM_TRIALS):
         fast_fgvr_semi_train.main(arguments(trial) + sys.argv[1:])
 
