@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from reproduction.compare import claims, export, readme
 from reproduction.compare.collect import collect
 from reproduction.compare.comparison import compare
 from reproduction.compare.tables import load_tables, paper_of
-from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 
 def test_this_checkout_is_current(capsys):
@@ -195,3 +197,13 @@ def test_one_bad_record_beside_good_ones_is_an_error(checkout, make):
 def test_broken_blocks(text, names):
     with pytest.raises(UserError, match=names):
         readme.regenerate(text, [], collect(committed_only=True), "README.md")
+
+
+def test_the_code_that_checks_a_verdict_by_hand_prints_the_effect_of_the_page(capsys, monkeypatch):
+    monkeypatch.chdir(REPO_ROOT)
+    (code,) = re.findall(r"```python\n(.*?)```", (REPO_ROOT / "docs" / "results.md").read_text(), re.DOTALL)
+    exec(compile(code, "results.md", "exec"), {})
+    results = [result for comparison in all_papers() for result in comparison.claims]
+    (result,) = [r for r in results if r.claim.id == "SDN-C2" and r.on.startswith("cifar10-matched")]
+    effect = export.interval_text(result.effect, "points").removesuffix(" points")
+    assert f"95 %: {effect}\n" in capsys.readouterr().out
