@@ -22,6 +22,7 @@ Generated from `datasets/manifest.toml` by `python -m datasets.docs`; do not edi
 | `python -m datasets.cifar10 --verify` | checks the files that are there; downloads nothing |
 | `python -m datasets --verify` (`make verify-data`) | the same for every set that is present |
 
+They need the environment: run `. .venv/bin/activate` first (`make setup` creates it), or use `make data-cifar10`.
 `--root FOLDER` (or `--data-dir FOLDER`) sets the data folder. The default is `data/` of this repository. DATA stands
 for this folder below. `DATASETS_OFFLINE=1` or `--offline` forbids downloads.
 
@@ -52,7 +53,8 @@ copied count as the same data.
 
 **Sets that stay on disk as image files**: `aircraft`, `flowers102`, `cars`, `dogs` and `nabirds`. Their commands
 unpack the official archives and write four lists into `DATA/<set>/lists/`, in the format of the triplet authors
-(header `,label,file_name`). Lists that exist already are not changed. Cars, dogs and NABirds have no official
+(header `,label,file_name`). Only the triplet paper reads them; its own names are `aircrafts`, `flowers`, `cars`, `dogs`
+and `birds`. Lists that exist already are not changed. Cars, dogs and NABirds have no official
 validation split, so we use a stratified fifth of the training list (seed 0).
 
 "recalled" in the table means that nobody here could open the source of this statement.
