@@ -164,10 +164,8 @@ def settings_of(dataset: str) -> dict[str, Any]:
     if dataset == "svhn":
         return SETTINGS["cifar10"]
     if not dataset.startswith("folder:"):
-        raise UserError(
-            f"--dataset {dataset}: Class2Str has no settings for this set; choose mnist5k, mnist, fashion_mnist, "
-            "cifar10, cifar100, svhn or folder:PATH"
-        )
+        known = f"mnist5k, fashion_mnist, svhn, {', '.join(SETTINGS)}"
+        raise UserError(f"--dataset {dataset}: Class2Str has no settings for this set; choose {known} or folder:PATH")
     folder = Path(dataset.removeprefix("folder:"))
     classes = folder / "train" if (folder / "train").is_dir() else folder
     if not classes.is_dir():
