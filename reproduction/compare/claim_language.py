@@ -11,10 +11,8 @@ Unit = Literal["percent", "points", "parameters", "seconds", "count", "ratio", "
 Group = Literal["main", "finding", "check", "fact"]
 
 
-class Strict(pydantic.BaseModel):
+class Strict(pydantic.BaseModel, extra="forbid", frozen=True):
     """Refuses keys it does not know, so that a misspelt one is an error and not silence."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 class Side(Strict):

@@ -25,20 +25,20 @@ def _unreadable(path: Path, error: Exception, hint: str) -> UserError:
     return UserError(f"{shown(path)}: {reason}{hint and '; '}{hint}")
 
 
-def checked(path: Path) -> Path:
-    """Returns the path; raises ValueError if the file is a zip and a member's checksum does not match.
+def check_zip(path: Path) -> None:
+    """Checks the members of a file that is a zip, because torch.load ignores the checksums that torch.save writes.
 
-    torch.load itself reads past the checksums that torch.save writes.
+    Raises:
+      ValueError: a member's checksum does not match.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as packed:
             if damaged := packed.testzip():
                 raise ValueError(f"the checksum of {damaged} does not match")
-    return path
 
 
-def spares_the_file(error: Exception) -> bool:
-    """Whether the disk or the memory (torch: a RuntimeError) let a read fail, so that the file may be whole."""
+def may_be_whole(error: Exception) -> bool:
+    """Whether a read failed because of the disk or the memory (torch: a RuntimeError), not of the file's content."""
     if isinstance(error, OSError):
         return error.errno not in (None, errno.EINVAL)  # EINVAL: an offset inside the file is wrong
     return isinstance(error, MemoryError) or any(word in str(error) for word in ("allocate memory", "out of memory"))

@@ -32,8 +32,8 @@ def first_line(error: BaseException) -> str:
 
 
 def batch_of(config: Any) -> tuple[str, int] | None:
-    """The flag of the batch size and its value, of resolved flags; None if they have none."""
-    values = config if isinstance(config, dict) else vars(config) if hasattr(config, "__dict__") else {}
+    """Returns the flag of the batch size and its value; None if the resolved flags (dataclass or dict) have none."""
+    values = config if isinstance(config, dict) else vars(config)
     return next(((f"--{name}", values[name]) for name in BATCH_FLAGS if isinstance(values.get(name), int)), None)
 
 

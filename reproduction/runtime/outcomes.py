@@ -14,7 +14,7 @@ import numpy as np
 import pydantic
 
 
-class Outcomes(pydantic.BaseModel):
+class Outcomes(pydantic.BaseModel, extra="forbid"):
     """One bit for each test image, in the order of the test split: 1 if it was classified correctly.
 
     Attributes:
@@ -23,7 +23,6 @@ class Outcomes(pydantic.BaseModel):
       right: ceil(N / 8) bytes in base64, the first image in the highest bit of the first byte.
     """
 
-    model_config = pydantic.ConfigDict(extra="forbid")
     count: int = pydantic.Field(gt=0)
     order: str
     right: str

@@ -27,38 +27,34 @@ from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 
-class Metric(pydantic.BaseModel):
+class Metric(pydantic.BaseModel, extra="forbid"):
     """One number, always with how its epoch was chosen; None where that choice does not exist for the run."""
 
-    model_config = pydantic.ConfigDict(extra="forbid")
     last: float | None = None
     best_on_val: float | None = None
     best_on_test: float | None = None
 
 
-class Artefact(pydantic.BaseModel):
+class Artefact(pydantic.BaseModel, extra="forbid"):
     """A file of the run folder for further use: plots, trees, class strings."""
 
-    model_config = pydantic.ConfigDict(extra="forbid")
     kind: Literal["image", "text", "json", "csv", "npz", "html"]
     path: str
     title: str
 
 
-class Machine(pydantic.BaseModel):
+class Machine(pydantic.BaseModel, extra="forbid"):
     """The machine of a run: models only, no host name."""
 
-    model_config = pydantic.ConfigDict(extra="forbid")
     cpu: str
     cores: int
     gpu: str | None = None
     system: str
 
 
-class Record(pydantic.BaseModel):
+class Record(pydantic.BaseModel, extra="forbid"):
     """One finished stage of one run. Accuracies are fractions in [0, 1], times seconds, memory bytes."""
 
-    model_config = pydantic.ConfigDict(extra="forbid")
     schema_version: Literal[1] = 1
     paper: str
     row: str
@@ -209,7 +205,6 @@ def make_record(
     versions: Mapping[str, str],
     deterministic: bool,
     precision: str = "float32",
-    profile: str | None = None,
     images_per_s: float | None = None,
     curve: str | None = "metrics.jsonl",
     artefacts: Sequence[Mapping[str, str]] = (),
@@ -221,7 +216,6 @@ def make_record(
 
     Args:
       row: the --row flag; None files the run under `<dataset>-custom`.
-      profile: only to override the profile in the row's name.
       metrics: name -> {"last": .., "best_on_val": .., "best_on_test": ..}, missing ones None.
       config: resolved flags, JSON values.
       deviations: ids of the deviations that were active, as in docs/deviations/<paper>.md.
@@ -230,7 +224,7 @@ def make_record(
     Returns:
       A validated record.
     """
-    label, from_row = split_row(row)
+    label, profile = split_row(row)
     if row is None:
         dataset = str(config.get("dataset", "")).partition(":")[0]
         label = f"{dataset}-custom" if dataset else "custom"
@@ -241,7 +235,7 @@ def make_record(
         row=label,
         stage=stage,
         seed=seed,
-        profile=profile or from_row,  # type: ignore[arg-type]
+        profile=profile,  # type: ignore[arg-type]
         argv=_without_paths(list(argv)),
         config=_without_paths(dict(config)),
         metrics={name: Metric(**values) for name, values in metrics.items()},

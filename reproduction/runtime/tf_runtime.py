@@ -217,7 +217,7 @@ def save_checkpoint(session: Any, saver: Any, prefix: Path, keep: Iterable[int],
       UserError: no space and the like; the files of the failed attempt are removed.
     """
     try:
-        saver.save(session, str(prefix), write_meta_graph=with_graph, latest_filename="checkpoint")
+        saver.save(session, str(prefix), write_meta_graph=with_graph)
     except Exception as error:
         for partial in prefix.parent.glob(f"{prefix.name}.*temp*"):
             partial.unlink(missing_ok=True)

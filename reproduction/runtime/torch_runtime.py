@@ -1,4 +1,5 @@
-"""What the torch papers share: seeds, devices, processes, checkpoint files. Functions only, no trainer.
+"""What the torch papers share: seeds, devices, precision, processes, checkpoint files. Functions only, no trainer.
+
 Every random draw comes from `generator(seed, stage, epoch, ...)`, on the CPU: a resumed run draws the same numbers.
 """
 
@@ -17,16 +18,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from reproduction.runtime.arrays import checked, spares_the_file
+from reproduction.runtime.arrays import check_zip, may_be_whole
 from reproduction.runtime.cores import cores
 from reproduction.runtime.run_folder import Damaged, UserError, atomic, newest_whole, shown
-from reproduction.runtime.torch_fast import allow_tf32 as allow_tf32
-from reproduction.runtime.torch_fast import amp_of as amp_of
-from reproduction.runtime.torch_fast import fused as fused
-from reproduction.runtime.torch_fast import old_driver as old_driver
-from reproduction.runtime.torch_fast import one_cycle as one_cycle
-from reproduction.runtime.torch_fast import precision as precision
-from reproduction.runtime.torch_fast import upload as upload
 
 
 class World(NamedTuple):
@@ -86,6 +80,72 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", index)
 
 
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16: without them autocast is many times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+def amp_of(device: torch.device, amp: str | None) -> str | None:
+    """Returns the type for autocast: "auto" is "bf16" if the device has it; else, and for "tf32", None (float32)."""
+    if amp == "auto":
+        return "bf16" if computes_bf16(device) else None
+    return None if amp == "tf32" else amp
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Lets a GPU round the factors of float32 products to TF32, or not; torch's own default does in convolutions."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+
+
+def precision(device: torch.device, amp: str | None) -> str:
+    """What a run computes in, for its first line and the record."""
+    if amp == "tf32" and device.type == "cuda":
+        return "float32 with TF32 products"
+    return "bfloat16 autocast" if amp_of(device, amp) else "float32"
+
+
+def old_driver() -> str | None:
+    """Says that the driver is older than torch's CUDA needs, or fails, which torch treats like no GPU; else None."""
+    try:
+        torch.cuda.init()
+    except (AssertionError, RuntimeError) as error:
+        if "too old" in str(error):
+            return f"the NVIDIA driver is too old for CUDA {torch.version.cuda} of torch; install a newer driver"
+        # 803 and 804: the driver does not fit its own libraries; unknown: it does not answer
+        if fault := re.search(r"Error \d+: [^\n]*|CUDA unknown error", str(error)):
+            return f"the NVIDIA driver does not start ({fault[0]}); restart the machine or install a newer driver"
+    return None
+
+
+def fused(parameters: Iterable[torch.Tensor]) -> bool | None:
+    """Returns the optimizer's argument `fused`: one kernel for all weights on a GPU, torch's own choice on the CPU."""
+    return True if any(parameter.is_cuda for parameter in parameters) else None
+
+
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copies a tensor from the CPU to the device without waiting for it; on the CPU it is the tensor itself."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def one_cycle(step: int, steps: int, peak: float, rise: float = 0.23, final: float = 0.07) -> float:
+    """Learning rate of a step of a one-cycle schedule: linear up to the peak, then linear down.
+
+    Args:
+      step: counted from 0.
+      steps: steps of the whole training.
+      peak: the highest rate.
+      rise: share of the steps with a rising rate.
+      final: rate of the last step divided by the peak.
+    """
+    top = max(1, round(rise * steps))
+    if step < top:
+        return peak * (step + 1) / top
+    return peak * (1 - (1 - final) * (step + 1 - top) / (steps - top))
+
+
 def parameter_count(module: torch.nn.Module, trainable: bool = False) -> int:
     """Numbers in a network's parameters (no running means): all, or with `trainable` those that are not frozen."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
@@ -143,12 +203,19 @@ def write_checkpoint(path: Path, content: Any) -> None:
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu", needs: Iterable[str] = ()) -> Any:
-    """torch.load with weights_only=True; UserError names a file that is missing or cannot be read.
+    """Reads a file of torch.save with weights_only=True.
 
-    Damaged (a UserError): the file is damaged or foreign, or lacks an entry of `needs`.
+    Args:
+      path: the file.
+      device: to which tensors are loaded.
+      needs: entries that the stored dict must have.
+    Raises:
+      UserError: the file is missing, or disk or memory do not let it be read.
+      Damaged: the file is damaged or foreign, or lacks an entry of `needs`.
     """
     try:
-        content = torch.load(checked(path), map_location=device, weights_only=True)
+        check_zip(path)
+        content = torch.load(path, map_location=device, weights_only=True)
         if needs and not content.keys() >= set(needs):
             raise ValueError("not the full state of a run")
         return content
@@ -156,7 +223,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", needs: Itera
         raise UserError(f"{shown(path)}: no such checkpoint") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ValueError, KeyError, OSError
         reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
-        if spares_the_file(error):
+        if may_be_whole(error):
             raise UserError(f"{shown(path)}: cannot be read ({getattr(error, 'strerror', reason)})") from None
         raise Damaged(f"{shown(path)}: not a readable checkpoint ({reason})") from None
 
