@@ -211,7 +211,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif args.check:
         print("generated tables are out of date: python -m reproduction.readme --write", file=sys.stderr)
     return 1 if stale and args.check else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

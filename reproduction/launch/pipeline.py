@@ -115,11 +115,6 @@ def rates_around(usual: float) -> tuple[str, ...]:
     return tuple(f"{factor * usual:.2g}" for factor in (1 / 3, 1, 3))
 
 
-def gpu_listed() -> bool:
-    """Whether the driver's own tool lists a CUDA GPU; needs no framework."""
-    return first_gpu() is not None
-
-
 def _framework_sees_gpu(framework: str) -> bool:
     test = {
         "tensorflow": "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))",
@@ -127,22 +122,6 @@ def _framework_sees_gpu(framework: str) -> bool:
     }[framework]
     answer = subprocess.run([sys.executable, "-c", test], capture_output=True, text=True, encoding="utf-8")
     return answer.stdout.strip() not in ("", "0")
-
-
-def _parse(
-    paper: str,
-    argv: Sequence[str] | None,
-    dataset_of: Mapping[str, str],
-    check: Callable[[str], str],
-    default_seeds: Mapping[str, Sequence[int]],
-) -> tuple[Request, argparse.Namespace]:
-    parser = Parser(f"python -m {paper}.reproduce", f"Runs every stage of {paper} and prints the comparison.")
-    add_flags(parser.additions, REQUEST_FLAGS | RUN_FLAGS)
-    args = parser.parse_args(argv)
-    try:
-        return request_of(args, dataset_of, check, default_seeds), args
-    except UserError as error:
-        parser.error(str(error))
 
 
 def request_of(
@@ -158,7 +137,7 @@ def request_of(
     """
     profile = args.profile
     if profile == "auto":
-        profile = "paper" if gpu_listed() and args.device != "cpu" else "cpu"
+        profile = "paper" if first_gpu() and args.device != "cpu" else "cpu"
     if profile not in dataset_of:
         raise UserError(f"argument --profile: this paper has no profile {profile}; it has {', '.join(dataset_of)}")
     try:
@@ -195,7 +174,9 @@ def request_of(
 
 def on_gpu(request: Request) -> bool:
     """Returns whether the commands use the GPU: then one at a time, with all cores for the input."""
-    return request.device != "cpu" and (request.profile == "paper" or (request.profile == "matched" and gpu_listed()))
+    if request.device == "cpu":
+        return False
+    return request.profile == "paper" or (request.profile == "matched" and first_gpu() is not None)
 
 
 def one_thread_each(request: Request, commands: Sequence[Command]) -> list[Command]:
@@ -256,8 +237,12 @@ def run(
       check: returns the name of a data set or raises ValueError or UserError that says what is allowed.
       missing: returns what is not on this machine and the commands that fetch it, or "".
     """
+    parser = Parser(f"python -m {folder}.reproduce", f"Runs every stage of {folder} and prints the comparison.")
+    add_flags(parser.additions, REQUEST_FLAGS | RUN_FLAGS)
+    args = parser.parse_args(argv)
+    with one_line_errors(parser.prog):
+        request = request_of(args, dataset_of, check, default_seeds)
     with one_line_errors(f"{folder}.reproduce"):
-        request, args = _parse(folder, argv, dataset_of, check, default_seeds)
         commands = one_thread_each(request, commands_of(request))
         if request.extra:
             check_flags(commands)

@@ -105,9 +105,7 @@ def run_in_worktree(papers: Sequence[str], flags: Sequence[str]) -> Path:
     head = git("rev-parse", "HEAD")
     if not WORKTREE.exists():
         git("worktree", "add", "--detach", str(WORKTREE), head)
-    at = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=WORKTREE, capture_output=True, text=True, encoding="utf-8"
-    ).stdout.strip()
+    at = git("-C", str(WORKTREE), "rev-parse", "HEAD")
     if at != head:
         raise UserError(f"{shown(WORKTREE)} is at {at[:10]}, not HEAD: git worktree remove --force {shown(WORKTREE)}")
     for paper in papers:
@@ -142,7 +140,3 @@ def _main(args: Any) -> None:
         raise SystemExit(code)  # the worktree stays, its records are not lost
     if not args.source:
         subprocess.run(["git", "worktree", "remove", "--force", str(WORKTREE)], cwd=REPO_ROOT, check=False)
-
-
-if __name__ == "__main__":
-    main()
