@@ -268,5 +268,5 @@ def poster_curve(dataset: str) -> list[float]:
     """Returns the poster's accuracy after each bit, in [0, 1], from the paper's table; empty if it shows none."""
     from reproduction.compare.tables import paper_of
 
-    numbers = [n for n in paper_of("class2str").numbers() if (n.table, n.row) == ("bits", POSTER_ROWS.get(dataset))]
+    numbers = [n for n in paper_of("class2str").numbers if (n.table, n.row) == ("bits", POSTER_ROWS.get(dataset))]
     return [n.value / 100 for n in numbers if n.value is not None]

@@ -20,7 +20,7 @@ from reproduction.compare.collect import Collection
 from reproduction.compare.comparison import Comparison
 from reproduction.compare.effects import Effect
 from reproduction.compare.pairs import pair
-from reproduction.runtime.figures import new_figure, save_figure
+from reproduction.runtime.figures import RED, new_figure, save_figure
 from reproduction.runtime.run_folder import REPO_ROOT
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = REPO_ROOT / "docs" / "images" / "charts"
-RED, GREY, BLUE, BAND = "#c0392b", "#7f8c99", "#2c6fad", "#eceff1"
+GREY, BLUE, BAND = "#7f8c99", "#2c6fad", "#eceff1"
 GAINS = {  # variant of the subclass method -> title of its panel
     "": "subclasses",
     "doubled": "doubled, not split",
@@ -198,7 +198,7 @@ def prefixes(comparison: Comparison, found: Collection, row: str) -> Figure | No
     """
     published = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}.get(row.split("-")[0])
     group = found.rows.get(("class2str", row))
-    poster = [n.value for n in comparison.paper.numbers() if (n.table, n.row) == ("bits", published) and n.value]
+    poster = [n.value for n in comparison.paper.numbers if (n.table, n.row) == ("bits", published) and n.value]
     if group is None or not poster or not row.endswith(group.profile):
         return None
     bits, seeds = range(1, len(poster) + 1), len(group.runs)

@@ -139,7 +139,7 @@ def _published(claim: Claim, paper: Paper, base: str) -> tuple[float | None, str
     cells = next((cells for pattern, cells in claim.published.items() if matches((pattern,), base)), None)
     if cells is None:
         return None, ""
-    by_cell = {number.cell: number for number in reversed(paper.numbers())}
+    by_cell = {number.cell: number for number in reversed(paper.numbers)}
     method, baseline = (by_cell[cell] for cell in cells)
     if "recalled" in (method.evidence, baseline.evidence) or method.value is None or baseline.value is None:
         return None, baseline.marked

@@ -258,7 +258,7 @@ def nearest_lines(comparison: Comparison, table: str, row: str) -> dict[str, Lin
 def markdown_published(comparison: Comparison) -> str:
     """Returns a paper's main tables as they were published, ours below each row; recalled numbers carry their mark."""
     paper = comparison.paper
-    main = [number for number in paper.numbers() if number.headline]
+    main = [number for number in paper.numbers if number.headline]
     printed = {(n.table, n.row, n.column): n.marked for n in main}
     parts, any_of_ours = [], False
     for table in (table for table in paper.table if table.headline):

@@ -147,7 +147,7 @@ class Answers:
     def shared_strings(self, row: str) -> str:
         """Returns how many classes have the same string in two seeds, such as "0.7 of 10 classes (by chance 0.6)"."""
         runs = self.found.runs("class2str", row)
-        tables = [strings for run in runs if (strings := run.detail("strings")) is not None]  # not of stage 1 alone
+        tables = [strings for run in runs if (strings := run.listed("strings"))]  # not of stage 1 alone
         if len(tables) < 2:
             raise UserError(f"{TEMPLATE.name}: {row!r} has no two records with strings")
         same = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in itertools.combinations(tables, 2)]
@@ -156,21 +156,20 @@ class Answers:
 
     def kept_strings(self, row: str, other: str) -> str:
         """Returns how many classes have one string in two rows, mean over seeds, such as "9.4 of 10 classes"."""
-        tables = [
-            {run.seed: strings for run in group.runs if (strings := run.detail("strings")) is not None}
+        one, two = (
+            {run.seed: strings for run in self.found.runs("class2str", name) if (strings := run.listed("strings"))}
             for name in (row, other)
-            if (group := self.found.rows.get(("class2str", name))) is not None
-        ]
-        seeds = sorted(tables[0].keys() & tables[1].keys()) if len(tables) == 2 else []
+        )
+        seeds = sorted(one.keys() & two.keys())
         if not seeds:
             raise UserError(f"{TEMPLATE.name}: {row!r} and {other!r} have no seed with strings in common")
-        same = [sum(a == b for a, b in zip(tables[0][seed], tables[1][seed], strict=True)) for seed in seeds]
-        return f"{statistics.fmean(same):.1f} of {len(tables[0][seeds[0]])} classes"
+        same = [sum(a == b for a, b in zip(one[seed], two[seed], strict=True)) for seed in seeds]
+        return f"{statistics.fmean(same):.1f} of {len(one[seeds[0]])} classes"
 
     def classes(self, paper: str, row: str, chosen: str) -> str:
         """Returns the names of the classes that a detail lists by number, such as "cat and dog"."""
-        group = self.found.rows.get((paper, row))
-        names, numbers = (group.runs[0].detail(key) if group is not None else None for key in ("class_names", chosen))
+        runs = self.found.runs(paper, row)
+        names, numbers = (runs[0].listed(key) if runs else [] for key in ("class_names", chosen))
         if not names or not numbers:
             raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has the detail {chosen!r}")
         return " and ".join(names[number] for number in numbers)

@@ -12,8 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from functools import cache, cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 
@@ -198,7 +197,7 @@ class Paper(Strict):
             twice = sorted({name for name in ids if ids.count(name) > 1})
             if twice:
                 raise ValueError(f"{kind} {twice[0]} stands twice")
-        cells = [number.cell for number in self.numbers()]
+        cells = [number.cell for number in self.numbers]
         for claim in self.claim:
             for cell in (cell for pair in claim.published.values() for cell in pair):
                 if cell not in cells:
@@ -213,12 +212,9 @@ class Paper(Strict):
         return self
 
     @cached_property
-    def _all_numbers(self) -> tuple[Number, ...]:
-        return tuple(number for table in self.table for number in _numbers_of(table))
-
     def numbers(self) -> tuple[Number, ...]:
         """Every published number of the paper, in the order of the file."""
-        return self._all_numbers
+        return tuple(number for table in self.table for number in _numbers_of(table))
 
     def full_titles(self) -> dict[str, str]:
         """Row -> title that stands alone: "same without subclasses" behind the title it refers to."""
@@ -230,7 +226,7 @@ class Paper(Strict):
 
     def compared_with(self, row: OurRow) -> list[Number]:
         """Returns the published numbers that a row of ours is compared with."""
-        return [n for n in self.numbers() if any(fnmatch.fnmatchcase(n.cell, pattern) for pattern in row.compared_with)]
+        return [n for n in self.numbers if any(fnmatch.fnmatchcase(n.cell, pattern) for pattern in row.compared_with)]
 
 
 def parse_printed(printed: str) -> tuple[float, float]:
@@ -280,26 +276,24 @@ def parse_paper(text: str, name: str) -> Paper:
       UserError: one line that names the file and the first thing wrong with it.
     """
     try:
-        data: dict[str, Any] = tomllib.loads(text)
-        paper = Paper.model_validate(data)
+        return Paper.model_validate(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{name}: not TOML: {error}") from None
     except pydantic.ValidationError as error:
         raise UserError(f"{name}: {first_fault(error)}") from None
     except ValueError as error:
         raise UserError(f"{name}: {error}") from None
-    return paper
 
 
 @cache
-def load_tables(folder: Path = TABLES) -> dict[str, Paper]:
+def load_tables() -> dict[str, Paper]:
     """All papers that have a toml file, by id, in the order of the papers' folders in the README.
 
     Raises:
       UserError: a file is wrong, or its name is not its paper's id.
     """
     found: dict[str, Paper] = {}
-    for path in sorted(folder.glob("*.toml")):
+    for path in sorted(TABLES.glob("*.toml")):
         paper = parse_paper(path.read_text(encoding="utf-8-sig"), shown(path))
         if paper.paper.id != path.stem:
             raise UserError(f"{shown(path)}: its paper.id is {paper.paper.id}; file name and id must agree")

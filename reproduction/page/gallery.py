@@ -49,15 +49,14 @@ class Budget:
 
 
 def shrink(data: bytes) -> bytes | None:
-    """A smaller PNG of a picture, at most IMAGE_WIDTH wide; None if it cannot be read."""
+    """Returns a smaller PNG of an image, 128 colours and at most IMAGE_WIDTH wide; None if it cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.thumbnail((IMAGE_WIDTH, 4 * IMAGE_WIDTH))
             out = io.BytesIO()
-            reduced = image.convert("RGB").quantize(128) if len(data) > IMAGE_BYTES else image.convert("RGB")
-            reduced.save(out, "PNG", optimize=True)
+            image.convert("RGB").quantize(128).save(out, "PNG", optimize=True)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return out.getvalue()

@@ -15,24 +15,11 @@ from reproduction.page.templates import part
 MAX_SEEDS_LISTED = 20
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], verdicts: Sequence[str] = ()) -> Markup:
-    """Renders a sortable table; commands, rows and hashes are set as code.
-
-    Args:
-      head: column names.
-      rows: plain texts, as many as columns.
-      verdicts: the verdict's word of each row, which colours its cell.
-    """
-    return part("table", head, rows, verdicts)
-
-
 def lines_table(lines: Sequence[Line]) -> Markup:
     """Renders comparison lines."""
+    words = [line.verdict.word for line in lines]
     note = part("note", export.RECALLED_NOTE) if export.has_recalled(lines) else Markup()
-    return (
-        table(export.LINE_HEAD, [export.line_cells(line) for line in lines], [line.verdict.word for line in lines])
-        + note
-    )
+    return part("table", export.LINE_HEAD, [export.line_cells(line) for line in lines], words) + note
 
 
 def claims_table(results: Sequence[Result]) -> Markup:
@@ -47,7 +34,7 @@ def claims_table(results: Sequence[Result]) -> Markup:
 def first_table(comparisons: Sequence[Comparison]) -> Markup:
     """Renders one line for each main claim of every paper."""
     words = [result.verdict.word for one in comparisons for result in export.main_results(one)]
-    return table(export.FIRST_HEAD, export.first_table(comparisons), words)
+    return part("table", export.FIRST_HEAD, export.first_table(comparisons), words)
 
 
 def seeds_table(lines: Sequence[Line]) -> Markup:
@@ -59,7 +46,7 @@ def seeds_table(lines: Sequence[Line]) -> Markup:
         more = len(line.values) - len(values)
         if each:
             rows.append((line.row, export.quantity_text(line), each + (f" and {more} more (CSV)" if more else "")))
-    return table(("row", "quantity", "seed: value"), rows) if rows else Markup()
+    return part("table", ("row", "quantity", "seed: value"), rows) if rows else Markup()
 
 
 def published(comparison: Comparison) -> Markup:
@@ -69,10 +56,10 @@ def published(comparison: Comparison) -> Markup:
     for item in comparison.paper.table:
         rows = [
             (n.row, n.column, n.marked, n.unit, n.split, n.selected, n.evidence, n.note)
-            for n in comparison.paper.numbers()
+            for n in comparison.paper.numbers
             if n.table == item.id
         ]
-        tables += Markup("<h4>{}</h4>").format(item.title) + part("note", item.where) + table(head, rows)
+        tables += Markup("<h4>{}</h4>").format(item.title) + part("note", item.where) + part("table", head, rows)
     return tables
 
 
@@ -85,4 +72,4 @@ def not_run(comparison: Comparison, have: set[str]) -> Markup:
         together = [row.row for row in group]
         whats = "; ".join(titles[row] for row in together)
         rows.append((", ".join(together), whats, f"needs {needs}" if needs else "not started here", command))
-    return table(("row", "what", "why", "command"), rows) if rows else Markup()
+    return part("table", ("row", "what", "why", "command"), rows) if rows else Markup()

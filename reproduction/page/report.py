@@ -65,7 +65,7 @@ def paper_section(comparison: Comparison, found: Collection, page: Path, budget:
         ran=bool(ran),
         unrun=not_run(comparison, set(groups)),
         published=published(comparison),
-        published_count=len(paper.numbers()),
+        published_count=len(paper.numbers),
     )
 
 

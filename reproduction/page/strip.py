@@ -18,16 +18,14 @@ import numpy as np
 
 from datasets.terminal import any_terminal
 from reproduction.runtime.arrays import confusion_counts, read_npz
-from reproduction.runtime.figures import new_figure, save_figure
+from reproduction.runtime.figures import RED, new_figure, save_figure
 from reproduction.runtime.flags import one_line_errors
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, read_json, shown
 
 PICTURE = REPO_ROOT / "docs" / "images" / "strip.png"
-INK, QUIET, RED, PAPER_WHITE = "#24292f", "#8c959f", "#c0392b", "#ffffff"
+INK, QUIET, PAPER_WHITE = "#24292f", "#8c959f", "#ffffff"
 SHEET_CELL, SHEET_ROW = 110, 122  # pixels of one image and one row of triplet's neighbours.png
 SHEET_COLUMNS, SHEET_ROWS, SHEET_GAP = 5, 5, 18
-
-
 Find = Callable[[str, str], Path]  # pattern and command of `newest` -> file
 
 
@@ -179,8 +177,6 @@ PANELS = (
     ("triplet", "Ranking regularizer\na query and its nearest images", draw_neighbours, 1.0),
     ("hierarchy", "Class hierarchy (Blocks)\nwhich classes are confused", draw_blocks, 1.15),
 )
-
-
 CHART = ("triplet", "Ranking regularizer\nclass of the nearest image", draw_nearest_classes, 1.15)
 
 

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 # Colours that no plot needs, each standing for a variable of style.css
 SOFT, RULE, INK = "#000001", "#000002", "#000003"
 SEEDS = tuple(f"#00001{number}" for number in range(5))
-_VARIABLES = {SOFT: "var(--soft)", RULE: "var(--rule)", INK: "var(--ink)"} | {
-    f"#00001{n}": f"var(--s{n})" for n in range(5)
-}
+_VARIABLES = {SOFT: "var(--soft)", RULE: "var(--rule)", INK: "var(--ink)"}
+_VARIABLES |= {colour: f"var(--s{number})" for number, colour in enumerate(SEEDS)}
 
 
 def blank_axes(width: int, height: int, left: int, right: int, top: int, bottom: int) -> tuple[Figure, Axes]:

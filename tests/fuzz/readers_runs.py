@@ -126,7 +126,7 @@ def compared(path: Path) -> None:
 
 def table(path: Path) -> None:
     """A paper's published numbers."""
-    tables.parse_paper(path.read_bytes().decode("utf-8", "surrogateescape"), path.name).numbers()
+    list(tables.parse_paper(path.read_bytes().decode("utf-8", "surrogateescape"), path.name).numbers)
 
 
 def artefact(path: Path) -> None:

@@ -151,7 +151,7 @@ def number(printed: str, unit: str = "parameters") -> Number:
     columns = [{{ name = "c", unit = "{unit}", metric = "m", judge = "exact" }}]
     rows = [{{ name = "r", values = ["{printed}"] }}]
     '''
-    return parse_paper(text, "x.toml").numbers()[0]
+    return parse_paper(text, "x.toml").numbers[0]
 
 
 @pytest.mark.parametrize(

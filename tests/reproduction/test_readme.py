@@ -117,7 +117,7 @@ def test_all_claims_stand_in_one_table_each_named_once():
 
 def test_published_tables_hold_every_main_number_and_mark_the_recalled():
     for comparison in all_papers():
-        main = [number for number in comparison.paper.numbers() if number.headline]
+        main = [number for number in comparison.paper.numbers if number.headline]
         text = export.markdown_published(comparison)
         cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
         for number in main:

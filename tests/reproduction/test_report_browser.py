@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from reproduction.page import curves, htmltables, maps
-from reproduction.page.templates import PAGE
+from reproduction.page import curves, maps
+from reproduction.page.templates import PAGE, part
 from tests.hierarchy.browser import need_browser, opened
 
 need_browser()
@@ -23,7 +23,7 @@ def address(tmp_path_factory) -> str:
     rows = [(f"row-{at}", ours) for at, ours in enumerate(OURS)]
     text = (
         f"<meta name=viewport content='width=device-width'><style>{(PAGE / 'style.css').read_text()}</style>"
-        f"<main>{htmltables.table(('row', 'ours'), rows)}</main><button class=theme></button>"
+        f"<main>{part('table', ('row', 'ours'), rows)}</main><button class=theme></button>"
         f"<script>{(PAGE / 'script.js').read_text()}</script>"
     )
     path = tmp_path_factory.mktemp("page") / "page.html"

@@ -15,7 +15,7 @@ PAPERS = load_tables()
 @pytest.mark.parametrize("paper", PAPERS.values(), ids=list(PAPERS))
 def test_every_number_says_where_it_comes_from(paper: Paper):
     assert all(table.where for table in paper.table)
-    for number in paper.numbers():
+    for number in paper.numbers:
         assert number.evidence in ("verified", "recalled")
         assert number.split and number.selected, number
         assert number.judge == "none" or number.metric, number
@@ -35,7 +35,7 @@ def test_rows_and_claims_can_be_used(paper: Paper):
 
 
 def cells(paper: str, table: str) -> dict[str, str]:
-    return {n.cell: n.printed for n in PAPERS[paper].numbers() if n.table == table}
+    return {n.cell: n.printed for n in PAPERS[paper].numbers if n.table == table}
 
 
 @pytest.mark.parametrize("paper", PAPERS.values(), ids=list(PAPERS))
@@ -78,7 +78,7 @@ def test_class2str_curves_and_strings():
 
 
 def test_recalled_and_verified_of_subclass():
-    recalled = [n for n in PAPERS["subclass"].numbers() if n.evidence == "recalled" and n.value is not None]
+    recalled = [n for n in PAPERS["subclass"].numbers if n.evidence == "recalled" and n.value is not None]
     assert sorted(n.value for n in recalled) == sorted(
         [93.5, 94.8, 96.92, 97.14, 71.24, 73.67, 81.59, 82.17, 98.16, 98.35, 98.70, 98.81]
     )
