@@ -13,7 +13,7 @@ import numpy as np
 
 from datasets import lists
 from datasets.core import DatasetError
-from datasets.verify import read_bounded, reading
+from datasets.files import read_bounded, reading
 
 NAME = "aircraft"
 DATA = "fgvc-aircraft-2013b/data"

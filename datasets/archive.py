@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from datasets.core import DatasetError
-from datasets.verify import CHUNK, reading
+from datasets.files import CHUNK, reading
 
 Opener = Callable[[Path], IO[bytes]]
 OPENERS: dict[str, Opener] = {

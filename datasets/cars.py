@@ -11,7 +11,7 @@ import numpy as np
 
 from datasets import lists, matfile
 from datasets.core import DatasetError
-from datasets.verify import reading
+from datasets.files import reading
 
 NAME = "cars"
 FIELDS = ("relative_im_path", "class", "test")

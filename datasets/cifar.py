@@ -11,8 +11,9 @@ import numpy as np
 from datasets import archive, unpickle
 from datasets.core import DatasetError, check_labels
 from datasets.fetch import fetch, find, locked, places
+from datasets.files import read_bounded
 from datasets.manifest import Entry
-from datasets.verify import Checked, check_bytes, check_file, read_bounded
+from datasets.verify import Checked, check_bytes, check_file
 
 
 def folder(

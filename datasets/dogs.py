@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets import lists, matfile
 from datasets.core import DatasetError
-from datasets.verify import reading
+from datasets.files import reading
 
 NAME = "dogs"
 OFFICIAL = "official"  # where lists.tar goes

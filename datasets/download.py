@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from datasets.verify import write_json
+from datasets.files import write_json
 
 CHUNK = 1 << 16
 TIMEOUT_S = 30.0

@@ -26,11 +26,6 @@ from datasets.verify import check_file
 _announced: set[str] = set()
 
 
-def is_offline(offline: bool | None = None) -> bool:
-    """Returns whether downloads are off: by the argument, else by the environment variable DATASETS_OFFLINE."""
-    return os.environ.get("DATASETS_OFFLINE", "") not in ("", "0") if offline is None else offline
-
-
 def places(root: Path | None, *names: str) -> list[Path]:
     """Folders in which files may have been placed: the sub-folders `names` of the data folder, then itself."""
     base = DATA_ROOT if root is None else root
@@ -74,9 +69,15 @@ def announce(entry: Entry, stream: TextIO | None = None) -> None:
 
 
 def fetch(entry: Entry, file: File, folder: Path, offline: bool | None = None) -> Path:
-    """The path of `file` in `folder`, downloaded and verified if it is not there yet.
+    """Returns the path of `file` in `folder`, downloaded and verified if it is not there yet.
 
     A file that is there already is returned as it is; whoever reads it checks it.
+
+    Args:
+      entry: the data set.
+      file: one of its files.
+      folder: where the file is or goes.
+      offline: whether downloads are off; None reads the environment variable DATASETS_OFFLINE.
 
     Raises:
       DatasetError: not there and downloads are off; no mirror gave it; disk full or folder not writable.
@@ -87,7 +88,9 @@ def fetch(entry: Entry, file: File, folder: Path, offline: bool | None = None) -
     by_hand = f"place it by hand ({entry.placing(folder.parent)})"
     if not file.urls:
         raise DatasetError(f"{entry.name}: {file} is not in {folder} and has no address; {by_hand}")
-    if is_offline(offline):
+    if offline is None:
+        offline = os.environ.get("DATASETS_OFFLINE", "") not in ("", "0")
+    if offline:
         raise NoNetwork(
             f"{entry.name}: {file} is not in {folder} and downloads are off (DATASETS_OFFLINE or --offline); "
             f"{by_hand}, or run: python -m datasets.{entry.name}"

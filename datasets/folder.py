@@ -16,10 +16,10 @@ from PIL import Image
 
 from datasets import arrays, image_folders
 from datasets.core import DATA_ROOT, Dataset, DatasetError
+from datasets.files import read_bounded, reading
 from datasets.identity import content_digest
 from datasets.orientation import upright
 from datasets.split import stratified
-from datasets.verify import read_bounded, reading
 
 TRAIN_SHARE = 0.8
 # A picture of more pixels is refused before it is decoded; 64 megapixels decode to 192 MB.

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from datasets.core import DATA_ROOT, DatasetError
 from datasets.fetch import places
+from datasets.files import write_json
 from datasets.manifest import entries, entry
-from datasets.verify import write_json
 
 CACHED_ABOVE = 64 << 20  # bytes; the digest of less is computed anew each time
 MOST_CACHED = 500  # digests that the table keeps
@@ -72,10 +72,6 @@ def _manifest_files(name: str, base: Path) -> list[Path]:
         return [path for part in ("lists", "train", "val") for path in sorted(module.folder(base).glob(f"{part}/*"))]
     if hasattr(module, "SOURCE"):
         return [path for home in places(base, *module.SOURCE.folders)[:-1] for path in _below(home)]
-    if name == "mnist5k":
-        with contextlib.suppress(DatasetError):
-            return [module.locate()]
-        return []
     this = entry(name)
     paths = (folder / file.name for folder in module.folders(base) for file in (*this.contents, *this.files))
     return [path for path in paths if path.is_file()]

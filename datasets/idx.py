@@ -11,8 +11,9 @@ import numpy as np
 
 from datasets.core import Dataset, DatasetError, check_labels
 from datasets.fetch import fetch, find
+from datasets.files import read_bounded
 from datasets.manifest import Entry, File
-from datasets.verify import Checked, check_bytes, read_bounded
+from datasets.verify import Checked, check_bytes
 
 MAGIC = {1: 0x00000801, 3: 0x00000803}  # unsigned bytes in one and three dimensions
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from datasets import image_folders
 from datasets.core import DATA_ROOT, DatasetError, check_labels
+from datasets.files import read_bounded, reading, write_json
 from datasets.manifest import entry
-from datasets.verify import read_bounded, reading, write_json
 
 NAME = "imagenet"
 MOST_LIST_BYTES = 1 << 29

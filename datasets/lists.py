@@ -24,9 +24,10 @@ import numpy as np
 from datasets import archive, image_folders
 from datasets.core import DatasetError
 from datasets.fetch import fetch, find, locked, places
+from datasets.files import read_bounded, reading, write_text
 from datasets.manifest import entry
 from datasets.split import stratified
-from datasets.verify import check_file, read_bounded, reading, write_text
+from datasets.verify import check_file
 
 HEADER = ",label,file_name"
 FILES = {
@@ -38,7 +39,7 @@ FILES = {
 MOST_LIST_BYTES = 1 << 28
 MOST_DIGITS = 18  # of a label; more may not fit 64 bits
 MOST_ARCHIVE_BYTES = 64 << 30  # what an archive of images may unpack to
-VAL_SHARE, SPLIT_SEED = 0.2, 0  # where a set has no official validation split
+VAL_SHARE, SPLIT_SEED = 0.2, 0  # of `held_out`
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,7 @@ def from_folder(path: Path) -> ImageLists:
     images = image_folders.read(path)
     splits = {split: Rows(labels, tuple(names)) for split, (names, labels) in images.splits.items()}
     if "" in splits:
-        train_rows, test_rows = stratified(splits[""].labels, round((1 - VAL_SHARE) * len(splits[""].names)), 0)
-        train, test = splits[""].take(np.sort(train_rows)), splits[""].take(np.sort(test_rows))
+        train, test = held_out(splits[""])
     else:
         train, test = splits["train"], splits["test"]
     if not len(test.names):
@@ -230,9 +230,10 @@ def from_folder(path: Path) -> ImageLists:
 
 
 def held_out(train_all: Rows) -> tuple[Rows, Rows]:
-    """A training and a validation list out of one training list: stratified 80/20, seed 0, in list order.
+    """Splits one list in two, stratified 80/20 with seed 0, each part in the order of the list.
 
-    For sets without an official validation split (ours; the paper trains on the whole list).
+    For sets without an official validation split (ours; the paper trains on the whole list), and for folders without
+    a test split.
     """
     train_rows, val_rows = stratified(train_all.labels, round((1 - VAL_SHARE) * len(train_all.names)), SPLIT_SEED)
     return train_all.take(np.sort(train_rows)), train_all.take(np.sort(val_rows))
@@ -388,4 +389,4 @@ def load_set(
         raise DatasetError(
             f"{home / 'lists'}: not the published lists; delete them to derive them again, or --accept-unverified"
         )
-    return ImageLists(found.name, found.images, found.train, found.test, found.class_names, found.digests, verified)
+    return dataclasses.replace(found, verified=verified)

@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from datasets.core import DatasetError
-from datasets.verify import CHUNK, reading
+from datasets.files import CHUNK, reading
 
 COMPRESSED, MATRIX = 15, 14
 STORAGE = {

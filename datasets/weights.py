@@ -13,8 +13,9 @@ from datasets import archive
 from datasets.core import DATA_ROOT, DatasetError
 from datasets.fetch import fetch, locked, places
 from datasets.fetch import find as find_file
+from datasets.files import MOST_BYTES
 from datasets.manifest import entry
-from datasets.verify import MOST_BYTES, check_file
+from datasets.verify import check_file
 
 NAME = "weights"
 # The tarball that holds each slim checkpoint.

@@ -38,7 +38,7 @@ def read_image(path: Path, channels: int) -> Any:
     from PIL import Image
 
     from datasets import DatasetError, folder
-    from datasets.verify import read_bounded
+    from datasets.files import read_bounded
     from subclass_torch.data.images import SIZE
 
     try:

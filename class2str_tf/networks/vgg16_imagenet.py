@@ -12,7 +12,7 @@ import numpy as np
 
 from class2str_tf.method.layers import conv, linear, pool, tf, tf1
 from datasets import DatasetError
-from datasets.verify import MOST_BYTES, reading
+from datasets.files import MOST_BYTES, reading
 from reproduction.runtime.run_folder import UserError, shown
 
 MEAN = (123.68, 116.779, 103.939)  # RGB, subtracted inside the graph as released

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import signal
 import sys
@@ -19,9 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import filelock
+
+from datasets.files import atomic, write_json
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
 DATA_ROOT = REPO_ROOT / "data"
@@ -48,31 +49,10 @@ class Damaged(UserError):
     """A checkpoint with corrupt content. I/O and memory errors are not included."""
 
 
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file for writing: complete under its name, or not at all (a full disk leaves the old file)."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file atomically."""
     with atomic(path) as file:
         file.write(data)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_bytes(Path(path), (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode())
 
 
 def read_json(path: Path, *keys: str) -> Any:

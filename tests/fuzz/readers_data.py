@@ -14,6 +14,7 @@ from datasets import (
     cifar,
     cifar100,
     dogs,
+    files,
     folder,
     idx,
     imagenet,
@@ -39,7 +40,7 @@ def _stay(names: tuple[str, ...]) -> None:
 
 def cifar_batch(path: Path) -> None:
     """A batch of CIFAR-10."""
-    batch = unpickle.load(verify.read_bounded(path, 1 << 20), path.name)
+    batch = unpickle.load(files.read_bounded(path, 1 << 20), path.name)
     pixels = cifar.rows(batch, path)
     labels = cifar.labels(batch, "labels", len(pixels), 10, path)
     assert cifar.images([pixels]).dtype == np.uint8 and labels.dtype == np.int64
@@ -47,13 +48,13 @@ def cifar_batch(path: Path) -> None:
 
 def cifar_meta(path: Path) -> None:
     """The names of CIFAR-100."""
-    found = unpickle.load(verify.read_bounded(path, 1 << 20), path.name)
+    found = unpickle.load(files.read_bounded(path, 1 << 20), path.name)
     assert all(isinstance(name, str) for name in cifar100._names(found, "coarse_label_names", 20, path))
 
 
 def idx_images(path: Path) -> None:
     """Images of the MNIST family, gzipped."""
-    images = idx.decode(verify.read_bounded(path, 1 << 16), 3, path.name)
+    images = idx.decode(files.read_bounded(path, 1 << 16), 3, path.name)
     assert images.dtype == np.uint8 and images.size <= 1 << 16
 
 
@@ -120,7 +121,7 @@ def medmnist(path: Path) -> None:
 
 def photograph(path: Path) -> None:
     """One picture of folder:PATH."""
-    assert folder.decode(verify.read_bounded(path, 1 << 20), 8, path.name).shape == (8, 8, 3)
+    assert folder.decode(files.read_bounded(path, 1 << 20), 8, path.name).shape == (8, 8, 3)
 
 
 def unpacked(path: Path) -> None:
@@ -138,7 +139,7 @@ def unpacked(path: Path) -> None:
 
 def digits(path: Path) -> None:
     """The table of mnist5k; a valid one has 5,000 rows, so only its refusals are looked at closely."""
-    assert mnist5k.decode(verify.read_bounded(path, mnist5k.TABLE_BYTES), path.name)[0].shape == (5000, 28, 28, 1)
+    assert mnist5k.decode(files.read_bounded(path, mnist5k.TABLE_BYTES), path.name)[0].shape == (5000, 28, 28, 1)
 
 
 def manifest_file(path: Path) -> None:

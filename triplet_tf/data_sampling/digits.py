@@ -17,7 +17,7 @@ import numpy as np
 import datasets
 from datasets import lists
 from datasets.fetch import locked
-from datasets.verify import reading, write_json
+from datasets.files import reading, write_json
 from reproduction.runtime.flags import Parser, flag, run_main
 from reproduction.runtime.run_folder import DATA_ROOT, read_json, shown
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from datasets.core import DatasetError
 from datasets.fetch import locked
+from datasets.files import reading, write_json
 from datasets.identity import content_digest
 from datasets.lists import ImageLists
-from datasets.verify import reading, write_json
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.tf_runtime import gpu_name, upright
 from triplet_tf.config.base_config import Config
