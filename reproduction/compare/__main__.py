@@ -27,13 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("markdown", "csv", "latex"):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write the comparison as {name} too")
     args = parser.parse_args(argv)
-    comparisons, found = load_comparisons(args.paper, args.runs)
+    comparisons, records = load_comparisons(args.paper, args.runs)
     if args.short:
-        terminal.print_short(comparisons, found.problems)
+        terminal.print_short(comparisons, records.problems)
     elif args.paper or args.runs:
-        terminal.print_comparisons(comparisons, found.problems)
+        terminal.print_comparisons(comparisons, records.problems)
     else:
-        terminal.print_first_table(comparisons, found.problems)
+        terminal.print_first_table(comparisons, records.problems)
     for name, text in (("markdown", export.markdown), ("csv", export.csv_text), ("latex", export.latex)):
         path: Path | None = getattr(args, name)
         if path is not None:

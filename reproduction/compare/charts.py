@@ -105,20 +105,20 @@ def _intervals(lines: Sequence[Interval], unit: str, title: str) -> tuple[Figure
     return figure, axis
 
 
-def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure | None:
+def class_gains(comparison: Comparison, records: Collection, base: str) -> Figure | None:
     """Draws the gain of each class over the plain network, for each variant of the subclass method.
 
     Args:
       comparison: of the paper; not used.
-      found: the records.
+      records: of all papers.
       base: row of the method, such as "cifar10-matched".
     Returns:
       The figure, the neglected classes in red; None unless method and baseline have two seeds.
     """
-    gains = {variant: by_class for variant in GAINS if (by_class := gains_of(found, base, variant))}
+    gains = {variant: by_class for variant in GAINS if (by_class := gains_of(records, base, variant))}
     if "" not in gains:
         return None
-    first = found.runs("subclass", base)[0]
+    first = records.runs("subclass", base)[0]
     names, neglected = first.listed("class_names"), first.listed("neglected")
     order = np.argsort([-effect.mean for effect in gains[""]])
     columns, lines = min(len(gains), COLUMNS), -(-len(gains) // COLUMNS)
@@ -142,19 +142,19 @@ def class_gains(comparison: Comparison, found: Collection, base: str) -> Figure 
     return figure
 
 
-def gains_of(found: Collection, base: str, variant: str) -> list[Effect]:
+def gains_of(records: Collection, base: str, variant: str) -> list[Effect]:
     """Returns the gain of each class over the plain network, in points; [] unless all have two seeds.
 
     Args:
-      found: the records.
+      records: of all papers.
       base: row of the method, such as "cifar10-matched".
       variant: of the subclass method.
     """
-    runs, gains = found.runs("subclass", base), []
+    runs, gains = records.runs("subclass", base), []
     for number in range(len(runs[0].listed("class_names")) if runs else 0):
         metric = f"class_accuracy/{number}"
         method, baseline = Side(metric=metric, variant=variant), Side(metric=metric, variant="baseline")
-        effect = pair(found, "points", f"gain in {metric}", "subclass", base, method, baseline).effect
+        effect = pair(records, "points", f"gain in {metric}", "subclass", base, method, baseline).effect
         if effect is None or effect.seeds < 2:
             return []
         gains.append(effect)
@@ -167,9 +167,9 @@ def gains_in_words(by_class: Sequence[Effect], neglected: Sequence[int]) -> str:
     return f"sum over the neglected {sum(by_class[c].mean for c in neglected):+z.1f}, over the others {others:+z.1f}"
 
 
-def neglect_of_all_seeds(comparison: Comparison, found: Collection, row: str) -> Figure | None:
+def neglect_of_all_seeds(comparison: Comparison, records: Collection, row: str) -> Figure | None:
     """Draws the neglection degree of each class in every run of stage 1, epoch by epoch; None without a ranking."""
-    runs = found.runs("subclass", row)
+    runs = records.runs("subclass", row)
     if not runs or not runs[0].listed("degrees"):
         return None
     degrees, order, chosen, names = map(runs[0].listed, ("degrees", "ranking", "neglected", "class_names"))
@@ -186,18 +186,18 @@ def neglect_of_all_seeds(comparison: Comparison, found: Collection, row: str) ->
     return figure
 
 
-def prefixes(comparison: Comparison, found: Collection, row: str) -> Figure | None:
+def prefixes(comparison: Comparison, records: Collection, row: str) -> Figure | None:
     """Draws the accuracy after the first bits of the strings, each seed of ours, and the poster's curve if it has one.
 
     Args:
       comparison: of Class2Str, for the poster's numbers.
-      found: the records.
+      records: of all papers.
       row: of ours, such as "cifar10-matched".
     Returns:
       The figure, or None without records and for variants of a row.
     """
     published = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}.get(row.split("-")[0])
-    group = found.rows.get(("class2str", row))
+    group = records.rows.get(("class2str", row))
     poster = [n.value for n in comparison.paper.numbers if (n.table, n.row) == ("bits", published) and n.value]
     if group is None or not poster or not row.endswith(group.profile):
         return None
@@ -219,12 +219,12 @@ def prefixes(comparison: Comparison, found: Collection, row: str) -> Figure | No
     return figure
 
 
-def against_longer(comparison: Comparison, found: Collection, row: str) -> Figure | None:
+def against_longer(comparison: Comparison, records: Collection, row: str) -> Figure | None:
     """Draws the accuracy of every variant of a row against the coarse network trained on as long.
 
     Args:
       comparison: of the fine-grained labels, for the titles of the rows.
-      found: the records.
+      records: of all papers.
       row: the base row, such as "cifar100-q90-matched".
     Returns:
       The figure: 95 % intervals, the pseudo-labels of the method in red, base and controls in blue; None unless a
@@ -232,14 +232,14 @@ def against_longer(comparison: Comparison, found: Collection, row: str) -> Figur
     """
     paper, titles = comparison.paper.paper.id, comparison.paper.full_titles()
     longer, drawn = Side(metric="accuracy", variant="base-budget"), []
-    names = dict.fromkeys([*titles, *(group.row for group in found.of(paper))])
+    names = dict.fromkeys([*titles, *(group.row for group in records.of(paper))])
     for name in (name for name in names if name == row or name.startswith(f"{row}-")):
         side = Side(metric="accuracy", variant=name.removeprefix(row).removeprefix("-"))
-        pairs = pair(found, "points", "chart", paper, row, side, longer) if side != longer else None
+        pairs = pair(records, "points", "chart", paper, row, side, longer) if side != longer else None
         if pairs is not None and pairs.effect is not None and pairs.effect.seeds > 1:
             title = titles.get(name, "").partition(", ")[2] or side.variant or "base"
             label = textwrap.fill(f"{title} ({pairs.effect.seeds} seeds)", 50)
-            judged = not why_not_judged(comparison.paper, found, row, (side, longer), pairs.seeds)
+            judged = not why_not_judged(comparison.paper, records, row, (side, longer), pairs.seeds)
             colour = RED if side.variant in ("ft", "ft-deep", "mh09") else BLUE
             drawn.append(Interval(pairs.effect, colour, label, judged))
     if not drawn:
@@ -260,20 +260,20 @@ OF_A_PAPER: dict[str, dict[str, Callable[[Comparison, Collection, str], Figure |
 }
 
 
-def charts(comparisons: Sequence[Comparison], found: Collection) -> Iterator[tuple[str, Figure]]:
+def charts(comparisons: Sequence[Comparison], records: Collection) -> Iterator[tuple[str, Figure]]:
     """Draws every chart that the records of the matched profile allow, with the name of its file without suffix."""
     for comparison in comparisons:
         paper = comparison.paper.paper.id
         for row in dict.fromkeys(result.row for result in comparison.claims if result.profile == "matched"):
             drawn = {"effects": effects([result for result in comparison.claims if result.row == row])}
-            drawn |= {name: draw(comparison, found, row) for name, draw in OF_A_PAPER.get(paper, {}).items()}
+            drawn |= {name: draw(comparison, records, row) for name, draw in OF_A_PAPER.get(paper, {}).items()}
             yield from ((f"{paper}-{row}-{name}", figure) for name, figure in drawn.items() if figure is not None)
 
 
-def write_charts(comparisons: Sequence[Comparison], found: Collection, folder: Path = FOLDER) -> None:
+def write_charts(comparisons: Sequence[Comparison], records: Collection, folder: Path = FOLDER) -> None:
     """Writes the charts as PNG files; those of rows that no longer exist are deleted."""
     old = set(folder.glob("*.png"))
-    for name, figure in charts(comparisons, found):
+    for name, figure in charts(comparisons, records):
         save_figure(figure, folder / f"{name}.png")
         old.discard(folder / f"{name}.png")
     for path in old:

@@ -56,12 +56,12 @@ class Result:
     missing: str = ""
 
 
-def _gate(paper: Paper, found: Collection, base: str) -> str:
+def _gate(paper: Paper, records: Collection, base: str) -> str:
     """Why the baseline's accuracy does not allow a verdict on this row; "" if it does."""
     gate = next((gate for gate in paper.gate if matches(gate.rows, base)), None)
     if gate is None:
         return "no minimum accuracy is set for this data set"
-    numbers = [run.number(gate.metric, "last") for run in found.runs(paper.paper.id, base, gate.variant)]
+    numbers = [run.number(gate.metric, "last") for run in records.runs(paper.paper.id, base, gate.variant)]
     known = [100 * number for number in numbers if number is not None]
     if not known:
         return f"{gate.metric} of the baseline was not run, needs {gate.least:g}"
@@ -69,13 +69,13 @@ def _gate(paper: Paper, found: Collection, base: str) -> str:
     return "" if mean >= gate.least else f"baseline {mean:.2f}, needs {gate.least:g}"
 
 
-def _no_value(found: Collection, paper: str, base: str, sides: Sequence[Side]) -> str:
+def _no_value(records: Collection, paper: str, base: str, sides: Sequence[Side]) -> str:
     """Which metric of a claim has no value in some seeds; "" if none. The others alone would be chosen by outcome.
 
     Such a seed has null for the metric or, if it `may_lack` it, leaves it out of records that have the claim's others.
     """
     for side in sides:
-        runs = found.runs(paper, base, side.variant)
+        runs = records.runs(paper, base, side.variant)
         others = [other for other in sides if other is not side and other.variant == side.variant]
         count = 0
         for run in runs:
@@ -89,14 +89,14 @@ def _no_value(found: Collection, paper: str, base: str, sides: Sequence[Side]) -
     return ""
 
 
-def _degenerate(paper: Paper, found: Collection, base: str, sides: Sequence[Side]) -> str:
+def _degenerate(paper: Paper, records: Collection, base: str, sides: Sequence[Side]) -> str:
     """Which run of a row is degenerate and why; "" if none is."""
     name = paper.paper.id
     read = {side.metric for side in sides}
     for rule in (rule for rule in paper.health if matches(rule.rows, base) and (not rule.of or rule.of in read)):
-        runs = [run for side in sides if side.variant not in rule.but for run in found.runs(name, base, side.variant)]
+        runs = [run for side in sides if side.variant not in rule.but for run in records.runs(name, base, side.variant)]
         if rule.of_base and runs:
-            runs = found.runs(name, base) or runs
+            runs = records.runs(name, base) or runs
         for run in runs:
             ratio = _ratio(run.number(rule.metric, "last"), run.number(rule.over, "last") if rule.over else 1.0)
             if ratio is not None and ratio < rule.least:
@@ -105,25 +105,25 @@ def _degenerate(paper: Paper, found: Collection, base: str, sides: Sequence[Side
 
 
 def why_not_judged(
-    paper: Paper, found: Collection, base: str, sides: Sequence[Side], seeds: Sequence[int], gated: bool = True
+    paper: Paper, records: Collection, base: str, sides: Sequence[Side], seeds: Sequence[int], gated: bool = True
 ) -> str:
     """Returns why a row decides nothing about the difference of two sides; "" if it does.
 
     Args:
       paper: with its gates and rules of health.
-      found: the records.
+      records: of all papers.
       base: the base row.
       sides: method, baseline and control, as far as they are metrics.
       seeds: the paired ones.
       gated: whether the baseline must reach the paper's gate.
     """
     name = paper.paper.id
-    paired = ([run for run in found.runs(name, base, side.variant) if run.seed in seeds] for side in sides)
+    paired = ([run for run in records.runs(name, base, side.variant) if run.seed in seeds] for side in sides)
     return (
         next(filter(None, map(different_flags, paired)), "")
-        or _no_value(found, name, base, sides)
-        or _degenerate(paper, found, base, sides)
-        or (_gate(paper, found, base) if gated else "")
+        or _no_value(records, name, base, sides)
+        or _degenerate(paper, records, base, sides)
+        or (_gate(paper, records, base) if gated else "")
     )
 
 
@@ -146,13 +146,13 @@ def _published(claim: Claim, paper: Paper, base: str) -> tuple[float | None, str
     return method.value - baseline.value, baseline.marked
 
 
-def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
+def unknown_metrics(paper: Paper, records: Collection) -> list[str]:
     """One line for each metric of a claim or gate that rows it is about should have and no committed record knows.
 
     And one for each variant of theirs that is in no row of the table and in no record. Rows of fewer than three seeds
     may be in progress and lack a metric; so may rows without any of the claim's other metrics.
     """
-    groups = found.of(paper.paper.id)
+    groups = records.of(paper.paper.id)
     known_in = {
         group.row: {
             name
@@ -170,7 +170,7 @@ def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
         measured = {key: side for key, side in claim.sides.items() if side.metric}
         bases = [
             base
-            for base in _bases(claim, paper, found)
+            for base in _bases(claim, paper, records)
             if any(
                 (row := row_of(base, side.variant)) in whole and side.names <= known_in[row]
                 for side in measured.values()
@@ -194,30 +194,30 @@ def unknown_metrics(paper: Paper, found: Collection) -> list[str]:
     return lines
 
 
-def check_claim(claim: Claim, paper: Paper, base: str, found: Collection) -> Result | None:
+def check_claim(claim: Claim, paper: Paper, base: str, records: Collection) -> Result | None:
     """Tests one claim on one base row; returns None if the records lack a number that it needs."""
     assert claim.method is not None
     name = paper.paper.id
-    method = found.rows.get((name, row_of(base, claim.method.variant)))
+    method = records.rows.get((name, row_of(base, claim.method.variant)))
     if method is None or method.profile not in PROFILES:
         return None
     unit = claim.unit
-    pairs = pair(found, unit, claim.id, name, base, claim.method, claim.baseline)
+    pairs = pair(records, unit, claim.id, name, base, claim.method, claim.baseline)
     sides = [side for side in claim.sides.values() if side.metric]
-    if pairs.effect is None and (claim.group == "fact" or not _no_value(found, name, base, sides)):
+    if pairs.effect is None and (claim.group == "fact" or not _no_value(records, name, base, sides)):
         return None
-    control = pair(found, unit, claim.id, name, base, claim.method, claim.control).effect if claim.control else None
+    control = pair(records, unit, claim.id, name, base, claim.method, claim.control).effect if claim.control else None
     published, published_baseline = _published(claim, paper, base)
     if claim.group == "fact":
         verdict = Verdict("fact", "")
-    elif reason := why_not_judged(paper, found, base, sides, pairs.seeds, claim.group in ("main", "finding")):
+    elif reason := why_not_judged(paper, records, base, sides, pairs.seeds, claim.group in ("main", "finding")):
         verdict = Verdict("not testable", f"not testable: {reason}", 1)
     else:
         assert claim.margin is not None and pairs.effect is not None
         against = Control(claim.control.name, control) if claim.control else None
         verdict = judge(pairs.effect, claim.margin, claim.no_loss, against, published)
     rows = [row_of(base, side.variant) for side in sides]
-    groups = [found.rows[name, row] for row in rows if (name, row) in found.rows]
+    groups = [records.rows[name, row] for row in rows if (name, row) in records.rows]
     notes = [note for group in groups for note in group.caveat.split(", ") if note]
     computed = [{run.precisions() for run in group.runs if run.seed in pairs.seeds} for group in groups]
     notes += ["two precisions"] if any(len(precisions) > 1 for precisions in computed) else []
@@ -272,25 +272,25 @@ def benchmark_fact(paper: Paper, claim: Claim, path: Path | None = None) -> Resu
     return replace(without_run(paper, claim), on="make bench", verdict=Verdict("fact", "; ".join(texts)))
 
 
-def _bases(claim: Claim, paper: Paper, found: Collection) -> list[str]:
+def _bases(claim: Claim, paper: Paper, records: Collection) -> list[str]:
     """Base rows a claim may be tested on, in the order of the paper's rows: those whose method was run."""
     variant = f"-{claim.method.variant}" if claim.method is not None and claim.method.variant else ""
-    rows = [group.row for group in found.of(paper.paper.id)]
+    rows = [group.row for group in records.of(paper.paper.id)]
     bases = {row.removesuffix(variant) for row in rows if row.endswith(variant) and RATE not in row}
     order = {row.row: place for place, row in enumerate(paper.row)}
     wanted = [base for base in bases if claim.is_about(base)]
     return sorted(wanted, key=lambda base: (order.get(base, order.get(base + variant, len(order))), base))
 
 
-def check_claims(paper: Paper, found: Collection) -> list[Result]:
+def check_claims(paper: Paper, records: Collection) -> list[Result]:
     """Tests every claim of a paper on every row that can; a claim with no such row is there once, saying so."""
     results: list[Result] = []
     for claim in paper.claim:
         if claim.bench:
             results.append(benchmark_fact(paper, claim))
             continue
-        bases = [] if claim.not_testable else _bases(claim, paper, found)
-        here = [check_claim(claim, paper, base, found) for base in bases]
+        bases = [] if claim.not_testable else _bases(claim, paper, records)
+        here = [check_claim(claim, paper, base, records) for base in bases]
         results += [result for result in here if result is not None] or [without_run(paper, claim)]
     return _adjusted(results)
 

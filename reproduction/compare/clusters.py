@@ -46,11 +46,11 @@ def class_table(runs: Sequence[SeedRun], stability: Sequence[SeedRun]) -> str:
     return markdown_table(head, rows)
 
 
-def markdown_clusters(found: Collection) -> str:
+def markdown_clusters(records: Collection) -> str:
     """Returns the tables of all rows of the matched profile that have clusters."""
     parts = []
-    for group in found.of("finegrained"):
-        table = class_table(group.runs, found.runs("finegrained", group.row, "stability"))
+    for group in records.of("finegrained"):
+        table = class_table(group.runs, records.runs("finegrained", group.row, "stability"))
         if group.profile == "matched" and table:
             parts += [f"`{group.row}`, {len(group.runs)} seed{'s' * (len(group.runs) > 1)}:", table]
     return "\n\n".join([*parts, NOTE]) if parts else "No row of the matched profile yet."

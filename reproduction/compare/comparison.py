@@ -214,9 +214,9 @@ def _columns(paper: Paper) -> list[Column]:
     return [column for column in columns if metrics.count(column.metric) == 1]
 
 
-def lines_of(paper: Paper, found: Collection) -> list[Line]:
+def lines_of(paper: Paper, records: Collection) -> list[Line]:
     """All lines of one paper: the rows of its toml in their order, then rows that only the records know."""
-    by_row = {group.row: group for group in found.of(paper.paper.id)}
+    by_row = {group.row: group for group in records.of(paper.paper.id)}
     known = {row.row for row in paper.row}
     unknown = [OurRow(row=name, title="", command="") for name in by_row if name not in known]
     lines: list[Line] = []
@@ -262,9 +262,9 @@ class Comparison:
         return Comparison(self.paper, lines, [result for result in self.claims if result.row])
 
 
-def compare(papers: Sequence[Paper], found: Collection) -> list[Comparison]:
+def compare(papers: Sequence[Paper], records: Collection) -> list[Comparison]:
     """Compares every paper with the records."""
-    return [Comparison(paper, lines_of(paper, found), check_claims(paper, found)) for paper in papers]
+    return [Comparison(paper, lines_of(paper, records), check_claims(paper, records)) for paper in papers]
 
 
 def add_choice(parser: argparse.ArgumentParser, about_paper: str) -> None:
@@ -286,31 +286,31 @@ def load_comparisons(names: Sequence[str], runs: Sequence[Path]) -> tuple[list[C
       UserError: no such paper, or `runs` hold no record of these papers.
     """
     papers = [paper_of(name) for name in names] or list(load_tables().values())
-    found = collect(runs)
-    here = [paper for paper in papers if not runs or found.of(paper.paper.id)]
+    records = collect(runs)
+    here = [paper for paper in papers if not runs or records.of(paper.paper.id)]
     if not here:
         asked = ", ".join(paper.paper.id for paper in papers)
-        other = ", ".join(sorted({name for name, _ in found.rows}))
-        why = f"papers there: {other}" if other else found.problems[0] if found.problems else "no record at all"
+        other = ", ".join(sorted({name for name, _ in records.rows}))
+        why = f"papers there: {other}" if other else records.problems[0] if records.problems else "no record at all"
         raise UserError(f"--runs: no record of {asked}; {why}")
-    comparisons = compare(here, found)
+    comparisons = compare(here, records)
     if not runs:
-        found.problems += [line for paper in here for line in unknown_metrics(paper, found)]
-    return ([comparison.only_run() for comparison in comparisons] if runs else comparisons), found
+        records.problems += [line for paper in here for line in unknown_metrics(paper, records)]
+    return ([comparison.only_run() for comparison in comparisons] if runs else comparisons), records
 
 
-def recorded_minutes(paper: str, rows: Mapping[str, int], found: Collection) -> list[str]:
+def recorded_minutes(paper: str, rows: Mapping[str, int], records: Collection) -> list[str]:
     """Returns a line on how long rows take on two cores, by the newest seed of each that has a record; [] without any.
 
     Args:
       paper: its id.
       rows: row -> number of its seeds.
-      found: the records.
+      records: of all papers.
     """
     newest = {
         row: max(group.runs, key=lambda run: run.last.record.date)
         for row in rows
-        if (group := found.rows.get((paper, row))) is not None and group.runs[0].last.record.machine.gpu is None
+        if (group := records.rows.get((paper, row))) is not None and group.runs[0].last.record.machine.gpu is None
     }
     if not newest:
         return []
@@ -330,9 +330,9 @@ def planned(paper: str, rows: Mapping[str, int]) -> list[str]:
       paper: its id.
       rows: row -> number of its seeds, of the plan.
     """
-    about, found = paper_of(paper), collect()
-    lines, times = [], recorded_minutes(paper, rows, found)
-    for result in check_claims(about, found):
+    about, records = paper_of(paper), collect()
+    lines, times = [], recorded_minutes(paper, rows, records)
+    for result in check_claims(about, records):
         claim, effect = result.claim, result.effect
         if claim.group == "main" and result.profile == "matched" and effect is not None and effect.seeds > 1:
             assert claim.margin is not None

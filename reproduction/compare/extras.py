@@ -85,22 +85,22 @@ def _pairs(paper: Paper, rows: Sequence[str]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(pairs))
 
 
-def rows_in_order(paper: Paper, found: Collection) -> dict[str, RowRuns]:
+def rows_in_order(paper: Paper, records: Collection) -> dict[str, RowRuns]:
     """The rows with runs: those of the paper's toml in its order, then the others by name."""
-    groups = {group.row: group for group in found.of(paper.paper.id)}
+    groups = {group.row: group for group in records.of(paper.paper.id)}
     titles = paper.full_titles()
     order = [*(row for row in titles if row in groups), *sorted(groups.keys() - titles.keys())]
     return {row: groups[row] for row in order}
 
 
-def image_by_image(paper: Paper, found: Collection) -> Extra | None:
+def image_by_image(paper: Paper, records: Collection) -> Extra | None:
     """Compares rows by McNemar's test, seed by seed, where run folders hold both rows' predictions.
 
     Args:
       paper: `paper.pairs` names the rows to compare.
-      found: the records; a damaged file becomes one line of `found.problems`.
+      records: of all papers; a damaged file becomes one line of `records.problems`.
     """
-    groups = rows_in_order(paper, found) if paper.paper.pairs else {}
+    groups = rows_in_order(paper, records) if paper.paper.pairs else {}
     # rows that choose a learning rate are tested on other images
     correct: dict[str, dict[int, np.ndarray]] = {row: {} for row in groups if RATE not in row}
     for row, by_seed in correct.items():
@@ -108,7 +108,7 @@ def image_by_image(paper: Paper, found: Collection) -> Extra | None:
             try:
                 arrays = predictions(run)
             except UserError as error:
-                found.problems.append(str(error))
+                records.problems.append(str(error))
                 continue
             if arrays is not None:
                 by_seed[run.seed] = arrays["predicted"] == arrays["labels"]
@@ -121,7 +121,7 @@ def image_by_image(paper: Paper, found: Collection) -> Extra | None:
                 only_a, only_b, p = mcnemar(correct[a][seed], correct[b][seed])
                 cells[seed] = f"{only_a} : {only_b}, p = {p:.2g}"
             except ValueError as error:
-                found.problems.append(f"{a} and {b}, seed {seed}: {error}")
+                records.problems.append(f"{a} and {b}, seed {seed}: {error}")
         if any(cell != "-" for cell in cells.values()):
             rows.append([a, b, *cells.values()])
     head = ("a", "b", *(f"seed {seed}" for seed in seeds))
@@ -192,16 +192,16 @@ def _name(label: str, names: Mapping[str, str], class_names: Sequence[Any]) -> s
     return names.get(label, label)
 
 
-def extras_of(paper: Paper, found: Collection, only_rates: bool = False) -> list[Extra]:
+def extras_of(paper: Paper, records: Collection, only_rates: bool = False) -> list[Extra]:
     """Builds the further tables of one paper from the records; a table without lines is omitted.
 
     Args:
       paper: its toml.
-      found: the records.
+      records: of all papers.
       only_rates: leave out all but the tables of rows that choose a learning rate.
     """
-    groups = list(rows_in_order(paper, found).values())
-    tables = [] if only_rates else [image_by_image(paper, found)]
+    groups = list(rows_in_order(paper, records).values())
+    tables = [] if only_rates else [image_by_image(paper, records)]
     chosen = [table for table in paper.details if table.rates or not only_rates]
     tables += [detail_table(table, groups, paper.paper.names) for table in chosen]
     return [extra for extra in tables if extra is not None]

@@ -37,13 +37,15 @@ IN_WORDS = {
 class Answers:
     """What the template may ask; a paper is named by its id, a row by its label, a claim by its id."""
 
-    def __init__(self, comparisons: Sequence[Comparison], found: Collection):
-        """Args:
-        comparisons: one a paper.
-        found: the records behind the comparisons.
+    def __init__(self, comparisons: Sequence[Comparison], records: Collection):
+        """Looks up what the comparisons found.
+
+        Args:
+          comparisons: one a paper.
+          records: those behind the comparisons.
         """
         self.results = {(r.claim.id, r.row): r for comparison in comparisons for r in comparison.claims}
-        self.found = found
+        self.records = records
         self.main = {one.paper.paper.id: main_results(one) for one in comparisons}
 
     def _result(self, claim: str, row: str) -> Result:
@@ -53,11 +55,11 @@ class Answers:
 
     def ran(self, paper: str, row: str, seeds: int = 3) -> bool:
         """Whether a row has records of so many seeds."""
-        return len(self.found.runs(paper, row)) >= seeds
+        return len(self.records.runs(paper, row)) >= seeds
 
     def mean(self, paper: str, row: str, metric: str, unit: str = "percent") -> str:
         """Returns a metric of the last epoch over seeds, such as "88.41 %"."""
-        numbers = [run.number(metric, "last") for run in self.found.runs(paper, row)]
+        numbers = [run.number(metric, "last") for run in self.records.runs(paper, row)]
         known = [number for number in numbers if number is not None]
         if not known:
             raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has {metric!r}")
@@ -68,7 +70,7 @@ class Answers:
         """Returns the effect of each seed and, in parentheses, the length of a list in its details: "-2.10 (1)"."""
         result = self._result(claim, row)
         effects = dict(zip(result.seeds, result.effect.by_seed, strict=True)) if result.effect is not None else {}
-        counts = {run.seed: len(run.listed(listed)) for run in self.found.runs(result.paper, row)}
+        counts = {run.seed: len(run.listed(listed)) for run in self.records.runs(result.paper, row)}
         if not effects or not all(counts.get(seed) for seed in effects):
             raise UserError(f"{TEMPLATE.name}: not every seed of {claim!r} on {row!r} has {listed!r}")
         return ", ".join(f"{effect:+.2f} ({counts[seed]})" for seed, effect in effects.items())
@@ -138,7 +140,7 @@ class Answers:
 
     def detail(self, paper: str, row: str, *path: str) -> float:
         """Returns a number from the details of a row's first record, such as ("chance_95", "same_classes")."""
-        runs = self.found.runs(paper, row)
+        runs = self.records.runs(paper, row)
         value: Any = runs[0].detail(*path) if runs else None
         if not isinstance(value, int | float):
             raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has the detail {'.'.join(path)!r}")
@@ -146,7 +148,7 @@ class Answers:
 
     def shared_strings(self, row: str) -> str:
         """Returns how many classes have the same string in two seeds, such as "0.7 of 10 classes (by chance 0.6)"."""
-        runs = self.found.runs("class2str", row)
+        runs = self.records.runs("class2str", row)
         tables = [strings for run in runs if (strings := run.listed("strings"))]  # not of stage 1 alone
         if len(tables) < 2:
             raise UserError(f"{TEMPLATE.name}: {row!r} has no two records with strings")
@@ -157,7 +159,7 @@ class Answers:
     def kept_strings(self, row: str, other: str) -> str:
         """Returns how many classes have one string in two rows, mean over seeds, such as "9.4 of 10 classes"."""
         one, two = (
-            {run.seed: strings for run in self.found.runs("class2str", name) if (strings := run.listed("strings"))}
+            {run.seed: strings for run in self.records.runs("class2str", name) if (strings := run.listed("strings"))}
             for name in (row, other)
         )
         seeds = sorted(one.keys() & two.keys())
@@ -168,7 +170,7 @@ class Answers:
 
     def classes(self, paper: str, row: str, chosen: str) -> str:
         """Returns the names of the classes that a detail lists by number, such as "cat and dog"."""
-        runs = self.found.runs(paper, row)
+        runs = self.records.runs(paper, row)
         names, numbers = (runs[0].listed(key) if runs else [] for key in ("class_names", chosen))
         if not names or not numbers:
             raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has the detail {chosen!r}")
@@ -176,10 +178,10 @@ class Answers:
 
     def gains(self, row: str, variant: str) -> str:
         """Returns how the gains of the classes add up: "sum over the neglected +1.2, over the others -3.4"."""
-        by_class = gains_of(self.found, row, variant)
+        by_class = gains_of(self.records, row, variant)
         if not by_class:
             raise UserError(f"{TEMPLATE.name}: {row!r} has no two seeds of every class")
-        return gains_in_words(by_class, self.found.runs("subclass", row)[0].listed("neglected"))
+        return gains_in_words(by_class, self.records.runs("subclass", row)[0].listed("neglected"))
 
     def precision(self, paper: str, row: str) -> str:
         """Returns what the runs of a row computed in, such as "bfloat16" or "bfloat16 and float32"."""
@@ -187,7 +189,7 @@ class Answers:
 
     def row(self, paper: str, row: str) -> str:
         """Returns a link to the table that holds the row."""
-        if not self.found.runs(paper, row):
+        if not self.records.runs(paper, row):
             raise UserError(f"{TEMPLATE.name}: no record of {paper} {row}")
         return f"[`{row}`](papers/{paper}.md#row-{row})"
 
@@ -233,7 +235,7 @@ def _unadjusted(result: Result) -> str:
     return UNADJUSTED if result.verdict.text.endswith(UNADJUSTED) else ""
 
 
-def findings(comparisons: Sequence[Comparison], found: Collection, template: Path = TEMPLATE) -> str:
+def findings(comparisons: Sequence[Comparison], records: Collection, template: Path = TEMPLATE) -> str:
     """Renders the page.
 
     Raises:
@@ -241,7 +243,7 @@ def findings(comparisons: Sequence[Comparison], found: Collection, template: Pat
     """
     from jinja2 import Environment, StrictUndefined, TemplateError
 
-    answers = Answers(comparisons, found)
+    answers = Answers(comparisons, records)
     names = {name: getattr(answers, name) for name in vars(Answers) if not name.startswith("_")}
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
     try:

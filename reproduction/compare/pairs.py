@@ -39,11 +39,11 @@ class Pairs:
     missing: str
 
 
-def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method: Side, other: Side | None) -> Pairs:
+def pair(records: Collection, unit: str, claim: str, paper: str, base: str, method: Side, other: Side | None) -> Pairs:
     """Pairs method and baseline (or control) seed by seed.
 
     Args:
-      found: the records; a refused pair adds one line to `found.problems`.
+      records: of all papers; a refused pair adds one line to `records.problems`.
       unit: of the effect.
       claim: id of the claim, for that line.
       paper: its id.
@@ -52,7 +52,7 @@ def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method
       other: the side it is compared with; None for a fact.
     """
     scale, other = scale_of(unit), other or Side(value=0.0)
-    left, right = ({run.seed: run for run in found.runs(paper, base, side.variant)} for side in (method, other))
+    left, right = ({run.seed: run for run in records.runs(paper, base, side.variant)} for side in (method, other))
     right = right if other.metric else left  # a fixed value needs no run
     seeds: list[int] = []
     effects: list[float] = []
@@ -71,13 +71,13 @@ def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method
         where, file = f"{paper} {base}, {claim}, seed {seed}", shown(left[seed].last.path)
         if len(orders | here) > 1:
             which = ", ".join(sorted(orders | here))
-            found.problems.append(
+            records.problems.append(
                 f"{where}: not paired, the order digests of the test images differ ({which}); see {file}"
             )
             continue
         if len(computed) > 1:
             which = " and the other in ".join(sorted(computed))
-            found.problems.append(f"{where}: not paired, one computed in {which}; see {file}")
+            records.problems.append(f"{where}: not paired, one computed in {which}; see {file}")
             continue
         orders |= here
         seeds.append(seed)
@@ -89,7 +89,7 @@ def pair(found: Collection, unit: str, claim: str, paper: str, base: str, method
             lacking.append(f"{where}: no outcomes.{method.metric} of test images; see {file}")
     if not seeds:
         return Pairs((), None, None, "")
-    found.problems += lacking if by_image else []  # some seeds have them
+    records.problems += lacking if by_image else []  # some seeds have them
     effect = effect_of(effects, np.stack(by_image) if len(by_image) == len(seeds) else None, scale)
     missing = ""
     if effect.image_variance is None:

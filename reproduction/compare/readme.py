@@ -74,15 +74,15 @@ def claims(comparisons: Sequence[Comparison]) -> str:
     return export.markdown_claims([result for comparison in comparisons for result in comparison.claims])
 
 
-def front(comparisons: Sequence[Comparison], found: Collection) -> str:
+def front(comparisons: Sequence[Comparison], records: Collection) -> str:
     """Returns one line a paper: what it claims and what we found."""
-    table = findings(comparisons, found, FRONT).rstrip()
+    table = findings(comparisons, records, FRONT).rstrip()
     return "\n".join(" | ".join(map(fit, line.split(" | "))) for line in table.splitlines())
 
 
-def finding(paper: str, comparisons: Sequence[Comparison], found: Collection) -> str:
+def finding(paper: str, comparisons: Sequence[Comparison], records: Collection) -> str:
     """Returns the README's words about one paper, and how sure they are, for the head of its page."""
-    (line,) = [line for line in front(comparisons, found).splitlines() if f"papers/{paper}.md" in line]
+    (line,) = [line for line in front(comparisons, records).splitlines() if f"papers/{paper}.md" in line]
     _, claim, words, state, _ = line.strip("| ").split(" | ")
     rules = "([rules](../results.md#verdicts-on-claims))"
     sure = f"{state} {rules}. The brackets are a 95 % interval"
@@ -91,47 +91,47 @@ def finding(paper: str, comparisons: Sequence[Comparison], found: Collection) ->
     return f"* **It claims**: {claim}.\n* **We found**: {words}.\n* **How sure**: {sure}."
 
 
-def details(comparison: Comparison, found: Collection, only_rates: bool = False) -> str:
+def details(comparison: Comparison, records: Collection, only_rates: bool = False) -> str:
     """Returns the tables of the records' details that a paper's toml asks for, or those of its learning rates alone."""
-    tables = extras_of(comparison.paper, found, only_rates)
+    tables = extras_of(comparison.paper, records, only_rates)
     texts = [f"{table.title}. {table.note}\n\n{markdown_table(table.head, table.rows)}" for table in tables]
     return "\n\n".join(texts) or "No record yet."
 
 
-def _blocks(comparisons: Sequence[Comparison], found: Collection) -> dict[str, Callable[[], str]]:
+def _blocks(comparisons: Sequence[Comparison], records: Collection) -> dict[str, Callable[[], str]]:
     """Returns what each block is made by, by the block's name."""
     blocks: dict[str, Callable[[], str]] = {
-        "front": lambda: front(comparisons, found),
+        "front": lambda: front(comparisons, records),
         "overview": lambda: overview(comparisons),
         "claims": lambda: claims(comparisons),
-        "clusters finegrained": lambda: markdown_clusters(found),
+        "clusters finegrained": lambda: markdown_clusters(records),
     }
     of_paper: dict[str, Callable[[Comparison], str]] = {
         "table": lambda one: export.markdown_lines(one.lines, anchors=True),
         "published": export.markdown_published,
-        "finding": lambda one: finding(one.paper.paper.id, comparisons, found),
+        "finding": lambda one: finding(one.paper.paper.id, comparisons, records),
         "charts": lambda one: markdown_charts(one.paper.paper.id),
         "claims": lambda one: claims([one]),
-        "details": lambda one: details(one, found),
-        "rates": lambda one: details(one, found, only_rates=True),
+        "details": lambda one: details(one, records),
+        "rates": lambda one: details(one, records, only_rates=True),
     }
     for one in comparisons:
         blocks |= {f"{kind} {one.paper.paper.id}": partial(text, one) for kind, text in of_paper.items()}
     return blocks
 
 
-def regenerate(text: str, comparisons: Sequence[Comparison], found: Collection, name: str = "text") -> str:
+def regenerate(text: str, comparisons: Sequence[Comparison], records: Collection, name: str = "text") -> str:
     """Returns the text with its generated blocks replaced by new ones.
 
     Args:
       text: Markdown with marked blocks.
       comparisons: what to generate from.
-      found: the records behind the comparisons.
+      records: those behind the comparisons.
       name: of the file, for the error message.
     Raises:
       UserError: a block of an unknown name, or one without its end.
     """
-    blocks = _blocks(comparisons, found)
+    blocks = _blocks(comparisons, records)
     if len(OPENING.findall(text)) != len(BLOCK.findall(text)):
         raise UserError(f"{name}: a generated block has no <!-- end -->")
 
@@ -160,23 +160,23 @@ def changed(root: Path = REPO_ROOT, results: Path = RESULTS) -> dict[Path, str]:
     Raises:
       UserError: see `regenerate`; or a committed record that cannot be used.
     """
-    found = collect(results=results, committed_only=True)
-    if found.problems:
-        raise UserError(f"committed record: {found.problems[0]}")
-    for group in found.rows.values():
+    records = collect(results=results, committed_only=True)
+    if records.problems:
+        raise UserError(f"committed record: {records.problems[0]}")
+    for group in records.rows.values():
         reasons = {reason for run in group.runs for reason in run.caveats} - {"unverified data"}
         if reasons:
             where = shown(results / group.paper / group.row)
             raise UserError(f"{where}: committed records must be clean, these say {', '.join(sorted(reasons))}")
-    comparisons = compare(list(load_tables().values()), found)
+    comparisons = compare(list(load_tables().values()), records)
     stale = {}
     for path in files(root):
         old = path.read_text(encoding="utf-8")
-        new = regenerate(old, comparisons, found, shown(path))
+        new = regenerate(old, comparisons, records, shown(path))
         if new != old:
             stale[path] = new
     page = root / "docs" / PAGE.name
-    if page.is_file() and (new := findings(comparisons, found)) != page.read_text(encoding="utf-8"):
+    if page.is_file() and (new := findings(comparisons, records)) != page.read_text(encoding="utf-8"):
         stale[page] = new
     return stale
 
@@ -195,8 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     choice.add_argument("--write", action="store_true", help="rewrite the blocks")
     args = parser.parse_args(argv)
     if args.write:
-        found = collect(committed_only=True)
-        write_charts(compare(list(load_tables().values()), found), found)
+        records = collect(committed_only=True)
+        write_charts(compare(list(load_tables().values()), records), records)
     stale = changed()
     for path, text in stale.items():
         if args.write:

@@ -48,10 +48,10 @@ def row_section(group: RowRuns, title: str, about: About, page: Path, budget: Bu
     return part("row_section", group, title, about, figures, seeds, len(charts) - len(figures), plots)
 
 
-def paper_section(comparison: Comparison, found: Collection, page: Path, budget: Budget) -> Markup:
+def paper_section(comparison: Comparison, records: Collection, page: Path, budget: Budget) -> Markup:
     """Renders all of one paper."""
     paper = comparison.paper
-    groups, titles = rows_in_order(paper, found), paper.full_titles()
+    groups, titles = rows_in_order(paper, records), paper.full_titles()
     ran = [line for line in comparison.lines if line.row in groups]
     return part(
         "paper",
@@ -59,8 +59,8 @@ def paper_section(comparison: Comparison, found: Collection, page: Path, budget:
         lines=lines_table(ran),
         seeds=seeds_table(ran),
         claims=claims_table(comparison.claims) if comparison.claims else "",
-        extras=extras_of(paper, found),
-        charts=[chart(name, figure, budget) for name, figure in charts([comparison], found)],
+        extras=extras_of(paper, records),
+        charts=[chart(name, figure, budget) for name, figure in charts([comparison], records)],
         sections=[row_section(group, titles.get(row, ""), paper.paper, page, budget) for row, group in groups.items()],
         ran=bool(ran),
         unrun=not_run(comparison, set(groups)),
@@ -103,16 +103,16 @@ def machines(entries: Sequence[Entry]) -> list[tuple[str, tuple[str, ...], list[
     ]
 
 
-def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> str:
+def build(comparisons: Sequence[Comparison], records: Collection, page: Path) -> str:
     """Renders the whole page.
 
     Args:
       comparisons: one per paper.
-      found: the records behind the comparisons.
+      records: those behind the comparisons.
       page: the file it will be written to, for relative links.
     """
     names = {comparison.paper.paper.id: comparison.paper.paper.short for comparison in comparisons}
-    groups = [group for name in names for group in found.of(name)]
+    groups = [group for name in names for group in records.of(name)]
     entries = [entry for group in groups for run in group.runs for entry in run.entries]
     results = [result for comparison in comparisons for result in comparison.claims]
     budget = Budget(MEDIA_BYTES)
@@ -120,12 +120,12 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
     for index, comparison in enumerate(comparisons):  # what one paper leaves of its share goes to the next
         share = Budget(budget.left // (len(comparisons) - index))
         before = share.left
-        papers.append(paper_section(comparison, found, page, share))
+        papers.append(paper_section(comparison, records, page, share))
         budget.left -= before - share.left
     several = len(comparisons) > 1  # the section of a paper has its claims, too
     links = [("overview", "Overview"), *([("claims", "Claims")] if several else []), *names.items()]
     links += [("machines", "Machines")] if entries else []
-    links += [("left-out", "Left out")] if found.problems else []
+    links += [("left-out", "Left out")] if records.problems else []
     commit, dirty = commit_and_dirty()
     return whole_page(
         title="Class hierarchy in image classifiers: papers and reproductions",
@@ -139,19 +139,21 @@ def build(comparisons: Sequence[Comparison], found: Collection, page: Path) -> s
         claims=claims_table(results) if several else "",
         papers=papers,
         machines=machines(entries),
-        problems=[without_folders(problem) for problem in found.problems[:200]],
+        problems=[without_folders(problem) for problem in records.problems[:200]],
     )
 
 
-def markdown_report(comparisons: Sequence[Comparison], found: Collection) -> str:
+def markdown_report(comparisons: Sequence[Comparison], records: Collection) -> str:
     """The same tables as Markdown, with what was not run and what was left out."""
     parts = ["# Results\n\nGenerated from records by `make report`; how verdicts are reached: docs/results.md."]
     parts.append(export.markdown(comparisons).strip())
     for comparison in comparisons:
-        for extra in extras_of(comparison.paper, found):
+        for extra in extras_of(comparison.paper, records):
             parts += [f"### {extra.title}", extra.note, markdown_table(extra.head, extra.rows)]
-    if found.problems:
-        parts.append("## Left out\n\n" + "\n".join(f"* {without_folders(problem)}" for problem in found.problems[:200]))
+    if records.problems:
+        parts.append(
+            "## Left out\n\n" + "\n".join(f"* {without_folders(problem)}" for problem in records.problems[:200])
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -167,13 +169,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RUNS_ROOT / "report.html", help="default: runs/report.html")
     add_choice(parser, "one paper (repeatable); default: all")
     args = parser.parse_args(argv)
-    comparisons, found = load_comparisons(args.paper, args.runs)
-    page = build(comparisons, found, args.out)
+    comparisons, records = load_comparisons(args.paper, args.runs)
+    page = build(comparisons, records, args.out)
     if len(page.encode()) > MAX_BYTES:
         print(f"note: the page has {len(page.encode()) / 1e6:.1f} MB; --paper makes a smaller one", file=sys.stderr)
     export.write_text(args.out, page)
     markdown_path = args.out.with_suffix(".md")
-    export.write_text(markdown_path, markdown_report(comparisons, found))
+    export.write_text(markdown_path, markdown_report(comparisons, records))
     size = f"{len(page.encode()) / 1e6:.1f} MB"
     print(f"wrote {shown(args.out)} ({size}; open it in a browser, it needs no network) and {shown(markdown_path)}")
     return 0
