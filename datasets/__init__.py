@@ -41,7 +41,7 @@ def load(
     size: int = 32,
     **options: Any,
 ) -> Dataset:
-    """Loads a data set, fetching it first where that is needed and allowed.
+    """Loads a data set, fetching it first if that is needed and allowed.
 
     Args:
       name: one of NAMES, or "folder:PATH" for a folder of images (one sub-folder per class).

@@ -39,7 +39,7 @@ def read_bounded(path: Path, limit: int | None) -> bytes:
     """Reads a whole file, decompressed if its name ends in .gz; at most `limit` bytes are in memory.
 
     Raises:
-      DatasetError: unreadable, damaged, or larger than `limit` (MOST_BYTES where that is None).
+      DatasetError: unreadable, damaged, or larger than `limit` (MOST_BYTES if that is None).
     """
     limit = MOST_BYTES if limit is None else limit
     try:

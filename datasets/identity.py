@@ -30,7 +30,7 @@ class Seen(NamedTuple):
 
     Attributes:
       place: the resolved folder of folder:PATH, or "" (the data folder may move).
-      fingerprint: see `fingerprint`; "" where no file is there.
+      fingerprint: see `fingerprint`; "" if no file is there.
     """
 
     place: str
@@ -141,7 +141,7 @@ def _of_contents(files: Iterable[Path], base: Path) -> str:
 
 
 def _read_table(path: Path) -> dict[str, str]:
-    """The digests kept; none where the table is missing or damaged, since it can be made again."""
+    """The stored digests; none if the table is missing or damaged, since it can be made again."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

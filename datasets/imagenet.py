@@ -31,7 +31,7 @@ class Listing:
     Attributes:
       paths: one absolute path for each image.
       labels: int64 [N].
-      class_names: folder names (WordNet ids) in sorted order, or () where only a JSON list was read.
+      class_names: folder names (WordNet ids) in sorted order, or () if only a JSON list was read.
     """
 
     paths: tuple[Path, ...]
@@ -114,7 +114,7 @@ def read(path: Path, base: Path, num_classes: int = 1000) -> Listing:
         if ".." in image.parts or not image.is_relative_to(root):
             raise DatasetError(f"{path}: path {text!r} at position {i} leaves {base}")
         images.append(image)
-    if not os.path.isfile(images[0]):  # Path.is_file raises where a name is too long
+    if not os.path.isfile(images[0]):  # Path.is_file raises if a name is too long
         raise DatasetError(f"{path}: its first image {images[0]} does not exist; is {base} the right folder?")
     return Listing(tuple(images), array, ())
 

@@ -154,7 +154,7 @@ def mapped(train: Rows, test: Rows, where: str, class_names: Mapping[int, str]) 
     """Labels 0.. by sorted value of the training list, one map for both lists (STL-D19).
 
     Returns:
-      (training rows, test rows, class names; the label itself where no name is known).
+      (training rows, test rows, class names; the label itself if no name is known).
 
     Raises:
       DatasetError: a test label that the training list lacks, or fewer than two classes.

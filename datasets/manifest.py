@@ -20,7 +20,7 @@ class Digest:
     """How a file is recognised.
 
     Attributes:
-      algorithm: one of ALGORITHMS, or None where no digest is known.
+      algorithm: one of ALGORITHMS, or None if no digest is known.
       value: hexadecimal digits, or None.
       evidence: "computed...", "published by X" or "unknown...".
     """

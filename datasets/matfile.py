@@ -192,7 +192,7 @@ def table(path: Path, name: str) -> Any:
 
 
 def _matrix(element: _Element, depth: int, wanted: str | None = None) -> tuple[str, Value | None]:
-    """Name and value of the next matrix; the value is None where another name is wanted."""
+    """Name and value of the next matrix; the value is None if another name is wanted."""
     kind, length, _ = element.tag()
     if kind != MATRIX or length > MOST_TABLE_BYTES or depth > MOST_DEPTH:
         raise ValueError(f"an element of type {kind} and {length} bytes, {depth} deep")

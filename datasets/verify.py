@@ -39,7 +39,7 @@ def check_file(path: Path, file: File, accept_unverified: bool = False) -> Check
     Args:
       path: the file.
       file: the manifest's entry of this file.
-      accept_unverified: return `verified=False` instead of raising where size or digest differ.
+      accept_unverified: return `verified=False` instead of raising if size or digest differ.
 
     Raises:
       DatasetError: missing, unreadable, or another file than the manifest names.

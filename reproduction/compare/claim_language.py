@@ -11,8 +11,10 @@ Unit = Literal["percent", "points", "parameters", "seconds", "count", "ratio", "
 Group = Literal["main", "finding", "check", "fact"]
 
 
-class Strict(pydantic.BaseModel, extra="forbid", frozen=True):
+class Strict(pydantic.BaseModel):
     """Refuses keys it does not know, so that a misspelt one is an error and not silence."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)  # as class arguments mypy wants them repeated
 
 
 class Side(Strict):

@@ -114,7 +114,7 @@ class SeedRun:
         return value if isinstance(value, list) else []
 
     def agrees(self, pair: tuple[str, str] | None) -> bool:
-        """Whether two of the run's metrics are the same number; True for no pair, or where one is absent."""
+        """Whether two of the run's metrics are the same number; True for no pair, or if one is absent."""
         if pair is None:
             return True
         a, b = (self.number(metric, "last") for metric in pair)

@@ -111,7 +111,7 @@ def effect_of(by_seed: Sequence[float], differences: np.ndarray | None = None, s
 
     Args:
       by_seed: d_s in the unit.
-      differences: int8 [n, N], d_si of the same seeds; None where records hold no outcomes.
+      differences: int8 [n, N], d_si of the same seeds; None if records hold no outcomes.
       scale: factor from a fraction to the unit: 100 for points.
     """
     if differences is None or differences.shape[1] < 2:

@@ -61,7 +61,7 @@ def predictions(run: SeedRun) -> dict[str, np.ndarray] | None:
     Args:
       run: one seed of a row.
     Returns:
-      int64 [N] arrays by name; None where no stage with a test accuracy left its predictions in a run folder.
+      int64 [N] arrays by name; None if no stage with a test accuracy left its predictions in a run folder.
     Raises:
       UserError: the file is damaged.
     """
@@ -94,7 +94,7 @@ def rows_in_order(paper: Paper, records: Collection) -> dict[str, RowRuns]:
 
 
 def image_by_image(paper: Paper, records: Collection) -> Extra | None:
-    """Compares rows by McNemar's test, seed by seed, where run folders hold both rows' predictions.
+    """Compares rows by McNemar's test, seed by seed, if run folders hold both rows' predictions.
 
     Args:
       paper: `paper.pairs` names the rows to compare.
@@ -153,7 +153,7 @@ def over_seeds(values: Sequence[Any], form: str, scale: float = 1.0) -> str:
 
 
 def detail_table(table: DetailTable, groups: Sequence[RowRuns], names: Mapping[str, str]) -> Extra | None:
-    """Builds one table of the records' details over seeds; None where no record has the entry.
+    """Builds one table of the records' details over seeds; None if no record has the entry.
 
     Args:
       table: which entry, and its columns.

@@ -185,7 +185,7 @@ class Answers:
 
     def precision(self, paper: str, row: str) -> str:
         """Returns what the runs of a row computed in, such as "bfloat16" or "bfloat16 and float32"."""
-        return " and ".join(sorted({name for run in self.found.runs(paper, row) for name in run.precisions()}))
+        return " and ".join(sorted({name for run in self.records.runs(paper, row) for name in run.precisions()}))
 
     def row(self, paper: str, row: str) -> str:
         """Returns a link to the table that holds the row."""

@@ -184,7 +184,7 @@ def changed(root: Path = REPO_ROOT, results: Path = RESULTS) -> dict[Path, str]:
 @any_terminal()
 @one_line_errors("reproduction.readme")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; exit code 1 where --check finds a difference."""
+    """Command line; exit code 1 if --check finds a difference."""
     parser = argparse.ArgumentParser(
         prog="python -m reproduction.readme",
         description="Checks or rewrites the generated tables of README and docs.",

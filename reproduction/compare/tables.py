@@ -69,7 +69,7 @@ class Answered(Measured):
     """What a column of a published table says of its numbers: the metric of ours that answers them, and how."""
 
     judge: Literal["proportion", "exact", "none"] = "none"  # how our numbers are compared with it
-    agree: tuple[str, str] | None = None  # judged only where these two metrics of a run are equal, else `unlike`
+    agree: tuple[str, str] | None = None  # judged only if these two metrics of a run are equal, else `unlike`
     unlike: str = ""
     note: str = ""
 
@@ -96,9 +96,9 @@ class PublishedTable(Strict):
     title: str
     where: str
     split: str
-    selected: str  # how the authors chose the epoch; "unknown" where they do not say
+    selected: str  # how the authors chose the epoch; "unknown" if they do not say
     evidence: Evidence
-    headline: bool = False  # printed by `make compare` even where nothing was run
+    headline: bool = False  # printed by `make compare` even if nothing was run
     columns: tuple[Column, ...]
     rows: tuple[PublishedRow, ...]
 
@@ -155,7 +155,7 @@ class Number(Answered):
     table: str
     row: str
     column: str
-    value: float | None  # None where the cell is text
+    value: float | None  # None if the cell is text
     printed: str  # as the paper prints it
     resolution: float  # half a unit of the last printed digit
     split: str

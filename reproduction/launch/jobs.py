@@ -121,7 +121,7 @@ def _in_order(part: list[tuple[str, Command]]) -> tuple[Command, int] | None:
 
 
 def _wait(child: subprocess.Popen[str]) -> int:
-    """Exit code of a script; 128 + signal where it ended well although this process was asked to stop."""
+    """Exit code of a script; 128 + signal if it ended well although this process was asked to stop."""
     with _sigterm_to(lambda: [child]) as asked:
         while True:
             try:

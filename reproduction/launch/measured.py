@@ -50,7 +50,7 @@ def key_of(command: Command) -> tuple[str, str]:
 
 
 def hours_of(command: Command, measured: Measured | None) -> float | None:
-    """Measured hours of a command, or None where nothing like it was measured."""
+    """Measured hours of a command, or None if nothing like it was measured."""
     key, precision = key_of(command)
     return None if measured is None else measured.hours.get(key, {}).get(precision)
 

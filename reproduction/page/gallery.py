@@ -26,7 +26,7 @@ from reproduction.runtime.run_folder import shown
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-IMAGE_BYTES = 700_000  # larger pictures are scaled down
+IMAGE_BYTES = 700_000  # larger images are scaled down
 IMAGE_WIDTH = 1400
 BROAD = 1.8  # width over height
 TEXT_CHARACTERS = 20_000
@@ -35,7 +35,7 @@ PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of each image that a record lists
 
 @dataclass
 class Budget:
-    """Bytes of the page that may still be spent on pictures, curves and texts, and the files that are on it."""
+    """Bytes of the page that may still be spent on images, curves and texts, and the files that are on it."""
 
     left: int
     seen: set[Path] = field(default_factory=set)
@@ -63,7 +63,7 @@ def shrink(data: bytes) -> bytes | None:
 
 
 def width_over_height(data: bytes) -> float:
-    """Of a picture's bytes, from its head alone; 1 where Pillow does not know it."""
+    """Returns width / height of an image from the head of its bytes; 1 if Pillow cannot read them."""
     from PIL import Image
 
     try:

@@ -151,9 +151,8 @@ def markdown_report(comparisons: Sequence[Comparison], records: Collection) -> s
         for extra in extras_of(comparison.paper, records):
             parts += [f"### {extra.title}", extra.note, markdown_table(extra.head, extra.rows)]
     if records.problems:
-        parts.append(
-            "## Left out\n\n" + "\n".join(f"* {without_folders(problem)}" for problem in records.problems[:200])
-        )
+        left_out = [f"* {without_folders(problem)}" for problem in records.problems[:200]]
+        parts.append("## Left out\n\n" + "\n".join(left_out))
     return "\n\n".join(parts) + "\n"
 
 

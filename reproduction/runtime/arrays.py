@@ -109,8 +109,12 @@ def _array(value: Any) -> np.ndarray:
 
 
 def read_npy(path: Path | str, hint: str = "", mapped: bool = False) -> np.ndarray:
-    """The array of an .npy file, not pickled; a read-only memory map where `mapped`.
+    """Reads the array of an .npy file, which must not be pickled.
 
+    Args:
+      path: the file.
+      hint: what to run, for the message.
+      mapped: return a read-only memory map instead of an array in memory.
     Raises:
       UserError: missing, damaged, or holds pickled objects.
     """

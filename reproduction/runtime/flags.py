@@ -98,7 +98,7 @@ def whole(minimum: int) -> Callable[[str], int]:
 
 
 def number(minimum: float, maximum: float = float("inf"), above: bool = False) -> Callable[[str], float]:
-    """Type of a finite real flag in [minimum, maximum], or (minimum, maximum] where `above` is set."""
+    """Type of a finite real flag in [minimum, maximum], or (minimum, maximum] if `above` is set."""
 
     def parse(text: str) -> float:
         try:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from reproduction.runtime.run_folder import MetricsLog, Stop, UserError
 
 WARM_UP, PROJECT_AFTER = 5, 50  # steps left out of the measured rate, and steps it is measured over
-LOSSES = 50  # losses looked at together where a look waits for the GPU
+LOSSES = 50  # losses looked at together if a look waits for the GPU
 
 
 def check_losses(
@@ -123,7 +123,7 @@ class Training:
           stop: set by SIGINT or SIGTERM.
           start: steps that were done before this training began (an earlier attempt).
           state: first values of `state`, for a training that starts anew.
-          checkpoint_steps: also save every so many steps; 0: only where an epoch ends.
+          checkpoint_steps: also save every so many steps; 0: only at the end of an epoch.
           save_every_s: seconds; at the end of an epoch save not more often than this.
           log_by: "epoch" or "step", what the lines of metrics.jsonl count in.
           events: folder of the TensorBoard files below `folder`.

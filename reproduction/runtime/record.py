@@ -28,7 +28,7 @@ from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 
 class Metric(pydantic.BaseModel, extra="forbid"):
-    """One number, always with how its epoch was chosen; None where that choice does not exist for the run."""
+    """One number, always with how its epoch was chosen; None if that choice does not exist for the run."""
 
     last: float | None = None
     best_on_val: float | None = None
@@ -158,8 +158,8 @@ def still_rising(accuracies: Sequence[float]) -> bool | None:
     Args:
       accuracies: of the test set at each test, in order.
     Returns:
-      True where the last tenth of the tests has a mean above that of the tenth before by more than two standard errors
-      of the difference; None where there are fewer than 10 tests to look at.
+      True if the last tenth of the tests has a mean above that of the tenth before by more than two standard errors
+      of the difference; None if there are fewer than 10 tests.
     """
     tenth = max(len(accuracies) // 10, 5)
     if len(accuracies) < 2 * tenth:
@@ -215,14 +215,30 @@ def make_record(
     """Builds the record of a finished stage; adds machine, commit, date and memory.
 
     Args:
+      paper: id of the paper, such as "class2str".
       row: the --row flag; None files the run under `<dataset>-custom`.
-      metrics: name -> {"last": .., "best_on_val": .., "best_on_test": ..}, missing ones None.
+      stage: name of the stage.
+      seed: the --seed flag.
+      argv: arguments of the command line.
       config: resolved flags, JSON values.
+      metrics: name -> {"last": .., "best_on_val": .., "best_on_test": ..}, missing ones None; accuracies in [0, 1].
+      seconds: duration of the stage.
+      data: name of a data file -> its digest.
+      data_verified: whether every data file has the published digest.
       deviations: ids of the deviations that were active, as in docs/deviations/<paper>.md.
       versions: as `versions_of` returns.
+      deterministic: whether the same command gives the same bits on this machine.
+      precision: what the networks computed in, such as "float32".
+      images_per_s: speed of the training; None if nothing was trained.
+      curve: file of the learning curve in the run folder; None if there is none.
+      artefacts: kind, path and title of each file for further use; see `Artefact`.
+      details: further JSON values by name.
       outcomes: name of an accuracy -> which test images the last epoch's network got right (`outcomes_of`).
+      gpu: model of the GPU; None on the CPU.
     Returns:
       A validated record.
+    Raises:
+      pydantic.ValidationError: a value has another type.
     """
     label, profile = split_row(row)
     if row is None:

@@ -55,7 +55,7 @@ def native_stderr_closed() -> Iterator[None]:
 
 
 def _restore_names_for_slim(tf: Any) -> None:
-    """Names that tf-slim 1.1.0 uses and newer TensorFlow moved; does nothing where they are there."""
+    """Names that tf-slim 1.1.0 uses and newer TensorFlow moved; does nothing for those that are there."""
     from tensorflow.python.framework import ops
     from tensorflow.python.ops import array_ops, control_flow_ops
 

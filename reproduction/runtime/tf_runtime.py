@@ -27,7 +27,7 @@ def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> 
       seed: all initial values and draws depend on it alone.
       device: auto, cpu, cuda or cuda:N.
       xla: compile clusters of the graph (`--xla`).
-      amp: "bf16" lets TensorFlow rewrite the graph to bfloat16; "auto" does so where this CPU computes in it, and
+      amp: "bf16" lets TensorFlow rewrite the graph to bfloat16; "auto" does so if this CPU computes in it, and
         prints which it is. The rewrite is oneDNN's, for CPUs: on a GPU "auto" means TF32. "tf32" asks for TF32
         products on a GPU, which are off otherwise.
     Returns:
@@ -118,7 +118,7 @@ def upright(image: Any, raw: Any) -> Any:
     """
     import tensorflow as tf
 
-    # stateless, or tf.data decodes one image after the other where op determinism is on
+    # stateless, or tf.data decodes one image after the other if op determinism is on
     number = tf.numpy_function(lambda raw: np.int32(orientation(raw)), [raw], tf.int32, stateful=False)
     turned = lambda: tf.numpy_function(turn, [image, number], tf.uint8, stateful=False)  # noqa: E731
     return tf.ensure_shape(tf.cond(number > 1, turned, lambda: image), [None, None, image.shape[2]])
@@ -161,6 +161,9 @@ def restore_newest(session: Any, saver: Any, folder: Path, after: int = -1) -> i
     """Restores the newest checkpoint that is whole; falls back to the one before, with a line.
 
     Args:
+      session: session of the graph.
+      saver: tf1.train.Saver of its variables.
+      folder: run folder.
       after: only checkpoints of later steps count.
     Returns:
       Its global step, or None if the folder contains no such checkpoint.
@@ -183,6 +186,7 @@ def restore_for_evaluation(session: Any, prefix: Path, built: str, variables: Se
     """Restores one checkpoint for use, not for going on.
 
     Args:
+      session: session of the graph.
       prefix: `.../model-<i>`, with or without `.index`.
       built: the network in the graph, for the message.
       variables: what to restore; None is every variable of the graph.
@@ -212,7 +216,11 @@ def save_checkpoint(session: Any, saver: Any, prefix: Path, keep: Iterable[int],
     """Saves all variables under `prefix` and deletes older checkpoints but the newest two and those to keep.
 
     Args:
+      session: session of the graph.
+      saver: tf1.train.Saver of its variables.
+      prefix: path of the checkpoint without suffix.
       keep: global steps that stay (the best one).
+      with_graph: whether to write the graph too (`.meta`).
     Raises:
       UserError: no space and the like; the files of the failed attempt are removed.
     """

@@ -185,7 +185,7 @@ def agreed(world: World, answer: bool) -> bool:
 
 
 def autocast(device: torch.device, amp: str | None) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 autocast where `amp` asks for it (see `amp_of`), else nothing."""
+    """Returns bfloat16 autocast if `amp` asks for it (see `amp_of`), else nothing."""
     amp = amp_of(device, amp)
     return torch.autocast(device.type, dtype=torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
 
