@@ -57,14 +57,8 @@ def is_finished(run: Run, seen: Seen, digests: Callable[[], Mapping[str, str]]) 
       UserError: the run was started on other data.
     """
     if not (run.done and _unchanged(run.folder, seen)):
-        begun = _has_results(run.folder)
-        try:
-            found = dict(digests())
-            check_data(run.folder, found, "choose another --name, or --overwrite to start anew")
-        except UserError:
-            if not begun:  # the earlier stage was refused: this one may begin later, with what that stage then finds
-                (run.folder / "config.json").unlink()
-            raise
+        found = dict(digests())
+        check_data(run.folder, found, "choose another --name, or --overwrite to start anew")
         if not seen.fingerprint and "dataset" in run.config:  # fetched just now
             seen = look_at(run.config)
         write_json(run.folder / FILE, {"digests": found, **seen._asdict()})

@@ -223,7 +223,8 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
       config: the resolved flags, JSON values only; keys in `PLACES` do not count as different flags.
       overwrite: start again from nothing, whatever run the folder contains.
     Yields:
-      The run; `run.done` is True if a run with the same flags has finished.
+      The run; `run.done` is True if a run with the same flags has finished. If it ends by an exception before it has
+      written anything leaves no flags behind.
     Raises:
       UserError: folder cannot be created or written, another process uses it, it has other flags, or `overwrite`
         finds files that are no run.
@@ -245,7 +246,8 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
         if overwrite:
             _clear(folder)
         config_path = folder / "config.json"
-        if config_path.exists():
+        new = not config_path.exists()
+        if not new:
             try:
                 old = read_json(config_path, "")
             except UserError as error:
@@ -257,7 +259,13 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
                 )
         else:
             write_json(config_path, settings)
-        yield Run(folder, settings, finished_with(folder, settings))
+        try:
+            yield Run(folder, settings, finished_with(folder, settings))
+        except BaseException:  # ended before it wrote anything: the folder is free for other flags
+            if new and {entry.name for entry in folder.iterdir()} <= {".lock", "config.json", "data.json"}:
+                (folder / "data.json").unlink(missing_ok=True)
+                config_path.unlink()
+            raise
     finally:
         lock.release()
 

@@ -212,7 +212,9 @@ def test_pseudo_labels_of_any_characters_do_not_end_the_process(tmp_path, charac
 
 
 def _table(path):
-    return tables.load_tables.__wrapped__(path.parent)["class2str"].paper.id
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "TABLES", path.parent)
+        return tables.load_tables.__wrapped__()["class2str"].paper.id
 
 
 # reader -> name of the file and its text, as somebody may write it by hand

@@ -135,7 +135,7 @@ def test_a_stage_refused_for_the_one_before_it_leaves_no_flags(tmp_path, images)
         raise AssertionError
 
     config = config_of(tmp_path) | {"neglected": [1]}
-    with open_run(tmp_path / "two", config) as run, pytest.raises(UserError, match="run: .*run it again"):
+    with pytest.raises(UserError, match="run: .*run it again"), open_run(tmp_path / "two", config) as run:
         run_data.is_finished(run, run_data.look_at(config), digests)
     with open_run(tmp_path / "two", config | {"neglected": [0]}) as run:
         assert not run.done

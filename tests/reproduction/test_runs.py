@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from datasets import DatasetError
 from reproduction.runtime import run_folder as runs
 from reproduction.runtime.run_data import already_done
 from reproduction.runtime.run_folder import MetricsLog, UserError, flags_hash, open_run, read_metrics
@@ -103,6 +104,25 @@ def test_a_folder_whose_clearing_was_killed_is_not_finished_and_keeps_its_flags(
             pass
         with open_run(folder, {**CONFIG, "lr": 1}, overwrite=True) as run:
             assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.json"] and not run.done
+
+
+@pytest.mark.parametrize("error", [UserError("no weights"), DatasetError("no images"), KeyboardInterrupt()])
+def test_a_run_that_ends_before_it_writes_anything_leaves_no_flags(tmp_path, error):
+    def fail(*written):
+        with pytest.raises(type(error)), open_run(tmp_path, CONFIG):
+            for name in written:
+                (tmp_path / name).touch()
+            raise error
+
+    fail("data.json")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    with open_run(tmp_path, {**CONFIG, "lr": 1}):
+        pass
+    with pytest.raises(UserError, match="other flags"), open_run(tmp_path, CONFIG):
+        pass
+    (tmp_path / "config.json").unlink()
+    fail("metrics.jsonl")
+    assert (tmp_path / "config.json").exists() and (tmp_path / "metrics.jsonl").exists()
 
 
 def test_a_damaged_configuration_says_how_to_go_on(tmp_path):
