@@ -86,7 +86,7 @@ def check_support(paper: str, small: bool) -> None:
     """
     import torch
 
-    from reproduction.runtime.torch_runtime import computes_bf16
+    from reproduction.runtime.torch_fast import computes_bf16
 
     if small:
         return

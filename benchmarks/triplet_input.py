@@ -22,7 +22,8 @@ from benchmarks.tf_sessions import bare_loop, started, tf1
 from datasets import lists
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.flags import as_dict
-from reproduction.runtime.run_folder import open_run, read_metrics
+from reproduction.runtime.metrics_log import read_metrics
+from reproduction.runtime.run_folder import open_run
 from triplet_tf.config.base_config import Config, parse, training_parser
 from triplet_tf.data_sampling.image_lists import open_lists
 from triplet_tf.data_sampling.loader import TrainBatches

@@ -80,7 +80,7 @@ def _best(model: Any, content: dict[str, Any], pixels: Any, top: int) -> list[tu
     from subclass_torch.method.losses import class_scores
     from subclass_torch.networks.build import scores
 
-    inputs = normalize(pixels, torch.tensor(content["mean"]), torch.tensor(content["std"])).contiguous()
+    inputs = normalize(pixels, torch.as_tensor(content["mean"]), torch.as_tensor(content["std"])).contiguous()
     mapping, names = content["subclass2class"], content["class_names"]
     p = torch.sigmoid(scores(model, inputs))[0]
     best = class_scores(p[None], mapping, len(names))[0]

@@ -38,16 +38,16 @@ def test_both_precisions_differ_by_their_flag_alone(paper, tmp_path):
 
 
 def test_precision_compares_the_means(monkeypatch):
-    from reproduction.runtime import torch_runtime
+    from reproduction.runtime import torch_fast
 
     reached = {"float32": [80.0, 81.0, 82.0], "bfloat16": [81.0, 82.0, 82.0]}
     monkeypatch.setattr(precision, "accuracy", lambda paper, seed, name, small, folder: (reached[name][seed], 60))
     monkeypatch.setattr(precision.datasets, "load", lambda *_, **__: None)
-    monkeypatch.setattr(torch_runtime, "computes_bf16", lambda device: True)
+    monkeypatch.setattr(torch_fast, "computes_bf16", lambda device: True)
     found = precision.difference("subclass", False).summary()
     assert found["ours"] == pytest.approx(2 / 3) and found["baseline"] == 0.5 and found["ratio"] < 1
     assert "float32 80.00, 81.00, 82.00 %" in found["note"] and "; 6 minutes of training" in found["note"]
-    monkeypatch.setattr(torch_runtime, "computes_bf16", lambda device: False)
+    monkeypatch.setattr(torch_fast, "computes_bf16", lambda device: False)
     with pytest.raises(NotSupported, match="no instructions for bfloat16"):
         precision.difference("subclass", False)
 

@@ -21,7 +21,7 @@ from benchmarks.gpu_check.torch_networks import Case, cases, noise, run_loop
 from benchmarks.gpu_check.verdict import PAPERS_OF
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.record import peak_memory_bytes
-from reproduction.runtime.torch_runtime import computes_bf16
+from reproduction.runtime.torch_fast import computes_bf16
 
 STEPS = 20
 

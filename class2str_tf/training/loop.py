@@ -15,7 +15,8 @@ from class2str_tf.flags import Config
 from class2str_tf.method.layers import tf, tf1
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.loop import Training
-from reproduction.runtime.run_folder import read_metrics, stop_signals
+from reproduction.runtime.metrics_log import read_metrics
+from reproduction.runtime.run_folder import stop_signals
 from reproduction.runtime.tf_states import States
 
 SCALARS_EVERY = 10  # steps between two lines of the training scalars, as released

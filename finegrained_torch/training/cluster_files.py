@@ -21,8 +21,9 @@ from finegrained_torch.method.umap_maps import JOINT, joint_rows, map_settings
 from finegrained_torch.training.cluster_jobs import Job, map_one, on_disk, read_stored, run_jobs
 from finegrained_torch.training.setting import write_column
 from reproduction.runtime.arrays import write_npz
+from reproduction.runtime.metrics_log import MetricsLog
 from reproduction.runtime.record import versions_of
-from reproduction.runtime.run_folder import MetricsLog, write_bytes, write_json
+from reproduction.runtime.run_folder import write_bytes, write_json
 
 ARRAYS = ("pseudo", "raw", "hard", "strength", "embedding", "parent")
 

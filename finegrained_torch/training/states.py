@@ -14,7 +14,8 @@ from finegrained_torch.training.modules import Checkpoint, LightningModule, Trai
 from finegrained_torch.training.setting import Task
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.loop import LOSSES, check_losses
-from reproduction.runtime.run_folder import Damaged, MetricsLog, Stop, newest_whole, shown
+from reproduction.runtime.metrics_log import MetricsLog
+from reproduction.runtime.run_folder import Damaged, Stop, newest_whole, shown
 
 KEEP_STATES = 2
 

@@ -19,7 +19,8 @@ from hierarchy_cnn_torch.method import intervals, selectivity, statistics, trees
 from hierarchy_cnn_torch.report import layers
 from hierarchy_cnn_torch.report.label_study import study_labels
 from reproduction.runtime.arrays import confusion_counts, read_npz
-from reproduction.runtime.run_folder import UserError, read_json, read_metrics, shown
+from reproduction.runtime.metrics_log import read_metrics
+from reproduction.runtime.run_folder import UserError, read_json, shown
 
 npz = functools.partial(read_npz, hint="run that variant again with --overwrite")  # the arrays of a run's file
 

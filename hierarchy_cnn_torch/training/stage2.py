@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,12 +96,25 @@ def levels_for(config: Config, names: list[str]) -> tuple[list[np.ndarray], tree
     if config.tree in ("derived", "random"):
         tree = load_tree(finished_stage_1(config) / "tree.json", names)
     else:
-        given, copy = config.tree, Path(config.flat_run or "") / "given_tree.json"
-        if copy.exists() and read_config(copy.parent).tree == given:
-            print(f"tree: {shown(copy)}, the copy of {shown(given)} that stage 1 made", flush=True)
-            given = str(copy)
-        tree = named_tree(given, config.dataset, names)
+        copy = Path(config.flat_run or "") / "given_tree.json"
+        if copy.exists() and read_config(copy.parent).tree == config.tree:
+            tree = load_tree(copy, names)
+            if is_another(config.tree, tree, names):
+                print(
+                    f"warning: {shown(config.tree)} is no longer the tree of stage 1, {shown(copy)}, which is used",
+                    file=sys.stderr,
+                )
+        else:
+            tree = named_tree(config.tree, config.dataset, names)
     if config.tree == "random":
         tree = trees.tree_of(trees.random_levels(trees.levels_of(tree), config.seed), names)
     with as_user_error():
         return trees.choose_levels(tree, parse_numbers("--levels", config.levels)), tree
+
+
+def is_another(path: str, tree: trees.Node, names: list[str]) -> bool:
+    """Whether a file no longer holds this tree: it was edited, damaged or removed."""
+    try:
+        return load_tree(path, names) != tree
+    except UserError:
+        return True

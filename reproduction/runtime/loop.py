@@ -22,7 +22,8 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from reproduction.runtime.run_folder import MetricsLog, Stop, UserError
+from reproduction.runtime.metrics_log import MetricsLog
+from reproduction.runtime.run_folder import Stop, UserError
 
 WARM_UP, PROJECT_AFTER = 5, 50  # steps left out of the measured rate, and steps it is measured over
 LOSSES = 50  # losses looked at together if a look waits for the GPU

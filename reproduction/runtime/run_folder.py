@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import signal
 import sys
@@ -18,11 +19,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import filelock
-
-from datasets.files import atomic, write_json
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
 DATA_ROOT = REPO_ROOT / "data"
@@ -49,10 +48,34 @@ class Damaged(UserError):
     """A checkpoint with corrupt content. I/O and memory errors are not included."""
 
 
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file for writing: complete under its name, or not at all (a full disk leaves the old file).
+
+    Not that of `datasets.files`: the methods must work if another package is called `datasets`.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a file atomically."""
     with atomic(path) as file:
         file.write(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    write_bytes(Path(path), (json.dumps(value, indent=2, sort_keys=True, default=str) + "\n").encode())
 
 
 def read_json(path: Path, *keys: str) -> Any:
@@ -305,82 +328,3 @@ def stop_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class MetricsLog:
-    """Scalars of a run: metrics.jsonl for programs, TensorBoard events to look at.
-
-    One line per call: {"step": ..., name: value, ...}. On resume the lines after the checkpoint's step are cut, so
-    that a killed run leaves the same file as an undisturbed one. TensorBoard drops the same steps.
-    """
-
-    def __init__(self, folder: Path, resume_step: int = -1, subfolder: str = "tensorboard"):
-        """Opens the log.
-
-        Args:
-          folder: the run folder.
-          resume_step: last step that counts; lines with a larger step are dropped. -1 starts anew.
-          subfolder: folder of the event files below `folder`.
-        """
-        import tensorboard.compat
-
-        if "tensorflow" not in sys.modules:  # else tensorboard imports TensorFlow just to write files
-            sys.modules.setdefault("tensorboard.compat.notf", tensorboard.compat)
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        self._path = folder / "metrics.jsonl"
-        lines = [line for line in read_metrics(folder) if line["step"] <= resume_step]
-        write_bytes(self._path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        self._file = open(self._path, "a", buffering=1, encoding="utf-8")
-        events = folder / subfolder
-        if resume_step < 0:
-            shutil.rmtree(events, ignore_errors=True)
-        self._folder, self._new_writer = events, EventFileWriter
-        self._writers: dict[str, Any] = {}
-        self._proto, self._summary = event_pb2, summary_pb2
-
-    def _writer(self, split: str, step: int) -> Any:
-        if split not in self._writers:
-            self._writers[split] = self._new_writer(str(self._folder / split))
-            if step > 0:  # a START event makes TensorBoard drop what a killed run wrote from this step on
-                start = self._proto.SessionLog(status=self._proto.SessionLog.START)
-                self._writers[split].add_event(self._proto.Event(step=step, session_log=start))
-        return self._writers[split]
-
-    def write(
-        self, step: int, values: Mapping[str, float], split: str = "", tensorboard_step: int | None = None
-    ) -> None:
-        """Appends one line and one event per value.
-
-        Args:
-          step: the step the resume logic counts in.
-          values: name -> number; the line has the names as `<split>/<name>` if there is a split.
-          split: "train", "test" or ""; event files of a split are in a folder of that name.
-          tensorboard_step: x-axis of the event file, if it differs from step (Class2Str counts samples).
-        """
-        prefix = f"{split}/" if split else ""
-        self._file.write(json.dumps({"step": step, **{prefix + name: value for name, value in values.items()}}) + "\n")
-        scalars = [self._summary.Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        at = step if tensorboard_step is None else tensorboard_step
-        event = self._proto.Event(step=at, wall_time=time.time(), summary=self._summary.Summary(value=scalars))
-        self._writer(split, at).add_event(event)
-
-    def close(self) -> None:
-        """Closes metrics.jsonl and the event files."""
-        self._file.close()
-        for writer in self._writers.values():
-            writer.close()
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Lines of a run's metrics.jsonl; an incomplete last line (a kill) is left out, a missing file is empty."""
-    path = Path(folder) / "metrics.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    try:
-        found = [json.loads(line) for line in lines]
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{shown(path)}: not JSON lines ({error}); --overwrite starts anew") from None
-    if not all(isinstance(line, dict) and type(line.get("step")) is int for line in found):
-        raise UserError(f"{shown(path)}: a line without its step; --overwrite starts anew")
-    return found

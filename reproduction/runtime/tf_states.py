@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduction.runtime.run_folder import read_metrics, shown
+from reproduction.runtime.metrics_log import read_metrics
+from reproduction.runtime.run_folder import shown
 from reproduction.runtime.tf_import import frameworks
 from reproduction.runtime.tf_runtime import checkpoints, restore_newest, save_checkpoint
 

@@ -21,7 +21,7 @@ from datasets import identity
 from reproduction.compare import collect, export, tables
 from reproduction.compare import comparison as compare
 from reproduction.page import curves, gallery
-from reproduction.runtime import arrays, record, run_data
+from reproduction.runtime import arrays, metrics_log, record, run_data
 from reproduction.runtime import run_folder as runs
 
 NAMES = ["a", "b", "c", "d"]
@@ -99,7 +99,7 @@ def run_data_note(path: Path) -> None:
 
 def metrics(path: Path) -> None:
     """metrics.jsonl as a resumed run reads it."""
-    assert all(isinstance(line["step"], int) for line in runs.read_metrics(path.parent))
+    assert all(isinstance(line["step"], int) for line in metrics_log.read_metrics(path.parent))
 
 
 def curve(path: Path) -> None:

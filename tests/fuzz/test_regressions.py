@@ -18,7 +18,7 @@ from finegrained_torch.training import setting
 from hierarchy_cnn_torch.viewer import export
 from reproduction.compare import tables
 from reproduction.page import curves
-from reproduction.runtime import arrays, torch_runtime
+from reproduction.runtime import arrays, metrics_log, torch_runtime
 from reproduction.runtime import run_folder as runs
 from reproduction.runtime.run_folder import UserError
 from tests.fuzz import data_targets, end_targets, framework_targets, mutate, run_targets, seeds
@@ -87,7 +87,7 @@ def test_a_setting_whose_name_no_terminal_prints_is_one_line(tmp_path, name):
 @pytest.mark.parametrize("line", ["7", "{}", '{"step": "a"}', '{"step": null}', "[" * 100_000])
 def test_metrics_without_their_step(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + line + "\n", encoding="utf-8")
-    refused(UserError, runs.read_metrics, tmp_path)
+    refused(UserError, metrics_log.read_metrics, tmp_path)
 
 
 @pytest.mark.parametrize(

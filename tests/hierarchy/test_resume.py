@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hierarchy_cnn_torch.training import loop, record
-from reproduction.runtime.run_folder import Stop, read_metrics
+from reproduction.runtime.metrics_log import read_metrics
+from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World
 
 from . import ddp_worker as worker

@@ -115,7 +115,7 @@ def test_the_command_of_stage_1_has_every_flag_of_the_network_and_the_data(tmp_p
     assert asked == replace(config, stage="flat", arm="A0", name="A0", flat_run=None, overwrite=False, argv=[])
 
 
-def test_the_tree_file_of_stage_1_may_be_edited_or_removed(tmp_path, monkeypatch):
+def test_the_tree_file_of_stage_1_may_be_edited_or_removed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loop, "run", lambda *_: pytest.fail("trained"))
     monkeypatch.chdir(tmp_path)
     write_json(tmp_path / "mine.json", to_json(tree_of([np.array([0, 0, 1, 1])], "abcd")))
@@ -128,7 +128,9 @@ def test_the_tree_file_of_stage_1_may_be_edited_or_removed(tmp_path, monkeypatch
     assert measure.study_tree(tmp_path, config, data.names) == tree
     write_json(tmp_path / "A0" / "config.json", flags.of_run(config))
     aware = replace(config, stage="aware", arm="A1", flat_run=str(tmp_path / "A0"))
-    assert stage2.levels_for(aware, data.names)[1] == tree
+    assert (
+        stage2.levels_for(aware, data.names)[1] == tree and "mine.json is no longer the tree" in capsys.readouterr().err
+    )
     with pytest.raises(UserError, match="mine.json"):  # not the tree of this stage 1
         stage2.levels_for(replace(aware, tree=str(tmp_path / "mine.json")), data.names)
     # an older run has no copy but that of A1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reproduction.runtime import driver, faults, flags, torch_runtime
+from reproduction.runtime import driver, faults, flags, torch_fast, torch_runtime
 from reproduction.runtime.run_folder import UserError
 
 FULL = (
@@ -151,7 +151,7 @@ def test_a_driver_older_than_torch_is_refused_and_not_taken_for_a_machine_withou
         raise RuntimeError("Found no NVIDIA driver on your system.")
 
     monkeypatch.setattr(torch.cuda, "init", none)
-    assert torch_runtime.old_driver() is None and torch_runtime.pick_device("auto").type == "cpu"
+    assert torch_fast.old_driver() is None and torch_runtime.pick_device("auto").type == "cpu"
     monkeypatch.setattr(torch.cuda, "init", old)
     for name in ("auto", "cuda"):
         with pytest.raises(

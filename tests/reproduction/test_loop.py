@@ -12,7 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reproduction.runtime.loop import Training
-from reproduction.runtime.run_folder import REPO_ROOT, Stop, UserError, read_metrics
+from reproduction.runtime.metrics_log import read_metrics
+from reproduction.runtime.run_folder import REPO_ROOT, Stop, UserError
 from reproduction.runtime.torch_runtime import World, generator, states_of
 from reproduction.runtime.torch_states import States
 

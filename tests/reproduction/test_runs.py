@@ -12,8 +12,9 @@ import pytest
 
 from datasets import DatasetError
 from reproduction.runtime import run_folder as runs
+from reproduction.runtime.metrics_log import MetricsLog, read_metrics
 from reproduction.runtime.run_data import already_done
-from reproduction.runtime.run_folder import MetricsLog, UserError, flags_hash, open_run, read_metrics
+from reproduction.runtime.run_folder import UserError, flags_hash, open_run
 
 CONFIG = {"lr": 0.1, "name": "a", "runs_dir": "x", "units": [3, 3]}
 
@@ -176,7 +177,7 @@ def test_metrics_after_the_checkpoint_are_cut_and_half_lines_dropped(tmp_path):
 def test_metrics_log_imports_no_tensorflow(tmp_path):
     (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported')")
     code = (
-        "import sys; from pathlib import Path; from reproduction.runtime.run_folder import MetricsLog\n"
+        "import sys; from pathlib import Path; from reproduction.runtime.metrics_log import MetricsLog\n"
         "log = MetricsLog(Path(sys.argv[1])); log.write(1, {'a': 1.0}); log.close()"
     )
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{runs.REPO_ROOT}"}

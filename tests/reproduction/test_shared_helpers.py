@@ -12,7 +12,7 @@ from reproduction.compare.tabular import latex_table, markdown_table, spread
 from reproduction.runtime.arrays import confusion_counts, read_npz, write_npz
 from reproduction.runtime.deviations import active
 from reproduction.runtime.figures import new_figure, save_figure
-from reproduction.runtime.torch_runtime import amp_of, one_cycle, precision
+from reproduction.runtime.torch_fast import amp_of, one_cycle, precision
 
 
 def test_markdown_cells_stay_as_they_are_but_for_what_would_end_them():
@@ -90,6 +90,6 @@ def test_one_cycle_rises_to_the_peak_and_falls():
 def test_bf16_is_taken_where_the_device_computes_in_it(monkeypatch):
     cpu = torch.device("cpu")
     for has, amp in ((True, "bf16"), (False, None)):
-        monkeypatch.setattr("reproduction.runtime.torch_runtime.computes_bf16", lambda device, has=has: has)
+        monkeypatch.setattr("reproduction.runtime.torch_fast.computes_bf16", lambda device, has=has: has)
         assert amp_of(cpu, "auto") == amp and precision(cpu, "auto") == ("bfloat16 autocast" if has else "float32")
         assert amp_of(cpu, "bf16") == "bf16" and amp_of(cpu, None) is None

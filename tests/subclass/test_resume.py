@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from reproduction.runtime import torch_runtime as runtime
-from reproduction.runtime.run_folder import Stop, read_metrics
+from reproduction.runtime.metrics_log import read_metrics
+from reproduction.runtime.run_folder import Stop
 from subclass_torch.training import loop, record
 from subclass_torch.training.loop import run_stage
 

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reproduction.runtime.run_folder import Stop, UserError, read_metrics, write_json
+from reproduction.runtime.metrics_log import read_metrics
+from reproduction.runtime.run_folder import Stop, UserError, write_json
 from reproduction.runtime.torch_runtime import World
 from subclass_torch.method import losses, neglect
 from subclass_torch.yt8m import create as yt8m_create
