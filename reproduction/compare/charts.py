@@ -32,12 +32,13 @@ GREY, BLUE, BAND = "#7f8c99", "#2c6fad", "#eceff1"
 GAINS = {  # variant of the subclass method -> title of its panel
     "": "subclasses",
     "doubled": "doubled, not split",
-    "random": "two random classes split",
+    "random": "random classes split",
     "copied": "doubled by copies, split",
     "undoubled": "split, not doubled",
     "epochs": "subclasses, equal epochs",
 }
 COLUMNS = 3  # panels side by side
+MOST_CLASSES, EXTREMES = 20, 5  # of a panel of gains; of more classes, the others that gain or lose most
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,13 @@ def class_gains(comparison: Comparison, records: Collection, base: str) -> Figur
         return None
     first = records.runs("subclass", base)[0]
     names, neglected = first.listed("class_names"), first.listed("neglected")
-    order = np.argsort([-effect.mean for effect in gains[""]])
+    order = [int(c) for c in np.argsort([-effect.mean for effect in gains[""]])]
+    others, left_out = [c for c in order if c not in neglected], ""
+    if len(names) > MOST_CLASSES:
+        order = [c for c in order if c in {*neglected, *others[:EXTREMES], *others[-EXTREMES:]}]
+        left_out = f"\nof the others: the {EXTREMES} best and {EXTREMES} worst"
     columns, lines = min(len(gains), COLUMNS), -(-len(gains) // COLUMNS)
-    size = (3.2 * columns + 1.2, (0.32 * len(names) + 1.2) * lines)
+    size = (3.2 * columns + 1.2, (0.32 * len(order) + 1.2) * lines)
     figure, axes = new_figure(*size, lines, columns, sharex=True, sharey=True)
     for empty in axes.flat[len(gains) :]:
         empty.set_axis_off()
@@ -135,9 +140,9 @@ def class_gains(comparison: Comparison, records: Collection, base: str) -> Figur
         title = f"{GAINS[variant]} ({by_class[0].seeds} seeds)"
         axis.set_title(f"{title}\n{gains_in_words(by_class, neglected)}", fontsize=8)
         lacking = "" if by_class[0].images else " of seeds only"
-        axis.set_xlabel(f"points over the plain network\nred: neglected; line: 95 % interval{lacking}")
+        axis.set_xlabel(f"points over the plain network\nred: neglected; line: 95 % interval{lacking}{left_out}")
+        axis.set_yticks(range(len(order)), [names[c] for c in order], fontsize=8)
         axis.tick_params(labelbottom=True)
-    axes[0, 0].set_yticks(range(len(order)), [names[c] for c in order], fontsize=8)
     axes[0, 0].invert_yaxis()
     return figure
 
@@ -179,7 +184,9 @@ def neglect_of_all_seeds(comparison: Comparison, records: Collection, row: str) 
     for at, label in enumerate(order):
         for run in values[:, :, label]:
             axis.plot(at + epochs, run, ".-", color=RED if label in chosen else GREY, linewidth=0.8, markersize=4)
-    axis.set_xticks(range(len(order)), [names[label] for label in order], rotation=30, ha="right", fontsize=9)
+    few = len(order) <= MOST_CLASSES
+    turned = dict(rotation=30, ha="right", fontsize=9) if few else dict(rotation=90, fontsize=5)
+    axis.set_xticks(range(len(order)), [names[label] for label in order], **turned)
     axis.set_ylabel("neglection degree (1 = no cancellation)")
     what = f"{len(values)} runs of stage 1, epochs 1 to {values.shape[1]} from left to right within a class"
     axis.set_title(f"{what}\nred: the neglected classes, the same in stage 2 of every seed", fontsize=10)
