@@ -10,7 +10,6 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from datasets.core import DatasetError
 
@@ -55,26 +54,14 @@ def read_bounded(path: Path, limit: int | None) -> bytes:
     return raw
 
 
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file for writing: complete under its name, or not at all (a full disk leaves the old file)."""
+def write_text(path: Path, text: str) -> None:
+    """Writes text as UTF-8, so that a reader sees the old file or the new one, never half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        partial.write_bytes(text.encode())
         os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes text as UTF-8, atomically."""
-    with atomic(path) as file:
-        file.write(text.encode())
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -50,10 +50,7 @@ class Damaged(UserError):
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file for writing: complete under its name, or not at all (a full disk leaves the old file).
-
-    Not that of `datasets.files`: the methods must work if another package is called `datasets`.
-    """
+    """Opens a file for writing: complete under its name, or not at all (a full disk leaves the old file)."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
