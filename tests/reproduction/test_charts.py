@@ -57,6 +57,22 @@ def test_every_variant_has_a_panel_with_the_sum_over_the_other_classes(make, tmp
         assert axis.get_title().endswith(f"neglected {100 * gain[1]:+.1f}, over the others {others:+.1f}")
 
 
+def test_of_many_classes_a_panel_has_the_neglected_and_the_others_that_change_most(make, tmp_path):
+    names, neglected = [f"class{c}" for c in range(30)], [3, 4, 28]
+    for row, gain in (("cifar100-matched-baseline", 0.0), ("cifar100-matched", 0.01)):
+        for seed in (0, 1):
+            metrics = {f"class_accuracy/{c}": make.metric(0.5 + gain * c) for c in range(30)}
+            details = {"class_names": names, "neglected": neglected}
+            make.put(tmp_path, make.record(metrics, row=row, seed=seed, paper="subclass", details=details))
+    figure = charts.class_gains(None, collect(runs=tmp_path, results=tmp_path / "none"), "cifar100-matched")
+    [axis] = (axis for axis in figure.axes if axis.get_title())
+    shown = {text.get_text() for text in axis.get_yticklabels()}
+    assert shown == {f"class{c}" for c in (*neglected, 0, 1, 2, 5, 6, 29, 27, 26, 25, 24)}
+    assert axis.get_xlabel().endswith("of the others: the 5 best and 5 worst")
+    others = sum(c for c in range(30) if c not in neglected)
+    assert axis.get_title().endswith(f"neglected +35.0, over the others +{others}.0")  # of all classes, drawn or not
+
+
 def test_effects_are_those_of_the_claims(committed):
     results = [r for r in committed[0]["class2str"].claims if r.row == "cifar10-cpu"]
     figure = charts.effects(results)
