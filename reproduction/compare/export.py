@@ -12,13 +12,13 @@ from reproduction.compare.claims import Result, without_run
 from reproduction.compare.collect import PROFILES
 from reproduction.compare.comparison import Comparison, Line
 from reproduction.compare.effects import Effect
-from reproduction.compare.tables import RECALLED_MARK
+from reproduction.compare.tables import RECALLED_MARK, PublishedRow
 from reproduction.compare.tabular import escape_latex, latex_table, markdown_table
 from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
 RECALLED_NOTE = f"{RECALLED_MARK} recalled: quoted from memory, nobody here could open the source; no verdict uses it"
 OURS_NOTE = (
-    "Ours: mean ± standard deviation (seeds), in the profile nearest the paper's that was run. The profiles `matched` "
+    "Ours: mean ± standard deviation (seeds), of the row that was run and is nearest the paper's. The profiles `matched` "
     "and `cpu` have another network and schedule than the paper: no number of theirs is judged against it."
 )
 NONE_OF_OURS = (
@@ -239,18 +239,20 @@ def markdown_lines(lines: Sequence[Line], anchors: bool = False) -> str:
     return "\n\n".join(parts)
 
 
-def nearest_lines(comparison: Comparison, table: str, row: str) -> dict[str, Line]:
-    """Chooses our numbers that stand below a published row: column -> line, all of one profile.
+def nearest_lines(comparison: Comparison, table: str, row: PublishedRow) -> dict[str, Line]:
+    """Chooses our numbers that stand below a published row: column -> line.
 
-    The profile is the one nearest the paper's that was run; of its rows the first one counts.
+    They are of the first of `row.ours` that was run and of its variants; without one, of the profile nearest the
+    paper's that was run. The first of these rows counts in each column.
     """
     lines = [
         line
         for line in comparison.lines
-        if line.number is not None and (line.number.table, line.number.row) == (table, row) and line.mean is not None
+        if line.number is not None and (line.number.table, line.number.row) == (table, row.name)
+        if line.mean is not None
     ]
-    for profile in PROFILES:
-        if here := [line for line in lines if f"-{profile}-" in f"{line.row}-"]:
+    for part in [*(f"{name}-" for name in row.ours), *(f"-{profile}-" for profile in PROFILES)]:
+        if here := [line for line in lines if part in f"{line.row}-"]:
             return {line.number.column: line for line in reversed(here) if line.number is not None}
     return {}
 
@@ -266,7 +268,7 @@ def markdown_published(comparison: Comparison) -> str:
         rows = []
         for row in table.rows:
             rows.append([row.name, *(printed.get((table.id, row.name, c.name), "-") for c in table.columns)])
-            if ours := nearest_lines(comparison, table.id, row.name):
+            if ours := nearest_lines(comparison, table.id, row):
                 name = min((line.row for line in ours.values()), key=len)
                 cells = [ours_text(ours[c.name]) if c.name in ours else "-" for c in table.columns]
                 rows.append([f"ours: [{name}](#row-{name})", *cells])

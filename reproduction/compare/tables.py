@@ -86,6 +86,7 @@ class PublishedRow(Strict):
     name: str
     values: tuple[float | int | str, ...]
     samples: int | None = None  # images of the test split, for the binomial error
+    ours: tuple[str, ...] = ()  # our rows with the network of this row: the first one that was run stands below it
     note: str = ""
 
 
@@ -197,6 +198,10 @@ class Paper(Strict):
             twice = sorted({name for name in ids if ids.count(name) > 1})
             if twice:
                 raise ValueError(f"{kind} {twice[0]} stands twice")
+        for published in (row for table in self.table for row in table.rows):
+            for name in published.ours:
+                if name not in [row.row for row in self.row]:
+                    raise ValueError(f"published row {published.name}: ours {name!r} is no row of ours")
         cells = [number.cell for number in self.numbers]
         for claim in self.claim:
             for cell in (cell for pair in claim.published.values() for cell in pair):

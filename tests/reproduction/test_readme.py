@@ -151,6 +151,19 @@ def test_below_a_published_row_is_the_run_row_of_the_profile_nearest_the_papers(
     ]
 
 
+def test_a_published_row_can_name_our_rows_that_have_its_network(make, tmp_path):
+    for row, value in {"mnist-paper-epochs-100": 0.97, "mnist-matched": 0.98, "mnist-matched-fc": 0.5}.items():
+        record = make.record({"fc_accuracy": make.metric(value, best_on_test=value)}, row=row, paper="class2str")
+        make.put(tmp_path, record)
+    paper = paper_of("class2str")
+    (comparison,) = compare([paper], collect(runs=tmp_path, results=tmp_path / "none"))
+    (main,) = [table for table in paper.table if table.id == "main"]
+    below = export.nearest_lines(comparison, "main", main.rows[0])
+    assert main.rows[0].name == "MNIST" and below["FC"].row == "mnist-matched"
+    unnamed = main.rows[0].model_copy(update={"ours": ()})
+    assert export.nearest_lines(comparison, "main", unnamed)["FC"].row == "mnist-paper-epochs-100"
+
+
 def test_a_changed_record_is_a_difference(checkout, make):
     (checkout / "README.md").write_text("<!-- generated: table class2str -->\nold\n<!-- end -->\n")
     for path, text in readme.changed(checkout, checkout / "results").items():
