@@ -18,8 +18,8 @@ from reproduction.runtime.run_folder import UserError, shown, write_bytes
 
 RECALLED_NOTE = f"{RECALLED_MARK} recalled: quoted from memory, nobody here could open the source; no verdict uses it"
 OURS_NOTE = (
-    "Ours: mean ± standard deviation (seeds), of the row that was run and is nearest the paper's. The profiles `matched` "
-    "and `cpu` have another network and schedule than the paper: no number of theirs is judged against it."
+    "Ours: mean ± standard deviation (seeds), of the row that was run and is nearest the paper's. The profiles "
+    "`matched` and `cpu` have another network and schedule than the paper: no number of theirs is judged against it."
 )
 NONE_OF_OURS = (
     "No run of ours is compared with this table yet. [All rows](#rows) lists what was run, and what the others need."
