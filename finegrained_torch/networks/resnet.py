@@ -7,6 +7,7 @@ the features of step 1b), `feature_dim` (width of that output) and `embed_dim` (
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -226,15 +227,15 @@ def find_pretrained(given: str | None, data_dir: str, accept_unverified: bool = 
     """The ImageNet weights: `--weights FILE`, or the checked file in data/weights.
 
     Returns:
-      State dict, and the file's sha256 or name.
+      State dict, and the file's sha256.
     Raises:
       UserError, DatasetError: no such file, not a state dict; the message says how to get it or do without.
     """
     if given:
-        path, name = Path(given), Path(given).name
+        path, digest = Path(given), ""
     else:
         try:
-            path, name = weight_files.find(PRETRAINED_FILE, Path(data_dir), None, accept_unverified)
+            path, digest = weight_files.find(PRETRAINED_FILE, Path(data_dir), None, accept_unverified)
         except datasets.DatasetError as error:
             raise UserError(f"--pretrained: {error}; or start from random weights with --no-pretrained") from None
     # DEVIATION FGL-D29: weights only, with a map location
@@ -242,7 +243,10 @@ def find_pretrained(given: str | None, data_dir: str, accept_unverified: bool = 
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"--weights {shown(path)}: not a state dict of tensors")
-    return state, name
+    if given:
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return state, digest
 
 
 def inference_copy(network: nn.Module) -> nn.Module:

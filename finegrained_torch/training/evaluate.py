@@ -133,6 +133,11 @@ def print_evaluation(setting: Setting, checkpoint: str) -> None:
     data = setting.data
     if content["dataset"] != data.name:
         raise UserError(f"--eval: the checkpoint was trained on {content['dataset']}, --dataset is {data.name}")
+    if list(content["coarse_names"]) != list(data.coarse_names):
+        raise UserError(
+            f"--eval: the checkpoint knows the classes {', '.join(map(str, content['coarse_names'][:5]))}, "
+            f"--dataset has {', '.join(data.coarse_names[:5])}"
+        )
     labels = data.test.coarse
     if content["stage"] == "sub":
         if content.get("labels") != "true":

@@ -10,6 +10,7 @@ A training minimizes `training_step` of its module (modules.py) on the training 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -140,8 +141,9 @@ def _fit(task: Task, config: Config, batches: Batches, state: Path | None) -> No
         on_device = items.to(device)
         items, val_items = on_device, on_device if val_items is items else val_items.to(device)
     loaders = (loader(items, batches, config.num_workers), loader(val_items, val_batches, config.num_workers))
-    with stop_signals() as stop:
-        epoch_end = EpochEnd(task, config, stop if config.devices == 1 else None)
+    # a signal ends several processes at once: each would have to wait for the others' epoch to end
+    with stop_signals() if config.devices == 1 else contextlib.nullcontext() as stop:
+        epoch_end = EpochEnd(task, config, stop)
         trainer = make_trainer(config, task.folder, [epoch_end], config.devices)
         if config.devices > 1:
             os.environ[TRAINING_CHILD] = "1"

@@ -82,9 +82,8 @@ def write_report(
 
 def sibling_seeds(folder: Path) -> list[Path]:
     """Returns the run folders seed<k> next to a run folder that is called so too."""
-    if not re.fullmatch(r"seed\d+", folder.name):
-        return []
-    return [other for other in sorted(folder.parent.glob("seed*")) if other != folder and other.is_dir()]
+    seeds = [other for other in sorted(folder.parent.glob("seed*")) if re.fullmatch(r"seed\d+", other.name)]
+    return [other for other in seeds if other != folder and other.is_dir()] if folder in seeds else []
 
 
 def read_entries(folder: Path) -> list[Entry]:

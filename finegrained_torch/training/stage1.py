@@ -150,7 +150,12 @@ def cluster(setting: Setting) -> None:
         if not (setting.folder(stage) / "DONE").exists():
             raise UserError(f"{shown(setting.folder(stage))}: has not finished; run pipeline.py --stage {stage} first")
     path = setting.tables / "activations.npy"
-    manifest = read_json(setting.folder("uncertainty") / "manifest.json", "settings")
+    manifest = read_json(setting.folder("uncertainty") / "manifest.json", "settings", "inputs")
+    if manifest["inputs"] != read_json(setting.folder("features") / "manifest.json", "inputs")["inputs"]:
+        raise UserError(
+            f"{shown(setting.out)}: stages features and uncertainty ran on different base networks or images; run both "
+            "again: --stage features uncertainty --overwrite"
+        )
     if manifest["settings"]["threshold"] != config.threshold:
         raise UserError(
             f"--threshold {config.threshold}: stage uncertainty ran with "

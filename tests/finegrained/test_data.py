@@ -173,3 +173,9 @@ def test_pathmnist_bomb(placed, monkeypatch):
     monkeypatch.setattr(pathmnist, "MOST_BYTES", 1000)
     with pytest.raises(datasets.DatasetError, match="unpacks to more than 1,000 bytes"):
         datasets.load("pathmnist", placed(npz()[0]), accept_unverified=True)
+
+
+def test_mean_and_deviation_are_those_of_a_sample_of_all_images():
+    images = np.zeros((20_000, 1, 1, 3), np.uint8)
+    images[10_000:] = 255  # a folder's images are sorted by class
+    assert data._constants(images) == ((0.5,) * 3, (0.5,) * 3)

@@ -131,6 +131,11 @@ def test_foreign_weights_are_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UserError, match="list.pt: not a state dict"):
         networks.find_pretrained(str(tmp_path / "list.pt"), str(tmp_path))
+    digests = []
+    for value in (0.0, 1.0, 0.0):  # a file is known by its content
+        torch.save({"fc.bias": torch.full((2,), value)}, tmp_path / "weights.pt")
+        digests.append(networks.find_pretrained(str(tmp_path / "weights.pt"), str(tmp_path))[1])
+    assert digests[0] == digests[2] != digests[1]
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)

@@ -235,3 +235,10 @@ def test_published_numbers_stand_beside_pathmnist_and_nothing_beside_cifar():
     rows = {row.row: [n.printed for n in paper.compared_with(row) if n.metric == "accuracy"] for row in paper.row}
     assert [rows[f"pathmnist-paper{name}"] for name in ("", "-ft", "-ft-deep")] == [["90.836"], ["90.515"], ["91.657"]]
     assert not any(numbers for row, numbers in rows.items() if row.startswith("cifar10"))
+
+
+def test_a_copy_of_a_seeds_folder_is_not_another_seed(tmp_path):
+    for name in ("seed0", "seed1", "seed10", "seed1.bak", "seeds"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in report.sibling_seeds(tmp_path / "seed1")] == ["seed0", "seed10"]
+    assert report.sibling_seeds(tmp_path / "seed1.bak") == []

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,8 +277,8 @@ def test_a_lone_damaged_state_is_refused_and_stays(tmp_path):
         assert state.exists()
 
 
-def kill_when(seen, *flags):
-    """Starts the script and kills it with SIGKILL as soon as `seen` exists."""
+def kill_when(seen, *flags, sent=signal.SIGKILL):
+    """Starts the script and sends it a signal, that which kills by default, as soon as `seen` exists."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
         command("pipeline.py", *flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, env=env
@@ -287,7 +288,7 @@ def kill_when(seen, *flags):
         assert child.poll() is None, child.stdout.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
+    child.send_signal(sent)
     child.wait()
     child.stdout.close()
 
@@ -369,10 +370,44 @@ def test_evaluation_of_a_checkpoint(whole, tmp_path):
         assert f"accuracy {100 * logged:.4f} % on 1,000 test images of mnist5k" in said
     said = run("pipeline.py", *TINY, "--eval", out / "classifier_sub/mnist5k/pseudo", code=2).stderr
     assert "learned pseudo-labels, which test images do not have" in said
-    said = run("pipeline.py", *TINY, "--eval", tmp_path, code=2).stderr
+    content = torch.load(out / "classifier/mnist5k/best.ckpt", weights_only=True)
+    torch.save({**content, "coarse_names": ["cat", "dog"]}, tmp_path / "pets.ckpt")
+    said = run("pipeline.py", *TINY, "--eval", tmp_path / "pets.ckpt", code=2).stderr
+    assert "the checkpoint knows the classes cat, dog, --dataset has " in said
+    (tmp_path / "empty").mkdir()
+    said = run("pipeline.py", *TINY, "--eval", tmp_path / "empty", code=2).stderr
     assert "holds no best.ckpt" in said
     torch.save({"state_dict": {}}, tmp_path / "bare.ckpt")
     assert "bare.ckpt: lacks " in run("pipeline.py", *TINY, "--eval", tmp_path / "bare.ckpt", code=2).stderr
+
+
+def test_features_and_uncertainty_of_two_networks_are_not_clustered(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "out")
+    path = tmp_path / "out" / "sub_mnist5k" / "stages" / "features" / "manifest.json"
+    path.write_text(path.read_text().replace('"base": "', '"base": "0'))
+    flags = [*TINY, "--row", "mnist5k-smoke", "--out_dir", tmp_path / "out", "--stage", "cluster"]
+    assert "ran on different base networks" in run("pipeline.py", *flags, code=2).stderr
+
+
+def test_a_signal_ends_two_processes_and_the_same_command_goes_on(loopback, tmp_path):
+    flags = [*TINY, "--out_dir", tmp_path, "--stage", "coarse", "--devices", "2", "--parallel", "ddp_fork"]
+    flags += ["--max_epochs", "12", "--min_epochs", "12"]
+    folder = tmp_path / "classifier/mnist5k"
+    kill_when(folder / "state-0001.ckpt", *flags, sent=signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    while any(str(tmp_path) in words_of(process) for process in Path("/proc").glob("[0-9]*/cmdline")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not (folder / "DONE").exists()
+    assert "going on after epoch" in run("pipeline.py", *flags).stdout and len(rows(folder)) == 12
+
+
+def words_of(path):
+    """The command line of a process, "" if it has ended."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def test_two_processes(loopback, whole, tmp_path):
