@@ -202,7 +202,11 @@ TRAIN_FLAGS: FlagTable = {
     "--bn": dict(action="store_true", help="batch normalisation after each convolution"),
     "--subset": dict(type=whole(0), default=0, help="train on a fixed stratified subset of N images (0: all)"),
     "--held-out": dict(type=whole(0), default=0, help="training images to hold out (0: 5,000, at most a fifth)"),
-    "--curve-images": dict(type=whole(0), default=0, help="test images to evaluate after every epoch (0: all)"),
+    "--curve-images": dict(
+        type=whole(0),
+        default=0,
+        help="test and held-out images to evaluate after every epoch (0: all)",
+    ),
     "--keep-epochs": dict(
         default="auto",
         metavar="0,1,2",

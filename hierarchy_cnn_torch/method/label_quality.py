@@ -26,7 +26,7 @@ def label_scores(probabilities: np.ndarray, labels: np.ndarray, levels: Sequence
     Returns:
       s1: p(predicted) - p(label) for errors, else 0; in [0, 1].
       s2: s1 x height of the LCA of the two (far and confident: wrong label).
-      s3: LCA height of the two most probable classes if they lie within 0.1, else 0 (several objects).
+      s3: LCA height x (1 - gap) of the two most probable classes if their gap is at most 0.1, else 0 (several objects).
     """
     rows = np.arange(len(labels))
     num_classes = probabilities.shape[1]

@@ -22,15 +22,20 @@ def study_labels(folder: Path, data: Data) -> dict[str, Any]:
     Args:
       folder: holds fold0, fold1, ...
       data: images in their splits.
+    Returns:
+      The study; nothing as long as a fold is missing, because each image is judged once.
     """
-    parts = [
-        read_npz(path, hint="run that fold again with --overwrite") for path in sorted(folder.glob("fold*/fold.npz"))
-    ]
+    folds = [path.parent for path in sorted(folder.glob("fold*/DONE"))]
+    number = read_json(folds[0] / "config.json", "folds")["folds"]
+    if len(folds) < number:
+        print(f"label study: {len(folds)} of {number} folds have finished; it is left out", flush=True)
+        return {}
+    parts = [read_npz(fold / "fold.npz", hint="run that fold again with --overwrite") for fold in folds]
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     probabilities, labels, kind = joined["probabilities"], joined["labels"], joined["kind"]
-    twin = read_json(sorted(folder.glob("fold*/config.json"))[0], "")["split_class"]
+    twin = read_json(folds[0] / "config.json", "split_class")["split_class"]
     names = [*data.names, "second label"] if twin >= 0 else list(data.names)
-    tree_file = sorted(folder.glob("fold*/noise_tree.json"))[0]
+    tree_file = folds[0] / "noise_tree.json"
     spelled = leaf_names(tree_file)
     tree = load_tree(tree_file, [spelled.get(at, name) for at, name in enumerate(names)])
     scores = label_quality.label_scores(probabilities, labels, trees.levels_of(tree))

@@ -42,7 +42,8 @@ def _summarise(row: Path) -> None:
         raise UserError(f"{shown(row)}: no analysed seed; run analyze.py --run {shown(row)}/seed0 first")
     seeds = [read_json(folder / "analysis" / "analysis.json", "seed") for folder in folders]
     out = row / "summary"
-    out.mkdir(exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)  # of fewer seeds, or of other parts of the analysis
+    out.mkdir()
     tables.write_all(seeds, origin_of(folders), out)
     for name, needs, draw in (
         ("F3", "probes", plots.f3_probes),

@@ -91,10 +91,17 @@ def levels_for(config: Config, names: list[str]) -> tuple[list[np.ndarray], tree
     Of a tree file that stage 1 was given too, this is the copy that stage 1 wrote: all variants share one tree.
 
     Raises:
-      UserError: the tree is missing, or has no level of a size that --levels asks for.
+      UserError: the tree is missing, comes from images that A0 was trained on, or has no level of a size that
+        --levels asks for.
     """
     if config.tree in ("derived", "random"):
-        tree = load_tree(finished_stage_1(config) / "tree.json", names)
+        folder = finished_stage_1(config)
+        if read_config(folder).train_held_out:
+            raise UserError(
+                f"--tree {config.tree}: {shown(folder)} was trained on the held-out images too, and its tree must come "
+                "from others; run stage 1 again without --train-held-out"
+            )
+        tree = load_tree(folder / "tree.json", names)
     else:
         copy = Path(config.flat_run or "") / "given_tree.json"
         if copy.exists() and read_config(copy.parent).tree == config.tree:

@@ -18,6 +18,7 @@ import pytest
 from hierarchy_cnn_torch import analyze, flags, plots
 from hierarchy_cnn_torch.data import images, tree_files
 from hierarchy_cnn_torch.report import measure, summary
+from hierarchy_cnn_torch.report.label_study import study_labels
 from hierarchy_cnn_torch.training import evaluate
 from hierarchy_cnn_torch.viewer.from_run import view_of_run
 from hierarchy_cnn_torch.viewer.view import write
@@ -221,6 +222,8 @@ def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file, monkeypat
         more = ["--stage", "flat", "--tree", tree_file, "--label-noise", "0.1", "--folds", 2, "--fold", fold]
         answer = run(words(pictures, flat.parent / f"fold{fold}", *more, "--epochs", "1"))
         assert answer.returncode == 0, answer.stderr
+        if fold == 0:
+            assert study_labels(flat.parent, None) == {}  # one of two folds
         record = outcomes_agree(flat.parent / f"fold{fold}")
         with np.load(flat.parent / f"fold{fold}" / "fold.npz") as saved:  # planted labels differ from seed to seed
             right = saved["probabilities"].argmax(1) == saved["labels"]
@@ -264,8 +267,11 @@ def test_analysis_viewer_and_summary(pictures, flat, aware, tree_file, monkeypat
     row.mkdir(exist_ok=True)
     if not (row / "seed0").exists():
         (row / "seed0").symlink_to(flat.parent)
+    (row / "summary").mkdir(exist_ok=True)
+    (row / "summary" / "T9.md").write_text("of an earlier analysis")
     answer = run([sys.executable, str(ANALYZE), "--summary", str(row)])
     assert answer.returncode == 0, answer.stderr
+    assert not (row / "summary" / "T9.md").exists() and not (out / "T9.md").exists()
     assert "view.html in a browser" in answer.stdout.splitlines()[-1]
     assert "recalled" in (row / "summary" / "T3.md").read_text()
 

@@ -115,6 +115,16 @@ def test_the_command_of_stage_1_has_every_flag_of_the_network_and_the_data(tmp_p
     assert asked == replace(config, stage="flat", arm="A0", name="A0", flat_run=None, overwrite=False, argv=[])
 
 
+@pytest.mark.parametrize("tree", ["derived", "random"])
+def test_a_tree_from_images_that_the_flat_network_was_trained_on_is_refused(tmp_path, tree):
+    config = config_of("--dataset", "cifar10", "--tree", "official", "--train-held-out")
+    for written in ("DONE", "config.json"):
+        write_json(tmp_path / "A0" / written, flags.of_run(config))
+    aware = replace(config, train_held_out=False, tree=tree, stage="aware", arm="A1", flat_run=str(tmp_path / "A0"))
+    with pytest.raises(UserError, match=f"--tree {tree}: .*A0 was trained on the held-out images"):
+        stage2.levels_for(aware, list("abcd"))
+
+
 def test_the_tree_file_of_stage_1_may_be_edited_or_removed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loop, "run", lambda *_: pytest.fail("trained"))
     monkeypatch.chdir(tmp_path)
