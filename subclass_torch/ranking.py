@@ -58,7 +58,7 @@ def read_runs(folders: list[str]) -> list[dict[str, Any]]:
         files = sorted((stage / "logs").glob("*_neglected.json")) if (stage / "DONE").exists() else []
         if not files:
             raise UserError(f"{shown(stage)}: stage 1 has not finished; run notebook.py with --stage identify")
-        runs.append(read_json(files[-1], "degrees", "theta", "class_names"))
+        runs.append(read_json(files[-1], "args", "degrees", "theta", "class_names"))
         runs[-1]["record"] = read_json(stage / "record.json", "data", "data_verified")
         if runs[-1]["class_names"] != runs[0]["class_names"]:
             raise UserError(f"{shown(stage)}: ranks other classes than {shown(folders[0])}")
@@ -96,16 +96,17 @@ def agreement(ranks: list[list[int]], order: list[int], classes: int) -> tuple[f
     return (sum(pairs) / len(pairs) if pairs else None), sum(same) / len(same)
 
 
-def stable_from(degrees: list[list[float]], classes: int) -> int:
+def stable_from(degrees: list[list[float]], classes: int, compound: bool = False) -> int:
     """The epoch, counted from 1, from which on a run ranks the same classes first as at its end.
 
     Args:
       degrees: of a run, [E][C].
       classes: how many are ranked first.
+      compound: see `neglect.ranking`.
     """
     from subclass_torch.method.neglect import ranking
 
-    chosen = [set(ranking(degrees[:epochs])[1][:classes]) for epochs in range(1, len(degrees) + 1)]
+    chosen = [set(ranking(degrees[:epochs], compound)[1][:classes]) for epochs in range(1, len(degrees) + 1)]
     return 1 + max((epoch for epoch, first in enumerate(chosen, 1) if first != chosen[-1]), default=0)
 
 
@@ -151,7 +152,8 @@ def rank(config: dict[str, Any], argv: list[str]) -> None:
         }
         write_json(folder / "neglected.json", content)
         alike, same = agreement(ranks, order, classes)
-        stable = sum(stable_from(item["degrees"], classes) for item in ranked) / len(ranked)
+        ends = [stable_from(item["degrees"], classes, item["args"]["neglect_total"] == "compound") for item in ranked]
+        stable = sum(ends) / len(ends)
         metrics = {"rank_correlation": alike, "same_classes": same, "stable_from_epoch": stable}
         chance = by_chance(len(ranked), len(mean), classes)
         words = ", ".join(f"{names[c]} (mean rank {mean[c]:.1f})" for c in chosen)

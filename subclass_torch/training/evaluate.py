@@ -60,7 +60,7 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str,
         files = sorted((path / "checkpoints").glob("*.pt"))
         files = [file for file in files if not file.stem.endswith("_last") and not file.name.startswith("state-")]
         if not files:
-            raise UserError(f"--eval {shown(path)}: holds no checkpoint (checkpoints/<id>.pt)")
+            raise UserError(f"{shown(path)}: holds no checkpoint (checkpoints/<id>.pt)")
         path = files[-1]
     content = read_checkpoint(path, device)
     if not isinstance(content, dict) or "subclass2class" not in content:

@@ -142,6 +142,12 @@ def seconds_of(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
+def images_seen(step: int, steps: int, batch: int, samples: int) -> int:
+    """Counts the images of `step` updates, an epoch being `steps` batches of at most `samples` images in all."""
+    epochs, rest = divmod(step, steps)
+    return epochs * min(steps * batch, samples) + min(rest * batch, samples)
+
+
 def record_of(
     config: Config,
     data: Images,
@@ -165,8 +171,7 @@ def record_of(
       **fields: other fields of the record.
     """
     times = seconds_of(training.history)
-    epochs, steps = divmod(training.step, math.ceil(samples / config.batch_size))
-    seen = epochs * samples + min(steps * config.batch_size, samples)
+    seen = images_seen(training.step, training.ends[0], config.batch_size, samples)
     limited = config.max_steps and config.schedule == "steps"  # cut short: too few steps to measure images/s
     print(f"{stage}: {training.step:,} updates, {seen:,} images seen", flush=True)
     return make_record(

@@ -13,7 +13,7 @@ from reproduction.runtime.run_folder import Stop, UserError
 from reproduction.runtime.torch_runtime import World
 from subclass_torch import flags, ranking, reproduce
 from subclass_torch.networks import build
-from subclass_torch.training import stage2
+from subclass_torch.training import record, stage2
 from subclass_torch.training.loop import run_stage
 
 from . import ddp_worker as worker
@@ -53,6 +53,13 @@ def test_a_run_is_stable_from_the_epoch_after_the_last_other_choice():
     assert [ranking.stable_from(degrees, 1) for degrees in (once, never, late)] == [1, 1, 2]
     back = [[2.0, 1.0, 0.0], [0.0, 4.0, 0.0], [6.0, 0.0, 0.0]]  # means: 2 1 0, 1 2.5 0, 2.7 1.7 0
     assert ranking.stable_from(back, 1) == 3
+    last_two_alike = [[0.0, 9.0], [2.0, 1.0], [2.0, 1.0]]  # means: class 1 in the end; of single epochs: class 0
+    assert [ranking.stable_from(last_two_alike, 1, compound) for compound in (False, True)] == [1, 2]
+
+
+def test_images_of_a_last_batch_that_is_left_out_are_not_counted():
+    assert record.images_seen(16, 8, 128, 1025) == 2 * 1024  # four processes leave out the batch of one image
+    assert record.images_seen(18, 9, 128, 1025) == 2 * 1025 and record.images_seen(10, 9, 128, 1025) == 1025 + 128
 
 
 def test_the_mean_ranking_orders_by_rank_then_theta():
