@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from class2str_tf.stage1_folder import adopt_architecture, find_cnn, stage1_digest
+from class2str_tf.stage1_folder import adopt_architecture, adopt_lh, find_cnn, stage1_digest
 from reproduction.runtime import flags as shared
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, dataset_name, finish_parsing, given, number, whole
 from reproduction.runtime.run_folder import UserError
@@ -373,6 +373,7 @@ def resolve_rnn(args: argparse.Namespace) -> Stage2Config:
         "cnn_dir": str(cnn_dir),
         "stage1": stage1_digest(cnn_dir),
     }
+    adopt_lh(values, args)
     kind = MnistConfig if "w_inv_loss" in values else ImageNetConfig if "restore" in values else Stage2Config
     return kind(**values)
 

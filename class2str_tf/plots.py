@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from class2str_tf.method.codes import num_distinct
 from class2str_tf.method.string_tree import compact, trie
 from reproduction.runtime.figures import save_figure
 
@@ -99,7 +100,7 @@ def draw_tree(
         axes.text(x, y, row["prefix"].ljust(num_bits, "_"), fontsize=font, family="monospace", color=INK, va="center")
         x += letter * (num_bits + 1.5) * per_inch
         _write_names(axes, x, y, row, tag, colours, font, 0.92 * letter * per_inch)
-    distinct = _count_distinct(codes)
+    distinct = num_distinct(codes)
     note = f"{len(codes)} classes, {distinct} different string{'s' if distinct > 1 else ''} of {num_bits} bits"
     if depth < num_bits:
         note += f"; drawn to bit {depth}"
@@ -170,13 +171,9 @@ def _tag(row: dict[str, Any], num_bits: int) -> str:
 
 def _drawn_depth(codes: np.ndarray) -> int:
     depth = codes.shape[1]
-    while depth > 1 and _count_distinct(codes[:, :depth]) > MOST_LEAVES:
+    while depth > 1 and num_distinct(codes[:, :depth]) > MOST_LEAVES:
         depth -= 1
     return depth
-
-
-def _count_distinct(codes: np.ndarray) -> int:
-    return len(np.unique(codes, axis=0))
 
 
 def _colour(index: int, count: int) -> tuple[float, float, float]:

@@ -12,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from class2str_tf.flags import ADDED, Stage2Config
+from class2str_tf.stage1_folder import stage1_digest
 from reproduction.runtime.flags import PRINT_CONFIG, FlagTable, Parser, add_flags, finish_parsing, flags_alone, run_main
-from reproduction.runtime.run_folder import REPO_ROOT, UserError, read_json
+from reproduction.runtime.run_folder import REPO_ROOT, UserError, read_json, shown
 
 FLAGS: FlagTable = {
     "--run": dict(required=True, metavar="DIR", help="rnn/ folder of a stage-2 run"),
@@ -82,6 +83,8 @@ def predict(run: Path, image: Path) -> None:
             cnn_dir = Path(config.cnn_dir)  # recorded as given: seen from where the run was started
             cnn_dir = cnn_dir if cnn_dir.is_dir() else REPO_ROOT / cnn_dir
             cnn_from = newest if config.finetune != "none" else _newest(cnn_dir)
+            if cnn_from is not newest and stage1_digest(cnn_dir) not in (config.stage1, None):
+                raise UserError(f"{shown(cnn_dir)}: stage 1 was trained again since {shown(run)}; train stage 2 again")
             tf_runtime.restore_for_evaluation(session, cnn_from, config.model, cnn)
             tf_runtime.restore_for_evaluation(session, newest, "the LH classifier", lh)
             probabilities = session.run(p, {x: read_image(image, shape)})

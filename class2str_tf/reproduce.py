@@ -43,8 +43,8 @@ HOURS = {"vgg16": (3.0, 1.0), "lenet": (0.8, 0.1)}
 MINUTES = (0.4, 0.3)
 # ARGS that stage 1 has to know too (network, images, schedule, speed): where one is given it is run again for the row
 BOTH_STAGES = (
-    "--model", "--F", "--features", "--lenet", "--lenet-relu", "--pixels", "--epochs", "--train-images", "--hold-out",
-    "--legacy-batches", "--xla", "--amp",
+    "--model", "--F", "--features", "--lenet", "--lenet-relu", "--pixels", "--epochs", "--max-steps", "--one-cycle",
+    "--augment", "--train-images", "--hold-out", "--legacy-batches", "--xla", "--amp",
 )  # fmt: skip
 # ARGS that are a variant of the paper's table; any other ARGS name their row after themselves
 NAMED: dict[tuple[str, ...], str] = {

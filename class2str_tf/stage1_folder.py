@@ -1,4 +1,4 @@
-"""The run folder of stage 1, as the flags of a later training see it: where it is, what was trained in it."""
+"""Run folders, as the flags of a later command see them: where stage 1 is, and what was trained in a folder."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from reproduction.runtime.flags import given
-from reproduction.runtime.run_folder import UserError, read_json, shown
+from reproduction.runtime.run_folder import REPO_ROOT, UserError, read_json, shown
 from reproduction.runtime.tf_runtime import newest_name
 
 ARCHITECTURE = ("model", "F", "features", "lenet", "lenet_relu", "pixels")
+LH = ("finetune", "n_sequence", "lstm_units", "hidden", "codes", "seed")  # of stage 2; random codes depend on the seed
 
 
 def find_cnn(args: argparse.Namespace, original: str) -> Path:
-    """Folder of stage 1: --cnn-dir, <runs-dir>/<name>, or the folder that the released script reads (C2S-D08)."""
+    """Folder of stage 1: --cnn-dir, <runs-dir>/<name>, or the folder that the released script reads (C2S-D08).
+
+    For --eval without these flags: that of the checkpoint's run.
+    """
     if args.cnn_dir:
         return Path(args.cnn_dir)
+    trained = Path(args.eval or "").parent / "config.json"
+    if args.eval and not given(args, "name") and trained.exists():
+        folder = Path(read_json(trained, "cnn_dir")["cnn_dir"])  # recorded as given: seen from where the run started
+        return folder if folder.is_dir() else REPO_ROOT / folder
     ours = Path(args.runs_dir) / args.name
     for folder in (ours, Path(original), Path(args.runs_dir) / original):
         if any(folder.glob("model-*.index")):
@@ -39,8 +47,33 @@ def adopt_architecture(config: dict[str, Any], args: argparse.Namespace, folder:
             if given(args, key):
                 raise UserError(f"--{key} {config[key]}: the run in {shown(folder)} was trained with {trained[key]}")
             config[key] = trained[key]
-    if config["hold_out"] and trained.get("hold_out") != config["hold_out"]:
-        raise UserError(f"--hold-out: the run in {shown(folder)} trained on these images; train it with --hold-out too")
+    part = ("hold_out", "train_images")
+    if config["hold_out"] and any((trained.get(name) or 0) != (config[name] or 0) for name in part):
+        raise UserError(
+            f"--hold-out: the run in {shown(folder)} trained on some of these images; give both stages --hold-out and "
+            "the same --train-images"
+        )
+
+
+def adopt_lh(config: dict[str, Any], args: argparse.Namespace) -> None:
+    """Takes the LH classifier of the checkpoint --eval from the config.json next to it, if there is one.
+
+    Raises:
+      UserError: a flag contradicts it, or its stage 1 was trained again.
+    """
+    folder = Path(args.eval or "").parent
+    if not args.eval or not (folder / "config.json").exists():
+        return
+    trained = read_json(folder / "config.json", "stage1")
+    for key in LH:
+        if key in trained and trained[key] != config[key]:
+            if given(args, key):
+                raise UserError(f"--{key} {config[key]}: the run in {shown(folder)} was trained with {trained[key]}")
+            config[key] = trained[key]
+    if config["stage1"] not in (trained["stage1"], None):
+        raise UserError(
+            f"--eval: the run in {shown(folder)} belongs to another stage 1 than {shown(config['cnn_dir'])}"
+        )
 
 
 def stage1_digest(folder: Path) -> str | None:

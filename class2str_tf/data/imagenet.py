@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from class2str_tf.flags import Config
+from class2str_tf.flags import Config, fc_parser, parse_fc
 from class2str_tf.method.layers import tf, tf1
 from datasets import imagenet as listing
 from reproduction.runtime import tf_runtime
@@ -111,6 +111,22 @@ class ImageNet:
     verified: bool = True
 
 
+def refuse_unused(config: Config, names: Sequence[str], why: str) -> None:
+    """Refuses flags that no ImageNet script uses.
+
+    Args:
+      config: resolved flags.
+      names: of the flags, as attributes.
+      why: what holds in their place.
+    Raises:
+      UserError: one of them is not at its default.
+    """
+    usual = parse_fc(fc_parser("", "imagenet"), [])
+    for name in names:
+        if getattr(config, name) != getattr(usual, name):
+            raise UserError(f"--{name.replace('_', '-')}: not for imagenet, {why}")
+
+
 def load(config: Config, size: int = SIZE) -> ImageNet:
     """Lists the training and validation images; decodes nothing.
 
@@ -119,7 +135,7 @@ def load(config: Config, size: int = SIZE) -> ImageNet:
       size: to which the images are squashed.
     Raises:
       DatasetError: nothing there, or lists that do not fit.
-      UserError: a flag that would run the CNN in training, which no script offers for ImageNet.
+      UserError: a flag that no ImageNet script uses, or one that would run the CNN in training.
     """
     trains_cnn = getattr(config, "finetune", "none") != "none" or getattr(config, "no_cache_features", False)
     if trains_cnn or config.augment:
@@ -127,6 +143,9 @@ def load(config: Config, size: int = SIZE) -> ImageNet:
             "--dataset imagenet: the CNN is pretrained and stays frozen, its features are computed once (C2S-D02); "
             "leave out --finetune, --no-cache-features and --augment"
         )
+    refuse_unused(
+        config, ("train_images", "pixels", "features", "lenet", "lenet_relu"), "whose images and network are fixed"
+    )
     found = listing.lists(Path(config.data_dir))
     train, val = found["train"], found["val"]
     count = int(max(train.labels.max(), val.labels.max())) + 1

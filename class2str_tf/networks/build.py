@@ -97,7 +97,7 @@ def reduced_fc(features: tf.Tensor, hidden: int, num_classes: int, relu: bool = 
 
 
 def reduced_hidden(weights: int, num_features: int, num_classes: int) -> int:
-    """Largest hidden width whose weights do not exceed `weights`; 0 means no hidden layer.
+    """Largest hidden width whose weights do not exceed `weights`; 0, no hidden layer, if one unit has more.
 
     The paper does not define "reduced FC"; an FC head of about the LH's budget is our reading.
     """

@@ -57,8 +57,15 @@ def stage1_command(config: Config) -> str:
     return shlex.join(words)
 
 
-def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: Path, session_config: Any) -> Features:
-    """Returns the features of both splits under one checkpoint, from the run folder if they were computed before.
+def compute(
+    config: Stage2Config,
+    data: datasets.Dataset,
+    prefix: Path,
+    folder: Path,
+    session_config: Any,
+    scratch: Path | None = None,
+) -> Features:
+    """Returns the features of both splits under one checkpoint, from a run folder if they were computed before.
 
     Args:
       config: resolved flags of stage 2.
@@ -66,6 +73,7 @@ def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: 
       prefix: stage-1 checkpoint.
       folder: folder of features-train.npy, features-test.npy, fc-logits-test.npy and features.json.
       session_config: see `tf_runtime.start`.
+      scratch: where to write them if no run folder has them; None: into `folder`.
     """
     if config.dataset == "imagenet":
         from class2str_tf.training import imagenet_features
@@ -74,10 +82,13 @@ def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: 
         return Features(*imagenet_features.open_features(Path(config.cnn_dir), cast(Any, data), command))
     maker: dict[str, Any] = {"stage1": config.stage1, "data": data.digests, "pixels": config.pixels}
     maker |= {name: getattr(config, name) for name in ("hold_out", "train_images") if getattr(config, name)}
-    ready = Path(config.cnn_dir) / "rnn"  # of the row that stage 1 belongs to
-    if all((ready / name).exists() for name in NAMES) and _holds(ready, maker, len(data.train_labels)):
-        folder = ready
-    if not _holds(folder, maker, len(data.train_labels)):
+    if (precision := tf_runtime.precision_of(session_config)) != "float32":
+        maker["precision"] = precision
+    first = Path(config.cnn_dir) / "rnn"  # of the row that stage 1 belongs to
+    ready = next((home for home in (first, folder) if _holds(home, maker, len(data.train_labels))), None)
+    folder = ready or scratch or folder
+    if ready is None:
+        (folder / "features.json").unlink(missing_ok=True)  # until all three files are new
         with tf1.Graph().as_default():
             tf1.set_random_seed(0)
             tf1.train.get_or_create_global_step()
@@ -97,7 +108,8 @@ def compute(config: Stage2Config, data: datasets.Dataset, prefix: Path, folder: 
 def _holds(folder: Path, maker: dict[str, Any], count: int) -> bool:
     """Whether a folder holds the features of `maker`, of so many images (older runs do not name --train-images)."""
     stamp = folder / "features.json"
-    return stamp.exists() and read_json(stamp) == maker and len(_open(folder / NAMES[0])) == count
+    there = stamp.exists() and all((folder / name).exists() for name in NAMES)
+    return there and read_json(stamp) == maker and len(_open(folder / NAMES[0])) == count
 
 
 def _write(session: Any, output: Any, images: Any, array: np.ndarray, path: Path, batch_size: int) -> None:

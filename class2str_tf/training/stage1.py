@@ -19,7 +19,7 @@ from class2str_tf.networks import build as networks
 from class2str_tf.training import loop, record
 from class2str_tf.training.frozen_features import newest_checkpoint
 from reproduction.runtime import run_data, tf_runtime
-from reproduction.runtime.run_folder import open_run
+from reproduction.runtime.run_folder import UserError, open_run
 
 TEST = "cnn_train/acc"  # the authors' name of the accuracy
 
@@ -49,6 +49,9 @@ def build(config: Config, data: datasets.Dataset, total: int = 1) -> Graph:
         if not config.fc_weights:
             return networks.fc_classifier(features, config, num_classes, training)
         hidden = networks.reduced_hidden(config.fc_weights, features.shape[1], num_classes)
+        if not hidden:
+            least = features.shape[1] + num_classes
+            raise UserError(f"--fc-weights {config.fc_weights}: at least {least}, the weights of one hidden unit")
         return networks.reduced_fc(features, hidden, num_classes, relu=not config.fc_linear)
 
     logits = classify(batches.x, training=True)

@@ -6,6 +6,7 @@ Source: authors' train_rnn_classifier_cifar.py and its copies; the ICPR poster. 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -318,7 +319,8 @@ def evaluate_checkpoint(config: Stage2Config, checkpoint: str, stage1: Path, ses
     """--eval: prints every accuracy that needs no further training, for one checkpoint."""
     config = replace(config, augment=False)  # stored features are of images that are not shifted
     data = load(config)
-    inputs = frozen_features.compute(config, data, stage1, Path(checkpoint).parent, session_config)
+    with tempfile.TemporaryDirectory() as scratch:  # the checkpoint's run keeps its own
+        inputs = frozen_features.compute(config, data, stage1, Path(checkpoint).parent, session_config, Path(scratch))
     images = config.finetune != "none"
     x_train, x_test = (data.train_images, data.test_images) if images else (inputs.train, inputs.test)
     with tf1.Graph().as_default():

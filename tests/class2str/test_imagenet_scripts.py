@@ -36,6 +36,9 @@ def test_both_stages_on_a_folder_of_images(script, places, tmp_path):
     early = script(*second, code=2)
     assert early.returncode == 2 and "train_fc_classifer_imagenet.py" in early.stderr
     weights = ["--F=2", "--B=6", "--accept-unverified"]
+    for flag in ("--train-images=1000", "--lr=1", "--fc-weights=9", "--amp=bf16", "--lenet-relu"):
+        refused = script("class2str_tf/train_fc_classifer_imagenet.py", *places, *weights, flag, code=2)
+        assert refused.stderr.count("\n") == 1 and f"{flag.partition('=')[0]}: not for imagenet" in refused.stderr
     script("class2str_tf/train_fc_classifer_imagenet.py", *places, *weights)
     script(*second)
     records = [json.loads((tmp_path / "runs" / at / "record.json").read_text()) for at in ("v", "v/rnn")]

@@ -167,6 +167,9 @@ def test_no_network_is_tested_on_held_out_images_that_it_was_trained_on(tmp_path
         assert "--hold-out: the run in" in capsys.readouterr().err
     stored.write_text(json.dumps(settings(config), default=str))
     assert parse_rnn(rnn_parser("s", "mnist", "lenet"), words).hold_out == "stratified"
+    with pytest.raises(SystemExit):  # the fifth of a part is not the part of a fifth
+        parse_rnn(rnn_parser("s", "mnist", "lenet"), [*words, "--train-images", "2000"])
+    assert "the same --train-images" in capsys.readouterr().err
 
 
 def test_runs_from_before_the_new_flags_go_on():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 FC = "class2str_tf/train_fc_classifier.py"
@@ -114,11 +115,29 @@ def test_evaluation_of_a_checkpoint_gives_the_recorded_accuracy(script, runs):
         said = script(RNN, *STAGE2, *more, "--name", "exp1", "--runs_dir", runs, "--eval", newest).stdout
         shown = dict(line.split() for line in said.splitlines() if line[:1].isalpha() and len(line.split()) == 2)
         assert float(shown["lh_accuracy"]) == pytest.approx(results(rnn)["lh_accuracy"]["last"], abs=1e-4)
+    written = {path.name: path.stat().st_mtime_ns for path in rnn.iterdir()}
+    said = script(RNN, "--dataset", "mnist5k", "--eval", newest).stdout  # sizes and CNN are those of the run
+    assert f"lh_accuracy {results(rnn)['lh_accuracy']['last']:.4f}" in " ".join(said.split())
+    assert written == {path.name: path.stat().st_mtime_ns for path in rnn.iterdir()}
+    said = script(RNN, "--dataset", "mnist5k", "--eval", newest, "--lstm-units", "3", code=2).stderr
+    assert "--lstm_units [3]: the run in" in said
+
+
+def test_a_stage_1_that_was_trained_again_is_not_mixed_with_the_old_lh(script, runs, tmp_path):
+    shutil.copytree(runs / "exp1", tmp_path / "exp1")
+    config = json.loads((tmp_path / "exp1/rnn/config.json").read_text())
+    changed = config | {"stage1": "0123456789abcdef", "cnn_dir": str(tmp_path / "exp1"), "finetune": "none"}
+    (tmp_path / "exp1/rnn/config.json").write_text(json.dumps(changed))
+    newest = next((tmp_path / "exp1/rnn").glob("model-*.meta")).with_suffix("")
+    said = script(RNN, "--dataset", "mnist5k", "--eval", newest, code=2).stderr
+    assert "belongs to another stage 1" in said
+    image = tmp_path / "digit.png"
+    Image.new("L", (28, 28)).save(image)
+    said = script("class2str_tf/predict.py", "--run", tmp_path / "exp1/rnn", "--image", image, code=2).stderr
+    assert "was trained again since" in said
 
 
 def test_predict_one_image(script, runs, tmp_path):
-    from PIL import Image
-
     import datasets
 
     Image.fromarray(datasets.load("mnist5k").test_images[0, :, :, 0]).save(tmp_path / "digit.png")
