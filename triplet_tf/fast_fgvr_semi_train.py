@@ -10,11 +10,13 @@ from reproduction.runtime.flags import run_main
 from reproduction.runtime.run_data import already_done
 from triplet_tf.config import base_config
 from triplet_tf.data_sampling.image_lists import data_set
+from triplet_tf.nets import check_started_from
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one training with these flags; None takes the command line."""
     config = base_config.parse(base_config.training_parser(), None if argv is None else list(argv))
+    check_started_from(config)
     if already_done(config.folder, base_config.of_run(config), data_set(config)):
         return
     base_config.choose_gpu(config, argv)

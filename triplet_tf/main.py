@@ -13,9 +13,10 @@ NUM_TRIALS = 1
 
 def arguments(trial: int) -> list[str]:
     """Flags of one trial, as released; `--frame_size 299` is commented out there, so frames are 224 in spite of the
-    suffix. The trial is the seed, which the released code does not have."""
+    suffix. The trial is the seed, which the released code does not have. `--gpu 0`, its default, is left out, so that
+    CUDA_VISIBLE_DEVICES of the environment counts."""
     return (
-        "--gpu 0 --db_name aircrafts --net resnet50 --train_mode semi_hard --margin 0.2 --caffe_iter_size 1 "
+        "--db_name aircrafts --net resnet50 --train_mode semi_hard --margin 0.2 --caffe_iter_size 1 "
         "--logging_threshold 500 --train_iters 40000 --learning_rate 0.01 --aug_style img "
         f"--checkpoint_suffix _lm1_aug_img_fixed_299_{trial} --seed {trial}"
     ).split()

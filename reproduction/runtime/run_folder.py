@@ -28,7 +28,8 @@ DATA_ROOT = REPO_ROOT / "data"
 RUNS_ROOT = REPO_ROOT / "runs"
 
 # Flags that say where things lie or what to do with them; they do not change what a run computes.
-PLACES = frozenset({"data_dir", "runs_dir", "cnn_dir", "name", "row", "overwrite", "print_config", "eval", "argv"})
+PLACES = frozenset({"data_dir", "runs_dir", "cnn_dir", "pretrained_dir", "checkpoint_dir", "name", "row"})
+PLACES |= {"overwrite", "print_config", "eval", "argv"}
 
 Found = TypeVar("Found")
 

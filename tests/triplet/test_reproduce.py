@@ -18,7 +18,7 @@ from reproduction.runtime.flags import as_dict
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from triplet_tf import reproduce
 from triplet_tf.config.base_config import parse, training_parser
-from triplet_tf.data_sampling import digits
+from triplet_tf.data_sampling import digits, image_lists
 from triplet_tf.training.run_files import ratio_history
 
 TRIPLET = ("triplet", "triplet_tf", "tensorflow", reproduce.commands_of, reproduce.DATASETS, 0)
@@ -225,7 +225,13 @@ def test_data_sets():
 
 
 @pytest.fixture
-def small(monkeypatch):
+def asked():
+    """The arguments of each call of datasets.load."""
+    return []
+
+
+@pytest.fixture
+def small(monkeypatch, asked):
     """mnist5k cut to 40 + 10 images."""
     whole = datasets.load("mnist5k")
     part = datasets.Dataset(
@@ -237,7 +243,7 @@ def small(monkeypatch):
         whole.class_names,
         digests=whole.digests,
     )
-    monkeypatch.setattr(datasets, "load", lambda *_, **__: part)
+    monkeypatch.setattr(datasets, "load", lambda *words, **_: asked.append(words) or part)
     return part
 
 
@@ -257,6 +263,13 @@ def test_digits_are_written_once_without_loss_and_checked(small, tmp_path):
     (found.images / found.train.names[3]).write_bytes(b"other")
     with pytest.raises(datasets.DatasetError, match="images or lists are not as they were written; delete the folder"):
         digits.load("mnist5k", tmp_path)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_copy_of_a_set_is_accepted_if_the_flag_says_so(small, asked, tmp_path, accepted):
+    words = ["--db_name", "csv:mnist5k", "--data-dir", str(tmp_path), *["--accept-unverified"] * accepted]
+    image_lists.open_lists(parse(training_parser(), words))
+    assert asked[-1] == ("mnist5k", tmp_path, accepted)
 
 
 def test_half_written_digits_are_written_again(small, tmp_path):

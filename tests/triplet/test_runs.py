@@ -309,6 +309,15 @@ def test_imagenet_weights_are_restored_and_named_in_the_record(runs, tiny, tmp_p
     index = home / "mobilenet_v1_1.0_224.ckpt.index"
     found = record_of(tmp_path / "x")["details"]["initial_weights"]
     assert found[index.name] == hashlib.sha256(index.read_bytes()).hexdigest() and len(found) == 2
+    shutil.copytree(tmp_path / "weights", tmp_path / "moved")
+    again = [*flags, "--init", "imagenet", "--pretrained_dir", str(tmp_path / "moved")]
+    stamp = (tmp_path / "x" / "DONE").read_text()
+    run_here(*again)  # the same weights in another place
+    index = tmp_path / "moved" / "mobilenet_v1_1.0_224" / index.name
+    index.write_bytes(index.read_bytes() + b" ")
+    with pytest.raises(UserError, match="--pretrained_dir: .*x started from other weights than"):
+        run_here(*again)
+    assert (tmp_path / "x" / "DONE").read_text() == stamp
 
 
 # ---- bad input ------------------------------------------------------------------------------------------------------

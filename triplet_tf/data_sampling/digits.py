@@ -30,7 +30,9 @@ def home(name: str, root: Path) -> Path:
     return root / f"{name}{FOLDER}"
 
 
-def load(name: str, root: Path, train: str = "train_all", test: str = "test") -> lists.ImageLists:
+def load(
+    name: str, root: Path, train: str = "train_all", test: str = "test", accept_unverified: bool = False
+) -> lists.ImageLists:
     """Opens the lists of a set, written at the first call.
 
     Args:
@@ -38,12 +40,13 @@ def load(name: str, root: Path, train: str = "train_all", test: str = "test") ->
       root: the data folder.
       train: key of datasets.lists.FILES.
       test: key of datasets.lists.FILES.
+      accept_unverified: use files whose digest differs from the manifest's.
     Raises:
       DatasetError: the files differ from those that were written.
     """
     folder = home(name, root)
     if not (folder / SOURCE).is_file():
-        write(name, root)
+        write(name, root, accept_unverified)
     written = read_json(folder / SOURCE, "classes", "digest", "digests", "verified")
     names = dict(enumerate(written["classes"]))
     opened = lists.load(f"csv:{name}", folder / "lists", folder / "images", train, test, names)
@@ -62,7 +65,7 @@ def digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def write(name: str, root: Path) -> Path:
+def write(name: str, root: Path, accept_unverified: bool = False) -> Path:
     """Writes every image as PNG and the four lists; all or nothing.
 
     A fifth of the training images, stratified, makes train_sub and val_sub; train_all is all of them.
@@ -72,7 +75,7 @@ def write(name: str, root: Path) -> Path:
     """
     from PIL import Image
 
-    data = datasets.load(name, root)
+    data = datasets.load(name, root, accept_unverified)
     folder = home(name, root)
     with locked(folder):
         if (folder / SOURCE).is_file():

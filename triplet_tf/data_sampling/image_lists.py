@@ -61,7 +61,7 @@ def open_lists(config: Config, final: bool = False) -> lists.ImageLists:
         return lists.from_folder(Path(name))
     home = root / name
     if name in datasets.NAMES and not (home / "lists").is_dir():
-        return digits.load(name, root, train, test)
+        return digits.load(name, root, train, test, config.accept_unverified)
     if not (home / "lists").is_dir():
         raise datasets.DatasetError(
             f"{home / 'lists'}: no such folder; csv:{name} expects {lists.FILES[train]} and {lists.FILES[test]} there, "

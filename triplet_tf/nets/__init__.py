@@ -1,4 +1,4 @@
-"""The backbones. `NETS` and `TABLE` import no framework; everything else imports TensorFlow at first use."""
+"""The backbones. What is in `config` and `files` imports no framework; the rest imports TensorFlow at first use."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 from triplet_tf.config.networks import NETS, TABLE, Net
 
 _LAZY = {
-    "DIGESTS": "restore",
+    "DIGESTS": "files",
     "backbone": "build",
-    "checkpoint_digests": "restore",
+    "check_started_from": "files",
+    "checkpoint_digests": "files",
     "embedding_head": "build",
-    "imagenet_checkpoint": "restore",
+    "imagenet_checkpoint": "files",
     "restored_variables": "restore",
     "restore_imagenet": "restore",
     "weight_decay_terms": "restore",

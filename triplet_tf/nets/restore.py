@@ -1,43 +1,14 @@
-"""Weights of a public ImageNet checkpoint: where it lies, what it is, and how variables get them by name."""
+"""How variables get the weights of a public ImageNet checkpoint, by name."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from datasets import weights
 from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import UserError, shown
-from triplet_tf.config.base_config import Config
 from triplet_tf.config.networks import TABLE
+from triplet_tf.nets.files import check_exists
 from triplet_tf.nets.layers import slim, tf, tf1
-
-DIGESTS = "initial_weights.json"  # in the run folder: digests of what a fresh run started from
-
-
-def imagenet_checkpoint(config: Config) -> Path:
-    """Finds the checkpoint of --net: below --pretrained_dir by the authors' name, else as datasets.weights has it.
-
-    Returns:
-      Its prefix, as in `resnet_v2_50/resnet_v2_50.ckpt`.
-    Raises:
-      DatasetError: one that datasets.weights knows is not there; the message holds the command that fetches it.
-      UserError: another one is not there.
-    """
-    path = Path(config.pretrained_dir) / config.network.checkpoint
-    if not _exists(path) and path.name in weights.PACKED:
-        return weights.find(path.name, Path(config.data_dir), None, config.accept_unverified)[0]
-    _check_exists(path, config.net)
-    return path
-
-
-def checkpoint_digests(prefix: Path) -> dict[str, str]:
-    """Returns the sha256 of each file of a checkpoint by name, for the record."""
-    digests = {}
-    for path in sorted(path for path in prefix.parent.glob(f"{prefix.name}*") if path.is_file()):
-        with open(path, "rb") as file:
-            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
 
 
 def restored_variables(net: str) -> list[tf.Variable]:
@@ -64,7 +35,7 @@ def restore_imagenet(session: tf1.Session, net: str, checkpoint_path: str | Path
     """
     path = Path(checkpoint_path)
     path = path.with_suffix("") if path.suffix == ".index" else path
-    _check_exists(path, net)
+    check_exists(path, net)
     variables = restored_variables(net)
     try:
         shapes = tf1.train.load_checkpoint(str(path)).get_variable_to_shape_map()
@@ -84,14 +55,3 @@ def restore_imagenet(session: tf1.Session, net: str, checkpoint_path: str | Path
 def weight_decay_terms(net: str) -> list[tf.Tensor]:
     """Collected L2 terms of the backbone, scalars, for `--weight_decay on`; W's is not among them (STL-D02)."""
     return tf1.losses.get_regularization_losses(TABLE[net].scope + "/")
-
-
-def _exists(path: Path) -> bool:
-    return path.is_file() or path.with_name(f"{path.name}.index").is_file()
-
-
-def _check_exists(path: Path, net: str) -> None:
-    if not _exists(path):
-        raise UserError(
-            f"{shown(path)}: no ImageNet checkpoint for --net {net}; put it there, or start with --init random"
-        )
