@@ -176,6 +176,15 @@ class Answers:
             raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has the detail {chosen!r}")
         return " and ".join(names[number] for number in numbers)
 
+    def chosen_in_common(self, row: str) -> str:
+        """Returns how many classes of a mean ranking a run ranks first: "7.3 on average (by chance 1.0)"."""
+        run = next((run for run in self.records.runs("subclass", row) if run.listed("ranks")), None)
+        if run is None:
+            raise UserError(f"{TEMPLATE.name}: no record of subclass {row} has the detail 'ranks'")
+        neglected, ranks = run.listed("neglected"), run.listed("ranks")
+        common = statistics.fmean(sum(places[c] <= len(neglected) for c in neglected) for places in ranks)
+        return f"{common:.1f} on average (by chance {len(neglected) ** 2 / len(ranks[0]):.1f})"
+
     def gains(self, row: str, variant: str) -> str:
         """Returns how the gains of the classes add up: "sum over the neglected +1.2, over the others -3.4"."""
         by_class = gains_of(self.records, row, variant)

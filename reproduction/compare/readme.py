@@ -40,7 +40,8 @@ LEGEND = (
     "than five. `seeds only`: the interval covers the seeds, not the choice of test images. `unverified data`: "
     "files with other checksums than the published ones. `two precisions`: some seeds computed in float32, the others "
     "in bfloat16, all networks of a seed in the same. `not testable`: the baseline is too far from the paper's "
-    "level, or something is missing. How a verdict is reached, and what findings and checks are: "
+    "level, or something is missing. `no effect larger than 0.5`: the 90 % interval lies within ±0.5. `control "
+    "undecided`: better than the baseline, perhaps not than the control, such as training longer. How a verdict is reached, and what findings and checks are: "
     "[docs/results.md](docs/results.md#verdicts-on-claims)."
 )
 
@@ -87,7 +88,7 @@ def finding(paper: str, comparisons: Sequence[Comparison], records: Collection) 
     rules = "([rules](../results.md#verdicts-on-claims))"
     sure = f"{state} {rules}. The brackets are a 95 % interval"
     if state.startswith("0 "):
-        sure = f"{state}. Judging needs a run at the paper's accuracy {rules}; the number above decides nothing"
+        sure = f"{state}. Judging needs a run that passes the gate {rules}; the number above decides nothing"
     return f"* **It claims**: {claim}.\n* **We found**: {words}.\n* **How sure**: {sure}."
 
 
