@@ -41,7 +41,8 @@ LEGEND = (
     "files with other checksums than the published ones. `two precisions`: some seeds computed in float32, the others "
     "in bfloat16, all networks of a seed in the same. `not testable`: the baseline is too far from the paper's "
     "level, or something is missing. `no effect larger than 0.5`: the 90 % interval lies within ±0.5. `control "
-    "undecided`: better than the baseline, perhaps not than the control, such as training longer. How a verdict is reached, and what findings and checks are: "
+    "undecided`: better than the baseline, perhaps not than the control, such as training longer. How a verdict is "
+    "reached, and what findings and checks are: "
     "[docs/results.md](docs/results.md#verdicts-on-claims)."
 )
 

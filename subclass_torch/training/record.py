@@ -29,6 +29,7 @@ from subclass_torch.flags import Config
 from subclass_torch.method import neglect
 from subclass_torch.method.partition import Partition
 from subclass_torch.networks import build
+from subclass_torch.training.state import images_seen
 
 CHECKPOINT_KEYS = {
     "state_dict", "subclass2class", "neglected", "args", "epoch", "accuracy", "class_names", "mean", "std",
@@ -140,12 +141,6 @@ def seconds_of(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "seconds_per_epoch": float(np.mean(epochs)),
         "seconds_per_epoch_sd": float(np.std(epochs)),
     }
-
-
-def images_seen(step: int, steps: int, batch: int, samples: int) -> int:
-    """Counts the images of `step` updates, an epoch being `steps` batches of at most `samples` images in all."""
-    epochs, rest = divmod(step, steps)
-    return epochs * min(steps * batch, samples) + min(rest * batch, samples)
 
 
 def record_of(

@@ -1,4 +1,4 @@
-"""What a training needs to go on: where its epochs end, its own values, and states of older versions."""
+"""Where the epochs of a training end, what it needs to go on, and states of older versions."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def epoch_ends(count: int, epochs: int, config: Config, world: World) -> list[in
         steps -= 1
     limit = min(config.max_steps or epochs * steps, epochs * steps)
     return [min(limit, end) for end in range(steps, limit + steps, steps)]
+
+
+def images_seen(step: int, steps: int, batch: int, samples: int) -> int:
+    """Counts the images of `step` updates, an epoch being `steps` batches of at most `samples` images in all."""
+    epochs, rest = divmod(step, steps)
+    return epochs * min(steps * batch, samples) + min(rest * batch, samples)
 
 
 def first_state(classes: int, device: torch.device) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from reproduction.runtime.run_folder import Stop, UserError
 from reproduction.runtime.torch_runtime import World
 from subclass_torch import flags, ranking, reproduce
 from subclass_torch.networks import build
-from subclass_torch.training import record, stage2
+from subclass_torch.training import stage2, state
 from subclass_torch.training.loop import run_stage
 
 from . import ddp_worker as worker
@@ -58,8 +58,8 @@ def test_a_run_is_stable_from_the_epoch_after_the_last_other_choice():
 
 
 def test_images_of_a_last_batch_that_is_left_out_are_not_counted():
-    assert record.images_seen(16, 8, 128, 1025) == 2 * 1024  # four processes leave out the batch of one image
-    assert record.images_seen(18, 9, 128, 1025) == 2 * 1025 and record.images_seen(10, 9, 128, 1025) == 1025 + 128
+    assert state.images_seen(16, 8, 128, 1025) == 2 * 1024  # four processes leave out the batch of one image
+    assert state.images_seen(18, 9, 128, 1025) == 2 * 1025 and state.images_seen(10, 9, 128, 1025) == 1025 + 128
 
 
 def test_the_mean_ranking_orders_by_rank_then_theta():
