@@ -21,7 +21,7 @@ FURTHER = ("--epochs", "5", "--lr", "3e-3")  # after stage 1, for every variant 
 ALONG = (*FURTHER, "--finetune", "all", "--no-reduced-fc", "--retry-collisions", "3")
 FURTHER_SETS, FURTHER_SEEDS = ("mnist", "cifar100"), 3  # of ROWS=all
 LONG = 100  # epochs of each stage, the poster's protocol on MNIST
-FROZEN = 30  # epochs on the features of stage 1, which take seconds
+FROZEN, FROZEN_LONG = 30, 150  # epochs on the features of stage 1, which take seconds each
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ ON_FEATURES = {
 def commands_of(request: Request) -> list[Command]:
     """Returns the commands of all seeds, seed by seed. With flags of ARGS only the main row is run.
 
-    ROWS=all of MNIST trains both stages for 100 epochs as well. ROWS=all of CIFAR-10 goes on with MNIST and CIFAR-100,
-    of fewer seeds.
+    ROWS=all of MNIST trains both stages for 100 epochs as well, that of CIFAR the LH on features for 150. ROWS=all of
+    CIFAR-10 goes on with MNIST and CIFAR-100, of fewer seeds.
 
     Raises:
       UserError: a data set that this profile has no settings for.
@@ -90,11 +90,16 @@ def commands_of(request: Request) -> list[Command]:
             continue
         commands.append(_command(request, seed, "reduced", "reduced FC", (*further, *_reduced(request)), 1, cnn))
         for variant, flags in ON_FEATURES.items():
-            frozen = ("--epochs", f"{FROZEN}", "--finetune", "none", "--retry-collisions", "3", *flags)
-            commands.append(_command(request, seed, variant, "LH on features", frozen, 2, cnn))
-    if request.all_rows and request.dataset == "mnist" and not request.extra:
+            commands.append(_on_features(request, seed, variant, FROZEN, flags, cnn))
+    if not request.all_rows or request.extra:
+        return commands
+    if request.dataset == "mnist":
         commands += [command for seed in request.seeds for command in _long(request, seed)]
-    if request.all_rows and request.dataset == "cifar10" and not request.extra:
+    else:
+        for seed in request.seeds[:FURTHER_SEEDS]:
+            cnn = RUNS_ROOT / "class2str" / request.base_row() / f"seed{seed}"
+            commands.append(_on_features(request, seed, f"frozen{FROZEN_LONG}", FROZEN_LONG, (), cnn))
+    if request.dataset == "cifar10":
         other = replace(request, copy="", seeds=request.seeds[:FURTHER_SEEDS])
         commands += [command for name in FURTHER_SETS for command in commands_of(replace(other, dataset=name))]
         for seed in other.seeds:
@@ -115,6 +120,13 @@ def rate_commands(request: Request) -> list[Command]:
     ]
     minutes = 0.4 * setting.minutes[0]
     return [replace(command, cpu_minutes=minutes, worker=command.row) for command in commands]
+
+
+def _on_features(request: Request, seed: int, variant: str, epochs: int, flags: tuple[str, ...], cnn: Path) -> Command:
+    """Stage 2 on the features of stage 1, which are computed once."""
+    frozen = ("--epochs", f"{epochs}", "--finetune", "none", "--retry-collisions", "3", *flags)
+    command = _command(request, seed, variant, "LH on features", frozen, 2, cnn)
+    return replace(command, cpu_minutes=command.cpu_minutes * epochs / FROZEN)
 
 
 def _long(request: Request, seed: int) -> list[Command]:

@@ -205,7 +205,11 @@ def test_the_commands_of_the_profile(graph):
     everything = matched.commands_of(Request("matched", "cifar10", (0,), "cpu", (), False, None, all_rows=True))
     rows = {command.row for command in commands}
     others = {f"{name}-{row.partition('-')[2]}" for name in matched.FURTHER_SETS for row in rows}
+    others |= {f"{name}-matched-frozen150" for name in ("cifar10", "cifar100")}
     assert {command.row for command in everything} == rows | {"cifar10-matched-linear", "mnist-matched-long"} | others
+    (longer,) = (command for command in everything if command.row == "cifar100-matched-frozen150")
+    config = parse_rnn(rnn_parser("s", "cifar100", "vgg16"), list(longer.flags))
+    assert config.epochs == 150 and config.finetune == "none" and not config.augment
     stage1, stage2 = (command for command in everything if command.row == "mnist-matched-long")
     assert parse_fc(fc_parser("s"), list(stage1.flags)).epochs == 100
     config = parse_rnn(rnn_parser("s", "mnist", "lenet"), list(stage2.flags))
