@@ -22,9 +22,13 @@ FLAGS: FlagTable = {
 }
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(path: Path, shape: tuple[int, int, int], squash: bool = False) -> np.ndarray:
     """Returns an image file as input of the network: upright, shorter side to size, centre crop; uint8 [1, H, W, C].
 
+    Args:
+      path: JPEG or PNG.
+      shape: H, W, C.
+      squash: resize the whole image to H x W by nearest neighbours, as `data.imagenet.decode` does.
     Raises:
       UserError: no such file, or no image.
     """
@@ -36,12 +40,14 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     try:
         raw = path.read_bytes()
         with Image.open(io.BytesIO(raw)) as image:
-            fitted = ImageOps.fit(upright(image.convert("L" if channels == 1 else "RGB"), raw), (width, height))
+            turned = upright(image.convert("L" if channels == 1 else "RGB"), raw)
+            pixels = np.asarray(turned if squash else ImageOps.fit(turned, (width, height)), np.uint8)
     except UnidentifiedImageError:
         raise UserError(f"--image {path}: not a readable image; expected JPEG or PNG") from None
     except (OSError, ValueError) as error:
         raise UserError(f"--image {path}: not a readable image ({error})") from None
-    return np.asarray(fitted, np.uint8).reshape(1, height, width, channels)
+    rows, columns = (np.arange(n) * length // n for n, length in zip((height, width), pixels.shape[:2], strict=True))
+    return pixels[rows][:, columns].reshape(1, height, width, channels)
 
 
 def trained_with(folder: Path) -> Stage2Config:
@@ -87,7 +93,7 @@ def predict(run: Path, image: Path) -> None:
                 raise UserError(f"{shown(cnn_dir)}: stage 1 was trained again since {shown(run)}; train stage 2 again")
             tf_runtime.restore_for_evaluation(session, cnn_from, config.model, cnn)
             tf_runtime.restore_for_evaluation(session, newest, "the LH classifier", lh)
-            probabilities = session.run(p, {x: read_image(image, shape)})
+            probabilities = session.run(p, {x: read_image(image, shape, squash=config.dataset == "imagenet")})
     known = codes.from_strings(table["strings"])
     owner = codes.decode(probabilities, known, "exact")[0]
     print(

@@ -367,3 +367,15 @@ def test_a_damaged_half_of_the_features_is_made_anew_and_not_stretched(tmp_path,
     [table], done = pool5._open_partial(tmp_path, "train", maker, 3, [2])
     assert table.shape == (3, 2) and path.stat().st_size == len(whole)
     assert done == (2 if claimed == (3, 2) else 0) and bool((table == 7).all()) == (claimed == (3, 2))
+
+
+def test_an_image_is_classified_as_it_was_trained_on(tmp_path):
+    from class2str_tf.predict import read_image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 47, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        trained_on = session.run(imagenet.decode(tf.constant(str(tmp_path / "a.png")), 13))
+    assert np.array_equal(read_image(tmp_path / "a.png", (13, 13, 3), squash=True)[0], trained_on)
+    cropped = read_image(tmp_path / "a.png", (30, 30, 3))
+    assert cropped.shape == (1, 30, 30, 3) and not np.array_equal(cropped[0], trained_on[:30, :30])
