@@ -59,3 +59,23 @@ def test_the_readmes_example_runs_from_any_folder(paper, installed, tmp_path):
         env={"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_python_of_another_version_is_named(tmp_path):
+    for name, version in (("python3", "3.10"), ("python3.13", "")):
+        program = f'#!/bin/sh\n[ "$2" = "import venv, ensurepip" ] && exit 0\necho {version}\nexit 1\n'
+        if version:
+            (tmp_path / name).write_text(program)
+            (tmp_path / name).chmod(0o755)
+    for tool in ("sh", "cat", "cksum", "tr"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    done = subprocess.run(
+        [ROOT / ".ci" / "install", "base"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={"PATH": str(tmp_path), "VENV": str(tmp_path / "venv")},
+    )
+    assert (
+        done.returncode == 1 and "needs Python 3.11, 3.12 or 3.13" in done.stderr and not (tmp_path / "venv").exists()
+    )

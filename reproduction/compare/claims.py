@@ -204,13 +204,16 @@ def check_claim(claim: Claim, paper: Paper, base: str, records: Collection) -> R
     unit = claim.unit
     pairs = pair(records, unit, claim.id, name, base, claim.method, claim.baseline)
     sides = [side for side in claim.sides.values() if side.metric]
-    if pairs.effect is None and (claim.group == "fact" or not _no_value(records, name, base, sides)):
+    refused = f"no seed could be paired, {pairs.refused}" if pairs.refused else ""
+    if pairs.effect is None and (claim.group == "fact" or not (refused or _no_value(records, name, base, sides))):
         return None
     control = pair(records, unit, claim.id, name, base, claim.method, claim.control).effect if claim.control else None
     published, published_baseline = _published(claim, paper, base)
     if claim.group == "fact":
         verdict = Verdict("fact", "")
-    elif reason := why_not_judged(paper, records, base, sides, pairs.seeds, claim.group in ("main", "finding")):
+    elif reason := refused or why_not_judged(
+        paper, records, base, sides, pairs.seeds, claim.group in ("main", "finding")
+    ):
         verdict = Verdict("not testable", f"not testable: {reason}", 1)
     else:
         assert claim.margin is not None and pairs.effect is not None

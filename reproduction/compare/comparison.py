@@ -334,7 +334,7 @@ def planned(paper: str, rows: Mapping[str, int]) -> list[str]:
     lines, times = [], recorded_minutes(paper, rows, records)
     for result in check_claims(about, records):
         claim, effect = result.claim, result.effect
-        if claim.group == "main" and result.profile == "matched" and effect is not None and effect.seeds > 1:
+        if claim.group == "main" and result.profile == "matched" and effect is not None and effect.seeds >= 3:
             assert claim.margin is not None
             seeds = planned_seeds(effect, claim.margin, result.published)
             lines.append(

@@ -37,20 +37,22 @@ IN_WORDS = {
 class Answers:
     """What the template may ask; a paper is named by its id, a row by its label, a claim by its id."""
 
-    def __init__(self, comparisons: Sequence[Comparison], records: Collection):
+    def __init__(self, comparisons: Sequence[Comparison], records: Collection, template: str = TEMPLATE.name):
         """Looks up what the comparisons found.
 
         Args:
           comparisons: one a paper.
           records: those behind the comparisons.
+          template: name of its file, for messages.
         """
+        self.template = template
         self.results = {(r.claim.id, r.row): r for comparison in comparisons for r in comparison.claims}
         self.records = records
         self.main = {one.paper.paper.id: main_results(one) for one in comparisons}
 
     def _result(self, claim: str, row: str) -> Result:
         if (claim, row) not in self.results:
-            raise UserError(f"{TEMPLATE.name}: no record tests {claim!r} on {row!r}")
+            raise UserError(f"{self.template}: no record tests {claim!r} on {row!r}")
         return self.results[claim, row]
 
     def ran(self, paper: str, row: str, seeds: int = 3) -> bool:
@@ -62,7 +64,7 @@ class Answers:
         numbers = [run.number(metric, "last") for run in self.records.runs(paper, row)]
         known = [number for number in numbers if number is not None]
         if not known:
-            raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has {metric!r}")
+            raise UserError(f"{self.template}: no record of {paper} {row} has {metric!r}")
         text = number_text(scale_of(unit) * statistics.fmean(known), unit)
         return text + {"percent": " %", "points": " points"}.get(unit, "")
 
@@ -72,7 +74,7 @@ class Answers:
         effects = dict(zip(result.seeds, result.effect.by_seed, strict=True)) if result.effect is not None else {}
         counts = {run.seed: len(run.listed(listed)) for run in self.records.runs(result.paper, row)}
         if not effects or not all(counts.get(seed) for seed in effects):
-            raise UserError(f"{TEMPLATE.name}: not every seed of {claim!r} on {row!r} has {listed!r}")
+            raise UserError(f"{self.template}: not every seed of {claim!r} on {row!r} has {listed!r}")
         return ", ".join(f"{effect:+.2f} ({counts[seed]})" for seed, effect in effects.items())
 
     def effect(self, claim: str, row: str) -> str:
@@ -88,7 +90,7 @@ class Answers:
         """Returns the paper's effect, such as "+0.08"."""
         number = self._result(claim, row).published
         if number is None:
-            raise UserError(f"{TEMPLATE.name}: no verified number of the paper for {claim!r} on {row!r}")
+            raise UserError(f"{self.template}: no verified number of the paper for {claim!r} on {row!r}")
         return f"{number:+.2f}"
 
     def verdict(self, claim: str, row: str) -> str:
@@ -143,7 +145,7 @@ class Answers:
         runs = self.records.runs(paper, row)
         value: Any = runs[0].detail(*path) if runs else None
         if not isinstance(value, int | float):
-            raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has the detail {'.'.join(path)!r}")
+            raise UserError(f"{self.template}: no record of {paper} {row} has the detail {'.'.join(path)!r}")
         return value
 
     def shared_strings(self, row: str) -> str:
@@ -151,7 +153,7 @@ class Answers:
         runs = self.records.runs("class2str", row)
         tables = [strings for run in runs if (strings := run.listed("strings"))]  # not of stage 1 alone
         if len(tables) < 2:
-            raise UserError(f"{TEMPLATE.name}: {row!r} has no two records with strings")
+            raise UserError(f"{self.template}: {row!r} has no two records with strings")
         same = [sum(a == b for a, b in zip(*pair, strict=True)) for pair in itertools.combinations(tables, 2)]
         classes, bits = len(tables[0]), len(tables[0][0])
         return f"{statistics.fmean(same):.1f} of {classes} classes (by chance {classes / 2**bits:.1f})"
@@ -164,7 +166,7 @@ class Answers:
         )
         seeds = sorted(one.keys() & two.keys())
         if not seeds:
-            raise UserError(f"{TEMPLATE.name}: {row!r} and {other!r} have no seed with strings in common")
+            raise UserError(f"{self.template}: {row!r} and {other!r} have no seed with strings in common")
         same = [sum(a == b for a, b in zip(one[seed], two[seed], strict=True)) for seed in seeds]
         return f"{statistics.fmean(same):.1f} of {len(one[seeds[0]])} classes"
 
@@ -173,14 +175,14 @@ class Answers:
         runs = self.records.runs(paper, row)
         names, numbers = (runs[0].listed(key) if runs else [] for key in ("class_names", chosen))
         if not names or not numbers:
-            raise UserError(f"{TEMPLATE.name}: no record of {paper} {row} has the detail {chosen!r}")
+            raise UserError(f"{self.template}: no record of {paper} {row} has the detail {chosen!r}")
         return " and ".join(names[number] for number in numbers)
 
     def chosen_in_common(self, row: str) -> str:
         """Returns how many classes of a mean ranking a run ranks first: "7.3 on average (by chance 1.0)"."""
         run = next((run for run in self.records.runs("subclass", row) if run.listed("ranks")), None)
         if run is None:
-            raise UserError(f"{TEMPLATE.name}: no record of subclass {row} has the detail 'ranks'")
+            raise UserError(f"{self.template}: no record of subclass {row} has the detail 'ranks'")
         neglected, ranks = run.listed("neglected"), run.listed("ranks")
         common = statistics.fmean(sum(places[c] <= len(neglected) for c in neglected) for places in ranks)
         return f"{common:.1f} on average (by chance {len(neglected) ** 2 / len(ranks[0]):.1f})"
@@ -189,7 +191,7 @@ class Answers:
         """Returns how the gains of the classes add up: "sum over the neglected +1.2, over the others -3.4"."""
         by_class = gains_of(self.records, row, variant)
         if not by_class:
-            raise UserError(f"{TEMPLATE.name}: {row!r} has no two seeds of every class")
+            raise UserError(f"{self.template}: {row!r} has no two seeds of every class")
         return gains_in_words(by_class, self.records.runs("subclass", row)[0].listed("neglected"))
 
     def precision(self, paper: str, row: str) -> str:
@@ -199,7 +201,7 @@ class Answers:
     def row(self, paper: str, row: str) -> str:
         """Returns a link to the table that holds the row."""
         if not self.records.runs(paper, row):
-            raise UserError(f"{TEMPLATE.name}: no record of {paper} {row}")
+            raise UserError(f"{self.template}: no record of {paper} {row}")
         return f"[`{row}`](papers/{paper}.md#row-{row})"
 
     def summary(self, claim: str, words: str, else_claim: str, else_row: str, else_words: str) -> str:
@@ -252,7 +254,7 @@ def findings(comparisons: Sequence[Comparison], records: Collection, template: P
     """
     from jinja2 import Environment, StrictUndefined, TemplateError
 
-    answers = Answers(comparisons, records)
+    answers = Answers(comparisons, records, template.name)
     names = {name: getattr(answers, name) for name in vars(Answers) if not name.startswith("_")}
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
     try:

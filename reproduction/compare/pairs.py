@@ -31,12 +31,21 @@ def _value(run: SeedRun, side: Side, scale: float) -> float | None:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The paired seeds of two sides."""
+    """The paired seeds of two sides.
+
+    Attributes:
+      seeds: paired ones, in order.
+      effect: None without a pair.
+      baseline: mean of the other side.
+      missing: what the interval lacks.
+      refused: why no seed could be paired although both sides ran; "" otherwise.
+    """
 
     seeds: tuple[int, ...]
     effect: Effect | None
     baseline: float | None
     missing: str
+    refused: str = ""
 
 
 def pair(records: Collection, unit: str, claim: str, paper: str, base: str, method: Side, other: Side | None) -> Pairs:
@@ -60,6 +69,7 @@ def pair(records: Collection, unit: str, claim: str, paper: str, base: str, meth
     by_image: list[np.ndarray] = []
     lacking: list[str] = []
     orders: set[str] = set()
+    refused = ""
     for seed in sorted(left.keys() & right.keys()):
         both = ((left[seed], method), (right[seed], other))
         value, baseline = (_value(run, side, scale) for run, side in both)
@@ -71,13 +81,13 @@ def pair(records: Collection, unit: str, claim: str, paper: str, base: str, meth
         where, file = f"{paper} {base}, {claim}, seed {seed}", shown(left[seed].last.path)
         if len(orders | here) > 1:
             which = ", ".join(sorted(orders | here))
-            records.problems.append(
-                f"{where}: not paired, the order digests of the test images differ ({which}); see {file}"
-            )
-            continue
-        if len(computed) > 1:
-            which = " and the other in ".join(sorted(computed))
-            records.problems.append(f"{where}: not paired, one computed in {which}; see {file}")
+            refused = f"the order digests of the test images differ ({which})"
+        elif len(computed) > 1:
+            refused = f"one computed in {' and the other in '.join(sorted(computed))}"
+        else:
+            refused = ""
+        if refused:
+            records.problems.append(f"{where}: not paired, {refused}; see {file}")
             continue
         orders |= here
         seeds.append(seed)
@@ -86,9 +96,10 @@ def pair(records: Collection, unit: str, claim: str, paper: str, base: str, meth
         if bits[0] is not None and bits[1] is not None:
             by_image.append(bits[0].bits().astype(np.int8) - bits[1].bits())
         elif other.metric:
-            lacking.append(f"{where}: no outcomes.{method.metric} of test images; see {file}")
+            run, side = next(one for one, known in zip(both, bits, strict=True) if known is None)
+            lacking.append(f"{where}: no outcomes.{side.metric} of test images; see {shown(run.last.path)}")
     if not seeds:
-        return Pairs((), None, None, "")
+        return Pairs((), None, None, "", refused)
     records.problems += lacking if by_image else []  # some seeds have them
     effect = effect_of(effects, np.stack(by_image) if len(by_image) == len(seeds) else None, scale)
     missing = ""

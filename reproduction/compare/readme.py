@@ -156,11 +156,11 @@ def files(root: Path = REPO_ROOT) -> list[Path]:
     return list(dict.fromkeys(marked))
 
 
-def changed(root: Path = REPO_ROOT, results: Path = RESULTS) -> dict[Path, str]:
-    """Files whose generated blocks are out of date, with what they should hold.
+def committed(results: Path = RESULTS) -> Collection:
+    """Reads the committed records.
 
     Raises:
-      UserError: see `regenerate`; or a committed record that cannot be used.
+      UserError: one of them cannot be used.
     """
     records = collect(results=results, committed_only=True)
     if records.problems:
@@ -170,6 +170,16 @@ def changed(root: Path = REPO_ROOT, results: Path = RESULTS) -> dict[Path, str]:
         if reasons:
             where = shown(results / group.paper / group.row)
             raise UserError(f"{where}: committed records must be clean, these say {', '.join(sorted(reasons))}")
+    return records
+
+
+def changed(root: Path = REPO_ROOT, results: Path = RESULTS) -> dict[Path, str]:
+    """Files whose generated blocks are out of date, with what they should hold.
+
+    Raises:
+      UserError: see `regenerate` and `committed`.
+    """
+    records = committed(results)
     comparisons = compare(list(load_tables().values()), records)
     stale = {}
     for path in files(root):
@@ -197,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     choice.add_argument("--write", action="store_true", help="rewrite the blocks")
     args = parser.parse_args(argv)
     if args.write:
-        records = collect(committed_only=True)
+        records = committed()
         write_charts(compare(list(load_tables().values()), records), records)
     stale = changed()
     for path, text in stale.items():

@@ -91,7 +91,7 @@ def print_short(comparisons: Sequence[Comparison], problems: Sequence[str]) -> N
         left = max(0, len(lines) - SHORT_LINES) + max(0, len(tested) - SHORT_CLAIMS)
         if left:
             console.print(f"and {left} more")
-    _print_problems(console, problems[:2])
+    _print_problems(console, problems, most=2)
 
 
 def _cut(text: str, length: int) -> str:
@@ -103,13 +103,13 @@ def _coloured(text: str, word: str) -> str:
     return f"[{COLOURS.get(word, 'dim')}]{escape(text)}[/]"
 
 
-def _print_problems(console: Console, problems: Sequence[str]) -> None:
+def _print_problems(console: Console, problems: Sequence[str], most: int = 20) -> None:
     if problems:
         console.print(f"\nleft out ({len(problems)}):")
-        for problem in problems[:20]:
+        for problem in problems[:most]:
             console.print(f"  {problem}", markup=False)
-        if len(problems) > 20:
-            console.print(f"  and {len(problems) - 20} more")
+        if len(problems) > most:
+            console.print(f"  and {len(problems) - most} more")
 
 
 def _print_lines(console: Console, lines: Sequence[Line]) -> None:

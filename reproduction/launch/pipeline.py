@@ -26,7 +26,7 @@ from datasets.terminal import any_terminal
 from reproduction.launch import measured
 from reproduction.launch.after_run import compare_runs, write_page
 from reproduction.launch.jobs import Command, check_flags, ending, jobs_of, run_all
-from reproduction.runtime.driver import first_gpu
+from reproduction.runtime.driver import first_gpu, visible_gpu
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, one_line_errors, whole
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
@@ -91,7 +91,8 @@ class Request:
         """`<dataset>[-copy]-<profile>[-variant]`; flags passed through ARGS make a variant of their own."""
         words = [word.lstrip("-").replace("=", "-") for word in self.extra]
         slug = re.sub(r"[^\w.+-]+", "_", "-".join(words)).strip("-")
-        dataset = re.sub(r"[^\w.+]+", "_", Path(self.dataset).name if ":" in self.dataset else self.dataset)
+        kind, _, path = self.dataset.partition(":")
+        dataset = re.sub(r"[^\w.+]+", "_", Path(path).name if kind == "folder" else self.dataset)
         return "-".join(part for part in (dataset, self.copy, self.profile, variant, slug) if part)
 
     def base_row(self) -> str:
@@ -137,7 +138,7 @@ def request_of(
     """
     profile = args.profile
     if profile == "auto":
-        profile = "paper" if first_gpu() and args.device != "cpu" else "cpu"
+        profile = "paper" if visible_gpu() and args.device != "cpu" else "cpu"
     if profile not in dataset_of:
         raise UserError(f"argument --profile: this paper has no profile {profile}; it has {', '.join(dataset_of)}")
     try:
@@ -176,7 +177,7 @@ def on_gpu(request: Request) -> bool:
     """Returns whether the commands use the GPU: then one at a time, with all cores for the input."""
     if request.device == "cpu":
         return False
-    return request.profile == "paper" or (request.profile == "matched" and first_gpu() is not None)
+    return request.profile == "paper" or (request.profile == "matched" and visible_gpu())
 
 
 def one_thread_each(request: Request, commands: Sequence[Command]) -> list[Command]:

@@ -175,7 +175,7 @@ FLAGS: FlagTable = {
     "--force": dict(action="store_true", help="run finished stages again, also in a repeated task"),
     "--cpus-per-task": dict(type=number(0), default=1.0, help="CPUs that a task reserves"),
     "--gpus-per-task": dict(
-        type=number(0), help="GPUs that a task reserves; default: 1 with --profile paper, unless --device cpu; else 0"
+        type=number(0), help="GPUs that a task reserves; default: 1 if the commands use a GPU, else 0"
     ),
     "--retries": dict(type=whole(0), default=3, help="further starts of a task that was killed"),
 }

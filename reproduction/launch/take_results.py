@@ -24,7 +24,7 @@ from reproduction.launch.pipeline import REQUEST_FLAGS
 from reproduction.launch.sweep import FOLDERS
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, run_main
 from reproduction.runtime.record import Record, load_record
-from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown, write_json
+from reproduction.runtime.run_folder import REPO_ROOT, UserError, read_json, shown, write_json
 
 WORKTREE = REPO_ROOT / ".worktree"
 FLAGS: FlagTable = {
@@ -72,20 +72,22 @@ def take(runs: Path, results: Path = RESULTS, papers: Sequence[str] = ()) -> lis
     if not newest:
         of = f" of {', '.join(papers)}" if papers else ""
         raise UserError(f"{shown(runs)}: no record of a cpu, matched or paper run{of}")
+    replaced = set()
     for paper, row, seed, stage in newest:  # what an earlier run of the same seed and stage left
         folder = results / paper / row
-        for old in {*folder.glob(f"seed{seed}.json"), *folder.glob(f"seed{seed}-*.json")}:
-            if json.loads(old.read_text(encoding="utf-8")).get("stage") == stage:
-                old.unlink()
+        present = {*folder.glob(f"seed{seed}.json"), *folder.glob(f"seed{seed}-*.json")}
+        replaced |= {path for path in present if read_json(path, "stage")["stage"] == stage}
     stages = Counter(key[:3] for key in newest)
     written = []
     for (paper, row, seed, stage), (record, text) in newest.items():
         path = results / paper / row / f"seed{record.seed}.json"
-        if stages[paper, row, seed] > 1 or path.exists():  # there it holds another stage
+        if stages[paper, row, seed] > 1 or (path.exists() and path not in replaced):  # there it holds another stage
             path = path.with_name(f"seed{record.seed}-{stage}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, text)
         written.append(path)
+    for old in replaced - set(written):
+        old.unlink()
     return written
 
 
@@ -107,7 +109,11 @@ def run_in_worktree(papers: Sequence[str], flags: Sequence[str]) -> Path:
         git("worktree", "add", "--detach", str(WORKTREE), head)
     at = git("-C", str(WORKTREE), "rev-parse", "HEAD")
     if at != head:
-        raise UserError(f"{shown(WORKTREE)} is at {at[:10]}, not HEAD: git worktree remove --force {shown(WORKTREE)}")
+        raise UserError(
+            f"{shown(WORKTREE)} is at {at[:10]}, not HEAD: take what has finished there, python -m "
+            f"reproduction.take_results --from {shown(WORKTREE)}/runs, then git worktree remove --force "
+            f"{shown(WORKTREE)}"
+        )
     for paper in papers:
         command = [sys.executable, "-m", f"{FOLDERS[paper]}.reproduce", *flags]
         if subprocess.run(command, cwd=WORKTREE).returncode:

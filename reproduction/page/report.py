@@ -139,7 +139,7 @@ def build(comparisons: Sequence[Comparison], records: Collection, page: Path) ->
         claims=claims_table(results) if several else "",
         papers=papers,
         machines=machines(entries),
-        problems=[without_folders(problem) for problem in records.problems[:200]],
+        problems=[without_folders(problem) for problem in list(dict.fromkeys(records.problems))[:200]],
     )
 
 
@@ -151,7 +151,7 @@ def markdown_report(comparisons: Sequence[Comparison], records: Collection) -> s
         for extra in extras_of(comparison.paper, records):
             parts += [f"### {extra.title}", extra.note, markdown_table(extra.head, extra.rows)]
     if records.problems:
-        left_out = [f"* {without_folders(problem)}" for problem in records.problems[:200]]
+        left_out = [f"* {without_folders(problem)}" for problem in list(dict.fromkeys(records.problems))[:200]]
         parts.append("## Left out\n\n" + "\n".join(left_out))
     return "\n\n".join(parts) + "\n"
 

@@ -196,10 +196,11 @@ def draw_strip(find: Find, path: Path, charts: bool = False) -> None:
     ratios = {"width_ratios": [width for *_, width in panels]}
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
     figure, grid = new_figure(20, 4.7, 1, len(panels), layout, gridspec_kw=ratios)
-    for axes, (paper, title, draw, _) in zip(grid[0], panels, strict=True):
-        one, single = new_figure(5, 4)
-        for place in (axes, single[0, 0]):
+    single = [new_figure(5, 4) for _ in panels]
+    for axes, (_, alone), (_, _, draw, _) in zip(grid[0], single, panels, strict=True):
+        for place in (axes, alone[0, 0]):
             draw(place, find)
+    for axes, (one, _), (paper, title, _, _) in zip(grid[0], single, panels, strict=True):  # no run is missing
         save_figure(one, path.with_name(f"{paper}.png"), dpi=84, facecolor=PAPER_WHITE)
         axes.set_title(title, fontsize=16, color=INK, loc="left", linespacing=1.3, y=1.02, pad=0)
     save_figure(figure, path, dpi=84, facecolor=PAPER_WHITE)

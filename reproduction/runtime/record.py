@@ -158,8 +158,8 @@ def still_rising(accuracies: Sequence[float]) -> bool | None:
     Args:
       accuracies: of the test set at each test, in order.
     Returns:
-      True if the last tenth of the tests has a mean above that of the tenth before by more than two standard errors
-      of the difference; None if there are fewer than 10 tests.
+      True if the last tenth of the tests, or the last five if that is more, has a mean above that of as many before by
+      more than two standard errors of the difference; None if there are fewer than 10 tests.
     """
     tenth = max(len(accuracies) // 10, 5)
     if len(accuracies) < 2 * tenth:

@@ -194,7 +194,7 @@ def test_args_make_a_row_of_their_own_and_force_starts_anew():
     assert first.folder.name == "seed42" and first.folder.parent.name == "mnist5k-cpu-threshold-80"
 
 
-def test_seeds_are_lanes_and_the_report_waits_for_all():
+def test_seeds_are_workers_and_the_report_waits_for_all():
     commands = reproduce.commands_of(request("cpu", "mnist5k", (42, 43)))
     assert [command.worker for command in commands] == ["seed42"] * 7 + ["seed43"] * 7 + [None]
     opens = reproduce.report_of(request("cpu", "mnist5k", (42, 43)))

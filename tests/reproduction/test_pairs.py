@@ -46,7 +46,11 @@ def test_other_orders_of_the_test_images_are_never_paired(make, tmp_path):
     put(make, tmp_path, "cifar10-matched", [0.9] * 3, right)
     put(make, tmp_path, "cifar10-matched-plain", [0.8] * 3, right, LABELS[::-1])
     results, found = check(tmp_path, paper_with(claim()))
-    assert results["X-C1", ""].verdict.word == "not run"
+    refused = results["X-C1", "cifar10-matched"]
+    assert refused.effect is None and refused.seeds == ()
+    assert refused.verdict.text.startswith(
+        "not testable: no seed could be paired, the order digests of the test images"
+    )
     assert len(found.problems) == 3
     assert all("not paired, the order digests of the test images differ" in line for line in found.problems)
     assert found.problems[0].startswith("class2str cifar10-matched, X-C1, seed 0:") and "json" in found.problems[0]

@@ -18,6 +18,7 @@ from reproduction.launch import after_run, pipeline
 from reproduction.launch.jobs import Command
 from reproduction.launch.pipeline import Request, request_of
 from reproduction.launch.sweep import FOLDERS
+from reproduction.runtime import driver
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 ASKED = {"profile": "cpu", "dataset": "cifar100", "seeds": "", "device": "cpu", "args": "", "force": False}
@@ -115,6 +116,26 @@ def test_a_run_ends_with_three_next_steps_that_are_commands(paper):
         assert set(targets) <= {f"reproduce-{paper}", "report"} and all(step.startswith("  make ") for step in steps)
         assert any("folder:PATH" in step for step in steps) == (dataset != "folder:photos")
         assert any("PROFILE=matched" in step for step in steps) == (profile != "matched")
+
+
+@pytest.mark.parametrize("path", ["photos", "./photos", "/home/me/photos", "photos/"])
+def test_a_folders_rows_are_named_after_it_however_it_is_spelled(path):
+    assert Request("cpu", f"folder:{path}", (0,), "cpu", (), False, None).row() == "photos-cpu"
+    assert Request("cpu", "csv:mine", (0,), "cpu", (), False, None).row() == "csv_mine-cpu"
+
+
+def test_a_hidden_gpu_is_not_visible(monkeypatch):
+    monkeypatch.setattr(driver, "first_gpu", lambda: "NVIDIA Card 1")
+    matched = Request("matched", "cifar10", (0,), "auto", (), False, None)
+    for hidden in (False, True):
+        if hidden:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        else:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        words = {**ASKED, "profile": "auto", "device": "auto", "data_dir": "", "copy": "", "rows": "core"}
+        asked_for = request_of(Namespace(**words), dict.fromkeys(("paper", "cpu"), "cifar10"))
+        assert asked_for.profile == ("cpu" if hidden else "paper")
+        assert pipeline.on_gpu(matched) == (not hidden)
 
 
 @pytest.mark.parametrize("offline", ["", "1"])

@@ -77,6 +77,7 @@ def test_a_missing_run_is_one_line_with_the_command_that_makes_it(tmp_path, caps
     (tmp_path / "triplet/r-semi_hard/seed0/neighbours.png").unlink()
     with pytest.raises(SystemExit, match="2"):
         strip.main(["--runs", str(tmp_path), "--out", str(tmp_path / "strip.png")])
+    assert not list(tmp_path.glob("*.png"))  # no panel is drawn anew if not all are
     assert capsys.readouterr().err.rstrip().endswith("no such file; run: make reproduce-triplet")
 
 

@@ -109,3 +109,13 @@ def test_a_broken_record_is_one_line_and_nothing_is_taken(make, tmp_path, text):
 def test_nothing_to_take(tmp_path):
     with pytest.raises(UserError, match="no record"):
         take(tmp_path, tmp_path / "results")
+
+
+def test_a_damaged_older_record_is_one_line_and_no_record_is_lost(make, tmp_path):
+    for seed in (0, 1):
+        put(make, tmp_path / "runs", f"a{seed}", seed=seed)
+    older = take(tmp_path / "runs", tmp_path / "results")
+    older[1].write_text("<<<<<<< HEAD")
+    with pytest.raises(UserError, match=r"seed1\.json"):
+        take(tmp_path / "runs", tmp_path / "results")
+    assert all(path.exists() for path in older)

@@ -38,7 +38,7 @@ def order(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
-def test_lanes_keep_their_order_and_a_command_without_lane_waits(note, tmp_path, jobs):
+def test_jobs_keep_their_order_and_a_command_without_worker_waits(note, tmp_path, jobs):
     commands = [note(f"{worker}{i}", worker, 0.05 * (worker == "a")) for worker in "abc" for i in range(3)]
     commands += [note("end"), note("after", "a")]
     assert workers.run_all(commands, jobs) is None
@@ -51,7 +51,7 @@ def test_lanes_keep_their_order_and_a_command_without_lane_waits(note, tmp_path,
         assert [name for name in seen if name[0] == worker and len(name) == 2] == [f"{worker}{i}" for i in range(3)]
 
 
-def test_lanes_overlap(note, tmp_path):
+def test_jobs_overlap(note, tmp_path):
     commands = [note("slow", "a", 1.5), note("slow2", "a"), note("quick", "b"), note("quick2", "b")]
     assert workers.run_all(commands, 2) is None
     assert order(tmp_path) == ["quick", "quick2", "slow", "slow2"]
