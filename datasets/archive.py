@@ -66,6 +66,8 @@ def _tar_members(path: Path, opener: Opener, limit: int) -> Iterator[tuple[str, 
         bounded = cast(Any, _Bounded(stream, limit, path.name))
         with tarfile.open(fileobj=bounded, mode="r|") as tar:
             for member in tar:
+                if member.isdir() and not PurePosixPath(member.name).parts:
+                    continue  # `./`, with which `tar -c .` begins
                 safe_name(member.name, path.name)
                 if member.isdir():
                     continue
@@ -107,6 +109,7 @@ def extract(path: Path, target: Path, limit: int, wanted: Callable[[str], str | 
     unpacking = target.with_name(f".{target.name}.unpacking")
     shutil.rmtree(unpacking, ignore_errors=True)
     written: list[str] = []
+    names: set[str] = set()
     try:
         unpacking.mkdir(parents=True)
         with reading(path):
@@ -116,8 +119,9 @@ def extract(path: Path, target: Path, limit: int, wanted: Callable[[str], str | 
                 out_name = wanted(name)
                 if out_name is None:
                     continue
-                if out_name in written:
+                if out_name in names:
                     raise DatasetError(f"{path.name}: member {name!r} occurs twice")
+                names.add(out_name)
                 written.append(out_name)
                 left = _write(stream, unpacking / safe_name(out_name, path.name), left, path.name)
         shutil.rmtree(target, ignore_errors=True)

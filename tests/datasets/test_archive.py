@@ -47,6 +47,11 @@ def test_tar_kinds(tmp_path, kind):
     assert (tmp_path / "out" / "x").read_bytes() == b"one" and _clean(tmp_path) == [name, "out"]
 
 
+def test_an_archive_may_begin_with_its_own_folder(tmp_path):
+    raw = _tar(("./", b"", tarfile.DIRTYPE), ("./in/", b"", tarfile.DIRTYPE), ("./in/x", b"one", tarfile.REGTYPE))
+    assert _unpack(tmp_path, raw) == ["./in/x"] and (tmp_path / "out" / "in" / "x").read_bytes() == b"one"
+
+
 def test_zip(tmp_path):
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z:
@@ -119,6 +124,20 @@ def test_bomb_in_an_unwanted_member_or_a_header_counts_too(tmp_path):
 def test_doubled_names_are_refused(tmp_path):
     with pytest.raises(DatasetError, match="occurs twice"):
         _unpack(tmp_path, _tar(("x", b"1", tarfile.REGTYPE), ("x", b"2", tarfile.REGTYPE)))
+
+
+def test_names_are_not_compared_with_all_others(tmp_path):
+    compared = []
+
+    class Name(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            compared.append(other)
+            return str.__eq__(self, other)
+
+    raw = _tar(*((f"{i}.jpg", b"x", tarfile.REGTYPE) for i in range(100)))
+    assert len(_unpack(tmp_path, raw, wanted=Name)) == 100 and len(compared) < 100
 
 
 def test_full_disk_is_not_blamed_on_the_archive(tmp_path, monkeypatch):
