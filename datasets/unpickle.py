@@ -20,6 +20,11 @@ from datasets.files import reading
 MOST_MEMO = 1 << 20
 # A batch has about ten tuples; a million of them, one in the other, would overflow the interpreter's own stack.
 MOST_TUPLES = 1000
+# A batch has four calls, and each has an argument tuple; but a tuple that is stored once can serve many calls.
+CALLS = frozenset({"REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"})
+MOST_CALLS = 1000
+# Most bytes that all calls can make: each at most as many as the longest text has characters (CIFAR-100: 614 million).
+MOST_BYTES = 1 << 32
 
 
 # Every stand-in has a __setstate__: without one, a pickle could set attributes on the class itself.
@@ -93,11 +98,16 @@ class _Unpickler(pickle.Unpickler):
 
 def _scan(raw: bytes) -> None:
     """Walks the opcodes without running them; refuses what would exhaust the memory or the stack."""
-    tuples = 0
+    tuples = calls = longest = 0
     for opcode, argument, _ in pickletools.genops(raw):
         tuples += "TUPLE" in opcode.name
-        if tuples > MOST_TUPLES:
-            raise pickle.UnpicklingError(f"more than {MOST_TUPLES} tuples")
+        calls += opcode.name in CALLS
+        if isinstance(argument, str):
+            longest = max(longest, len(argument))
+        if tuples > MOST_TUPLES or calls > MOST_CALLS:
+            raise pickle.UnpicklingError(f"more than {MOST_TUPLES} tuples or {MOST_CALLS} calls")
+        if calls * longest > MOST_BYTES:
+            raise pickle.UnpicklingError(f"{calls} calls with texts of up to {longest:,} characters")
         if "PUT" in opcode.name and isinstance(argument, int) and not 0 <= argument < MOST_MEMO:
             raise pickle.UnpicklingError(f"memo index {argument}")
 

@@ -205,6 +205,21 @@ def test_odd_pickles_give_one_line(raw):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("length", "calls", "message"),
+    [(10, 1001, "more than .*1000 calls"), (100_000, 21, "21 calls .* to 100,000 char")],
+)
+@pytest.mark.parametrize("call", [b"R", b"\x81"])
+def test_few_bytes_cannot_become_many(monkeypatch, length, calls, message, call):
+    """The same text, encoded again and again: its arguments are pickled once."""
+    monkeypatch.setattr(unpickle, "MOST_BYTES", 2_000_000)
+    arguments = b"X" + struct.pack("<i", length) + b"x" * length + b"X\x06\x00\x00\x00latin1\x86q\x01"
+    again = b"h\x00h\x01" + call
+    raw = b"\x80\x02}U\x01x](c_codecs\nencode\nq\x00" + arguments + call + again * (calls - 1) + b"es."
+    with pytest.raises(datasets.DatasetError, match=message):
+        unpickle.load(raw, "here")
+
+
 @pytest.mark.parametrize("name", [b"numpy\nndarray", b"numpy\ndtype", b"_codecs\nencode"])
 def test_a_pickle_cannot_change_our_classes(name):
     """Opcode BUILD sets attributes on whatever lies on the stack, a class too."""
