@@ -136,6 +136,10 @@ class RangeDownloader:
             start, total = self._extent(response)
             if self.size is not None and total is not None and total != self.size:
                 raise Refused(f"the server offers {total:,} bytes, expected {self.size:,}")
+            if self.size is None and total is not None and total > MOST_BYTES:
+                raise Refused(
+                    f"the server offers {total:,} bytes, more than the {MOST_BYTES:,} allowed if the size is unknown"
+                )
             # A strong ETag or a date; weak ETags are not allowed in If-Range.
             etag = response.headers.get("ETag")
             validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")

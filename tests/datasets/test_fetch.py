@@ -131,6 +131,15 @@ def test_server_that_tells_no_size_is_stopped_too(offer, server, tmp_path):
     assert _left(tmp_path) == []  # what came is not the file, so no part of it is continued
 
 
+@pytest.mark.parametrize("length", [True, False])
+def test_a_file_of_unknown_size_may_not_fill_the_disk(offer, server, monkeypatch, tmp_path, length):
+    monkeypatch.setattr(download, "MOST_BYTES", 700_000)
+    server.length = length
+    with pytest.raises(DatasetError, match="more than (the )?700,000"):
+        offer(known=False)()
+    assert _left(tmp_path) == []
+
+
 def test_cut_without_a_told_size_is_noticed(offer, server):
     server.length, server.cuts = False, [100_000]
     assert offer()().read_bytes() == BODY
