@@ -47,7 +47,7 @@ def check_file(path: Path, file: File, accept_unverified: bool = False) -> Check
     try:
         size = path.stat().st_size
         if file.bytes is not None and size != file.bytes and not accept_unverified:
-            raise _wrong(str(path), f"{size:,} bytes, expected {file.bytes:,}")
+            raise _wrong(file, str(path), f"{size:,} bytes, expected {file.bytes:,}")
         sha256, md5 = _hexdigests(path)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
@@ -62,8 +62,9 @@ def check_bytes(raw: bytes, path: Path, file: File, accept_unverified: bool = Fa
     return _judge(where, path.parent, file, len(raw), sha256, md5, accept_unverified)
 
 
-def _wrong(where: str, reason: str) -> DatasetError:
-    return DatasetError(f"{where}: {reason}; delete it to fetch it again, or use it with --accept-unverified")
+def _wrong(file: File, where: str, reason: str) -> DatasetError:
+    advice = "delete it to fetch it again" if file.urls else "replace it (see docs/data.md)"
+    return DatasetError(f"{where}: {reason}; {advice}, or use it with --accept-unverified")
 
 
 def _judge(where: str, folder: Path, file: File, size: int, sha256: str, md5: str, accept: bool) -> Checked:
@@ -78,8 +79,8 @@ def _judge(where: str, folder: Path, file: File, size: int, sha256: str, md5: st
         print(f"{where}: {digest.algorithm} {got} differs from the manifest; used as unverified data", file=sys.stderr)
         return Checked(sha256, False)
     if not right_size:
-        raise _wrong(where, f"{size:,} bytes, expected {file.bytes:,}")
-    raise _wrong(where, f"{digest.algorithm} is {got}, expected {digest.value} ({digest.evidence})")
+        raise _wrong(file, where, f"{size:,} bytes, expected {file.bytes:,}")
+    raise _wrong(file, where, f"{digest.algorithm} is {got}, expected {digest.value} ({digest.evidence})")
 
 
 def _first_seen(where: str, folder: Path, file: File, sha256: str, accept: bool) -> Checked:
@@ -97,5 +98,5 @@ def _first_seen(where: str, folder: Path, file: File, sha256: str, accept: bool)
         with contextlib.suppress(OSError):
             write_json(digests_path, {**known, file.name: sha256})
     elif known[file.name] != sha256 and not accept:
-        raise _wrong(where, f"sha256 is {sha256}, but {known[file.name]} was stored in {digests_path} at first")
+        raise _wrong(file, where, f"sha256 is {sha256}, but {known[file.name]} was stored in {digests_path} at first")
     return Checked(sha256, False)

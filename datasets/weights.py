@@ -7,6 +7,7 @@ for: python -m datasets.weights vgg16_weights.npz
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from datasets import archive
@@ -84,14 +85,19 @@ def find(
             f"or run: python -m datasets.weights {source}"
         )
     parts = [(path.with_name(part), part) for part in PARTS[name]] if name in PARTS else [(path, name)]
-    return path, [check_file(part, this.file(called), accept_unverified).sha256 for part, called in parts][0]
+    return path, [_check(part, called, accept_unverified) for part, called in parts][0]
+
+
+def _check(path: Path, name: str, accept: bool) -> str:
+    """The sha256 of a checked file. The message of a wrong one must not say that it is fetched again: nothing is."""
+    return check_file(path, dataclasses.replace(entry(NAME).file(name), urls=()), accept).sha256
 
 
 def _unpack(home: Path, name: str, accept: bool) -> Path:
     packed, target, parts = home / PACKED[name], home / name.removesuffix(".ckpt"), PARTS.get(name, (name,))
     with locked(home):
         if not is_there(target / name):
-            check_file(packed, entry(NAME).file(packed.name), accept)
+            _check(packed, packed.name, accept)
             wanted = {f"{folder}{part}": part for part in parts for folder in ("", "./")}
             if set(archive.extract(packed, target, MOST_BYTES, wanted.get)) != set(parts):
                 raise DatasetError(f"{packed}: holds no {' and '.join(parts)}; it is another archive")
@@ -118,7 +124,8 @@ def prepare(root: Path | None, accept: bool) -> None:
         if path is not None:
             checked = check_file(path, file, accept)
             found = True
-            print(f"{file.name}: sha256 {checked.sha256}, {'verified' if checked.verified else 'no published digest'}")
+            known = "verified" if checked.verified else "UNVERIFIED (digest differs from the manifest's)"
+            print(f"{file.name}: sha256 {checked.sha256}, {known if file.digest.algorithm else 'no published digest'}")
     if not found:
         raise DatasetError(f"{home}: no weights; {entry(NAME).placing(home.parent)}")
 

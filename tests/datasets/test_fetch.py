@@ -221,6 +221,16 @@ def test_unknown_digest_is_shown_stored_and_compared(offer, remanifest, tmp_path
         check_file(path, file)
 
 
+def test_advice_is_to_delete_only_what_is_fetched_again(make, server, remanifest, tmp_path):
+    from datasets.verify import check_file
+
+    home = make.place(tmp_path / "svhn", {NAME: b"another file"})
+    for mirrors, advice in (([server.url], "delete it to fetch it again"), ([], "replace it .see docs/data.md.")):
+        remanifest("svhn", files={NAME: BODY}, mirrors=mirrors)
+        with pytest.raises(DatasetError, match=f"expected 700,001; {advice}, or use it with --accept-unverified"):
+            check_file(home / NAME, manifest.entry("svhn").file(NAME))
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.lists(st.integers(0, 400), max_size=6), st.booleans())
 def test_any_series_of_cuts_gives_the_same_bytes(tmp_path_factory, cuts, ranges):

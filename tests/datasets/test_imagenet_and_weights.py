@@ -121,6 +121,20 @@ def test_digest_prefix_in_the_name_is_checked(make, tmp_path):
     make.place(tmp_path / "weights", {"resnet18-f37072fd.pth": b"not it"})
     with pytest.raises(datasets.DatasetError, match="sha256-prefix is .*expected f37072fd"):
         weights.find("resnet18-f37072fd.pth", tmp_path)
+    with pytest.raises(datasets.DatasetError, match="replace it .see docs/data.md."):  # nothing is fetched here
+        weights.find("resnet18-f37072fd.pth", tmp_path, given=tmp_path / "weights" / "resnet18-f37072fd.pth")
+
+
+def test_a_file_with_another_digest_is_named_so(make, tmp_path, capsys):
+    make.place(tmp_path / "weights", {"resnet18-f37072fd.pth": b"not it", "vgg16_weights.npz": b"unknown"})
+    weights.prepare(tmp_path, accept=True)
+    out, err = capsys.readouterr()
+    assert "resnet18-f37072fd.pth: sha256-prefix" in err and "differs from the manifest" in err
+    states = {line.split(":")[0]: line.partition(", ")[2] for line in out.splitlines()}
+    assert states == {
+        "resnet18-f37072fd.pth": "UNVERIFIED (digest differs from the manifest's)",
+        "vgg16_weights.npz": "no published digest",
+    }
 
 
 @pytest.mark.parametrize("inside", ["vgg_16.ckpt", "./vgg_16.ckpt"])
