@@ -303,21 +303,21 @@ def prepare(
     home = source.home(root)
     if home is None:
         for folder in filter(source.derivable, places(root, *source.folders)[:-1]):
-            for file in entry(source.name).files:
-                if file.name in source.needs:
-                    check_file(folder / file.name, file, accept_unverified)
-            if _derive(source, folder):
+            if _derive(source, folder, accept_unverified):
                 print(
                     f"{source.name}: lists derived in {folder / 'lists'}; the images are not there yet", file=sys.stderr
                 )
         home = _unpacked(source, root, accept_unverified, offline)
     if source.complete(home):
-        _derive(source, home)
+        _derive(source, home, accept_unverified)
     return home
 
 
-def _derive(source: Source, home: Path) -> bool:
-    """Writes the lists that the set's folder lacks; returns whether there were any."""
+def _derive(source: Source, home: Path, accept_unverified: bool) -> bool:
+    """Checks the official files and writes the lists that the set's folder lacks; returns whether there were any."""
+    for file in entry(source.name).files:
+        if file.name in source.needs:
+            check_file(home / file.name, file, accept_unverified)
     missing = [key for key, file in FILES.items() if not (home / "lists" / file).is_file()]
     if missing:
         with locked(home / "lists"):

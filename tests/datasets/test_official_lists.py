@@ -212,6 +212,21 @@ def test_no_list_is_derived_from_a_file_with_another_digest(synthetic, make, tmp
     assert not (tmp_path / "cars" / "lists").exists()
 
 
+def test_files_placed_by_hand_next_to_their_images_are_checked(synthetic, make, tmp_path):
+    splits = {"trnid": np.array([[1, 2]]), "valid": np.array([[3]]), "tstid": np.array([[4]])}
+    right = {"imagelabels.mat": mat(labels=np.array([[1, 2, 2, 1]], np.uint8)), "setid.mat": mat(**splits)}
+    source = synthetic(flowers102, **right, **{"102flowers.tgz": b""})
+    other = mat(**{**splits, "trnid": np.array([[2, 1]])})
+    home = make.place(tmp_path / "flowers102", {**right, "setid.mat": other})
+    make.place(home / "jpg", {f"image_{i:05d}.jpg": b"x" for i in range(1, 5)})
+    with pytest.raises(DatasetError, match="setid.mat: .*expected"):
+        lists.load_set(source, tmp_path, offline=True)
+    assert not (home / "lists").exists()
+    assert lists.load_set(source, tmp_path, accept_unverified=True).train.names[0] == "image_00002.jpg"
+    with pytest.raises(DatasetError, match="setid.mat: .*expected"):  # though its lists are there now
+        lists.load_set(source, tmp_path, offline=True)
+
+
 def test_flowers_from_its_files(synthetic, make, tmp_path):
     labels = np.array([[1, 1, 2, 2, 1, 2]], np.uint8)
     splits = {
