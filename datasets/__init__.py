@@ -14,7 +14,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from datasets.core import Dataset, DatasetError, NoNetwork
+from datasets.core import Dataset, DatasetError, NoNetwork, file_error
 from datasets.split import hold_out, subset
 
 __all__ = ["NAMES", "Dataset", "DatasetError", "NoNetwork", "check_name", "hold_out", "load", "subset"]
@@ -66,5 +66,5 @@ def load(
         else:
             loaded = importlib.import_module(f"datasets.{name}").load(root, accept_unverified, offline, **options)
     except OSError as error:
-        raise DatasetError(f"{name}: {error.filename}: {error.strerror}; see --data-dir") from error
+        raise file_error(name, error) from error
     return loaded

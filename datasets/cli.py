@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 import datasets
 from datasets import lists
-from datasets.core import DATA_ROOT, DatasetError
+from datasets.core import DATA_ROOT, DatasetError, file_error
 from datasets.fetch import announce, find
 from datasets.manifest import Entry, entries, entry
 from datasets.terminal import any_terminal
@@ -122,6 +122,11 @@ def main(name: str | None = None, argv: list[str] | None = None) -> int:
         _prepare(this, args.root, args.accept_unverified, True if args.verify else args.offline)
     except DatasetError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of the output has left: `any_terminal` ends the program
+        raise
+    except OSError as error:
+        print(f"error: {file_error(name or 'datasets', error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command continues the download", file=sys.stderr)

@@ -37,6 +37,12 @@ def name_of(path: Path) -> str:
         raise DatasetError(f"{ascii(str(path))}: this name is not UTF-8; rename it") from None
 
 
+def file_error(name: str, error: OSError) -> DatasetError:
+    """The error for a file of the set `name` that cannot be read or written; the system does not always name it."""
+    where = f"{error.filename}: " if error.filename else ""
+    return DatasetError(f"{name}: {where}{error.strerror or error}; see --data-dir")
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Images and labels of one data set.

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,14 +55,27 @@ def read_bounded(path: Path, limit: int | None) -> bytes:
     return raw
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes text as UTF-8, so that a reader sees the old file or the new one, never half of it."""
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Gives a partial file to write, then moves it to `path`: a reader sees the old file or the new one, never half."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(text.encode())
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text as UTF-8, atomically."""
+    with _replacing(path) as partial:
+        partial.write_bytes(text.encode())
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copies a file, atomically."""
+    with _replacing(target) as partial:
+        shutil.copyfile(source, partial)
 
 
 def write_json(path: Path, value: object) -> None:

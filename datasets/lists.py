@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ import numpy as np
 from datasets import archive, image_folders
 from datasets.core import DatasetError
 from datasets.fetch import fetch, find, locked, places
-from datasets.files import read_bounded, reading, write_text
+from datasets.files import copy_file, read_bounded, reading, write_text
 from datasets.manifest import entry
 from datasets.split import stratified
 from datasets.verify import check_file
@@ -354,7 +353,7 @@ def _unpacked(source: Source, root: Path | None, accept_unverified: bool, offlin
                 if not (home / target).is_dir():  # another process may have unpacked it while we waited, and reads it
                     archive.extract(path, home / target, MOST_ARCHIVE_BYTES, functools.partial(_inside, target))
             elif path.parent != home:
-                shutil.copyfile(path, home / path.name)
+                copy_file(path, home / path.name)
     found_home = source.home(root)
     if found_home is None:
         wanted = ", ".join((source.images, *source.needs))

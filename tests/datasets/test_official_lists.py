@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import shutil
 import tarfile
 
 import numpy as np
@@ -249,6 +251,28 @@ def test_flowers_from_its_files(synthetic, make, tmp_path):
     (tmp_path / "flowers102" / "setid.mat").write_bytes(mat(**{**splits, "tstid": np.array([[7, 5]], np.uint16)}))
     with pytest.raises(DatasetError, match="setid.mat: image numbers beyond 6"):
         flowers102.derive(tmp_path / "flowers102")
+
+
+def test_a_file_is_copied_whole_or_not_at_all_and_a_full_disk_is_one_line(
+    synthetic, make, tmp_path, capsys, monkeypatch
+):
+    annotations = np.zeros((1, 2), [("relative_im_path", object), ("class", object), ("test", object)])
+    annotations[0, 0], annotations[0, 1] = ("car_ims/000001.jpg", 1, 0), ("car_ims/000002.jpg", 1, 1)
+    files = {
+        "cars_annos.mat": mat(annotations=annotations, class_names=cell("a")),
+        "car_ims.tgz": tar({f"car_ims/{i:06d}.jpg": b"x" for i in (1, 2)}, "w:gz"),
+    }
+    synthetic(cars, **files)
+    make.place(tmp_path, files)  # in the data folder itself, from where they are copied
+
+    def full(source, target):
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert cli.main("cars", ["--root", str(tmp_path), "--offline"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: cars: No space left on device; see --data-dir"
+    assert sorted(p.name for p in (tmp_path / "cars").iterdir()) == [".lock"]
 
 
 def test_cars_from_its_files(synthetic, make, tmp_path):
