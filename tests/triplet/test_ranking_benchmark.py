@@ -19,3 +19,26 @@ def test_row_by_row_mining_is_the_same_loss():
         (a, slope), (b, ours) = session.run([(loss, tf1.gradients(loss, x)[0]) for loss in losses])
     assert a == pytest.approx(b, rel=1e-12)
     np.testing.assert_allclose(slope, ours, atol=1e-12)
+
+
+def test_each_mode_goes_first_as_often_as_last(monkeypatch):
+    ran = []
+
+    class Session:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def run(self, mode):
+            ran.append(mode)
+            return 1.0
+
+    monkeypatch.setattr(triplet, "started", lambda device: None)
+    monkeypatch.setattr(triplet, "train_ops", lambda *_: {mode: mode for mode in triplet.MODES})
+    monkeypatch.setattr(triplet.tf_runtime, "session", lambda config: Session())
+    assert len(triplet.overhead("cpu", small=True)[0].ratios) == 6
+    steps = [tuple(ran[i : i + 4]) for i in range(4, len(ran), 4)]  # the first step warms up
+    assert steps[:2] in ([triplet.MODES, triplet.MODES[::-1]], [triplet.MODES[::-1], triplet.MODES])
+    assert steps == steps[:2] * 3
