@@ -140,7 +140,9 @@ def f5_selectivity(seeds: Seeds, path: Path) -> None:
         ax.fill_between(
             x, rows["null_mean"].mean(0), rows["null_95"].mean(0), color="0.8", label="other groups, mean to 95 %"
         )
-        ax.errorbar(x, rows["best"].mean(0), rows["best"].std(0), marker="o", color="#D55E00", label="best channel")
+        sd = rows["best"].std(0, ddof=1) if len(seeds) > 1 else None
+        label = "best channel" if sd is None else f"best channel, mean ± sd over {len(seeds)} seeds"
+        ax.errorbar(x, rows["best"].mean(0), sd, marker="o", color="#D55E00", label=label)
         if "untrained" in rows:
             ax.plot(x, rows["untrained"].mean(0), color="#0072B2", ls="--", label="best channel, untrained")
             ax.plot(x, rows["untrained_95"].mean(0), color="#0072B2", ls=":", label="other groups, untrained, 95 %")
@@ -152,12 +154,14 @@ def f5_selectivity(seeds: Seeds, path: Path) -> None:
 
 
 def show_sheet(ax: Any, images: np.ndarray, across: int) -> None:
-    """Draws images [N, H, W, C] as one sheet with white gaps, in grey if they have one channel."""
+    """Draws images [N, H, W, C] as one sheet with white gaps, in grey if they have one channel; nothing if N is 0."""
+    ax.axis("off")
+    if not len(images):
+        return
     framed = np.pad(images, ((0, -len(images) % across), (0, 1), (0, 1), (0, 0)), constant_values=255)
     _, h, w, c = framed.shape
     pixels = framed.reshape(-1, across, h, w, c).swapaxes(1, 2).reshape(-1, across * w, c)
     ax.imshow(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=255)
-    ax.axis("off")
 
 
 def f6_top_images(seed: Mapping[str, Any], folder: Path, test_images: np.ndarray, path: Path) -> None:
@@ -230,15 +234,14 @@ def f9_quality(seed: Mapping[str, Any], train_images: np.ndarray, path: Path) ->
     figure, (axes,) = new_figure(12, 4.4, 1, 3, layout=None)
     titles = {"s2": "far, confident errors (s2)", "s3": "two far classes alike (s3)"}
     for ax, (key, title) in zip(axes, titles.items(), strict=False):
-        show_sheet(ax, train_images[np.array(quality[f"images_{key}"][:48])], 8)
+        drawn = np.array(quality[f"images_{key}"][:48], int)
+        show_sheet(ax, train_images[drawn], 8)
         planted = int(np.count_nonzero(quality[f"planted_{key}"][:48]))
-        ax.set_title(f"{title}; {planted} of 48 were planted", fontsize=9)
+        ax.set_title(f"{title}; {planted} of {len(drawn)} were planted", fontsize=9)
     names = [*seed["names"], "second label"]
     lines = [f"{names[i]} / {names[j]}: {s:.3f}" for i, j, s in quality["pairs"][:6]]
     pairs = np.array([pair[:2] for pair in quality["duplicates"][:12]], int).reshape(-1)
-    if len(pairs):
-        show_sheet(axes[2], train_images[pairs], 4)
-    axes[2].axis("off")
+    show_sheet(axes[2], train_images[pairs], 4)
     axes[2].set_title(
         "redundant labels (s4):\n"
         + "\n".join(lines)

@@ -58,6 +58,7 @@ def study_labels(folder: Path, data: Data) -> dict[str, Any]:
     }
     for name in ("s2", "s3"):
         order = np.argsort(-scores[name], kind="stable")[:60]
+        order = order[scores[name][order] > 0]  # the rest is not in doubt
         quality[f"images_{name}"] = joined["index"][order].tolist()
         quality[f"labels_{name}"] = labels[order].tolist()
         quality[f"predicted_{name}"] = probabilities[order].argmax(1).tolist()

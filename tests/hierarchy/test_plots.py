@@ -29,7 +29,10 @@ def test_the_untrained_network_is_drawn_next_to_the_trained_one(tmp_path, monkey
     lines = {line.get_label(): line.get_ydata() for line in drawn[0].get_lines()}
     assert lines["best channel, untrained"] == pytest.approx([0.35, 0.5])
     assert lines["other groups, untrained, 95 %"] == pytest.approx([0.2, 0.4])
+    (bars,) = drawn[0].containers
+    assert bars.get_label() == "best channel, mean ± sd over 2 seeds"
     plots.f5_selectivity([seed()], tmp_path)  # of an older run
+    assert drawn[1].containers[0].get_label() == "best channel"
     assert not any("untrained" in line.get_label() for line in drawn[1].get_lines())
 
 
@@ -83,3 +86,25 @@ def test_names_are_drawn_literally(tmp_path, monkeypatch):
     plots.f9_quality(seed, rng.integers(0, 256, (50, 8, 8, 3), np.uint8), out("F9"))
     for name in ("F1", "F2", "F4", "F7", "F9"):
         assert np.asarray(Image.open(out(name))).std() > 0
+
+
+def test_whiskers_are_the_deviation_between_seeds(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, _path: drawn.append(figure.axes[0]))
+    row = {"null_mean": 0.4, "null_95": 0.5, "level_groups": 2}
+    plots.f5_selectivity([{"selectivity": {"conv1": [row | {"best": best}]}} for best in (0.6, 0.8)], tmp_path)
+    ((low, high),) = drawn[0].containers[0][2][0].get_segments()
+    assert (high[1] - low[1]) / 2 == pytest.approx(np.std([0.6, 0.8], ddof=1))
+
+
+@pytest.mark.parametrize("count", [0, 3, 60])
+def test_titles_count_the_doubtful_images_that_are_drawn(tmp_path, monkeypatch, count):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, _path: drawn.extend(figure.axes))
+    lists = {f"images_{key}": list(range(count)) for key in ("s2", "s3")}
+    lists |= {f"planted_{key}": [1] * count for key in ("s2", "s3")}
+    quality = lists | {"pairs": [], "duplicates": [], "duplicate_pairs": 0}
+    plots.f9_quality({"names": ["a", "b"], "quality": quality}, np.zeros((60, 9, 9, 1), np.uint8), tmp_path)
+    shown = min(count, 48)
+    for ax in drawn[:2]:
+        assert ax.get_title().endswith(f"; {shown} of {shown} were planted") and bool(ax.images) == (count > 0)

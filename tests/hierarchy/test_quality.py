@@ -1,10 +1,14 @@
 """Doubtful labels: planted flips and redundant labels are found, duplicates too."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch.data import label_noise
-from hierarchy_cnn_torch.method import label_quality
+from hierarchy_cnn_torch.data import label_noise, tree_files
+from hierarchy_cnn_torch.method import label_quality, trees
+from hierarchy_cnn_torch.report.label_study import study_labels
 from reproduction.runtime.arrays import confusion_counts
 
 LEVEL = np.arange(12) // 3
@@ -96,3 +100,31 @@ def test_duplicates_across_classes_are_found():
     assert (10, 250) in [p[:2] for p in pairs] and (11, 251) in [p[:2] for p in pairs]
     assert (12, 252) not in [p[:2] for p in pairs] and len(pairs) == 2
     assert label_quality.difference_hash(images[:, :28, :28, :1]).shape == (300,)
+
+
+def test_the_study_lists_doubtful_images_alone(tmp_path):
+    """Fewer than 60 errors are not filled up with images whose label nobody doubts."""
+    names, labels = ("a", "b", "c"), np.arange(90) % 3
+    probabilities = np.full((90, 3), 0.1)
+    probabilities[np.arange(90), labels] = 0.8
+    probabilities[7], probabilities[40] = (0.8, 0.1, 0.1), (0.46, 0.46, 0.08)  # far and confident; two far classes
+    labels[7], labels[40] = 2, 0
+    (fold := tmp_path / "fold0").mkdir()
+    (fold / "DONE").touch()
+    (fold / "config.json").write_text(json.dumps({"folds": 1, "split_class": -1}))
+    tree_files.save_tree(fold / "noise_tree.json", trees.tree_of([np.array([0, 1, 1])], names))
+    kind = (np.arange(90) == 7) * 2
+    np.savez(
+        fold / "fold.npz",
+        probabilities=probabilities,
+        labels=labels,
+        true_labels=labels,
+        kind=kind,
+        index=np.arange(90) + 1000,
+    )
+    images = np.random.default_rng(0).integers(0, 256, (90, 9, 9, 1), np.uint8)
+    data = SimpleNamespace(names=names, images=images, true_labels=labels)
+    quality = study_labels(tmp_path, data)["quality"]
+    for name, listed, planted in (("s2", [1007], [2]), ("s3", [1040], [0])):
+        assert quality[f"images_{name}"] == listed and quality[f"planted_{name}"] == planted
+        assert len(quality[f"labels_{name}"]) == len(quality[f"predicted_{name}"]) == 1
