@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,6 +94,18 @@ def _responses(name: str, values: np.ndarray, num_classes: int) -> np.ndarray:
     return stack.astype(np.float64)
 
 
+def _check_same_images(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], names: Sequence[str]) -> None:
+    """Refuses --compare if epochs that the page shows together count other numbers of images."""
+    for at in range(max(len(ours), len(theirs))):
+        a, b = (matrices[min(at, len(matrices) - 1)].sum(1) for matrices in (ours, theirs))
+        if (a != b).any():
+            c = int((a != b).argmax())
+            raise UserError(
+                f"--compare: epoch {at + 1}: {b[c]:,} images of {names[c]} instead of {a[c]:,}; "
+                "expected counts of the same test images"
+            )
+
+
 def probabilities_of(scores: np.ndarray) -> np.ndarray:
     """Returns scores as probabilities: unchanged if rows are non-negative and sum to 1, else their softmax.
 
@@ -167,6 +180,7 @@ def from_files(args: argparse.Namespace) -> View:
         other = _stack(_array(args.compare, "--compare"), "--compare")
         with as_user_error():
             pairs = [(label(i, len(other)), similarity.check_confusion(c, names)) for i, c in enumerate(other)]
+        _check_same_images(matrices, [counts for _, counts in pairs], names)
         runs.append((Path(args.compare).stem, pairs))
     layers = []
     for name, values in (
@@ -188,6 +202,26 @@ def from_files(args: argparse.Namespace) -> View:
     return View(args.title or f"Confusions of {runs[0][0]}", names, tree, distance, runs, layers, samples)
 
 
+def check_run_flags(args: argparse.Namespace) -> None:
+    """Refuses flags that a run given by --run does not use.
+
+    Args:
+      args: parsed flags.
+    Raises:
+      UserError: such a flag, or a --compare that has not finished.
+    """
+    if not args.run:
+        return
+    has_a0 = (Path(args.run) / "A0").exists()
+    unused = ["confusion", "names", "scores", "images", "responses", "tree", "levels" if has_a0 else "compare"]
+    if given := [f"--{name}" for name in unused if getattr(args, name)]:
+        which = "" if has_a0 else ", which holds no A0"
+        raise UserError(f"{', '.join(given)}: not used with --run {args.run}{which}; leave out one or the other")
+    if args.compare and not (Path(args.run) / args.compare / "DONE").exists():
+        finished = sorted(path.parent.name for path in Path(args.run).glob("A*/DONE"))
+        raise UserError(f"--compare {args.compare}: no finished variant of {args.run}, which has {', '.join(finished)}")
+
+
 def main() -> None:
     """Command line."""
 
@@ -195,6 +229,7 @@ def main() -> None:
         args = parser().parse_args()
         from hierarchy_cnn_torch.viewer.view import write
 
+        check_run_flags(args)
         if args.run and (Path(args.run) / "A0").exists():
             from hierarchy_cnn_torch.viewer.from_run import view_of_run
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -12,6 +14,7 @@ import datasets
 from hierarchy_cnn_torch.flags import as_user_error
 from hierarchy_cnn_torch.method import similarity, trees
 from hierarchy_cnn_torch.viewer.view import View, samples_of
+from reproduction.runtime import run_data
 from reproduction.runtime.arrays import confusion_counts, read_npy
 from reproduction.runtime.run_folder import UserError, read_json, shown
 
@@ -26,18 +29,15 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
       data_dir: data sets, for the images; None takes the run's own.
       asked: groups of each level of the derived tree; none: `similarity.default_sizes`.
     Raises:
-      UserError: neither is there; there are no levels as asked for; or the data set of the scores cannot be loaded.
+      UserError: neither is there; there are no levels as asked for; the data set of the scores cannot be
+        loaded or has changed; or which of its images were scored is not known.
     """
     config = read_json(folder / "config.json", "") if (folder / "config.json").exists() else {}
     name = title or shown(folder)
     logits_file, evaluation = folder / "fc-logits-test.npy", folder / "evaluation.json"
     if logits_file.exists():
         logits = read_npy(logits_file)
-        place = data_dir or config.get("data_dir")
-        try:
-            data = datasets.load(str(config.get("dataset")), place, bool(config.get("accept_unverified")))
-        except datasets.DatasetError as error:
-            raise UserError(f"viewer: the images of {config.get('dataset')} are missing ({error})") from None
+        data = _scored_images(folder, config, data_dir)
         if logits.shape != (len(data.test_labels), data.num_classes):
             raise UserError(
                 f"{shown(logits_file)}: {logits.shape} scores, {len(data.test_labels)} test images; other data?"
@@ -48,7 +48,9 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
         # scores of the test set: good enough to look at, never to test a claim on
         distance = similarity.score_distance(logits)
         names = [str(n) for n in data.class_names]
-        samples = samples_of(labels, probabilities, data.test_images, note="test images of the fully connected head")
+        samples = samples_of(
+            labels, probabilities, data.test_images, note="errors of the fully connected head, right exemplars"
+        )
         tree = derived_tree(distance, names, asked)
         return View(name, names, tree, distance, [("FC head", [("last", counts)])], [], samples)
     if evaluation.exists() and "confusion_last" in (content := read_json(evaluation, "")):
@@ -71,6 +73,20 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
         f"{shown(folder)}: no A0 (run python hierarchy_cnn_torch/train.py --stage flat --out {shown(folder)}/A0), and "
         "no evaluation.json with confusions or fc-logits-test.npy of another paper"
     )
+
+
+def _scored_images(folder: Path, config: Mapping[str, Any], data_dir: str | None) -> datasets.Dataset:
+    """The data of a class2str run, whose test split is what was scored (with --hold-out, training images)."""
+    name, held_out = str(config.get("dataset")), config.get("hold_out")
+    if held_out and (config.get("train_images") or held_out != "stratified"):
+        split = "--train-images" if config.get("train_images") else "an earlier way of holding out"
+        raise UserError(f"{shown(folder)}: made with --hold-out and {split}; the viewer cannot find the scored images")
+    try:
+        data = datasets.load(name, data_dir or config.get("data_dir"), bool(config.get("accept_unverified")))
+    except datasets.DatasetError as error:
+        raise UserError(f"viewer: the images of {name} are missing ({error})") from None
+    run_data.check_data(folder, data.digests, "train it again with --overwrite")
+    return datasets.hold_out(data, len(data.train_labels) // 5) if held_out else data
 
 
 def derived_tree(distance: np.ndarray, names: list[str], asked: list[int]) -> trees.Node:

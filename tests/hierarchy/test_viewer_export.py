@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+import datasets
 from hierarchy_cnn_torch.data import tree_files
 from hierarchy_cnn_torch.method import seriation, similarity, trees
 from hierarchy_cnn_torch.viewer import export as export_module
@@ -15,6 +16,7 @@ from hierarchy_cnn_torch.viewer.other_runs import view_of_other
 from hierarchy_cnn_torch.viewer.view import View, scaled_bytes, triangle_bytes, write
 from reproduction.compare.export import write_text
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
+from tests.changing_pictures import add_pictures, write_pictures
 from tests.hierarchy.browser import export_arguments, planted_files
 from tests.hierarchy.viewer_page import read_page
 
@@ -215,8 +217,6 @@ def test_runs_of_other_papers_with_any_number_of_classes_open(tmp_path, size):
 
 
 def test_runs_of_other_papers_open(files, tmp_path):
-    import datasets
-
     _, counts, _, _ = files
     (tmp_path / "sub").mkdir()
     names = [f"class {i}" for i in range(10)]
@@ -238,3 +238,81 @@ def test_runs_of_other_papers_open(files, tmp_path):
     (tmp_path / "none").mkdir()
     answer = export("--run", tmp_path / "none", "--out", tmp_path / "c.html")
     assert answer.returncode == 2 and "--stage flat" in answer.stderr
+
+
+def test_a_comparison_of_other_images_is_refused(files, tmp_path):
+    folder, counts, _, _ = files
+    words = ["--confusion", folder / "m.npy", "--names", folder / "names.txt", "--out", tmp_path / "v.html"]
+    words += ["--compare", tmp_path / "other.npy"]
+    args = export_module.parser().parse_args([str(word) for word in words])
+    other = np.stack(counts)
+    other[1, 4] *= 2
+    for stack, message in (
+        (other, "--compare: epoch 2: 120 images of class 004 instead of 60; expected counts of the same test images"),
+        (2 * other[0], "--compare: epoch 1: 120 images of class 000 instead of 60"),
+    ):
+        np.save(tmp_path / "other.npy", stack)
+        with pytest.raises(UserError, match=message):
+            export_module.from_files(args)
+    np.save(tmp_path / "other.npy", other[0])
+    assert [len(epochs) for _, epochs in export_module.from_files(args).runs] == [3, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--run seed0 --compare A9", "--compare A9: no finished variant of seed0, which has A0, A1"),
+        ("--run seed0 --compare A2", "--compare A2: no finished variant"),
+        ("--run seed0 --confusion m.npy --tree t.json", "--confusion, --tree: not used with --run seed0; leave out"),
+        ("--run seed0 --levels 2", "--levels: not used with --run seed0; leave out one or the other"),
+        ("--run sub --compare A1", "--compare: not used with --run sub, which holds no A0; leave out one or the other"),
+        ("--run sub --scores s.npz", "--scores: not used with --run sub, which holds no A0"),
+        ("--run sub --levels 2", ""),
+        ("--run seed0 --compare A1 --data-dir d --title t --thumbs none", ""),
+        ("--confusion m.npy --compare m.npy", ""),
+    ],
+)
+def test_flags_that_a_run_does_not_use_are_refused(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("seed0/A0", "seed0/A1", "seed0/A2", "sub"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("A0", "A1"):
+        (tmp_path / "seed0" / name / "DONE").touch()
+    args = export_module.parser().parse_args([*words.split(), "--out", "v.html"])
+    if not message:
+        return export_module.check_run_flags(args)
+    with pytest.raises(UserError) as refused:
+        export_module.check_run_flags(args)
+    assert message in str(refused.value)
+
+
+def class2str_run(folder, images, test_labels, **config):
+    """Right scores of these labels, as stage 1 of class2str writes them."""
+    folder.mkdir()
+    np.save(folder / "fc-logits-test.npy", np.eye(2, dtype=np.float32)[test_labels] * 5)
+    config = {"dataset": f"folder:{images}", "data_dir": str(folder.parent / "data"), "train_images": 0} | config
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_class2str_run_shows_the_images_that_it_scored(tmp_path):
+    """With --hold-out a fifth of the training images; here of the size of the test split."""
+    images = tmp_path / "set"
+    for part, count, first in (("train", 25, 0), ("test", 5, 100)):
+        write_pictures(images / part, first=first, count=count)
+    data = datasets.load(f"folder:{images}", tmp_path / "data")
+    held = datasets.hold_out(data, len(data.train_labels) // 5)
+    assert held.test_images.shape == data.test_images.shape and (held.test_images != data.test_images).any()
+    for name, scored, more in (("a", data, {}), ("b", held, {"hold_out": "stratified"})):
+        view = view_of_other(class2str_run(tmp_path / name, images, scored.test_labels, **more), "", None, [])
+        assert (view.samples.images == scored.test_images[view.samples.ids]).all()
+        assert (view.runs[0][1][0][1] == np.diag(np.bincount(scored.test_labels))).all()
+    for name, more, message in (
+        ("c", {"hold_out": "stratified", "train_images": 40}, "--hold-out and --train-images; the viewer cannot"),
+        ("d", {"hold_out": True}, "--hold-out and an earlier way of holding out; the viewer cannot"),
+    ):
+        with pytest.raises(UserError, match=message):
+            view_of_other(class2str_run(tmp_path / name, images, held.test_labels, **more), "", None, [])
+    add_pictures(images / "train")
+    with pytest.raises(UserError, match="holds a run on other data .*--overwrite"):
+        view_of_other(tmp_path / "a", "", None, [])
