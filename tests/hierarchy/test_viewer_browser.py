@@ -56,8 +56,11 @@ def test_first_view_hides_the_diagonal_and_adds_up(page, ten):
     errors = ten[1][-1].sum() - np.trace(ten[1][-1])
     assert page.js("blocks.shown.total") == errors
     assert sorted(page.js("blocks.order")) == list(range(10))
+    totals = page.page.locator("#totals")
+    assert totals.inner_text() == f"{errors} shown of {errors} errors, {ten[1][-1].sum()} images"
     page.after(lambda: page.page.keyboard.press("d"))
     assert page.js("blocks.shown.total") == ten[1][-1].sum()
+    assert totals.inner_text() == f"{ten[1][-1].sum()} shown of {ten[1][-1].sum()} images"
 
 
 def test_the_matrix_fills_the_window_and_no_name_meets_the_note(browser, ten, tmp_path):
@@ -227,7 +230,15 @@ def test_i5_level_and_aggregate(page, ten):
     page.after(lambda: page.page.check("#aggregate"))
     counts = ten[1][-1]
     across = counts[np.ix_(L10[0] == 0, L10[0] == 1)].sum() + counts[np.ix_(L10[0] == 1, L10[0] == 0)].sum()
+    errors = counts.sum() - np.trace(counts)
+    assert page.js("blocks.shown") == {"total": errors, "count": 4}
+    page.after(lambda: page.page.select_option("#scope", "inside"))
+    assert page.js("blocks.shown") == {"total": errors - across, "count": 2}
+    page.after(lambda: page.page.select_option("#scope", "across"))
     assert page.js("blocks.shown") == {"total": across, "count": 2}
+    page.after(lambda: page.page.select_option("#scope", "all"))
+    page.after(lambda: page.page.check("#diagonal"))
+    assert page.js("blocks.shown") == {"total": counts.sum(), "count": 4}
 
 
 def test_i6_orders_are_shared(page, ten):

@@ -29,6 +29,38 @@ def view(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def run(view):
+    """Two variants of seven and two epochs, and layers that were kept at fewer epochs."""
+    from hierarchy_cnn_torch.viewer import export
+    from hierarchy_cnn_torch.viewer.view import write
+
+    words = [*export_arguments(view, view / "run.html"), "--tree", str(view / "tree.json")]
+    view_of_run = export.from_files(export.parser().parse_args(words))
+    ours, theirs = ([counts for _, counts in epochs] for _, epochs in view_of_run.runs)
+    numbered = [(f"epoch {at + 1}", ours[at // 3]) for at in range(7)]
+    view_of_run.runs = [
+        ("A0", [*numbered, ("end", ours[2])]),
+        ("A1", [("epoch 1", theirs[0]), ("epoch 2", theirs[1]), ("end", theirs[2])]),
+    ]
+    for at, layer in enumerate(view_of_run.layers):
+        channels = 24 >> at
+        kept = zip((0, 1, 2, 3, 5, 7), [*layer.epochs, *layer.epochs], strict=True)
+        layer.epochs = [(f"epoch {epoch}", r[:, :channels], c, epoch / 10) for epoch, (_, r, c, _) in kept]
+        layer.top = np.random.default_rng(at).choice(view_of_run.samples.ids, (25, channels))
+    view_of_run.layers[0].simg, view_of_run.layers[0].null = SIMG, NULL
+    write(view_of_run, view / "run.html")
+    return view / "run.html"
+
+
+@pytest.fixture
+def run_page(run):
+    with opened() as browser:
+        page = Page(browser, run)
+        yield page
+        assert page.errors == []
+
+
 @pytest.fixture
 def page(view):
     with opened() as browser:
@@ -99,3 +131,70 @@ def test_a_print_has_no_controls_and_its_legend_stays_in_place(page):
         assert page.page.locator(control).first.is_hidden()
     legend = page.page.locator("#legend")
     assert legend.is_visible() and legend.bounding_box()["x"] == place["x"]
+
+
+def test_epochs_are_found_by_their_number(run_page):
+    """Not by their place in the list: runs and layers hold different epochs."""
+    totals, name = run_page.page.locator("#totals"), run_page.page.locator("#epochname")
+
+    def go(**change):
+        run_page.js("change => blocks.update(change)", change)
+        return totals.inner_text(), name.inner_text()
+
+    assert run_page.js("blocks.state.epoch") == 8 and name.inner_text() == "end"
+    assert go(tab="correlation") == ("conv1, epoch 7 (tree: confusions of end); Spearman with the tree 0.70", "epoch 7")
+    assert go(epoch=6)[0].startswith("conv1, epoch 5 (tree: confusions of epoch 6); Spearman with the tree 0.50")
+    assert go(epoch=5)[0] == "conv1, epoch 5; Spearman with the tree 0.50"
+    assert go(epoch=0)[0].startswith("conv1, epoch 0 (tree: confusions of epoch 1)")
+    assert go(epoch=4, tab="response")[0] == "conv1, 24 channels, epoch 3 (tree: confusions of epoch 4)"
+    assert "(tree: confusions of A1, epoch 2)" in go(run="1")[0]
+    assert go(tab="confusion")[1] == "epoch 2"
+    assert go(run="diff")[1] == "A1 epoch 2, A0 epoch 4"
+    assert go(epoch=8)[1] == "end"
+
+
+def test_the_panel_names_the_epoch_of_what_exists_for_the_last_one_alone(run_page):
+    said = lambda: run_page.page.locator("#channelinfo").inner_text()  # noqa: E731
+    run_page.js("blocks.update({ tab: 'response', epoch: 1, channel: 3 })")
+    assert "Always of epoch 7, the last one kept: S and the strongest images." in said()
+    run_page.js("blocks.update({ layer: 1 })")
+    assert "Always of epoch 7, the last one kept: the strongest images." in said()
+
+
+def test_a_channel_that_the_layer_does_not_have_is_not_chosen(run_page, run):
+    run_page.js("blocks.update({ tab: 'response', channel: 20 })")
+    assert "channel 20 of conv1" in run_page.page.locator("#channelinfo").inner_text()
+    assert len(run_page.js("blocks.samples")) > 0
+    run_page.after(lambda: run_page.page.select_option("#layer", "1"))  # of 12 channels
+    fragment = run_page.js("location.hash")
+    again = Page(run_page.page.context.browser, run, fragment)
+    for page in (run_page, again):
+        assert page.js("[blocks.state.layer, blocks.state.channel]") == [1, 20]
+        assert page.js("blocks.samples") == [] and page.page.locator("#samplebar").is_hidden()
+        assert "What this shows" in page.page.locator("#groupinfo").inner_text()
+    assert again.errors == []
+
+
+def test_cells_without_a_listed_image_do_not_claim_that_there_is_none(page, view):
+    """The list holds the images of one run at its last epoch; the cell can be of another."""
+    counts = np.load(view / "m.npy")
+    row, column = (int(at[0]) for at in np.nonzero((counts[0] > 0) & (counts[-1] == 0)))
+    page.js("change => blocks.update(change)", {"epoch": 0, "cells": [[row, column]]})
+    assert f"1 cells, {counts[0][row, column]} images" in page.page.locator("#groupinfo").inner_text()
+    said = page.page.locator("#samples").inner_text()
+    assert said == "None of the listed images (errors and five right images of each class) is in these cells."
+    page.js("blocks.update({ tab: 'response', cells: null, channel: 3 })")
+    assert "does not list the strongest images of this channel" in page.page.locator("#samples").inner_text()
+
+
+def test_a_page_without_images_names_the_flag_that_lists_them(view, tmp_path):
+    from hierarchy_cnn_torch.viewer import export
+    from hierarchy_cnn_torch.viewer.view import write
+
+    words = ["--confusion", view / "m.npy", "--names", view / "names.txt", "--out", tmp_path / "v.html"]
+    write(export.from_files(export.parser().parse_args([str(word) for word in words])), tmp_path / "v.html")
+    with opened() as browser:
+        page = Page(browser, tmp_path / "v.html")
+        page.after(lambda: page.click_node(1))
+        (flag,) = [word.strip(",") for word in page.page.locator("#samples").inner_text().split() if "--" in word]
+        assert flag in export.FLAGS

@@ -51,14 +51,21 @@ function commonAncestor(a, b) {
   return x;
 }
 
+// Labels of all epochs of runs and layers, oldest first; "end" and the like come after the numbered ones.
+const numberOf = label => +(/^epoch (\d+)$/.exec(label)?.[1] ?? Number.MAX_SAFE_INTEGER);
+const epochLabels = [...new Set([...meta.runs, ...meta.layers].flatMap(list => list.epochs.map(entry => entry.label)))]
+  .sort((a, b) => numberOf(a) - numberOf(b));
+
+// Where a run or layer holds that epoch; if it does not, its nearest earlier one, or else its first.
+const entryAt = (list, epoch) => Math.max(0, list.findLastIndex(entry => epochLabels.indexOf(entry.label) <= epoch));
+
 // One confusion matrix as sparse triplets with its row and column sums and the counts by cell.
 const matrices = new Map();
 async function confusion(run, epoch) {
-  const id = run + "." + epoch;
+  const { key, label } = meta.runs[run].epochs[entryAt(meta.runs[run].epochs, epoch)], id = key;
   if (!matrices.has(id)) {
-    const key = meta.runs[run].epochs[epoch].key;
     const [row, col, n] = await Promise.all([array(key + "_row"), array(key + "_col"), array(key + "_n")]);
-    matrices.set(id, sparse(row, col, n));
+    matrices.set(id, { ...sparse(row, col, n), label });
   }
   return matrices.get(id);
 }
@@ -81,8 +88,8 @@ function sparse(row, col, n) {
 async function difference(epoch) {
   const id = "diff." + epoch;
   if (!matrices.has(id)) {
-    const a = await confusion(0, Math.min(epoch, meta.runs[0].epochs.length - 1));
-    const b = await confusion(1, Math.min(epoch, meta.runs[1].epochs.length - 1));
+    const a = await confusion(0, epoch), b = await confusion(1, epoch);
+    const label = a.label === b.label ? a.label : `${meta.runs[1].name} ${b.label}, ${meta.runs[0].name} ${a.label}`;
     const row = [], col = [], n = [], cell = new Float64Array(K * K);
     for (let i = 0; i < K * K; i++) {
       const d = b.cell[i] - a.cell[i];
@@ -90,7 +97,7 @@ async function difference(epoch) {
       cell[i] = d;
       row.push(Math.floor(i / K)); col.push(i % K); n.push(d);
     }
-    matrices.set(id, { ...b, row, col, n, cell, signed: true });
+    matrices.set(id, { ...b, label, row, col, n, cell, signed: true });
   }
   return matrices.get(id);
 }

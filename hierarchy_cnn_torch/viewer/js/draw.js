@@ -106,7 +106,7 @@ function drawConfusion(g) {
   drawOutlines(g);
   const count = number => number.toLocaleString("en");
   el("totals").textContent = current.signed ? `${imagesOf(cells.shown)} in the cells shown, ${count(current.total)} in all`
-    : `${count(cells.shown)} shown of ${count(current.errors)} errors, ${count(current.total)} images`;
+    : state.diagonal ? `${count(cells.shown)} shown of ${count(current.total)} images` : `${count(cells.shown)} shown of ${count(current.errors)} errors, ${count(current.total)} images`;
 }
 
 // A number of images; in a difference the change of it, with a sign, and from which run to which.
@@ -181,8 +181,8 @@ function drawBands(g) {
     band(g, toX(0), y, width, h, true);
     if (state.tab !== "response") band(g, toX(from), toY(0), toX(to) - toX(from), side.h * view.ky, false);
   }
-  if (state.tab === "response" && state.channel !== null && current.layer) {
-    const x = toX(current.layer.columnPlace[state.channel]);
+  if (channel() !== null && current.layer.columnPlace) {
+    const x = toX(current.layer.columnPlace[channel()]);
     band(g, x, toY(0), Math.max(cellW(), 2), side.h * view.ky, false);
   }
 }

@@ -90,6 +90,7 @@ function pickCells(r0, c0, r1, c1, add) {
     : place[a] >= r0 && place[a] <= r1 && place[b] >= c0 && place[b] <= c1;
   for (const i of state.aggregate ? current.n.keys() : keep) {
     const [a, b] = state.aggregate ? [current.row[i], current.col[i]] : [row[i], col[i]];
+    if (state.aggregate && a === b && !state.diagonal) continue;
     if (isInside(a, b)) found.set(a + "," + b, [a, b]);
   }
   limit = 120;
@@ -229,7 +230,7 @@ function step(key, by, end) { update({ [key]: Math.max(0, Math.min(end - 1, stat
 function play() {
   if (playing) { clearInterval(playing); playing = null; el("play").textContent = "▶"; return; }
   el("play").textContent = "❚❚";
-  playing = setInterval(() => update({ epoch: (state.epoch + 1) % epochCount() }), 700);
+  playing = setInterval(() => update({ epoch: (state.epoch + 1) % epochLabels.length }), 700);
 }
 
 function bindKeys() {
@@ -241,8 +242,8 @@ function bindKeys() {
     const keys = {
       "/": () => el("search").focus(), "?": help, "+": () => zoom(1.5, base.clientWidth / 2, base.clientHeight / 2),
       "-": () => zoom(1 / 1.5, base.clientWidth / 2, base.clientHeight / 2), "0": () => { Object.assign(view, { x: 0, y: 0, kx: 1, ky: 1 }); update(); },
-      "[": () => step("level", -1, levels.length), "]": () => step("level", 1, levels.length), ",": () => step("epoch", -1, epochCount()),
-      ".": () => step("epoch", 1, epochCount()), "p": play, "o": () => update({ order: orders[(orders.indexOf(state.order) + 1) % 4] }),
+      "[": () => step("level", -1, levels.length), "]": () => step("level", 1, levels.length), ",": () => step("epoch", -1, epochLabels.length),
+      ".": () => step("epoch", 1, epochLabels.length), "p": play, "o": () => update({ order: orders[(orders.indexOf(state.order) + 1) % 4] }),
       "a": () => update({ aggregate: !state.aggregate }), "d": () => update({ diagonal: !state.diagonal }),
     };
     if (["1", "2", "3"].includes(event.key)) { if (event.key === "1" || meta.layers.length) update({ tab: tabs[+event.key - 1] }); return; }

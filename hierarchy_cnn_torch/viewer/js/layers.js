@@ -3,10 +3,10 @@ const layerCache = new Map();
 
 async function layerData(index, epoch) {
   if (!meta.layers.length) return null;
-  const layer = meta.layers[index], at = Math.min(epoch, layer.epochs.length - 1), entry = layer.epochs[at];
+  const layer = meta.layers[index], at = entryAt(layer.epochs, epoch), entry = layer.epochs[at];
   const id = index + "." + at;
   if (!layerCache.has(id)) {
-    const data = { layer, channels: layer.channels, label: entry.label };
+    const data = { layer, channels: layer.channels, label: entry.label, rho: entry.rho };
     if (entry.key) data.values = await array(entry.key);
     data.correlation = entry.corr ? await array(entry.corr) : null;
     if (layer.top) data.top = await array(layer.top);
@@ -98,7 +98,7 @@ function drawResponse(g) {
   for (const { from } of blocksOf(levels[state.level]).slice(1)) {
     if (state.level < levels.length - 1) { g.fillStyle = "#fff"; g.fillRect(toX(0), toY(from) - 0.6, side.w * view.kx, 1.2); }
   }
-  el("totals").textContent = `${layer.layer.name}, ${M} channels, ${layer.label}` +
+  el("totals").textContent = `${layer.layer.name}, ${M} channels, ${layer.label}${treeNote(layer)}` +
     (layer.share ? `; best channel ${layer.columns[0]}: class-rank S = ${layer.share[layer.columns[0]].toFixed(2)}, ` +
       `by chance ${bestByChance(selection().length, M).toFixed(2)}` : "");
 }
@@ -117,9 +117,12 @@ function drawCorrelation(g) {
   layer.image = image;
   stamp(g, image);
   drawOutlines(g);
-  const rho = layer.layer.epochs[Math.min(state.epoch, layer.layer.epochs.length - 1)].rho;
-  el("totals").textContent = `${layer.layer.name}, ${layer.label}` + (Number.isFinite(rho) ? `; Spearman with the tree ${rho.toFixed(2)}` : "");
+  el("totals").textContent = `${layer.layer.name}, ${layer.label}${treeNote(layer)}` +
+    (Number.isFinite(layer.rho) ? `; Spearman with the tree ${layer.rho.toFixed(2)}` : "");
 }
+
+// Layers are not kept at every epoch; the numbers in the tree can be of another one.
+const treeNote = layer => current.treeEpoch === layer.label ? "" : ` (tree: confusions of ${current.treeEpoch})`;
 
 // Stored as bytes, -1..1 on 0..255, the upper triangle row by row without the diagonal.
 function correlationOf(upper, a, b) {
@@ -139,8 +142,8 @@ function note(g, text) {
 function drawChannelInfo() {
   const box = el("channelinfo"), layer = current?.layer;
   box.replaceChildren();
-  if (state.tab !== "response" || state.channel === null || !layer?.values || state.channel >= layer.channels) return;
-  const j = state.channel;
+  const j = channel();
+  if (j === null || !layer.values) return;
   box.append(make("h2", `channel ${j} of ${layer.layer.name}`));
   const table = make("table");
   const images = layer.simg && layer.layer.null, measure = images ? "S" : "class-rank S";
@@ -160,6 +163,8 @@ function drawChannelInfo() {
   box.append(table, make("p", (images ? "S: share of the group among as many strongest images as it has."
     : "Class-rank S: share of the group among as many strongest classes as it has.") +
     " By chance: what the best of all channels of this layer reaches for other groups of that size."));
+  const fixed = [...(images ? ["S"] : []), ...(layer.top ? ["the strongest images"] : [])].join(" and ");
+  if (fixed) box.append(make("p", `Always of ${layer.layer.epochs.at(-1).label}, the last one kept: ${fixed}.`));
   if (selection().length) box.append(make("p", "mean response of classes, selected (solid) and others (hatched)"), histogram(layer, j));
 }
 

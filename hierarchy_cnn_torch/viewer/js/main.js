@@ -10,8 +10,8 @@ function bindControls() {
     [...meta.runs.map((_, i) => i), ...(meta.runs.length > 1 ? ["diff"] : [])]);
   options(el("layer"), meta.layers.map(layer => layer.name));
   el("level").max = levels.length - 1;
-  el("epoch").max = epochCount() - 1;
-  el("epochbox").hidden = epochCount() < 2;
+  el("epoch").max = epochLabels.length - 1;
+  el("epochbox").hidden = epochLabels.length < 2;
   for (const button of document.querySelectorAll("#tabs button")) {
     button.disabled = button.dataset.tab !== "confusion" && !meta.layers.length;
     button.title = button.disabled ? "this file holds no layers" : "";
@@ -60,8 +60,7 @@ function syncControls() {
   el("diagonal").checked = state.diagonal;
   const names = [...meta.levels.map(level => `${level.name} (${level.groups.length})`), `classes (${K})`];
   el("levelname").textContent = names[state.level];
-  const run = meta.runs[state.run === "diff" ? 1 : +state.run];
-  el("epochname").textContent = state.tab === "confusion" ? run.epochs[Math.min(state.epoch, run.epochs.length - 1)].label : current.layer?.label ?? "";
+  el("epochname").textContent = state.tab === "confusion" ? current.label : current.layer?.label ?? "";
   for (const button of document.querySelectorAll("#tabs button")) button.setAttribute("aria-selected", button.dataset.tab === state.tab);
   const show = (name, on) => document.querySelectorAll(name).forEach(e => { e.hidden = !on; });
   show(".for-confusion", state.tab === "confusion");
@@ -93,7 +92,7 @@ async function start() {
   treeOrder = Array.from(await array("order"));
   meta.luts = {};
   for (const name of ["sequential", "diverging", "nodes"]) meta.luts[name] = await array("lut_" + name);
-  state.epoch = epochCount() - 1;
+  state.epoch = epochLabels.length - 1;
   state.level = Math.max(0, levels.length - 2);
   startState = JSON.parse(JSON.stringify(state));
   for (const [key, value] of Object.entries(state)) defaults[key] = JSON.stringify(value);

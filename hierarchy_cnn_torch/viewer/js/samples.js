@@ -20,10 +20,10 @@ async function loadSamples() {
 // Rows of the sample table for the present selection: cells first, then a channel's top images, then classes.
 function chosenSamples() {
   if (!sample) return [];
-  if (state.tab === "response" && state.channel !== null && current.layer?.top) {
+  if (channel() !== null && current.layer.top) {
     const { top, channels } = current.layer, out = [];
     for (let k = 0; k < top.length / channels; k++) {
-      const row = sample.row.get(top[k * channels + state.channel]);
+      const row = sample.row.get(top[k * channels + channel()]);
       if (row !== undefined) out.push(row);
     }
     return out;
@@ -54,12 +54,14 @@ function drawSamples() {
   el("samplebar").hidden = !sample || !isAsked();
   if (!isAsked()) return;
   if (!sample) {
-    if (state.cells || selection().length) box.append(make("p", "This file holds no image list (export it with --samples or from a run)."));
+    if (state.cells || selection().length) box.append(make("p", "This file holds no image list (export it with --scores, or from a run)."));
     return;
   }
-  const fixed = state.tab === "response" && state.channel !== null && current.layer?.top;
+  const fixed = channel() !== null && current.layer.top;
   if (!shownSamples.length) {
-    box.append(make("p", `No images ${state.cells ? "in these cells" : "of this selection"}.`));
+    const where = state.cells ? "in these cells" : "of this selection";
+    box.append(make("p", state.cells || selection().length ? `None of the listed images (${meta.samples.note}) is ${where}.`
+      : "This file does not list the strongest images of this channel."));
     return;
   }
   const groups = new Map();
@@ -137,7 +139,7 @@ function drawGroupInfo() {
 }
 
 // Whether something is selected; if not, the panel says what the view shows.
-const isAsked = () => Boolean(state.cells || selection().length || (state.tab === "response" && state.channel !== null));
+const isAsked = () => Boolean(state.cells || selection().length || channel() !== null);
 
 const READING = {
   confusion: "Rows are actual classes, columns predicted ones, both in the order of the tree on the left. The darker a cell, the " +

@@ -47,7 +47,7 @@ function nodeMeasures(matrix) {
   });
 }
 
-// The cells that pass the filters. Aggregated, cells are groups of the level instead of classes.
+// The cells that pass the filters. Aggregated, cells are groups of the level instead of classes; "diagonal" means classes.
 function visibleCells(matrix) {
   const level = levels[state.level];
   let { row, col, n } = matrix;
@@ -57,7 +57,7 @@ function visibleCells(matrix) {
   for (let i = 0; i < n.length; i++) {
     const value = n[i];
     if (!value || (Math.abs(value) < state.minCount)) continue;
-    if (!state.diagonal && row[i] === col[i]) continue;
+    if (!state.aggregate && !state.diagonal && row[i] === col[i]) continue;
     const same = state.aggregate ? row[i] === col[i] : level[row[i]] === level[col[i]];
     if (state.scope === "inside" && !same) continue;
     if (state.scope === "across" && same) continue;
@@ -70,7 +70,9 @@ function visibleCells(matrix) {
 
 function aggregated(matrix, level) {
   const groups = Math.max(...level) + 1, sums = new Float64Array(groups * groups);
-  for (let i = 0; i < matrix.n.length; i++) sums[level[matrix.row[i]] * groups + level[matrix.col[i]]] += matrix.n[i];
+  for (let i = 0; i < matrix.n.length; i++) {
+    if (state.diagonal || matrix.row[i] !== matrix.col[i]) sums[level[matrix.row[i]] * groups + level[matrix.col[i]]] += matrix.n[i];
+  }
   const row = [], col = [], n = [];
   sums.forEach((value, i) => { if (value) { row.push(Math.floor(i / groups)); col.push(i % groups); n.push(value); } });
   return { row, col, n };
@@ -91,19 +93,16 @@ let pending = null;
 async function update(change = {}) {
   Object.assign(state, change);
   if (state.aggregate && state.order !== "tree") state.order = "tree";
-  const asked = pending = {};
-  const matrix = state.run === "diff" ? await difference(state.epoch)
-    : await confusion(+state.run, Math.min(state.epoch, meta.runs[+state.run].epochs.length - 1));
+  const asked = pending = {}, isDifference = state.run === "diff";
+  const base = await confusion(isDifference ? 1 : +state.run, state.epoch);  // the tree shows its numbers
+  const matrix = isDifference ? await difference(state.epoch) : base;
   const layer = state.tab === "confusion" ? null : await layerData(state.layer, state.epoch);
   if (asked !== pending) return;  // a later change overtook this one
   current = matrix;
   current.layer = layer;
-  current.count = current.signed ? (a, b) => 0 : (a, b) => matrix.cell[a * K + b];
-  if (current.signed) {
-    const base = await confusion(1, Math.min(state.epoch, meta.runs[1].epochs.length - 1));
-    current.count = (a, b) => base.cell[a * K + b];
-    current.measures = nodeMeasures(base);
-  } else current.measures ??= nodeMeasures(current);
+  current.count = (a, b) => base.cell[a * K + b];
+  current.measures = base.measures ??= nodeMeasures(base);
+  current.treeEpoch = (state.run === "0" ? "" : `${meta.runs[1].name}, `) + base.label;
   order = orderOf(state.order, current);
   place = new Int32Array(K);
   order.forEach((c, at) => { place[c] = at; });
@@ -115,6 +114,11 @@ async function update(change = {}) {
   window.blocks.drawMs = performance.now() - t;
   window.blocks.updates += 1;
   writeHash();
+}
+
+// The chosen channel of the layer that is shown; null if that has fewer channels.
+function channel() {
+  return state.tab === "response" && state.channel < current.layer?.channels ? state.channel : null;
 }
 
 function selection() {
@@ -155,7 +159,7 @@ function fits(key, value) {
     nodeColour: ["recall", "precision", "f1", "plain"], groupBy: ["actual", "predicted"], sortBy: ["confidence", "s1"],
     run: [...meta.runs.map((_, i) => String(i)), ...(meta.runs.length > 1 ? ["diff"] : [])] };
   if (key in sets) return sets[key].includes(value) && (value !== "response" && value !== "correlation" || meta.layers.length > 0);
-  const ends = { level: levels.length, epoch: epochCount(), layer: meta.layers.length };
+  const ends = { level: levels.length, epoch: epochLabels.length, layer: meta.layers.length };
   if (key in ends) return whole([value], ends[key]);
   if (key === "nodes") return whole(value, nodes.length);
   if (key === "classes") return whole(value, K);
@@ -163,9 +167,5 @@ function fits(key, value) {
   if (key === "channel") return value === null || whole([value], 1e6);
   if (key === "cells") return value === null || (Array.isArray(value) && value.every(p => whole(p, K) && p.length === 2));
   return typeof value === "boolean";
-}
-
-function epochCount() {
-  return Math.max(...meta.runs.map(run => run.epochs.length), ...meta.layers.map(layer => layer.epochs.length), 1);
 }
 const defaults = {};
