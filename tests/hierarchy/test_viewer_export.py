@@ -226,6 +226,8 @@ def test_runs_of_other_papers_open(files, tmp_path):
     assert answer.returncode == 0, answer.stderr
     meta, _ = read_page(tmp_path / "a.html")
     assert [e["label"] for e in meta["runs"][0]["epochs"]] == ["best epoch", "last"]
+    answer = export("--run", tmp_path / "sub", "--compare", "A1", "--out", tmp_path / "a.html")
+    assert answer.returncode == 2 and "--compare: not used with --run" in answer.stderr
     data = datasets.load("mnist5k")
     logits = np.eye(10)[np.asarray(data.test_labels)] * 5 + np.random.default_rng(0).normal(size=(1000, 10))
     (tmp_path / "c2s").mkdir()
