@@ -70,7 +70,7 @@ def section(template, root, *rows):
         ({"A0/test_accuracy": 0.45}, "these runs do not tell: the aware network differs"),  # below the gate
         ({}, "its confusions follow the hierarchy."),
         ({"block_lift_coarse": 1.0}, "its confusions do not follow the hierarchy."),
-        ({}, "early layers learn to separate the coarsest groups within an epoch"),
+        ({}, "early layers begin to separate the coarsest groups within an epoch"),
         ({"probe_early_as_random": 0.6}, "an epoch teaches early layers nothing about these groups in particular"),
         ({}, "the last hidden layer needs +6.0 ["),
         ({}, "the flat network's train-test gap exceeds the aware one's by +"),
