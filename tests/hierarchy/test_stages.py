@@ -118,6 +118,7 @@ def test_the_command_of_stage_1_has_every_flag_of_the_network_and_the_data(tmp_p
 @pytest.mark.parametrize("tree", ["derived", "random"])
 def test_a_tree_from_images_that_the_flat_network_was_trained_on_is_refused(tmp_path, tree):
     config = config_of("--dataset", "cifar10", "--tree", "official", "--train-held-out")
+    (tmp_path / "A0").mkdir()
     for written in ("DONE", "config.json"):
         write_json(tmp_path / "A0" / written, flags.of_run(config))
     aware = replace(config, train_held_out=False, tree=tree, stage="aware", arm="A1", flat_run=str(tmp_path / "A0"))
