@@ -96,8 +96,8 @@ def test_main_runs_the_settings_of_the_released_script():
     words = original.arguments(3)
     released = dict(zip(words[::2], words[1::2], strict=True))
     assert released.pop("--seed") == "3"
+    assert resolved(*words)["gpu"] == "0"  # its default, which leaves CUDA_VISIBLE_DEVICES of the environment as it is
     assert released == {
-        "--gpu": "0",
         "--db_name": "aircrafts",
         "--net": "resnet50",
         "--train_mode": "semi_hard",
