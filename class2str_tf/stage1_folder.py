@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,7 @@ def adopt_architecture(config: dict[str, Any], args: argparse.Namespace, folder:
     if not (folder / "config.json").exists():
         return
     trained = read_json(folder / "config.json", "")
-    for key in ARCHITECTURE:
-        if key in trained and trained[key] != config[key]:
-            if given(args, key):
-                raise UserError(f"--{key} {config[key]}: the run in {shown(folder)} was trained with {trained[key]}")
-            config[key] = trained[key]
+    _adopt(config, args, folder, trained, ARCHITECTURE)
     part = ("hold_out", "train_images")
     if config["hold_out"] and any((trained.get(name) or 0) != (config[name] or 0) for name in part):
         raise UserError(
@@ -65,15 +62,22 @@ def adopt_lh(config: dict[str, Any], args: argparse.Namespace) -> None:
     if not args.eval or not (folder / "config.json").exists():
         return
     trained = read_json(folder / "config.json", "stage1")
-    for key in LH:
-        if key in trained and trained[key] != config[key]:
-            if given(args, key):
-                raise UserError(f"--{key} {config[key]}: the run in {shown(folder)} was trained with {trained[key]}")
-            config[key] = trained[key]
+    _adopt(config, args, folder, trained, LH)
     if config["stage1"] not in (trained["stage1"], None):
         raise UserError(
             f"--eval: the run in {shown(folder)} belongs to another stage 1 than {shown(config['cnn_dir'])}"
         )
+
+
+def _adopt(
+    config: dict[str, Any], args: argparse.Namespace, folder: Path, trained: Mapping[str, Any], names: Sequence[str]
+) -> None:
+    """Takes the named values of a trained run; refuses flags on the command line that contradict them."""
+    for key in names:
+        if key in trained and trained[key] != config[key]:
+            if given(args, key):
+                raise UserError(f"--{key} {config[key]}: the run in {shown(folder)} was trained with {trained[key]}")
+            config[key] = trained[key]
 
 
 def stage1_digest(folder: Path) -> str | None:
