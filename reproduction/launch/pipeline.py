@@ -305,7 +305,7 @@ def next_steps(
     if request.profile != "matched" and "matched" in dataset_of:
         hours = math.fsum(command.cpu_minutes for command in commands("matched")) / 60
         time_needed = f"about {hours:.0f} hour{'s' * (hours >= 1.5)} on two cores"
-        steps.append((f"{make} PROFILE=matched", f"near the paper's accuracy, {time_needed}"))
+        steps.append((f"{make} PROFILE=matched", f"accurate enough to judge, {time_needed}"))
     if request.profile != "paper":
         hours = math.fsum(command.gpu_hours for command in commands("paper"))
         cost = f"about {hours:.0f} GPU hours, {paper_gigabytes:.1f} GB to download"
