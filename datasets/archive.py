@@ -79,6 +79,8 @@ def _tar_members(path: Path, opener: Opener, limit: int) -> Iterator[tuple[str, 
 def _zip_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
+            if info.is_dir() and not PurePosixPath(info.filename).parts:
+                continue  # `./`, as in a tar
             safe_name(info.filename, path.name)
             if info.is_dir():
                 continue

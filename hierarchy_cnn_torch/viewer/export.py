@@ -203,7 +203,7 @@ def from_files(args: argparse.Namespace) -> View:
 
 
 def check_run_flags(args: argparse.Namespace) -> None:
-    """Refuses flags that a run given by --run does not use.
+    """Refuses flags that would not be used: --data-dir without --run, and some with it.
 
     Args:
       args: parsed flags.
@@ -211,6 +211,8 @@ def check_run_flags(args: argparse.Namespace) -> None:
       UserError: such a flag, or a --compare that has not finished.
     """
     if not args.run:
+        if args.data_dir:
+            raise UserError("--data-dir: needs --run, whose images it holds; --images takes an array")
         return
     has_a0 = (Path(args.run) / "A0").exists()
     unused = ["confusion", "names", "scores", "images", "responses", "tree", "levels" if has_a0 else "compare"]

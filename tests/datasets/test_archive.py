@@ -52,11 +52,15 @@ def test_an_archive_may_begin_with_its_own_folder(tmp_path):
     assert _unpack(tmp_path, raw) == ["./in/x"] and (tmp_path / "out" / "in" / "x").read_bytes() == b"one"
 
 
-def test_zip(tmp_path):
+@pytest.mark.parametrize("top", ["", "./"])
+def test_zip(tmp_path, top):
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z:
-        z.writestr("in/x", "one")
-    assert _unpack(tmp_path, out.getvalue(), "a.zip") == ["in/x"]
+        for folder in filter(None, (top, f"{top}in/")):
+            z.mkdir(folder)
+        z.writestr(f"{top}in/x", "one")
+    assert _unpack(tmp_path, out.getvalue(), "a.zip") == [f"{top}in/x"]
+    assert (tmp_path / "out" / "in" / "x").read_bytes() == b"one"
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "in/../../evil", "in\\..\\evil", "C:evil", "a\nb", "..", "."])

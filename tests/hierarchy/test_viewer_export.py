@@ -269,6 +269,7 @@ def test_a_comparison_of_other_images_is_refused(files, tmp_path):
         ("--run seed0 --levels 2", "--levels: not used with --run seed0; leave out one or the other"),
         ("--run sub --compare A1", "--compare: not used with --run sub, which holds no A0; leave out one or the other"),
         ("--run sub --scores s.npz", "--scores: not used with --run sub, which holds no A0"),
+        ("--confusion m.npy --data-dir d", "--data-dir: needs --run, whose images it holds"),
         ("--run sub --levels 2", ""),
         ("--run seed0 --compare A1 --data-dir d --title t --thumbs none", ""),
         ("--confusion m.npy --compare m.npy", ""),

@@ -1,0 +1,71 @@
+"""Bad images, lists and weights, and a loss that is not finite: each ends with one line that names the culprit."""
+
+from __future__ import annotations
+
+import pytest
+
+from datasets import lists
+from reproduction.runtime.run_folder import UserError
+from tests.triplet.conftest import write_set
+from tests.triplet.test_runs import flags_of, run_here
+from triplet_tf.data_sampling import sampler
+from triplet_tf.training import loop
+
+
+def test_bytes_that_are_no_image_are_named(tmp_path):
+    home = write_set(tmp_path)
+    (home / "images" / "test_3_1.jpg").write_bytes(b"\xff\xd8 no image")
+    with pytest.raises(UserError, match=r"test_3_1\.jpg: not a readable JPEG or PNG image"):
+        run_here(*flags_of(tmp_path, tmp_path / "r", "vanilla", "--train_iters", "1", "--learning_rate", "1e-3"))
+    assert not list((tmp_path / "r").rglob("DONE"))
+
+
+@pytest.mark.parametrize("where", ["late in an update", "only in the test list"])
+def test_wherever_the_unreadable_image_is_met_it_is_named(tmp_path, where):
+    home = write_set(tmp_path)
+    flags = flags_of(tmp_path, tmp_path / "r", "vanilla", "--train_iters", "1")
+    if where == "late in an update":
+        flags += ["--caffe_iter_size", "11"]  # 44 of the 45 training images are read before the first update is done
+        rows = lists.read_csv(home / "lists" / "train_all_sub_list.csv")
+        name = rows.names[sampler.shuffled(len(rows.names), 4, 0)(10)[0]]
+    else:
+        flags += ["--eval_split", "val"]
+        name = "test_3_1.jpg"
+    (home / "images" / name).write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{name}: not a readable JPEG or PNG image"):
+        run_here(*flags)
+
+
+def test_non_finite_loss_stops_with_its_step(tiny, tmp_path):
+    flags = flags_of(tiny, tmp_path, "vanilla", "--train_iters", "9", "--learning_rate", "1e30", "--weight_decay", "on")
+    with pytest.raises(UserError, match=r"vanilla: non-finite loss at step [1-8] \(batch of 4\); no checkpoint yet"):
+        run_here(*flags)
+
+
+@pytest.mark.parametrize("fault", ["file", "label", "list", "folder", "imagenet"])
+def test_faults_before_the_first_step(tmp_path, fault, monkeypatch):
+    home = write_set(tmp_path)
+    test = home / "lists" / "test_all_sub_list.csv"
+    absent = "no mobilenet_v1_1.0_224.ckpt.data-00000-of-00001 .*python -m datasets.weights mobilenet_v1_1.0_224.tgz"
+    says = {
+        "file": "row 4: .*test_1_1.jpg does not exist",
+        "label": "label 99 of test_4_2.jpg is not among the 5",
+        "list": "test_all_sub_list.csv: ",
+        "imagenet": absent,
+        "folder": "no such folder; csv:other expects train_all_sub_list.csv",
+    }
+    flags = flags_of(tmp_path, tmp_path / "r", "vanilla", "--train_iters", "1")
+    if fault == "file":
+        (home / "images" / "test_1_1.jpg").unlink()
+    elif fault == "label":
+        test.write_text(test.read_text().replace(",5,test_4_2.jpg", ",99,test_4_2.jpg"))
+    elif fault == "list":
+        test.unlink()
+    elif fault == "folder":
+        flags += ["--db_name", "csv:other"]
+    else:
+        flags += ["--init", "imagenet"]
+        monkeypatch.setattr(loop, "open_lists", lambda *_: pytest.fail("images are fetched before weights are missed"))
+    with pytest.raises(ValueError, match=says[fault]):
+        run_here(*flags)
+    assert not list((tmp_path / "r").rglob("model-*"))
