@@ -285,11 +285,26 @@ def by_group(results: Sequence[Result]) -> dict[str, list[Result]]:
     return {title: here for title, here in split.items() if here}
 
 
+def decides_nothing(result: Result) -> bool:
+    """Whether a claim was tested on a run that cannot decide it, or a fact is of a small run."""
+    small_fact = result.claim.group == "fact" and result.profile == "cpu"
+    return bool(result.row) and (result.verdict.word == "not testable" or small_fact)
+
+
 def markdown_claims(results: Sequence[Result]) -> str:
-    """Returns a Markdown table for claims, findings, checks and facts each."""
-    parts = []
-    for title, here in by_group(results).items():
-        parts += [f"**{title}**", markdown_table(CLAIM_HEAD, claim_rows(here))]
+    """Returns a Markdown table for claims, findings, checks and facts each; lines that decide nothing are folded."""
+
+    def tables(some: Sequence[Result]) -> list[str]:
+        return [
+            text
+            for title, here in by_group(some).items()
+            for text in (f"**{title}**", markdown_table(CLAIM_HEAD, claim_rows(here)))
+        ]
+
+    parts = tables([result for result in results if not decides_nothing(result)])
+    if small := [result for result in results if decides_nothing(result)]:
+        summary = f"{len(small)} more lines decide nothing: small runs, or baselines below the minimum accuracy"
+        parts += [f"<details><summary>{summary}</summary>", *tables(small), "</details>"]
     return "\n\n".join(parts)
 
 
