@@ -61,8 +61,16 @@ class Health(Strict):
     over: str = ""  # divides `metric`
     of_base: bool = False  # the base row's records have it, for all variants
     of: str = ""  # only claims that read this metric; empty: all
+    each: tuple[str, ...] = ()  # parts of metrics' names: a rule for each that the claim reads, {} in metric and text
     least: float
     text: str  # what happened and which setting avoids it
+
+    def for_claim(self, read: set[str]) -> list[tuple[str, str]]:
+        """Returns the metrics to check for a claim that reads the metrics `read`, each with the words for a low one."""
+        if self.each:
+            found = (name for name in self.each if any(name in metric for metric in read))
+            return [(self.metric.format(name), self.text.format(name)) for name in found]
+        return [(self.metric, self.text)] if not self.of or self.of in read else []
 
 
 class Claim(Strict):

@@ -93,14 +93,15 @@ def _degenerate(paper: Paper, records: Collection, base: str, sides: Sequence[Si
     """Which run of a row is degenerate and why; "" if none is."""
     name = paper.paper.id
     read = {side.metric for side in sides}
-    for rule in (rule for rule in paper.health if matches(rule.rows, base) and (not rule.of or rule.of in read)):
+    rules = [(rule, *found) for rule in paper.health if matches(rule.rows, base) for found in rule.for_claim(read)]
+    for rule, metric, text in rules:
         runs = [run for side in sides if side.variant not in rule.but for run in records.runs(name, base, side.variant)]
         if rule.of_base and runs:
             runs = records.runs(name, base) or runs
         for run in runs:
-            ratio = _ratio(run.number(rule.metric, "last"), run.number(rule.over, "last") if rule.over else 1.0)
+            ratio = _ratio(run.number(metric, "last"), run.number(rule.over, "last") if rule.over else 1.0)
             if ratio is not None and ratio < rule.least:
-                return f"degenerate: {rule.text} ({ratio:.2f}, needs {rule.least:g})"
+                return f"degenerate: {text} ({ratio:.2f}, needs {rule.least:g})"
     return ""
 
 
@@ -243,17 +244,17 @@ def check_claim(claim: Claim, paper: Paper, base: str, records: Collection) -> R
 
 
 def _adjusted(results: Sequence[Result]) -> list[Result]:
-    """Marks main claims whose effect does not survive Holm's adjustment over the claims on the same row."""
-    families: dict[str, dict[str, float]] = {}
-    for result in results:
+    """Marks main claims whose effect does not survive Holm's adjustment over those on the same data set."""
+    families: dict[str, dict[int, float]] = {}  # data set -> place among the results -> p
+    for place, result in enumerate(results):
         if result.claim.group == "main" and result.effect is not None and result.verdict.line >= 2:
-            families.setdefault(result.row, {})[result.claim.id] = result.effect.p_value()
-    lost = {(row, claim) for row, family in families.items() for claim in family.keys() - holm(family)}
+            families.setdefault(result.row.partition("-")[0], {})[place] = result.effect.p_value()
+    lost = {place for family in families.values() for place in family.keys() - holm(family)}
     return [
         replace(result, verdict=replace(result.verdict, text=result.verdict.text + UNADJUSTED))
-        if result.verdict.line in (3, 4) and (result.row, result.claim.id) in lost
+        if result.verdict.line in (3, 4) and place in lost
         else result
-        for result in results
+        for place, result in enumerate(results)
     ]
 
 

@@ -109,6 +109,8 @@ class Answers:
         text = result.verdict.text.removesuffix(UNADJUSTED).removesuffix(FEW)
         fault = _degenerate(result)
         words = IN_WORDS.get(result.verdict.word, text)
+        if "(not run)" in text:
+            words = "yes, but its control was not run"
         if result.claim.no_loss and result.verdict.word == "contradicted":
             words = "no, it is worse"  # the question is whether it is as good
         answer = f"not judged, {fault}" if fault else words + _unadjusted(result)

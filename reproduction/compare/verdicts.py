@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from reproduction.compare.effects import Effect
 
+Name = TypeVar("Name")
 FEW_SEEDS, FEW = 5, " (few seeds)"  # fewer seeds add this to a verdict
 MOST_PLANNED = 10
 MOST_SEARCHED = 100  # seeds up to which the number that would decide is looked for
@@ -76,7 +78,10 @@ def judge(
       published: E, the paper's effect if it is known and verified.
     """
     verdict = _judge(effect, margin, no_loss, control, published)
-    return replace(verdict, text=verdict.text + FEW) if effect.seeds < FEW_SEEDS else verdict
+    seeds = effect.seeds
+    if verdict.line == 4 and control is not None and control.effect is not None:  # the control had its say
+        seeds = min(seeds, control.effect.seeds)
+    return replace(verdict, text=verdict.text + FEW) if seeds < FEW_SEEDS else verdict
 
 
 def _judge(effect: Effect, margin: float, no_loss: bool, control: Control | None, published: float | None) -> Verdict:
@@ -106,7 +111,7 @@ def _judge(effect: Effect, margin: float, no_loss: bool, control: Control | None
             return Verdict("agrees with the paper", "agrees with the paper", 4)
         return Verdict("supported", "supported, size open", 4)
     if published is not None and published > high:
-        return Verdict("smaller than the paper's", "smaller than the paper's, possibly none", 5)
+        return Verdict("smaller than the paper's, possibly none", "smaller than the paper's, possibly none", 5)
     return Verdict("inconclusive", f"inconclusive: {seeds_to_decide(effect, margin, no_loss)}", 6)
 
 
@@ -146,14 +151,14 @@ def planned_seeds(pilot: Effect, margin: float, published: float | None = None) 
     return f"{next(enough, MOST_PLANNED)} seeds"
 
 
-def holm(p_values: Mapping[str, float]) -> set[str]:
+def holm(p_values: Mapping[Name, float]) -> set[Name]:
     """Returns the names whose effect survives Holm's step-down adjustment over a family, at level 0.05.
 
     Args:
       p_values: name -> p.
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    kept: set[str] = set()
+    kept: set[Name] = set()
     for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         if p > 0.05 / (len(p_values) - place):
             break

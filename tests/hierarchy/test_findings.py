@@ -13,8 +13,8 @@ from reproduction.runtime.record import Record, make_record
 
 CORE = "cifar100-q90-matched"
 USUAL = {  # of one seed, with a network that follows the hierarchy
-    "A0/test_accuracy": 0.53, "A1/test_accuracy": 0.55, "A2/test_accuracy": 0.53, "block_lift_coarse": 1.6,
-    "block_lift_fine": 9.0, "block_null_95_coarse": 1.05, "block_null_95_fine": 1.3, "probe_early_coarse_first": 0.6,
+    "A0/test_accuracy": 0.53, "A1/test_accuracy": 0.55, "A2/test_accuracy": 0.53, "A3/test_accuracy": 0.53,
+    "block_lift_coarse": 1.6, "block_lift_fine": 9.0, "block_null_95_coarse": 1.05, "block_null_95_fine": 1.3, "probe_early_coarse_first": 0.6,
     "probe_early_coarse_untrained": 0.4, "probe_early_as_random": 0.45, "probe_early_rise_random": 0.05,
     "e90_late_classes": 9.0, "e90_early_coarse": 3.0, "gap/A0": 0.2, "gap/A1": 0.15, "epochs_to_A0/A0": 12.0,
     "epochs_to_A0/A1": 10.0,
@@ -65,6 +65,10 @@ def section(template, root, *rows):
     [
         ({}, "**Knowing the hierarchy** helps: the aware network differs from the flat one by +"),
         ({"A2/test_accuracy": 0.55}, "**Knowing the hierarchy** does not help"),  # any grouping does as well
+        (
+            {"A3/test_accuracy": 0.55},
+            "goes with a higher accuracy, which need not come from the hierarchy",
+        ),  # supervision
         ({"A1/test_accuracy": 0.53}, "**Knowing the hierarchy** does not help"),
         ({"A1/test_accuracy": 0.51}, "**Knowing the hierarchy** does not help"),
         ({"A0/test_accuracy": 0.45}, "these runs do not tell: the aware network differs"),  # below the gate
@@ -95,6 +99,12 @@ def test_what_further_rows_add(template, tmp_path):
     text, items = section(template, tmp_path, (CORE, USUAL | LABELS), (f"{CORE}-long", longer))
     assert items == 5 and "AUROC of 0.9" in text and "by confidence alone (supported)" in text
     assert re.search(r"long enough for a gap of (39|40)\.\d\d points", text) and "no effect larger than 0.5" in text
+
+
+def test_without_deep_supervision_as_control_nothing_is_said_to_help(template, tmp_path):
+    rows = [(row, {k: v for k, v in USUAL.items() if not k.startswith("A3")}) for row in (CORE, f"{CORE}-derived")]
+    text, _ = section(template, tmp_path, *rows)
+    assert text.count("goes with a higher accuracy, which need not come from the hierarchy") == 2
 
 
 def test_confidence_alone_explains_labels_found_without_the_tree(template, tmp_path):

@@ -212,7 +212,7 @@ def test_a_planted_control_effect_explains_the_claim(make, tmp_path, control, te
 
 
 def test_a_family_is_adjusted_by_holm(make, tmp_path):
-    """p of about 0.04 in three claims on one row: each alone is significant, none survives."""
+    """p of about 0.04 in three claims on one data set: each alone is significant, none survives."""
     effects = [0.9126, 0.9026, 0.9126, 0.9026, 0.9088]
     put(make, tmp_path, "cifar10-matched", effects)
     put(make, tmp_path, "cifar10-matched-plain", [0.9] * 5)
@@ -223,6 +223,37 @@ def test_a_family_is_adjusted_by_holm(make, tmp_path):
     assert {result.verdict.text for result in results.values()} == {"supported (unadjusted)"}
     results, _ = check(tmp_path, paper_with(family[0], *(claim(id=f"F{k}", group="finding") for k in range(3))))
     assert results["X-C0", "cifar10-matched"].verdict.text == "supported"  # findings are no part of it
+    for row, more in (("mnist-matched", ""), ("cifar10-matched-long", " (unadjusted)")):
+        put(make, tmp_path, row, effects)
+        put(make, tmp_path, f"{row}-plain", [0.9] * 5)
+        results, _ = check(tmp_path, paper_with(family[0]))
+        assert results["X-C0", "cifar10-matched"].verdict.text == "supported" + more
+
+
+def test_a_rule_about_each_variant_blocks_the_claims_that_read_one_below_it(make, tmp_path):
+    metrics = {"A0/acc": 0.5, "A1/acc": 0.51, "A2/acc": 0.01, "gap/A2": 0.3, "gap/A1": 0.2}
+    for seed in range(3):
+        values = {name: make.metric(value) for name, value in metrics.items()}
+        make.put(tmp_path, make.record(values, row="cifar100-matched", seed=seed))
+    pairs = {"ok": ("A1/acc", "A0/acc"), "chance": ("A1/acc", "A2/acc"), "gap": ("gap/A2", "gap/A1")}
+    claims = [
+        claim(id=name, group="check", method={"metric": method}, baseline={"metric": baseline})
+        for name, (method, baseline) in pairs.items()
+    ]
+    health = Health(metric="{}/acc", each=("A0", "A1", "A2"), least=0.013, text="{} at chance")
+    results, _ = check(tmp_path, paper_with(*claims, health=[health]))
+    words = {name: results[name, "cifar100-matched"].verdict.text for name in pairs}
+    assert words["chance"] == words["gap"] == "not testable: degenerate: A2 at chance (0.01, needs 0.013)"
+    assert words["ok"].startswith("supported")
+
+
+def test_no_published_effect_has_the_other_sign_than_its_claim():
+    """Else a run that finds what the paper found would be called a contradiction."""
+    for paper in load_tables().values():
+        for one in (one for one in paper.claim if not one.no_loss):
+            for pattern in one.published:
+                effect, _ = c._published(one, paper, pattern.replace("*", "paper"))
+                assert effect is None or effect > 0, (one.id, pattern)
 
 
 def test_a_claim_against_a_null_value_has_no_image_term(make, tmp_path):

@@ -227,6 +227,14 @@ def test_the_readme_says_no_more_than_the_verdict(committed, word, text):
     assert answers.summary(key[0], "with - without", "", "", "").endswith(f", 3 seeds: {text}")
 
 
+def test_a_control_that_was_not_run_is_not_said_to_do_as_well(committed):
+    answers = Answers(*committed)
+    key, result = next((k, r) for k, r in answers.results.items() if r.effect is not None and r.effect.seeds == 5)
+    verdict = Verdict("control undecided", "supported, control undecided (not run)", 4)
+    answers.results[key] = dataclasses.replace(result, verdict=verdict)
+    assert answers.judged(*key).startswith("**Yes, but its control was not run**: ")
+
+
 def test_precisions_and_copies_of_data_are_named(committed):
     answers, page = Answers(*committed), findings(*committed)
     one, other = (answers.precision("triplet", f"dogs-s144-matched-try-{name}") for name in ("euclidean", "soft"))

@@ -68,6 +68,17 @@ def test_a_control_that_was_not_run_decides_nothing():
     )
 
 
+@pytest.mark.parametrize(("seeds", "few"), [(2, True), (5, False)])
+def test_a_control_of_few_seeds_makes_the_verdict_one_of_few_seeds(seeds, few):
+    verdict = judge(effect(2.0, 0.5), 0.5, control=Control("doubling", effect(1.5, 0.4, seeds)))
+    assert verdict.text == "supported" + " (few seeds)" * few
+
+
+def test_a_verdict_on_an_effect_that_may_be_none_has_its_own_word():
+    smaller, none = judge(effect(2.0, 0.4), 0.5, published=3.2), judge(effect(0.5, 0.8), 0.5, published=2.0)
+    assert smaller.word == "smaller than the paper's" and none.word == "smaller than the paper's, possibly none"
+
+
 def test_a_control_is_not_asked_without_an_effect():
     assert judge(effect(0.0, 0.2), 0.5, control=Control("doubling", effect(0.0, 0.2))).word == "no effect"
 
