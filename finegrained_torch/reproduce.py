@@ -82,6 +82,7 @@ def matched_rows(dataset: str) -> tuple[list[Row], list[Row], list[Row]]:
     coarse, tune = ("--stage", "coarse", *epochs(EPOCHS)), ("--stage", "sub", "fine-tune", *epochs(EPOCHS))
     both = ("--stage", "multi-head", "--alpha", "0.9", *epochs(2 * EPOCHS))
     true, random = ("--no-use_pseudo", "--true-images", "certain"), ("--sub_labels", "random")
+    certain = ("--stage", "coarse", "--control", "certain")
     core: list[Row] = [
         ("base-budget", "control: base trained on for fine-tuning's epochs", (*coarse, "--control", "budget"), 1),
         ("ft", "fine-tuning from pseudo-labels", tune, 2),
@@ -92,6 +93,7 @@ def matched_rows(dataset: str) -> tuple[list[Row], list[Row], list[Row]]:
         ("mh09", "multi-head, alpha 0.9", both, 2),
         ("mh09-true", "multi-head from the true subclasses of the same images", (*both, *true), 2),
         ("mh09-random", "control: multi-head from random labels", (*both, *random), 2),
+        ("base-certain", "control: base on multi-head's images and epochs", (*certain, *epochs(2 * EPOCHS)), 2),
     ]
     last: list[Row] = [
         ("ft-kmeans", "control: fine-tuning from k-means labels", (*tune, "--sub_labels", "kmeans"), 2),
@@ -128,7 +130,7 @@ def rows_of(profile: str, dataset: str) -> list[Row]:
 
 
 def has_pathmnist(data_dir: str | None) -> bool:
-    """Tells whether the file of PathMNIST, which is placed by hand, is there."""
+    """Tells whether the file of PathMNIST is there."""
     return find(["pathmnist.npz"], pathmnist.folders(Path(data_dir) if data_dir else DATA_ROOT)) is not None
 
 

@@ -106,12 +106,11 @@ def test_matched_further_rows_come_for_three_seeds_and_on_cifar10(capsys):
     for config in configs:
         if config["dataset"] == "cifar100":
             per_seed[config["seed"]] |= made(config)
-    further = {"mh09", "mh09-true", "mh09-random", "ft-kmeans", "ft-deep"}
+    further = {"mh09", "mh09-true", "mh09-random", "base-certain", "ft-kmeans", "ft-deep"}
     assert [per_seed[seed] & further for seed in range(5)] == [further] * 3 + [set()] * 2
     for config in configs:
-        assert config["max_epochs"] == reproduce.EPOCHS * (2 if config["stage"] == ["multi-head"] else 1) or (
-            config["stage"] == ["stability", "report"]
-        )
+        one_cycle = config["stage"] == ["multi-head"] or config["control"] == "certain"
+        assert config["max_epochs"] == reproduce.EPOCHS * (1 + one_cycle) or config["stage"] == ["stability", "report"]
     order = list(dict.fromkeys(command.row for command in commands if "coarse" not in command.flags))
     own, cifar10 = "cifar100-q90-matched", "cifar10-matched"
     first, multi_head = ("-ft", "-ft-random", "-ft-true", "-stability"), ("-mh09", "-mh09-true", "-mh09-random")
@@ -146,6 +145,7 @@ def test_pathmnist_joins_the_further_rows_where_its_file_is_placed(tmp_path, mon
         "-stability",
         "-mh09",
         "-mh09-random",
+        "-base-certain",
         "-ft-kmeans",
         "-ft-deep",
     )
