@@ -22,6 +22,7 @@ ALONG = (*FURTHER, "--finetune", "all", "--no-reduced-fc", "--retry-collisions",
 FURTHER_SETS, FURTHER_SEEDS = ("mnist", "cifar100"), 3  # of ROWS=all
 LONG = 100  # epochs of each stage, the poster's protocol on MNIST
 FROZEN, FROZEN_LONG = 30, 150  # epochs on the features of stage 1, which take seconds each
+ALIKE = (*FURTHER, "--finetune", "none", "--no-cache-features", "--no-reduced-fc", "--retry-collisions", "3")
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ ON_FEATURES = {
 def commands_of(request: Request) -> list[Command]:
     """Returns the commands of all seeds, seed by seed. With flags of ARGS only the main row is run.
 
-    ROWS=all of MNIST trains both stages for 100 epochs as well, that of CIFAR the LH on features for 150. ROWS=all of
-    CIFAR-10 goes on with MNIST and CIFAR-100, of fewer seeds.
+    ROWS=all also trains the LH as in the main row, but with the CNN frozen; on MNIST both stages for 100 epochs; on
+    CIFAR the LH on features for 150. ROWS=all of CIFAR-10 goes on with MNIST and CIFAR-100, of fewer seeds.
 
     Raises:
       UserError: a data set that this profile has no settings for.
@@ -95,9 +96,10 @@ def commands_of(request: Request) -> list[Command]:
         return commands
     if request.dataset == "mnist":
         commands += [command for seed in request.seeds for command in _long(request, seed)]
-    else:
-        for seed in request.seeds[:FURTHER_SEEDS]:
-            cnn = RUNS_ROOT / "class2str" / request.base_row() / f"seed{seed}"
+    for seed in request.seeds[:FURTHER_SEEDS]:
+        cnn = RUNS_ROOT / "class2str" / request.base_row() / f"seed{seed}"
+        commands.append(_command(request, seed, "frozen5", "LH, CNN frozen, otherwise as the main row", ALIKE, 2, cnn))
+        if request.dataset != "mnist":
             commands.append(_on_features(request, seed, f"frozen{FROZEN_LONG}", FROZEN_LONG, (), cnn))
     if request.dataset == "cifar10":
         other = replace(request, copy="", seeds=request.seeds[:FURTHER_SEEDS])
@@ -162,15 +164,17 @@ def _command(
     extra = stage == 2 and bool(request.extra)
     row = request.row(variant) if extra else request.base_row() + f"-{variant}" * bool(variant)
     folder = RUNS_ROOT / "class2str" / row / f"seed{seed}"
+    on_features = "none" in own and "--no-cache-features" not in own
     flags = ["--B=200", "--dataset", request.dataset, "--name", f"seed{seed}", "--seed", str(seed), *setting.network]
     if stage == 2:
         w_c, w_i, w_l2 = setting.loss
         flags += ["--label-grad", "flow", "--lstm-units", setting.lstm]
         flags += [f"--w_c={w_c}", f"--w_i={w_i}", f"--w_l2={w_l2}"]
         flags += ["--cnn-dir", shown(cnn)] if folder != cnn else []
-    flags = [flag for flag in flags if flag != "--augment" or "none" not in own]  # features are those of whole images
+    if on_features:  # those of whole images
+        flags = [flag for flag in flags if flag != "--augment"]
     flags += [*own, "--runs-dir", shown(folder.parent), *request.shared_flags(row)]
-    minutes = setting.minutes[2 if "none" in own else 1 if stage == 2 or "--cnn-dir" in own else 0]
+    minutes = setting.minutes[2 if on_features else 1 if stage == 2 or "--cnn-dir" in own else 0]
     label = f" ({variant})" if variant else ""
     return Command(
         row,

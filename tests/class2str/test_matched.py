@@ -206,10 +206,21 @@ def test_the_commands_of_the_profile(graph):
     rows = {command.row for command in commands}
     others = {f"{name}-{row.partition('-')[2]}" for name in matched.FURTHER_SETS for row in rows}
     others |= {f"{name}-matched-frozen150" for name in ("cifar10", "cifar100")}
+    others |= {f"{name}-matched-frozen5" for name in ("cifar10", "cifar100", "mnist")}
     assert {command.row for command in everything} == rows | {"cifar10-matched-linear", "mnist-matched-long"} | others
     (longer,) = (command for command in everything if command.row == "cifar100-matched-frozen150")
     config = parse_rnn(rnn_parser("s", "cifar100", "vgg16"), list(longer.flags))
     assert config.epochs == 150 and config.finetune == "none" and not config.augment
+    for name in matched.SETTINGS:
+        along, alike = (
+            parse_rnn(rnn_parser("s", name, "vgg16"), list(command.flags))
+            for row in ("matched", "matched-frozen5")
+            for command in everything
+            if command.row == f"{name}-{row}" and command.script != FC
+        )
+        own = {"row": "", "runs_dir": "", "cnn_dir": "", "finetune": "", "no_cache_features": False}
+        assert dataclasses.replace(along, **own) == dataclasses.replace(alike, **own)  # the CNN is all that differs
+        assert (along.finetune, alike.finetune) == ("all", "none")
     stage1, stage2 = (command for command in everything if command.row == "mnist-matched-long")
     assert parse_fc(fc_parser("s"), list(stage1.flags)).epochs == 100
     config = parse_rnn(rnn_parser("s", "mnist", "lenet"), list(stage2.flags))
