@@ -263,7 +263,7 @@ STAGE_2: FlagTable = {
     ),
     "--lh-preset": dict(choices=["released", "budget"], default="released", help="sizes of the LSTMs; C2S-D28"),
     "--lstm-units": dict(metavar="N,N", help="LSTM sizes such as 32,32; overrides --lh-preset"),
-    "--decode": dict(choices=["exact", "hamming", "ml", "str2class"], default="exact", help="main decoder"),
+    "--decode": dict(choices=["exact", "hamming", "ml", "str2class"], default="exact", help="main number's decoder"),
     "--retry-collisions": dict(type=whole(0), default=0, help="new tries if strings collide; the last counts; C2S-D23"),
     "--no-cache-features": dict(action="store_true", help="run the frozen CNN at every step (same result)"),
     "--no-reduced-fc": dict(action="store_true", help="skip the reduced FC classifier"),

@@ -1,4 +1,4 @@
-"""Commands of the profile `matched`: the paper's claims near its accuracy, in minutes on one core a seed.
+"""Commands of the profile `matched`: the paper's claims with a small network, in minutes on one core a seed.
 
 From one stage 1, with the same data and batch, for as many further epochs at one rate (a third of stage 1's on CIFAR,
 three times it on MNIST): the LH classifier, the FC classifier, and an FC classifier of the LH's weights, each with its

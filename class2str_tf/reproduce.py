@@ -17,7 +17,7 @@ DATASETS = {"paper": "cifar10", "matched": "cifar10", "cpu": "mnist5k", "smoke":
 PAPER_GIGABYTES = 0.17  # CIFAR-10
 STAGE2_SCRIPTS = {"mnist": "train_rnn_classifer_mnist.py", "cifar100": "train_rnn_classifier_cifar100.py"}
 
-# Loss weights w_c, w_i, w_l2: the README's for CIFAR-10, ours for the others (C2S-D23, C2S-D13)
+# Loss weights w_c, w_i, w_l2: the README's for CIFAR-10, the script's for MNIST, ours for the others (C2S-D23, C2S-D13)
 WEIGHTS = {"mnist": (1, 100, 0.01), "cifar10": (4, 100, 0.1), "cifar100": (4, 100, 0.03), "imagenet": (4, 100, 0.03)}
 # At the cpu profile's ten times larger learning rate the digits' bits stay near a coin under w_l2 0.01; measured: ours
 CPU_WEIGHTS = {**WEIGHTS, "mnist": (1, 100, 0.03)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from tabulate import tabulate
@@ -21,6 +22,7 @@ Generated from `datasets/manifest.toml` by `python -m datasets.docs`; do not edi
 | `python -m datasets.cifar10` | prepares one set: finds or downloads it, verifies, decodes |
 | `python -m datasets.cifar10 --verify` | checks the files that are there; downloads nothing |
 | `python -m datasets --verify` (`make verify-data`) | the same for every set that is present |
+| `python -m datasets.weights FILE` | downloads one file of ImageNet weights; `--help` lists them |
 
 They need the environment: run `. .venv/bin/activate` first (`make setup` creates it), or use `make data-cifar10`.
 `--root FOLDER` (or `--data-dir FOLDER`) sets the data folder. The default is `data/` of this repository. DATA stands
@@ -100,6 +102,9 @@ def render() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        "python -m datasets.docs", description=f"Writes {PATH.name} from the manifest."
+    ).parse_args()
     PATH.parent.mkdir(exist_ok=True)
     PATH.write_text(render(), encoding="utf-8")
     print(f"wrote {PATH.relative_to(REPO_ROOT)}")

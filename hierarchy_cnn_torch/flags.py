@@ -168,7 +168,10 @@ TRAIN_FLAGS: FlagTable = {
         help="pad smaller images to this side; larger ones keep their size (default: the trunk's)",
     ),
     "--stage": dict(choices=("flat", "aware"), default="flat", help="flat: stage 1; aware: stage 2 (default flat)"),
-    "--arm": dict(choices=ARMS, help="variant: A0 in stage flat, A1 to A5 in stage aware (default A0 or A1)"),
+    "--arm": dict(
+        choices=ARMS,
+        help="A0 flat, A1 tree, A2 random tree, A3 classes everywhere, A4 finest first, A5 flat and larger",
+    ),
     "--tree": dict(
         default="",
         metavar="TREE",

@@ -32,13 +32,22 @@ GREY, BLUE, BAND = "#7f8c99", "#2c6fad", "#eceff1"
 GAINS = {  # variant of the subclass method -> title of its panel
     "": "subclasses",
     "doubled": "doubled, not split",
-    "random": "random classes split",
+    "random": "random others split, not the red",
     "copied": "doubled by copies, split",
     "undoubled": "split, not doubled",
     "epochs": "subclasses, equal epochs",
 }
+CAPTIONS = {  # last word of a chart's name -> what it shows
+    "effects": "Effects with 95 % intervals",
+    "bits": "Accuracy after the first bits of the strings",
+    "gains": "Gain of each class over the plain network",
+    "neglect": "Neglection degrees of all runs",
+}
+CHARTS_NOTE = (
+    "Effects are claims of the tables below, method minus baseline; those that are not in points are not drawn."
+)
 COLUMNS = 3  # panels side by side
-MOST_CLASSES, EXTREMES = 20, 5  # of a panel of gains; of more classes, the others that gain or lose most
+MOST_CLASSES, EXTREMES = 20, 5  # of a panel; of more classes the neglected ones and the extremes of the others
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def effects(results: Sequence[Result]) -> Figure | None:
     Args:
       results: of one row; those without an interval are left out.
     Returns:
-      The figure, or None without any effect.
+      The figure, or None with fewer than two effects: one is a line of the table.
     """
     lines, margins = [], []
     for result in results:
@@ -73,7 +82,7 @@ def effects(results: Sequence[Result]) -> Figure | None:
             colour = RED if result.claim.group == "main" else BLUE
             lines.append(Interval(effect, colour, textwrap.fill(result.claim.text, 60), result.verdict.line != 1))
             margins.append(margin)
-    if not lines:
+    if len(lines) < 2:
         return None
     title = f"{results[0].row}; red: main claims, blue: findings"
     figure, axis = _intervals(lines, "points, with 95 % interval", title)
@@ -173,23 +182,29 @@ def gains_in_words(by_class: Sequence[Effect], neglected: Sequence[int]) -> str:
 
 
 def neglect_of_all_seeds(comparison: Comparison, records: Collection, row: str) -> Figure | None:
-    """Draws the neglection degree of each class in every run of stage 1, epoch by epoch; None without a ranking."""
+    """Draws the neglection degree of the classes in every run of stage 1, epoch by epoch; None without a ranking.
+
+    Of many classes it draws the neglected ones and, of the others, those that come next in the ranking and last.
+    """
     runs = records.runs("subclass", row)
     if not runs or not runs[0].listed("degrees"):
         return None
     degrees, order, chosen, names = map(runs[0].listed, ("degrees", "ranking", "neglected", "class_names"))
+    left_out = ""
+    if len(order) > MOST_CLASSES:
+        others = [label for label in order if label not in chosen]
+        order = [label for label in order if label in {*chosen, *others[:EXTREMES], *others[-EXTREMES:]}]
+        left_out = f"; of the others: the {EXTREMES} next and the {EXTREMES} last"
     values = np.asarray(degrees)  # [runs, E, C]
     figure, ((axis,),) = new_figure(9, 4)
     epochs = np.linspace(-0.3, 0.3, values.shape[1]) if values.shape[1] > 1 else np.zeros(1)
     for at, label in enumerate(order):
         for run in values[:, :, label]:
             axis.plot(at + epochs, run, ".-", color=RED if label in chosen else GREY, linewidth=0.8, markersize=4)
-    few = len(order) <= MOST_CLASSES
-    turned = dict(rotation=30, ha="right", fontsize=9) if few else dict(rotation=90, fontsize=5)
-    axis.set_xticks(range(len(order)), [names[label] for label in order], **turned)
+    axis.set_xticks(range(len(order)), [names[label] for label in order], rotation=30, ha="right", fontsize=9)
     axis.set_ylabel("neglection degree (1 = no cancellation)")
     what = f"{len(values)} runs of stage 1, epochs 1 to {values.shape[1]} from left to right within a class"
-    axis.set_title(f"{what}\nred: the neglected classes, the same in stage 2 of every seed", fontsize=10)
+    axis.set_title(f"{what}\nred: the neglected classes, the same in stage 2 of every seed{left_out}", fontsize=10)
     return figure
 
 
@@ -288,7 +303,9 @@ def write_charts(comparisons: Sequence[Comparison], records: Collection, folder:
 
 
 def markdown_charts(paper: str, folder: Path = FOLDER) -> str:
-    """Returns the charts of a paper as images for docs/papers, one below the other."""
-    names = [path.stem for path in sorted(folder.glob(f"{paper}-*.png"))]
-    images = "\n\n".join(f"![{name}](../images/charts/{name}.png)" for name in names)
-    return images or "No row of the matched profile has two seeds yet."
+    """Returns the charts of a paper as images for docs/papers; their alternative texts say what they show."""
+    parts = []
+    for name in (path.stem for path in sorted(folder.glob(f"{paper}-*.png"))):
+        row, _, kind = name.removeprefix(f"{paper}-").rpartition("-")
+        parts.append(f"![{CAPTIONS[kind]} ({row})](../images/charts/{name}.png)")
+    return "\n\n".join([CHARTS_NOTE, *parts]) if parts else "No row of the matched profile has two seeds yet."

@@ -1,10 +1,10 @@
 """Keeps the generated tables of README and docs current: `python -m reproduction.readme --check | --write`.
 
 A generated block is between the lines `<!-- generated: NAME -->` and `<!-- end -->`. NAME is `front` (one line a
-paper), `overview` (the main claims), `claims`, or, with a paper's name, `finding`, `published`, `table`, `claims`,
-`charts`, `details`, `rates`, or `clusters finegrained`. docs/findings.md is made from its template. All of it shows
-committed records only, so that two checkouts of one commit generate the same text; `make compare` and `make report`
-show a machine's own runs.
+paper), `overview` (the main claims), `claims`, `gates`, or, with a paper's name, `finding`, `published`, `table`,
+`claims`, `charts`, `details`, `rates`, or `clusters finegrained`. docs/findings.md is made from its template. All of it
+shows committed records only, so that two checkouts of one commit generate the same text; `make compare` and `make
+report` show a machine's own runs.
 """
 
 from __future__ import annotations
@@ -76,6 +76,16 @@ def claims(comparisons: Sequence[Comparison]) -> str:
     return export.markdown_claims([result for comparison in comparisons for result in comparison.claims])
 
 
+def gates(comparisons: Sequence[Comparison]) -> str:
+    """Returns a Markdown table of the accuracies that baselines must reach."""
+    rows = [
+        [one.paper.paper.short, ", ".join(gate.rows), f"`{gate.metric}`", gate.variant, f"{gate.least:g}"]
+        for one in comparisons
+        for gate in one.paper.gate
+    ]
+    return markdown_table(("paper", "rows", "baseline: metric", "of the variant", "at least, %"), rows)
+
+
 def front(comparisons: Sequence[Comparison], records: Collection) -> str:
     """Returns one line a paper: what it claims and what we found."""
     table = findings(comparisons, records, FRONT).rstrip()
@@ -106,6 +116,7 @@ def _blocks(comparisons: Sequence[Comparison], records: Collection) -> dict[str,
         "front": lambda: front(comparisons, records),
         "overview": lambda: overview(comparisons),
         "claims": lambda: claims(comparisons),
+        "gates": lambda: gates(comparisons),
         "clusters finegrained": lambda: markdown_clusters(records),
     }
     of_paper: dict[str, Callable[[Comparison], str]] = {

@@ -142,11 +142,11 @@ def planned_seeds(pilot: Effect, margin: float, published: float | None = None) 
       margin: m.
       published: E, if known and verified.
     Returns:
-      "5 seeds" to "10 seeds", or that no number of seeds decides.
+      "5 seeds" to "10 seeds", or that no number of seeds makes the interval so short.
     """
     aim = max(abs(published or 0.0) / 2, margin)
     if pilot.half_width(0.05, 10**9) > aim:
-        return "test set too small; no number of seeds decides"
+        return f"test set too small: no number of seeds gives ±{aim:g}; larger effects can be decided"
     enough = (n for n in range(FEW_SEEDS, MOST_PLANNED + 1) if pilot.half_width(0.05, n) <= aim)
     return f"{next(enough, MOST_PLANNED)} seeds"
 

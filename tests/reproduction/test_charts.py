@@ -80,7 +80,27 @@ def test_effects_are_those_of_the_claims(committed):
     means = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
     expected = [r.effect.mean for r in results if r.claim.unit == "points" and r.claim.margin is not None]
     assert means == pytest.approx(expected) and len(means) >= 3
-    assert charts.effects([]) is None
+    assert charts.effects([]) is None and charts.effects(results[:1]) is None  # one effect is a line of the table
+
+
+@pytest.mark.parametrize("classes", [10, 30])
+def test_the_degrees_of_many_classes_are_those_of_the_ends_of_the_ranking(make, tmp_path, classes):
+    names, order = (
+        [f"class{c}" for c in range(classes)],
+        [int(c) for c in np.random.default_rng(0).permutation(classes)],
+    )
+    degrees = [[[1.0 + order.index(c) for c in range(classes)]]] * 2  # two runs of one epoch
+    details = {"class_names": names, "ranking": order, "neglected": order[:3], "degrees": degrees}
+    make.put(tmp_path, make.record({}, row="cifar100-matched-ranking", paper="subclass", details=details))
+    figure = charts.neglect_of_all_seeds(
+        None, collect(runs=tmp_path, results=tmp_path / "none"), "cifar100-matched-ranking"
+    )
+    [axis] = figure.axes
+    shown = order if classes == 10 else [*order[:8], *order[-5:]]
+    assert [text.get_text() for text in axis.get_xticklabels()] == [names[c] for c in shown]
+    heights = [line.get_ydata()[0] for line in axis.lines]
+    assert heights == [1.0 + order.index(c) for c in shown for _ in range(2)]
+    assert ("of the others" in axis.get_title()) == (classes == 30)
 
 
 def test_an_effect_that_is_not_testable_is_grey_and_open(committed):

@@ -206,7 +206,7 @@ def test_one_bad_record_beside_good_ones_is_an_error(checkout, make):
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("<!-- generated: overveiw -->\n<!-- end -->\n", "'overveiw' is not one of front, overview, claims"),
+        ("<!-- generated: overveiw -->\n<!-- end -->\n", "'overveiw' is not one of front, overview, claims, gates"),
         ("<!-- generated: overview -->\n", "no <!-- end -->"),
         ("<!-- generated: overview -->\n<!-- generated: claims -->\n<!-- end -->\n", "no <!-- end -->"),
     ],

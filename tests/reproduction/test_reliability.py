@@ -55,7 +55,7 @@ def test_the_page_says_what_was_measured(tmp_path):
     assert "| SIGKILL | 20 of 20 | 13 of 20 | 33 of 40 |" in text and "| full disk | 1 of 1 | - | 1 of 1 |" in text
     assert "| class2str | - | 2 | 18 after 2, 2 after 10 | 19 | 10 | 3 |" in text and "| triplet | `--x` |" in text
     assert "* triplet: SIGKILL: lost" in text
-    assert "1,200 inputs" in text and "1 readers, 0 faults" in text and "| a \\| b | 1,200 |" in text
+    assert "1,200 inputs" in text and "1 readers, 0 faults" in text and "had 1,200 to 1,200 inputs" in text
     assert origin().commit[:10] in text and "Not run" not in text
 
 
