@@ -23,31 +23,35 @@ FLAGS: FlagTable = {
 
 
 def read_image(path: Path, shape: tuple[int, int, int], squash: bool = False) -> np.ndarray:
-    """Returns an image file as input of the network: upright, shorter side to size, centre crop; uint8 [1, H, W, C].
+    """Returns an image file as input of the network, prepared as the training images: uint8 [1, H, W, C].
 
     Args:
       path: JPEG or PNG.
-      shape: H, W, C.
-      squash: resize the whole image to H x W by nearest neighbours, as `data.imagenet.decode` does.
+      shape: H, W, C; H = W.
+      squash: resize the whole image to H x W by nearest neighbours, as `data.imagenet.decode` does; otherwise its
+        central square is resized, as `datasets.folder.decode` does.
     Raises:
       UserError: no such file, or no image.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image
 
+    from datasets import DatasetError, folder
+    from datasets.files import read_bounded, reading
     from datasets.orientation import upright
 
-    height, width, channels = shape
+    size, _, channels = shape
     try:
-        raw = path.read_bytes()
-        with Image.open(io.BytesIO(raw)) as image:
-            turned = upright(image.convert("L" if channels == 1 else "RGB"), raw)
-            pixels = np.asarray(turned if squash else ImageOps.fit(turned, (width, height)), np.uint8)
-    except UnidentifiedImageError:
-        raise UserError(f"--image {path}: not a readable image; expected JPEG or PNG") from None
-    except (OSError, ValueError) as error:
+        raw = read_bounded(path, folder.MOST_FILE_BYTES)
+        if squash:
+            with reading(path), Image.open(io.BytesIO(raw)) as image:
+                pixels = np.asarray(upright(image.convert("RGB"), raw))
+            rows, columns = (np.arange(size) * length // size for length in pixels.shape[:2])
+            pixels = pixels[rows][:, columns]
+        else:
+            pixels = folder.decode(raw, size, str(path))
+    except DatasetError as error:
         raise UserError(f"--image {path}: not a readable image ({error})") from None
-    rows, columns = (np.arange(n) * length // n for n, length in zip((height, width), pixels.shape[:2], strict=True))
-    return pixels[rows][:, columns].reshape(1, height, width, channels)
+    return (np.asarray(Image.fromarray(pixels).convert("L"))[..., None] if channels == 1 else pixels)[None]
 
 
 def trained_with(folder: Path) -> Stage2Config:

@@ -103,6 +103,19 @@ def test_sixteen_bit_grey_keeps_its_brightness():
     assert np.unique(folder.decode(out.getvalue(), 4, "x")).tolist() == [0x80]
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_programs_that_take_one_picture_read_it_as_training_does(tmp_path, kind):
+    from class2str_tf.predict import read_image
+    from subclass_torch.predict import read_image as read_for_subclasses
+
+    shape = (90, 120, 3) if kind is np.uint8 else (90, 120)
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(kind).max, shape, kind)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    trained_on = folder.decode((tmp_path / "a.png").read_bytes(), 32, "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", (32, 32, 3))[0], trained_on)
+    np.testing.assert_array_equal(read_for_subclasses(tmp_path / "a.png", 3)[0], trained_on)
+
+
 def test_layouts_that_cannot_be_meant(make, tmp_path):
     cases = {
         "missing": ({}, "no such folder"),

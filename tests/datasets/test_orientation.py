@@ -31,7 +31,7 @@ def test_programs_that_take_one_picture_turn_it(tmp_path, number):
     for n, path in zip((1, number), paths, strict=True):
         path.write_bytes(seeds.rotated(n))
     for read in (
-        lambda path: read_image(path, (16, 24, 3)),
+        lambda path: read_image(path, (24, 24, 3)),
         lambda path: read_image(path, (16, 16, 1)),
         lambda path: read_for_subclasses(path, 3),
         lambda path: np.asarray(_tile(path)),
