@@ -271,18 +271,19 @@ class Items(Dataset):
 class Batches(Sampler[Tensor]):
     """Positions of each batch of an epoch, in an order that is a function of (seed, stage, epoch) alone.
 
-    Each process takes its share of every batch; the last batch is left out where it cannot give each process one.
+    Each process takes its share of every batch; the last batch is left out if it cannot give each process `least`.
     """
 
-    def __init__(self, positions: np.ndarray, batch_size: int, key: tuple[int | str, ...] | None):
+    def __init__(self, positions: np.ndarray, batch_size: int, key: tuple[int | str, ...] | None, least: int = 1):
         """Stores what decides the batches.
 
         Args:
           positions: int64 [n], of the images that are used.
           batch_size: of all processes together.
           key: seeds of the order, (seed, stage); None keeps the order, for evaluation.
+          least: images of a process in the last batch.
         """
-        self.positions, self.batch_size, self.key = torch.from_numpy(positions), batch_size, key
+        self.positions, self.batch_size, self.key, self.least = torch.from_numpy(positions), batch_size, key, least
         self.epoch, self.device = 0, torch.device("cpu")  # the device that the positions are given on
 
     def set_epoch(self, epoch: int) -> None:
@@ -292,7 +293,7 @@ class Batches(Sampler[Tensor]):
     def __len__(self) -> int:
         size = self._processes()[1]
         whole, rest = divmod(len(self.positions), self.batch_size)
-        return whole + (rest >= size)
+        return whole + (rest >= self.least * size)
 
     def __iter__(self) -> Iterator[Tensor]:
         rank, size = self._processes()

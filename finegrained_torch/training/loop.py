@@ -112,7 +112,8 @@ def train(task: Task, config: Config) -> Trained:
             raise UserError(f"{task.stage}: {len(positions)} {name} images; raise --threshold or take more images")
     for stale in task.folder.glob(".*.partial"):
         stale.unlink(missing_ok=True)
-    batches = Batches(task.train[1], config.batch_size, task.key)
+    least = 2 if config.network == "legacy" else 1  # its last maps are 1x1: no batch norm of a single image
+    batches = Batches(task.train[1], config.batch_size, task.key, least)
     start_stage(config)
     if config.channels_last:  # DEVIATION FGL-D33: off by default, as are autocast, TF32 and torch.compile
         task.module.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

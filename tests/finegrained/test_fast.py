@@ -137,7 +137,7 @@ def test_channels_last_and_larger_tests_are_the_same_training_up_to_rounding(tmp
     images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=draw)
     items = Items(images, torch.arange(40) % 2, torch.arange(40) % 2)
     words = "--network small --lr 0.01 --batch_size 16 --max_epochs 2 --threads 1 --device cpu".split()
-    monkeypatch.setattr(loop, "Batches", lambda at, size, key: sizes.append(size) or Batches(at, size, key))
+    monkeypatch.setattr(loop, "Batches", lambda at, size, *more: sizes.append(size) or Batches(at, size, *more))
     for switch in ("", "--channels-last", "--eval-batch 3"):
         config = flags.parse_pipeline([*words, *switch.split(), "--out_dir", str(tmp_path)])
         torch.manual_seed(0)

@@ -272,6 +272,16 @@ def test_batches_are_a_permutation_keyed_on_stage_and_epoch():
     assert [len(fine) for _, fine, _ in loader] == [50, 50, 20]
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("least", [1, 2])
+def test_a_last_batch_that_is_too_small_is_left_out(processes, least, monkeypatch):
+    monkeypatch.setattr(data.Batches, "_processes", staticmethod(lambda: (processes - 1, processes)))
+    for count in range(8, 33):
+        sizes = [len(part) for part in data.Batches(np.arange(count), 8, (0, "x"), least)]
+        assert sizes[: count // 8] == [8 // processes] * (count // 8) and min(sizes) >= least
+        assert len(sizes) == count // 8 + (count % 8 >= least * processes)
+
+
 @pytest.mark.parametrize(("count", "full"), [(30, 4), (25, 3), (26, 4)])
 def test_processes_share_every_batch(count, full, monkeypatch):
     shares = []
