@@ -133,16 +133,20 @@ def contingency_csv(pseudo: np.ndarray, fine: np.ndarray, parent: Sequence[int],
 def in_between(hard: np.ndarray, strength: np.ndarray, coarse: np.ndarray, certain: np.ndarray) -> dict[str, float]:
     """Do uncertain images lie between clusters? From a clustering of all images, certain or not (claim C4).
 
+    Images that HDBSCAN was not run on, such as those of a class that is too small, are left out.
+
     Args:
-      hard: int64 [N], HDBSCAN's labels, -1 for noise.
+      hard: int64 [N], HDBSCAN's labels, -1 for noise, -2 where it was not run.
       strength: float32 [N], largest membership.
       coarse: int64 [N].
       certain: bool [N].
     Returns:
       noise_certain, noise_uncertain: share of noise; weak_certain, weak_uncertain: share of images in the lowest
-      tenth of their class by membership. Empty where either group is empty or a clustering of all is absent.
+      tenth of their class by membership. Empty if either group is, as in a clustering of the certain images alone.
     """
-    if certain.all() or not certain.any() or (hard < -1).any():
+    ran = hard >= -1
+    hard, strength, coarse, certain = hard[ran], strength[ran], coarse[ran], certain[ran]
+    if certain.all() or not certain.any():
         return {}
     weak = np.zeros(len(hard), bool)
     for label in np.unique(coarse):

@@ -27,6 +27,7 @@ from reproduction.runtime.hidden import hidden
 _COMPILED = ("umap", "pynndescent")  # numba stores their compiled functions
 # Below this many points neither a neighbourhood graph nor its spectral layout makes sense.
 FEW_POINTS = 12
+NOISE, NOT_RUN = -1, -2  # hard labels: HDBSCAN's own for noise, and ours for images that it has not seen
 _WORKING_MIB = 128  # of scikit-learn's silhouette
 _UMAP_FAILURES = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, np.linalg.LinAlgError)
 
@@ -63,7 +64,7 @@ class ClassFit:
     Attributes:
       embedding: float32 [n, components], the space that HDBSCAN clustered; zeros if nothing could be fitted.
       raw: int64 [n], arg-max cluster as HDBSCAN numbers them (may skip numbers).
-      hard: int64 [n], HDBSCAN's own label, -1 for noise.
+      hard: int64 [n], HDBSCAN's own label, -1 for noise; -2 if it was not run.
       strength: float32 [n], the largest membership, in [0, 1]; 0 if the row is zero or NaN.
       silhouette: of `raw` in the embedding; NaN with fewer than two labels.
       warnings: what was unusual, in words.
@@ -228,13 +229,15 @@ def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return np.array([((centres - point) ** 2).sum(1).argmin() for point in points], np.int64)
 
 
-def _one_cluster(embedding: np.ndarray, reason: str, notes: list[str], reducer: Any = None) -> ClassFit:
+def _one_cluster(
+    embedding: np.ndarray, reason: str, notes: list[str], reducer: Any = None, hard: int = NOT_RUN
+) -> ClassFit:
     """DEVIATION FGL-D16: a class in which nothing can be found is one pseudo-class, and the others go on."""
     count = len(embedding)
     return ClassFit(
         embedding,
         np.zeros(count, np.int64),
-        np.full(count, -1, np.int64),
+        np.full(count, hard, np.int64),
         np.zeros(count, np.float32),
         float("nan"),
         [*notes, f"one pseudo-class: {reason}"],
@@ -277,7 +280,7 @@ def fit_class(points: np.ndarray, settings: Settings, report: Callable[[str], No
         warnings.simplefilter("ignore")
         hard = clusterer.fit_predict(embedding).astype(np.int64)
         if hard.max(initial=-1) < 0:
-            return _one_cluster(embedding, "HDBSCAN found no cluster", notes, reducer)
+            return _one_cluster(embedding, "HDBSCAN found no cluster", notes, reducer, NOISE)
         memberships = hdbscan.all_points_membership_vectors(clusterer)
     raw, strength, repaired = decide(memberships, hard, embedding)
     if repaired:

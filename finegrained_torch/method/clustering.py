@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from finegrained_torch.method.cluster_one_class import Settings, cluster_arrays
+from finegrained_torch.method.cluster_one_class import NOT_RUN, Settings, cluster_arrays
 
 
 class ClassRows(NamedTuple):
@@ -32,13 +32,13 @@ class Clustering:
     Attributes:
       pseudo: int64 [N], 0..num_labels-1, -1 for uncertain images.
       raw: int64 [N], the arg-max cluster within the class as HDBSCAN numbers it, -1 for uncertain images.
-      hard: int64 [N], HDBSCAN's own label, -1 for noise, -2 for uncertain images.
+      hard: int64 [N], HDBSCAN's own label, -1 for noise, -2 for uncertain images and classes that it was not run on.
       strength: float32 [N], the largest membership, NaN for uncertain images.
       embedding: float32 [N, components], NaN for uncertain images.
       num_labels: number of pseudo-labels S.
       parent: int64 [S], the coarse class of each pseudo-label.
-      per_class: in visiting order: class, count, clusters, first (its lowest pseudo-label), silhouette, noise_share,
-        disagreement, repaired, warnings.
+      per_class: in visiting order: class, count, clusters, first (its lowest pseudo-label), silhouette, noise_share
+        (None if HDBSCAN was not run), disagreement, repaired, warnings.
       new_pseudo: int64 [M], for the `new` images of `cluster_classes`; empty without.
     """
 
@@ -172,7 +172,7 @@ def number_clusters(
     out = Clustering(
         pseudo=np.full(count, -1, np.int64),
         raw=np.full(count, -1, np.int64),
-        hard=np.full(count, -2, np.int64),
+        hard=np.full(count, NOT_RUN, np.int64),
         strength=np.full(count, np.nan, np.float32),
         embedding=np.full((count, width), np.nan, np.float32),
         num_labels=0,
@@ -200,7 +200,7 @@ def number_clusters(
         entry |= {
             "clusters": kinds,
             "silhouette": silhouette if np.isfinite(silhouette) else None,
-            "noise_share": float(np.mean(~placed)),
+            "noise_share": None if (hard == NOT_RUN).all() else float(np.mean(~placed)),
             "disagreement": float(np.mean(raw[placed] != hard[placed])) if placed.any() else None,
             "repaired": int(result["repaired"][0]),
             "warnings": [str(text) for text in result["warnings"]],

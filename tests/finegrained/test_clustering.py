@@ -106,18 +106,24 @@ def test_noise_takes_its_arg_max_cluster():
 
 
 def test_degenerate_classes_become_one_pseudo_class_and_the_rest_goes_on():
-    """D16: too few points, equal points, one blob; the class with structure keeps its clusters."""
+    """D16: too few points, equal points, one blob; the class with structure keeps its clusters.
+
+    Nothing is said about noise where HDBSCAN was not run.
+    """
     good, _ = blobs([50, 50])
+    blob, _ = blobs([80])
     lone = np.zeros((1, 6), np.float32)
     few = np.random.default_rng(0).standard_normal((15, 6)).astype(np.float32)
     equal = np.ones((70, 6), np.float32)
-    points = np.concatenate([lone, few, equal, good])
-    coarse = np.repeat([5, 4, 3, 2], [1, 15, 70, 100])
+    points = np.concatenate([lone, few, equal, blob, good])
+    coarse = np.repeat([5, 4, 3, 1, 2], [1, 15, 70, 80, 100])
     made = cluster_in_processes(points, coarse, np.ones(len(points), bool), **PLAIN)
-    assert [entry["clusters"] for entry in made.per_class] == [1, 1, 1, 2] and made.num_labels == 5
-    for entry in made.per_class[:3]:
+    assert [entry["clusters"] for entry in made.per_class] == [1, 1, 1, 1, 2] and made.num_labels == 6
+    assert [entry["noise_share"] for entry in made.per_class[:4]] == [None, None, None, 1.0]
+    assert (made.hard[coarse > 2] == -2).all() and (made.hard[coarse == 1] == -1).all()
+    for entry in made.per_class[:4]:
         assert entry["silhouette"] is None and any("one pseudo-class" in text for text in entry["warnings"])
-    assert made.per_class[3]["silhouette"] > 0.5 and not made.per_class[3]["warnings"]
+    assert made.per_class[4]["silhouette"] > 0.5 and not made.per_class[4]["warnings"]
 
 
 def test_a_class_without_certain_images_has_no_label():

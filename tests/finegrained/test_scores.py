@@ -117,6 +117,10 @@ def test_between_clusters_shares():
     assert found["weak_uncertain"] == pytest.approx(0.5) and found["weak_certain"] == 0  # 5 of 50 in each class
     assert scores.in_between(hard, strength, coarse, np.ones(100, bool)) == {}
     assert scores.in_between(np.full(100, -2), strength, coarse, certain) == {}
+    assert scores.in_between(np.where(certain, hard, -2), strength, coarse, certain) == {}
+    small = np.array([2] * 7)  # a class that HDBSCAN was not run on changes nothing
+    more = np.append(hard, small * -1), np.append(strength, small * 0), np.append(coarse, small)
+    assert scores.in_between(*more, np.append(certain, small > 2)) == found
 
 
 def test_structure_is_weighted_by_images_and_leaves_unknown_out():
