@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from datasets.core import Dataset, DatasetError, NoNetwork, file_error
-from datasets.split import hold_out, subset
+from datasets.split import hold_out, sample, subset
 
-__all__ = ["NAMES", "Dataset", "DatasetError", "NoNetwork", "check_name", "hold_out", "load", "subset"]
+__all__ = ["NAMES", "Dataset", "DatasetError", "NoNetwork", "check_name", "hold_out", "load", "sample", "subset"]
 
 NAMES = ("mnist5k", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "pathmnist")
 

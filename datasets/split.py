@@ -74,6 +74,22 @@ def subset(dataset: Dataset, train: int = 10000, seed: int = 0) -> Dataset:
     )
 
 
+def sample(images: np.ndarray, most: int, name: str) -> np.ndarray:
+    """Returns a few training images that stand for all of them, for constants of a network.
+
+    Args:
+      images: uint8 [N, H, W, C], all training images in their order.
+      most: the largest number of images of the result.
+      name: of the data set. The images of a "folder:PATH" are sorted by class, so evenly spaced ones are taken; of
+        the other sets, whose order is mixed, the first ones.
+
+    Returns:
+      uint8 [min(N, most), H, W, C].
+    """
+    count = min(len(images), most)
+    return images[np.arange(count) * len(images) // count] if name.startswith("folder:") else images[:count]
+
+
 def hold_out(dataset: Dataset, count: int) -> Dataset:
     """Makes a fixed stratified part of the training images the test split; the official test split is not used.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+import datasets
 from class2str_tf.flags import Config
 from class2str_tf.method.layers import linear, tf, tf1
 from class2str_tf.networks import early, lenet, vgg16
@@ -36,7 +37,8 @@ def _scaled(x: Any, pixels: str) -> Any:
 def whiten(session: tf1.Session, images: np.ndarray, config: Config) -> None:
     """Sets the filters of `--model early` that are not trained, from the training images uint8 [N, H, W, C]."""
     [filters] = tf1.global_variables("cnn/whiten/")
-    filters.load(early.whitening(_scaled(images[: early.PATCHES].astype(np.float32), config.pixels)), session)
+    some = datasets.sample(images, early.PATCHES, config.dataset).astype(np.float32)
+    filters.load(early.whitening(_scaled(some, config.pixels)), session)
 
 
 def cnn(images: tf.Tensor, config: Config, training: bool, dropout: bool = True) -> tf.Tensor:

@@ -59,7 +59,6 @@ def whitening(images: np.ndarray) -> np.ndarray:
     Returns:
       float32 [2, 2, C, 8C].
     """
-    images = images[:PATCHES]
     corners = [images[:, i : images.shape[1] - 1 + i, j : images.shape[2] - 1 + j] for i in (0, 1) for j in (0, 1)]
     patches = np.stack(corners, axis=3).reshape(-1, 4 * images.shape[3])  # [n, row, column, channel] in this order
     variances, directions = np.linalg.eigh(patches.T @ patches / len(patches))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import datasets
 from reproduction.runtime import run_data, torch_states
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.flags import as_dict
@@ -60,7 +61,8 @@ class Setting:
         network = build.build(self.config.model, self.config.dataset, outputs, self.data.channels)
         if isinstance(network, build.FastVGG):
             mean, std = (constant.cpu() for constant in self.constants)
-            network.whiten(normalize(tensor_of(self.data.train_images[:WHITENING]), mean, std))
+            some = datasets.sample(self.data.train_images, WHITENING, self.config.dataset)
+            network.whiten(normalize(tensor_of(some), mean, std))
         return build.place(network, self.world.device, self.config.channels_last)
 
     @contextlib.contextmanager

@@ -177,6 +177,19 @@ def test_early_network_whitens_patches(graph):
     np.testing.assert_allclose(outputs[:, 12:], -outputs[:, :12], atol=1e-4)
 
 
+def test_early_network_whitens_patches_of_every_class_of_a_folder(graph, config, monkeypatch):
+    """A folder's images are sorted by class: here the first half is smooth and the second is noise."""
+    config = replace(config, model="early", dataset="folder:own", F=8)
+    images = np.full((20, 32, 32, 3), 99, np.uint8)
+    images[10:] = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
+    monkeypatch.setattr(early, "PATCHES", 10)
+    networks.cnn(tf.constant(images), config, training=False)
+    with tf1.Session() as session:
+        networks.whiten(session, images, config)
+        found = session.run(tf1.global_variables("cnn/whiten/")[0])
+    np.testing.assert_array_equal(found, early.whitening(images[::2].astype(np.float32)))
+
+
 def test_early_convolutions_start_near_the_identity(graph):
     x = np.random.default_rng(0).normal(size=(1, 5, 5, 4)).astype(np.float32)
     with tf1.variable_scope("cnn"):

@@ -104,6 +104,15 @@ def test_stratified_split(labels, data, seed):
     assert np.array_equal(again, picked)
 
 
+@pytest.mark.parametrize("count", [7, 99, 100, 101, 199, 200, 1234])
+def test_a_sample_of_a_folder_has_images_of_every_class(count):
+    images = np.arange(count)[:, None]
+    found = datasets.sample(images, 100, "folder:own")[:, 0]
+    assert len(found) == min(count, 100) and found[0] == 0 and len(set(np.diff(found))) <= 2
+    assert found.max() >= count - 1 - count // 100
+    np.testing.assert_array_equal(datasets.sample(images, 100, "cifar10"), images[:100])
+
+
 def test_subset_is_a_fixed_stratified_part():
     ds = datasets.load("mnist5k")
     part = datasets.subset(ds, train=1000, seed=0)

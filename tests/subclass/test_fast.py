@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from reproduction.launch.pipeline import Request
 from reproduction.runtime.outcomes import Outcomes
@@ -13,7 +14,7 @@ from reproduction.runtime.run_folder import Stop, UserError
 from reproduction.runtime.torch_runtime import World
 from subclass_torch import flags, ranking, reproduce
 from subclass_torch.networks import build
-from subclass_torch.training import stage2, state
+from subclass_torch.training import setting, stage2, state
 from subclass_torch.training.loop import run_stage
 
 from . import ddp_worker as worker
@@ -40,6 +41,23 @@ def test_whitened_patches_are_uncorrelated():
     assert network(images).shape == (64, 10) and network.penultim_layer(
         network.features(out.new_zeros(2, 24, 31, 31))
     ).shape == (2, 128)
+
+
+def test_the_fast_network_whitens_patches_of_every_class_of_a_folder(tmp_path, monkeypatch):
+    """A folder's images are sorted by class: every second one is taken, not the first half."""
+    for k in range(20):
+        path = tmp_path / "own" / ("train" if k < 10 else "test") / f"c{k % 10 // 5}" / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (25 * (k % 10), 0, 0)).save(path)
+    monkeypatch.setattr(setting, "WHITENING", 5)
+    monkeypatch.setattr(build.FastVGG, "whiten", lambda network, inputs: whitened.append(inputs))
+    whitened: list[torch.Tensor] = []
+    words = ["--dataset", f"folder:{tmp_path / 'own'}", "--model", "vgg_fast", "--data-dir", str(tmp_path)]
+    made = setting.Setting(flags.parse(words), World(0, 1, torch.device("cpu")), Stop())
+    made.network("stage1", 2)
+    mean, std = made.constants
+    reds = whitened[0][:, 0, 0, 0] * std[0] + mean[0]
+    assert reds.round().tolist() == [0, 50, 100, 150, 200]
 
 
 def test_random_classes_are_others_and_the_same_for_each_seed():
