@@ -170,7 +170,7 @@ def settings_of(dataset: str) -> dict[str, Any]:
     classes = folder / "train" if (folder / "train").is_dir() else folder
     if not classes.is_dir():
         raise UserError(f"--dataset {dataset}: no such folder")
-    num_classes = sum(entry.is_dir() for entry in classes.iterdir())
+    num_classes = sum(entry.is_dir() and not entry.name.startswith(".") for entry in classes.iterdir())
     nearest = "cifar10" if num_classes <= 16 else "cifar100" if num_classes <= 128 else "imagenet"
     return {**SETTINGS[nearest], "bits": max(1, math.ceil(math.log2(max(num_classes, 2))))}
 

@@ -88,6 +88,17 @@ def test_sizes_of_every_data_set():
     assert budget.lstm_units == [3, 3]
 
 
+@pytest.mark.parametrize("below", ["", "train"])
+def test_hidden_folders_are_no_classes(tmp_path, below):
+    """16 classes need 4 bits and a small network's sizes; a seventeenth, which nobody trains, would change both."""
+    names = [*(f"class{k}" for k in range(16)), ".ipynb_checkpoints", ".cache"]
+    for name in names:
+        (tmp_path / below / name).mkdir(parents=True)
+    words = ["--dataset", f"folder:{tmp_path}", "--name", "nobody"]
+    config = parse_rnn(rnn_parser("s", "cifar10", "vgg16"), words)
+    assert (config.n_sequence, config.lstm_units, config.hidden) == (4, [100, 20, 100], 500)
+
+
 def test_first_images_are_those_of_the_files(monkeypatch, capsys):
     import numpy as np
 
