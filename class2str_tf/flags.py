@@ -17,8 +17,8 @@ from reproduction.runtime import flags as shared
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, dataset_name, finish_parsing, given, number, whole
 from reproduction.runtime.run_folder import UserError
 
-# num_bits L, LSTM units as released and as the poster's budget needs, hidden width H of Class2Str and Str2Class,
-# decay mu, and the folder that the released stage 2 reads; C2S-D04, C2S-D08
+# num_bits L; LSTM units as released, and for the poster's count of parameters (MNIST: its reduction in percent only);
+# hidden width H of Class2Str and Str2Class; decay mu; folder that the released stage 2 reads; C2S-D04, -D08, -D28
 SETTINGS: dict[str, dict[str, Any]] = {
     "mnist": {"bits": 4, "released": (10,), "budget": (2,), "hidden": 100, "mu": 1.0, "cnn": "saved", "epochs": 100},
     "cifar10": {
