@@ -146,7 +146,6 @@ def finish_imagenet(
         images_per_s=round(images / max(seconds, 1e-9), 1) if images else None,
         data=dict(digests),
         data_verified=data.verified and not accepted,
-        deviations=["C2S-D08", "C2S-D16", "C2S-D22", "C2S-D25", "C2S-D29", *(["C2S-D32"] if config.xla else [])],
     )
     run.finish(record)
     print(f"FC accuracy {100 * accuracy:.2f} % of {len(data.test_labels)} validation images, pretrained head")

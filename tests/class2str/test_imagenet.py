@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from class2str_tf import deviations
 from class2str_tf.data import imagenet
 from class2str_tf.flags import fc_parser, parse_fc, parse_rnn, rnn_parser
 from class2str_tf.method import model
@@ -149,6 +150,9 @@ def test_features_and_fc_accuracy_equal_the_slow_network(undisturbed, data_dir, 
     png = next(i for i, path in enumerate(data.train_images.paths) if path.suffix == ".png")
     np.testing.assert_allclose(train[png], slow_network(slow_image(data.train_images.paths[png]), arrays)[0], rtol=1e-4)
     record = json.loads((folder / "record.json").read_text())
+    ids = ["C2S-D08", "C2S-D16", "C2S-D17", "C2S-D22", "C2S-D25", "C2S-D29"]
+    assert record["deviations"] == deviations.active(config) == ids
+    assert deviations.active(replace(config, xla=True)) == [*ids, "C2S-D32"]
     assert record["metrics"]["fc_accuracy"]["last"] == right / 6 and record["stage"] == "fc"
     assert not record["data_verified"] and set(record["data"]) == {*data.digests, vgg16_imagenet.WEIGHTS}
     imagenet_stage1.run_fc(config, SIZE)  # nothing left to do
