@@ -23,8 +23,9 @@ def random_codes(num_classes: int, num_bits: int, seed: int) -> np.ndarray:
 def tree_codes(class_means: np.ndarray, num_bits: int) -> np.ndarray:
     """Strings whose prefixes are the clusters of the classes' mean features.
 
-    From the root on, the classes of a node are split in two by average linkage of cosine distances. Where a side has
-    more classes than its strings have room for, those nearest to the other side move over: the tree is balanced to L.
+    From the root on, the classes of a node are split in two by average linkage of cosine distances (1 from a mean of
+    zeros, which has no direction). Where a side has more classes than its strings have room for, those nearest to the
+    other side move over: the tree is balanced to L.
 
     Args:
       class_means: float [C, F].
@@ -40,7 +41,8 @@ def tree_codes(class_means: np.ndarray, num_bits: int) -> np.ndarray:
     def split(classes: np.ndarray, depth: int) -> None:
         if len(classes) < 2:
             return
-        linkage = hierarchy.linkage(pdist(class_means[classes], "cosine"), "average")
+        distances = np.nan_to_num(pdist(class_means[classes], "cosine"), nan=1.0)
+        linkage = hierarchy.linkage(distances, "average")
         side = hierarchy.fcluster(linkage, 2, "maxclust") == 2
         if side.all() or not side.any():  # all distances are equal
             side = np.arange(len(classes)) >= len(classes) // 2

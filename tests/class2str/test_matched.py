@@ -54,6 +54,14 @@ def test_a_side_of_the_tree_takes_no_more_classes_than_it_has_strings():
     assert codes.num_distinct(fixed_codes.tree_codes(np.ones((10, 4)), 4)) == 10
 
 
+@pytest.mark.parametrize("zeros", range(1, 9))
+def test_a_class_whose_mean_is_zero_has_a_string_of_its_own(zeros):
+    assert codes.num_distinct(fixed_codes.tree_codes(np.array([[0, 0], [1, 0], [0, 1]]), 2)) == 3
+    means = np.random.default_rng(zeros).normal(size=(8, 3))
+    means[:zeros] = 0
+    assert codes.num_distinct(fixed_codes.tree_codes(means, 3)) == 8
+
+
 def test_fixed_bits_are_certain():
     table = fixed_codes.random_codes(10, 4, 0)
     logits = fixed_codes.logits_of(table)
