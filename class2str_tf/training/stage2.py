@@ -192,7 +192,8 @@ def train_until_unique(
 ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
     """Trains; if classes share a string, trains again from the next initialisation, at most --retry-collisions times.
 
-    The global step continues over the attempts, so the newest checkpoint also identifies the attempt.
+    With fewer strings than classes one attempt is enough. The global step continues over the attempts, so the newest
+    checkpoint also identifies the attempt.
 
     Args:
       config: resolved flags.
@@ -238,6 +239,9 @@ def train_until_unique(
                 outputs = predict_all(session, graph, x_test, config.eval_batch or config.B)
         distinct = history[-1]["test/distinct"]
         if distinct == num_classes or attempt == config.retry_collisions:
+            break
+        if 2**config.n_sequence < num_classes:
+            print(f"--n-sequence {config.n_sequence}: too few strings for {num_classes} classes; no further attempt")
             break
         print(f"attempt {attempt + 1}: {distinct} distinct strings for {num_classes} classes; next initialisation")
     return outputs, history

@@ -1,13 +1,16 @@
-"""The training loop of both stages, in this process: which checkpoint is the best, and images per second."""
+"""The training loop of both stages, in this process: the best checkpoint, further attempts, images per second."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import datasets
 
 
 @settings(max_examples=30, deadline=None)
@@ -25,6 +28,28 @@ def test_the_best_checkpoint_is_of_a_test_with_the_most_strings(tests):
         states = tf_states.States(None, Path(), [len(lines)], "test/rnn_acc", before=["test/distinct"])
         states.save({"step": len(lines)})
     assert tests[keep[0] - 1] == max(tests)
+
+
+@pytest.mark.parametrize(("bits", "attempts"), [(1, 1), (2, 3)])
+def test_only_strings_that_could_be_distinct_are_tried_again(monkeypatch, tmp_path, capsys, bits, attempts):
+    """Three classes: one bit never suffices, two might in the next attempt."""
+    from class2str_tf.flags import parse_rnn, rnn_parser
+    from class2str_tf.training import stage2
+    from class2str_tf.training.frozen_features import Features
+    from reproduction.runtime import tf_runtime
+
+    labels, x = np.arange(30) % 3, np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    pixels = np.zeros((30, 1, 1, 1), np.uint8)
+    data = datasets.Dataset("noise", pixels, labels, pixels, labels, ("a", "b", "c"))
+    words = "--name nobody --finetune none --B 10 --lstm-units 2 --retry-collisions 2 --n-sequence"
+    config = parse_rnn(rnn_parser("s", "cifar10", "vgg16"), [*words.split(), str(bits)])
+    monkeypatch.setattr(stage2.codes, "num_distinct", lambda table: 2)
+    session_config = tf_runtime.start(0, "cpu")
+    inputs = Features(x, x, x[:, :3])
+    lines = stage2.train_until_unique(config, data, inputs, tmp_path, tmp_path, 2, session_config)[1]
+    assert max(line["test/attempt"] for line in lines) == attempts - 1
+    said = capsys.readouterr().out
+    assert said.count("--n-sequence 1: too few strings for 3 classes; no further attempt\n") == (bits == 1)
 
 
 def test_images_per_second_are_of_this_process_alone(monkeypatch, tmp_path):
