@@ -220,14 +220,19 @@ class Training:
             number = value.detach().double() if hasattr(value, "detach") else float(value)
             self.sums[name] = self.sums.get(name, 0.0) + number
 
-    def end_epoch(self, row: dict[str, Any]) -> None:
-        """Ends an epoch: appends `row` to the history, saves, and leaves if a signal asked for it."""
+    def end_epoch(self, row: dict[str, Any], save: bool = False) -> None:
+        """Ends an epoch: appends `row` to the history, saves, and leaves if a signal asked for it.
+
+        Args:
+          row: the numbers of the epoch.
+          save: save even if less than `save_every_s` has passed; the same on every process.
+        """
         self.history.append(row)
         self.epoch += 1
         self.sums, self.seconds = {}, 0.0
         leaving = self._checkpoint.agreed(self._stop.requested)
         late = self._checkpoint.agreed(time.monotonic() - self._saved_at >= self._save_every_s)
-        if leaving or late or self.finished:
+        if leaving or late or save or self.finished:
             self.save()
         if leaving and not self.finished:
             self._stop.leave(self.folder)

@@ -25,7 +25,7 @@ from subclass_torch.training.optimizer import optimizer_of, parallel
 from subclass_torch.training.setting import Task
 from subclass_torch.training.state import epoch_ends, first_state, upgrade_state
 
-SAVE_EVERY_S = 30.0  # at the end of an epoch a full state is written, but not more often than this
+SAVE_EVERY_S = 30.0  # without a new best epoch, full states are not written more often than this
 
 
 def run_stage(
@@ -66,6 +66,7 @@ def run_stage(
     state, reduce = training.state, functools.partial(runtime.reduce_sum, world)
     draw = functools.partial(runtime.generator, config.seed, task.stage)
     crop, cutout, length = config.data_augmentation, config.cutout, config.length
+    write_best(task, model, training, world)
     for epoch in training.epochs():
         order = torch.randperm(count, generator=draw("order", epoch)).to(world.device)
         draws = augment.draw(count, task.images.shape[1], config.n_holes, draw("augment", epoch)).to(world.device)
@@ -110,15 +111,14 @@ def run_stage(
             state["degrees"].append(degrees)
             state["skipped"] += skipped
             state["totals"] = neglect.new_totals(task.classes, world.device)
-        began, accuracy = time.monotonic(), None
+        began, accuracy, best = time.monotonic(), None, False
         if epoch + 1 >= task.first_test:
             decided = decisions(model, task.test_images, task.subclass2class, task.constants, config, world)
             accuracy = int((decided == task.test_labels).sum()) / len(decided)
-            if accuracy > state["best_accuracy"]:
+            best = accuracy > state["best_accuracy"]
+            if best:
                 # DEVIATION SDN-D21: the best epoch is chosen on the test split, so the last is reported too
                 state["best_accuracy"], state["best_epoch"] = accuracy, epoch + 1
-                if task.best_file and world.rank == 0:
-                    record.write_network(task.best_file, model, task.facts, epoch + 1, accuracy)
         row = {
             "epoch": epoch + 1,
             "lr": optimizer.param_groups[0]["lr"],
@@ -136,5 +136,17 @@ def run_stage(
         if epoch + 1 == config.chance_epochs:
             truth = task.subclass2class[task.labels]
             check_chance(task.stage, truth, task.classes, config, mean["class_right"], samples, world)
-        training.end_epoch(row)
+        training.end_epoch(row, save=best)
+        write_best(task, model, training, world)
     return training
+
+
+def write_best(task: Task, model: nn.Module, training: Training, world: World) -> None:
+    """Writes the network of the best epoch if that epoch has just ended, after its state or restored from it.
+
+    So the file is never newer than the state: a GPU that repeats an epoch after a kill may find another accuracy.
+    """
+    epoch, accuracy = training.state["best_epoch"], training.state["best_accuracy"]
+    ended = epoch == training.epoch and training.step == training.ends[epoch - 1]
+    if ended and task.best_file and world.rank == 0:
+        record.write_network(task.best_file, model, task.facts, epoch, accuracy)

@@ -1,13 +1,18 @@
 """A stage that is cut off anywhere around the end of its last epoch goes on to the numbers of an undisturbed one."""
 
+import contextlib
 import dataclasses
+import signal
 
 import pytest
 import torch
 
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime import torch_states
 from reproduction.runtime.metrics_log import read_metrics
 from reproduction.runtime.run_folder import Stop
+from reproduction.runtime.torch_runtime import states_of
+from subclass_torch.networks import build
 from subclass_torch.training import loop, record
 from subclass_torch.training.loop import run_stage
 
@@ -32,12 +37,60 @@ def stage(folder, max_steps, schedule="steps"):
     return history, lines, model.state_dict()
 
 
+@pytest.mark.parametrize("stop", [False, True])
+@pytest.mark.parametrize("every", [0, 1])
+@pytest.mark.parametrize("place", ["decisions", "write_network", "write_csv", "save_state"])
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_the_best_file_is_the_recorded_one(tmp_path, monkeypatch, place, number, every, stop):
+    """As on a GPU, where an epoch that is run again after a kill may have another accuracy."""
+    accuracies, weights, signals, calls = {1: 10, 2: 20, 3: 30, 4: 15}, {}, Stop(), []
+    task = dataclasses.replace(worker.make_task(WORLD.device), first_test=1, epochs=4)
+    facts = dict.fromkeys(record.CHECKPOINT_KEYS - {"state_dict", "epoch", "accuracy"}, 0)
+    task = dataclasses.replace(task, facts=facts, best_file=tmp_path / "best.pt")
+    config = dataclasses.replace(worker.CONFIG, checkpoint_steps=every)
+
+    def train():
+        model = worker.make_model()
+        return run_stage(task, config, model, WORLD, signals, tmp_path, tmp_path / "log.csv")
+
+    def decisions(model, images, *_):
+        epoch = next(e for e in (1, 2, 3, 4) if e not in tested)
+        tested.append(epoch)
+        weights[epoch] = {name: value.clone() for name, value in build.state_of(model).items()}
+        wrong = torch.arange(len(images)) >= accuracies[epoch]
+        return torch.where(wrong, -1, task.test_labels)
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == number:
+            if not stop:
+                raise Killed
+            signals.signal_number = signal.SIGTERM
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "decisions", decisions)
+    module = {"decisions": loop, "save_state": torch_states}.get(place, record)
+    original, tested = getattr(module, place), []
+    with monkeypatch.context() as patch, contextlib.suppress(Killed, SystemExit):
+        patch.setattr(module, place, killed)
+        train()
+    states = states_of(tmp_path / "checkpoints")
+    done = torch.load(states[-1], weights_only=True)["position"]["epoch"] if states else 0
+    signals.signal_number, tested = 0, list(range(1, done + 1))
+    accuracies.update({epoch: 16 + epoch for epoch in range(done + 1, 5)})
+    state = train().state
+    file = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert (file["epoch"], file["accuracy"]) == (state["best_epoch"], state["best_accuracy"])
+    assert file["accuracy"] == max(accuracies.values()) / 57 and tested == [1, 2, 3, 4]
+    assert all(torch.equal(value, weights[file["epoch"]][name]) for name, value in file["state_dict"].items())
+
+
 def as_before(path):
     """Rewrites a state as it was before the shared loop: counters of its own, the step counted within the epoch."""
     new = torch.load(path, weights_only=True)
     position = new.pop("position")
     counters = {name: position[name] for name in ("epoch", "seconds", "history")} | position["state"]
-    sums = [float(position["sums"][name]) for name in ("loss_sum", "right", "class_right")]
+    sums = [float(position["sums"].get(name, 0)) for name in ("loss_sum", "right", "class_right")]
     torch.save(
         {
             **new,
