@@ -123,13 +123,33 @@ def _build(content: Mapping[str, Any]) -> Module:
     return module
 
 
+def check_held_out(content: Mapping[str, Any], hold_out: bool, limit_train: int) -> None:
+    """Refuses a test split with images that a checkpoint may have been trained on.
+
+    Args:
+      content: of the checkpoint.
+      hold_out: --hold-out of this command.
+      limit_train: --limit_train of this command, which also decides which images are held out.
+    Raises:
+      UserError: trained with another --hold-out or, with it, another --limit_train; or it is not known.
+    """
+    if hold_out and "hold_out" not in content:
+        raise UserError("--hold-out: the checkpoint does not name the images it was trained on; train it again")
+    if hold_out != content.get("hold_out", False):
+        raise UserError(f"--eval: the checkpoint was trained {'without' if hold_out else 'with'} --hold-out")
+    if hold_out and limit_train != content.get("limit_train"):
+        trained = f"trained with --limit_train {content.get('limit_train')}"
+        raise UserError(f"--eval: the checkpoint was {trained}, here it is {limit_train}: other images are held out")
+
+
 def print_evaluation(setting: Setting, checkpoint: str) -> None:
     """Prints, for --eval CHECKPOINT, accuracy, macro accuracy and NLL on the whole test split.
 
     Raises:
-      UserError: another data set, or a sub classifier on pseudo-labels.
+      UserError: another data set, another --hold-out, or a sub classifier on pseudo-labels.
     """
     module, content = load(checkpoint, setting.device)
+    check_held_out(content, setting.config.hold_out, setting.config.limit_train)
     data = setting.data
     if content["dataset"] != data.name:
         raise UserError(f"--eval: the checkpoint was trained on {content['dataset']}, --dataset is {data.name}")

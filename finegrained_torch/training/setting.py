@@ -260,6 +260,8 @@ class Setting:
             "mean": list(self.data.mean),
             "std": list(self.data.std),
             "coarse_names": list(self.data.coarse_names),
+            "limit_train": self.config.limit_train,
+            "hold_out": self.config.hold_out,
         }
         return Task(stage, run.folder, module, train, val, module.optimization.key, facts)
 

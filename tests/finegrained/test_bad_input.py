@@ -1,5 +1,6 @@
 """What the real scripts refuse with one line: a stage before its time, a rate too high, labels that do not fit."""
 
+import contextlib
 import json
 import re
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from finegrained_torch import flags
+from finegrained_torch.training import evaluate
 from finegrained_torch.training.setting import Setting, read_labels
 from reproduction.runtime.run_folder import UserError
 
@@ -45,6 +47,25 @@ def test_a_control_that_a_finished_clustering_lacks_is_added_by_the_command_of_t
         command = flags.parse_pipeline(re.search("run pipeline.py (.*) first$", str(raised.value))[1].split())
         assert command.stage == ["cluster"] and command.overwrite
         assert set(command.controls) == {*before, labels} - {"found"}
+
+
+@pytest.mark.parametrize(
+    ("trained", "hold_out", "said"),
+    [
+        ({}, False, None),
+        ({}, True, "does not name the images it was trained on"),
+        ({"hold_out": False, "limit_train": 200}, False, None),
+        ({"hold_out": False, "limit_train": 0}, False, None),  # the official test split is the same
+        ({"hold_out": False, "limit_train": 200}, True, "was trained without --hold-out"),
+        ({"hold_out": True, "limit_train": 200}, False, "was trained with --hold-out"),
+        ({"hold_out": True, "limit_train": 200}, True, None),
+        ({"hold_out": True, "limit_train": 300}, True, "trained with --limit_train 300, here it is 200"),
+        ({"hold_out": True}, True, "trained with --limit_train None, here it is 200"),
+    ],
+)
+def test_a_checkpoint_is_not_tested_on_images_it_was_trained_on(trained, hold_out, said):
+    with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
+        evaluate.check_held_out(trained, hold_out, 200)
 
 
 @pytest.mark.parametrize(

@@ -334,7 +334,10 @@ def test_evaluation_of_a_checkpoint(whole, tmp_path):
         assert f"accuracy {100 * logged:.4f} % on 1,000 test images of mnist5k" in said
     said = run("pipeline.py", *TINY, "--eval", out / "classifier_sub/mnist5k/pseudo", code=2).stderr
     assert "learned pseudo-labels, which test images do not have" in said
+    said = run("pipeline.py", *TINY, "--eval", out / "classifier/mnist5k", "--hold-out", code=2).stderr
+    assert "trained without --hold-out" in said
     content = torch.load(out / "classifier/mnist5k/best.ckpt", weights_only=True)
+    assert content["hold_out"] is False and content["limit_train"] == 200
     torch.save({**content, "coarse_names": ["cat", "dog"]}, tmp_path / "pets.ckpt")
     said = run("pipeline.py", *TINY, "--eval", tmp_path / "pets.ckpt", code=2).stderr
     assert "the checkpoint knows the classes cat, dog, --dataset has " in said
