@@ -277,12 +277,10 @@ def resolve(args: argparse.Namespace) -> Config:
     Raises:
       UserError: flags that exclude each other.
     """
-    if "all" in args.stage:
-        args.stage = _stages_of(STRATEGIES[args.strategy], args.use_pseudo)
-    elif args.strategy != "all":
+    if "all" not in args.stage and args.strategy != "all":
         raise UserError(f"--strategy {args.strategy}: only with --stage all")
-    else:
-        args.stage = [stage for stage in STAGES if stage in args.stage]
+    more = _stages_of(STRATEGIES[args.strategy], args.use_pseudo) if "all" in args.stage else []
+    args.stage = [stage for stage in STAGES if stage in (*args.stage, *more)]
     return _common(Config, args)
 
 

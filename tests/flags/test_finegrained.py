@@ -107,6 +107,15 @@ def test_strategies_choose_the_stages_of_step_two(capsys):
         assert config_of(capsys, *argv.split())["stage"] == stages
 
 
+@pytest.mark.parametrize("strategy", flags.STRATEGIES)
+@pytest.mark.parametrize("named", flags.STAGES)
+def test_a_stage_that_is_named_next_to_all_runs_too(capsys, strategy, named):
+    for more in ([], ["--no-use_pseudo"]):
+        whole = config_of(capsys, "--strategy", strategy, *more)["stage"]
+        found = config_of(capsys, "--strategy", strategy, *more, "--stage", "all", named)["stage"]
+        assert set(found) == {*whole, named} and found == sorted(found, key=flags.STAGES.index)
+
+
 def test_folders(capsys, tmp_path):
     assert config_of(capsys)["out_dir"].endswith("runs/finegrained/cifar10")
     config = config_of(capsys, "--dataset", "folder:/some/my pictures", "--runs-dir", str(tmp_path))
