@@ -290,9 +290,11 @@ def resolve_main(args: argparse.Namespace) -> MainConfig:
     args.stage = [s for s in _stages_of(steps, args.use_pseudo) if s != "report"] if steps else ["coarse"]
     if args.legacy_net:
         # The released main.py: Adam, batches of 128 (its loaders' default), 180 epochs, no early stopping, one rate
-        args.network, args.optimizer, args.schedule = "legacy", "adam", "constant"
-        args.lr = 1e-3 if args.lr is None else args.lr
-        for name, released in (("batch_size", 128), ("max_epochs", 180), ("min_epochs", 180)):
+        for name, fixed in (("network", "legacy"), ("optimizer", "adam"), ("schedule", "constant")):
+            if given(args, name) and getattr(args, name) != fixed:
+                raise UserError(f"--{name} {getattr(args, name)}: --legacy-net has its own, {fixed}")
+            setattr(args, name, fixed)
+        for name, released in (("lr", 1e-3), ("batch_size", 128), ("max_epochs", 180), ("min_epochs", 180)):
             if not given(args, name):
                 setattr(args, name, released)
     return _common(MainConfig, args)

@@ -201,6 +201,15 @@ def test_main_with_pseudo_labels_and_with_the_older_network(capsys):
     assert "invalid choice: 'all'" in refused(capsys, "--strategy", "all", parse=flags.parse_main)
 
 
+@pytest.mark.parametrize("flag", ["--network small", "--network=resnet18", "--optimizer sgd", "--schedule restarts"])
+def test_the_older_network_goes_with_its_own_optimizer_and_schedule_only(capsys, flag):
+    name, value = flag.replace("=", " ").split()
+    said = refused(capsys, "--legacy-net", *flag.split(), parse=flags.parse_main)
+    assert f"{name} {value}: --legacy-net has its own, " in said
+    same = ("--legacy-net", "--optimizer", "adam", "--schedule=constant", "--lr", "0.1")
+    assert config_of(capsys, *same, parse=flags.parse_main)["lr"] == 0.1
+
+
 # --- the class ------------------------------------------------------------------------------------------------------
 
 
