@@ -102,7 +102,7 @@ def train(task: Task, config: Config) -> Trained:
     """Trains to the end, from the newest full state if there is one.
 
     Raises:
-      UserError: no images, non-finite loss, or processes that are forked with a GPU.
+      UserError: no images, too small batches, non-finite loss, or processes that are forked with a GPU.
     """
     quiet()
     if config.devices > 1 and config.parallel == "ddp_fork" and runtime.pick_device(config.device).type == "cuda":
@@ -113,6 +113,8 @@ def train(task: Task, config: Config) -> Trained:
     for stale in task.folder.glob(".*.partial"):
         stale.unlink(missing_ok=True)
     least = 2 if config.network == "legacy" else 1  # its last maps are 1x1: no batch norm of a single image
+    if config.batch_size < least * config.devices:
+        raise UserError(f"--batch_size {config.batch_size}: expected {least} or more for each of --devices")
     batches = Batches(task.train[1], config.batch_size, task.key, least)
     start_stage(config)
     if config.channels_last:  # DEVIATION FGL-D33: off by default, as are autocast, TF32 and torch.compile

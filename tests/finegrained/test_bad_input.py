@@ -29,6 +29,12 @@ def test_stages_without_what_they_need(tmp_path):
     assert not list(tmp_path.rglob("config.json"))
 
 
+def test_batches_that_are_too_small_are_refused(tmp_path):
+    words = "--dataset mnist5k --limit_train 20 --no-pretrained --legacy-net --batch_size 1 --device cpu --threads 1"
+    said = run("main.py", *words.split(), "--out_dir", tmp_path, code=2).stderr
+    assert said.strip().splitlines()[-1].endswith("--batch_size 1: expected 2 or more for each of --devices")
+
+
 def test_a_diverging_training_ends_in_one_line(tmp_path):
     said = run("pipeline.py", *TINY, "--out_dir", tmp_path, "--lr", "1e30", "--stage", "coarse", code=2).stderr
     assert "coarse: non-finite loss at step " in said and "no checkpoint yet; choose a lower --lr" in said
