@@ -349,22 +349,23 @@ def counted_epochs_to_90(epochs: Sequence[int], curves: Iterable[Sequence[float]
     return np.where(np.isnan(found), epochs[-1] + 1, found)
 
 
-def epochs_to(reference: Sequence[float], curve: Sequence[float]) -> float:
-    """Returns the first epoch (1-based, interpolated) at which a curve reaches the reference's last value.
+def epochs_to_lower_end(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """Returns the first epochs (1-based, interpolated) at which two curves reach the lower of their last values.
 
-    One more than the curve's length if it never does.
+    Both reach it, and neither curve alone sets it: two equal networks need the same number of epochs on average.
 
     Args:
-      reference: one value an epoch.
-      curve: one value an epoch.
+      first: one value an epoch.
+      second: one value an epoch.
+    Source: ours.
     """
-    goal = reference[-1]
-    if curve[0] >= goal:
-        return 1.0
-    for epoch, (a, b) in enumerate(zip(curve, curve[1:], strict=False), 1):
-        if b >= goal:
-            return epoch + (goal - a) / (b - a)
-    return float(len(curve) + 1)
+    goal = min(first[-1], second[-1])
+
+    def reached(curve: Sequence[float]) -> float:
+        at = next(at for at, value in enumerate(curve) if value >= goal)
+        return at + (goal - curve[at - 1]) / (curve[at] - curve[at - 1]) if at else 1.0
+
+    return reached(first), reached(second)
 
 
 def tree_agreement(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> dict[str, float]:

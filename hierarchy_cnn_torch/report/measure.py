@@ -222,6 +222,8 @@ def compare_variants(seed: Seed) -> dict[str, Any]:
             "first_epoch_gradients": gradients[:steps, 0].mean(0).tolist(),
             "first_epoch_ratios": gradients[:steps, 1].mean(0).tolist(),
         }
-    goal = curves["A0"]["test"]
-    metrics = {f"epochs_to_A0/{arm}": statistics.epochs_to(goal, curve["test"]) for arm, curve in curves.items()}
+    metrics: dict[str, float] = {}
+    for arm in (name for name in curves if name != "A0"):
+        of_flat, its = statistics.epochs_to_lower_end(curves["A0"]["test"], curves[arm]["test"])
+        metrics |= {f"A0_epochs_to_lower_end/{arm}": of_flat, f"epochs_to_lower_end/{arm}": its}
     return {"curves": curves, "metrics": metrics}

@@ -48,7 +48,7 @@ ANALYSIS = {
     "seed": 0,
     "levels": [[0, 0, 1, 1]],
     "arms": ["A0"],
-    "metrics": {"epochs_to_A0/A0": 1},
+    "metrics": {"epochs_to_lower_end/A1": 1},
     "mantel": {"conv1": {"1": {"rho": 0.2}}},
     "selectivity": {"conv1": [SELECTIVE]},
     "T1": {"A0": {"levels": [LEVEL], "height": 2.0}},

@@ -133,11 +133,16 @@ def test_a_table_over_seeds_of_which_one_lacks_a_variant():
 
     def seed(**accuracies):
         curves = {arm: {"metrics": {"test_accuracy": value, "parameters": 9.0}} for arm, value in accuracies.items()}
-        return {"arms": sorted(accuracies), "curves": curves, "metrics": {f"epochs_to_A0/{arm}": 1.0 for arm in curves}}
+        counted = [(of, arm, at) for arm in accuracies if arm != "A0" for of, at in (("", 5), ("A0_", 6))]
+        metrics = {f"{of}epochs_to_lower_end/{arm}": at for of, arm, at in counted}
+        return {"arms": sorted(accuracies), "curves": curves, "metrics": metrics}
 
     rows = tables.t3([seed(A0=0.5, A1=0.6, A3=0.55), seed(A0=0.6, A1=0.8)])
     head, (flat, aware, deep) = rows[0], rows[1:]
     assert flat[head.index("top-1 error %")] == "45.00 ± 7.07" and deep[head.index("top-1 error %")] == "45.00"
+    its, of_flat = (at for at, name in enumerate(head) if "epochs" in name)
+    assert (flat[its], aware[its], deep[its]) == ("-", "5.00 ± 0.00", "5.00")
+    assert (flat[of_flat], aware[of_flat], deep[of_flat]) == ("-", "6.00 ± 0.00", "6.00")
     assert aware[head.index("accuracy - A0, points")].startswith("+15.00 [") and "+5.00 (one seed)" in deep
 
 
@@ -171,4 +176,6 @@ def test_both_stages_and_the_analysis_with_the_flags_of_matched(pictures, tree_f
     )
     assert answer.returncode == 0, answer.stderr
     metrics = load_record(tmp_path / "analysis" / "record.json").metrics
-    assert {"block_lift_fine", "gap/A1", "epochs_to_A0/A1", "mantel_fc7"} <= metrics.keys()
+    epochs = {name for name in metrics if "epochs_to" in name}
+    assert epochs == {"epochs_to_lower_end/A1", "A0_epochs_to_lower_end/A1"}
+    assert {"block_lift_fine", "gap/A1", "mantel_fc7"} <= metrics.keys()

@@ -17,7 +17,7 @@ USUAL = {  # of one seed, with a network that follows the hierarchy
     "block_lift_coarse": 1.6, "block_lift_fine": 9.0, "block_null_95_coarse": 1.05, "block_null_95_fine": 1.3,
     "probe_early_coarse_first": 0.6, "probe_early_coarse_untrained": 0.4, "probe_early_as_random": 0.45,
     "probe_early_rise_random": 0.05, "e90_late_classes": 9.0, "e90_early_coarse": 3.0, "gap/A0": 0.2, "gap/A1": 0.15,
-    "epochs_to_A0/A0": 12.0, "epochs_to_A0/A1": 10.0,
+    "A0_epochs_to_lower_end/A1": 12.0, "epochs_to_lower_end/A1": 10.0,
 }  # fmt: skip
 TRAINED = {"A1/train_accuracy": 0.70, "A2/train_accuracy": 0.71}
 LABELS = {"quality_auroc_far": 0.93, "quality_confidence_auroc_far": 0.85}

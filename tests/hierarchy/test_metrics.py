@@ -206,6 +206,21 @@ def test_epoch_to_90_interpolates():
     assert math.isnan(statistics.epoch_to_90([0, 1], [0.5, 0.4]))
 
 
+def test_epochs_to_the_lower_end_equal_a_slow_search_and_favour_neither_curve():
+    rng = np.random.default_rng(11)
+    rising = 0.6 - 0.4 * np.exp(-np.arange(12) / 6)
+    pairs = rising + 0.005 * rng.normal(size=(2000, 2, 12))  # two equal networks: the same curve, each its own noise
+    found = np.array([statistics.epochs_to_lower_end(*pair) for pair in pairs])
+    assert abs((found[:, 0] - found[:, 1]).mean()) < 0.05
+    assert statistics.epochs_to_lower_end(*pairs[0, ::-1]) == tuple(found[0, ::-1])
+    grid = np.linspace(1, 12, 110_001)
+    for pair, epochs in zip(pairs[:50], found, strict=False):
+        for curve, epoch in zip(pair, epochs, strict=True):
+            drawn = np.interp(grid, np.arange(1, 13), curve)
+            assert epoch == pytest.approx(grid[np.argmax(drawn >= pair[:, -1].min() - 1e-12)], abs=2e-4)
+    assert statistics.epochs_to_lower_end([0.5, 0.9], [0.1, 0.3, 0.4]) == (1.0, 3.0)
+
+
 def test_intervals():
     from scipy.stats import ttest_1samp
 
