@@ -108,7 +108,8 @@ def f4_responses(seed: Mapping[str, Any], folder: Path, path: Path) -> None:
     arrays = npz(folder / "analysis" / "profiles.npz")
     levels, order = orders_of(seed, folder)
     values = arrays[f"conv5__{seed['kept_epochs'][-1]}"].astype(float)
-    values = (values - values.min(0)) / np.maximum(np.ptp(values, axis=0), 1e-12)
+    values = values - np.nanmin(values, axis=0)
+    values = np.nan_to_num(values / np.maximum(np.nanmax(values, axis=0), 1e-12))  # NaN: a class without test images
     members = levels[0] == levels[0][order[0]]
     columns, share = column_order(values, members)
     figure, axes = new_figure(9, 4, layout=None)

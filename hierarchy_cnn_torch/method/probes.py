@@ -83,7 +83,7 @@ def probe(
       penalties: the best on validation is taken.
       steps: of L-BFGS, at most.
     Returns:
-      (a - q) / (1 - q) with q the largest group's share of the test images.
+      (a - q) / (1 - q) with q the largest group's share of the test images; NaN if that is all of them.
     """
     train, val, test = standardise(*splits)
     groups = int(level.max()) + 1

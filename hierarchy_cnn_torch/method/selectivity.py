@@ -174,8 +174,10 @@ def chance(observed: float, null: np.ndarray, exact: bool) -> float:
       null: float [P], of the groupings.
       exact: whether these are all groupings, the level's own among them.
     Returns:
-      #>= / P over all groupings, or (1 + #>=) / (1 + P) over random ones.
+      #>= / P over all groupings, or (1 + #>=) / (1 + P) over random ones; NaN if one of the values is NaN.
     """
+    if np.isnan(observed) or np.isnan(null).any():
+        return float("nan")
     reached = int((null >= observed - 1e-12).sum())
     return max(1, reached) / len(null) if exact else (1 + reached) / (1 + len(null))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -204,13 +204,13 @@ def among_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
 
 
 def chance_corrected(accuracy: float, largest_share: float) -> float:
-    """Returns (a - q) / (1 - q): 0 for always naming the largest group, 1 for perfect.
+    """Returns (a - q) / (1 - q): 0 for always naming the largest group, 1 for perfect; NaN if there is one group only.
 
     Args:
       accuracy: a, in [0, 1].
-      largest_share: q, of the largest group, in [0, 1).
+      largest_share: q, of the largest group, in [0, 1].
     """
-    return (accuracy - largest_share) / (1 - largest_share)
+    return (accuracy - largest_share) / (1 - largest_share) if largest_share < 1 else math.nan
 
 
 def group_report(counts: np.ndarray, level: np.ndarray) -> dict[str, Any]:
@@ -338,15 +338,16 @@ def epoch_to_90(epochs: Sequence[int], values: Sequence[float]) -> float:
     return float(epochs[-1])
 
 
-def counted_epochs_to_90(epochs: Sequence[int], curves: Iterable[Sequence[float]]) -> np.ndarray:
-    """Returns `epoch_to_90` of many curves, float64, without NaN.
+def counted_epochs_to_90(epochs: Sequence[int], curves: Sequence[Sequence[float]]) -> np.ndarray:
+    """Returns `epoch_to_90` of many curves, float64.
 
     Args:
       epochs: ascending.
-      curves: one number an epoch each; one that does not rise counts as one epoch more than the last.
+      curves: one number an epoch each; one that does not rise counts as one epoch more than the last; of NaN: NaN.
     """
     found = np.array([epoch_to_90(epochs, curve) for curve in curves])
-    return np.where(np.isnan(found), epochs[-1] + 1, found)
+    never = np.isnan(found) & ~np.isnan([curve[-1] for curve in curves])
+    return np.where(never, epochs[-1] + 1, found)
 
 
 def epochs_to_lower_end(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:

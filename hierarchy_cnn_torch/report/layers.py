@@ -97,7 +97,8 @@ def measure_responses(run: FlatRun, levels: Levels, config: AnalysisConfig, out:
         arrays[f"top/{name}"] = streamed[name][1].images
         chosen[name] = [selectivity.best_with_null(values, labels, level) for level in levels]
         members = [level[labels] == group for level in levels for group in range(int(level.max()) + 1)]
-        shares = [selectivity.sample_selectivity(values, group) for group in members]
+        none = np.zeros(values.shape[1])  # of a group that has none or all of the test images
+        shares = [selectivity.sample_selectivity(values, m) if 0 < m.sum() < len(m) else none for m in members]
         arrays[f"group_simg/{name}"] = np.stack(shares).astype(np.float32)
     write_npz(out / "profiles.npz", {key.replace("/", "__"): value for key, value in arrays.items()})
     metrics = mantel_metrics(mantel, random_trees, epochs) | selectivity_metrics(chosen, untrained)

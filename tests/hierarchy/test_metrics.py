@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from hierarchy_cnn_torch.method import intervals, statistics, trees
+from hierarchy_cnn_torch.method import intervals, selectivity, statistics, trees
 
 L20 = np.arange(100) // 5
 L2 = np.array([0] * 4 + [1] * 6)
@@ -104,6 +104,15 @@ def test_block_statistics_equal_slow_loops():
 def test_no_errors_gives_nan_not_a_crash():
     out = statistics.block_diagonality(np.eye(6, dtype=int) * 5, np.array([0, 0, 0, 1, 1, 1]))
     assert math.isnan(out["lift"]) and math.isnan(statistics.mistake_severity(np.eye(6), [np.zeros(6, int)]))
+
+
+def test_test_images_of_one_group_have_no_chance_corrected_accuracy():
+    report = statistics.group_report(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]), np.array([0, 0, 1]))
+    assert report["accuracy"] == 1 and math.isnan(report["corrected"])
+    assert math.isnan(selectivity.chance(report["corrected"], np.zeros(9), exact=False))
+    assert math.isnan(selectivity.chance(0.5, np.array([0.1, math.nan]), exact=True))
+    counted = statistics.counted_epochs_to_90([0, 1, 2], [[math.nan] * 3, [0.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
+    assert counted == pytest.approx([math.nan, 3, 0.9], nan_ok=True)
 
 
 def test_groups_terms_and_severity_against_loops():

@@ -36,6 +36,12 @@ def test_probe_is_chance_corrected_and_deterministic():
     assert probes.probe(args[0], args[1], np.arange(6)) > 0.5
 
 
+def test_test_images_of_one_group_tell_nothing_about_it():
+    (x, y), (tested, of_test) = data(), data(1)
+    level, inside = np.array([0, 0, 0, 0, 0, 1]), of_test < 5
+    assert np.isnan(probes.probe([x, x, tested[inside]], [y, y, of_test[inside]], level))
+
+
 def test_constant_features_do_no_harm():
     x, y = data()
     x = torch.cat([x, torch.ones(len(x), 1)], 1)

@@ -1,8 +1,14 @@
 """Tables of a run: what has no value is named in words."""
 
 import math
+import shutil
+
+import pytest
 
 from hierarchy_cnn_torch.report import summary, tables
+from reproduction.runtime.record import load_record
+
+from .test_runs import ANALYZE, pictures, run, tree_file, words  # noqa: F401
 
 
 def test_a_probe_that_does_not_rise_is_named_in_words():
@@ -53,3 +59,23 @@ def test_how_alike_the_trees_are_is_said_in_one_line():
     seed = {"seed": 3, "tree": "official", "agreement": {"cophenetic_spearman": None, "ari_2": 0.5}}
     said = "seed 3: agreement of the tree official with the derived one (1: equal): ari 2 0.50"
     assert summary.agreement_of(seed) == said
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning:hierarchy_cnn_torch")
+def test_a_folder_whose_test_part_lacks_a_group_is_analysed(pictures, tree_file, tmp_path):  # noqa: F811
+    """What cannot be measured has no value in the record, "no rise" in the tables and a gap in the plots."""
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    for path in (folder / "test").glob("red_*"):
+        shutil.rmtree(path)
+    small = "--what confusion,responses,probes --groupings 3 --permutations 99 --bootstrap 10 --threads 1 --device cpu"
+    for answer in (
+        run(words(folder, tmp_path / "A0", "--stage", "flat", "--tree", tree_file, "--epochs", "1")),
+        run(["", str(ANALYZE), "--run", str(tmp_path), *small.split()]),
+    ):
+        assert answer.returncode == 0, answer.stderr
+    metrics = load_record(tmp_path / "analysis" / "record.json").metrics
+    for name in ("probe_early_coarse_first", "probe_early_rise_p", "e90_early_coarse", "e90_early_as_random"):
+        assert metrics[name].last is None, name
+    assert metrics["probe_late_classes_last"].last is not None
+    assert "no rise in 1 of 1" in (tmp_path / "analysis" / "T2.md").read_text()
+    assert all((tmp_path / "analysis" / name).exists() for name in ("T1.md", "F3.png", "F4.png", "F6.png", "view.html"))
