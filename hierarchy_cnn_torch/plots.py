@@ -180,13 +180,20 @@ def f6_top_images(seed: Mapping[str, Any], folder: Path, test_images: np.ndarray
 
 
 def f7_gaps(seeds: Seeds, path: Path) -> None:
-    """Train minus test accuracy per group, flat against aware."""
+    """Train minus test accuracy of all classes and per group, flat against aware."""
     arms = list(seeds[0]["gap"])
-    names = [name for name in seeds[0]["gap"][arms[0]] if all(name in s["gap"][a] for s in seeds for a in arms)]
+
+    def gaps_of(seed: Mapping[str, Any], arm: str) -> dict[str | None, list[float]]:
+        """By group, of all classes under None; in older runs that is the group "all"."""
+        return ({None: seed["gap_overall"][arm]} if "gap_overall" in seed else {}) | seed["gap"][arm]
+
+    gaps = [{arm: gaps_of(seed, arm) for arm in arms} for seed in seeds]
+    names = [name for name in gaps[0][arms[0]] if all(name in gap[arm] for gap in gaps for arm in arms)]
+    labels = ["all classes" if name is None else name for name in names]
     figure, axes = new_figure(max(6, 0.5 * len(names) + 3), 3.6, layout=None)
     ax = axes[0, 0]
     for at, arm in enumerate(arms):
-        values = np.array([[s["gap"][arm][name] for name in names] for s in seeds]) * 100
+        values = np.array([[gap[arm][name] for name in names] for gap in gaps]) * 100
         mean = values.mean(0)
         bars = np.abs(mean[:, 1:] - mean[:, :1]).T
         ax.errorbar(
@@ -199,7 +206,7 @@ def f7_gaps(seeds: Seeds, path: Path) -> None:
             label=f"{arm} {ARM_NAMES[arm]}",
         )
     ax.axhline(0, color="0.6", lw=0.8)
-    ax.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+    ax.set_xticks(range(len(names)), labels, rotation=30, ha="right", fontsize=8)
     title = f"over-fitting per group, bootstrap 95 %, {len(seeds)} seed(s)"
     ax.set(title=title, ylabel="train - test accuracy, points")
     ax.legend(fontsize=8)

@@ -143,8 +143,9 @@ def confusions(seed: Seed) -> dict[str, Any]:
     results = {"T1": tables, "metrics": metrics}
     if seed.config.compare in seed.arms:
         measured = {arm: group_gaps(seed, arm) for arm in ("A0", seed.config.compare)}
-        results["gap"] = {arm: gaps for arm, (gaps, _) in measured.items()}
-        metrics |= {f"gap/{arm}": gaps["all"][0] for arm, (gaps, _) in measured.items()} | measured["A0"][1]
+        results["gap_overall"] = {arm: overall for arm, (overall, _, _) in measured.items()}
+        results["gap"] = {arm: gaps for arm, (_, gaps, _) in measured.items()}
+        metrics |= {f"gap/{arm}": overall[0] for arm, (overall, _, _) in measured.items()} | measured["A0"][2]
     else:
         print(f"no finished {seed.config.compare}: no over-fitting of groups (F7), no second matrix in the viewer")
     return results
@@ -173,34 +174,37 @@ def confusion_table(seed: Seed, arm: str) -> dict[str, Any]:
     }
 
 
-def group_gaps(seed: Seed, arm: str) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Measures the over-fitting of each finest group (C6): training minus test accuracy.
+def group_gaps(seed: Seed, arm: str) -> tuple[list[float], dict[str, list[float]], dict[str, float]]:
+    """Measures the over-fitting of all classes and of each finest group (C6): training minus test accuracy.
 
     Returns:
-      (group -> [gap, low, high], bootstrap over images; metrics of the spread, with groups that over-fit alike).
+      ([gap, low, high], bootstrap over images; group -> the same; metrics of the spread, with groups that over-fit
+      alike). Groups without training or test images are left out.
     """
     saved = npz(seed.folder / arm / "predictions.npz")
     train_right = saved["train_predicted"] == saved["train_labels"]
     test_right = saved["test_logits"].argmax(1) == saved["test_labels"]
-    tree = trees.tree_of([seed.levels[-1]], seed.data.names)
-    groups = [("all", range(len(seed.data.names))), *((node.name, node.classes) for node in tree.children)]
-    gaps, pairs = {}, []
-    for name, classes in groups:
-        a = train_right[np.isin(saved["train_labels"], classes)]
-        b = test_right[np.isin(saved["test_labels"], classes)]
-        if not len(a) or not len(b):
-            continue
+
+    def gap_of(a: np.ndarray, b: np.ndarray) -> list[float]:
         rng = np.random.default_rng([0, 0x6A9])
         drawn = [
             a[rng.integers(0, len(a), len(a))].mean() - b[rng.integers(0, len(b), len(b))].mean()
             for _ in range(seed.config.bootstrap)
         ]
-        gaps[name] = [float(a.mean() - b.mean()), *map(float, np.percentile(drawn, [2.5, 97.5]))]
-        pairs.append((a, b))
-    spread = max(values := [gap for name, (gap, _, _) in gaps.items() if name != "all"]) - min(values)
-    equal = intervals.spread_of_equal_gaps(pairs[1:], gaps["all"][0], seed.config.bootstrap)
+        return [float(a.mean() - b.mean()), *map(float, np.percentile(drawn, [2.5, 97.5]))]
+
+    overall = gap_of(train_right, test_right)
+    gaps, pairs = {}, []
+    for node in trees.tree_of([seed.levels[-1]], seed.data.names).children:
+        a = train_right[np.isin(saved["train_labels"], node.classes)]
+        b = test_right[np.isin(saved["test_labels"], node.classes)]
+        if len(a) and len(b):
+            gaps[node.name] = gap_of(a, b)
+            pairs.append((a, b))
+    spread = max(values := [gap for gap, _, _ in gaps.values()]) - min(values)
+    equal = intervals.spread_of_equal_gaps(pairs, overall[0], seed.config.bootstrap)
     p = selectivity.chance(spread, equal, exact=False)
-    return gaps, {"gap_spread": spread, "gap_spread_equal": float(equal.mean()), "gap_spread_p": p}
+    return overall, gaps, {"gap_spread": spread, "gap_spread_equal": float(equal.mean()), "gap_spread_p": p}
 
 
 def compare_variants(seed: Seed) -> dict[str, Any]:

@@ -53,7 +53,8 @@ ANALYSIS = {
     "selectivity": {"conv1": [SELECTIVE]},
     "T1": {"A0": {"levels": [LEVEL], "height": 2.0}},
     "e90": {"conv1": {"2": 1.0, "2/0": 1.0, "classes": 1.0}},
-    "gap": {"A0": {"all": [0.1, 0.0, 0.2]}},
+    "gap": {"A0": {"a": [0.1, 0.0, 0.2]}},
+    "gap_overall": {"A0": [0.1, 0.0, 0.2]},
     "kept_epochs": [1],
     "probes": {"conv1": {"2": {"1": 0.5}}},
     "curves": {

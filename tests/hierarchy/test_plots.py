@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from hierarchy_cnn_torch import plots
+from hierarchy_cnn_torch.report import measure
 from tests.hostile_names import NAMES, refuse_mathematics
 
 
@@ -86,6 +89,34 @@ def test_names_are_drawn_literally(tmp_path, monkeypatch):
     plots.f9_quality(seed, rng.integers(0, 256, (50, 8, 8, 3), np.uint8), out("F9"))
     for name in ("F1", "F2", "F4", "F7", "F9"):
         assert np.asarray(Image.open(out(name))).std() > 0
+
+
+def test_a_class_named_all_has_its_own_gap_next_to_the_overall_one(tmp_path, monkeypatch):
+    """The same images under two lists of names: only the names differ, in the measurements and in the plot."""
+    rng, drawn = np.random.default_rng(0), []
+    monkeypatch.setattr(plots, "save", lambda figure, _path: drawn.append(figure.axes[0]))
+    saved = {f"{split}_labels": rng.integers(0, 3, 60) for split in ("train", "test")}
+    saved |= {"train_predicted": rng.integers(0, 3, 60), "test_logits": rng.normal(size=(60, 3))}
+    (tmp_path / "A0").mkdir()
+    np.savez(tmp_path / "A0" / "predictions.npz", **saved)
+    of_seed = {"folder": tmp_path, "levels": [np.array([0, 1, 1])], "config": SimpleNamespace(bootstrap=10)}
+
+    def measured(first):
+        names = [first, "b", "c"]
+        return measure.group_gaps(SimpleNamespace(data=SimpleNamespace(names=names), **of_seed), "A0")
+
+    (overall, gaps, metrics), (same, others, same_metrics) = measured("all"), measured("a")
+    test_right = saved["test_logits"].argmax(1) == saved["test_labels"]
+    gap = (saved["train_predicted"] == saved["train_labels"]).mean() - test_right.mean()
+    assert (overall, metrics, [*gaps.values()]) == (same, same_metrics, [*others.values()])
+    assert overall[0] == pytest.approx(gap) and gaps["all"] == others["a"] != overall
+    assert metrics["gap_spread"] == pytest.approx(max(found := [g for g, _, _ in gaps.values()]) - min(found))
+    plots.f7_gaps([{"gap": {"A0": gaps}, "gap_overall": {"A0": overall}}], tmp_path)
+    assert [text.get_text() for text in drawn[0].get_xticklabels()] == ["all classes", *gaps]
+    plots.f7_gaps([{"gap": {"A0": {"all": overall} | others}}], tmp_path)  # of an older run
+    before = [text.get_text() for text in drawn[1].get_xticklabels()]
+    points = [ax.containers[0].lines[0].get_ydata().tolist() for ax in drawn]
+    assert before == ["all", *others] and points[0] == points[1]
 
 
 def test_whiskers_are_the_deviation_between_seeds(tmp_path, monkeypatch):
