@@ -147,6 +147,9 @@ def test_deviation_ids_agree_in_code_table_and_records():
     config = flags.resolve_train(flags.train_parser().parse_args(["--dataset", "cifar10"]))
     active = deviations.active(config)
     assert set(active) <= set(listed) and "HCN-D05" in active and "HCN-D04" not in active
+    for tree, derived in (("official", False), ("derived", True), ("random", True)):
+        given = flags.resolve_train(flags.train_parser().parse_args(["--dataset", "cifar10", "--tree", tree]))
+        assert ("HCN-D06" in deviations.active(given)) == derived
     for switch in ("--amp bf16", "--amp tf32", "--channels-last", "--compile"):
         words = ["--dataset", "cifar10", *switch.split()]
         fast = deviations.active(flags.resolve_train(flags.train_parser().parse_args(words)))
