@@ -128,9 +128,25 @@ def test_what_shows_a_collapse_during_training_is_what_the_record_holds():
 
 def test_each_image_is_right_or_wrong_by_the_metric_of_that_name():
     result = outcome([0, 0, 0, 1], [[0, 1], [0, 1], [1, 0], [2, 1]])
-    right = measures.right_by_metric(result, np.array([[1, 2], [3, 0], [0, 1], [0, 1]]))
+    right = measures.right_by_metric(result, np.array([[1, 2], [3, 0], [0, 1], [0, 1]]), np.array([[3], [0], [0], [2]]))
     assert {name: bits.tolist() for name, bits in right.items()} == {
         "accuracy": [True, True, False, False],
         "top5_accuracy": [True] * 4,
         "recall_at_1": [True, False, True, False],
+        "pooled_recall_at_1": [False, True, True, False],
     }
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_the_images_that_are_right_have_the_mean_of_their_metric(heads):
+    from triplet_tf.training.record import all_metrics
+
+    rng = np.random.default_rng(7)
+    (emb, labels), (pooled, _) = points(5), points(6, size=4)
+    ranked = np.argsort(rng.random((len(labels), 5)), axis=1)[:, :3]
+    tested = measures.Tested(labels, ranked, np.ones(len(labels), np.float32), emb, pooled if heads == 2 else None)
+    metrics, neighbours, right = all_metrics(tested, 5)
+    assert {name: bits.mean() for name, bits in right.items()} == {name: metrics[name] for name in right}
+    slow = slow_neighbours(pooled if heads == 2 else emb, 1)[:, 0]
+    assert right["pooled_recall_at_1"].tolist() == (labels[slow] == labels).tolist()
+    np.testing.assert_array_equal(neighbours, slow_neighbours(emb, 32))

@@ -79,7 +79,8 @@ def test_every_mode_trains_tests_and_records(runs, mode):
         last
     )
     outcomes = {name: Outcomes(**value) for name, value in record["outcomes"].items()}
-    assert set(outcomes) == {"accuracy", "top5_accuracy", "recall_at_1"}
+    assert set(outcomes) == {"accuracy", "top5_accuracy", "recall_at_1", "pooled_recall_at_1"}
+    assert mode != "vanilla" or outcomes["pooled_recall_at_1"] == outcomes["recall_at_1"]
     for name, value in outcomes.items():  # every image of the test list, of the last step's network
         assert value.count == CLASSES * TEST and value.bits().mean() == pytest.approx(last[name])
     for item in record["artefacts"]:

@@ -52,16 +52,18 @@ def run_test(session: Any, evaluation: Evaluation) -> Tested:
     return Tested(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def right_by_metric(tested: Tested, neighbours: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns accuracy, top-5 accuracy and recall@1 of each image, bool [N], named as by `accuracies` and `recall_at`.
+def right_by_metric(tested: Tested, neighbours: np.ndarray, of_pooled: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns accuracy, top-5 accuracy and both recalls@1 of each image, bool [N], by the names of the metrics.
 
     Args:
       tested: answers for the list.
-      neighbours: int64 [N, M] of `nearest`.
+      neighbours: int64 [N, M] of `nearest`, by the embeddings.
+      of_pooled: int64 [N, M] of `nearest`, by the pooled features.
     """
     hits = tested.ranked == tested.labels[:, None]
-    same = tested.labels[neighbours[:, 0]] == tested.labels
-    return {"accuracy": hits[:, 0], "top5_accuracy": hits.any(axis=1), "recall_at_1": same}
+    same, same_pooled = (tested.labels[found[:, 0]] == tested.labels for found in (neighbours, of_pooled))
+    recalls = {"recall_at_1": same, "pooled_recall_at_1": same_pooled}
+    return {"accuracy": hits[:, 0], "top5_accuracy": hits.any(axis=1), **recalls}
 
 
 def class_accuracy(matrix: np.ndarray) -> np.ndarray:

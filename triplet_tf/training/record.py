@@ -40,28 +40,27 @@ ARTEFACTS = (
 )
 
 
-def all_metrics(tested: Tested, num_classes: int) -> tuple[dict[str, float], np.ndarray]:
-    """Computes every metric of a list, and the nearest others of each image.
+def all_metrics(tested: Tested, num_classes: int) -> tuple[dict[str, float], np.ndarray, dict[str, np.ndarray]]:
+    """Computes every metric of a list, the nearest others of each image, and what is right about it.
 
     Returns:
-      (metric name -> value, neighbours int64 [N, <= 32]).
+      (metric name -> value, neighbours int64 [N, <= 32], name of an accuracy or recall@1 -> bool [N]).
     """
-    neighbours = evaluate.nearest(tested.embeddings, max(evaluate.RECALLS))
-    recalls = evaluate.recall_at(tested.labels, neighbours)
-    nmi = evaluate.nmi(tested.embeddings, tested.labels, num_classes)
-    pooled_recall, pooled_nmi = recalls["recall_at_1"], nmi
+    neighbours = of_pooled = evaluate.nearest(tested.embeddings, max(evaluate.RECALLS))
+    nmi = pooled_nmi = evaluate.nmi(tested.embeddings, tested.labels, num_classes)
     if tested.pooled is not None:  # what a network without a second head is measured by
-        nearest = evaluate.nearest(tested.pooled, 1)
-        pooled_recall = evaluate.recall_at(tested.labels, nearest, ks=(1,))["recall_at_1"]
+        of_pooled = evaluate.nearest(tested.pooled, 1)
         pooled_nmi = evaluate.nmi(tested.pooled, tested.labels, num_classes)
-    return {
+    right = evaluate.right_by_metric(tested, neighbours, of_pooled)
+    metrics = {
         **evaluate.accuracies(tested, num_classes),
-        **recalls,
+        **evaluate.recall_at(tested.labels, neighbours),
         "nmi": nmi,
-        "pooled_recall_at_1": pooled_recall,
+        "pooled_recall_at_1": float(right["pooled_recall_at_1"].mean()),
         "pooled_nmi": pooled_nmi,
         **evaluate.mean_distances(tested.embeddings, tested.labels),
-    }, neighbours
+    }
+    return metrics, neighbours, right
 
 
 def embedding_text(config: Config, tested: Tested) -> str:
@@ -151,7 +150,7 @@ def write_record(
         graph.evaluation.batches.lists = lists = open_lists(config, final=True)
     if on_val or tested is None:
         tested = run_test(session, graph.evaluation)
-    last, neighbours = all_metrics(tested, lists.num_classes)
+    last, neighbours, right = all_metrics(tested, lists.num_classes)
     best, best_on_val = best_test(history), {}
     if on_val:
         tf1.train.Saver().restore(session, str(folder / f"model-{best['step']}"))
@@ -185,10 +184,7 @@ def write_record(
                 "validation_accuracy": [history[-1]["test/Split_Val_Accuracy"]] if on_val else [],
                 "initial_weights": read_json(folder / "initial_weights.json") if config.init == "imagenet" else {},
             },
-            outcomes={
-                name: outcomes_of(right, tested.labels)
-                for name, right in evaluate.right_by_metric(tested, neighbours).items()
-            },
+            outcomes={name: outcomes_of(bits, tested.labels) for name, bits in right.items()},
             artefacts=ARTEFACTS,
             seconds=seconds,
             images_per_s=history[-1].get("images_per_s"),
@@ -256,7 +252,7 @@ def evaluate_checkpoint(config: Config) -> None:
                 raise explained(error, evaluation.batches.files()) from None
     warn_of_other_data(prefix.parent, config)
     folder.mkdir(exist_ok=True)
-    metrics, neighbours = all_metrics(tested, lists.num_classes)
+    metrics, neighbours, _ = all_metrics(tested, lists.num_classes)
     write_files(folder, config, lists, tested, prefix.name, metrics, neighbours)
     print_metrics(config, metrics, f"{shown(prefix)}, {len(tested.labels)} test images")
     print(f"written to {shown(folder)}: metrics.json, confusion.csv, embeddings.npz, neighbours.png, confusion.png")
