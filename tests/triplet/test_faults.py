@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from datasets import lists
+from datasets import DatasetError, lists
 from reproduction.runtime.run_folder import UserError
+from tests.changing_pictures import write_pictures
 from tests.triplet.conftest import write_set
 from tests.triplet.test_runs import flags_of, run_here
+from triplet_tf.config.base_config import parse, training_parser
 from triplet_tf.data_sampling import sampler
+from triplet_tf.data_sampling.image_lists import open_lists
 from triplet_tf.training import loop
 
 
@@ -34,6 +37,25 @@ def test_wherever_the_unreadable_image_is_met_it_is_named(tmp_path, where):
     (home / "images" / name).write_bytes(b"")
     with pytest.raises(UserError, match=rf"{name}: not a readable JPEG or PNG image"):
         run_here(*flags)
+
+
+@pytest.mark.parametrize("more", [None, (), ("--eval_split", "val")], ids=["folder", "csv", "csv and validation"])
+def test_one_test_image_is_refused_before_the_training(tmp_path, monkeypatch, more):
+    """It has no nearest other image; of a folder of five, a fifth is tested on."""
+    monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("trains"))
+    flags = flags_of(tmp_path, tmp_path / "r", "vanilla", "--train_iters", "1", *(more or ()))
+    if more is None:
+        folder = write_pictures(tmp_path / "pictures", count=3)
+        (folder / "dark" / "002.png").unlink()
+        flags += ["--db_name", f"folder:{folder}"]
+    else:
+        test = write_set(tmp_path) / "lists" / "test_all_sub_list.csv"
+        test.write_text("".join(test.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(DatasetError, match="^[^\n]*: the test list has 1 image; two or more are needed[^\n]*$"):
+        run_here(*flags)
+    if more is None:
+        write_pictures(folder, count=5)
+        assert len(open_lists(parse(training_parser(), flags)).test.names) == 2
 
 
 def test_non_finite_loss_stops_with_its_step(tiny, tmp_path):

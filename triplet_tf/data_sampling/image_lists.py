@@ -46,11 +46,22 @@ def open_lists(config: Config, final: bool = False) -> lists.ImageLists:
       final: the test list whatever --eval_split says, with the training list of the run.
 
     Raises:
-      DatasetError: nothing there, damaged lists, rows without a file, labels outside the training list.
+      DatasetError: nothing there, damaged lists, rows without a file, labels outside the training list, fewer than two
+        test images.
     """
-    db, root = config.db_name, Path(config.data_dir)
     train, test = splits(config)
     test = "test" if final else test
+    opened = _open(config, train, test)
+    if len(opened.test.names) < 2:
+        raise datasets.DatasetError(
+            f"{config.db_name}: the {test} list has 1 image; two or more are needed, because recall looks for the "
+            "nearest other one: add images"
+        )
+    return opened
+
+
+def _open(config: Config, train: str, test: str) -> lists.ImageLists:
+    db, root = config.db_name, Path(config.data_dir)
     if db in OFFICIAL:
         source = importlib.import_module(f"datasets.{OFFICIAL[db]}").SOURCE
         return lists.load_set(source, root, config.accept_unverified, train=train, test=test)
