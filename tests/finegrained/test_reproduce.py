@@ -110,7 +110,8 @@ def test_matched_further_rows_come_for_three_seeds_and_on_cifar10(capsys):
     assert [per_seed[seed] & further for seed in range(5)] == [further] * 3 + [set()] * 2
     for config in configs:
         one_cycle = config["stage"] == ["multi-head"] or config["control"] == "certain"
-        assert config["max_epochs"] == reproduce.EPOCHS * (1 + one_cycle) or config["stage"] == ["stability", "report"]
+        epochs = reproduce.cycle(config["dataset"]) * (1 + one_cycle)
+        assert config["max_epochs"] == epochs or config["stage"] == ["stability", "report"]
     order = list(dict.fromkeys(command.row for command in commands if "coarse" not in command.flags))
     own, cifar10 = "cifar100-q90-matched", "cifar10-matched"
     first, multi_head = ("-ft", "-ft-random", "-ft-true", "-stability"), ("-mh09", "-mh09-true", "-mh09-random")
