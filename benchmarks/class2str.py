@@ -10,13 +10,14 @@ import numpy as np
 
 import datasets
 from benchmarks.measure import Benchmark, Pair, interleave, loops, on_each_device, rate
-from benchmarks.tf_sessions import bare_loop, compare_sessions, precision_configs, started, tf1, xla_configs
+from benchmarks.tf_sessions import bare_loop, compare_sessions, precision_configs, started, xla_configs
 from class2str_tf.flags import Config, fc_parser, parse_fc, parse_rnn, rnn_parser
 from class2str_tf.matched import EARLY
 from class2str_tf.training import stage1, stage2
 from class2str_tf.training.loop import run_steps
 from class2str_tf.training.timing import classifiers
 from reproduction.runtime import tf_runtime
+from reproduction.runtime.tf import tf1
 
 BATCH = 200  # the authors'
 TRAINING_BATCH = {"lenet": BATCH, "vgg16": 50}  # a step of VGG16 at 200 takes two cores 2 s

@@ -159,8 +159,8 @@ def _class2str(command: Command, config: dict[str, Any]) -> tuple[float, float]:
 @functools.cache
 def _class2str_networks(config: str, size: tuple[int, ...], classes: int) -> tuple[int, int, int]:
     """Multiply-adds of the CNN, width of its features, multiply-adds of the FC classifier."""
-    from class2str_tf.method.layers import tf, tf1
     from class2str_tf.networks import build as networks
+    from reproduction.runtime.tf import tf, tf1
 
     settings: Any = types.SimpleNamespace(**json.loads(config))
     with tf1.Graph().as_default() as graph:
@@ -203,8 +203,8 @@ def _finegrained(command: Command, config: dict[str, Any]) -> tuple[float, float
 
 @functools.cache
 def _triplet_network(net: str, frame: int) -> int:
+    from reproduction.runtime.tf import tf, tf1
     from triplet_tf import nets
-    from triplet_tf.nets.layers import tf, tf1
 
     with tf1.Graph().as_default() as graph:
         tf1.train.get_or_create_global_step()

@@ -154,9 +154,9 @@ def first_steps(small: bool) -> Measure:
       NotSupported: see `check_support`.
     """
     from reproduction.runtime import tf_runtime
+    from reproduction.runtime.tf import tf1
     from triplet_tf import nets
     from triplet_tf.config.base_config import parse, training_parser
-    from triplet_tf.data_sampling.augment import tf1
     from triplet_tf.data_sampling.image_lists import open_lists
     from triplet_tf.training.graph import build
 

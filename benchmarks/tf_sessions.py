@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.measure import NotSupported, Pair, interleave, rate
-from class2str_tf.method.layers import tf, tf1
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.tf import tf, tf1
 
 
 def started(device: str) -> tf1.ConfigProto:

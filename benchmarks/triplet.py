@@ -25,9 +25,9 @@ from benchmarks.measure import (
 )
 from benchmarks.tf_sessions import compare_sessions, precision_configs, started, xla_configs
 from reproduction.runtime import tf_runtime
+from reproduction.runtime.tf import slim, tf, tf1
 from triplet_tf import nets, ranking
-from triplet_tf.nets.layers import tf, tf1
-from triplet_tf.ranking.distances import NO_NEGATIVE, pair_masks, slim, squared_distances
+from triplet_tf.ranking.distances import NO_NEGATIVE, pair_masks, squared_distances
 from triplet_tf.ranking.semi_hard import sorted_semi_hard_loss
 
 MODES = ("vanilla", "cntr", "semi_hard", "hard")

@@ -18,12 +18,13 @@ import numpy as np
 
 import datasets
 from benchmarks.measure import REPEATS, Benchmark, Pair, loops, on_each_device, rate
-from benchmarks.tf_sessions import bare_loop, started, tf1
+from benchmarks.tf_sessions import bare_loop, started
 from datasets import lists
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.flags import as_dict
 from reproduction.runtime.metrics_log import read_metrics
 from reproduction.runtime.run_folder import open_run
+from reproduction.runtime.tf import tf1
 from triplet_tf.config.base_config import Config, parse, training_parser
 from triplet_tf.data_sampling.image_lists import open_lists
 from triplet_tf.data_sampling.loader import TrainBatches

@@ -74,9 +74,9 @@ def predict(run: Path, image: Path) -> None:
         raise UserError(f"--run {run}: no *_strings.json; give the rnn/ folder of a stage-2 run")
 
     from class2str_tf.method import codes, model
-    from class2str_tf.method.layers import tf, tf1
     from class2str_tf.networks import build as networks
     from reproduction.runtime import tf_runtime
+    from reproduction.runtime.tf import tf, tf1
 
     shape = tuple(table["image_shape"])
     session_config = tf_runtime.start(config.seed, "cpu")

@@ -19,7 +19,7 @@ SEES = {  # room -> rooms of the same paper that it may import
     "training": {"training", "data", "networks", "method", "flags", "plots", "deviations"},
 }
 OUTSIDE_METHOD = {"reproduction", "datasets"}  # packages of ours that `method` must not need,
-IMPORTERS = {"reproduction.runtime.tf_import", "reproduction.runtime.hidden"}  # but for how libraries are imported
+IMPORTERS = {"reproduction.runtime.tf", "reproduction.runtime.hidden"}  # but for how libraries are imported
 MOVED: tuple[str, ...] = ("class2str_tf", "finegrained_torch", "hierarchy_cnn_torch", "subclass_torch", "triplet_tf")
 
 

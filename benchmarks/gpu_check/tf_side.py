@@ -17,13 +17,13 @@ from benchmarks.gpu_check.clock import EPOCHS, Clock, timed_loop
 from benchmarks.gpu_check.options import child_options
 from benchmarks.gpu_check.report import COMPARISON_AND_SPEED, Report, check_network
 from benchmarks.gpu_check.verdict import PAPERS_OF
-from benchmarks.tf_sessions import tf, tf1
 from class2str_tf.networks import build as networks
 from class2str_tf.training import loop as class2str_loop
 from class2str_tf.training import stage1
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.record import peak_memory_bytes
 from reproduction.runtime.run_folder import open_run
+from reproduction.runtime.tf import tf, tf1
 from reproduction.runtime.tf_import import native_stderr_closed
 from triplet_tf import nets
 from triplet_tf.config.base_config import of_run

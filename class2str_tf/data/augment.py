@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from class2str_tf.method.layers import tf
+from reproduction.runtime.tf import tf
 
 SHIFT = 2  # pixels, to either side
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from class2str_tf.data.augment import shift_and_flip
 from class2str_tf.flags import Config
-from class2str_tf.method.layers import tf, tf1
 from reproduction.runtime import tf_runtime
+from reproduction.runtime.tf import tf, tf1
 
 IN_MEMORY_BYTES = 1 << 30  # larger arrays stay memory-mapped and are read batch by batch
 

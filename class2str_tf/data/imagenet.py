@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from class2str_tf.flags import Config, fc_parser, parse_fc
-from class2str_tf.method.layers import tf, tf1
 from datasets import imagenet as listing
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.run_folder import UserError, shown
+from reproduction.runtime.tf import tf, tf1
 
 SIZE = 224
 

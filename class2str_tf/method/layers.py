@@ -5,10 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from reproduction.runtime.tf_import import frameworks
-
-tf1, slim = frameworks()
-import tensorflow as tf  # noqa: E402 - after frameworks(), which sets what TensorFlow reads at import
+from reproduction.runtime.tf import slim, tf, tf1
 
 
 def name_seed(scope: str) -> int:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from class2str_tf.method.layers import linear, name_seed, tf, tf1
+from class2str_tf.method.layers import linear, name_seed
+from reproduction.runtime.tf import tf, tf1
 
 
 class Terms(NamedTuple):

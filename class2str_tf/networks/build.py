@@ -8,8 +8,9 @@ import numpy as np
 
 import datasets
 from class2str_tf.flags import Config
-from class2str_tf.method.layers import linear, tf, tf1
+from class2str_tf.method.layers import linear
 from class2str_tf.networks import early, lenet, vgg16
+from reproduction.runtime.tf import tf, tf1
 
 WEIGHT_DECAY = 0.001  # delta of the poster; stage 1, and stage 2 where the CNN is fine-tuned
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from class2str_tf.method.layers import batch_norm, linear, name_seed, pool, slim, tf, tf1
+from class2str_tf.method.layers import batch_norm, linear, name_seed, pool
+from reproduction.runtime.tf import slim, tf, tf1
 
 PATCHES = 5000  # images whose patches are whitened
 FLOOR = 5e-4  # added to the variances: directions without any stay small

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from class2str_tf.method.layers import batch_norm, conv, linear, pool, tf
+from class2str_tf.method.layers import batch_norm, conv, linear, pool
+from reproduction.runtime.tf import tf
 
 
 def features(x: tf.Tensor, training: bool, poster: bool = False) -> tf.Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from class2str_tf.method.layers import batch_norm, conv, dropout, linear, pool, tf
+from class2str_tf.method.layers import batch_norm, conv, dropout, linear, pool
+from reproduction.runtime.tf import tf
 
 KEEP = (0.7, 0.6, 0.5)  # keep-probabilities p1, p2, p3 in training
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from class2str_tf.method.layers import conv, linear, pool, tf, tf1
+from class2str_tf.method.layers import conv, linear, pool
 from datasets import DatasetError
 from datasets.files import MOST_BYTES, reading
 from reproduction.runtime.run_folder import UserError, shown
+from reproduction.runtime.tf import tf, tf1
 
 MEAN = (123.68, 116.779, 103.939)  # RGB, subtracted inside the graph as released
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # in blocks 1 to 5: conv1_1 ... conv5_3

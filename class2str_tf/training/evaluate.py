@@ -11,11 +11,12 @@ import datasets
 from class2str_tf.data.images import superclasses
 from class2str_tf.flags import Stage2Config
 from class2str_tf.method import codes, string_tree
-from class2str_tf.method.layers import count_parameters, tf1
+from class2str_tf.method.layers import count_parameters
 from class2str_tf.training.frozen_features import Features
 from class2str_tf.training.timing import classifiers
 from reproduction.runtime.arrays import confusion_counts
 from reproduction.runtime.outcomes import Outcomes, outcomes_of
+from reproduction.runtime.tf import tf1
 
 
 def accuracies(

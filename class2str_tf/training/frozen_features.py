@@ -12,11 +12,11 @@ from tqdm import tqdm
 import datasets
 from class2str_tf.data.batches import IN_MEMORY_BYTES, slices
 from class2str_tf.flags import ARCHITECTURE, Config, Stage2Config, fc_parser, parse_fc
-from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.arrays import read_npy
 from reproduction.runtime.run_folder import UserError, read_json, shown, write_json
+from reproduction.runtime.tf import tf, tf1
 
 NAMES = ("features-train.npy", "features-test.npy", "fc-logits-test.npy")
 

@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from class2str_tf.data.imagenet import ImageNet, Stream
-from class2str_tf.method.layers import tf, tf1
 from reproduction.runtime.arrays import read_npy
 from reproduction.runtime.run_folder import Run, UserError, read_json, shown, stop_signals, write_json
+from reproduction.runtime.tf import tf, tf1
 
 BLOCK_BATCHES = 16  # batches between two notes of what is done
 FILES = {"train": ("features-train",), "val": ("features-test", "fc-logits-test")}

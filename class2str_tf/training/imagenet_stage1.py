@@ -16,12 +16,12 @@ import numpy as np
 
 from class2str_tf.data.imagenet import SIZE, Stream, load, refuse_unused
 from class2str_tf.flags import Config, settings
-from class2str_tf.method.layers import tf1
 from class2str_tf.networks.vgg16_imagenet import WEIGHTS, assign_weights, network
 from class2str_tf.training import imagenet_features, record
 from datasets import weights
 from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.run_folder import UserError, open_run, shown
+from reproduction.runtime.tf import tf1
 
 
 def run_fc(config: Config, size: int = SIZE, weights_file: Path | None = None) -> None:

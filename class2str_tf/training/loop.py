@@ -12,11 +12,11 @@ from typing import Any
 
 from class2str_tf.data.batches import Batches, steps_per_epoch
 from class2str_tf.flags import Config
-from class2str_tf.method.layers import tf, tf1
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.loop import Training
 from reproduction.runtime.metrics_log import read_metrics
 from reproduction.runtime.run_folder import stop_signals
+from reproduction.runtime.tf import tf, tf1
 from reproduction.runtime.tf_states import States
 
 SCALARS_EVERY = 10  # steps between two lines of the training scalars, as released

@@ -13,11 +13,12 @@ from tqdm import trange
 import datasets
 from class2str_tf.data.batches import Batches, has_fixed_order, slices
 from class2str_tf.flags import Stage2Config
-from class2str_tf.method.layers import count_parameters, tf, tf1
+from class2str_tf.method.layers import count_parameters
 from class2str_tf.networks import build as networks
 from class2str_tf.training.frozen_features import Features
 from class2str_tf.training.loop import learning_rate
 from reproduction.runtime import tf_runtime
+from reproduction.runtime.tf import tf, tf1
 
 
 def train_reduced(

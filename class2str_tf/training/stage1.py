@@ -14,12 +14,12 @@ import datasets
 from class2str_tf.data.batches import Batches, has_fixed_order, slices
 from class2str_tf.data.images import load
 from class2str_tf.flags import Config, settings
-from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
 from class2str_tf.training import loop, record
 from class2str_tf.training.frozen_features import newest_checkpoint
 from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.run_folder import UserError, open_run
+from reproduction.runtime.tf import tf, tf1
 
 TEST = "cnn_train/acc"  # the authors' name of the accuracy
 

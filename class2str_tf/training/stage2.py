@@ -20,7 +20,6 @@ from class2str_tf.data.batches import Batches, has_fixed_order, slices
 from class2str_tf.data.images import load
 from class2str_tf.flags import Stage2Config, settings
 from class2str_tf.method import codes, fixed_codes, model
-from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
 from class2str_tf.training import evaluate, frozen_features, loop, record
 from class2str_tf.training.frozen_features import Features
@@ -29,6 +28,7 @@ from class2str_tf.training.timing import forward_times
 from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.outcomes import outcomes_of
 from reproduction.runtime.run_folder import UserError, open_run
+from reproduction.runtime.tf import tf, tf1
 
 COLLAPSE_RATIO = 0.003  # w_l2 / w_i at B = 200 from which Class2Str collapses (docs/papers/class2str.md)
 INITIALISATIONS = 1_000  # graph seed = seed * this + attempt

@@ -10,9 +10,9 @@ import numpy as np
 import datasets
 from class2str_tf.flags import Stage2Config
 from class2str_tf.method import model
-from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
 from reproduction.runtime import tf_runtime
+from reproduction.runtime.tf import tf, tf1
 
 REPEATS = 30
 SECONDS = 4.0  # enough repeats within this time; at least 5

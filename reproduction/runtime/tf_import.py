@@ -1,4 +1,4 @@
-"""Imports TensorFlow and tf-slim together. Elsewhere only triplet's losses import tf-slim; they need none of the names.
+"""Imports TensorFlow and tf-slim together, for `tf.py`, from which all modules take the two.
 
 tf-slim 1.1.0 is the newest release and predates TensorFlow 2.13: `frameworks` puts back the few names it looks up,
 where they are missing, and returns the two modules.

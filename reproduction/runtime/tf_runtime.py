@@ -17,7 +17,7 @@ from datasets.orientation import orientation, turn
 from reproduction.runtime.driver import visible_gpu
 from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import UserError, shown
-from reproduction.runtime.tf_import import frameworks, native_stderr_closed
+from reproduction.runtime.tf_import import native_stderr_closed
 
 
 def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> Any:
@@ -38,8 +38,7 @@ def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> 
     """
     if xla:
         os.environ["TF_XLA_FLAGS"] = "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"
-    tf1, _ = frameworks()
-    import tensorflow as tf
+    from reproduction.runtime.tf import tf, tf1
 
     with native_stderr_closed():
         gpus = tf.config.list_physical_devices("GPU")
@@ -101,7 +100,7 @@ def precision_of(config: Any) -> str:
     on = config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 == RewriterConfig.ON
     if on and gpu_name() is None:  # what lies on a GPU is not rewritten
         return "bfloat16"
-    import tensorflow as tf
+    from reproduction.runtime.tf import tf
 
     tf32 = tf.config.experimental.tensor_float_32_execution_enabled() and gpu_name() is not None
     return "float32 with TF32 products" if tf32 else "float32"
@@ -116,7 +115,7 @@ def upright(image: Any, raw: Any) -> Any:
     Returns:
       uint8 [H, W, C], or [W, H, C] for orientations 5 to 8.
     """
-    import tensorflow as tf
+    from reproduction.runtime.tf import tf
 
     # stateless, or tf.data decodes one image after the other if op determinism is on
     number = tf.numpy_function(lambda raw: np.int32(orientation(raw)), [raw], tf.int32, stateful=False)
@@ -126,7 +125,7 @@ def upright(image: Any, raw: Any) -> Any:
 
 def gpu_name() -> str | None:
     """Model of the first visible GPU, or None."""
-    import tensorflow as tf
+    from reproduction.runtime.tf import tf
 
     gpus = tf.config.get_visible_devices("GPU")
     return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else None
@@ -137,7 +136,8 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
     A prefix whose files do not open (truncated, half overwritten) is named on stderr and left out.
     """
-    tf1, _ = frameworks()
+    from reproduction.runtime.tf import tf1
+
     found = []
     for index in folder.glob("model-*.index"):
         prefix = index.with_suffix("")
@@ -193,7 +193,8 @@ def restore_for_evaluation(session: Any, prefix: Path, built: str, variables: Se
     Raises:
       UserError: missing, damaged, or of another architecture.
     """
-    tf1, _ = frameworks()
+    from reproduction.runtime.tf import tf1
+
     prefix = prefix.with_suffix("") if prefix.suffix == ".index" else prefix
     if not prefix.with_name(prefix.name + ".index").exists():
         raise UserError(f"{shown(prefix)}: no such checkpoint (expected {prefix.name}.index next to its data file)")
@@ -243,7 +244,8 @@ def save_checkpoint(session: Any, saver: Any, prefix: Path, keep: Iterable[int],
 @contextlib.contextmanager
 def session(config: Any = None) -> Iterator[Any]:
     """A session on the current graph with all variables initialised."""
-    tf1, _ = frameworks()
+    from reproduction.runtime.tf import tf1
+
     with tf1.Session(config=config) as opened:
         opened.run([tf1.global_variables_initializer(), tf1.local_variables_initializer()])
         yield opened

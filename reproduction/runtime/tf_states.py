@@ -9,7 +9,6 @@ from typing import Any
 
 from reproduction.runtime.metrics_log import read_metrics
 from reproduction.runtime.run_folder import shown
-from reproduction.runtime.tf_import import frameworks
 from reproduction.runtime.tf_runtime import checkpoints, restore_newest, save_checkpoint
 
 
@@ -40,7 +39,8 @@ class States:
         with_graph: bool = True,
         before: Sequence[str] = (),
     ):
-        tf1, _ = frameworks()
+        from reproduction.runtime.tf import tf1
+
         self.session, self.folder, self.ends, self.test, self.prefix = session, folder, list(ends), test, prefix
         self.after, self.with_graph, self.best_by = after, with_graph, (*before, test)
         self.saver = tf1.train.Saver(max_to_keep=0)  # save_checkpoint keeps the newest two and the best

@@ -12,7 +12,7 @@ from class2str_tf.flags import Config, fc_parser, parse_fc
 @pytest.fixture
 def graph() -> Iterator[None]:
     """A fresh TensorFlow graph with a global step."""
-    from class2str_tf.method.layers import tf1
+    from reproduction.runtime.tf import tf1
 
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)

@@ -19,13 +19,14 @@ from class2str_tf import deviations
 from class2str_tf.data import imagenet
 from class2str_tf.flags import fc_parser, parse_fc, parse_rnn, rnn_parser
 from class2str_tf.method import model
-from class2str_tf.method.layers import count_parameters, tf, tf1
+from class2str_tf.method.layers import count_parameters
 from class2str_tf.networks import vgg16_imagenet
 from class2str_tf.training import imagenet_features as pool5
 from class2str_tf.training import imagenet_stage1
 from datasets import DatasetError
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.tf import tf, tf1
 from tests.fuzz import seeds
 
 SIZE, WIDTH, CLASSES, BATCH = 32, 2, ("n01", "n02", "n03"), 2

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from class2str_tf.method import model
-from class2str_tf.method.layers import tf, tf1
 from class2str_tf.networks import build as networks
 from class2str_tf.networks import vgg16_imagenet
+from reproduction.runtime.tf import tf, tf1
 from tests.initial_values import CUT, Initial, check, glorot
 
 BY_NAME = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from class2str_tf.data.batches import Batches, batch_indices, has_fixed_order, steps_per_epoch
-from class2str_tf.method.layers import tf, tf1
+from reproduction.runtime.tf import tf, tf1
 from tests.gpu_kernels import without_kernel
 
 

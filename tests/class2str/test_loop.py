@@ -16,8 +16,8 @@ import datasets
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from([0.2, 0.5, 1.0])), min_size=1))
 def test_the_best_checkpoint_is_of_a_test_with_the_most_strings(tests):
-    from class2str_tf.method.layers import tf1
     from reproduction.runtime import tf_states
+    from reproduction.runtime.tf import tf1
 
     lines = [{"step": step, "test/distinct": d, "test/rnn_acc": a} for step, (d, a) in enumerate(tests, 1)]
     keep = []
@@ -57,8 +57,8 @@ def test_images_per_second_are_of_this_process_alone(monkeypatch, tmp_path):
     import signal
     from types import SimpleNamespace
 
-    from class2str_tf.method.layers import tf1
     from class2str_tf.training import loop
+    from reproduction.runtime.tf import tf1
 
     clock, real = [0.0], loop.Training.log
 

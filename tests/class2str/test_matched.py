@@ -89,7 +89,7 @@ def test_only_learned_strings_can_collapse(capsys, source):
 
 def test_shift_and_flip_is_a_function_of_seed_and_step():
     from class2str_tf.data.augment import SHIFT, shift_and_flip
-    from class2str_tf.method.layers import tf, tf1
+    from reproduction.runtime.tf import tf, tf1
 
     batch = np.random.default_rng(0).integers(0, 256, (12, 9, 9, 3), np.uint8)
     with tf1.Graph().as_default(), tf1.Session() as session:
@@ -108,8 +108,8 @@ def test_shift_and_flip_is_a_function_of_seed_and_step():
 
 
 def test_the_rate_of_one_cycle_rises_and_falls_in_each_attempt(config):
-    from class2str_tf.method.layers import tf1
     from class2str_tf.training.loop import RISE, learning_rate
+    from reproduction.runtime.tf import tf1
 
     cycle = parse_fc(fc_parser("s"), ["--one-cycle", "--lr", "0.5"])
     with tf1.Graph().as_default(), tf1.Session() as session:
@@ -123,10 +123,10 @@ def test_the_rate_of_one_cycle_rises_and_falls_in_each_attempt(config):
 
 
 def test_bfloat16_follows_float32_over_the_first_steps(tmp_path):
-    from class2str_tf.method.layers import tf1
     from class2str_tf.networks import build as networks
     from class2str_tf.training import stage1
     from reproduction.runtime import tf_runtime
+    from reproduction.runtime.tf import tf1
 
     flags = ["--dataset", "mnist5k", "--model", "early", "--F", "16", "--B", "32", "--train-images", "640"]
     config = parse_fc(fc_parser("s"), [*flags, "--data-dir", str(tmp_path)])
@@ -194,7 +194,8 @@ def test_runs_from_before_the_new_flags_go_on():
 
 def test_the_commands_of_the_profile(graph):
     from class2str_tf.method import model
-    from class2str_tf.method.layers import count_parameters, tf
+    from class2str_tf.method.layers import count_parameters
+    from reproduction.runtime.tf import tf
 
     request = Request("matched", "cifar10", (0, 1), "cpu", (), False, None)
     commands = matched.commands_of(request)

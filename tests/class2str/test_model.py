@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from class2str_tf.method import model
-from class2str_tf.method.layers import tf, tf1
+from reproduction.runtime.tf import tf, tf1
 
 
 def softmax(x: np.ndarray) -> np.ndarray:

@@ -9,9 +9,10 @@ import pytest
 
 from class2str_tf.flags import Config
 from class2str_tf.method import model
-from class2str_tf.method.layers import count_parameters, dropout, tf, tf1
+from class2str_tf.method.layers import count_parameters, dropout
 from class2str_tf.networks import build as networks
 from class2str_tf.networks import early
+from reproduction.runtime.tf import tf, tf1
 
 
 def build(config: Config, shape: tuple[int, int, int], num_classes: int, training: bool = True):

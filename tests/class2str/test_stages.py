@@ -314,7 +314,7 @@ def test_two_runs_of_one_folder_at_once(script, tmp_path):
 
 
 def test_finetuning_trains_the_cnn_and_resumes_from_stage1(script, runs, tmp_path):
-    from class2str_tf.method.layers import tf1
+    from reproduction.runtime.tf import tf1
 
     flags = (*STAGE2, "--finetune", "all", "--max-steps", "3", "--no-reduced-fc", "--cnn-dir", runs / "exp1")
     script(RNN, *flags, "--name", "f", "--runs_dir", tmp_path)
@@ -326,7 +326,7 @@ def test_finetuning_trains_the_cnn_and_resumes_from_stage1(script, runs, tmp_pat
 
 def test_bn_in_training_mode_moves_the_statistics_of_a_frozen_cnn(script, runs, tmp_path):
     """--finetune bn, as the released MNIST script (C2S-D31)."""
-    from class2str_tf.method.layers import tf1
+    from reproduction.runtime.tf import tf1
 
     flags = (*STAGE2, "--finetune", "bn", "--max-steps", "3", "--no-reduced-fc", "--cnn-dir", runs / "exp1")
     script(RNN, *flags, "--name", "b", "--runs_dir", tmp_path)

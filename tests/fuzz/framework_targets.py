@@ -196,9 +196,8 @@ def _videos(path: Path) -> None:
 @cache
 def _tf_files() -> dict[str, bytes]:
     """The files of one small checkpoint: model-5.index, its data, and `checkpoint`."""
-    from reproduction.runtime.tf_import import frameworks
+    from reproduction.runtime.tf import tf1
 
-    tf1, _ = frameworks()
     with tempfile.TemporaryDirectory() as folder, tf1.Graph().as_default():
         tf1.get_variable("w", initializer=np.arange(6.0, dtype=np.float32).reshape(2, 3))
         step = tf1.train.get_or_create_global_step()
@@ -211,9 +210,8 @@ def _tf_files() -> dict[str, bytes]:
 @contextlib.contextmanager
 def _graph() -> Iterator[Any]:
     from reproduction.runtime import tf_runtime
-    from reproduction.runtime.tf_import import frameworks
+    from reproduction.runtime.tf import tf1
 
-    tf1, _ = frameworks()
     with tf1.Graph().as_default():
         tf1.get_variable("w", shape=(2, 3))
         tf1.train.get_or_create_global_step()
@@ -237,10 +235,9 @@ def _beside(path: Path) -> None:
 def _tf_read(path: Path) -> None:
     """Names, newest checkpoint, restoring for use and for going on."""
     from reproduction.runtime import tf_runtime
-    from reproduction.runtime.tf_import import frameworks
+    from reproduction.runtime.tf import tf1
 
     _beside(path)
-    tf1, _ = frameworks()
     prefix = path.parent / "model-5"
     newest = tf_runtime.newest_name(path.parent)
     assert newest is None or newest.parent == path.parent
@@ -261,9 +258,8 @@ def _tf_weights(path: Path) -> None:
     """vgg16_weights.npz into the variables of a small network."""
     from class2str_tf.networks.vgg16_imagenet import assign_weights
     from reproduction.runtime import tf_runtime
-    from reproduction.runtime.tf_import import frameworks
+    from reproduction.runtime.tf import tf1
 
-    tf1, _ = frameworks()
     with tf1.Graph().as_default():
         with tf1.variable_scope("cnn/conv1_1"):
             tf1.get_variable("weights", shape=(3, 3, 3, 4))

@@ -80,9 +80,8 @@ def test_tensorflow_says_the_same(parsed, capsys):
 def test_a_disk_that_tensorflow_finds_full_is_no_lack_of_gpu_memory(parsed, capsys):
     """TensorFlow raises the same class of error for both."""
     pytest.importorskip("tensorflow")
-    from reproduction.runtime.tf_import import frameworks
+    from reproduction.runtime.tf import tf1
 
-    tf1, _ = frameworks()
     with tf1.Graph().as_default(), tf1.Session() as session:
         written = tf1.write_file("/dev/full", "x" * 1_000_000)
         with pytest.raises(tf1.errors.ResourceExhaustedError) as failed:
@@ -94,9 +93,8 @@ def test_a_disk_that_tensorflow_finds_full_is_no_lack_of_gpu_memory(parsed, caps
 def test_a_session_that_fails_names_the_error_and_not_only_the_graph():
     """The layout of the message is TensorFlow's own, here of an operator that fails on a CPU."""
     pytest.importorskip("tensorflow")
-    from reproduction.runtime.tf_import import frameworks
+    from reproduction.runtime.tf import tf1
 
-    tf1, _ = frameworks()
     with tf1.Graph().as_default(), tf1.Session() as session:
         broken = tf1.check_numerics(tf1.constant([1.0]) / 0.0, "OOM when allocating tensor")
         with pytest.raises(tf1.errors.InvalidArgumentError, match="Graph execution error") as failed:

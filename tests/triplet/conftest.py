@@ -52,9 +52,8 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture
 def tf1_graph() -> Iterator[None]:
     """A fresh TensorFlow graph with a global step."""
-    from reproduction.runtime.tf_import import frameworks
+    from reproduction.runtime.tf import tf1
 
-    tf1, _ = frameworks()
     with tf1.Graph().as_default():
         tf1.set_random_seed(0)
         tf1.train.get_or_create_global_step()
@@ -63,8 +62,7 @@ def tf1_graph() -> Iterator[None]:
 
 def moving_decays(graph) -> list[float]:  # noqa: ANN001 - a tf1.Graph
     """The decay in each update of a moving statistic: x -= (x - batch) * (1 - decay)."""
-    from reproduction.runtime.tf_import import frameworks
+    from reproduction.runtime.tf import tf1
 
-    tf1, _ = frameworks()
     rates = [t.op for update in graph.get_collection("update_ops") for t in update.inputs[1].op.inputs]
     return [float(tf1.get_static_value(rate.inputs[1])) for rate in rates if rate.inputs[0].op.type == "Const"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from reproduction.runtime.tf import slim, tf1
 from tests.initial_values import CUT, Initial, check, glorot
-from triplet_tf.nets.layers import slim, tf1
 
 CONSTANT = {"biases": 0.0, "beta": 0.0, "gamma": 1.0, "moving_mean": 0.0, "moving_variance": 1.0}
 

@@ -12,12 +12,12 @@ import pytest
 
 from datasets.core import DatasetError
 from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.tf import tf, tf1
 from tests.gpu_kernels import without_kernel
 from tests.triplet.conftest import write_set
 from tests.triplet.test_inputs import config_of, slow_resize
 from triplet_tf.config.base_config import Config
 from triplet_tf.data_sampling import loader
-from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import open_lists
 
 FLAGS = ("--aug_style", "img", "--frame_size", "16", "--train_mode", "hard", "--resize_sides")

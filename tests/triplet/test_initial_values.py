@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from reproduction.runtime.tf import tf, tf1
 from tests.initial_values import Initial, check, glorot
 from triplet_tf import nets
-from triplet_tf.nets.layers import tf, tf1
 from triplet_tf.ranking import center
 
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from datasets.lists import ImageLists, Rows
+from reproduction.runtime.tf import tf, tf1
 from tests.fuzz import seeds
 from triplet_tf.config.base_config import Config, parse, training_parser
 from triplet_tf.data_sampling import augment, loader
-from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import open_lists
 
 

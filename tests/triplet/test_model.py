@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from reproduction.runtime.tf import tf, tf1
 from triplet_tf import ranking
 from triplet_tf.config.base_config import Config, parse, training_parser
-from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.training import graph as model
 
 ANGLES = np.deg2rad([0.0, 25.0, 60.0, 150.0])
@@ -147,7 +147,7 @@ def test_accumulated_gradient_is_the_mean_of_all_mini_batches(size):
 
 def normalised(ranked: bool = False) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Variable]]:
     """A small network with batch norm: images, labels, loss (hard triplets where `ranked`), trainable variables."""
-    from triplet_tf.nets.layers import slim
+    from reproduction.runtime.tf import slim
 
     tf1.set_random_seed(3)
     x, labels = tf1.placeholder(tf.float32, [None, 6]), tf1.placeholder(tf.int64, [None])

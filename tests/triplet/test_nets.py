@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.tf import slim, tf, tf1
 from tests.triplet.conftest import moving_decays
 from tests.triplet.initial_values import check_backbone
 from triplet_tf import nets
-from triplet_tf.nets.layers import dropout, name_seed, slim, tf, tf1
+from triplet_tf.nets.layers import dropout, name_seed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RANDOM = {"TruncatedNormal", "RandomUniform", "RandomStandardNormal", "RandomUniformInt"}

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from reproduction.runtime.tf import slim, tf, tf1
 from tests.triplet.conftest import moving_decays
 from tests.triplet.initial_values import check_backbone
 from triplet_tf import nets
-from triplet_tf.nets.layers import name_seed, slim, tf, tf1
+from triplet_tf.nets.layers import name_seed
 
 SIDE = 225  # the map is 7x7 as at 224; TensorFlow's SAME pads an odd side as torch does
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from reproduction.runtime.tf import tf, tf1
 from triplet_tf import ranking
-from triplet_tf.ranking.distances import tf, tf1
 
 REFERENCE_LABELS = np.array([0, 0, 1, 1])
 REFERENCE = np.stack([f(np.deg2rad([0, 25, 60, 150])) for f in (np.cos, np.sin)], axis=1)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import triplet
+from reproduction.runtime.tf import tf, tf1
 from triplet_tf import ranking
-from triplet_tf.ranking.distances import tf, tf1
 
 
 def test_row_by_row_mining_is_the_same_loss():

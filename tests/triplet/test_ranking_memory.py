@@ -7,8 +7,8 @@ import functools
 import numpy as np
 import pytest
 
+from reproduction.runtime.tf import slim, tf, tf1
 from triplet_tf import ranking
-from triplet_tf.ranking.distances import slim, tf, tf1
 from triplet_tf.ranking.semi_hard import SLIM_LIMIT, semi_hard_loss, sorted_semi_hard_loss
 
 BATCH, WIDTH = 1024, 256

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.tf import slim, tf, tf1
 from triplet_tf import nets, ranking
-from triplet_tf.nets.layers import slim, tf, tf1
 
 CLASSES = 1001  # as the public ones have
 

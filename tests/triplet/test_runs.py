@@ -293,7 +293,7 @@ def test_imagenet_weights_are_restored_and_named_in_the_record(runs, tiny, tmp_p
     """A checkpoint of another run stands for the public one: same names; a step of rate 1e-9 leaves it as it was."""
     import hashlib
 
-    from triplet_tf.data_sampling.augment import tf1
+    from reproduction.runtime.tf import tf1
 
     home = tmp_path / "weights" / "mobilenet_v1_1.0_224"
     home.mkdir(parents=True)

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reproduction.runtime.tf_import import frameworks
+from reproduction.runtime.tf import tf, tf1
 from triplet_tf.config.base_config import BATCH_FRAME, BATCH_SIDE
-
-tf1, _ = frameworks()
-import tensorflow as tf  # noqa: E402 - after frameworks(), which sets what TensorFlow reads at import
 
 VGG_MEAN = (123.68, 116.78, 103.94)
 DENSENET_MEAN, DENSENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

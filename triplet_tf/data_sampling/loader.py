@@ -16,10 +16,10 @@ from datasets.files import reading, write_json
 from datasets.identity import content_digest
 from datasets.lists import ImageLists
 from reproduction.runtime.run_folder import UserError, shown
+from reproduction.runtime.tf import tf, tf1
 from reproduction.runtime.tf_runtime import gpu_name, upright
 from triplet_tf.config.base_config import Config
 from triplet_tf.data_sampling import augment, image_lists, sampler
-from triplet_tf.data_sampling.augment import tf, tf1
 
 PREFETCH = 2  # batches
 CACHE = "cache"  # folder below the data folder

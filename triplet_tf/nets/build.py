@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.tf import slim, tf, tf1
 from triplet_tf.config.networks import TABLE
-from triplet_tf.nets.layers import Settings, dropout, flatten, name_seed, slim, tf, tf1
+from triplet_tf.nets.layers import Settings, dropout, flatten, name_seed
 
 EPSILON = 1e-10  # lower bound of the squared norm of an embedding
 

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from triplet_tf.nets.layers import (
-    Settings,
-    global_pool,
-    layer_defaults,
-    linear_map,
-    scope,
-    slim,
-    tf,
-    tf1,
-    xavier_uniform,
-)
+from reproduction.runtime.tf import slim, tf, tf1
+from triplet_tf.nets.layers import Settings, global_pool, layer_defaults, linear_map, scope, xavier_uniform
 
 GROWTH = 48
 STEM = 96

@@ -7,18 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from triplet_tf.nets.layers import (
-    Settings,
-    flatten,
-    global_pool,
-    he_normal,
-    layer_defaults,
-    linear_map,
-    scope,
-    slim,
-    tf,
-    tf1,
-)
+from reproduction.runtime.tf import slim, tf, tf1
+from triplet_tf.nets.layers import Settings, flatten, global_pool, he_normal, layer_defaults, linear_map, scope
 
 KEEP = 0.8
 

@@ -7,10 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from reproduction.runtime.tf_import import frameworks
-
-tf1, slim = frameworks()
-import tensorflow as tf  # noqa: E402 - after frameworks(), which sets what TensorFlow reads at import
+from reproduction.runtime.tf import slim, tf, tf1
 
 # in a graph == of variables is identity anyway; not asking which mode it is each time builds a third faster
 tf1.disable_tensor_equality()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from triplet_tf.nets.layers import Settings, global_pool, layer_defaults, linear_map, scope, slim, tf, tf1
+from reproduction.runtime.tf import slim, tf, tf1
+from triplet_tf.nets.layers import Settings, global_pool, layer_defaults, linear_map, scope
 
 DEPTHS = (64, 128, 128, 256, 256, *[512] * 6, 1024, 1024)
 HALVING = (2, 4, 6, 12)  # layers whose depthwise convolution has stride 2

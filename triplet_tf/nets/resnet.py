@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from triplet_tf.nets.layers import Settings, he_normal, linear_map, scope, slim, tf
+from reproduction.runtime.tf import slim, tf
+from triplet_tf.nets.layers import Settings, he_normal, linear_map, scope
 
 
 def resnet_v2_50(images: tf.Tensor, settings: Settings) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triplet_tf.ranking.distances import tf, tf1
+from reproduction.runtime.tf import tf, tf1
 
 CENTER_LAMBDA = 0.003  # hard-coded in the released script; --triplet_loss_lambda is not used with cntr
 CENTER_ALPHA = 0.5

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import tensorflow as tf
-import tf_slim as slim  # noqa: F401 - the losses import it from here
-
-tf1 = tf.compat.v1
-tf1.disable_eager_execution()
+from reproduction.runtime.tf import tf
 
 NO_NEGATIVE = 1e5  # stands for the distance to a negative that is not there; distances of unit vectors are at most 4
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from reproduction.runtime.tf import tf
 from triplet_tf.ranking.distances import (
     NO_NEGATIVE,
     numeric_margin,
     pair_masks,
     row_counts,
     squared_distances,
-    tf,
     weighted_rows,
 )
 

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from triplet_tf.ranking.distances import (
-    numeric_margin,
-    pair_masks,
-    slim,
-    sorted_negatives,
-    squared_distances,
-    tf,
-    tf1,
-    weighted_rows,
-)
+from reproduction.runtime.tf import slim, tf, tf1
+from triplet_tf.ranking.distances import numeric_margin, pair_masks, sorted_negatives, squared_distances, weighted_rows
 
 SLIM_LIMIT = 64  # tf-slim tiles B x B to B^2 x B several times over: 1 MiB each at 64, 4 GiB each at 1024
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from datasets.lists import ImageLists
+from reproduction.runtime.tf import tf, tf1
 from triplet_tf import nets, ranking  # each imports a module of its own at the first use
 from triplet_tf.config.base_config import TRIPLET_MODES, Config
-from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.loader import TestBatches, TrainBatches
 
 MOMENTUM = 0.9

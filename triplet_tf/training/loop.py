@@ -14,8 +14,8 @@ from datasets.lists import ImageLists
 from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.loop import Training
 from reproduction.runtime.run_folder import Run, UserError, open_run, shown, stop_signals, write_json
+from reproduction.runtime.tf import tf, tf1
 from triplet_tf.config.base_config import Config, of_run
-from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import data_set, digests, open_lists
 from triplet_tf.data_sampling.loader import explained
 from triplet_tf.training.evaluate import Tested, accuracies, embedding_health, run_test

@@ -20,9 +20,9 @@ from reproduction.runtime.arrays import confusion_counts, write_npz
 from reproduction.runtime.outcomes import outcomes_of
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, UserError, read_json, shown, write_bytes, write_json
+from reproduction.runtime.tf import tf, tf1
 from triplet_tf import deviations, plots
 from triplet_tf.config.base_config import Config, describe
-from triplet_tf.data_sampling.augment import tf, tf1
 from triplet_tf.data_sampling.image_lists import digests, open_lists
 from triplet_tf.data_sampling.loader import explained, file_paths
 from triplet_tf.training import evaluate
