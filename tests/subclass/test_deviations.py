@@ -1,4 +1,4 @@
-"""Ids in the code, in docs/deviations/subclass.md and in records are the same."""
+"""Which deviations the flags switch on and off, and that the page names these flags."""
 
 import json
 import re
@@ -9,36 +9,7 @@ import pytest
 from reproduction.runtime.deviations import active
 from subclass_torch import deviations, flags
 from subclass_torch.yt8m import flags as yt8m_flags
-
-from .conftest import ROOT
-
-DOC = ROOT / "docs" / "deviations" / "subclass.md"
-
-
-def rows():
-    cells = [
-        [c.strip() for c in line.strip("|").split("|")]
-        for line in DOC.read_text().splitlines()
-        if line.startswith("| SDN-")
-    ]
-    return {row[0]: row for row in cells}
-
-
-def test_code_table_and_list_hold_the_same_ids():
-    listed = set(deviations.IMAGES) | set(deviations.VIDEOS)
-    assert listed == set(rows()) and len(listed) == 28 + 11
-    code = "\n".join(path.read_text() for path in (ROOT / "subclass_torch").rglob("*.py"))
-    marked = set(re.findall(r"# DEVIATION (SDN-[DY]\d\d): \S", code)) | set(
-        re.findall(r"DEVIATION (SDN-[DY]\d\d): ", code)
-    )
-    assert marked <= listed
-    assert listed - marked == set(), "no comment in the code"
-    assert set(re.findall(r"SDN-[DY]\d\d", code)) <= listed
-
-
-def test_every_row_is_complete():
-    for name, row in rows().items():
-        assert len(row) == 7 and all(row), name
+from tests.test_deviation_pages import rows
 
 
 @pytest.mark.parametrize(
@@ -54,10 +25,10 @@ def test_switches_exist_and_official_turns_them_off(table, make, module, capsys)
     switched = {name for name, test in table.items() if test is not None}
     known = make()._option_string_actions
     for name in switched:
-        words = re.findall(r"`(--[\w-]+)", rows()[name][4])
+        words = re.findall(r"`(--[\w-]+)", rows("subclass")[name][4])
         assert words and all(word in known for word in words), name
     for name in table.keys() - switched:
-        assert rows()[name][4] == "-", name
+        assert rows("subclass")[name][4] == "-", name
     ours = active(config(), table)
     official = active(config("--compat", "official"), table)
     assert not set(official) & switched

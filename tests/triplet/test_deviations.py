@@ -1,46 +1,12 @@
-"""Ids of deviations agree between code, page and records; the flags that the pages name exist."""
+"""Which deviations a run writes into its record, by its flags."""
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
-
 import pytest
 
+from tests.test_deviation_pages import rows
 from triplet_tf import deviations
 from triplet_tf.config.base_config import parse, training_parser
-
-ROOT = Path(__file__).resolve().parents[2]
-TABLE, PAGE = ROOT / "docs/deviations/triplet.md", ROOT / "docs/papers/triplet.md"
-ID, FLAG = re.compile(r"STL-D\d\d"), re.compile(r"`(--[a-zA-Z][\w-]*)")
-
-
-def rows() -> dict[str, list[str]]:
-    lines = [line for line in TABLE.read_text().splitlines() if line.startswith("| STL-")]
-    return {row[0]: row for row in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
-
-
-def code() -> str:
-    return "\n".join(path.read_text() for path in sorted((ROOT / "triplet_tf").rglob("*.py")))
-
-
-def test_every_row_of_the_papers_ledger_is_there_once_and_complete():
-    assert list(rows()) == [f"STL-D{i:02d}" for i in range(1, 27)]
-    assert all(len(row) == 7 and all(row) for row in rows().values())
-
-
-def test_code_and_page_use_the_same_ids():
-    (line,) = re.findall(r"^Nothing is left in the code to mark for (.*)\.$", TABLE.read_text(), re.MULTILINE)
-    assert set(ID.findall(code())) == set(rows()) - set(ID.findall(line))
-    for page in (PAGE, ROOT / "triplet_tf" / "README.md"):
-        assert set(ID.findall(page.read_text())) <= set(rows())
-
-
-def test_flags_that_the_pages_name_exist():
-    known = {word for action in training_parser()._actions for word in action.option_strings} | {"--root"}
-    for page in (TABLE, PAGE):
-        assert set(FLAG.findall(page.read_text())) - known == set(), page.name
 
 
 @pytest.mark.parametrize(
@@ -65,10 +31,5 @@ def test_flags_that_the_pages_name_exist():
 )
 def test_what_a_run_writes_into_its_record(flags, on, off):
     active = deviations.active(parse(training_parser(), flags.split()))
-    assert on <= set(active) <= set(rows()) and not off & set(active)
+    assert on <= set(active) <= set(rows("triplet")) and not off & set(active)
     assert len(active) == len(set(active))
-
-
-def test_records_use_the_ids_of_the_page():
-    for path in sorted((ROOT / "reproduction/results/triplet").rglob("*.json")):
-        assert set(json.loads(path.read_text())["deviations"]) <= set(rows()), path
