@@ -188,35 +188,3 @@ def test_bad_values_end_in_one_line(argv, says, capsys):
         parse_rnn(rnn_parser("s", "cifar10", "vgg16"), argv)
     message = capsys.readouterr().err
     assert error.value.code == 2 and says in message and message.count("\n") == 1, message
-
-
-SCRIPTS = [name for name in GOLDEN]
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_print_config_imports_no_framework(script, name, tmp_path):
-    (tmp_path / "tensorflow.py").write_text("raise SystemExit('a framework was imported')")
-    (tmp_path / "torch.py").write_text("raise SystemExit('a framework was imported')")
-    done = script(f"class2str_tf/{name}", "--print-config", "--seed", "7", PYTHONPATH=str(tmp_path))
-    assert json.loads(done.stdout)["seed"] == 7
-
-
-def test_scripts_run_from_their_own_folder_and_as_modules(script, tmp_path):
-    import subprocess
-    import sys
-
-    from reproduction.runtime.run_folder import REPO_ROOT
-
-    inside = subprocess.run(
-        [sys.executable, "train_fc_classifier.py", "--print-config"],
-        cwd=REPO_ROOT / "class2str_tf",
-        capture_output=True,
-        text=True,
-    )
-    module = subprocess.run(
-        [sys.executable, "-m", "class2str_tf.train_fc_classifier", "--print-config"],
-        cwd=REPO_ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert json.loads(inside.stdout) == json.loads(module.stdout)

@@ -2,15 +2,10 @@
 
 import inspect
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from finegrained_torch import flags, pipeline
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 # parameter of the released class, default, a value to try
 GOLDEN = [
@@ -238,30 +233,3 @@ def test_constructor_and_flags_resolve_alike(capsys):
     assert other["stage"][-2:] == ["multi-head", "report"] and other["pretrained"] is False and other["out_dir"] == "x"
     with pytest.raises(ValueError, match="strategy 'transfer'"):
         pipeline.Pipeline(strategy="transfer")
-
-
-@pytest.mark.parametrize("script", ["main.py", "pipeline.py"])
-def test_help_imports_no_framework(script):
-    code = (
-        "import runpy, sys; sys.argv = ['x', '--help']\n"
-        "try:\n    runpy.run_path(sys.path.pop(), run_name='__main__')\n"
-        "except SystemExit as end:\n    assert end.code == 0\n"
-        "bad = {'torch', 'tensorflow', 'sklearn', 'lightning', 'umap', 'hdbscan', 'scipy'} & set(sys.modules)\n"
-        "assert not bad, bad"
-    )
-    path = ROOT / "finegrained_torch" / script
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.append({str(path)!r})\n{code}"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("script", ["main", "pipeline"])
-def test_from_inside_the_folder_and_as_a_module(script):
-    """As the originals were run: python main.py ..."""
-    argv = [sys.executable, f"{script}.py", "--dataset", "cifar100", "--print-config"]
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT / "finegrained_torch")
-    assert done.returncode == 0 and json.loads(done.stdout)["dataset"] == "cifar100", done.stderr
-    argv = [sys.executable, "-m", f"finegrained_torch.{script}", "--print-config"]
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
-    assert json.loads(done.stdout)["dataset"] == "cifar10", done.stderr

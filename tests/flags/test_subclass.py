@@ -3,16 +3,11 @@
 import dataclasses
 import json
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from subclass_torch import flags, ranking
 from subclass_torch.yt8m import flags as yt8m_flags
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 # name, type, default as released (None: store_true), a value to try
 GOLDEN = [
@@ -224,30 +219,3 @@ def test_yt8m_booleans_official_and_unused(capsys):
     assert config["ignored"] == ["perform_training", "optimizer", "num_train_observations"]
     assert "fewer than --num_classes" in refused(capsys, "--num_subclasses", "10", module=yt8m_flags)
     assert "'maybe' is not True or False" in refused(capsys, "--shuffle_data=maybe", module=yt8m_flags)
-
-
-@pytest.mark.parametrize("script", ["notebook.py", "notebook_yt8m.py", "predict.py", "ranking.py"])
-def test_help_imports_no_framework(script):
-    code = (
-        "import runpy, sys; sys.argv = ['x', '--help']\n"
-        "try:\n    runpy.run_path(sys.path.pop(), run_name='__main__')\n"
-        "except SystemExit as end:\n    assert end.code == 0\n"
-        "bad = {'torch', 'tensorflow', 'sklearn', 'matplotlib'} & set(sys.modules)\nassert not bad, bad"
-    )
-    path = ROOT / "subclass_torch" / script
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.append({str(path)!r})\n{code}"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_seed_line_from_inside_the_folder():
-    """As the original was run: python notebook.py ..., with data sets that are ours."""
-    argv = [sys.executable, "notebook.py", *SEED_LINES["svhn"].split(), "--print-config"]
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT / "subclass_torch")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["learning_rate"] == 0.01
-    done = subprocess.run(
-        [sys.executable, "-m", "subclass_torch.notebook", "--print-config"], capture_output=True, text=True, cwd=ROOT
-    )
-    assert json.loads(done.stdout)["dataset"] == "cifar10"

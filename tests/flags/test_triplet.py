@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
 from reproduction.runtime.flags import as_dict
-from reproduction.runtime.run_folder import REPO_ROOT
 from triplet_tf import main as original
 from triplet_tf.config.base_config import choose_gpu, composed_name, of_run, parse, training_parser
 
@@ -167,22 +165,6 @@ def test_bad_values_end_in_one_line(argv, says, capsys):
 
 def test_vanilla_has_no_groups():
     assert resolved("--batch_size", "30")["batch_size"] == 30
-
-
-@pytest.mark.parametrize("name", ["main.py", "fast_fgvr_semi_train.py", "eval.py"])
-def test_print_config_imports_no_framework(script, name, tmp_path):
-    for framework in ("tensorflow", "torch", "sklearn", "tf_slim"):
-        (tmp_path / f"{framework}.py").write_text("raise SystemExit('a framework was imported')")
-    done = script(f"triplet_tf/{name}", "--print-config", "--seed", "7", PYTHONPATH=str(tmp_path))
-    assert json.loads(done.stdout)["seed"] == 7
-
-
-def test_scripts_run_from_their_own_folder_and_as_modules():
-    outputs = [
-        subprocess.run([sys.executable, *words, "--print-config"], cwd=cwd, capture_output=True, text=True, check=True)
-        for words, cwd in ((["main.py"], REPO_ROOT / "triplet_tf"), (["-m", "triplet_tf.main"], REPO_ROOT))
-    ]
-    assert json.loads(outputs[0].stdout) == json.loads(outputs[1].stdout)
 
 
 def test_eval_takes_the_network_from_the_run_folder(tmp_path):

@@ -343,20 +343,6 @@ def test_missing_images_are_named_by_the_viewer(flat, pictures, tmp_path):
     assert answer.returncode == 2 and "images of" in answer.stderr and "missing" in answer.stderr
 
 
-def test_print_config_is_fast_and_imports_no_framework():
-    code = (
-        "import sys, runpy; sys.argv = ['train.py', '--print-config', '--dataset', 'cifar100'];\n"
-        f"sys.path.insert(0, {str(REPO_ROOT)!r})\n"
-        f"try: runpy.run_path({str(TRAIN)!r}, run_name='__main__')\n"
-        "except SystemExit as error: assert not error.code\n"
-        "assert 'torch' not in sys.modules and 'tensorflow' not in sys.modules"
-    )
-    answer = run([sys.executable, "-c", code])
-    assert answer.returncode == 0, answer.stderr
-    config = json.loads(answer.stdout)
-    assert config["tree"] == "official" and config["augment"] == "crop_flip" and config["arm"] == "A0"
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
