@@ -9,8 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from reproduction.runtime.flags import run_main
 from reproduction.runtime.run_data import already_done
 from triplet_tf.config import base_config
+from triplet_tf.config.initial_weights import check_started_from
 from triplet_tf.data_sampling.image_lists import data_set
-from triplet_tf.nets import check_started_from
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,27 +1,21 @@
-"""The backbones. What is in `config` and `files` imports no framework; the rest imports TensorFlow at first use."""
+"""The backbones: what is fixed about each, the two heads on it, and the ImageNet weights that it may start from."""
 
-from __future__ import annotations
-
-import importlib
-from typing import Any
-
+from triplet_tf.config.initial_weights import DIGESTS, check_started_from, checkpoint_digests, imagenet_checkpoint
 from triplet_tf.config.networks import NETS, TABLE, Net
+from triplet_tf.nets.build import backbone, embedding_head
+from triplet_tf.nets.restore import restore_imagenet, restored_variables, weight_decay_terms
 
-_LAZY = {
-    "DIGESTS": "files",
-    "backbone": "build",
-    "check_started_from": "files",
-    "checkpoint_digests": "files",
-    "embedding_head": "build",
-    "imagenet_checkpoint": "files",
-    "restored_variables": "restore",
-    "restore_imagenet": "restore",
-    "weight_decay_terms": "restore",
-}
-__all__ = ["NETS", "TABLE", "Net", *_LAZY]  # noqa: PLE0604 - names resolved below
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+__all__ = [
+    "DIGESTS",
+    "NETS",
+    "TABLE",
+    "Net",
+    "backbone",
+    "check_started_from",
+    "checkpoint_digests",
+    "embedding_head",
+    "imagenet_checkpoint",
+    "restore_imagenet",
+    "restored_variables",
+    "weight_decay_terms",
+]

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from typing import Any
-
 from reproduction.runtime.run_folder import UserError
 from reproduction.runtime.tf import slim, tf, tf1
 from triplet_tf.config.networks import TABLE
+from triplet_tf.nets import densenet, inception, mobilenet, resnet
 from triplet_tf.nets.layers import Settings, dropout, flatten, name_seed
 
 EPSILON = 1e-10  # lower bound of the squared norm of an embedding
-
-
-def _loaded_at_first_use(module: str, name: str) -> Callable[..., Any]:
-    return lambda *arguments: getattr(importlib.import_module(f"triplet_tf.nets.{module}"), name)(*arguments)
-
-
 BUILDERS = {
-    "resnet50": _loaded_at_first_use("resnet", "resnet_v2_50"),
-    "resnet50_v1": _loaded_at_first_use("resnet", "resnet_v1_50"),
-    "inc4": _loaded_at_first_use("inception", "inception_v4"),
-    "inc3": _loaded_at_first_use("inception", "inception_v3"),
-    "densenet161": _loaded_at_first_use("densenet", "densenet161"),
-    "mobile": _loaded_at_first_use("mobilenet", "mobilenet_v1"),
+    "resnet50": resnet.resnet_v2_50,
+    "resnet50_v1": resnet.resnet_v1_50,
+    "inc4": inception.inception_v4,
+    "inc3": inception.inception_v3,
+    "densenet161": densenet.densenet161,
+    "mobile": mobilenet.mobilenet_v1,
 }
 
 

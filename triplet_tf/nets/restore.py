@@ -7,8 +7,8 @@ from pathlib import Path
 from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import UserError, shown
 from reproduction.runtime.tf import slim, tf, tf1
+from triplet_tf.config.initial_weights import check_exists
 from triplet_tf.config.networks import TABLE
-from triplet_tf.nets.files import check_exists
 
 
 def restored_variables(net: str) -> list[tf.Variable]:

@@ -10,16 +10,16 @@ from typing import NamedTuple
 
 from datasets.lists import ImageLists
 from reproduction.runtime.tf import tf, tf1
-from triplet_tf import nets, ranking  # each imports a module of its own at the first use
+from triplet_tf import nets, ranking
 from triplet_tf.config.base_config import TRIPLET_MODES, Config
 from triplet_tf.data_sampling.loader import TestBatches, TrainBatches
 
 MOMENTUM = 0.9
 LOSSES: dict[str, Callable[..., tf.Tensor]] = {
-    "semi_hard": lambda *batch: ranking.semi_hard_loss(*batch),
-    "hard": lambda *batch: ranking.batch_hard_loss(*batch),
+    "semi_hard": ranking.semi_hard_loss,
+    "hard": ranking.batch_hard_loss,
     # DEVIATION STL-D04: accepted and not implemented in the released code
-    "hard_awtl": lambda *batch: ranking.adaptive_weight_loss(*batch),
+    "hard_awtl": ranking.adaptive_weight_loss,
 }
 
 

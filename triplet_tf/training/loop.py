@@ -15,6 +15,7 @@ from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.loop import Training
 from reproduction.runtime.run_folder import Run, UserError, open_run, shown, stop_signals, write_json
 from reproduction.runtime.tf import tf, tf1
+from triplet_tf import nets
 from triplet_tf.config.base_config import Config, of_run
 from triplet_tf.data_sampling.image_lists import data_set, digests, open_lists
 from triplet_tf.data_sampling.loader import explained
@@ -28,9 +29,7 @@ def run_training(config: Config) -> None:
     """Runs a training script: lists, graph, training (or going on), evaluation, record."""
     with open_run(config.folder, of_run(config), config.overwrite) as run:
         if config.init == "imagenet" and tf_runtime.newest_name(run.folder) is None:
-            from triplet_tf.nets import imagenet_checkpoint
-
-            imagenet_checkpoint(config)  # its absence is reported before images are fetched
+            nets.imagenet_checkpoint(config)  # its absence is reported before images are fetched
         seen = look(data_set(config), Path(config.data_dir))
         lists = open_lists(config)
         if run_data.is_finished(run, seen, lambda: digests(config, lists)):
@@ -129,8 +128,6 @@ def train(
 
 def start_from_imagenet(session: tf1.Session, config: Config, folder: Path) -> None:
     """Fills the backbone from the ImageNet checkpoint and writes its digests into the run folder."""
-    from triplet_tf import nets
-
     weights = nets.imagenet_checkpoint(config)
     nets.restore_imagenet(session, config.net, weights)
     write_json(folder / nets.DIGESTS, nets.checkpoint_digests(weights))

@@ -1,4 +1,4 @@
-"""Files of a public ImageNet checkpoint: where they lie, and their digests. No framework."""
+"""The public ImageNet checkpoint that a run starts from: where its files are, and their digests. No framework."""
 
 from __future__ import annotations
 
