@@ -80,7 +80,7 @@ def fast_path(paper: str, options: tuple[str, ...], device: str, small: bool) ->
     if compiled:
         try:
             fast()
-        except Exception as error:  # noqa: BLE001 - whatever the compiler's chain raises, eager still works
+        except Exception as error:  # whatever the compiler's chain raises, eager still works
             raise NotSupported(f"torch.compile: {first_line(error)[:120]}") from None
     plain = step_of(model, images, labels, False, False)
     inner = 1 if device == "cpu" else 30

@@ -138,7 +138,7 @@ def extract(path: Path, target: Path, limit: int, wanted: Callable[[str], str | 
 def _write(stream: IO[bytes], path: Path, left: int, archive: str) -> int:
     with _writing(path, archive):
         path.parent.mkdir(parents=True, exist_ok=True)
-        out = open(path, "xb")  # noqa: SIM115
+        out = open(path, "xb")
     with out:
         while block := stream.read(CHUNK):  # what this raises is the archive's fault, not the disk's
             left -= len(block)

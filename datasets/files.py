@@ -43,7 +43,7 @@ def read_bounded(path: Path, limit: int | None) -> bytes:
     """
     limit = MOST_BYTES if limit is None else limit
     try:
-        opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # noqa: SIM115
+        opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
         with opened as stream:
             raw = stream.read(limit + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:  # only downloads are compressed

@@ -33,7 +33,7 @@ def orientation(raw: bytes) -> int:
             warnings.simplefilter("ignore")  # what Pillow warns of in a damaged EXIF block
             with Image.open(io.BytesIO(raw), formats=("JPEG", "PNG")) as picture:
                 value = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 - a damaged block raises nearly anything, and the pixels may be whole
+    except Exception:  # a damaged block raises nearly anything, and the pixels may be whole
         return 1
     return int(value) if value in range(1, 9) else 1
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from collections.abc import Sequence  # noqa: E402
-from typing import Any  # noqa: E402
+from collections.abc import Sequence
+from typing import Any
 
-from finegrained_torch import flags  # noqa: E402
-from reproduction.runtime.flags import as_dict, run_main  # noqa: E402
+from finegrained_torch import flags
+from reproduction.runtime.flags import as_dict, run_main
 
 if __name__ == "__mp_main__" and flags.TRAINING_CHILD in os.environ:  # a process that Lightning spawned
-    from finegrained_torch.training import modules  # noqa: E402, F401
+    from finegrained_torch.training import modules  # noqa: F401
 
 RELEASED_ALPHAS = (0.1, 0.9)
 

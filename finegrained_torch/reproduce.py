@@ -11,11 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from datasets import pathmnist  # noqa: E402
-from datasets.fetch import find  # noqa: E402
-from finegrained_torch.flags import SUB_LABELS, row_name  # noqa: E402
-from reproduction.launch.pipeline import Command, Request, on_gpu, rates_around, run  # noqa: E402
-from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, shown  # noqa: E402
+from datasets import pathmnist
+from datasets.fetch import find
+from finegrained_torch.flags import SUB_LABELS, row_name
+from reproduction.launch.pipeline import Command, Request, on_gpu, rates_around, run
+from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, shown
 
 SCRIPT = "finegrained_torch/pipeline.py"
 DATASETS = {"paper": "cifar10", "matched": "cifar100", "cpu": "mnist5k", "smoke": "mnist5k"}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.runtime.flags import run_main  # noqa: E402
-from subclass_torch import flags  # noqa: E402
+from reproduction.runtime.flags import run_main
+from subclass_torch import flags
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.runtime.flags import run_main  # noqa: E402
-from subclass_torch.yt8m import flags  # noqa: E402
+from reproduction.runtime.flags import run_main
+from subclass_torch.yt8m import flags
 
 
 def main() -> None:

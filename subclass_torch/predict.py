@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.runtime.flags import (  # noqa: E402
+from reproduction.runtime.flags import (
     PRINT_CONFIG,
     FlagTable,
     Parser,
@@ -19,7 +19,7 @@ from reproduction.runtime.flags import (  # noqa: E402
     run_main,
     whole,
 )
-from reproduction.runtime.run_folder import UserError, shown, together  # noqa: E402
+from reproduction.runtime.run_folder import UserError, shown, together
 
 FLAGS: FlagTable = {
     "--checkpoint": dict(required=True, metavar="FILE", help="checkpoint or run folder"),

@@ -11,7 +11,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.runtime.flags import (  # noqa: E402
+from reproduction.runtime.flags import (
     Parser,
     add_common,
     finish_parsing,
@@ -20,8 +20,8 @@ from reproduction.runtime.flags import (  # noqa: E402
     run_main,
     whole,
 )
-from reproduction.runtime.record import make_record, versions_of  # noqa: E402
-from reproduction.runtime.run_folder import (  # noqa: E402
+from reproduction.runtime.record import make_record, versions_of
+from reproduction.runtime.run_folder import (
     UserError,
     finished_with,
     open_run,

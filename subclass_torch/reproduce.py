@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.launch.pipeline import Command, Request, rates_around, run  # noqa: E402
-from reproduction.runtime.run_folder import RUNS_ROOT, UserError  # noqa: E402
+from reproduction.launch.pipeline import Command, Request, rates_around, run
+from reproduction.runtime.run_folder import RUNS_ROOT, UserError
 
 SCRIPT = "subclass_torch/notebook.py"
 RANKING = "subclass_torch/ranking.py"

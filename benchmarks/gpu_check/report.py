@@ -40,7 +40,7 @@ class Report:
         """Runs a part of the check; a failure is reported and the next part goes on."""
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - whatever a driver or a framework raises, the others are still looked at
+        except Exception as error:  # whatever a driver or a framework raises, the others are still looked at
             traceback.print_exc()
             reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0][:160]}"
             self.add("failure", f"{paper}: {what}: FAILED: {reason}", paper=paper, what=what, message=reason)

@@ -258,7 +258,7 @@ def findings(comparisons: Sequence[Comparison], records: Collection, template: P
 
     answers = Answers(comparisons, records, template.name)
     names = {name: getattr(answers, name) for name in vars(Answers) if not name.startswith("_")}
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     try:
         return environment.from_string(template.read_text(encoding="utf-8")).render(**names).rstrip() + "\n"
     except TemplateError as error:

@@ -142,7 +142,7 @@ def connect(ray: Any) -> None:
         try:
             ray.init(log_to_driver=True, logging_level="warning", **local)
             return
-        except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions, RuntimeErrors, ConnectionErrors
+        except Exception as error:  # Ray raises bare Exceptions, RuntimeErrors, ConnectionErrors
             problem = f"{error}".strip().partition("\n")[0] or type(error).__name__
             ray.shutdown()
     advice = f"RAY_ADDRESS={address} is a running cluster" if address else "memory and /tmp have free space"

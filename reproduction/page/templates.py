@@ -36,10 +36,10 @@ def part(name: str, *values: Any, **named: Any) -> Markup:
       *values: its arguments.
       **named: its arguments by name.
     """
-    return Markup(getattr(_environment().get_template("parts.html.j2").module, name)(*values, **named))  # noqa: S704
+    return Markup(getattr(_environment().get_template("parts.html.j2").module, name)(*values, **named))
 
 
 def whole_page(**values: Any) -> str:
     """Renders page.html.j2 with style and script inside."""
-    style, script = (Markup((PAGE / name).read_text(encoding="utf-8")) for name in ("style.css", "script.js"))  # noqa: S704
+    style, script = (Markup((PAGE / name).read_text(encoding="utf-8")) for name in ("style.css", "script.js"))
     return _environment().get_template("page.html.j2").render(style=style, script=script, **values) + "\n"

@@ -143,7 +143,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
         prefix = index.with_suffix("")
         try:
             found.append((int(tf1.train.load_checkpoint(str(prefix)).get_tensor("global_step")), prefix))
-        except Exception as error:  # noqa: BLE001 - whatever a damaged file raises, the one before may still do
+        except Exception as error:  # whatever a damaged file raises, the one before may still do
             print(f"{shown(prefix)}: not a readable checkpoint ({first_line(error)})", file=sys.stderr)
     return sorted(found, key=lambda item: (item[0], str(item[1])), reverse=True)
 
@@ -175,7 +175,7 @@ def restore_newest(session: Any, saver: Any, folder: Path, after: int = -1) -> i
         try:
             saver.restore(session, str(prefix))
             return step
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             print(f"{shown(prefix)}: cannot be restored ({first_line(error)}); trying the one before", file=sys.stderr)
     if present or (after < 0 and any(folder.glob("model-*.index"))):
         raise UserError(f"{shown(folder)}: no checkpoint can be restored; --overwrite starts anew")
@@ -206,7 +206,7 @@ def restore_for_evaluation(session: Any, prefix: Path, built: str, variables: Se
             if shapes.get(name) != shape:
                 raise ValueError(f"{name} is {shapes.get(name, 'absent')} there, {shape} here")
         tf1.train.Saver(variables).restore(session, str(prefix))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise UserError(
             f"{shown(prefix)}: does not fit {built}, or is damaged ({first_line(error)}); "
             "give the flags it was trained with"

@@ -197,12 +197,12 @@ class Server:
         self.httpd.shutdown()
         self.httpd.server_close()
 
-    def _handler(server):  # noqa: N805
+    def _handler(server):
         class Handler(http.server.BaseHTTPRequestHandler):
             def log_message(self, *args):
                 pass
 
-            def do_GET(self):  # noqa: N802
+            def do_GET(self):
                 asked = self.headers.get("Range")
                 server.requests.append((self.path, asked))
                 status = server.status.get(self.path, 200 if self.path in server.bodies else 404)

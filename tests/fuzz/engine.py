@@ -169,7 +169,7 @@ def judge(target: Target, data: bytes, folder: Path, must: str = "") -> str:
             return f"its message has several lines: {str(error)[:120]!r}"
         if must == "read":
             return f"a valid input was refused: {error}"
-    except (Exception, Slow) as error:  # noqa: BLE001 - the property itself
+    except (Exception, Slow) as error:  # the property itself
         where = traceback.extract_tb(error.__traceback__)
         ours = [f"{Path(f.filename).name}:{f.lineno}" for f in where if "tests/fuzz" not in f.filename]
         return f"{type(error).__name__}: {str(error)[:120]!r} at {' '.join(ours[-4:])}"

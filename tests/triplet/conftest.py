@@ -60,7 +60,7 @@ def tf1_graph() -> Iterator[None]:
         yield
 
 
-def moving_decays(graph) -> list[float]:  # noqa: ANN001 - a tf1.Graph
+def moving_decays(graph) -> list[float]:  # a tf1.Graph
     """The decay in each update of a moving statistic: x -= (x - batch) * (1 - decay)."""
     from reproduction.runtime.tf import tf1
 

@@ -39,7 +39,7 @@ def restore_imagenet(session: tf1.Session, net: str, checkpoint_path: str | Path
     variables = restored_variables(net)
     try:
         shapes = tf1.train.load_checkpoint(str(path)).get_variable_to_shape_map()
-    except Exception as error:  # noqa: BLE001 - whatever a damaged file raises
+    except Exception as error:  # whatever a damaged file raises
         raise UserError(f"{shown(path)}: not a readable checkpoint ({first_line(error)})") from None
     for variable in variables:
         name, shape = variable.op.name, variable.shape.as_list()
@@ -48,7 +48,7 @@ def restore_imagenet(session: tf1.Session, net: str, checkpoint_path: str | Path
             raise UserError(f"{shown(path)}: {name} is {has} in --net {net}; this is a checkpoint of something else")
     try:
         tf1.train.Saver(variables).restore(session, str(path))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise UserError(f"{shown(path)}: damaged ({first_line(error)})") from None
 
 

@@ -274,7 +274,7 @@ def shapes_in(prefix: Path) -> dict[str, list[int]]:
     """Returns the shapes of a checkpoint's variables; none for a damaged file (restoring it says why)."""
     try:
         return tf1.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()
-    except Exception:  # noqa: BLE001 - whatever a damaged file raises
+    except Exception:  # whatever a damaged file raises
         return {}
 
 
