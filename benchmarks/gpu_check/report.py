@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.gpu_check.agreement import Agreement
 from benchmarks.gpu_check.clock import Clock
+from reproduction.runtime.faults import first_line
 
 # heading of the lines below it; the numbers of the steps are those of CONTRIBUTING.md
 COMPARISON_AND_SPEED = "\nsteps 2 and 4, for each network: comparison with the CPU, then the speed of its training"
@@ -42,7 +43,7 @@ class Report:
             work()
         except Exception as error:  # whatever a driver or a framework raises, the others are still looked at
             traceback.print_exc()
-            reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no message'])[0][:160]}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
             self.add("failure", f"{paper}: {what}: FAILED: {reason}", paper=paper, what=what, message=reason)
 
 

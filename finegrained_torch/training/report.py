@@ -22,6 +22,7 @@ from reproduction.compare.tables import paper_of
 from reproduction.page.report import build, markdown_report
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import confusion_counts, read_npz
+from reproduction.runtime.faults import first_line
 from reproduction.runtime.record import load_record
 from reproduction.runtime.run_folder import DATA_ROOT, UserError, read_json, shown
 
@@ -64,7 +65,7 @@ def write_report(
     except UserError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no detail'])[0][:160]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(
             f"{shown(folder)}: all records are complete, but a picture cannot be written ({reason}); "
             "--stage report tries again"

@@ -26,6 +26,7 @@ from reproduction.launch.after_run import compare_runs
 from reproduction.launch.jobs import Command, ending, start
 from reproduction.launch.pipeline import REQUEST_FLAGS, on_gpu, one_thread_each, request_of
 from reproduction.runtime.cores import cores
+from reproduction.runtime.faults import first_line
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, number, run_main, whole
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
@@ -143,7 +144,7 @@ def connect(ray: Any) -> None:
             ray.init(log_to_driver=True, logging_level="warning", **local)
             return
         except Exception as error:  # Ray raises bare Exceptions, RuntimeErrors, ConnectionErrors
-            problem = f"{error}".strip().partition("\n")[0] or type(error).__name__
+            problem = first_line(error)
             ray.shutdown()
     advice = f"RAY_ADDRESS={address} is a running cluster" if address else "memory and /tmp have free space"
     raise UserError(f"Ray did not start: {problem} Check that {advice}, then run the same command again")

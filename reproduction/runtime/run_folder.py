@@ -23,6 +23,8 @@ from typing import IO, Any, TypeVar
 
 import filelock
 
+from reproduction.runtime.faults import first_line
+
 REPO_ROOT = Path(__file__).resolve().parents[2]
 DATA_ROOT = REPO_ROOT / "data"
 RUNS_ROOT = REPO_ROOT / "runs"
@@ -114,8 +116,7 @@ def together(where: Path, hint: str = "") -> Iterator[None]:
     try:
         yield
     except DO_NOT_FIT as error:
-        message = (str(error).strip() or "no detail").splitlines()[0][:160]
-        reason = f"its files are damaged or do not fit each other ({type(error).__name__}: {message})"
+        reason = f"its files are damaged or do not fit each other ({type(error).__name__}: {first_line(error)})"
         raise UserError(f"{shown(where)}: {reason}{hint and '; '}{hint}") from error
 
 
@@ -183,7 +184,7 @@ class Run:
         except UserError:
             raise
         except Exception as error:
-            stamp["undrawn"] = f"{type(error).__name__}: {(str(error).splitlines() or ['no detail'])[0][:160]}"
+            stamp["undrawn"] = f"{type(error).__name__}: {first_line(error)}"
             what = f"the record is complete, but a picture or text cannot be written ({stamp['undrawn']})"
             warning = UserError(f"warning: {shown(self.folder)}: {what}; the same command tries again")
             print(warning, file=sys.stderr, flush=True)

@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from reproduction.runtime.arrays import check_zip, may_be_whole
 from reproduction.runtime.cores import cores
+from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import Damaged, UserError, atomic, newest_whole, shown
 from reproduction.runtime.torch_fast import allow_tf32 as allow_tf32
 from reproduction.runtime.torch_fast import amp_of as amp_of
@@ -163,7 +164,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", needs: Itera
     except FileNotFoundError:
         raise UserError(f"{shown(path)}: no such checkpoint") from None
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ValueError, KeyError, OSError
-        reason = str(error).strip().partition("\n")[0][:120] or type(error).__name__
+        reason = first_line(error)
         if may_be_whole(error):
             raise UserError(f"{shown(path)}: cannot be read ({getattr(error, 'strerror', reason)})") from None
         raise Damaged(f"{shown(path)}: not a readable checkpoint ({reason})") from None
