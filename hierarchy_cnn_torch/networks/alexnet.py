@@ -41,7 +41,6 @@ class Trunk:
       pool_padding: of the max pools.
       grid: side of the map that goes into fc6 (adaptive average pooling if it differs).
       fc: width of fc6 and fc7.
-      size: side of the input.
       pool: side of the max pools, whose stride is 2.
       pool_first: pool before batch norm and ReLU, which then see a quarter of the positions.
     """
@@ -50,7 +49,6 @@ class Trunk:
     pool_padding: int
     grid: int
     fc: int
-    size: int
     pool: int = 3
     pool_first: bool = False
 
@@ -58,7 +56,7 @@ class Trunk:
 def _small(widths: tuple[int, ...], kernels: tuple[int, ...], fc: int, pooled: tuple[int, ...] = (1, 2, 5)) -> Trunk:
     pools = tuple(at in pooled for at in range(1, 6))
     convs = tuple(Conv(w, k, 1, k // 2, pool=p) for w, k, p in zip(widths, kernels, pools, strict=True))
-    return Trunk(convs, pool_padding=1, grid=4, fc=fc, size=32)
+    return Trunk(convs, pool_padding=1, grid=4, fc=fc)
 
 
 # DEVIATION HCN-D02: AlexNet's convolutions for 32 pixels, narrower, without local response normalisation
@@ -82,7 +80,6 @@ TRUNKS = {
         pool_padding=0,
         grid=6,
         fc=4096,
-        size=227,
     ),
     "torchvision": Trunk(
         (
@@ -95,7 +92,6 @@ TRUNKS = {
         pool_padding=0,
         grid=6,
         fc=4096,
-        size=224,
     ),
 }
 

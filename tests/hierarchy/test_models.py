@@ -1,5 +1,7 @@
 """Networks, branches, losses, schedules, variants."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,16 @@ def test_torchvision_trunk_has_torchvisions_61_million_parameters():
 def test_flags_name_the_same_presets_and_trunks():
     assert set(flags.PRESETS) == set(alexnet.PRESETS)
     assert set(flags.TRUNKS) == {"alexnet32", *alexnet.TRUNKS}
-    assert all(alexnet.trunk_of(name, "mini").size == flags.SIZES[name] for name in flags.TRUNKS)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "preset"), [*(("alexnet32", p) for p in flags.PRESETS), *((t, "") for t in alexnet.TRUNKS)]
+)
+def test_an_image_of_the_trunks_size_gives_a_map_that_needs_no_pooling(trunk, preset):
+    network = Network(replace(alexnet.trunk_of(trunk, preset), fc=8), 3, 5)
+    network.to_grid = None  # cannot be called
+    size = flags.SIZES[trunk]
+    assert network(torch.zeros(1, 3, size, size))[0].shape == (1, 5)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
