@@ -32,10 +32,10 @@ from triplet_tf.ranking.semi_hard import sorted_semi_hard_loss
 
 MODES = ("vanilla", "cntr", "semi_hard", "hard")
 STEPS = 20  # of each mode, after the first
-MARGIN, WIDTH = 0.2, 256
+MARGIN, WIDTH, CLASSES = 0.2, 256, 100
 
 
-def train_ops(net: str, frame: int, batch: int, num_classes: int = 100) -> dict[str, tf.Operation]:
+def train_ops(net: str, frame: int, batch: int) -> dict[str, tf.Operation]:
     """One update of each mode in the current graph: softmax, and softmax plus each regularizer, as a run builds it.
 
     All modes stand in one graph on the same weights and optimizer slots, so that one process holds them once and the
@@ -46,10 +46,10 @@ def train_ops(net: str, frame: int, batch: int, num_classes: int = 100) -> dict[
     images = tf1.get_variable(  # not fed, so that no step copies its pixels
         "images", [batch, frame, frame, 3], trainable=False, initializer=tf1.random_uniform_initializer(-1, 1, seed=1)
     )
-    labels = tf.constant(rng.permutation(num_classes)[np.arange(batch) // 4], tf.int64)
-    logits, feature_map, _ = nets.backbone(net, images.read_value(), num_classes, is_training=True)
+    labels = tf.constant(rng.permutation(CLASSES)[np.arange(batch) // 4], tf.int64)
+    logits, feature_map, _ = nets.backbone(net, images.read_value(), CLASSES, is_training=True)
     embeddings = nets.embedding_head(feature_map, WIDTH)
-    centers = ranking.new_centers(num_classes, WIDTH)
+    centers = ranking.new_centers(CLASSES, WIDTH)
     softmax = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
     center = ranking.CENTER_LAMBDA * ranking.center_loss(labels, embeddings, centers)
     losses = {

@@ -33,9 +33,10 @@ from triplet_tf.training import graph as model
 from triplet_tf.training import loop as ours_loop
 
 SIZES = ((375, 500), (400, 600), (682, 1024))  # as the photographs of the five sets
+CLASSES = 16
 
 
-def write_jpegs(root: Path, count: int, num_classes: int = 16) -> Path:
+def write_jpegs(root: Path, count: int) -> Path:
     """Writes <root>/photos in the paper's csv format; returns root."""
     from PIL import Image
 
@@ -44,7 +45,7 @@ def write_jpegs(root: Path, count: int, num_classes: int = 16) -> Path:
     (home / "images").mkdir(parents=True)
     (home / "lists").mkdir()
     rng = np.random.default_rng(0)
-    labels = np.arange(count) % num_classes
+    labels = np.arange(count) % CLASSES
     names = tuple(f"{i:05d}.jpg" for i in range(count))
     for i, name in enumerate(names):
         height, width = SIZES[i % len(SIZES)]
@@ -55,8 +56,8 @@ def write_jpegs(root: Path, count: int, num_classes: int = 16) -> Path:
         pixels = ramp + 0.3 * sheet * rng.uniform(0.3, 1.0, 3) + rng.normal(0, 4, (height, width, 3))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(home / "images" / name, quality=92)
     rows = lists.Rows(labels, names)
-    lists.write_csv(home / "lists" / lists.FILES["train_all"], rows.take(np.arange(count - num_classes)))
-    lists.write_csv(home / "lists" / lists.FILES["test"], rows.take(np.arange(count - num_classes, count)))
+    lists.write_csv(home / "lists" / lists.FILES["train_all"], rows.take(np.arange(count - CLASSES)))
+    lists.write_csv(home / "lists" / lists.FILES["test"], rows.take(np.arange(count - CLASSES, count)))
     return root
 
 

@@ -27,14 +27,14 @@ class ChildOptions:
     only_see: bool
 
 
-def child_options(argv: list[str] | None = None) -> ChildOptions:
+def child_options() -> ChildOptions:
     """Parses the command line of a process."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", required=True)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--only-see", action="store_true")
-    return ChildOptions(**vars(parser.parse_args(argv)))
+    return ChildOptions(**vars(parser.parse_args()))
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

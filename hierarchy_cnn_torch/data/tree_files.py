@@ -28,7 +28,7 @@ def load_tree(path: Path | str, names: Sequence[str]) -> trees.Node:
     content = read_json(Path(path))
     try:
         if isinstance(content, dict) and "parents" in content:
-            return trees.from_wordnet(content["parents"], names, names)
+            return trees.from_wordnet(content["parents"], names)
         return trees.from_json(content, names)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None

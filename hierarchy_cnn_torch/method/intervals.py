@@ -24,7 +24,7 @@ def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
 
 
 def bootstrap_interval(
-    statistic: Callable[[np.ndarray], float], num_images: int, draws: int = 2000, seed: int = 0
+    statistic: Callable[[np.ndarray], float], num_images: int, draws: int = 2000
 ) -> tuple[float, float]:
     """Returns the 95 % percentile interval of a statistic over images.
 
@@ -32,15 +32,14 @@ def bootstrap_interval(
       statistic: takes the indices of the drawn images, int [num_images].
       num_images: N.
       draws: number of samples with replacement.
-      seed: of the draws.
     """
-    rng = np.random.default_rng([seed, 0xB007])
+    rng = np.random.default_rng([0, 0xB007])
     values = [statistic(rng.integers(0, num_images, num_images)) for _ in range(draws)]
     return float(np.nanpercentile(values, 2.5)), float(np.nanpercentile(values, 97.5))
 
 
 def within_interval(
-    labels: np.ndarray, predictions: np.ndarray, level: np.ndarray, draws: int = 2000, seed: int = 0
+    labels: np.ndarray, predictions: np.ndarray, level: np.ndarray, draws: int = 2000
 ) -> tuple[float, float]:
     """Returns the bootstrap interval over images of the share of errors inside the true group.
 
@@ -49,7 +48,6 @@ def within_interval(
       predictions: int [N] classes.
       level: int [K], group of each class.
       draws: number of samples with replacement.
-      seed: of the draws.
     """
     wrong = labels != predictions
     inside = wrong & (level[labels] == level[predictions])
@@ -58,23 +56,20 @@ def within_interval(
         total = wrong[index].sum()
         return float(inside[index].sum() / total) if total else math.nan
 
-    return bootstrap_interval(share, len(labels), draws, seed)
+    return bootstrap_interval(share, len(labels), draws)
 
 
-def spread_of_equal_gaps(
-    groups: Sequence[tuple[np.ndarray, np.ndarray]], gap: float, draws: int = 2000, seed: int = 0
-) -> np.ndarray:
+def spread_of_equal_gaps(groups: Sequence[tuple[np.ndarray, np.ndarray]], gap: float, draws: int = 2000) -> np.ndarray:
     """Simulates groups that over-fit alike: how far apart the gaps of few images lie by chance.
 
     Args:
       groups: for each group bool [T], [M]: which of its training and test images are classified correctly.
       gap: training minus test accuracy that each group has.
       draws: simulated data sets with the same numbers of images.
-      seed: of the draws.
     Returns:
       float64 [draws], largest minus smallest gap of a group.
     """
-    rng = np.random.default_rng([seed, 0x5B4EAD])
+    rng = np.random.default_rng([0, 0x5B4EAD])
     train, test = (np.array([len(pair[at]) for pair in groups]) for at in (0, 1))
     accuracy = np.array([pair[0].mean() for pair in groups])
     trained = rng.binomial(train, accuracy, (draws, len(groups))) / train

@@ -94,13 +94,12 @@ def probe(
     return chance_corrected(accuracy_of(best, test, targets[2]), share)
 
 
-def kmeans_purity(features: np.ndarray, groups: np.ndarray, seed: int = 0) -> float:
+def kmeans_purity(features: np.ndarray, groups: np.ndarray) -> float:
     """Label-free variant: share of images whose k-means cluster has their group as its majority.
 
     Args:
       features: float [N, D].
       groups: int [N] in [0, G); k = G clusters.
-      seed: of the first centres (k-means++).
     Returns:
       In [1/G, 1].
     """
@@ -108,7 +107,7 @@ def kmeans_purity(features: np.ndarray, groups: np.ndarray, seed: int = 0) -> fl
     x = np.asarray(features, np.float64)
     sd = x.std(0)
     x = (x - x.mean(0)) / np.where(sd > 1e-8, sd, np.inf)
-    _, label = kmeans2(x, k, 20, minit="++", seed=np.random.default_rng([seed, 0xC1]))
+    _, label = kmeans2(x, k, 20, minit="++", seed=np.random.default_rng([0, 0xC1]))
     table = np.zeros((k, k))
     np.add.at(table, (label, groups), 1)
     return float(table.max(1).sum() / len(groups))

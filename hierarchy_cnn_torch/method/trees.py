@@ -265,25 +265,24 @@ def choose_levels(tree: Node, sizes: Sequence[int]) -> list[np.ndarray]:
     return [by_size[size] for size in sorted(sizes)] if sizes else levels
 
 
-def from_wordnet(parents: Any, synsets: Sequence[str], names: Sequence[str]) -> Node:
+def from_wordnet(parents: Any, names: Sequence[str]) -> Node:
     """Makes a tree from an is-a graph: the shortest path to a root for each class, chains of single children collapsed.
 
     Args:
       parents: node -> its hypernyms (WordNet's is-a graph; a node may have several, a root has none).
-      synsets: node of each class.
-      names: class names.
+      names: class names, each a node.
     Raises:
-      ValueError: not such a graph, a synset is not in it, or a class reaches no root.
+      ValueError: not such a graph, a name is not in it, or a class reaches no root.
     """
     lists = parents.values() if isinstance(parents, dict) else [None]
     if not all(isinstance(above, list) and all(isinstance(name, str) for name in above) for above in lists):
         raise ValueError("is-a graph: parents must be an object of lists of names")
     below: dict[str, set[str]] = {}
     roots: set[str] = set()
-    for synset in synsets:
-        if synset not in parents:
-            raise ValueError(f"WordNet: no entry for {synset}")
-        paths, seen = [[synset]], {synset}
+    for name in names:
+        if name not in parents:
+            raise ValueError(f"WordNet: no entry for {name}")
+        paths, seen = [[name]], {name}
         while paths and parents.get(paths[0][-1]):  # breadth first: the first path to reach a root is a shortest one
             path = paths.pop(0)
             above = sorted(set(parents[path[-1]]) - seen)
@@ -291,16 +290,16 @@ def from_wordnet(parents: Any, synsets: Sequence[str], names: Sequence[str]) -> 
             paths += [[*path, parent] for parent in above]
         for path in paths[:1]:
             if len(path) > MOST_DEPTH:
-                raise ValueError(f"is-a graph: {synset} is more than {MOST_DEPTH} steps from a root")
+                raise ValueError(f"is-a graph: {name} is more than {MOST_DEPTH} steps from a root")
             roots.add(path[-1])
             for child, parent in itertools.pairwise(path):
                 below.setdefault(parent, set()).add(child)
-    left = dict(zip(synsets, itertools.count(), strict=False))
+    left = {name: index for index, name in enumerate(names)}
 
     def one(node: str) -> Node | None:
         children = [child for name in sorted(below.get(node, ())) if (child := one(name)) is not None]
         if (index := left.pop(node, None)) is not None:
-            children.append(leaf(index, names[index]))
+            children.append(leaf(index, node))
         return group(node, children) if len(children) > 1 else next(iter(children), None)
 
     tops = [node for root in sorted(roots) if (node := one(root)) is not None]

@@ -142,10 +142,10 @@ def test_wordnet_paths_are_shortest_and_chains_collapse():
         "car": ["vehicle"],
         "vehicle": ["thing"],
     }
-    tree = trees.from_wordnet(parents, ["dog", "wolf", "car"], ["dog", "wolf", "car"])
+    tree = trees.from_wordnet(parents, ["dog", "wolf", "car"])
     assert tree.name == "entity" and {child.name for child in tree.children} == {"animal", "car"}
     with pytest.raises(ValueError, match="no entry for n01"):
-        trees.from_wordnet(parents, ["n01"], ["x"])
+        trees.from_wordnet(parents, ["n01"])
 
 
 def test_a_tree_file_may_hold_an_is_a_graph(tmp_path):
