@@ -70,7 +70,7 @@ def request_of(folder: str, line: str) -> Request:
     words = dict(word.split("=", 1) for word in shlex.split(line) if word.isupper() or word.partition("=")[0].isupper())
     profile, extra = words.get("PROFILE", "paper"), tuple(shlex.split(words.get("ARGS", "")))
     seeds = getattr(module, "SEEDS", DEFAULT_SEEDS)[profile]
-    return Request(profile, words.get("DATASET", module.DATASETS[profile]), tuple(seeds), "auto", extra, False, None)
+    return Request(profile, words.get("DATASET", module.DATASETS[profile]), tuple(seeds), extra=extra)
 
 
 def matched_flags(paper: str) -> list[str]:

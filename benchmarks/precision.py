@@ -39,7 +39,7 @@ def baseline(paper: str, seed: int, small: bool) -> tuple[Request, Command]:
     """Returns the request of profile matched (`small`: smoke, on digits) and its training of the baseline."""
     dataset, variant = BASELINES[paper][:2]
     profile, dataset = ("smoke", "mnist5k") if small else ("matched", dataset)
-    request = Request(profile, dataset, (seed,), "cpu", (), False, None)
+    request = Request(profile, dataset, (seed,), "cpu")
     commands = importlib.import_module(f"{FOLDERS[paper]}.reproduce").commands_of(request)
     return request, next(command for command in commands if command.row == request.row(variant))
 

@@ -175,7 +175,7 @@ def start_up(small: bool) -> list[Measure]:
 def default_rows(paper: str, dataset: str, copy: str) -> set[str]:
     """Rows that `make reproduce-<paper> PROFILE=cpu DATASET=dataset [COPY=copy]` makes without ARGS."""
     module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
-    request = Request("cpu", dataset, (0,), "cpu", (), False, None, copy)
+    request = Request("cpu", dataset, (0,), "cpu", copy=copy)
     return {command.row for command in module.commands_of(request)}
 
 

@@ -68,11 +68,11 @@ def test_the_rehearsal_walks_every_part_on_a_cpu(tmp_path):
         block.startswith("```\ngpu-check ") and "rehearsal, its numbers mean nothing" in block and block in done.stdout
     )
     kept = measured.read("CPU", tmp_path / "out" / "hours.json")
-    commands = commands_of(Request("paper", "cifar10", (7,), "cpu", (), False, None))
+    commands = commands_of(Request("paper", "cifar10", (7,), "cpu"))
     assert measured.planned_hours(commands, kept)[1] == len(commands) == 3
     for paper, count in MATCHED_TRAININGS.items():
         module = importlib.import_module(f"{paper}.reproduce")
-        request = Request("matched", module.DATASETS["matched"], (7,), "auto", (), False, None, "q90")
+        request = Request("matched", module.DATASETS["matched"], (7,), copy="q90")
         found = [measured.hours_of(command, kept) for command in module.commands_of(request)]
         assert sum(bool(hours) for hours in found) == count, paper
 
@@ -234,7 +234,7 @@ def test_hours_follow_from_images_and_speed_and_small_networks_are_left_to_the_p
 
 
 def test_the_plan_shows_measured_hours_of_this_machine(card, monkeypatch, tmp_path):
-    first, second, third = commands_of(Request("paper", "cifar10", (0,), "auto", (), False, None))
+    first, second, third = commands_of(Request("paper", "cifar10", (0,)))
     hours = {measured.key_of(command)[0]: {"float32": 0.25, "bf16": 0.125} for command in (first, third)}
     path = tmp_path / "hours.json"
     monkeypatch.setattr(measured, "HOURS_FILE", path)
@@ -245,7 +245,7 @@ def test_the_plan_shows_measured_hours_of_this_machine(card, monkeypatch, tmp_pa
     said = pipeline.gpu_estimate(asked)
     assert said.startswith("about 1.1 GPU hours (4 of 6 commands measured, the others estimates, on this machine's ")
     assert said.endswith("NVIDIA Card 1, 2026-11-28)")
-    fast = commands_of(Request("paper", "cifar10", (0,), "cuda", ("--amp", "bf16"), False, None))
+    fast = commands_of(Request("paper", "cifar10", (0,), "cuda", ("--amp", "bf16")))
     assert [measured.hours_of(command, measured.read()) for command in fast] == [0.125, None, 0.125]
     measured.write(path, "another card", "2026-11-28", hours)
     assert pipeline.gpu_estimate(asked) == estimate  # hours of another GPU say nothing
@@ -260,7 +260,7 @@ def test_the_plan_shows_measured_hours_of_this_machine(card, monkeypatch, tmp_pa
 
 
 def test_the_plan_of_matched_shows_hours_that_were_measured_and_no_others(card, monkeypatch, tmp_path, capsys):
-    request = Request("matched", "cifar10", (0,), "auto", (), False, None)
+    request = Request("matched", "cifar10", (0,))
     commands, path = commands_of(request), tmp_path / "hours.json"
     monkeypatch.setattr(measured, "HOURS_FILE", path)
 
@@ -281,7 +281,7 @@ def test_the_plan_of_matched_shows_hours_that_were_measured_and_no_others(card, 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_a_command_has_one_key_for_every_seed_and_place(paper):
     module = importlib.import_module(f"{paper}.reproduce")
-    request = Request("paper", module.DATASETS["paper"], (0,), "cpu", (), False, None)
+    request = Request("paper", module.DATASETS["paper"], (0,), "cpu")
     other = dataclasses.replace(request, seeds=(12,), device="cuda:1", force=True, data_dir="/there")
     keys = [[measured.key_of(command)[0] for command in module.commands_of(r)] for r in (request, other)]
     assert keys[0] == keys[1] and len(set(keys[0])) == len(keys[0])

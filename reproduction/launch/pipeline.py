@@ -79,10 +79,10 @@ class Request:
     profile: str
     dataset: str
     seeds: tuple[int, ...]
-    device: str
-    extra: tuple[str, ...]
-    force: bool
-    data_dir: str | None
+    device: str = "auto"
+    extra: tuple[str, ...] = ()
+    force: bool = False
+    data_dir: str | None = None
     copy: str = ""
     all_rows: bool = False
     settings: bool = False
@@ -299,7 +299,7 @@ def next_steps(
 
     def commands(profile: str) -> list[Command]:
         seeds = tuple(default_seeds[profile])
-        return commands_of(Request(profile, dataset_of[profile], seeds, "auto", (), False, None))
+        return commands_of(Request(profile, dataset_of[profile], seeds))
 
     make, steps = f"make reproduce-{paper}", []
     if request.profile != "matched" and "matched" in dataset_of:

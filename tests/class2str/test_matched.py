@@ -197,7 +197,7 @@ def test_the_commands_of_the_profile(graph):
     from class2str_tf.method.layers import count_parameters
     from reproduction.runtime.tf import tf
 
-    request = Request("matched", "cifar10", (0, 1), "cpu", (), False, None)
+    request = Request("matched", "cifar10", (0, 1), "cpu")
     commands = matched.commands_of(request)
     assert [command.worker for command in commands] == ["seed0"] * 10 + ["seed1"] * 10
     assert len({command.folder for command in commands}) == 20
@@ -211,7 +211,7 @@ def test_the_commands_of_the_profile(graph):
     setting = matched.SETTINGS["cifar10"]
     model.lh_classifier(tf.zeros([1, setting.features]), 4, [int(units) for units in setting.lstm.split(",")])
     assert matched.lh_weights(setting, settings_of("cifar10")["bits"]) == count_parameters("lh", weights_only=True)
-    everything = matched.commands_of(Request("matched", "cifar10", (0,), "cpu", (), False, None, all_rows=True))
+    everything = matched.commands_of(Request("matched", "cifar10", (0,), "cpu", all_rows=True))
     rows = {command.row for command in commands}
     others = {f"{name}-{row.partition('-')[2]}" for name in matched.FURTHER_SETS for row in rows}
     others |= {f"{name}-matched-frozen150" for name in ("cifar10", "cifar100")}
@@ -235,7 +235,7 @@ def test_the_commands_of_the_profile(graph):
     config = parse_rnn(rnn_parser("s", "mnist", "lenet"), list(stage2.flags))
     assert config.epochs == 100 and config.finetune == "all" and config.lr == 3e-3
     assert stage2.folder == stage1.folder / "rnn" and config.folder.resolve() == stage2.folder
-    [first, second] = matched.commands_of(Request("matched", "cifar10", (0,), "cpu", ("--mu", "0.5"), False, None))
+    [first, second] = matched.commands_of(Request("matched", "cifar10", (0,), "cpu", ("--mu", "0.5")))
     assert first.row == "cifar10-matched" and second.row == "cifar10-matched-mu-0.5"
 
 

@@ -12,7 +12,7 @@ from reproduction.runtime.run_folder import UserError
 
 
 def commands(profile: str, args: str = "", dataset: str = "mnist", device: str = "cpu"):
-    request = Request(profile, dataset, (0, 1), device, tuple(shlex.split(args)), False, None)
+    request = Request(profile, dataset, (0, 1), device, tuple(shlex.split(args)))
     return one_thread_each(request, reproduce.commands_of(request))
 
 
@@ -49,7 +49,7 @@ def test_what_stage2_adopts_from_stage1_or_refuses_is_given_to_both():
 
 @pytest.mark.parametrize("args", ["--hold-out", "--w_c 2 --train_images=500"])
 def test_matched_refuses_args_that_would_change_its_stage1(args):
-    request = Request("matched", "mnist", (0,), "cpu", tuple(args.split()), False, None)
+    request = Request("matched", "mnist", (0,), "cpu", tuple(args.split()))
     with pytest.raises(UserError, match="^ARGS: --(hold-out|train_images=500): profile matched fixes stage 1"):
         reproduce.commands_of(request)
 

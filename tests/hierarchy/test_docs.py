@@ -47,7 +47,7 @@ def test_every_readme_command_parses(line):
 @pytest.mark.parametrize("profile", ["paper", "cpu", "smoke"])
 def test_every_profiles_commands_parse(profile, monkeypatch):
     monkeypatch.setattr(flags.Path, "exists", lambda self: True)
-    request = Request(profile, reproduce.DATASETS[profile], (0, 1, 2), "cpu", ("--lambda", "0.5"), False, None)
+    request = Request(profile, reproduce.DATASETS[profile], (0, 1, 2), "cpu", ("--lambda", "0.5"))
     commands = reproduce.commands_of(request)
     runs = [command.flags for command in commands if command.script.endswith("train.py")]
     for command in commands:
@@ -63,7 +63,7 @@ def test_every_profiles_commands_parse(profile, monkeypatch):
 @pytest.mark.parametrize("profile", reproduce.DATASETS)
 def test_every_profile_trains_on_a_folder_of_few_images_and_classes(profile, tmp_path):
     pictures = write_pictures(tmp_path / "photos", count=20)
-    request = Request(profile, f"folder:{pictures}", (0,), "cpu", (), False, str(tmp_path / "data"))
+    request = Request(profile, f"folder:{pictures}", (0,), "cpu", data_dir=str(tmp_path / "data"))
     commands = [command.flags for command in reproduce.commands_of(request) if command.script.endswith("train.py")]
     assert len(commands) >= 3
     for words in commands:
@@ -84,7 +84,7 @@ def test_a_folder_of_many_images_and_classes_keeps_the_flags_of_every_set(monkey
 
 
 def test_matched_runs_the_core_rows_first_and_one_rate_for_every_network_with_branches():
-    request = Request("matched", "cifar100", (0, 1, 2, 3, 4), "cpu", (), False, None, "q90", False)
+    request = Request("matched", "cifar100", (0, 1, 2, 3, 4), "cpu", copy="q90")
     core = reproduce.commands_of(request)
     assert {command.row for command in core} == {"cifar100-q90-matched"} and core[-1].worker is None
     every = reproduce.commands_of(dataclasses.replace(request, all_rows=True))
@@ -113,7 +113,7 @@ def test_matched_runs_the_core_rows_first_and_one_rate_for_every_network_with_br
 @pytest.mark.parametrize("extra", [(), ("--tree", "derived"), ("--tree=random",), ("--predict", "product")])
 @pytest.mark.parametrize("dataset", ["fashion_mnist", "mnist5k", "cifar10", "cifar100"])
 def test_matched_derives_no_tree_from_images_that_it_trained_on(dataset, extra):
-    request = Request("matched", dataset, (0,), "cpu", extra, False, None, all_rows=True)
+    request = Request("matched", dataset, (0,), "cpu", extra, all_rows=True)
     for command in reproduce.commands_of(request):
         if command.script == reproduce.TRAIN_SCRIPT and "--folds" not in command.flags:
             config = flags.resolve_train(flags.train_parser().parse_args(list(command.flags)))
@@ -121,7 +121,7 @@ def test_matched_derives_no_tree_from_images_that_it_trained_on(dataset, extra):
 
 
 def test_the_rates_are_chosen_on_images_that_none_of_these_trainings_sees():
-    request = Request("matched", "cifar100", (0, 1), "cpu", (), False, None, "q90", settings=True)
+    request = Request("matched", "cifar100", (0, 1), "cpu", copy="q90", settings=True)
     *trainings, last = reproduce.commands_of(request)
     chosen = flags.resolve_analyze(flags.analyze_parser().parse_args(list(last.flags)))
     assert last.row == "cifar100-q90-matched-rates" and last.worker is None

@@ -91,7 +91,7 @@ def test_a_page_lists_the_flags_of_its_paper_profile(paper):
     commands = [
         command
         for dataset in SETS[paper]
-        for command in reproduce.commands_of(Request("paper", dataset, (seed,), "auto", (), False, None))
+        for command in reproduce.commands_of(Request("paper", dataset, (seed,)))
         if "analyze" not in command.script and "label study" not in command.stage
     ]
     configs = [(command, resolved(paper, command)) for command in commands]

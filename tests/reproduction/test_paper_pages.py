@@ -55,7 +55,7 @@ def test_a_page_goes_from_method_to_results_to_differences_and_ends_with_sources
 def test_a_page_gives_the_hours_of_the_matched_profile_that_a_run_prints(name):
     module = importlib.import_module(f"{PAPERS[name].paper.folder}.reproduce")
     seeds = getattr(module, "SEEDS", DEFAULT_SEEDS)
-    request = Request("cpu", "mnist5k", (0,), "cpu", (), False, None)
+    request = Request("cpu", "mnist5k", (0,), "cpu")
     steps = next_steps(name, request, module.commands_of, module.DATASETS, seeds, 1.0)
     (hours,) = re.findall(r"about \d+ hours? on two cores", "\n".join(steps))
     assert f"judge the claims, {hours}" in PAGES[name]
@@ -67,7 +67,7 @@ def test_hours_of_a_page_are_those_of_the_plan(name):
     rows = HOURS.findall(PAGES[name])
     assert rows
     for paper, dataset, hours in rows:
-        commands = module.commands_of(Request("paper", dataset, (0, 1, 2), "cpu", (), False, None))
+        commands = module.commands_of(Request("paper", dataset, (0, 1, 2), "cpu"))
         assert paper == name
         assert hours == f"{math.fsum(command.gpu_hours for command in commands):.1f}", f"{name} {dataset}"
 
@@ -92,7 +92,7 @@ def test_the_command_of_a_row_runs_that_row(name):
         extra = tuple(shlex.split(given.get("ARGS", "")))
         copy = given.get("COPY", "")
         rows = {"all": {"all_rows": True}, "settings": {"settings": True}}.get(given.get("ROWS", ""), {})
-        asked = Request(given["PROFILE"], dataset, (0,), "cpu", extra, False, None, copy, **rows)
+        asked = Request(given["PROFILE"], dataset, (0,), "cpu", extra, copy=copy, **rows)
         commands = module.commands_of(asked)
         runs = {c.row for c in commands}
         variant = next((v for v in WRITTEN_TOO if row.row.endswith(f"-{v}")), None)

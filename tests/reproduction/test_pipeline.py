@@ -49,7 +49,7 @@ def test_a_named_copy_of_the_data_is_accepted_by_every_training_and_names_its_ro
     ],
 )
 def test_the_plan_counts_what_the_data_set_has_to_download(capsys, dataset, own, said):
-    pipeline._print_plan("subclass", Request("paper", dataset, (0,), "cpu", (), False, None), [], own)
+    pipeline._print_plan("subclass", Request("paper", dataset, (0,), "cpu"), [], own)
     assert f", {said}" in capsys.readouterr().out
 
 
@@ -109,7 +109,7 @@ def test_a_run_ends_with_three_next_steps_that_are_commands(paper):
     module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
     seeds = getattr(module, "SEEDS", pipeline.DEFAULT_SEEDS)
     for dataset, profile in (("mnist5k", "cpu"), ("folder:photos", "cpu"), ("cifar10", "matched")):
-        request = Request(profile, dataset, (0,), "cpu", (), False, None)
+        request = Request(profile, dataset, (0,), "cpu")
         head, *steps = pipeline.next_steps(paper, request, module.commands_of, module.DATASETS, seeds, 1.0)
         assert head == "next steps:" and len(steps) == 3 and all(len(step) <= 120 for step in steps)
         targets = [step.split()[1] for step in steps]
@@ -120,13 +120,13 @@ def test_a_run_ends_with_three_next_steps_that_are_commands(paper):
 
 @pytest.mark.parametrize("path", ["photos", "./photos", "/home/me/photos", "photos/"])
 def test_a_folders_rows_are_named_after_it_however_it_is_spelled(path):
-    assert Request("cpu", f"folder:{path}", (0,), "cpu", (), False, None).row() == "photos-cpu"
-    assert Request("cpu", "csv:mine", (0,), "cpu", (), False, None).row() == "csv_mine-cpu"
+    assert Request("cpu", f"folder:{path}", (0,), "cpu").row() == "photos-cpu"
+    assert Request("cpu", "csv:mine", (0,), "cpu").row() == "csv_mine-cpu"
 
 
 def test_a_hidden_gpu_is_not_visible(monkeypatch):
     monkeypatch.setattr(driver, "first_gpu", lambda: "NVIDIA Card 1")
-    matched = Request("matched", "cifar10", (0,), "auto", (), False, None)
+    matched = Request("matched", "cifar10", (0,))
     for hidden in (False, True):
         if hidden:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -169,7 +169,7 @@ def test_a_missing_network_is_one_short_line_with_the_command_that_needs_none(
 
 def test_a_run_that_has_finished_asks_for_no_data(tmp_path):
     (tmp_path / "DONE").write_text("{}")
-    request = Request("cpu", "fashion_mnist", (0,), "cpu", (), False, str(tmp_path / "none"))
+    request = Request("cpu", "fashion_mnist", (0,), "cpu", data_dir=str(tmp_path / "none"))
     pipeline.fetch_data("hierarchy", request, [Command("row", "stage", "x.py", (), tmp_path)])
     assert not (tmp_path / "none").exists()
 

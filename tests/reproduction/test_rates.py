@@ -27,7 +27,7 @@ SMALL = {
 def commands(paper):
     module = importlib.import_module(f"{PAPERS[paper].paper.folder}.reproduce")
     dataset = module.DATASETS["matched"]
-    return dataset, module.commands_of(Request("matched", dataset, (3, 4), "cpu", (), False, None, settings=True))
+    return dataset, module.commands_of(Request("matched", dataset, (3, 4), "cpu", settings=True))
 
 
 def test_the_rates_are_a_third_one_and_three_times_the_usual_one():

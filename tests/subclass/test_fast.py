@@ -20,7 +20,7 @@ from subclass_torch.training.loop import run_stage
 from . import ddp_worker as worker
 from .conftest import TINY, run
 
-REQUEST = Request("matched", "cifar10", (0, 1), "cpu", (), False, None)
+REQUEST = Request("matched", "cifar10", (0, 1), "cpu")
 
 
 def test_new_flags_leave_the_flags_of_older_runs_alone():

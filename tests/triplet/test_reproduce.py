@@ -26,7 +26,7 @@ TRIPLET = ("triplet", "triplet_tf", "tensorflow", reproduce.commands_of, reprodu
 
 def request(profile: str, dataset: str = "", extra: str = "", seeds: tuple[int, ...] = (0, 1, 2)) -> Request:
     chosen = dataset or reproduce.DATASETS[profile]
-    return Request(profile, chosen, seeds, "auto", tuple(shlex.split(extra)), False, None)
+    return Request(profile, chosen, seeds, extra=tuple(shlex.split(extra)))
 
 
 @pytest.mark.parametrize("profile", ["paper", "cpu", "smoke"])
