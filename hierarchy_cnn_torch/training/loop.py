@@ -15,7 +15,7 @@ from hierarchy_cnn_torch.method.branches import Branches, gradient_norms, loss_w
 from hierarchy_cnn_torch.networks.alexnet import Network
 from hierarchy_cnn_torch.training.evaluate import evaluate_epoch, layout
 from hierarchy_cnn_torch.training.optimizer import learning_rate, optimizer_of, share_gradients, share_statistics
-from hierarchy_cnn_torch.training.state import keep_best, keep_weights, upgrade_state
+from hierarchy_cnn_torch.training.state import keep_best, keep_weights
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.loop import Training
 from reproduction.runtime.run_folder import Stop
@@ -54,8 +54,7 @@ def run(
     mean, sd = data.mean.to(device), data.sd.to(device)
     steps = math.ceil(len(labels) / size)
     limit = min(config.max_steps or config.epochs * steps, config.epochs * steps)
-    parts = {"model": network, "optimizer": optimizer}
-    states = States(folder, world, parts, lambda state: upgrade_state(state, steps, limit))
+    states = States(folder, world, {"model": network, "optimizer": optimizer})
     first_state: dict[str, Any] = {"seconds": 0.0, "norms": [], "gradients": [], "curve": []}
     ends, due = [*range(steps, limit, steps), limit], config.checkpoint_steps
     training = Training(config.arm, folder, ends, size, states, stop, state=first_state, checkpoint_steps=due)

@@ -19,21 +19,17 @@ class States:
       folder: `checkpoints` of the run folder.
       world: the processes; rank 0 writes.
       parts: name -> what has state_dict and load_state_dict.
-      upgrade: turns a state written by an older version into today's.
     """
 
-    def __init__(
-        self, run_folder: Path, world: World, parts: dict[str, Any], upgrade: Callable[[Any], Any] = lambda state: state
-    ):
-        self.folder, self.world, self.parts, self.upgrade = run_folder / "checkpoints", world, parts, upgrade
+    def __init__(self, run_folder: Path, world: World, parts: dict[str, Any]):
+        self.folder, self.world, self.parts = run_folder / "checkpoints", world, parts
         self.waits, self.writes = world.device.type == "cuda", world.rank == 0
         self.agree_every = 1 if world.size == 1 else 20
 
     def load(self) -> dict[str, Any] | None:
-        state = load_state(self.folder, self.world.device, self.parts)
+        state = load_state(self.folder, self.world.device, {*self.parts, "position"})
         if state is None:
             return None
-        state = self.upgrade(state)
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
         position: dict[str, Any] = state["position"]

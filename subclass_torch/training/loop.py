@@ -23,7 +23,7 @@ from subclass_torch.training.chance import check_chance
 from subclass_torch.training.evaluate import decisions
 from subclass_torch.training.optimizer import optimizer_of, parallel
 from subclass_torch.training.setting import Task
-from subclass_torch.training.state import epoch_ends, first_state, upgrade_state
+from subclass_torch.training.state import epoch_ends, first_state
 
 SAVE_EVERY_S = 30.0  # without a new best epoch, full states are not written more often than this
 
@@ -50,8 +50,7 @@ def run_stage(
     count, size = len(task.images), config.batch_size
     ends = epoch_ends(count, task.epochs, config, world)
     steps, limit = ends[0], ends[-1]
-    parts = {"model": model, "optimizer": optimizer}
-    states = States(folder, world, parts, functools.partial(upgrade_state, ends=ends))
+    states = States(folder, world, {"model": model, "optimizer": optimizer})
     training = Training(
         task.stage,
         folder,

@@ -1,9 +1,8 @@
-"""Where the epochs of a training end, what it needs to go on, and states of older versions."""
+"""Where the epochs of a training end, and what it needs to go on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,25 +38,3 @@ def first_state(classes: int, device: torch.device) -> dict[str, Any]:
     """The loop's own values before the first step: neglection degrees, and the best epoch."""
     totals = new_totals(classes, device)
     return {"totals": totals, "degrees": [], "skipped": 0, "best_epoch": -1, "best_accuracy": -1.0}
-
-
-def upgrade_state(state: dict[str, Any], ends: Sequence[int]) -> dict[str, Any]:
-    """Turns a state from before the shared loop, with counters of its own, into today's.
-
-    Args:
-      state: as read from the file.
-      ends: numbers of steps after which an epoch ends.
-    """
-    if "position" in state:
-        return state
-    names = ("totals", "degrees", "skipped", "best_epoch", "best_accuracy")
-    epoch = state["epoch"]
-    position = {
-        "epoch": epoch,
-        "step": (ends[epoch - 1] if epoch else 0) + state["step"],
-        "history": state["history"],
-        "seconds": state["seconds"],
-        "sums": dict(zip(("loss_sum", "right", "class_right"), state["sums"], strict=True)),
-        "state": {name: state[name] for name in names},
-    }
-    return {"model": state["model"], "optimizer": state["optimizer"], "position": position}

@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,16 +79,17 @@ def train_stage(
     # files without a whole record count as one step, in which reading them is refused
     steps = max(1, math.ceil(sum(map(tfrecord.count, paths)) / config.batch_size))
     limit = min(config.max_steps, config.num_epochs * steps)
+    totals = neglect.new_totals(outputs, device)
     training = Training(
         stage,
         folder,
         [min(limit, end) for end in range(steps, limit + steps, steps)],
         config.batch_size,
-        States(folder, world, {"model": model, "optimizer": optimizer}, upgrade),
+        States(folder, world, {"model": model, "optimizer": optimizer}),
         stop,
         checkpoint_steps=config.checkpoint_steps,
         log_by="step",
-        state={"totals": neglect.new_totals(outputs, device), "degrees": [], "loss": 0.0, "seconds": 0.0, "videos": 0},
+        state={"totals": totals, "degrees": [], "skipped": 0, "loss": 0.0, "seconds": 0.0, "videos": 0},
     )
     state = training.state
     for epoch in training.epochs():
@@ -130,16 +130,11 @@ def train_stage(
         if observe:
             degrees, skipped = neglect.close_epoch(state["totals"])
             state["degrees"].append(degrees)
-            state["skipped"] = skipped_in(state) + skipped
+            state["skipped"] += skipped
             state["totals"] = neglect.new_totals(outputs, device)
         state["seconds"] += training.seconds
         training.end_epoch({})
     return training
-
-
-def skipped_in(state: dict[str, Any]) -> int:
-    """Non-finite neglection degrees left out so far; states of older versions do not count them."""
-    return int(state.get("skipped", 0))
 
 
 @torch.no_grad()
@@ -162,12 +157,3 @@ def score(
         loss += float(entropy.sum())
         metrics.add(scores.cpu().numpy(), truth)
     return {**metrics.result(), "class_loss": loss / metrics.videos}
-
-
-def upgrade(state: dict[str, Any]) -> dict[str, Any]:
-    """Turns a state from before the shared loop, with counters of its own, into today's."""
-    if "position" in state:
-        return state
-    names = ("totals", "degrees", "loss", "seconds", "videos")
-    position = {"epoch": state["epoch"], "step": state["step"], "state": {name: state[name] for name in names}}
-    return {"model": state["model"], "optimizer": state["optimizer"], "position": position | {"sums": {}}}

@@ -28,7 +28,7 @@ from subclass_torch.networks.build import state_of
 from subclass_torch.training.record import warn_of_unmeasured
 from subclass_torch.yt8m import create, data
 from subclass_torch.yt8m.flags import DECIDE_NOTHING, STAGE2_ONLY, Config
-from subclass_torch.yt8m.loop import score, skipped_in, train_stage
+from subclass_torch.yt8m.loop import score, train_stage
 from subclass_torch.yt8m.model import VideoNetwork
 
 PLAIN, TRAIN, EVAL = "plain-data-pattern-glob", "train_data_pattern_glob", "eval_data_pattern_glob"
@@ -142,7 +142,7 @@ def identify(config: Config, world: World, stop: Stop, folder: Path) -> None:
         plain = functools.partial(losses.multilabel_loss, subclass2class=classes, weight=0.0)
         once = dataclasses.replace(config, num_epochs=1)
         training = train_stage(once, "stage1", model, shards(config, PLAIN), plain, world, stop, folder, observe=True)
-        degrees, skipped = training.state["degrees"], skipped_in(training.state)
+        degrees, skipped = training.state["degrees"], training.state["skipped"]
         theta, order = neglect.ranking(degrees)
         content = {"degrees": degrees, "theta": theta, "ranking": order, "skipped": skipped}
         write_json(folder / "neglected.json", content)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reproduction.runtime.loop import Training
 from reproduction.runtime.metrics_log import read_metrics
 from reproduction.runtime.run_folder import REPO_ROOT, Stop, UserError
-from reproduction.runtime.torch_runtime import World, generator, states_of
+from reproduction.runtime.torch_runtime import World, generator, save_state, states_of
 from reproduction.runtime.torch_states import States
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -162,6 +162,12 @@ def test_several_processes_ask_each_other_now_and_then(tmp_path, monkeypatch):
     for _ in training.steps():
         pass
     assert asked == [20, 40]
+
+
+def test_a_state_without_its_position_is_damaged(tmp_path):
+    save_state(tmp_path / "checkpoints", 3, {"network": {}})
+    with pytest.raises(UserError, match="state-0000000003.pt: not a readable checkpoint .not the full state of a run"):
+        States(tmp_path, ALONE, {}).load()
 
 
 def test_an_epoch_that_is_not_closed_is_a_mistake_of_the_loop(tmp_path):
