@@ -165,13 +165,6 @@ def test_makefile_targets_named_in_the_readmes_exist():
             assert done.returncode == 0, f"{document.name}: make {target}: {done.stderr}"
 
 
-def test_papers_that_are_not_here_say_so_and_fail():
-    for paper, folder in (("finegrained", "finegrained_torch"), ("triplet", "triplet_tf")):
-        if not (ROOT / folder).exists():
-            done = subprocess.run(["make", f"reproduce-{paper}"], cwd=ROOT, capture_output=True, text=True)
-            assert done.returncode != 0 and "not in the repository yet" in done.stderr
-
-
 @pytest.mark.parametrize("document", [d for d in documents() if d.name == "README.md"], ids=lambda p: p.parent.name)
 def test_the_lines_for_ones_own_code_run(document):
     blocks = re.findall(r"^```python\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)

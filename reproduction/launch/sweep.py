@@ -195,11 +195,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main(args: Any) -> None:
-    here = [paper for paper, folder in FOLDERS.items() if (REPO_ROOT / folder / "reproduce.py").exists()]
-    papers = args.papers.split() or here
-    unknown = [paper for paper in papers if paper not in here]
-    if unknown:
-        raise UserError(f"--papers {' '.join(unknown)}: choose from {', '.join(here)}")
+    papers = args.papers.split() or list(FOLDERS)
+    if unknown := [paper for paper in papers if paper not in FOLDERS]:
+        raise UserError(f"--papers {' '.join(unknown)}: choose from {', '.join(FOLDERS)}")
     tasks, profile, gpus = [], args.profile, 0.0
     for paper in papers:
         module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")

@@ -29,7 +29,7 @@ from typing import Any
 
 from reproduction.launch.sweep import FOLDERS
 from reproduction.runtime.flags import Parser, flag, run_main, whole
-from reproduction.runtime.run_folder import REPO_ROOT, UserError
+from reproduction.runtime.run_folder import UserError
 from tests.soak import reliability
 from tests.soak.smoke_copy import Broken, Copy, checkout, end, hit, last, same, worker_of
 
@@ -322,7 +322,7 @@ def soak(
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     p = Parser("python -m tests.soak", "Kills, stops and starves the smoke pipelines; compares the figures.")
-    flag(p.additions, "--papers", default="", help=f"of {', '.join(FOLDERS)}; default: all that are here")
+    flag(p.additions, "--papers", default="", help=f"of {', '.join(FOLDERS)}; default: all")
     flag(p.additions, "--kills", type=whole(0), default=20, help="SIGKILLs for each paper")
     flag(p.additions, "--terms", type=whole(0), default=3, help="SIGTERMs for each paper")
     flag(p.additions, "--seed", type=whole(0), default=0, help="of the random moments")
@@ -331,10 +331,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main(args: Any) -> None:
-    here = [paper for paper, folder in FOLDERS.items() if (REPO_ROOT / folder / "reproduce.py").exists()]
-    papers = args.papers.split() or here
-    if unknown := [paper for paper in papers if paper not in here]:
-        raise UserError(f"--papers {' '.join(unknown)}: of {', '.join(here)}")
+    papers = args.papers.split() or list(FOLDERS)
+    if unknown := [paper for paper in papers if paper not in FOLDERS]:
+        raise UserError(f"--papers {' '.join(unknown)}: of {', '.join(FOLDERS)}")
     names = [name for name in NAMES if args.only in name]
     if not names:
         raise UserError(f"--only {args.only}: in none of {', '.join(NAMES)}")
