@@ -38,7 +38,7 @@ MOST_BITS = 20  # timing.py looks the class of a string up in a table of all 2^L
 FIRST = "first:"
 RELEASED_DIGITS = FIRST + "50000"  # the released MNIST reader never goes past these
 # Flags that came after the first runs, with the values at which they change nothing: run folders leave them out then
-ADDED: dict[str, Any] = {
+SINCE: dict[str, Any] = {
     "one_cycle": False, "amp": None, "augment": False, "eval_batch": 0, "weight_decay": None, "hold_out": False,
     "codes": "learned", "fc_weights": 0, "fc_linear": False, "cnn_dir": None, "stage1": None,
 }  # fmt: skip
@@ -150,9 +150,9 @@ class ImageNetConfig(Stage2Config):
     restore: int
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """Returns the resolved flags as config.json stores them: those of ADDED only if they differ from their default."""
-    return {name: value for name, value in shared.as_dict(config).items() if name not in ADDED or value != ADDED[name]}
+def of_run(config: Config) -> dict[str, Any]:
+    """Returns the flags that a run folder belongs to."""
+    return shared.run_flags(config, SINCE)
 
 
 def settings_of(dataset: str) -> dict[str, Any]:

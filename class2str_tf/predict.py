@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from class2str_tf.flags import ADDED, Stage2Config
+from class2str_tf.flags import SINCE, Stage2Config
 from class2str_tf.stage1_folder import stage1_digest
 from reproduction.runtime.flags import PRINT_CONFIG, FlagTable, Parser, add_flags, finish_parsing, flags_alone, run_main
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, read_json, shown
@@ -61,7 +61,7 @@ def trained_with(folder: Path) -> Stage2Config:
       UserError: no such run, or one of another version.
     """
     names = [field.name for field in fields(Stage2Config)]
-    values = ADDED | read_json(folder / "config.json", *(name for name in names if name not in ADDED))
+    values = SINCE | read_json(folder / "config.json", *(name for name in names if name not in SINCE))
     return Stage2Config(**{name: values[name] for name in names})
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from argparse import Namespace
 
-from class2str_tf.flags import MnistConfig, fc_parser, parse_fc, parse_rnn, rnn_parser, settings
+from class2str_tf.flags import MnistConfig, fc_parser, of_run, parse_fc, parse_rnn, rnn_parser
 from reproduction.runtime.flags import given
 from reproduction.runtime.run_data import already_done
 
@@ -14,7 +14,7 @@ from reproduction.runtime.run_data import already_done
 def train_stage1(script: str, dataset: str = "cifar10", original_flags: bool = True) -> None:
     """Runs a stage-1 script; the arguments are those of `fc_parser`."""
     config = parse_fc(fc_parser(script, dataset, original_flags))
-    if already_done(config.folder, settings(config)):
+    if already_done(config.folder, of_run(config)):
         return
     if dataset == "imagenet":
         from class2str_tf.training.imagenet_stage1 import run_fc
@@ -29,7 +29,7 @@ def train_stage1(script: str, dataset: str = "cifar10", original_flags: bool = T
 def train_stage2(script: str, dataset: str, model: str, batch: int = 200, flavour: str = "") -> None:
     """Runs a stage-2 script; the arguments are those of `rnn_parser`."""
     config = parse_rnn(rnn_parser(script, dataset, model, batch, flavour))
-    if already_done(config.folder, settings(config)):
+    if already_done(config.folder, of_run(config)):
         return
     if isinstance(config, MnistConfig) and config.device == "auto" and given(Namespace(argv=sys.argv[1:]), "gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = str(config.gpu)  # before TensorFlow is imported

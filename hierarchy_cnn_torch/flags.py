@@ -13,7 +13,7 @@ from typing import Any
 
 import datasets
 from reproduction.runtime.driver import first_gpu
-from reproduction.runtime.flags import CommonConfig, FlagTable, Parser, add_common, add_flags, as_dict, number, whole
+from reproduction.runtime.flags import CommonConfig, FlagTable, Parser, add_common, add_flags, number, run_flags, whole
 from reproduction.runtime.run_folder import UserError, read_json
 
 ARMS = ("A0", "A1", "A2", "A3", "A4", "A5")
@@ -342,7 +342,7 @@ def _fill(kind: Any, values: dict[str, Any]) -> Any:
 
 def of_run(config: Config | AnalysisConfig) -> dict[str, Any]:
     """Returns the flags of a run for its folder and record; those of SINCE are left out at their old values."""
-    return {name: value for name, value in as_dict(config).items() if SINCE.get(name, ...) != value}
+    return run_flags(config, SINCE)
 
 
 def read_config(folder: Path) -> Config:

@@ -15,10 +15,10 @@ from reproduction.runtime.flags import (
     Parser,
     add_common,
     add_flags,
-    as_dict,
     dataset_name,
     finish_parsing,
     number,
+    run_flags,
     whole,
 )
 from reproduction.runtime.run_folder import DATA_ROOT, UserError
@@ -307,6 +307,5 @@ def of_run(config: Config, stage1: bool) -> dict[str, Any]:
     """The part of the configuration that decides what a stage computes; a run folder belongs to it."""
     left_out = _NOT_FLAGS | (STAGE2_ONLY if stage1 else frozenset())
     # the check for chance accuracy computes nothing; its default stays, which is in the records of older runs
-    values = as_dict(config) | {"chance_epochs": CHANCE_EPOCHS}
-    unchanged = {name for name, value in SINCE.items() if values[name] == value}
-    return {name: value for name, value in values.items() if name not in left_out | unchanged}
+    values = run_flags(config, SINCE) | {"chance_epochs": CHANCE_EPOCHS}
+    return {name: value for name, value in values.items() if name not in left_out}

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from class2str_tf.data.imagenet import SIZE, Stream, load, refuse_unused
-from class2str_tf.flags import Config, settings
+from class2str_tf.flags import Config, of_run
 from class2str_tf.networks.vgg16_imagenet import WEIGHTS, assign_weights, network
 from class2str_tf.training import imagenet_features, record
 from datasets import weights
@@ -38,7 +38,7 @@ def run_fc(config: Config, size: int = SIZE, weights_file: Path | None = None) -
         raise UserError("--eval: this script trains nothing; its FC accuracy is in record.json of the run folder")
     unused = ("amp", "epochs", "max_steps", "lr", "one_cycle", "weight_decay", "cnn_dir", "fc_weights", "fc_linear")
     refuse_unused(config, unused, "whose stage 1 trains nothing and computes in float32")
-    with open_run(config.folder, settings(config), config.overwrite) as run:
+    with open_run(config.folder, of_run(config), config.overwrite) as run:
         session_config = tf_runtime.start(config.seed, config.device, config.xla)
         seen = run_data.look_at(run.config)
         data = load(config, size)

@@ -13,7 +13,7 @@ import numpy as np
 import datasets
 from class2str_tf.data.batches import Batches, has_fixed_order, slices
 from class2str_tf.data.images import load
-from class2str_tf.flags import Config, settings
+from class2str_tf.flags import Config, of_run
 from class2str_tf.networks import build as networks
 from class2str_tf.training import loop, record
 from class2str_tf.training.frozen_features import newest_checkpoint
@@ -85,7 +85,7 @@ def run_stage1(config: Config) -> None:
     if config.eval:
         evaluate_checkpoint(config, config.eval)
         return
-    with open_run(config.folder, settings(config), config.overwrite) as run:
+    with open_run(config.folder, of_run(config), config.overwrite) as run:
         # DEVIATION C2S-D32: float32, not compiled, unless a flag asks for speed
         session_config = tf_runtime.start(config.seed, config.device, config.xla, config.amp)
         seen = run_data.look_at(run.config)

@@ -18,7 +18,7 @@ import numpy as np
 import datasets
 from class2str_tf.data.batches import Batches, has_fixed_order, slices
 from class2str_tf.data.images import load
-from class2str_tf.flags import Stage2Config, settings
+from class2str_tf.flags import Stage2Config, of_run
 from class2str_tf.method import codes, fixed_codes, model
 from class2str_tf.networks import build as networks
 from class2str_tf.training import evaluate, frozen_features, loop, record
@@ -140,7 +140,7 @@ def run_stage2(config: Stage2Config) -> None:
     if config.eval:
         evaluate_checkpoint(config, config.eval, prefix, session_config)
         return
-    with open_run(config.folder, settings(config), config.overwrite) as run:
+    with open_run(config.folder, of_run(config), config.overwrite) as run:
         seen = run_data.look_at(run.config)
         data = load(config)
 

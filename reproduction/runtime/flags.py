@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from datasets import DatasetError, check_name
@@ -173,6 +173,16 @@ def as_dict(config: Any) -> dict[str, Any]:
       config: a frozen dataclass with one attribute a flag; `lambda_` holds --lambda, since Python has that word.
     """
     return {field.name.rstrip("_"): getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def run_flags(config: Any, since: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the resolved flags that a run folder belongs to: later flags only where they change what is computed.
+
+    Args:
+      config: as of `as_dict`.
+      since: flag that older runs do not know -> value at which a run computes what it did before there was the flag.
+    """
+    return {name: value for name, value in as_dict(config).items() if name not in since or value != since[name]}
 
 
 def flags_alone(args: argparse.Namespace) -> dict[str, Any]:

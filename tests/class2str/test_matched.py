@@ -12,7 +12,7 @@ import pytest
 import datasets
 from class2str_tf import matched
 from class2str_tf.data import images
-from class2str_tf.flags import ADDED, fc_parser, parse_fc, parse_rnn, rnn_parser, settings, settings_of
+from class2str_tf.flags import SINCE, fc_parser, of_run, parse_fc, parse_rnn, rnn_parser, settings_of
 from class2str_tf.method import codes, fixed_codes, string_tree
 from reproduction.launch.pipeline import Request
 from reproduction.runtime.outcomes import Outcomes
@@ -164,7 +164,7 @@ def test_no_network_is_tested_on_held_out_images_that_it_was_trained_on(tmp_path
     config = parse_fc(fc_parser("s"), words)
     (tmp_path / "cnn").mkdir()
     stored = tmp_path / "cnn" / "config.json"
-    kept = {name: value for name, value in settings(config).items() if name != "hold_out"}
+    kept = {name: value for name, value in of_run(config).items() if name != "hold_out"}
     stored.write_text(json.dumps(kept | trained, default=str))
     for parse in (
         lambda: parse_rnn(rnn_parser("s", "mnist", "lenet"), words),
@@ -173,7 +173,7 @@ def test_no_network_is_tested_on_held_out_images_that_it_was_trained_on(tmp_path
         with pytest.raises(SystemExit):
             parse()
         assert "--hold-out: the run in" in capsys.readouterr().err
-    stored.write_text(json.dumps(settings(config), default=str))
+    stored.write_text(json.dumps(of_run(config), default=str))
     assert parse_rnn(rnn_parser("s", "mnist", "lenet"), words).hold_out == "stratified"
     with pytest.raises(SystemExit):  # the fifth of a part is not the part of a fifth
         parse_rnn(rnn_parser("s", "mnist", "lenet"), [*words, "--train-images", "2000"])
@@ -186,10 +186,10 @@ def test_runs_from_before_the_new_flags_go_on():
         record = json.loads((ROOT / f"reproduction/results/class2str/cifar10-cpu/{name}.json").read_text())
         argv = [*record["argv"][1:], *more]
         config = parse_fc(fc_parser("s"), argv) if not more else parse_rnn(rnn_parser("s", "cifar10", "vgg16"), argv)
-        now, then = json.loads(json.dumps(settings(config))), record["config"]
+        now, then = json.loads(json.dumps(of_run(config))), record["config"]
         ignored = PLACES | {"stage1"}
         assert {k: v for k, v in now.items() if k not in ignored} == {k: v for k, v in then.items() if k not in ignored}
-    assert set(ADDED) - {"cnn_dir", "stage1"} <= set(vars(config))
+    assert set(SINCE) - {"cnn_dir", "stage1"} <= set(vars(config))
 
 
 def test_the_commands_of_the_profile(graph):

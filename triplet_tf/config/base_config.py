@@ -20,10 +20,10 @@ from reproduction.runtime.flags import (
     Parser,
     add_common,
     add_flags,
-    as_dict,
     finish_parsing,
     given,
     number,
+    run_flags,
     whole,
 )
 from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError, read_json, shown
@@ -178,8 +178,7 @@ SINCE: dict[str, Any] = {
 
 def of_run(config: Config) -> dict[str, Any]:
     """Returns the flags that a run folder belongs to."""
-    unchanged = {name for name, value in SINCE.items() if getattr(config, name) == value}
-    return {name: value for name, value in as_dict(config).items() if name not in unchanged}
+    return run_flags(config, SINCE)
 
 
 # the authors' flags, with types and defaults as released
