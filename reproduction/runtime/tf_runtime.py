@@ -182,6 +182,14 @@ def restore_newest(session: Any, saver: Any, folder: Path, after: int = -1) -> i
     return None
 
 
+def checkpoint_prefix(path: Path) -> Path:
+    """Returns the prefix of a checkpoint, given with or without `.index`; UserError if there is no such checkpoint."""
+    prefix = path.with_suffix("") if path.suffix == ".index" else path
+    if not prefix.with_name(f"{prefix.name}.index").exists():
+        raise UserError(f"{shown(prefix)}: no such checkpoint (expected {prefix.name}.index next to its data file)")
+    return prefix
+
+
 def restore_for_evaluation(session: Any, prefix: Path, built: str, variables: Sequence[Any] | None = None) -> None:
     """Restores one checkpoint for use, not for going on.
 
@@ -195,9 +203,7 @@ def restore_for_evaluation(session: Any, prefix: Path, built: str, variables: Se
     """
     from reproduction.runtime.tf import tf1
 
-    prefix = prefix.with_suffix("") if prefix.suffix == ".index" else prefix
-    if not prefix.with_name(prefix.name + ".index").exists():
-        raise UserError(f"{shown(prefix)}: no such checkpoint (expected {prefix.name}.index next to its data file)")
+    prefix = checkpoint_prefix(prefix)
     variables = tf1.global_variables() if variables is None else variables
     try:
         shapes = tf1.train.load_checkpoint(str(prefix)).get_variable_to_shape_map()

@@ -228,10 +228,7 @@ def evaluate_checkpoint(config: Config) -> None:
       UserError: no such checkpoint, or one of another network, class count or frame size.
     """
     assert config.eval is not None  # the script has seen to it
-    prefix = Path(config.eval)
-    prefix = prefix.with_suffix("") if prefix.suffix == ".index" else prefix
-    if not prefix.with_name(f"{prefix.name}.index").exists():
-        raise UserError(f"{shown(prefix)}: no such checkpoint (expected {prefix.name}.index next to its data file)")
+    prefix = tf_runtime.checkpoint_prefix(Path(config.eval))
     folder = prefix.with_name(f"eval-{prefix.name}")
     if not os.access(prefix.parent, os.W_OK):
         raise UserError(f"{shown(prefix.parent)}: cannot be written; copy the checkpoint and its config.json elsewhere")
