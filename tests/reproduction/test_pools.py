@@ -71,7 +71,7 @@ def test_torchs_own_form_is_taken_on_a_cpu_in_deterministic_mode_too():
         torch.use_deterministic_algorithms(before)
 
 
-TINY = Trunk(tuple(Conv(4, 3, 1, 1, lrn=at < 2, pool=at < 2) for at in range(5)), pool_padding=0, grid=3, fc=8, size=20)
+TINY = Trunk(tuple(Conv(4, 3, 1, 1, lrn=at < 2, pool=at < 2) for at in range(5)), pool_padding=0, grid=3, fc=8)
 NETWORKS = {
     "hierarchy mini": lambda: Network(PRESETS["mini"], 3, 4, {"conv2": 2, "conv4": 3}),
     "hierarchy fast": lambda: Network(PRESETS["fast"], 3, 4, {"conv2": 2, "conv4": 3}),
