@@ -117,7 +117,7 @@ def rows(paper: str) -> dict[str, list[str]]:
 
 
 def flags(paper: str) -> set[str]:
-    """The flags of a paper's scripts as its pages may spell them."""
+    """The flags of one paper's scripts as its pages may spell them."""
     actions = [action for parser in PAPERS[paper].parsers for action in parser._actions if action.option_strings]
     if PAPERS[paper].first_spelling:
         return {action.option_strings[-1 if action.dest == "help" else 0] for action in actions}

@@ -183,7 +183,7 @@ def restore_newest(session: Any, saver: Any, folder: Path, after: int = -1) -> i
 
 
 def checkpoint_prefix(path: Path) -> Path:
-    """Returns the prefix of a checkpoint, given with or without `.index`; UserError if there is no such checkpoint."""
+    """Returns the prefix of a checkpoint, given with or without `.index`, or raises UserError if it does not exist."""
     prefix = path.with_suffix("") if path.suffix == ".index" else path
     if not prefix.with_name(f"{prefix.name}.index").exists():
         raise UserError(f"{shown(prefix)}: no such checkpoint (expected {prefix.name}.index next to its data file)")
