@@ -162,6 +162,15 @@ class Answers:
 
     def kept_strings(self, row: str, other: str) -> str:
         """Returns how many classes have one string in two rows, mean over seeds, such as "9.4 of 10 classes"."""
+        same, classes = self._kept(row, other)
+        return f"{statistics.fmean(same):.1f} of {classes} classes"
+
+    def kept_strings_by_seed(self, row: str, other: str) -> str:
+        """Returns the same seed by seed, such as "10, 9, 10"."""
+        return ", ".join(map(str, self._kept(row, other)[0]))
+
+    def _kept(self, row: str, other: str) -> tuple[list[int], int]:
+        """How many classes have one string in two rows, by seed, and how many classes there are."""
         one, two = (
             {run.seed: strings for run in self.records.runs("class2str", name) if (strings := run.listed("strings"))}
             for name in (row, other)
@@ -169,8 +178,7 @@ class Answers:
         seeds = sorted(one.keys() & two.keys())
         if not seeds:
             raise UserError(f"{self.template}: {row!r} and {other!r} have no seed with strings in common")
-        same = [sum(a == b for a, b in zip(one[seed], two[seed], strict=True)) for seed in seeds]
-        return f"{statistics.fmean(same):.1f} of {len(one[seeds[0]])} classes"
+        return [sum(map(str.__eq__, one[seed], two[seed])) for seed in seeds], len(one[seeds[0]])
 
     def classes(self, paper: str, row: str, chosen: str) -> str:
         """Returns the names of the classes that a detail lists by number, such as "cat and dog"."""
