@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from class2str_tf import matched
 from class2str_tf.flags import RELEASED_DIGITS, SETTINGS, settings_of
-from reproduction.launch.pipeline import Command, Request, run
+from reproduction.launch.pipeline import Command, Reproduction, Request, run
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 DATASETS = {"paper": "cifar10", "matched": "cifar10", "cpu": "mnist5k", "smoke": "mnist5k"}
@@ -166,5 +166,7 @@ def _subset(request: Request) -> list[str]:
     return ["--train-images", "10000"]
 
 
+REPRODUCTION = Reproduction("class2str", "class2str_tf", "tensorflow", commands_of, DATASETS, PAPER_GIGABYTES)
+
 if __name__ == "__main__":
-    run("class2str", "class2str_tf", "tensorflow", commands_of, DATASETS, PAPER_GIGABYTES)
+    run(REPRODUCTION)

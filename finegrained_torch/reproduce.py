@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from datasets import pathmnist
 from datasets.fetch import find
 from finegrained_torch.flags import SUB_LABELS, row_name
-from reproduction.launch.pipeline import Command, Request, on_gpu, rates_around, run
+from reproduction.launch.pipeline import Command, Reproduction, Request, on_gpu, rates_around, run
 from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, shown
 
 SCRIPT = "finegrained_torch/pipeline.py"
@@ -260,19 +260,9 @@ def report_of(request: Request) -> str:
     return f"open in a browser: {shown(folder / 'report.html')}"
 
 
-def main() -> None:
-    """Runs every command, or lists them with --plan."""
-    run(
-        paper="finegrained",
-        folder="finegrained_torch",
-        framework="torch",
-        commands_of=commands_of,
-        dataset_of=DATASETS,
-        paper_gigabytes=PAPER_GIGABYTES,
-        closing=report_of,
-        default_seeds=SEEDS,
-    )
-
+REPRODUCTION = Reproduction(
+    "finegrained", "finegrained_torch", "torch", commands_of, DATASETS, PAPER_GIGABYTES, SEEDS, closing=report_of
+)
 
 if __name__ == "__main__":
-    main()
+    run(REPRODUCTION)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from datasets import DatasetError, image_folders
 from hierarchy_cnn_torch.flags import ARMS, OFFICIAL_BY_DEFAULT, train_parser
-from reproduction.launch.pipeline import Command, Request, run
+from reproduction.launch.pipeline import Command, Reproduction, Request, run
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 DATASETS = {"paper": "cifar100", "matched": "cifar100", "cpu": "fashion_mnist", "smoke": "mnist5k"}
@@ -219,5 +219,9 @@ def pages(request: Request) -> str:
     return "open in a browser: " + "  ".join(views)
 
 
+REPRODUCTION = Reproduction(
+    "hierarchy", "hierarchy_cnn_torch", "torch", commands_of, DATASETS, PAPER_GIGABYTES, closing=pages
+)
+
 if __name__ == "__main__":
-    run("hierarchy", "hierarchy_cnn_torch", "torch", commands_of, DATASETS, PAPER_GIGABYTES, closing=pages)
+    run(REPRODUCTION)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reproduction.launch.pipeline import Command, Request, rates_around, run
+from reproduction.launch.pipeline import Command, Reproduction, Request, rates_around, run
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError
 
 SCRIPT = "subclass_torch/notebook.py"
@@ -173,17 +173,7 @@ def commands_of(request: Request) -> list[Command]:
     return commands
 
 
-def main() -> None:
-    """Runs every command, or lists them with --plan."""
-    run(
-        paper="subclass",
-        folder="subclass_torch",
-        framework="torch",
-        commands_of=commands_of,
-        dataset_of=DATASETS,
-        paper_gigabytes=0.2,
-    )
-
+REPRODUCTION = Reproduction("subclass", "subclass_torch", "torch", commands_of, DATASETS, paper_gigabytes=0.2)
 
 if __name__ == "__main__":
-    main()
+    run(REPRODUCTION)

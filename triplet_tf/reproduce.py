@@ -16,7 +16,7 @@ import datasets
 from datasets import weights
 from datasets.fetch import find, places
 from datasets.manifest import entry
-from reproduction.launch.pipeline import Command, Request, run
+from reproduction.launch.pipeline import Command, Reproduction, Request, run
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 from triplet_tf.config.base_config import MODES, PAPER, db_name, parse, resolve, training_parser
 from triplet_tf.data_sampling.image_lists import OFFICIAL
@@ -220,5 +220,9 @@ def _command(
     )
 
 
+REPRODUCTION = Reproduction(
+    PAPER, "triplet_tf", "tensorflow", commands_of, DATASETS, PAPER_GIGABYTES, check=checked, missing=missing
+)
+
 if __name__ == "__main__":
-    run(PAPER, "triplet_tf", "tensorflow", commands_of, DATASETS, PAPER_GIGABYTES, check=checked, missing=missing)
+    run(REPRODUCTION)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
@@ -111,6 +111,35 @@ class Request:
         return tuple(flags)
 
 
+@dataclass(frozen=True)
+class Reproduction:
+    """What a paper's `reproduce.py` says about itself.
+
+    Attributes:
+      paper: name in records and tables ("class2str").
+      folder: its package ("class2str_tf").
+      framework: "tensorflow" or "torch".
+      commands_of: turns a request into commands, in order.
+      datasets: profile -> default data set.
+      paper_gigabytes: download of the paper profile with its own data set, for the plan.
+      seeds: profile -> seeds if SEEDS is empty.
+      check: returns the name of a data set or raises ValueError or UserError that says what is allowed.
+      missing: returns what is not on this machine and the commands that fetch it, or "".
+      closing: last line to print after a finished run, for example what to open.
+    """
+
+    paper: str
+    folder: str
+    framework: str
+    commands_of: Callable[[Request], list[Command]]
+    datasets: Mapping[str, str]
+    paper_gigabytes: float
+    seeds: Mapping[str, Sequence[int]] = field(default_factory=lambda: DEFAULT_SEEDS)
+    check: Callable[[str], str] = check_name
+    missing: Callable[[Request, list[Command]], str] = lambda request, commands: ""
+    closing: Callable[[Request], str] = lambda request: ""
+
+
 def rates_around(usual: float) -> tuple[str, ...]:
     """Returns the learning rates that a baseline's is chosen from: a third, one and three times the usual one."""
     return tuple(f"{factor * usual:.2g}" for factor in (1 / 3, 1, 3))
@@ -125,30 +154,26 @@ def _framework_sees_gpu(framework: str) -> bool:
     return answer.stdout.strip() not in ("", "0")
 
 
-def request_of(
-    args: argparse.Namespace,
-    dataset_of: Mapping[str, str],
-    check: Callable[[str], str] = check_name,
-    default_seeds: Mapping[str, Sequence[int]] = DEFAULT_SEEDS,
-) -> Request:
+def request_of(args: argparse.Namespace, reproduction: Reproduction) -> Request:
     """The request of parsed flags, with the profile resolved.
 
     Raises:
-      UserError: seeds that are none, a copy's name that is none, a data set that `check` refuses, or an open quote.
+      UserError: seeds that are none, a copy's name that is none, a data set that the paper refuses, or an open quote.
     """
     profile = args.profile
     if profile == "auto":
         profile = "paper" if visible_gpu() and args.device != "cpu" else "cpu"
-    if profile not in dataset_of:
-        raise UserError(f"argument --profile: this paper has no profile {profile}; it has {', '.join(dataset_of)}")
+    if profile not in reproduction.datasets:
+        known = ", ".join(reproduction.datasets)
+        raise UserError(f"argument --profile: this paper has no profile {profile}; it has {known}")
     try:
-        seeds = tuple(int(word) for word in args.seeds.replace(",", " ").split()) or tuple(default_seeds[profile])
+        seeds = tuple(int(word) for word in args.seeds.replace(",", " ").split()) or tuple(reproduction.seeds[profile])
         if min(seeds) < 0 or len(set(seeds)) != len(seeds):
             raise ValueError
     except ValueError:
         raise UserError(f"argument --seeds: {args.seeds!r} is not a list of different whole numbers >= 0") from None
     try:
-        dataset = check(args.dataset or dataset_of[profile])
+        dataset = reproduction.check(args.dataset or reproduction.datasets[profile])
     except (ValueError, UserError) as error:
         raise UserError(f"argument --dataset: {error}") from None
     if not re.fullmatch(r"[\w.]*", args.copy):
@@ -210,55 +235,42 @@ def fetch_data(paper: str, request: Request, commands: Sequence[Command]) -> Non
         raise UserError(error) from None
 
 
-@any_terminal()
-def run(
-    paper: str,
-    folder: str,
-    framework: str,
-    commands_of: Callable[[Request], list[Command]],
-    dataset_of: Mapping[str, str],
-    paper_gigabytes: float,
-    argv: Sequence[str] | None = None,
-    check: Callable[[str], str] = check_name,
-    closing: Callable[[Request], str] | None = None,
-    default_seeds: Mapping[str, Sequence[int]] = DEFAULT_SEEDS,
-    missing: Callable[[Request, list[Command]], str] | None = None,
-) -> None:
-    """The whole of `python -m <folder>.reproduce`.
+def commands_for(reproduction: Reproduction, request: Request) -> list[Command]:
+    """Returns the commands of a request, and refuses flags of ARGS that its scripts do not know."""
+    commands = one_thread_each(request, reproduction.commands_of(request))
+    if request.extra:
+        check_flags(commands)
+    return commands
 
-    Args:
-      paper: name in records and tables ("class2str").
-      folder: its package ("class2str_tf").
-      framework: "tensorflow" or "torch".
-      commands_of: turns a request into commands, in order.
-      dataset_of: profile -> default data set.
-      paper_gigabytes: download of the paper profile with its own data set, for the plan.
-      default_seeds: profile -> seeds if SEEDS is empty.
-      closing: last line to print after a finished run, for example what to open.
-      check: returns the name of a data set or raises ValueError or UserError that says what is allowed.
-      missing: returns what is not on this machine and the commands that fetch it, or "".
-    """
-    parser = Parser(f"python -m {folder}.reproduce", f"Runs every stage of {folder} and prints the comparison.")
+
+def get_files(reproduction: Reproduction, request: Request, commands: list[Command]) -> None:
+    """Downloads the data set of the commands; refuses what no download brings."""
+    if absent := reproduction.missing(request, commands):
+        raise UserError(absent)
+    fetch_data(reproduction.paper, request, commands)
+
+
+@any_terminal()
+def run(reproduction: Reproduction, argv: Sequence[str] | None = None) -> None:
+    """The whole of `python -m <folder>.reproduce`."""
+    paper, program = reproduction.paper, f"{reproduction.folder}.reproduce"
+    parser = Parser(f"python -m {program}", f"Runs every stage of {reproduction.folder} and prints the comparison.")
     add_flags(parser.additions, REQUEST_FLAGS | RUN_FLAGS)
     args = parser.parse_args(argv)
     with one_line_errors(parser.prog):
-        request = request_of(args, dataset_of, check, default_seeds)
-    with one_line_errors(f"{folder}.reproduce"):
-        commands = one_thread_each(request, commands_of(request))
-        if request.extra:
-            check_flags(commands)
+        request = request_of(args, reproduction)
+    with one_line_errors(program):
+        commands = commands_for(reproduction, request)
         if args.plan:
-            known = request.dataset == dataset_of["paper"]
-            _print_plan(paper, request, commands, paper_gigabytes if known else None)
+            known = request.dataset == reproduction.datasets["paper"]
+            _print_plan(paper, request, commands, reproduction.paper_gigabytes if known else None)
             return
-        if request.profile == "paper" and on_gpu(request) and not _framework_sees_gpu(framework):
+        if request.profile == "paper" and on_gpu(request) and not _framework_sees_gpu(reproduction.framework):
             raise UserError(
-                f"PROFILE=paper needs a CUDA GPU and {framework} sees none; PROFILE=cpu runs the same stages in "
-                "minutes, DEVICE=cpu runs the paper's own settings here, for days"
+                f"PROFILE=paper needs a CUDA GPU and {reproduction.framework} sees none; PROFILE=cpu runs the same "
+                "stages in minutes, DEVICE=cpu runs the paper's own settings here, for days"
             )
-        if missing is not None and (absent := missing(request, commands)):
-            raise UserError(absent)
-        fetch_data(paper, request, commands)
+        get_files(reproduction, request, commands)
         seeds = " ".join(map(str, request.seeds))
         print(f"{paper}: profile {request.profile}, data set {request.dataset}, seeds {seeds}")
         print("each line below can be pasted by itself, after: . .venv/bin/activate\n", flush=True)
@@ -268,7 +280,7 @@ def run(
             command, code = failure
             first = "correct what the error above names, then " * (code == 2)
             raise SystemExit(
-                f"{folder}.reproduce: stopped: {command.stage} {ending(code)}; "
+                f"{program}: stopped: {command.stage} {ending(code)}; "
                 f"{first}the same make command goes on from here ({shown(command.folder)})"
             )
         print(
@@ -278,37 +290,29 @@ def run(
         )
         code = compare_runs(paper)
         page = write_page(paper)
-        pages = [*([f"open in a browser: {page}"] if page else []), *([closing(request)] if closing else [])]
-        steps = next_steps(paper, request, commands_of, dataset_of, default_seeds, paper_gigabytes)
-        print("\n".join(["", *pages, "", *steps]))
+        pages = [line for line in (f"open in a browser: {page}" if page else "", reproduction.closing(request)) if line]
+        print("\n".join(["", *pages, "", *next_steps(reproduction, request)]))
         raise SystemExit(code)
 
 
-def next_steps(
-    paper: str,
-    request: Request,
-    commands_of: Callable[[Request], list[Command]],
-    dataset_of: Mapping[str, str],
-    default_seeds: Mapping[str, Sequence[int]],
-    paper_gigabytes: float,
-) -> list[str]:
+def next_steps(reproduction: Reproduction, request: Request) -> list[str]:
     """Returns a heading and three commands for after a run: the paper's level, its own settings, the user's images.
 
     A step that the user has just done is replaced by the report on all papers.
     """
 
     def commands(profile: str) -> list[Command]:
-        seeds = tuple(default_seeds[profile])
-        return commands_of(Request(profile, dataset_of[profile], seeds))
+        seeds = tuple(reproduction.seeds[profile])
+        return reproduction.commands_of(Request(profile, reproduction.datasets[profile], seeds))
 
-    make, steps = f"make reproduce-{paper}", []
-    if request.profile != "matched" and "matched" in dataset_of:
+    make, steps = f"make reproduce-{reproduction.paper}", []
+    if request.profile != "matched" and "matched" in reproduction.datasets:
         hours = math.fsum(command.cpu_minutes for command in commands("matched")) / 60
         time_needed = f"about {hours:.0f} hour{'s' * (hours >= 1.5)} on two cores"
         steps.append((f"{make} PROFILE=matched", f"accurate enough to judge, {time_needed}"))
     if request.profile != "paper":
         hours = math.fsum(command.gpu_hours for command in commands("paper"))
-        cost = f"about {hours:.0f} GPU hours, {paper_gigabytes:.1f} GB to download"
+        cost = f"about {hours:.0f} GPU hours, {reproduction.paper_gigabytes:.1f} GB to download"
         steps.append((f"{make} PROFILE=paper", f"the paper's own settings, {cost}"))
     if not request.dataset.startswith("folder:"):
         steps.append((f"{make} DATASET=folder:PATH", "your own images, one sub-folder for each class"))

@@ -24,7 +24,7 @@ import filelock
 
 from reproduction.launch.after_run import compare_runs
 from reproduction.launch.jobs import Command, ending, start
-from reproduction.launch.pipeline import REQUEST_FLAGS, on_gpu, one_thread_each, request_of
+from reproduction.launch.pipeline import REQUEST_FLAGS, Reproduction, commands_for, get_files, on_gpu, request_of
 from reproduction.runtime.cores import cores
 from reproduction.runtime.faults import first_line
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, number, run_main, whole
@@ -200,12 +200,12 @@ def _main(args: Any) -> None:
         raise UserError(f"--papers {' '.join(unknown)}: choose from {', '.join(FOLDERS)}")
     tasks, profile, gpus = [], args.profile, 0.0
     for paper in papers:
-        module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
-        hooks = {"check": "checked", "default_seeds": "SEEDS"}  # if a paper checks data sets, or has seeds, of its own
-        options = {option: getattr(module, name) for option, name in hooks.items() if hasattr(module, name)}
-        request = request_of(args, module.DATASETS, **options)
+        reproduction: Reproduction = importlib.import_module(f"{FOLDERS[paper]}.reproduce").REPRODUCTION
+        request = request_of(args, reproduction)
         profile, gpus = request.profile, float(on_gpu(request))
-        tasks += tasks_of(paper, one_thread_each(request, module.commands_of(request)))
+        commands = commands_for(reproduction, request)
+        get_files(reproduction, request, commands)
+        tasks += tasks_of(paper, commands)
     gpus = gpus if args.gpus_per_task is None else args.gpus_per_task
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")

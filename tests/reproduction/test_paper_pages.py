@@ -11,7 +11,7 @@ import pytest
 
 from reproduction.compare.collect import RESULTS
 from reproduction.compare.tables import load_tables
-from reproduction.launch.pipeline import DEFAULT_SEEDS, Request, next_steps
+from reproduction.launch.pipeline import Request, next_steps
 from reproduction.runtime.run_folder import REPO_ROOT
 
 PAPERS = load_tables()
@@ -54,9 +54,8 @@ def test_a_page_goes_from_method_to_results_to_differences_and_ends_with_sources
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_page_gives_the_hours_of_the_matched_profile_that_a_run_prints(name):
     module = importlib.import_module(f"{PAPERS[name].paper.folder}.reproduce")
-    seeds = getattr(module, "SEEDS", DEFAULT_SEEDS)
     request = Request("cpu", "mnist5k", (0,), "cpu")
-    steps = next_steps(name, request, module.commands_of, module.DATASETS, seeds, 1.0)
+    steps = next_steps(module.REPRODUCTION, request)
     (hours,) = re.findall(r"about \d+ hours? on two cores", "\n".join(steps))
     assert f"judge the claims, {hours}" in PAGES[name]
 
@@ -98,7 +97,7 @@ def test_the_command_of_a_row_runs_that_row(name):
         variant = next((v for v in WRITTEN_TOO if row.row.endswith(f"-{v}")), None)
         also = f"{row.row.removesuffix(variant)}{WRITTEN_TOO[variant]}" if variant else row.row
         assert row.row in runs or also in runs, f"{row.command} runs {sorted(runs)}, not {row.row}"
-        seeds = given.get("SEEDS", "").split() or getattr(module, "SEEDS", DEFAULT_SEEDS)[given["PROFILE"]]
+        seeds = given.get("SEEDS", "").split() or module.REPRODUCTION.seeds[given["PROFILE"]]
         own = {c.flags[c.flags.index("--seed") + 1] for c in commands if c.row == row.row and "--seed" in c.flags}
         files = (RESULTS / name / row.row).glob("seed*.json")
         recorded = {re.fullmatch(r"seed(\d+)(-.*)?\.json", file.name)[1] for file in files}

@@ -8,24 +8,26 @@ import subprocess
 import urllib.error
 import urllib.request
 from argparse import Namespace
+from dataclasses import replace
 
 import pytest
 
-from datasets import check_name, fashion_mnist
+from datasets import fashion_mnist
 from reproduction.compare.__main__ import main as compare_main
 from reproduction.compare.collect import RESULTS
 from reproduction.launch import after_run, pipeline
 from reproduction.launch.jobs import Command
-from reproduction.launch.pipeline import Request, request_of
+from reproduction.launch.pipeline import Reproduction, Request, request_of
 from reproduction.launch.sweep import FOLDERS
 from reproduction.runtime import driver
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 ASKED = {"profile": "cpu", "dataset": "cifar100", "seeds": "", "device": "cpu", "args": "", "force": False}
+SMALL = Reproduction("any", "any_torch", "torch", lambda request: [], {"cpu": "mnist5k"}, 0)
 
 
 def asked(**changed: str) -> Request:
-    return request_of(Namespace(**{**ASKED, "data_dir": "", "copy": "", "rows": "core", **changed}), {"cpu": "mnist5k"})
+    return request_of(Namespace(**{**ASKED, "data_dir": "", "copy": "", "rows": "core", **changed}), SMALL)
 
 
 @pytest.mark.parametrize("paper", FOLDERS)
@@ -107,10 +109,9 @@ def test_the_long_form_has_the_lines_that_the_short_one_leaves_out(capsys):
 @pytest.mark.parametrize("paper", FOLDERS)
 def test_a_run_ends_with_three_next_steps_that_are_commands(paper):
     module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
-    seeds = getattr(module, "SEEDS", pipeline.DEFAULT_SEEDS)
     for dataset, profile in (("mnist5k", "cpu"), ("folder:photos", "cpu"), ("cifar10", "matched")):
         request = Request(profile, dataset, (0,), "cpu")
-        head, *steps = pipeline.next_steps(paper, request, module.commands_of, module.DATASETS, seeds, 1.0)
+        head, *steps = pipeline.next_steps(module.REPRODUCTION, request)
         assert head == "next steps:" and len(steps) == 3 and all(len(step) <= 120 for step in steps)
         targets = [step.split()[1] for step in steps]
         assert set(targets) <= {f"reproduce-{paper}", "report"} and all(step.startswith("  make ") for step in steps)
@@ -133,7 +134,7 @@ def test_a_hidden_gpu_is_not_visible(monkeypatch):
         else:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         words = {**ASKED, "profile": "auto", "device": "auto", "data_dir": "", "copy": "", "rows": "core"}
-        asked_for = request_of(Namespace(**words), dict.fromkeys(("paper", "cpu"), "cifar10"))
+        asked_for = request_of(Namespace(**words), replace(SMALL, datasets=dict.fromkeys(("paper", "cpu"), "cifar10")))
         assert asked_for.profile == ("cpu" if hidden else "paper")
         assert pipeline.on_gpu(matched) == (not hidden)
 
@@ -152,16 +153,7 @@ def test_a_missing_network_is_one_short_line_with_the_command_that_needs_none(
     module = importlib.import_module(f"{FOLDERS[paper]}.reproduce")
     asked_for = ["--profile", "cpu", "--device", "cpu", "--dataset", "fashion_mnist", "--data-dir", str(tmp_path)]
     with pytest.raises(SystemExit) as ended:
-        pipeline.run(
-            paper,
-            FOLDERS[paper],
-            "torch",
-            module.commands_of,
-            module.DATASETS,
-            1.0,
-            asked_for,
-            check=getattr(module, "checked", check_name),
-        )
+        pipeline.run(module.REPRODUCTION, asked_for)
     assert ended.value.code == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "network" in line]
     assert line.endswith(f": make reproduce-{paper} PROFILE=cpu DATASET=mnist5k") and len(line) < 300

@@ -195,6 +195,7 @@ def test_a_task_asks_a_gpu_where_its_scripts_use_one(flags, asked, monkeypatch):
         raise Asked(*resources)
 
     monkeypatch.setattr(sweep, "connect", lambda ray: None)
+    monkeypatch.setattr(sweep, "get_files", lambda *_: None)
     monkeypatch.setattr(sweep, "check_room", room)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     with pytest.raises(Asked) as stop:
@@ -213,10 +214,25 @@ def test_a_sweep_runs_the_seeds_of_a_plain_run(paper, monkeypatch):
         swept.extend(re.findall(r"--seed (\d+)", "\n".join(command.line() for command in commands)))
         raise Asked
 
+    monkeypatch.setattr(sweep, "get_files", lambda *_: None)
     monkeypatch.setattr(sweep, "tasks_of", tasks)
     with pytest.raises(Asked):
         sweep.main(["--papers", paper, *flags])
     assert planned and swept == planned
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--profile matched --copy s144", "not all files of PROFILE=matched are here; run "),
+        ("--profile cpu --args=--no_flag", "--no_flag"),
+    ],
+)
+def test_a_sweep_refuses_before_its_tasks_what_a_plain_run_refuses(flags, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(["--papers", "triplet", "--data-dir", str(tmp_path), "--device", "cpu", *flags.split()])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and words in error
 
 
 def test_unknown_paper_is_one_line(capsys):

@@ -21,8 +21,6 @@ from triplet_tf.config.base_config import parse, training_parser
 from triplet_tf.data_sampling import digits, image_lists
 from triplet_tf.training.run_files import ratio_history
 
-TRIPLET = ("triplet", "triplet_tf", "tensorflow", reproduce.commands_of, reproduce.DATASETS, 0)
-
 
 def request(profile: str, dataset: str = "", extra: str = "", seeds: tuple[int, ...] = (0, 1, 2)) -> Request:
     chosen = dataset or reproduce.DATASETS[profile]
@@ -115,7 +113,7 @@ def test_missing_files_of_matched_are_one_line_with_both_commands(tmp_path, caps
     def printed(*more: str) -> str:
         with pytest.raises(SystemExit) as stopped:
             argv = ["--profile", "matched", "--copy", "s144", "--data-dir", str(tmp_path), "--device", "cpu", *more]
-            run(*TRIPLET, argv, reproduce.checked, missing=reproduce.missing)
+            run(reproduce.REPRODUCTION, argv)
         assert stopped.value.code == 2
         return capsys.readouterr().err
 
@@ -139,7 +137,7 @@ def test_missing_files_of_matched_are_one_line_with_both_commands(tmp_path, caps
 def test_tries_are_of_the_matched_profile(capsys):
     with pytest.raises(SystemExit):
         argv = ["--profile", "cpu", "--rows", "settings", "--plan"]
-        run(*TRIPLET, argv, reproduce.checked)
+        run(reproduce.REPRODUCTION, argv)
     assert "--rows: settings are chosen for the profile matched, not for cpu" in capsys.readouterr().err
 
 
@@ -211,7 +209,7 @@ def test_batches_that_groups_do_not_fill_are_refused(flags, words):
 
 def test_the_plan_names_the_download_of_the_papers_own_set_alone(capsys):
     for dataset, words in (("aircrafts", "2.9 GB"), ("birds", "size of the download not known")):
-        run(*TRIPLET[:-1], 2.9, ["--profile", "paper", "--dataset", dataset, "--plan"], reproduce.checked)
+        run(reproduce.REPRODUCTION, ["--profile", "paper", "--dataset", dataset, "--plan"])
         assert words in capsys.readouterr().out
 
 
