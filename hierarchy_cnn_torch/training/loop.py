@@ -14,7 +14,7 @@ from hierarchy_cnn_torch.flags import Config, keep_epochs, parse_numbers
 from hierarchy_cnn_torch.method.branches import Branches, gradient_norms, loss_weights, total_loss
 from hierarchy_cnn_torch.networks.alexnet import Network
 from hierarchy_cnn_torch.training.evaluate import evaluate_epoch, layout
-from hierarchy_cnn_torch.training.optimizer import learning_rate, optimizer_of, share_gradients, share_statistics
+from hierarchy_cnn_torch.training.optimizer import learning_rate, optimizer_of, share_gradients
 from hierarchy_cnn_torch.training.state import keep_best, keep_weights
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.loop import Training
@@ -91,7 +91,7 @@ def run(
         training.state["seconds"] += training.seconds
         training.state["gradients"].append(torch.stack(training.state["norms"]).cpu())
         training.state["norms"] = []
-        share_statistics(network, world)
+        runtime.share_statistics(network, world)
         accuracies, predicted = evaluate_epoch(config, network, data, world)
         training.state["curve"] += predicted
         count = min((training.step - epoch * steps) * size, len(labels))

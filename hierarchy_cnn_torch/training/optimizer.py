@@ -49,10 +49,3 @@ def share_gradients(network: torch.nn.Module, world: World) -> None:
     runtime.reduce_sum(world, flat)
     for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
         g.copy_(part.view_as(g))
-
-
-def share_statistics(network: torch.nn.Module, world: World) -> None:
-    """Gives all processes the running statistics of process 0, those of the checkpoint, to evaluate with (--bn)."""
-    if world.size > 1:
-        for value in network.buffers():
-            torch.distributed.broadcast(value, 0)

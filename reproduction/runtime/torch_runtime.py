@@ -119,6 +119,12 @@ def reduce_sum(world: World, *tensors: torch.Tensor) -> None:
         dist.all_reduce(tensor)
 
 
+def share_statistics(network: torch.nn.Module, world: World) -> None:
+    """Gives all processes the running statistics of process 0, those of the checkpoint, to evaluate with."""
+    for value in network.buffers() if world.size > 1 else ():
+        dist.broadcast(value, 0)
+
+
 def agreed(world: World, answer: bool) -> bool:
     """Whether the answer is yes on any process."""
     flag = torch.tensor(int(answer), device=world.device if world.size > 1 else "cpu")

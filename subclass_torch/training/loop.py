@@ -112,6 +112,7 @@ def run_stage(
             state["totals"] = neglect.new_totals(task.classes, world.device)
         began, accuracy, best = time.monotonic(), None, False
         if epoch + 1 >= task.first_test:
+            runtime.share_statistics(model, world)  # DDP does so before a training step only
             decided = decisions(model, task.test_images, task.subclass2class, task.constants, config, world)
             accuracy = int((decided == task.test_labels).sum()) / len(decided)
             best = accuracy > state["best_accuracy"]

@@ -41,7 +41,7 @@ def make_task(device):
         constants=constants,
         epochs=2,
         lr_at=lambda epoch: 0.02 / (1 + epoch),
-        first_test=3,  # never
+        first_test=1,
         observe=True,
     )
 
@@ -59,6 +59,7 @@ if __name__ == "__main__":
         folder.mkdir(parents=True, exist_ok=True)
         model = make_model()
         training = run_stage(make_task(world.device), CONFIG, model, world, stop, folder, folder / "log.csv")
+        torch.save(dict(model.named_buffers()), f"{sys.argv[1]}.statistics{world.rank}")
         if world.rank == 0:
             history = [{k: v for k, v in row.items() if "seconds" not in k} for row in training.history]
             torch.save(

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.torch_runtime import World
 from subclass_torch.data import augment
 from subclass_torch.method import neglect
+from subclass_torch.training.evaluate import decisions
 from subclass_torch.training.optimizer import optimizer_of
 
 from . import ddp_worker as worker
@@ -68,9 +70,16 @@ def reference(parts=2):
     return dict(model.named_parameters()), degrees, losses
 
 
-def test_two_processes_equal_one_with_half_batches(tmp_path):
-    torchrun(ROOT / "tests" / "subclass" / "ddp_worker.py", tmp_path / "two.pt", tmp_path / "run")
-    found = torch.load(tmp_path / "two.pt", weights_only=True)
+@pytest.fixture(scope="module")
+def two(loopback, tmp_path_factory):
+    """Folder with what two processes found."""
+    folder = tmp_path_factory.mktemp("two")
+    torchrun(ROOT / "tests" / "subclass" / "ddp_worker.py", folder / "two.pt", folder / "run")
+    return folder
+
+
+def test_two_processes_equal_one_with_half_batches(two):
+    found = torch.load(two / "two.pt", weights_only=True)
     weights, degrees, losses = reference()
     moved = worker.make_model().state_dict()
     for name, value in weights.items():
@@ -80,6 +89,19 @@ def test_two_processes_equal_one_with_half_batches(tmp_path):
     np.testing.assert_allclose([row["loss"] for row in found["history"]], losses, rtol=1e-5)
     whole, _, _ = reference(parts=1)  # so that this is not an equality that any training would pass
     assert max((found["weights"][name] - value).abs().max() for name, value in whole.items()) > 1e-3
+
+
+def test_both_processes_test_the_network_of_the_checkpoint(two):
+    """After the last step of an epoch each has running statistics of its own half; both must test with the first's."""
+    found = torch.load(two / "two.pt", weights_only=True)
+    first, second = (torch.load(two / f"two.pt.statistics{rank}", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first) and len(first) >= 3
+    model, task = worker.make_model(), worker.make_task(torch.device("cpu"))
+    model.load_state_dict(found["weights"] | first)
+    alone = World(0, 1, torch.device("cpu"))
+    decided = decisions(model, task.test_images, task.subclass2class, task.constants, worker.CONFIG, alone)
+    accuracy = float((decided == task.test_labels).double().mean())
+    assert found["history"][-1]["tst_acc"] == pytest.approx(accuracy, abs=1e-9)
 
 
 def test_the_script_under_torchrun(tmp_path):
