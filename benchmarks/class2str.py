@@ -119,11 +119,10 @@ def loop(model: str, steps: int, device: str, small: bool) -> Pair:
                     test,
                     best_by=f"test/{stage1.TEST}",
                 )
-                # first step to the test after the last: what is saved and recorded then happens once, not per step
                 return steps * batch / history[-1]["test/seconds"]
 
         name = f"training of stage 1, {model}, batch {batch}, {device}: our loop against bare session.run"
-        bare = functools.partial(bare_loop, session, reset, graph, batch, steps, tested)
+        bare = functools.partial(bare_loop, session, reset, graph, batch, steps)
         return loops(name, batch, steps, bare, ours)
 
 

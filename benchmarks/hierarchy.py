@@ -121,7 +121,7 @@ def loop(preset: str, steps: int, device: str, small: bool) -> Pair:
     def ours() -> float:
         with tempfile.TemporaryDirectory() as folder:
             training = ours_loop.run(config, fresh(), data, branches, runtime.World(0, 1, where), Stop(), Path(folder))
-        return count / training.state["seconds"]
+        return count / training.seconds
 
     name = f"training, alexnet32 {preset} with branches, batch {batch}, {device}: our loop against a bare loop"
     why = "every layer's gradient norms and the accuracy, which the figures need; the seed of its dropout"

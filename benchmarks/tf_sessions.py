@@ -81,9 +81,7 @@ def compare_sessions(
     return interleave(name, "images/s", rates[0], rates[1])
 
 
-def bare_loop(
-    session: tf1.Session, reset: Any, graph: Any, batch: int, steps: int, test: Callable[[], object]
-) -> float:
+def bare_loop(session: tf1.Session, reset: Any, graph: Any, batch: int, steps: int) -> float:
     """Images/s of the simplest loop.
 
     Args:
@@ -92,12 +90,10 @@ def bare_loop(
       graph: of the run, with `batches` and `train`.
       batch: images of a step.
       steps: how many.
-      test: the test at the end, which our loop is timed with as well.
     """
     session.run(reset)
     graph.batches.start(session, 0)
     began = time.perf_counter()
     for _ in range(steps):
         session.run(graph.train)
-    test()
     return steps * batch / (time.perf_counter() - began)

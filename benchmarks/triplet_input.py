@@ -28,7 +28,6 @@ from reproduction.runtime.tf import tf1
 from triplet_tf.config.base_config import Config, parse, training_parser
 from triplet_tf.data_sampling.image_lists import open_lists
 from triplet_tf.data_sampling.loader import TrainBatches
-from triplet_tf.training import evaluate as measures
 from triplet_tf.training import graph as model
 from triplet_tf.training import loop as ours_loop
 
@@ -134,8 +133,7 @@ def loop(net: str, frame: int, batch: int, steps: int, device: str, small: bool)
         graph = model.build(config, tested)
         with tf_runtime.session(session_config) as session:
             reset = tf1.global_variables_initializer()
-            test = functools.partial(measures.run_test, session, graph.evaluation)
-            bare = functools.partial(bare_loop, session, reset, graph, batch, steps, test)
+            bare = functools.partial(bare_loop, session, reset, graph, batch, steps)
 
             def ours() -> float:
                 session.run(reset)

@@ -46,8 +46,8 @@ def watched(watch: Watch) -> type[Training]:
     """A Training that lets operators be counted in the body of the steps; its own look at the losses is named."""
 
     class Watched(Training):
-        def steps(self):
-            for step in super().steps():
+        def steps(self, *images):
+            for step in super().steps(*images):
                 watch.on = True
                 yield step
                 watch.on = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,16 +52,16 @@ def timed_loop(
     """
 
     class Timed(Training):
-        def steps(self) -> Iterator[int]:
+        def steps(self, images: int = sys.maxsize) -> Iterator[int]:
             with watch_gpu() as waiting:
                 try:
-                    for step in super().steps():
+                    for step in super().steps(images):
                         refuse(True)
                         yield step
                         refuse(False)
                 finally:
                     refuse(False)
-            clock.rates.append((self.step - self._first) * self.batch_size / max(self.seconds, 1e-9))
+            clock.rates.append((self.step - self._first) * self.batch_size / max(self.epoch_seconds, 1e-9))
             clock.waiting += waiting if self.epoch else []
 
     return mock.patch.object(loop, "Training", Timed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -69,8 +68,7 @@ def run_steps(
       offset: steps of earlier attempts; the global step counts on.
       before: values by which the best checkpoint is chosen before `best_by` is looked at.
     Returns:
-      One line of metrics.jsonl a test, those of earlier attempts included; the last one has `images_per_s` too, unless
-      nothing was left to train.
+      One line of metrics.jsonl a test, those of earlier attempts included.
     Raises:
       UserError: non-finite loss.
     """
@@ -90,12 +88,11 @@ def run_steps(
             f"lr {config.lr:g}",
             flush=True,
         )
-        earlier = [line["test/seconds"] for line in read_metrics(folder) if best_by in line]
-        seconds = earlier[-1] if earlier else 0.0
+        earlier = [line for line in read_metrics(folder) if best_by in line and line["step"] <= offset]
+        past = earlier[-1] if earlier else {}  # of the attempts before this one
         graph.batches.start(session, training.step - offset)
-        start, began = training.step, time.monotonic()
         for _ in training.epochs():
-            for step in training.steps():
+            for step in training.steps(sys.maxsize if config.legacy_batches else num_images):
                 if step % SCALARS_EVERY == 0:
                     scalars, loss, _ = session.run([graph.scalars, graph.loss, graph.train])
                     values = {name: float(value) for name, value in scalars.items()}
@@ -105,14 +102,11 @@ def run_steps(
                 training.log(loss)
             step = training.step
             line = {**evaluate(step), "epoch": (step - offset) / per_epoch}
-            line["seconds"] = round(seconds + time.monotonic() - began, 3)
+            line["seconds"] = round(past.get("test/seconds", 0.0) + training.seconds, 3)
+            line["images"] = past.get("test/images", 0) + training.images
             metrics.write(step, line, "test", (step - 1) * batch)
             training.end_epoch({"step": step, **{f"test/{name}": value for name, value in line.items()}})
-    lines = [line for line in read_metrics(folder) if best_by in line]
-    if training.step > start:  # of this process alone: a stop between two tests loses the seconds since the test
-        here = max(lines[-1]["test/seconds"] - seconds, 1e-9)
-        lines[-1]["images_per_s"] = round((training.step - start) * batch / here, 1)
-    return lines
+    return [line for line in read_metrics(folder) if best_by in line]
 
 
 def total_steps(config: Config, num_images: int) -> int:

@@ -20,6 +20,7 @@ from reproduction.runtime import tf_runtime
 from reproduction.runtime.outcomes import Outcomes, outcomes_of
 from reproduction.runtime.record import Record, make_record, still_rising, versions_of
 from reproduction.runtime.run_folder import Run, UserError, shown, write_bytes, write_json
+from reproduction.runtime.tf_states import speed
 
 ARTEFACTS = (
     {"kind": "image", "path": "tree.png", "title": "Class strings as a tree"},
@@ -85,7 +86,7 @@ def finish_stage1(
         name, scope = "reduced_fc_accuracy", "reduced"
         weights = {"reduced_fc_weights": {"last": float(count_parameters(scope, weights_only=True))}}
     accuracies = [line["test/cnn_train/acc"] for line in history]
-    last, best, seconds = accuracies[-1], max(accuracies), history[-1]["test/seconds"]
+    last, best = accuracies[-1], max(accuracies)
     record = _record(
         run,
         config,
@@ -99,13 +100,12 @@ def finish_stage1(
             "training_images": len(data.train_labels),
             "still_rising": still_rising(accuracies),
         },
-        seconds=seconds,
-        images_per_s=history[-1].get("images_per_s"),
+        **speed(history[-1]),
     )
     run.finish(record)
     print(
         f"{'reduced ' if config.fc_weights else ''}FC accuracy {100 * last:.2f} % (best epoch on test "
-        f"{100 * best:.2f} %) after {total} steps, {seconds:.0f} s"
+        f"{100 * best:.2f} %) after {total} steps, {history[-1]['test/seconds']:.0f} s"
     )
     print(f"run folder {shown(run.folder)}; curves: tensorboard --logdir {shown(run.folder)}", flush=True)
 
@@ -190,7 +190,6 @@ def finish_stage2(
     last_attempt = [line["test/rnn_acc"] for line in history if line["test/attempt"] == history[-1]["test/attempt"]]
     one_to_one = [line["test/distinct"] == len(table) for line in history]
     first = one_to_one.index(True) if any(one_to_one) else None
-    seconds = history[-1]["test/seconds"]
     write_strings(run.folder, q, data, history[-1]["step"])
     record = _record(
         run,
@@ -213,8 +212,7 @@ def finish_stage2(
             "still_rising": still_rising(last_attempt),
         },
         artefacts=ARTEFACTS,
-        seconds=seconds,
-        images_per_s=history[-1].get("images_per_s"),
+        **speed(history[-1]),
         versions=versions_of("tensorflow", "tf-keras", "tf-slim", "numpy", "scipy"),
     )
     run.finish(record, lambda: write_artefacts(run.folder, table, values, structure, data))

@@ -39,8 +39,8 @@ def run(
       stop: set by SIGINT or SIGTERM.
       folder: run folder, written by rank 0.
     Returns:
-      The training: `history`, one dict an epoch; in `state`, `gradients` (float32 [steps, 2 x layers] an epoch),
-      `curve` (int32 predictions an epoch) and `seconds` of training.
+      The training: `history`, one dict an epoch; in `state`, `gradients` (float32 [steps, 2 x layers] an epoch) and
+      `curve` (int32 predictions an epoch).
     Raises:
       UserError: non-finite loss, with step and last checkpoint.
     """
@@ -55,7 +55,7 @@ def run(
     steps = math.ceil(len(labels) / size)
     limit = min(config.max_steps or config.epochs * steps, config.epochs * steps)
     states = States(folder, world, {"model": network, "optimizer": optimizer})
-    first_state: dict[str, Any] = {"seconds": 0.0, "norms": [], "gradients": [], "curve": []}
+    first_state: dict[str, Any] = {"norms": [], "gradients": [], "curve": []}
     ends, due = [*range(steps, limit, steps), limit], config.checkpoint_steps
     training = Training(config.arm, folder, ends, size, states, stop, state=first_state, checkpoint_steps=due)
     net = torch.compile(network) if config.compile else network
@@ -88,7 +88,6 @@ def run(
             training.state["norms"].append(gradient_norms(network, network.names).flatten())
             optimizer.step()
             training.log(loss / len(batch), total=loss, right=(logits.argmax(1) == labels[here]).sum())
-        training.state["seconds"] += training.seconds
         training.state["gradients"].append(torch.stack(training.state["norms"]).cpu())
         training.state["norms"] = []
         runtime.share_statistics(network, world)

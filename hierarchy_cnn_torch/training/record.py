@@ -111,7 +111,7 @@ def write_record(
         "test_accuracy": {"best_on_test": max(every_epoch) if len(data.curve) == len(labels) else None},
         "train_accuracy": {"last": float((train_predicted == train_labels).mean())},
         "parameters": {"last": float(parameter_count(network))},
-        "seconds_per_epoch": {"last": state["seconds"] / training.epoch},
+        "seconds_per_epoch": {"last": training.seconds / training.epoch},
     }
     if not config.train_held_out:
         metrics["test_accuracy"]["best_on_val"] = scores.best_on_val
@@ -194,7 +194,7 @@ def _finish(
     """
     for name, bits in right.items():
         metrics[name] = {**metrics.get(name, {}), "last": float(bits.mean())}
-    seconds, device = training.state["seconds"], runtime.pick_device(config.device)
+    device = runtime.pick_device(config.device)
     record = make_record(
         paper="hierarchy",
         row=config.row,
@@ -203,9 +203,9 @@ def _finish(
         argv=sys.argv,
         config=run.config,
         metrics={f"{stage}/{name}": value for name, value in metrics.items()},
-        seconds=seconds,
+        seconds=training.seconds,
         outcomes={f"{stage}/{name}": outcomes_of(bits, labels) for name, bits in right.items()},
-        images_per_s=len(data.train) * training.epoch / max(seconds, 1e-9),
+        images_per_s=training.images_per_s,
         data=data.digests,
         data_verified=data.verified,
         deviations=deviations.active(config),

@@ -15,6 +15,7 @@ draw of a run is a function of seed, epoch and step, so position, curve and the 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -93,7 +94,9 @@ class Training:
       history: one dict an epoch, oldest first.
       sums: name -> float64 sum over this epoch of what `log` was given (this process's share).
       state: the paper's own values that a resumed run needs; saved with every checkpoint.
-      seconds: training time of this epoch, without evaluation.
+      seconds: time of all training steps, those of earlier starts too; without tests, checkpoints and plots.
+      epoch_seconds: the same of this epoch.
+      images: images of these steps.
       resumed: whether a checkpoint was restored.
     """
 
@@ -142,7 +145,10 @@ class Training:
         self.history: list[dict[str, Any]] = list(position.get("history", []))
         self.sums: dict[str, Any] = dict(position.get("sums", {}))
         self.state: dict[str, Any] = position.get("state") or dict(state or {})
-        self.seconds: float = position.get("seconds", 0.0)
+        counted = position if "images" in position else {}  # a run of an older version counts from here on
+        self.seconds: float = counted.get("seconds", 0.0)
+        self.epoch_seconds: float = counted.get("epoch_seconds", 0.0)
+        self.images: int = counted.get("images", 0)
         self._losses: list[Any] = []
         self._steps_here = 0  # done by this process
         self._saved_at = time.monotonic()
@@ -158,6 +164,11 @@ class Training:
         return self.epoch >= len(self.ends)
 
     @property
+    def images_per_s(self) -> float | None:
+        """Images of a training second, for records; None if nothing was trained."""
+        return self.images / self.seconds if self.images and self.seconds else None
+
+    @property
     def _first(self) -> int:
         """First step of this epoch."""
         return self.ends[self.epoch - 1] if self.epoch else self._start
@@ -171,10 +182,13 @@ class Training:
         if self.metrics is not None:
             self.metrics.close()
 
-    def steps(self) -> Iterator[int]:
-        """The steps of this epoch that are left, counted from 0 over all epochs."""
-        end, size = self.ends[self.epoch], self.batch_size
-        before, began = self.seconds, time.monotonic()
+    def steps(self, images: int = sys.maxsize) -> Iterator[int]:
+        """The steps of this epoch that are left, counted from 0 over all epochs.
+
+        Args:
+          images: of a whole epoch; its last batch has what is left of them.
+        """
+        end, size, began = self.ends[self.epoch], self.batch_size, time.monotonic()
         with tqdm(
             total=(end - self._first) * size,
             initial=(self.step - self._first) * size,
@@ -185,27 +199,30 @@ class Training:
         ) as bar:
             while self.step < end:
                 yield self.step
+                self.images += min(size, images - (self.step - self._first) * size)
                 self.step += 1
                 self._steps_here += 1
-                self.seconds = before + time.monotonic() - began
                 at_end = self.step == end
                 due = not at_end and self._checkpoint_steps and self.step % self._checkpoint_steps == 0
                 asks = not at_end and self.step % self._checkpoint.agree_every == 0
                 leaving = asks and self._checkpoint.agreed(self._stop.requested)
                 if not self._checkpoint.waits or len(self._losses) >= LOSSES or due or leaving or at_end:
                     self._look_at_losses(bar)
-                    self.seconds = before + time.monotonic() - began
+                now = time.monotonic()
+                self.seconds, self.epoch_seconds = self.seconds + now - began, self.epoch_seconds + now - began
+                began = now
                 self._project(bar)
                 bar.update(size)
                 if due or leaving:
                     self.save()
+                    began = time.monotonic()
                 if leaving:
                     self._stop.leave(self.folder)
 
     def batches(self, order: Any) -> Iterator[Any]:
         """The batches of this epoch that are left: slices of `order`, int64 [N] (the last one may be shorter)."""
         first, size = self._first, self.batch_size
-        for step in self.steps():
+        for step in self.steps(len(order)):
             yield order[(step - first) * size : (step - first + 1) * size]
 
     def log(self, loss: Any, **sums: Any) -> None:
@@ -229,7 +246,7 @@ class Training:
         """
         self.history.append(row)
         self.epoch += 1
-        self.sums, self.seconds = {}, 0.0
+        self.sums, self.epoch_seconds = {}, 0.0
         leaving = self._checkpoint.agreed(self._stop.requested)
         late = self._checkpoint.agreed(time.monotonic() - self._saved_at >= self._save_every_s)
         if leaving or late or save or self.finished:
@@ -239,7 +256,7 @@ class Training:
 
     def save(self) -> None:
         """Writes the full state now."""
-        names = ("epoch", "step", "history", "sums", "state", "seconds")
+        names = ("epoch", "step", "history", "sums", "state", "seconds", "epoch_seconds", "images")
         self._checkpoint.save({name: getattr(self, name) for name in names})
         self._saved_at = time.monotonic()
 

@@ -53,7 +53,14 @@ class Machine(pydantic.BaseModel, extra="forbid"):
 
 
 class Record(pydantic.BaseModel, extra="forbid"):
-    """One finished stage of one run. Accuracies are fractions in [0, 1], times seconds, memory bytes."""
+    """One finished stage of one run. Accuracies are fractions in [0, 1], times seconds, memory bytes.
+
+    Attributes:
+      outcomes: of accuracies, under the name of the metric; they belong to its `last`.
+      seconds: time of all training steps, over all starts of the run, without tests, checkpoints and plots; the time of
+        the whole work if the stage trains nothing.
+      images_per_s: images of these steps (in each epoch anew) by these seconds; None if there are none.
+    """
 
     schema_version: Literal[1] = 1
     paper: str
@@ -64,7 +71,7 @@ class Record(pydantic.BaseModel, extra="forbid"):
     argv: list[str]
     config: dict[str, Any]
     metrics: dict[str, Metric]
-    outcomes: dict[str, Outcomes] = {}  # of accuracies, under the name of the metric; they belong to its `last`
+    outcomes: dict[str, Outcomes] = {}
     details: dict[str, Any] = {}
     curve: str | None = None
     artefacts: list[Artefact] = []
@@ -222,14 +229,14 @@ def make_record(
       argv: arguments of the command line.
       config: resolved flags, JSON values.
       metrics: name -> {"last": .., "best_on_val": .., "best_on_test": ..}, missing ones None; accuracies in [0, 1].
-      seconds: duration of the stage.
+      seconds: as in `Record`.
       data: name of a data file -> its digest.
       data_verified: whether every data file has the published digest.
       deviations: ids of the deviations that were active, as in docs/deviations/<paper>.md.
       versions: as `versions_of` returns.
       deterministic: whether the same command gives the same bits on this machine.
       precision: what the networks computed in, such as "float32".
-      images_per_s: speed of the training; None if nothing was trained.
+      images_per_s: as in `Record`.
       curve: file of the learning curve in the run folder; None if there is none.
       artefacts: kind, path and title of each file for further use; see `Artefact`.
       details: further JSON values by name.

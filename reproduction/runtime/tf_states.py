@@ -1,19 +1,27 @@
-"""Checkpoints of a TensorFlow training: Saver stores the variables, metrics.jsonl the curve."""
+"""Checkpoints of a TensorFlow training: Saver stores the variables, metrics.jsonl the curve, clock.json the time."""
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reproduction.runtime.metrics_log import read_metrics
-from reproduction.runtime.run_folder import shown
+from reproduction.runtime.run_folder import read_json, shown, write_json
 from reproduction.runtime.tf_runtime import checkpoints, restore_newest, save_checkpoint
+
+CLOCK = "clock.json"  # step of a checkpoint -> training seconds and images until then
+
+
+def speed(line: Mapping[str, Any]) -> dict[str, Any]:
+    """`seconds` and `images_per_s` of a record, from the line of the last test."""
+    seconds, images = line["test/seconds"], line.get("test/images")  # a run of an older version counted no images
+    return {"seconds": seconds, "images_per_s": images / seconds if images and seconds else None}
 
 
 class States:
-    """Checkpoints of a TensorFlow training, for `loop.Training`: Saver stores the variables, metrics.jsonl the curve.
+    """Checkpoints of a TensorFlow training, for `loop.Training`.
 
     Attributes:
       session: with the graph's variables.
@@ -50,13 +58,20 @@ class States:
         if step is None:
             return None
         history = [line for line in self._tests() if line["step"] <= step]
-        return {"epoch": bisect.bisect_right(self.ends, step), "step": step, "history": history}
+        clock = self._clock().get(str(step), {})
+        return {"epoch": bisect.bisect_right(self.ends, step), "step": step, "history": history, **clock}
 
     def save(self, position: dict[str, Any]) -> None:
+        clock = {name: position[name] for name in ("seconds", "images")}
+        write_json(self.folder / CLOCK, self._clock() | {str(position["step"]): clock})  # first: no checkpoint lacks it
         history = self._tests()  # of earlier attempts too
         best = [max(history, key=lambda line: [line[name] for name in self.best_by])["step"]] if history else []
         name, at_end = self.prefix(position["step"]), position["step"] == self.ends[-1]
         save_checkpoint(self.session, self.saver, self.folder / name, keep=best, with_graph=self.with_graph and at_end)
+
+    def _clock(self) -> dict[str, Any]:
+        clock: dict[str, Any] = read_json(path, "") if (path := self.folder / CLOCK).exists() else {}
+        return clock
 
     def _tests(self) -> list[dict[str, Any]]:
         return [line for line in read_metrics(self.folder) if self.test in line]

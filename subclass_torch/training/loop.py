@@ -125,7 +125,7 @@ def run_stage(
             "trn_acc": mean["right"],
             "trn_class_acc": mean["class_right"],  # DEVIATION SDN-D18: next to the subclass accuracy
             "loss": mean["loss_sum"],
-            "seconds": training.seconds,
+            "seconds": training.epoch_seconds,
             "tst_acc": accuracy,
             "test_seconds": time.monotonic() - began,
         }

@@ -29,7 +29,6 @@ from subclass_torch.flags import Config
 from subclass_torch.method import neglect
 from subclass_torch.method.partition import Partition
 from subclass_torch.networks import build
-from subclass_torch.training.state import images_seen
 
 CHECKPOINT_KEYS = {
     "state_dict", "subclass2class", "neglected", "args", "epoch", "accuracy", "class_names", "mean", "std",
@@ -149,7 +148,6 @@ def record_of(
     world: World,
     training: Training,
     stage: str,
-    samples: int,
     details: Mapping[str, Any],
     **fields: Any,
 ) -> Record:
@@ -161,14 +159,10 @@ def record_of(
       world: the processes.
       training: the finished training.
       stage: "stage1", "stage2" or "baseline".
-      samples: training images of an epoch.
       details: the stage's own details; the times are added.
       **fields: other fields of the record.
     """
-    times = seconds_of(training.history)
-    seen = images_seen(training.step, training.ends[0], config.batch_size, samples)
-    limited = config.max_steps and config.schedule == "steps"  # cut short: too few steps to measure images/s
-    print(f"{stage}: {training.step:,} updates, {seen:,} images seen", flush=True)
+    print(f"{stage}: {training.step:,} updates, {training.images:,} images seen", flush=True)
     return make_record(
         paper="subclass",
         row=config.row,
@@ -176,8 +170,8 @@ def record_of(
         seed=config.seed,
         argv=config.argv,
         config=flags.of_run(config, stage1=stage == "stage1"),
-        seconds=times["train_seconds"] + times["test_seconds"],
-        images_per_s=None if limited else seen / times["train_seconds"],
+        seconds=training.seconds,
+        images_per_s=training.images_per_s,
         data=data.digests,
         data_verified=data.verified,
         deviations=active(config, IMAGES),
@@ -185,7 +179,12 @@ def record_of(
         deterministic=world.device.type == "cpu" or config.deterministic,
         precision=runtime.precision(world.device, config.amp),
         gpu=runtime.device_name(world.device),
-        details={**details, **times, "updates": training.step, "images_seen": seen},
+        details={
+            **details,
+            **seconds_of(training.history),
+            "updates": training.step,
+            "images_seen": training.images,
+        },
         **fields,
     )
 
@@ -230,7 +229,6 @@ def stage1_record(
         world,
         training,
         "stage1",
-        len(data.train_images),
         {"theta": theta, "ranking": order, "stage1_skipped": skipped},
         metrics={"identify_ccr": {"last": last["tst_acc"]}, "identify_loss": {"last": last["loss"]}},
         outcomes={"identify_ccr": outcomes_of(decided == data.test_labels, data.test_labels)},
@@ -321,7 +319,6 @@ def stage2_record(config: Config, data: Images, world: World, outcome: Outcome, 
         world,
         training,
         "stage2" if config.subclass else "baseline",
-        samples,
         details,
         metrics=metrics,
         artefacts=artefacts,

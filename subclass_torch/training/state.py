@@ -28,12 +28,6 @@ def epoch_ends(count: int, epochs: int, config: Config, world: World) -> list[in
     return [min(limit, end) for end in range(steps, limit + steps, steps)]
 
 
-def images_seen(step: int, steps: int, batch: int, samples: int) -> int:
-    """Counts the images of `step` updates, an epoch being `steps` batches of at most `samples` images in all."""
-    epochs, rest = divmod(step, steps)
-    return epochs * min(steps * batch, samples) + min(rest * batch, samples)
-
-
 def first_state(classes: int, device: torch.device) -> dict[str, Any]:
     """The loop's own values before the first step: neglection degrees, and the best epoch."""
     totals = new_totals(classes, device)

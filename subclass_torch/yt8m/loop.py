@@ -66,8 +66,7 @@ def train_stage(
       folder: the stage's run folder.
       observe: measure the neglection degree.
     Returns:
-      The finished training; its `state` holds degrees [E][S], skipped (non-finite degrees), loss (of the last step),
-      seconds and videos.
+      The finished training; its `state` holds degrees [E][S], skipped (non-finite degrees) and loss (of the last step).
     Raises:
       UserError: broken records (naming file and record), non-finite loss.
     """
@@ -77,7 +76,8 @@ def train_stage(
     )
     net: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     # files without a whole record count as one step, in which reading them is refused
-    steps = max(1, math.ceil(sum(map(tfrecord.count, paths)) / config.batch_size))
+    videos_in_all = sum(map(tfrecord.count, paths))
+    steps = max(1, math.ceil(videos_in_all / config.batch_size))
     limit = min(config.max_steps, config.num_epochs * steps)
     totals = neglect.new_totals(outputs, device)
     training = Training(
@@ -89,7 +89,7 @@ def train_stage(
         stop,
         checkpoint_steps=config.checkpoint_steps,
         log_by="step",
-        state={"totals": totals, "degrees": [], "skipped": 0, "loss": 0.0, "seconds": 0.0, "videos": 0},
+        state={"totals": totals, "degrees": [], "skipped": 0, "loss": 0.0},
     )
     state = training.state
     for epoch in training.epochs():
@@ -106,7 +106,7 @@ def train_stage(
         )
         model.train()
         with contextlib.closing(stream), neglect.watch(model.penultim_layer) as seen:
-            for step, videos in zip(training.steps(), stream, strict=False):
+            for step, videos in zip(training.steps(videos_in_all), stream, strict=False):
                 optimizer.param_groups[0] |= {"lr": rate_at(step, config), "eps": epsilon_at(step)}
                 features = torch.from_numpy(videos.features).to(device)
                 noise = torch.randn(features.shape, generator=runtime.generator(seed, "yt8m", stage, "noise", step))
@@ -123,7 +123,7 @@ def train_stage(
                 if observe:
                     r, count = neglect.batch_degree(seen[0], logits, truth, chunk=_CHUNK)
                     neglect.add_batch(state["totals"], r, count, len(features))
-                state |= {"loss": entropy.detach(), "videos": state["videos"] + len(features)}
+                state["loss"] = entropy.detach()
                 training.log(entropy)
                 if ((step + 1) % LOG_EVERY == 0 or step + 1 == limit) and training.metrics is not None:
                     training.metrics.write(step + 1, {"loss": float(state["loss"]), "lr": rate_at(step, config)})
@@ -132,7 +132,6 @@ def train_stage(
             state["degrees"].append(degrees)
             state["skipped"] += skipped
             state["totals"] = neglect.new_totals(outputs, device)
-        state["seconds"] += training.seconds
         training.end_epoch({})
     return training
 

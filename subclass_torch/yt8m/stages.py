@@ -111,7 +111,6 @@ def record_of(
       metrics: name -> value after the last step.
       **fields: other fields of the record.
     """
-    seconds, videos = training.state["seconds"], training.state["videos"]
     return make_record(
         paper="subclass",
         row=config.row,
@@ -119,8 +118,8 @@ def record_of(
         argv=config.argv,
         config=as_dict(config),
         metrics={name: {"last": value} for name, value in metrics.items()},
-        seconds=seconds,
-        images_per_s=videos / seconds if seconds else None,
+        seconds=training.seconds,
+        images_per_s=training.images_per_s,
         data=read_json(folder / run_data.FILE, "digests")["digests"],
         data_verified=False,
         deviations=active(config, VIDEOS),
@@ -207,7 +206,7 @@ def train(config: Config, world: World, stop: Stop, folder: Path) -> None:
             "step": step,
         }
         runtime.write_checkpoint(folder / "checkpoints" / f"model-{step}.pt", content)
-        details = {"steps": step, "videos": training.state["videos"], "subclasses": outputs}
+        details = {"steps": step, "videos": training.images, "subclasses": outputs}
         metrics = {**scores, "loss": float(training.state["loss"])}
         opened.finish(
             record_of(config, world, training, folder, metrics, stage="stage2", details=details, artefacts=[])

@@ -24,9 +24,10 @@ def test_the_best_checkpoint_is_of_a_test_with_the_most_strings(tests):
     with tf1.Graph().as_default(), pytest.MonkeyPatch.context() as patch:
         tf1.train.get_or_create_global_step()
         patch.setattr(tf_states, "read_metrics", lambda _: lines)
+        patch.setattr(tf_states, "write_json", lambda *_: None)
         patch.setattr(tf_states, "save_checkpoint", lambda *_, **named: keep.extend(named["keep"]))
         states = tf_states.States(None, Path(), [len(lines)], "test/rnn_acc", before=["test/distinct"])
-        states.save({"step": len(lines)})
+        states.save({"step": len(lines), "seconds": 0.0, "images": 0})
     assert tests[keep[0] - 1] == max(tests)
 
 
@@ -48,19 +49,23 @@ def test_only_strings_that_could_be_distinct_are_tried_again(monkeypatch, tmp_pa
     inputs = Features(x, x, x[:, :3])
     lines = stage2.train_until_unique(config, data, inputs, tmp_path, tmp_path, 2, session_config)[1]
     assert max(line["test/attempt"] for line in lines) == attempts - 1
+    assert lines[-1]["test/images"] == attempts * 2 * 10  # of all attempts
+    assert sorted(line["test/seconds"] for line in lines) == [line["test/seconds"] for line in lines]
     said = capsys.readouterr().out
     assert said.count("--n-sequence 1: too few strings for 3 classes; no further attempt\n") == (bits == 1)
 
 
-def test_images_per_second_are_of_this_process_alone(monkeypatch, tmp_path):
-    """Stopped between two tests, and gone on: the steps before the stop have no seconds, so they must not count."""
+def test_training_steps_alone_are_timed_over_all_starts(monkeypatch, tmp_path):
+    """Stopped between two tests, and gone on: reading, tests and checkpoints take no training time."""
     import signal
     from types import SimpleNamespace
 
     from class2str_tf.training import loop
+    from reproduction.runtime import loop as shared
     from reproduction.runtime.tf import tf1
+    from reproduction.runtime.tf_states import States, speed
 
-    clock, real = [0.0], loop.Training.log
+    clock, real, save = [0.0], loop.Training.log, States.save
 
     def start(session: tf1.Session, step: int) -> None:
         clock[0] += 1000  # images are read
@@ -71,19 +76,27 @@ def test_images_per_second_are_of_this_process_alone(monkeypatch, tmp_path):
         if training.step == 2:  # steps that are done; the third runs
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def slow(states: States, position: dict) -> None:
+        save(states, position)
+        clock[0] += 500
+
+    def test(step: int) -> dict[str, float]:
+        clock[0] += 100
+        return {"acc": 0.5}
+
     def history() -> list[dict]:
         with tf1.Graph().as_default():
             step = tf1.train.get_or_create_global_step()
             graph = loop.Graph(SimpleNamespace(start=start), tf1.constant(0.0), {}, tf1.assign_add(step, 1).op)
             with loop.tf_runtime.session() as session:
                 config = SimpleNamespace(B=4, lr=1.0, legacy_batches=False)
-                return loop.run_steps(
-                    "stage 1", session, graph, config, tmp_path, 8, 6, lambda step: {"acc": 0.5}, "test/acc"
-                )
+                return loop.run_steps("stage 1", session, graph, config, tmp_path, 7, 6, test, "test/acc")
 
     monkeypatch.setattr(loop.Training, "log", log)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(States, "save", slow)
+    monkeypatch.setattr(shared, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with pytest.raises(SystemExit):
         history()
-    assert [line.get("images_per_s") for line in history()] == [None, None, 4]
-    assert "images_per_s" not in history()[-1]  # nothing was left to train
+    for lines in (history(), history()):  # the second has nothing left to train
+        assert [(line["test/seconds"], line["test/images"]) for line in lines] == [(2, 7), (4, 14), (6, 21)]
+        assert speed(lines[-1]) == {"seconds": 6, "images_per_s": 3.5}

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reproduction.runtime import loop
 from reproduction.runtime.loop import Training
 from reproduction.runtime.metrics_log import read_metrics
 from reproduction.runtime.run_folder import REPO_ROOT, Stop, UserError
@@ -88,7 +90,7 @@ def test_a_killed_training_ends_with_the_same_bits(tmp_path, kill_at, every):
     again, same, training = train(tmp_path / "killed", every=every)
     assert again == history and torch.equal(same, weight)
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "calm")
-    assert training.state["seen"] == [4, 4, 2] * 4
+    assert training.state["seen"] == [4, 4, 2] * 4 and training.images == 4 * IMAGES
     assert len(states_of(tmp_path / "killed" / "checkpoints")) <= 2
 
 
@@ -106,6 +108,33 @@ def test_a_stop_leaves_after_a_checkpoint_and_goes_on(tmp_path, stop_at, capsys)
     again, same, training = train(tmp_path / "stopped")
     assert again == history and torch.equal(same, weight) and training.resumed
     assert ("going on at epoch" in capsys.readouterr().out) == (stop_at < 11)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_steps_are_timed_over_all_starts_without_checkpoints(tmp_path, monkeypatch, older):
+    clock, log, save = [0.0], Training.log, States.save
+
+    def slow_step(training: Training, loss: torch.Tensor, **sums: torch.Tensor) -> None:
+        log(training, loss, **sums)
+        clock[0] += 1
+
+    def slow_save(states: States, position: dict) -> None:
+        save(states, position)
+        clock[0] += 100
+
+    monkeypatch.setattr(Training, "log", slow_step)
+    monkeypatch.setattr(States, "save", slow_save)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with pytest.raises(SystemExit):
+        train(tmp_path, stop_at=4, every=2)
+    if older:  # a state of an earlier version, whose seconds were those of the epoch: it counts from here on
+        newest = states_of(tmp_path / "checkpoints")[-1]
+        content = torch.load(newest, weights_only=True)
+        del content["position"]["images"], content["position"]["epoch_seconds"]
+        torch.save(content, newest)
+    training = train(tmp_path, every=2)[2]
+    assert (training.images, training.seconds) == ((22, 7) if older else (40, 12))
+    assert training.images_per_s == training.images / training.seconds and training.epoch_seconds == 0
 
 
 @pytest.mark.parametrize("last", [1, 3, 4, 11, 12])

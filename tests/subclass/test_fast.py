@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from reproduction.launch.pipeline import Request
+from reproduction.runtime.loop import Training
 from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.run_folder import Stop, UserError
 from reproduction.runtime.torch_runtime import World
+from reproduction.runtime.torch_states import States
 from subclass_torch import flags, ranking, reproduce
 from subclass_torch.networks import build
-from subclass_torch.training import setting, stage2, state
+from subclass_torch.training import setting, stage2
 from subclass_torch.training.loop import run_stage
 
 from . import ddp_worker as worker
@@ -75,9 +77,22 @@ def test_a_run_is_stable_from_the_epoch_after_the_last_other_choice():
     assert [ranking.stable_from(last_two_alike, 1, compound) for compound in (False, True)] == [1, 2]
 
 
-def test_images_of_a_last_batch_that_is_left_out_are_not_counted():
-    assert state.images_seen(16, 8, 128, 1025) == 2 * 1024  # four processes leave out the batch of one image
-    assert state.images_seen(18, 9, 128, 1025) == 2 * 1025 and state.images_seen(10, 9, 128, 1025) == 1025 + 128
+@pytest.mark.parametrize(
+    ("ends", "images"),
+    [
+        ([8, 16], 2 * 1024),  # four processes leave out the batch of one image
+        ([9, 18], 2 * 1025),
+        ([9, 10], 1025 + 128),
+    ],
+)
+def test_images_of_a_last_batch_that_is_left_out_are_not_counted(tmp_path, ends, images):
+    states = States(tmp_path, World(0, 1, torch.device("cpu")), {})
+    training = Training("stage2", tmp_path, ends, 128, states, Stop())
+    for _ in training.epochs():
+        for _ in training.batches(range(1025)):
+            pass
+        training.end_epoch({})
+    assert training.images == images
 
 
 def test_the_mean_ranking_orders_by_rank_then_theta():

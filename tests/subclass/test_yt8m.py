@@ -330,7 +330,7 @@ def test_a_state_from_before_the_shared_loop_goes_on(videos, tmp_path):
 
         world = World(0, 1, torch.device("cpu"))
         training = train_stage(config, "stage1", model, paths, criterion, world, stop, tmp_path / name, observe=True)
-        return training.state["degrees"], training.state["videos"], model.state_dict()
+        return training.state["degrees"], training.images, model.state_dict()
 
     degrees, count, weights = train("calm")
     with pytest.raises(SystemExit):

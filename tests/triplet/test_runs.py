@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reproduction.runtime import loop as shared_loop
 from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from tests.triplet.conftest import CLASSES, TEST
@@ -269,10 +270,15 @@ def test_killed_and_stopped_run_ends_bit_identical(killed_when, runs, tiny, tmp_
         with pytest.raises(SystemExit) as stopped:
             run_here(*flags)
         assert stopped.value.code == 143 and (folder / "model-3.index").exists()
-        patch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+        for module in (loop, shared_loop):
+            patch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
         patch.setattr(loader.TrainBatches, "start", slow_start)
         run_here(*flags)
-    assert record_of(folder)["images_per_s"] == 4  # a step of four images is a second; nothing else counts
+    before, record = json.loads((folder / "clock.json").read_text())["3"], record_of(folder)
+    steps = record["details"]["steps"]
+    assert before["images"] == 3 * 4  # of two processes
+    assert record["seconds"] == pytest.approx(before["seconds"] + steps - 3, abs=2e-3)  # a step is a second
+    assert record["images_per_s"] == pytest.approx(4 * steps / record["seconds"])
     assert curve(folder) == curve(runs / "hard")
     assert record_of(folder)["metrics"] == record_of(runs / "hard")["metrics"]
     with np.load(folder / "embeddings.npz") as ours, np.load(runs / "hard" / "embeddings.npz") as theirs:

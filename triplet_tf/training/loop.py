@@ -61,8 +61,7 @@ def train(
       config: resolved flags.
       lists: training list and test list.
     Returns:
-      (lines of the tests in metrics.jsonl, this process's with `images_per_s`; answers of the last test, or None if
-      nothing was left to train).
+      (lines of the tests in metrics.jsonl; answers of the last test, or None if nothing was left to train).
     """
     total, per_update, tested = config.train_iters, config.caffe_iter_size, None
     ends = sorted({*range(config.test_interval, total, config.test_interval), total})
@@ -87,8 +86,6 @@ def train(
         log = LogFile(run.folder / f"{config.log_filename}.txt")
         log.announce(config, lists, count_parameters(), training.step)
         graph.batches.start(session, training.step * per_update)
-        first, start = training.step, time.monotonic()  # a cache is complete now
-        seconds = training.history[-1]["test/seconds"] if training.history else 0.0
 
         for _ in training.epochs():
             for step in training.steps():
@@ -114,13 +111,11 @@ def train(
                 "macro_accuracy": values["macro_accuracy"],
                 "Val_Loss": values["cross_entropy"],
                 **embedding_health(tested),
-                "seconds": round(seconds + time.monotonic() - start, 3),
+                "seconds": round(training.seconds, 3),
+                "images": training.images,
             }
             training.metrics.write(training.step, row, "test")
             row = {"step": training.step, **{f"test/{name}": value for name, value in row.items()}}
-            # of this process alone: a stop between two tests loses the seconds since the test, not the steps
-            images = (training.step - first) * config.batch_size * per_update
-            row["images_per_s"] = round(images / max(row["test/seconds"] - seconds, 1e-9), 1)
             log.test(config, row, training.history)
             training.end_epoch(row)  # DEVIATION STL-D16: saves at every test and at the end; keeps the best test's
     return training.history, tested

@@ -21,6 +21,7 @@ from reproduction.runtime.outcomes import outcomes_of
 from reproduction.runtime.record import make_record, versions_of
 from reproduction.runtime.run_folder import Run, UserError, read_json, shown, write_bytes, write_json
 from reproduction.runtime.tf import tf, tf1
+from reproduction.runtime.tf_states import speed
 from triplet_tf import deviations, plots
 from triplet_tf.config.base_config import Config, describe
 from triplet_tf.data_sampling.image_lists import digests, open_lists
@@ -159,7 +160,6 @@ def write_record(
     else:
         best_on_test = {"accuracy": best["test/Split_Val_Accuracy"], "macro_accuracy": best["test/macro_accuracy"]}
     matrix = confusion_counts(tested.labels, tested.ranked[:, 0], lists.num_classes)
-    seconds = history[-1]["test/seconds"]
     run.finish(
         make_record(
             paper="triplet",
@@ -186,8 +186,7 @@ def write_record(
             },
             outcomes={name: outcomes_of(bits, tested.labels) for name, bits in right.items()},
             artefacts=ARTEFACTS,
-            seconds=seconds,
-            images_per_s=history[-1].get("images_per_s"),
+            **speed(history[-1]),
             data=lists.digests,
             data_verified=lists.verified,
             deviations=deviations.active(config),
