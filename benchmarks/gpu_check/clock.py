@@ -61,7 +61,7 @@ def timed_loop(
                         refuse(False)
                 finally:
                     refuse(False)
-            clock.rates.append((self.step - self._first) * self.batch_size / max(self.epoch_seconds, 1e-9))
+            clock.rates.append(self.step_in_epoch * self.batch_size / max(self.epoch_seconds, 1e-9))
             clock.waiting += waiting if self.epoch else []
 
     return mock.patch.object(loop, "Training", Timed)

@@ -17,7 +17,7 @@ from hierarchy_cnn_torch.training.evaluate import evaluate_epoch, layout
 from hierarchy_cnn_torch.training.optimizer import learning_rate, optimizer_of, share_gradients
 from hierarchy_cnn_torch.training.state import keep_best, keep_weights
 from reproduction.runtime import torch_runtime as runtime
-from reproduction.runtime.loop import Training
+from reproduction.runtime.loop import Training, epoch_ends
 from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World
 from reproduction.runtime.torch_states import States
@@ -53,10 +53,9 @@ def run(
     labels_of_branch = [torch.from_numpy(table).to(device) for table in branches.labels]
     mean, sd = data.mean.to(device), data.sd.to(device)
     steps = math.ceil(len(labels) / size)
-    limit = min(config.max_steps or config.epochs * steps, config.epochs * steps)
     states = States(folder, world, {"model": network, "optimizer": optimizer})
     first_state: dict[str, Any] = {"norms": [], "gradients": [], "curve": []}
-    ends, due = [*range(steps, limit, steps), limit], config.checkpoint_steps
+    ends, due = epoch_ends(steps, config.epochs, config.max_steps), config.checkpoint_steps
     training = Training(config.arm, folder, ends, size, states, stop, state=first_state, checkpoint_steps=due)
     net = torch.compile(network) if config.compile else network
     epochs_to_keep = keep_epochs(config.keep_epochs, config.epochs)
@@ -76,7 +75,7 @@ def run(
             x = augment(images[here], here) if augment else images[here]
             x = layout(prepared(x, mean, sd, config.image_size), config)
             # dropout's draws: a function of (seed, epoch, step), the same for the trunk of every variant
-            torch.manual_seed(runtime.derive(config.seed, "dropout", epoch, training.step - epoch * steps, world.rank))
+            torch.manual_seed(runtime.derive(config.seed, "dropout", epoch, training.step_in_epoch, world.rank))
             # DEVIATION HCN-D11: float32 in torch's own memory format, not compiled, unless a flag asks for speed
             with runtime.autocast(device, config.amp):
                 logits, heads = net(x)
@@ -93,7 +92,7 @@ def run(
         runtime.share_statistics(network, world)
         accuracies, predicted = evaluate_epoch(config, network, data, world)
         training.state["curve"] += predicted
-        count = min((training.step - epoch * steps) * size, len(labels))
+        count = min(training.step_in_epoch * size, len(labels))
         sums, norms = states.total(training.sums), training.state["gradients"][-1].double().numpy()
         row = {"train/loss": float(sums["total"]) / count, "train/accuracy": float(sums["right"]) / count, "lr": rate}
         row |= accuracies | {f"gradient/{name}": float(norms[:, at].mean()) for at, name in enumerate(network.names)}
@@ -102,7 +101,7 @@ def run(
             row["val/accuracy"] > earlier["val/accuracy"] for earlier in training.history
         )
         if world.rank == 0:  # before the state: after a kill in between the epoch is run again
-            if epoch + 1 in epochs_to_keep or training.step == limit:
+            if epoch + 1 in epochs_to_keep or training.step == ends[-1]:
                 keep_weights(folder, network, epoch + 1)
             if best:
                 keep_best(folder, network)

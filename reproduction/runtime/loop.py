@@ -59,6 +59,18 @@ def check_losses(
             )
 
 
+def epoch_ends(steps: int, epochs: int, most: int = 0) -> list[int]:
+    """Numbers of steps after which an epoch ends.
+
+    Args:
+      steps: of an epoch.
+      epochs: of the training.
+      most: steps of the training at most; 0: all of its epochs.
+    """
+    limit = min(most or epochs * steps, epochs * steps)
+    return [min(limit, end) for end in range(steps, limit + steps, steps)]
+
+
 class Checkpoint(Protocol):
     """Restores and saves everything that is trained; `torch_states.States` and `tf_states.States` do.
 
@@ -155,7 +167,7 @@ class Training:
         count = self.epoch if log_by == "epoch" else self.step
         self.metrics = MetricsLog(folder, count or -1, events) if checkpoint.writes else None
         if self.resumed and not self.finished and checkpoint.writes:
-            inside = f", step {self.step - self._first + 1}" if self.step > self._first else ""
+            inside = f", step {self.step_in_epoch + 1}" if self.step_in_epoch else ""
             print(f"{name}: going on at epoch {self.epoch + 1}{inside}", flush=True)
 
     @property
@@ -172,6 +184,11 @@ class Training:
     def _first(self) -> int:
         """First step of this epoch."""
         return self.ends[self.epoch - 1] if self.epoch else self._start
+
+    @property
+    def step_in_epoch(self) -> int:
+        """Steps of this epoch that are done."""
+        return self.step - self._first
 
     def epochs(self) -> Iterator[int]:
         """The epochs that are left, from 0; the loop's body closes each with `end_epoch`."""
@@ -191,7 +208,7 @@ class Training:
         end, size, began = self.ends[self.epoch], self.batch_size, time.monotonic()
         with tqdm(
             total=(end - self._first) * size,
-            initial=(self.step - self._first) * size,
+            initial=self.step_in_epoch * size,
             unit="img",
             leave=False,
             desc=f"{self.name} {self.epoch + 1}/{len(self.ends)}",
@@ -199,7 +216,7 @@ class Training:
         ) as bar:
             while self.step < end:
                 yield self.step
-                self.images += min(size, images - (self.step - self._first) * size)
+                self.images += min(size, images - self.step_in_epoch * size)
                 self.step += 1
                 self._steps_here += 1
                 at_end = self.step == end

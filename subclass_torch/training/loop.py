@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reproduction.runtime import torch_runtime as runtime
-from reproduction.runtime.loop import Training
+from reproduction.runtime.loop import Training, epoch_ends
 from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World
 from reproduction.runtime.torch_states import States
@@ -23,7 +23,7 @@ from subclass_torch.training.chance import check_chance
 from subclass_torch.training.evaluate import decisions
 from subclass_torch.training.optimizer import optimizer_of, parallel
 from subclass_torch.training.setting import Task
-from subclass_torch.training.state import epoch_ends, first_state
+from subclass_torch.training.state import first_state, steps_per_epoch
 
 SAVE_EVERY_S = 30.0  # without a new best epoch, full states are not written more often than this
 
@@ -48,8 +48,7 @@ def run_stage(
     """
     optimizer, net = optimizer_of(model, task.lr_at(0)), parallel(model, config, world)
     count, size = len(task.images), config.batch_size
-    ends = epoch_ends(count, task.epochs, config, world)
-    steps, limit = ends[0], ends[-1]
+    ends = epoch_ends(steps_per_epoch(count, size, world), task.epochs, config.max_steps)
     states = States(folder, world, {"model": model, "optimizer": optimizer})
     training = Training(
         task.stage,
@@ -80,8 +79,8 @@ def run_stage(
                 images = augment.training_batch(
                     task.images[mine], draws.of(mine), *task.constants, crop, cutout, length
                 )
-                step = training.step - epoch * steps
-                torch.manual_seed(runtime.derive(config.seed, task.stage, "dropout", epoch, step, world.rank))
+                words = "dropout", epoch, training.step_in_epoch, world.rank
+                torch.manual_seed(runtime.derive(config.seed, task.stage, *words))
                 # DEVIATION SDN-D28: float32 in torch's own memory format, not compiled, unless a flag asks for speed
                 with runtime.autocast(world.device, config.amp):
                     logits = net(images if config.channels_last else images.contiguous())
@@ -89,7 +88,7 @@ def run_stage(
                 optimizer.zero_grad(set_to_none=True)
                 (loss * world.size).backward()  # DDP averages over the processes
                 if config.schedule == "onecycle":
-                    optimizer.param_groups[0]["lr"] = runtime.one_cycle(training.step, limit, config.learning_rate)
+                    optimizer.param_groups[0]["lr"] = runtime.one_cycle(training.step, ends[-1], config.learning_rate)
                 optimizer.step()
                 if task.observe:  # by the forward pass of the update, that is by the weights before it
                     r, positives = neglect.batch_degree(seen[0], logits, labels, reduce)
@@ -102,7 +101,7 @@ def run_stage(
                     right=(decided == labels).sum(),
                     class_right=class_right.sum(),
                 )
-        samples = min((training.step - epoch * steps) * size, count)
+        samples = min(training.step_in_epoch * size, count)
         # DEVIATION SDN-D16: means over all samples, not the batch size
         mean = {name: float(total) / samples for name, total in states.total(training.sums).items()}
         if task.observe:
@@ -147,6 +146,6 @@ def write_best(task: Task, model: nn.Module, training: Training, world: World) -
     So the file is never newer than the state: a GPU that repeats an epoch after a kill may find another accuracy.
     """
     epoch, accuracy = training.state["best_epoch"], training.state["best_accuracy"]
-    ended = epoch == training.epoch and training.step == training.ends[epoch - 1]
+    ended = epoch == training.epoch and not training.step_in_epoch
     if ended and task.best_file and world.rank == 0:
         record.write_network(task.best_file, model, task.facts, epoch, accuracy)

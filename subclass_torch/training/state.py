@@ -1,4 +1,4 @@
-"""Where the epochs of a training end, and what it needs to go on."""
+"""How long an epoch is, and what a training needs to go on."""
 
 from __future__ import annotations
 
@@ -8,24 +8,12 @@ from typing import Any
 import torch
 
 from reproduction.runtime.torch_runtime import World
-from subclass_torch.flags import Config
 from subclass_torch.method.neglect import new_totals
 
 
-def epoch_ends(count: int, epochs: int, config: Config, world: World) -> list[int]:
-    """Lists the numbers of steps after which an epoch ends.
-
-    Args:
-      count: training images.
-      epochs: E.
-      config: batch_size, max_steps.
-      world: the processes; a last batch with fewer samples than processes is left out.
-    """
-    steps = math.ceil(count / config.batch_size)
-    if 0 < count % config.batch_size < world.size:
-        steps -= 1
-    limit = min(config.max_steps or epochs * steps, epochs * steps)
-    return [min(limit, end) for end in range(steps, limit + steps, steps)]
+def steps_per_epoch(count: int, batch: int, world: World) -> int:
+    """Steps of an epoch of `count` images; a last batch with fewer images than processes is left out."""
+    return math.ceil(count / batch) - (0 < count % batch < world.size)
 
 
 def first_state(classes: int, device: torch.device) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reproduction.runtime import torch_runtime as runtime
-from reproduction.runtime.loop import Training
+from reproduction.runtime.loop import Training, epoch_ends
 from reproduction.runtime.run_folder import Stop
 from reproduction.runtime.torch_runtime import World
 from reproduction.runtime.torch_states import States
@@ -78,12 +78,12 @@ def train_stage(
     # files without a whole record count as one step, in which reading them is refused
     videos_in_all = sum(map(tfrecord.count, paths))
     steps = max(1, math.ceil(videos_in_all / config.batch_size))
-    limit = min(config.max_steps, config.num_epochs * steps)
+    ends = epoch_ends(steps, config.num_epochs, config.max_steps)
     totals = neglect.new_totals(outputs, device)
     training = Training(
         stage,
         folder,
-        [min(limit, end) for end in range(steps, limit + steps, steps)],
+        ends,
         config.batch_size,
         States(folder, world, {"model": model, "optimizer": optimizer}),
         stop,
@@ -101,7 +101,7 @@ def train_stage(
             epoch,
             config.shuffle_data,
             config.shuffle_buffer_size,
-            skip=training.step - epoch * steps,
+            skip=training.step_in_epoch,
             ahead=config.num_parallel_calls,
         )
         model.train()
@@ -125,7 +125,7 @@ def train_stage(
                     neglect.add_batch(state["totals"], r, count, len(features))
                 state["loss"] = entropy.detach()
                 training.log(entropy)
-                if ((step + 1) % LOG_EVERY == 0 or step + 1 == limit) and training.metrics is not None:
+                if ((step + 1) % LOG_EVERY == 0 or step + 1 == ends[-1]) and training.metrics is not None:
                     training.metrics.write(step + 1, {"loss": float(state["loss"]), "lr": rate_at(step, config)})
         if observe:
             degrees, skipped = neglect.close_epoch(state["totals"])

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reproduction.runtime import loop
-from reproduction.runtime.loop import Training
+from reproduction.runtime.loop import Training, epoch_ends
 from reproduction.runtime.metrics_log import read_metrics
 from reproduction.runtime.run_folder import REPO_ROOT, Stop, UserError
 from reproduction.runtime.torch_runtime import World, generator, save_state, states_of
@@ -44,11 +44,10 @@ def train(
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
     stop = stop or Stop()
     steps = -(-IMAGES // BATCH)
-    ends = [min(last or epochs * steps, (epoch + 1) * steps) for epoch in range(epochs)]
     training = Training(
         "stage1",
         folder,
-        sorted(set(ends)),
+        epoch_ends(steps, epochs, last),
         BATCH,
         States(folder, ALONE, {"network": network, "optimizer": optimizer}),
         stop,
@@ -59,6 +58,7 @@ def train(
         draws = generator(1, epoch)
         order, images = torch.randperm(IMAGES, generator=draws), torch.randn(IMAGES, 3, generator=draws)
         for indices in training.batches(order):
+            assert training.step_in_epoch == training.step - 3 * epoch
             if training.step == kill_at:
                 raise Killed
             if training.step == stop_at:
@@ -142,6 +142,11 @@ def test_the_last_end_is_the_length(tmp_path, last):
     history, _, training = train(tmp_path, last=last)
     assert training.step == last and training.finished
     assert len(history) == -(-last // 3)
+
+
+def test_epochs_end_after_their_steps_and_with_the_training():
+    assert epoch_ends(3, 2) == epoch_ends(3, 2, 6) == epoch_ends(3, 2, 99) == [3, 6]
+    assert epoch_ends(3, 2, 5) == [3, 5] and epoch_ends(3, 2, 3) == [3] and epoch_ends(3, 2, 1) == [1]
 
 
 @pytest.mark.parametrize("waits", [False, True])
