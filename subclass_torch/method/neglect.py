@@ -170,6 +170,19 @@ def close_epoch(totals: dict[str, Tensor], compound: bool = False) -> tuple[list
     return packed[:-1], int(packed[-1])
 
 
+def end_epoch(state: dict[str, Any], compound: bool = False) -> None:
+    """Ends an epoch in the state of a training: adds its degrees and skipped degrees, and begins new totals.
+
+    Args:
+      state: `totals`, `degrees` and `skipped` are changed.
+      compound: as in `close_epoch`.
+    """
+    degrees, skipped = close_epoch(state["totals"], compound)
+    state["degrees"].append(degrees)
+    state["skipped"] += skipped
+    state["totals"] = new_totals(len(degrees), state["totals"]["sum"].device)
+
+
 def ranking(epochs: list[list[float]], compound: bool = False) -> tuple[list[float], list[int]]:
     """Computes theta, and the classes in descending theta (ties: smaller class first).
 

@@ -10,12 +10,18 @@ from torch import nn
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.torch_runtime import World
 from subclass_torch.flags import Config
+from subclass_torch.training.setting import Task
 
 
 def learning_rate(epoch: int, base: float, milestones: Sequence[int], gamma: float) -> float:
     """base * gamma^(number of milestones <= epoch), epoch counted from 0: the rate that is used is the one logged."""
     # DEVIATION SDN-D19: a function of the epoch, not a scheduler. DEVIATION SDN-D20: so no get_lr() is logged
     return base * gamma ** sum(milestone <= epoch for milestone in milestones)
+
+
+def rate_at(task: Task, config: Config, epoch: int, step: int, steps: int) -> float:
+    """Learning rate of a step: the stage's rate for this epoch, or one cycle over all `steps`."""
+    return runtime.one_cycle(step, steps, config.learning_rate) if config.schedule == "onecycle" else task.lr_at(epoch)
 
 
 def optimizer_of(model: nn.Module, lr: float) -> torch.optim.SGD:

@@ -128,10 +128,7 @@ def train_stage(
                 if ((step + 1) % LOG_EVERY == 0 or step + 1 == ends[-1]) and training.metrics is not None:
                     training.metrics.write(step + 1, {"loss": float(state["loss"]), "lr": rate_at(step, config)})
         if observe:
-            degrees, skipped = neglect.close_epoch(state["totals"])
-            state["degrees"].append(degrees)
-            state["skipped"] += skipped
-            state["totals"] = neglect.new_totals(outputs, device)
+            neglect.end_epoch(state)
         training.end_epoch({})
     return training
 
