@@ -19,6 +19,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from reproduction.runtime.driver import visible_gpu
 from tests import scripts
 
 # One thread in each of the suite's processes: threads of several on the same cores mostly wait for each other.
@@ -34,6 +35,10 @@ with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# The suite needs no GPU and compares bits: it uses none, and what its tests of GPUs find is theirs.
+if visible_gpu():
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 # `make test` tells the makes it starts that they are its children, and these then print the folder they work in.
 for inherited in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):

@@ -222,7 +222,7 @@ class _Timed(LitResnet):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Forward, backward and update: Lightning runs all three in here."""
-        refuse_waits(self.device, True)
+        refuse_waits(self.device, self.global_step > 0)  # Lightning makes the sums of its log at the first step
         try:
             super().optimizer_step(*args, **kwargs)
         finally:

@@ -40,6 +40,7 @@ class Command:
       cpu_minutes: estimate on two cores.
       worker: commands of one worker run in order, of different workers at the same time; None waits for all before it.
       threads: number of threads (OMP_NUM_THREADS), or 0 for the framework's own choice.
+      hide_gpu: whether the script must not see a GPU that this machine has.
     """
 
     row: str
@@ -51,11 +52,18 @@ class Command:
     cpu_minutes: float = 0.0
     worker: str | None = None
     threads: int = 0
+    hide_gpu: bool = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the script's environment has besides this process's."""
+        threads = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
+        return threads | ({"CUDA_VISIBLE_DEVICES": ""} if self.hide_gpu else {})
 
     def line(self) -> str:
         """The command as it can be pasted in the repository's folder (with its environment active)."""
-        threads = f"OMP_NUM_THREADS={self.threads} " if self.threads else ""
-        return threads + shlex.join(["python", self.script, *self.flags])
+        settings = [f"{name}={value} " for name, value in self.environment.items()]
+        return "".join(settings) + shlex.join(["python", self.script, *self.flags])
 
 
 def check_flags(commands: Sequence[Command]) -> None:
@@ -191,7 +199,7 @@ def _announce(number: str, command: Command) -> None:
 
 def start(command: Command, piped: bool = False) -> subprocess.Popen[str]:
     """Starts a script with this interpreter; `piped`: its output, both streams as one, is read by the caller."""
-    extra = {"OMP_NUM_THREADS": str(command.threads)} if command.threads else {}
+    extra = command.environment
     if piped:
         extra |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}
     return subprocess.Popen(

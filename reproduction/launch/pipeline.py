@@ -39,7 +39,7 @@ REQUEST_FLAGS: FlagTable = {  # what `request_of` reads
     ),
     "--dataset": dict(default="", help="data set; default: the profile's own"),
     "--seeds": dict(default="", help='for example "0 1 2"; default: the profile\'s own'),
-    "--device": dict(default="auto", help="auto, cpu or cuda; cpu: do not use the GPU"),
+    "--device": dict(default="auto", help="auto, cpu or cuda; auto: a GPU for the profiles paper and matched"),
     "--data-dir": dict(default="", help="folder of the data sets; default: data/ of the repository"),
     "--copy": dict(
         default="",
@@ -206,9 +206,14 @@ def on_gpu(request: Request) -> bool:
 
 
 def one_thread_each(request: Request, commands: Sequence[Command]) -> list[Command]:
-    """On a CPU every command gets one thread: no number depends on cores, or on what else runs."""
-    threads = 0 if on_gpu(request) else 1
-    return [dataclasses.replace(command, threads=threads) for command in commands]
+    """On a CPU every command gets one thread: no number depends on cores, or on what else runs.
+
+    The small profiles leave a GPU alone unless --device asks for it; TensorFlow without CUDA would refuse to run there.
+    """
+    if on_gpu(request):
+        return list(commands)
+    hide_gpu = request.device == "auto" and visible_gpu()
+    return [dataclasses.replace(command, threads=1, hide_gpu=hide_gpu) for command in commands]
 
 
 def fetch_data(paper: str, request: Request, commands: Sequence[Command]) -> None:
@@ -266,9 +271,11 @@ def run(reproduction: Reproduction, argv: Sequence[str] | None = None) -> None:
             _print_plan(paper, request, commands, reproduction.paper_gigabytes if known else None)
             return
         if request.profile == "paper" and on_gpu(request) and not _framework_sees_gpu(reproduction.framework):
+            listed = visible_gpu() and reproduction.framework == "tensorflow"
+            setup = " (make setup GPU=1, then the same make command with GPU=1)" * listed
             raise UserError(
-                f"PROFILE=paper needs a CUDA GPU and {reproduction.framework} sees none; PROFILE=cpu runs the same "
-                "stages in minutes, DEVICE=cpu runs the paper's own settings here, for days"
+                f"PROFILE=paper needs a CUDA GPU and {reproduction.framework} sees none{setup}; PROFILE=cpu runs the "
+                "same stages in minutes, DEVICE=cpu runs the paper's own settings here, for days"
             )
         get_files(reproduction, request, commands)
         seeds = " ".join(map(str, request.seeds))

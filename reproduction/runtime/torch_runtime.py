@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from reproduction.runtime.arrays import check_zip, may_be_whole
 from reproduction.runtime.cores import cores
+from reproduction.runtime.driver import visible_gpu
 from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import Damaged, UserError, atomic, newest_whole, shown
 from reproduction.runtime.torch_fast import allow_tf32 as allow_tf32
@@ -76,8 +77,12 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """Resolves auto | cpu | cuda | cuda:N; UserError if torch does not find the requested GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cpu" and (reason := old_driver()):
-            raise UserError(f"--device auto: {reason}; --device cpu runs without a GPU")
+        if name == "cpu":
+            reason = old_driver()
+            if reason is None and visible_gpu():
+                reason = "torch sees no GPU although the driver lists one; install a torch that is built with CUDA"
+            if reason:
+                raise UserError(f"--device auto: {reason}; --device cpu runs without a GPU")
     if not name.startswith("cuda"):
         return torch.device(name)
     index = int(name.partition(":")[2] or local_rank)

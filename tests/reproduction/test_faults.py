@@ -170,6 +170,17 @@ def test_a_driver_older_than_torch_is_refused_and_not_taken_for_a_machine_withou
         torch_runtime.pick_device("auto")
 
 
+def test_torch_is_not_silently_on_the_cpu(monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("torch sees a GPU")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(driver, "first_gpu", lambda: "NVIDIA Card 1")
+    with pytest.raises(UserError, match="--device auto: torch sees no GPU although the driver lists one"):
+        torch_runtime.pick_device("auto")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert torch_runtime.pick_device("auto").type == torch_runtime.pick_device("cpu").type == "cpu"
+
+
 def test_tensorflow_is_not_silently_on_the_cpu(monkeypatch, tmp_path):
     pytest.importorskip("tensorflow")
     from reproduction.runtime import tf_runtime

@@ -139,6 +139,19 @@ def test_a_hidden_gpu_is_not_visible(monkeypatch):
         assert pipeline.on_gpu(matched) == (not hidden)
 
 
+@pytest.mark.parametrize(
+    ("device", "listed", "hides"), [("auto", True, True), ("auto", False, False), ("cuda", True, False)]
+)
+def test_small_profiles_leave_a_gpu_alone_unless_asked(device, listed, hides, monkeypatch, capfd):
+    monkeypatch.setattr(pipeline, "visible_gpu", lambda: listed)
+    script = Command("row", "stage", "-c", (), REPO_ROOT)
+    (command,) = pipeline.one_thread_each(Request("cpu", "mnist5k", (0,), device), [script])
+    assert command.environment.get("CUDA_VISIBLE_DEVICES") == ("" if hides else None)
+    assert ("CUDA_VISIBLE_DEVICES= python" in command.line()) == hides
+    (large,) = pipeline.one_thread_each(Request("matched", "mnist5k", (0,), device), [script])
+    assert "CUDA_VISIBLE_DEVICES" not in large.environment
+
+
 @pytest.mark.parametrize("offline", ["", "1"])
 @pytest.mark.parametrize("paper", FOLDERS)
 def test_a_missing_network_is_one_short_line_with_the_command_that_needs_none(
