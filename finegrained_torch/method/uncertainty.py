@@ -190,7 +190,7 @@ def uncertainty(
       labels: int64 [N], coarse labels.
       n_aug: augmentations per image, >= 1.
       seed: the views are a function of (seed, image).
-      batch_size: network inputs at a time.
+      batch_size: network inputs at a time; on a CPU never more than IN_CACHE.
       aug_set: one of AUG_SETS.
       prepare: applied to a batch of views before the network.
       progress: called with the number of images that were finished since the last call.
@@ -207,7 +207,8 @@ def uncertainty(
     modes = {module: module.training for module in network.modules()}
     network.eval()
     mean: Tensor | None = None
-    at_once = min(batch_size, IN_CACHE) if images.device.type == "cpu" else batch_size
+    values = (*network.parameters(), *network.buffers())  # not the images' device: `prepare` may move them
+    at_once = min(batch_size, IN_CACHE) if all(value.device.type == "cpu" for value in values) else batch_size
     step = max(1, batch_size // 2)  # about 2.5 of the 4 flips are drawn for an image: two batches or so at a time
     for start in range(0, len(images), step):
         # DEVIATION FGL-D23: batches of views; a view drawn twice is computed once and counts twice

@@ -66,6 +66,31 @@ def test_each_view_of_an_image_is_computed_once_at_most(generator):
     assert len(seen) == sum(len(row.unique()) for row in views) < 40 * 4
 
 
+class Elsewhere(torch.nn.Module):
+    """A network on the device "meta", which stands for a GPU; all its logits are zero, and on the CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = network().to("meta")
+
+    def forward(self, images):
+        return torch.zeros(self.network(images).shape)
+
+
+@pytest.mark.parametrize(("make", "device", "largest"), [(network, "cpu", 32), (Elsewhere, "meta", 200)])
+def test_batches_fit_the_networks_device_wherever_the_images_are(make, device, largest, generator):
+    """The stage gives images on the CPU and moves each batch to the network."""
+    sizes = []
+
+    def prepare(batch):
+        sizes.append(len(batch))
+        return batch.to(device)
+
+    images = torch.rand(300, 3, 8, 8, generator=generator)
+    uncertainty(make(), images, np.zeros(300, int), batch_size=200, prepare=prepare)
+    assert max(sizes) == largest
+
+
 def test_it_is_a_function_of_seed_and_image_and_leaves_the_mode(generator):
     images = torch.rand(12, 3, 8, 8, generator=generator)
     labels = np.zeros(12, int)
