@@ -141,6 +141,7 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
 
     epochs, images, best_epoch = len(trained.history), len(task.train[1]), trained.best_epoch
     seconds = sum(row["seconds"] for row in trained.history)
+    train_seconds = sum(row.get("train_seconds", row["seconds"]) for row in trained.history)  # older states lack it
     variant = flags.variant(stage, config.use_pseudo, head, alpha, config.sub_labels, config.control)
     shared = {
         "num_sub": num_sub,
@@ -200,7 +201,7 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
         artefacts=artefacts,
         curve="metrics.jsonl",
         seconds=seconds,
-        images_per_s=images * epochs / seconds if seconds else None,
+        images_per_s=images * epochs / train_seconds if train_seconds else None,
         outcomes={f"{prefix}accuracy": outcomes_of(last_scores.argmax(1) == labels, labels)}
         if tested == "test"
         else {},

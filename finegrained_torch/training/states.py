@@ -58,7 +58,7 @@ class Bookkeeping(Checkpoint):
         self.history: list[dict[str, float]] = []
         self._metrics: MetricsLog | None = None
         self._losses: list[torch.Tensor] = []
-        self._began, self._rate = 0.0, math.nan
+        self._began, self._trained, self._rate = 0.0, 0.0, math.nan
 
     @property
     def state_key(self) -> str:
@@ -97,18 +97,20 @@ class Bookkeeping(Checkpoint):
                 "choose a lower --lr",
             )
             self._losses = []
+        self._trained = time.monotonic() - self._began  # validation comes after the last batch
         if self.stop is not None and self.stop.requested:
             self.stop.leave(self.folder)
 
     def row_of(self, trainer: Trainer) -> dict[str, float]:
-        """Returns the numbers of the epoch that has ended; "lr" is the rate of its first step."""
+        """Returns the numbers of an epoch; "lr" is the rate of its first step, "seconds" include its validation."""
         seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = {
             f"{split}_{what}": seen[f"{split}_{what}{self.prefix}"]
             for split in ("train", "val")
             for what in ("loss", "acc")
         }
-        return row | {"lr": self._rate, "seconds": time.monotonic() - self._began}
+        seconds = {"seconds": time.monotonic() - self._began, "train_seconds": self._trained}
+        return row | {"lr": self._rate} | seconds
 
     def write(self, trainer: Trainer) -> None:
         """Writes the last row of the history and the full state; every process takes part."""
@@ -126,7 +128,7 @@ class Bookkeeping(Checkpoint):
         print(
             f"{self.stage} epoch {epoch}/{epochs}: loss {row['train_loss']:.4f}, "
             f"train {100 * row['train_acc']:.2f} %, val loss {row['val_loss']:.4f}, val {100 * row['val_acc']:.2f} %, "
-            f"{seconds:.1f} s, {self.images / max(seconds, 1e-9):.0f} images/s{left}",
+            f"{seconds:.1f} s, {self.images / max(row['train_seconds'], 1e-9):.0f} images/s{left}",
             flush=True,
         )
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -107,3 +108,17 @@ def test_forked_processes_with_a_gpu_are_refused_in_one_line(tmp_path, monkeypat
     monkeypatch.setattr(runtime, "pick_device", lambda name: torch.device("cuda", 0))
     with pytest.raises(UserError, match="--parallel ddp_fork: CUDA cannot .* use ddp_spawn"):
         train(task, dataclasses.replace(worker.CONFIG, device="cuda"))
+
+
+def test_seconds_of_training_leave_validation_out(tmp_path, monkeypatch):
+    items, module = worker.make_items(), worker.make_module()
+    validation_step, nap = module.validation_step, 0.2
+
+    def slow(*batch):
+        time.sleep(nap)
+        validation_step(*batch)
+
+    monkeypatch.setattr(module, "validation_step", slow)
+    task = Task("multi", tmp_path, module, (items, worker.TRAIN), (items, worker.VAL), worker.KEY, {})
+    history = train(task, dataclasses.replace(worker.CONFIG, devices=1)).history
+    assert len(history) == 2 and all(0 < row["train_seconds"] <= row["seconds"] - nap for row in history)

@@ -18,7 +18,7 @@ from reproduction.runtime.outcomes import Outcomes
 
 from .conftest import ROOT, TINY, command, run
 
-VARYING = {"seconds"}
+VARYING = {"seconds", "train_seconds"}
 
 
 def fake_clusters(out_dir, data, features, certain, config, record_folder, input_hash):
@@ -104,6 +104,11 @@ def test_every_record_says_how_long_its_stage_took(whole):
     out, _ = whole
     records = {str(path.relative_to(out)): json.loads(path.read_text()) for path in out.rglob("record.json")}
     assert len(records) >= 13 and all(record["seconds"] > 0 for record in records.values())
+    for folder in trainings(out):  # the speed is that of the training alone
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        record = records[str(folder.relative_to(out) / "record.json")]
+        images = record["details"]["training_images"] * len(lines)
+        assert record["images_per_s"] == pytest.approx(images / sum(line["train_seconds"] for line in lines))
 
 
 def test_what_each_training_saw_and_wrote(whole):
