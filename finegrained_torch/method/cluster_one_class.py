@@ -1,4 +1,4 @@
-"""One coarse class: UMAP, HDBSCAN, and labels by the largest soft membership; also for images not seen before.
+"""One coarse class: UMAP, HDBSCAN, and labels by the largest soft membership.
 
 UMAP is imported here and nowhere else: its package pulls in TensorFlow and torchvision where it finds them.
 """
@@ -69,8 +69,6 @@ class ClassFit:
       silhouette: of `raw` in the embedding; NaN with fewer than two labels.
       warnings: what was unusual, in words.
       repaired: number of rows of zeros or NaN.
-      reducer: the fitted UMAP; None if nothing was fitted.
-      clusterer: the fitted HDBSCAN; None if nothing was fitted.
     """
 
     embedding: np.ndarray
@@ -80,8 +78,6 @@ class ClassFit:
     silhouette: float
     warnings: list[str] = field(default_factory=list)
     repaired: int = 0
-    reducer: Any = None
-    clusterer: Any = None
 
 
 @functools.cache
@@ -152,14 +148,14 @@ def _keep_compiled(*modules: str) -> None:
                 function.enable_caching()
 
 
-def reduce(points: np.ndarray, settings: Settings) -> tuple[np.ndarray, Any, list[str]]:
-    """Fits UMAP to one class.
+def reduce(points: np.ndarray, settings: Settings) -> tuple[np.ndarray, bool, list[str]]:
+    """Embeds one class by UMAP.
 
     Args:
       points: float32 [n, D], n >= 3, not all equal.
       settings: everything that is not in them is the library's default.
     Returns:
-      (float32 [n, components], the fitted UMAP, warnings); zeros and None if UMAP cannot embed the points.
+      (float32 [n, components], whether UMAP could embed the points, warnings); zeros if it could not.
     Source: authors' pipeline.py.
     """
     umap = import_umap()
@@ -169,8 +165,8 @@ def reduce(points: np.ndarray, settings: Settings) -> tuple[np.ndarray, Any, lis
     if neighbors < settings.neighbors:
         notes.append(f"{count} points: {neighbors} neighbours instead of {settings.neighbors}")
 
-    def fit(**options: Any) -> tuple[Any, str]:
-        """Returns the fitted model, or None and the reason."""
+    def fit(**options: Any) -> tuple[np.ndarray | None, str]:
+        """Returns the embedding, or None and the reason."""
         model = umap.UMAP(
             n_neighbors=neighbors,
             min_dist=settings.min_dist,
@@ -185,16 +181,17 @@ def reduce(points: np.ndarray, settings: Settings) -> tuple[np.ndarray, Any, lis
                 model.fit(points)
             except _UMAP_FAILURES as error:
                 return None, str(error).split("\n")[0]
-        return (model, "") if np.isfinite(model.embedding_).all() else (None, "an embedding that is not finite")
+        embedding = np.asarray(model.embedding_, np.float32)
+        return (embedding, "") if np.isfinite(embedding).all() else (None, "an embedding that is not finite")
 
-    fitted, reason = fit()
-    if fitted is None:  # many equal points leave the spectral layout without a solution
+    embedding, reason = fit()
+    if embedding is None:  # many equal points leave the spectral layout without a solution
         notes.append(f"UMAP's spectral start failed ({reason}); random start instead")
-        fitted, reason = fit(init="random")
-    if fitted is None:  # squares of 1e19 and more are not finite in float32
+        embedding, reason = fit(init="random")
+    if embedding is None:  # squares of 1e19 and more are not finite in float32
         notes.append(f"UMAP's random start failed ({reason})")
-        return np.zeros((count, settings.components), np.float32), None, notes
-    return np.asarray(fitted.embedding_, np.float32), fitted, notes
+        return np.zeros((count, settings.components), np.float32), False, notes
+    return embedding, True, notes
 
 
 def decide(memberships: np.ndarray, hard: np.ndarray, embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -229,9 +226,7 @@ def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return np.array([((centres - point) ** 2).sum(1).argmin() for point in points], np.int64)
 
 
-def _one_cluster(
-    embedding: np.ndarray, reason: str, notes: list[str], reducer: Any = None, hard: int = NOT_RUN
-) -> ClassFit:
+def _one_cluster(embedding: np.ndarray, reason: str, notes: list[str], hard: int = NOT_RUN) -> ClassFit:
     """DEVIATION FGL-D16: a class in which nothing can be found is one pseudo-class, and the others go on."""
     count = len(embedding)
     return ClassFit(
@@ -241,7 +236,6 @@ def _one_cluster(
         np.zeros(count, np.float32),
         float("nan"),
         [*notes, f"one pseudo-class: {reason}"],
-        reducer=reducer,
     )
 
 
@@ -264,14 +258,14 @@ def fit_class(points: np.ndarray, settings: Settings, report: Callable[[str], No
         return _one_cluster(blank, "all points are equal", [])
     if settings.reducer == "umap":
         report(f"UMAP of {count:,} x {points.shape[1]}")
-        embedding, reducer, notes = reduce(points, settings)
-        if reducer is None:
+        embedding, embedded, notes = reduce(points, settings)
+        if not embedded:
             return _one_cluster(embedding, "UMAP cannot embed the points", notes)
     else:
-        embedding, reducer, notes = np.asarray(points, np.float32), None, []
+        embedding, notes = np.asarray(points, np.float32), []
     if count < 2 * settings.min_cluster_size:  # HDBSCAN, which never returns a single cluster, has none to find
         reason = f"{count} points, fewer than twice min_cluster_size {settings.min_cluster_size}"
-        return _one_cluster(embedding, reason, notes, reducer)
+        return _one_cluster(embedding, reason, notes)
     report("HDBSCAN")
     import hdbscan  # DEVIATION FGL-D32: this package, since scikit-learn's HDBSCAN has no membership vectors
 
@@ -280,14 +274,14 @@ def fit_class(points: np.ndarray, settings: Settings, report: Callable[[str], No
         warnings.simplefilter("ignore")
         hard = clusterer.fit_predict(embedding).astype(np.int64)
         if hard.max(initial=-1) < 0:
-            return _one_cluster(embedding, "HDBSCAN found no cluster", notes, reducer, NOISE)
+            return _one_cluster(embedding, "HDBSCAN found no cluster", notes, NOISE)
         memberships = hdbscan.all_points_membership_vectors(clusterer)
     raw, strength, repaired = decide(memberships, hard, embedding)
     if repaired:
         notes.append(f"{repaired} rows without a membership took their hard label or the nearest centroid")
     report("silhouette")
     silhouette = silhouette_of(embedding, raw)
-    return ClassFit(embedding, raw, hard, strength, silhouette, notes, repaired, reducer, clusterer)
+    return ClassFit(embedding, raw, hard, strength, silhouette, notes, repaired)
 
 
 def silhouette_of(embedding: np.ndarray, labels: np.ndarray) -> float:
@@ -305,61 +299,22 @@ def silhouette_of(embedding: np.ndarray, labels: np.ndarray) -> float:
         return float(silhouette_score(embedding, labels))
 
 
-def assign_new(fit: ClassFit, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Assigns images that were not clustered: UMAP.transform, then membership_vector, then arg-max.
-
-    Args:
-      fit: of the same coarse class.
-      points: float32 [m, D], features of the new images.
-    Returns:
-      (int64 [m], numbered as `fit.raw`; float32 [m] largest membership). An arg-max that no image of the fit has is
-      moved to the nearest centroid, so that no new pseudo-class appears.
-    Source: authors' notebook. Deviations: FGL-D16, FGL-D17.
-    """
-    if fit.clusterer is None or not len(points):
-        return np.full(len(points), int(fit.raw[0]), np.int64), np.zeros(len(points), np.float32)
-    import hdbscan
-
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        embedding = points if fit.reducer is None else fit.reducer.transform(points)
-        memberships = hdbscan.membership_vector(fit.clusterer, np.asarray(embedding, np.float64))
-    noise = np.full(len(points), -1, np.int64)
-    known = np.unique(fit.raw)
-    labels, strength, _ = decide(memberships, noise, embedding)
-    missing = (strength <= 0) | ~np.isin(labels, known)
-    if missing.any():
-        centres = np.stack([fit.embedding[fit.raw == k].mean(0) for k in known])
-        labels[missing] = known[_nearest(np.asarray(embedding)[missing], centres)]
-    return labels, strength
-
-
 def cluster_arrays(
-    points: np.ndarray,
-    settings: Settings,
-    new_points: np.ndarray | None = None,
-    report: Callable[[str], None] = lambda _: None,
+    points: np.ndarray, settings: Settings, report: Callable[[str], None] = lambda _: None
 ) -> dict[str, np.ndarray]:
     """Clusters one class and returns arrays alone, which can be stored and sent between processes.
 
     Args:
       points: float32 [n, D], certain images.
       settings: of UMAP and HDBSCAN.
-      new_points: float32 [m, D], images to assign to the clusters afterwards; None: no such images.
       report: called with the name of each step before it begins.
     Returns:
-      embedding, raw, hard, strength as in `ClassFit`; silhouette float64 [1]; repaired int64 [1]; warnings str [...];
-      new_raw int64 [m].
+      embedding, raw, hard, strength as in `ClassFit`; silhouette float64 [1]; repaired int64 [1]; warnings str [...].
     """
     fit = fit_class(np.ascontiguousarray(points, np.float32), settings, report)
-    new_raw = np.empty(0, np.int64)
-    if new_points is not None and len(new_points):
-        report(f"{len(new_points):,} new images")
-        new_raw, _ = assign_new(fit, np.ascontiguousarray(new_points, np.float32))
     return {
         **{name: getattr(fit, name) for name in ("embedding", "raw", "hard", "strength")},
         "silhouette": np.array([fit.silhouette]),
         "repaired": np.array([fit.repaired]),
         "warnings": np.array(fit.warnings, dtype=np.str_),
-        "new_raw": new_raw,
     }

@@ -17,12 +17,10 @@ class ClassRows(NamedTuple):
     Attributes:
       label: the coarse class.
       rows: int64 [n], its certain images among all features.
-      new_rows: int64 [m], its images among the new features.
     """
 
     label: int
     rows: np.ndarray
-    new_rows: np.ndarray
 
 
 @dataclass
@@ -39,7 +37,6 @@ class Clustering:
       parent: int64 [S], the coarse class of each pseudo-label.
       per_class: in visiting order: class, count, clusters, first (its lowest pseudo-label), silhouette, noise_share
         (None if HDBSCAN was not run), disagreement, repaired, warnings.
-      new_pseudo: int64 [M], for the `new` images of `cluster_classes`; empty without.
     """
 
     pseudo: np.ndarray
@@ -50,7 +47,6 @@ class Clustering:
     num_labels: int
     parent: np.ndarray
     per_class: list[dict[str, Any]]
-    new_pseudo: np.ndarray
 
 
 def visiting_order(coarse_labels: np.ndarray) -> list[int]:
@@ -72,11 +68,7 @@ def compact(raw: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def split_classes(
-    features: np.ndarray,
-    coarse_labels: np.ndarray,
-    certain: np.ndarray,
-    settings: Settings,
-    new_coarse: np.ndarray,
+    features: np.ndarray, coarse_labels: np.ndarray, certain: np.ndarray, settings: Settings
 ) -> list[ClassRows]:
     """Finds the images of each coarse class, and checks that they can be clustered.
 
@@ -85,13 +77,12 @@ def split_classes(
       coarse_labels: int64 [N].
       certain: bool [N].
       settings: of UMAP and HDBSCAN.
-      new_coarse: int64 [M], coarse labels of images to assign to the clusters afterwards.
     Returns:
       All coarse classes in visiting order, also those without a certain image.
     Raises:
       ValueError: shapes that do not fit, settings out of range, or features that are not finite or all equal.
     """
-    coarse_labels, certain, new_coarse = np.asarray(coarse_labels), np.asarray(certain, bool), np.asarray(new_coarse)
+    coarse_labels, certain = np.asarray(coarse_labels), np.asarray(certain, bool)
     if features.ndim != 2 or len(features) == 0 or not len(features) == len(coarse_labels) == len(certain):
         raise ValueError(
             f"features {features.shape}, coarse labels {coarse_labels.shape}, certain {certain.shape}: "
@@ -114,18 +105,12 @@ def split_classes(
     if alike and len(features) > 1:
         raise ValueError("the features of all images are equal; run --stage features --overwrite")
     return [
-        ClassRows(label, np.flatnonzero((coarse_labels == label) & certain), np.flatnonzero(new_coarse == label))
-        for label in visiting_order(coarse_labels)
+        ClassRows(label, np.flatnonzero((coarse_labels == label) & certain)) for label in visiting_order(coarse_labels)
     ]
 
 
 def cluster_classes(
-    features: np.ndarray,
-    coarse_labels: np.ndarray,
-    certain: np.ndarray,
-    *,
-    new: tuple[np.ndarray, np.ndarray] | None = None,
-    **settings: Any,
+    features: np.ndarray, coarse_labels: np.ndarray, certain: np.ndarray, **settings: Any
 ) -> Clustering:
     """Clusters the certain images of every coarse class by UMAP and HDBSCAN, and numbers all clusters.
 
@@ -133,7 +118,6 @@ def cluster_classes(
       features: float32 [N, D], an array or a memory map.
       coarse_labels: int64 [N].
       certain: bool [N].
-      new: (float32 [M, D], int64 [M] coarse labels) of images to assign to the clusters afterwards.
       **settings: of `cluster_one_class.Settings`, such as min_cluster_size; what is left out is the release's.
     Returns:
       The pseudo-labels. A class without certain images has none, and its warnings say so.
@@ -142,22 +126,13 @@ def cluster_classes(
     Source: authors' pipeline.py. Deviations: FGL-D14, FGL-D15, FGL-D16, FGL-D17.
     """
     chosen = Settings(**settings)
-    new_features, new_coarse = new if new is not None else (features[:0], np.empty(0, np.int64))
-    classes = split_classes(features, coarse_labels, certain, chosen, new_coarse)
-    clusters = {
-        one.label: cluster_arrays(features[one.rows], chosen, new_features[one.new_rows])
-        for one in classes
-        if len(one.rows)
-    }
-    return number_clusters(clusters, classes, len(features), len(new_coarse), chosen.width(features.shape[1]))
+    classes = split_classes(features, coarse_labels, certain, chosen)
+    clusters = {one.label: cluster_arrays(features[one.rows], chosen) for one in classes if len(one.rows)}
+    return number_clusters(clusters, classes, len(features), chosen.width(features.shape[1]))
 
 
 def number_clusters(
-    clusters: Mapping[int, Mapping[str, np.ndarray]],
-    classes: Sequence[ClassRows],
-    count: int,
-    new_count: int,
-    width: int,
+    clusters: Mapping[int, Mapping[str, np.ndarray]], classes: Sequence[ClassRows], count: int, width: int
 ) -> Clustering:
     """Joins the classes in visiting order; the offset of each is the number of labels of those before it.
 
@@ -165,7 +140,6 @@ def number_clusters(
       clusters: coarse class -> its `cluster_arrays`; classes without certain images are missing.
       classes: all coarse classes in visiting order.
       count: number of images N.
-      new_count: number of new images M.
       width: columns of the embedding.
     """
     # DEVIATION FGL-D18: NumPy arrays, in which an assignment holds
@@ -178,10 +152,9 @@ def number_clusters(
         num_labels=0,
         parent=np.empty(0, np.int64),
         per_class=[],
-        new_pseudo=np.full(new_count, -1, np.int64),
     )
     parent: list[int] = []
-    for label, rows, new_rows in classes:
+    for label, rows in classes:
         entry: dict[str, Any] = {"class": label, "count": len(rows), "clusters": 0, "first": out.num_labels}
         out.per_class.append(entry)
         if label not in clusters:
@@ -194,8 +167,6 @@ def number_clusters(
         out.pseudo[rows] = local + out.num_labels
         for name in ("raw", "hard", "strength", "embedding"):
             getattr(out, name)[rows] = result[name]
-        if len(new_rows):
-            out.new_pseudo[new_rows] = np.searchsorted(np.unique(raw), result["new_raw"]) + out.num_labels
         placed = hard >= 0
         entry |= {
             "clusters": kinds,

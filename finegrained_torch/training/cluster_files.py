@@ -135,7 +135,7 @@ def make_maps(
         return {int(name): points for name, points in stored.items()}
     rows = {JOINT: joint_rows(len(coarse))} | {c: np.flatnonzero(coarse == c) for c in np.unique(coarse).tolist()}
     with on_disk(features) as path:
-        jobs = [Job(ClassRows(label, own, own[:0]), path, "", settings) for label, own in rows.items()]
+        jobs = [Job(ClassRows(label, own), path, settings) for label, own in rows.items()]
         maps = {job.rows.label: points for job, points in run_jobs(map_one, jobs, pool)}
     write_npz(file, {"key": np.array(key), **{str(label): maps[label] for label in rows}}, compress=False)
     return maps

@@ -67,13 +67,11 @@ class Job:
     Attributes:
       rows: which rows of the features it has.
       path: .npy file of the features.
-      new_path: .npy file of the new features; "" if there are none.
       settings: of UMAP and HDBSCAN.
     """
 
     rows: ClassRows
     path: str
-    new_path: str
     settings: Settings
 
 
@@ -99,8 +97,7 @@ def cluster_one(job: Job) -> ClassArrays:
     def report(step: str) -> None:
         print(f"cluster: class {job.rows.label}: {step}", file=sys.stderr, flush=True)
 
-    new = rows_of(job.new_path, job.rows.new_rows) if job.new_path else None
-    return cluster_arrays(rows_of(job.path, job.rows.rows), job.settings, new, report)
+    return cluster_arrays(rows_of(job.path, job.rows.rows), job.settings, report)
 
 
 def map_one(job: Job) -> np.ndarray:
@@ -123,12 +120,10 @@ def on_disk(features: np.ndarray) -> Iterator[str]:
         yield path
 
 
-def _key(features: np.ndarray, new: np.ndarray | None, rows: ClassRows, settings: Settings) -> str:
+def _key(features: np.ndarray, rows: np.ndarray, settings: Settings) -> str:
     """Hashes everything that the clusters of one class depend on, except library versions."""
     digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
-    for source, chosen in ((features, rows.rows), (new, rows.new_rows)):
-        if source is not None:
-            digest.update(np.ascontiguousarray(source[chosen], np.float32).tobytes())
+    digest.update(np.ascontiguousarray(features[rows], np.float32).tobytes())
     return digest.hexdigest()
 
 
@@ -162,7 +157,6 @@ def cluster_in_processes(
     *,
     workers: int | None = None,
     keep: Path | None = None,
-    new: tuple[np.ndarray, np.ndarray] | None = None,
     pool: ProcessPoolExecutor | None = None,
     **settings: Any,
 ) -> Clustering:
@@ -174,7 +168,6 @@ def cluster_in_processes(
       certain: bool [N].
       workers: processes at once; None: as many as cores and memory allow; 0: all in this process.
       keep: folder for the results of finished classes, used again if the same class has the same input.
-      new: (float32 [M, D], int64 [M] coarse labels) of images to assign to the clusters afterwards.
       pool: of `open_pool`, if several clusterings share their processes.
       **settings: of `cluster_one_class.Settings`.
     Raises:
@@ -183,14 +176,13 @@ def cluster_in_processes(
     from tqdm import tqdm
 
     chosen = Settings(**settings)
-    new_features, new_coarse = new if new is not None else (None, np.empty(0, np.int64))
     try:
-        classes = split_classes(features, coarse_labels, certain, chosen, new_coarse)
+        classes = split_classes(features, coarse_labels, certain, chosen)
     except ValueError as error:
         raise UserError(str(error)) from None
     populated = [one for one in classes if len(one.rows)]
     results: dict[int, ClassArrays] = {}
-    keys = {one.label: _key(features, new_features, one, chosen) for one in populated}
+    keys = {one.label: _key(features, one.rows, chosen) for one in populated}
     if keep is not None:
         stored = {label: read_stored(keep / f"class{label}.npz", key) for label, key in keys.items()}
         results |= {label: arrays for label, arrays in stored.items() if arrays is not None}
@@ -199,17 +191,16 @@ def cluster_in_processes(
     bar = tqdm(desc="cluster", total=len(populated), initial=len(results), unit="class", disable=silent)
     with contextlib.ExitStack() as stack, bar:
         path = stack.enter_context(on_disk(features))
-        new_path = "" if new_features is None else stack.enter_context(on_disk(new_features))
         if pool is None and workers != 0 and missing:
             counts = [len(one.rows) for one in missing]
             pool = stack.enter_context(open_pool(counts, features.shape[1], workers))
-        for job, arrays in run_jobs(cluster_one, [Job(one, path, new_path, chosen) for one in missing], pool):
+        for job, arrays in run_jobs(cluster_one, [Job(one, path, chosen) for one in missing], pool):
             label = job.rows.label
             results[label] = arrays
             if keep is not None:
                 write_npz(keep / f"class{label}.npz", {"key": np.array(keys[label]), **arrays}, compress=False)
             bar.update()
-    return number_clusters(results, classes, len(features), len(new_coarse), chosen.width(features.shape[1]))
+    return number_clusters(results, classes, len(features), chosen.width(features.shape[1]))
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def test_offsets_of_the_notebook():
     printed[6] = (57, 58)
     coarse = np.concatenate([np.full(counts[label], label) for label in counts])
     rows = {label: np.flatnonzero(coarse == label) for label in counts}
-    classes = [clustering.ClassRows(label, own, np.empty(0, np.int64)) for label, own in rows.items()]
+    classes = [clustering.ClassRows(label, own) for label, own in rows.items()]
     found = {
         label: {
             "embedding": np.zeros((n, 4), np.float32),
@@ -61,11 +61,10 @@ def test_offsets_of_the_notebook():
             "silhouette": np.array([0.5]),
             "repaired": np.array([0]),
             "warnings": np.array([], dtype=np.str_),
-            "new_raw": np.empty(0, np.int64),
         }
         for label, n in counts.items()
     }
-    made = clustering.number_clusters(found, classes, len(coarse), 0, 4)
+    made = clustering.number_clusters(found, classes, len(coarse), 4)
     assert made.num_labels == 59 and clustering.visiting_order(coarse) == [0, 4, 7, 5, 8, 3, 2, 1, 6]
     for label, (first, last) in printed.items():
         ids = made.pseudo[rows[label]]
@@ -261,25 +260,21 @@ def test_bad_input_is_one_clear_line(change, said):
         cluster_in_processes(points, coarse, np.ones(len(points), bool), **{**PLAIN, **change})
 
 
-def test_umap_path_repeats_and_places_new_images():
-    """The released path: UMAP to 4-d, HDBSCAN; twice the same; held-out images land with their blob."""
+def test_umap_path_repeats_and_finds_the_blobs():
+    """The released path: UMAP to 4-d, HDBSCAN; twice the same."""
     points, which = blobs([90, 90, 90], dims=16, seed=4)
-    order = np.random.default_rng(0).permutation(270)
+    order = np.random.default_rng(0).permutation(270)[:200]
     points, which = points[order], which[order]
-    seen, fresh = slice(0, 200), slice(200, 270)
-    coarse = np.zeros(270, np.int64)
+    coarse, certain = np.zeros(200, np.int64), np.ones(200, bool)
     settings = {"neighbors": 15, "min_cluster_size": 25, "workers": 0}
-    made = cluster_in_processes(
-        points[seen], coarse[seen], np.ones(200, bool), **settings, new=(points[fresh], coarse[fresh])
-    )
+    made = cluster_in_processes(points, coarse, certain, **settings)
     assert made.embedding.shape == (200, 4) and made.num_labels == 3
     for blob in range(3):
-        (label,) = set(made.pseudo[which[seen] == blob])
-        assert set(made.new_pseudo[which[fresh] == blob]) == {label}
-    again = cluster_in_processes(points[seen], coarse[seen], np.ones(200, bool), **settings)
+        assert len(set(made.pseudo[which == blob])) == 1
+    again = cluster_in_processes(points, coarse, certain, **settings)
     np.testing.assert_array_equal(made.embedding, again.embedding)
     np.testing.assert_array_equal(made.pseudo, again.pseudo)
-    few = cluster_in_processes(points[:20], coarse[:20], np.ones(20, bool), **{**settings, "neighbors": 30})
+    few = cluster_in_processes(points[:20], coarse[:20], certain[:20], **{**settings, "neighbors": 30})
     assert few.num_labels == 1 and any("19 neighbours" in text for text in few.per_class[0]["warnings"])
 
 
@@ -301,12 +296,6 @@ def test_large_features_without_umap_keep_their_clusters_and_their_silhouette(si
     points = (size * centres * np.random.default_rng(0).uniform(0.98, 0.99, (60, 4))).astype(np.float32)
     fit = fit_class(points, Settings(min_cluster_size=10, reducer="none"))
     assert len(set(fit.raw)) == 3 and fit.silhouette == pytest.approx(0.997, abs=0.001)
-
-
-def test_new_images_of_a_class_without_clusters_take_its_one_label():
-    fit = fit_class(np.zeros((20, 3), np.float32), Settings(min_cluster_size=5, reducer="none"))
-    labels, strength = cluster_one_class.assign_new(fit, np.ones((4, 3), np.float32))
-    assert labels.tolist() == [0] * 4 and not strength.any()
 
 
 def test_files_have_the_released_names_and_can_be_read_back(tmp_path):
