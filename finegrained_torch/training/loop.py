@@ -5,7 +5,7 @@ A training minimizes `training_step` of its module (modules.py) on the training 
 
 * the epoch with the highest validation accuracy, the first of equal ones, is kept in best.ckpt;
 * early stopping (`stops_early`) ends the training, or --max_epochs does;
-* the full state goes to state-<epoch>.ckpt (states.py), from which the same command goes on.
+* a line goes to metrics.jsonl, and the full state to state-<epoch>.ckpt (states.py); the same command goes on from it.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from finegrained_torch.data.images import Batches, loader
-from finegrained_torch.flags import TRAINING_CHILD, Config
+from finegrained_torch.flags import AMP, TRAINING_CHILD, Config
 from finegrained_torch.training.learning_rate import find_rate
-from finegrained_torch.training.modules import LightningModule, Trainer, make_trainer, quiet
+from finegrained_torch.training.modules import Checkpoint, LightningModule, Trainer, make_trainer, quiet
 from finegrained_torch.training.setting import Task, start_stage
-from finegrained_torch.training.states import Bookkeeping, newest_state
+from finegrained_torch.training.states import HISTORY, newest_state, save_state, state_files
 from reproduction.runtime import torch_runtime as runtime
-from reproduction.runtime.run_folder import UserError, stop_signals
+from reproduction.runtime.loop import LOSSES, check_losses
+from reproduction.runtime.metrics_log import MetricsLog
+from reproduction.runtime.run_folder import Stop, UserError, shown, stop_signals
 
 
 @dataclass(frozen=True)
@@ -80,22 +84,112 @@ def is_finished(history: Sequence[dict[str, float]], config: Config) -> bool:
     return len(history) >= config.max_epochs or stops_early(val_losses, config.patience, config.min_epochs)
 
 
-class EpochEnd(Bookkeeping):
-    """At the end of each epoch keeps the best weights and decides on stopping.
+class EpochEnd(Checkpoint):
+    """Checks each loss; after each epoch keeps the best weights, decides on stopping, and writes curve and full state.
 
     DEVIATION FGL-D10: every training has its own, so no path of an earlier one is ever returned.
+
+    Attributes:
+      history: one row per epoch.
     """
 
+    def __init__(self, task: Task, config: Config, stop: Stop | None):
+        """Prepares for one training.
+
+        Args:
+          task: its module, folder and facts are used.
+          config: resolved flags.
+          stop: set when a signal asks to leave; None with several processes.
+        """
+        self.stage, self.folder, self.facts, self.prefix = task.stage, task.folder, task.facts, task.module.prefix
+        self.images, self.config, self.stop = len(task.train[1]), config, stop
+        self.history: list[dict[str, float]] = []
+        self._metrics: MetricsLog | None = None
+        self._losses: list[torch.Tensor] = []
+        self._began, self._trained, self._rate = 0.0, 0.0, math.nan
+
+    @property
+    def state_key(self) -> str:
+        return HISTORY
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history = list(state_dict["history"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        runtime.allow_tf32(AMP[self.config.precision] == "tf32")  # a spawned process begins with torch's own default
+        if trainer.is_global_zero:
+            self._metrics = MetricsLog(self.folder, resume_step=len(self.history) or -1)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._began = time.monotonic()
+            self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ends the training with one line after a loss that is not finite, or when a signal asks for it."""
+        self._losses.append(outputs["loss"].detach())
+        waits = self._losses[0].device.type != "cpu"  # looking at a loss waits for the GPU: look at many together
+        if not waits or trainer.is_last_batch or len(self._losses) >= LOSSES:
+            check_losses(
+                self.stage,
+                self._losses,
+                trainer.global_step,
+                self.config.batch_size,
+                lambda: next((shown(path) for path in state_files(self.folder)[-1:]), None),
+                "choose a lower --lr",
+            )
+            self._losses = []
+        self._trained = time.monotonic() - self._began  # validation comes after the last batch
+        if self.stop is not None and self.stop.requested:
+            self.stop.leave(self.folder)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Runs after the validation of an epoch."""
-        row = self.row_of(trainer)
+        """Runs after the validation of an epoch; every process takes part."""
+        row = self._row(trainer)
         is_best = row["val_acc"] > max((earlier["val_acc"] for earlier in self.history), default=-1.0)
         self.history.append(row)
+        epoch = len(self.history)
         trainer.should_stop = is_finished(self.history, self.config)
-        if is_best and trainer.is_global_zero:
-            content = {"state_dict": pl_module.state_dict(), "epoch": len(self.history), "val_acc": row["val_acc"]}
-            runtime.write_checkpoint(self.folder / "best.ckpt", content | self.facts)
-        self.write(trainer)
+        if trainer.is_global_zero:
+            if is_best:
+                content = {"state_dict": pl_module.state_dict(), "epoch": epoch, "val_acc": row["val_acc"]}
+                runtime.write_checkpoint(self.folder / "best.ckpt", content | self.facts)
+            assert self._metrics is not None
+            self._metrics.write(epoch, row)
+            self._print(epoch, row)
+        save_state(trainer, self.folder, epoch)
+
+    def _row(self, trainer: Trainer) -> dict[str, float]:
+        """Returns the numbers of an epoch; "lr" is the rate of its first step, "seconds" include its validation."""
+        seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = {
+            f"{split}_{what}": seen[f"{split}_{what}{self.prefix}"]
+            for split in ("train", "val")
+            for what in ("loss", "acc")
+        }
+        seconds = {"seconds": time.monotonic() - self._began, "train_seconds": self._trained}
+        return row | {"lr": self._rate} | seconds
+
+    def _print(self, epoch: int, row: dict[str, float]) -> None:
+        """Prints one line per epoch; after the first also the longest time that the others will take."""
+        epochs, seconds = self.config.max_epochs, row["seconds"]
+        left = f", at most {(epochs - epoch) * seconds / 60:.1f} min to go" if epoch == 1 < epochs else ""
+        print(
+            f"{self.stage} epoch {epoch}/{epochs}: loss {row['train_loss']:.4f}, "
+            f"train {100 * row['train_acc']:.2f} %, val loss {row['val_loss']:.4f}, val {100 * row['val_acc']:.2f} %, "
+            f"{seconds:.1f} s, {self.images / max(row['train_seconds'], 1e-9):.0f} images/s{left}",
+            flush=True,
+        )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
 
 
 def train(task: Task, config: Config) -> Trained:
