@@ -1,24 +1,10 @@
-"""Runs the stages in order; each is imported when it is needed."""
+"""Runs the stages in order. A stage imports its own modules alone: the report's page would slow down the others."""
 
 from __future__ import annotations
-
-from importlib import import_module
 
 from finegrained_torch.flags import AMP, Config
 from finegrained_torch.training.setting import Setting
 from reproduction.runtime import torch_runtime
-
-STAGES = {  # --stage -> module and function
-    "coarse": ("stage1", "train_coarse"),
-    "features": ("stage1", "extract_features"),
-    "uncertainty": ("stage1", "compute_uncertainty"),
-    "cluster": ("stage1", "cluster"),
-    "sub": ("stage2", "train_sub"),
-    "fine-tune": ("stage2", "fine_tune"),
-    "multi-head": ("stage2", "train_multi_head"),
-    "stability": ("stability", "compare_seeds"),
-    "report": ("report", "report"),
-}
 
 
 def open_setting(config: Config) -> Setting:
@@ -28,9 +14,28 @@ def open_setting(config: Config) -> Setting:
 
 
 def run_stage(setting: Setting, name: str) -> None:
-    """Runs one stage."""
-    module, function = STAGES[name]
-    getattr(import_module(f"finegrained_torch.training.{module}"), function)(setting)
+    """Runs one stage, by its name in --stage."""
+    if name in ("sub", "fine-tune", "multi-head"):
+        from finegrained_torch.training import stage2
+
+        {"sub": stage2.train_sub, "fine-tune": stage2.fine_tune, "multi-head": stage2.train_multi_head}[name](setting)
+    elif name == "stability":
+        from finegrained_torch.training.stability import compare_seeds
+
+        compare_seeds(setting)
+    elif name == "report":
+        from finegrained_torch.training.report import report
+
+        report(setting)
+    else:
+        from finegrained_torch.training import stage1
+
+        {
+            "coarse": stage1.train_coarse,
+            "features": stage1.extract_features,
+            "uncertainty": stage1.compute_uncertainty,
+            "cluster": stage1.cluster,
+        }[name](setting)
 
 
 def run(config: Config) -> None:
