@@ -1,7 +1,7 @@
 """ResNet-18 with torchvision's parameter names, the network of the authors' main.py, and two small ones of ours.
 
-Every network has `embed(x)` (what the head sees), `fc` (the head, replaced by heads.py), `avgpool` (whose output are
-the features of step 1b), `feature_dim` (width of that output) and `embed_dim` (width of `embed`).
+Every network has `features(x)` (of step 1b: the output of average pooling), `feature_dim` (their width), `fc` (the
+head, replaced by heads.py) and `embed_dim` (width of what the head sees).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class ResNet18(nn.Module):
             self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.fc: nn.Module = nn.Linear(self.feature_dim, outputs)  # last: the backbone does not depend on `outputs`
 
-    def embed(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """Features of images, float32 [B, 3, H, W] -> [B, 8 * width]."""
         x = self.maxpool(self.activation(self.bn1(self.conv1(x))))
         for number in (1, 2, 3, 4):
@@ -92,7 +92,7 @@ class ResNet18(nn.Module):
         return self.avgpool(x).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.embed(x))
+        return self.fc(self.features(x))
 
 
 class SharedLinear(nn.Linear):
@@ -135,13 +135,12 @@ class Legacy(nn.Module):
         self.hidden = nn.Linear(1000, LEGACY_WIDTH)
         self.fc: nn.Module = SharedLinear(LEGACY_WIDTH, outputs, before, after)
 
-    @property
-    def avgpool(self) -> nn.Module:
-        """The layer whose output are the features."""
-        return self.resnet.avgpool
+    def features(self, x: Tensor) -> Tensor:
+        """Features of the ResNet-18, [B, 3, H, W] -> [B, 512]."""
+        return self.resnet.features(x)
 
     def embed(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] -> [B, 512]."""
+        """What the head sees, [B, 3, H, W] -> [B, 512]."""
         return torch.relu(self.hidden(self.resnet(x)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,12 +162,12 @@ class Small(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc: nn.Module = nn.Linear(self.feature_dim, outputs)
 
-    def embed(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, 128]."""
         return self.avgpool(self.layers(x)).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.embed(x))
+        return self.fc(self.features(x))
 
 
 Network = ResNet18 | Legacy | Small

@@ -200,7 +200,6 @@ class LitResnet(Module):
         # DEVIATION FGL-D22: no labels are moved by hand and nothing is printed; Lightning places the batch
         place = {"before" if mode == "sup" else "after": other_classes}
         self.network = resnet.build(network, num_classes, _state(pretrained), **place)
-        self.activations: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> log-probabilities [B, outputs]."""
@@ -221,14 +220,6 @@ class LitResnet(Module):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._step(batch, "val")
-
-    def set_activations(self) -> None:
-        """Keeps the output of `avgpool` of every forward pass in `activations`, float [B, F]."""
-
-        def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            self.activations = output.detach().flatten(1)
-
-        self.network.avgpool.register_forward_hook(keep)
 
     def fine_tuning(
         self, dim_out: int = 10, freeze: bool = False, dim_sub: int = 10, deep_layer: bool = False, variant: str = ""
@@ -369,7 +360,7 @@ def log_probabilities(module: Module, items: Items, positions: np.ndarray, batch
 
 @torch.no_grad()
 def features(module: LitResnet, items: Items, batch_size: int) -> Iterator[np.ndarray]:
-    """Computes the output of `avgpool` for every image in file order, un-augmented, in evaluation mode.
+    """Computes the features for every image in file order, un-augmented, in evaluation mode.
 
     Args:
       module: on its device.
@@ -380,8 +371,5 @@ def features(module: LitResnet, items: Items, batch_size: int) -> Iterator[np.nd
     Source: authors' pipeline.py, features_extraction (forward hook on avgpool).
     """
     module.eval()
-    module.set_activations()
     for images in items.images.split(batch_size):
-        module(images.to(module.device))
-        assert module.activations is not None
-        yield module.activations.float().cpu().numpy()
+        yield module.network.features(module.prepare(images.to(module.device))).float().cpu().numpy()

@@ -139,16 +139,16 @@ def test_foreign_weights_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
-def test_embed_then_head_is_forward_and_avgpool_gives_the_features(name):
-    module = LitResnet(num_classes=3, network=name)
-    module.set_activations()
-    images = torch.rand(2, 3, 32, 32)
-    net = module.network.eval()
+def test_features_are_what_average_pooling_gives_in_a_forward_pass(name):
+    net, images, seen = networks.build(name, 3).eval(), torch.rand(2, 3, 32, 32), []
+    (pooling,) = (module for module in net.modules() if isinstance(module, torch.nn.AdaptiveAvgPool2d))
+    handle = pooling.register_forward_hook(lambda module, inputs, output: seen.append(output.flatten(1)))
     with torch.no_grad():
-        assert torch.equal(net.fc(net.embed(images)), net(images))
-    assert module.activations.shape == (2, net.feature_dim)
-    if name != "legacy":
-        assert torch.equal(module.activations, net.embed(images).detach())
+        outputs = net(images)
+        handle.remove()
+        assert torch.equal(net.features(images), seen[0]) and seen[0].shape == (2, net.feature_dim)
+        before_head = net.embed(images) if name == "legacy" else net.features(images)
+        assert torch.equal(net.fc(before_head), outputs)
 
 
 @pytest.mark.parametrize("variant", head.HEADS)
