@@ -31,6 +31,7 @@ import torch.nn.functional as F  # noqa: E402
 # DEVIATION FGL-D32: lightning, umap-learn, hdbscan and scikit-learn are declared and pinned, and what they do is tested
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything  # noqa: E402
 from lightning.pytorch.callbacks import Checkpoint  # noqa: E402
+from lightning.pytorch.plugins.environments import LightningEnvironment  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from finegrained_torch.data.images import Batch, Items, draw_shifts, normalize, shifted  # noqa: E402
@@ -323,6 +324,7 @@ def make_trainer(config: Config, folder: Path, callbacks: list[Callback], device
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=alone if devices == 1 else devices,
         strategy="auto" if devices == 1 else config.parallel,
+        plugins=[LightningEnvironment()],  # a batch system's variables would make it a part of several tasks
         precision="bf16-mixed" if runtime.amp_of(device, AMP[config.precision]) else "32-true",
         max_epochs=config.max_epochs if callbacks else -1,
         min_epochs=config.min_epochs if callbacks else None,
