@@ -195,3 +195,87 @@ def test_make_without_arguments_starts_with_what_most_people_want():
     assert lines[6] == "" and len(lines) <= 40 and max(map(len, lines)) <= 120
     targets = {line.split()[0] for line in lines[8:] if line.startswith("  ")}
     assert {"reproduce-<paper>", "data-<set>", "plan", "compare", "report", "sweep", "clean-data"} <= targets
+
+
+@pytest.fixture
+def stages(tmp_path, monkeypatch):
+    """stages(codes) -> a reproduction whose commands end with these exit codes, and the codes of those that ran."""
+    script, log = tmp_path / "stage.py", tmp_path / "log"
+    script.write_text("import sys\nopen(sys.argv[1], 'a').write(sys.argv[2] + ' ')\nsys.exit(int(sys.argv[2]))\n")
+    log.touch()
+    compared = []
+    monkeypatch.setattr(pipeline, "compare_runs", lambda paper: compared.append(paper) or 4)
+    monkeypatch.setattr(pipeline, "write_page", lambda paper: compared.append(paper) or "there/report.html")
+
+    def commands_of(codes):
+        return [
+            Command("row", f"stage {code}", str(script), (str(log), str(code)), tmp_path / f"run{code}", 30, 90)
+            for code in codes
+        ]
+
+    def reproduction(*codes):
+        sets = {"paper": "cifar10", "matched": "cifar10", "cpu": "mnist5k"}
+        close = {"closing": lambda request: f"closing line of {request.dataset}"}
+        return Reproduction("any", "any_torch", "torch", lambda _: commands_of(codes), sets, 1.5, **close)
+
+    return reproduction, lambda: (log.read_text().split(), compared)
+
+
+def test_a_finished_run_names_its_page_and_what_comes_next_and_ends_as_the_comparison(stages, monkeypatch, capfd):
+    reproduction, ran = stages
+    argv = ["--profile", "cpu", "--device", "cpu", "--seeds", "3 5"]
+    with pytest.raises(SystemExit) as ended:
+        pipeline.run(reproduction(0, 0), argv)
+    assert ended.value.code == 4 and ran() == (["0", "0"], ["any", "any"])
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0] == "any: profile cpu, data set mnist5k, seeds 3 5"
+    end = next(at for at, line in enumerate(lines) if line.startswith("all stages finished after "))
+    assert lines[end].endswith(f"; records under {pipeline.shown(pipeline.RUNS_ROOT / 'any')}")
+    assert lines[end + 1 : end + 6] == ["", "", "open in a browser: there/report.html", "closing line of mnist5k", ""]
+    head, *steps = (" ".join(line.split()) for line in lines[end + 6 :])
+    assert head == "next steps:" and steps == [
+        "make reproduce-any PROFILE=matched accurate enough to judge, about 3 hours on two cores",
+        "make reproduce-any PROFILE=paper the paper's own settings, about 60 GPU hours, 1.5 GB to download",
+        "make reproduce-any DATASET=folder:PATH your own images, one sub-folder for each class",
+    ]
+    monkeypatch.setattr(pipeline, "write_page", lambda paper: "")  # Jinja2 is not installed
+    with pytest.raises(SystemExit):
+        pipeline.run(replace(reproduction(), closing=lambda request: ""), argv)
+    assert "\n\n\n\nnext steps:\n" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("code", [2, 3])
+def test_a_failed_command_is_named_and_nothing_runs_after_it(stages, tmp_path, capfd, code):
+    reproduction, ran = stages
+    with pytest.raises(SystemExit) as ended:
+        pipeline.run(reproduction(0, code, 1), ["--profile", "cpu", "--device", "cpu"])
+    first = "correct what the error above names, then " if code == 2 else ""
+    assert ended.value.code == (  # a text: it is printed, and the exit code is 1
+        f"any_torch.reproduce: stopped: stage {code} ended with exit code {code}; "
+        f"{first}the same make command goes on from here ({tmp_path / f'run{code}'})"
+    )
+    assert ran() == (["0", str(code)], [])  # neither a third command nor a comparison
+    printed = capfd.readouterr().out
+    assert "all stages finished" not in printed and "next steps" not in printed
+
+
+def test_the_papers_profile_needs_a_gpu_that_the_framework_sees(stages, monkeypatch, capfd):
+    """Such as a driver next to a framework built without CUDA: the run would take days on the CPU."""
+    reproduction, ran = stages
+    monkeypatch.setattr(pipeline, "on_gpu", lambda request: request.device != "cpu")
+    asked_for = []
+    monkeypatch.setattr(pipeline, "_framework_sees_gpu", asked_for.append)
+    monkeypatch.setattr(pipeline, "get_files", lambda *_: asked_for.append("files"))
+    with pytest.raises(SystemExit) as ended:
+        pipeline.run(reproduction(0), ["--profile", "paper"])
+    assert ended.value.code == 2 and ran() == ([], []) and asked_for == ["torch"]
+    printed = capfd.readouterr()
+    (line,) = printed.err.splitlines()
+    assert "PROFILE=paper needs a CUDA GPU and torch sees none; PROFILE=cpu runs the same stages in minutes" in line
+    assert "DEVICE=cpu runs the paper's own settings here, for days" in line and not printed.out
+    for words in (["--profile", "paper", "--device", "cpu"], ["--profile", "cpu"]):
+        asked_for.clear()
+        with pytest.raises(SystemExit):
+            pipeline.run(reproduction(0), words)
+        assert asked_for == ["files"]
+    assert ran()[0] == ["0", "0"]
