@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from reproduction.runtime.outcomes import Outcomes
 
 ROOT = Path(__file__).resolve().parents[2]
 FC = "class2str_tf/train_fc_classifier.py"
@@ -138,12 +141,22 @@ def test_a_stage_1_that_was_trained_again_is_not_mixed_with_the_old_lh(script, r
 
 
 def test_predict_one_image(script, runs, tmp_path):
+    """From image files, the string and the class that the run itself gave these test images."""
     import datasets
 
-    Image.fromarray(datasets.load("mnist5k").test_images[0, :, :, 0]).save(tmp_path / "digit.png")
+    data, record = datasets.load("mnist5k"), json.loads((runs / "exp1" / "rnn" / "record.json").read_text())
+    strings, names = record["details"]["strings"], record["details"]["class_names"]
+    right = [Outcomes(**record["outcomes"][f"prefix_accuracy/{length}"]).bits() for length in range(1, 5)]
     flags = ("--run", runs / "exp1" / "rnn", "--image")
-    said = script("class2str_tf/predict.py", *flags, tmp_path / "digit.png").stdout
-    assert said.startswith("string ") and said.count("likelihood") == 3
+    for at in range(700, -1, -100):
+        Image.fromarray(data.test_images[at, :, :, 0]).save(tmp_path / "digit.png")
+        said = script("class2str_tf/predict.py", *flags, tmp_path / "digit.png").stdout
+        string, owner = re.match(r"string ([01]{4}): (.+)\n", said).groups()
+        own = strings[data.test_labels[at]]
+        assert [string[:length] == own[:length] for length in range(1, 5)] == [bits[at] for bits in right], at
+        assert owner == dict(zip(strings[::-1], names[::-1], strict=True)).get(string, "no class owns it")
+        assert said.count("likelihood") == 3
+    assert 0.2 < right[-1].mean() < 0.9  # so agreement is not chance
     copied = shutil.copytree(runs / "exp1" / "rnn", tmp_path / "rnn")  # of a run that was started in the repository
     config = json.loads((copied / "config.json").read_text())
     config["cnn_dir"] = os.path.relpath(runs / "exp1", ROOT)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
+import datasets
 from reproduction.launch.pipeline import Request
 from reproduction.runtime.loop import Training
 from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.run_folder import Stop, UserError
 from reproduction.runtime.torch_runtime import World
 from reproduction.runtime.torch_states import States
-from subclass_torch import flags, ranking, reproduce
+from subclass_torch import flags, predict, ranking, reproduce
 from subclass_torch.networks import build
 from subclass_torch.training import setting, stage2
 from subclass_torch.training.loop import run_stage
@@ -171,9 +172,13 @@ def test_bf16_follows_float32_over_the_first_20_steps(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def variants(tmp_path_factory):
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("variants")
+
+
+@pytest.fixture(scope="module")
+def variants(runs):
     """Records of the profile's commands at a small size, by their last word; `file` is the one of neglected classes."""
-    runs = tmp_path_factory.mktemp("variants")
     small = [*TINY, "--model", "vgg_fast", "--schedule", "onecycle", "--amp", "auto", "--channels-last"]
     small += ["--eval-batch", "100", "--runs-dir", runs]
     for seed in (0, 1):
@@ -227,6 +232,21 @@ def test_outcomes_are_those_of_the_metric(variants):
         assert Outcomes(**record["outcomes"]["neglected_accuracy"]).bits().sum() == sum(
             Outcomes(**record["outcomes"][f"class_accuracy/{c}"]).bits().sum() for c in record["details"]["neglected"]
         )
+
+
+def test_predict_decides_as_the_run_did(variants, runs, tmp_path):
+    """From image files, through its own reading and normalisation, with the checkpoint that was recorded."""
+    data, names = datasets.load("mnist5k"), []
+    right = Outcomes(**variants["epochs"]["outcomes"]["ccr"]).bits()
+    (checkpoint,) = (runs / "mnist5k-matched-epochs" / "checkpoints").glob("*_last.pt")
+    for at in range(0, 1000, 50):
+        Image.fromarray(data.test_images[at, :, :, 0]).save(tmp_path / "digit.png")
+        (name, score, subclass), (_, second, _) = predict.predict(checkpoint, tmp_path / "digit.png", top=2)
+        if score - second > 0.05:  # with bfloat16, where this CPU has it, the run may decide near ties otherwise
+            names.append(name)
+            assert (name == data.class_names[data.test_labels[at]]) == right[at], at
+            assert subclass >= 10 or name == data.class_names[subclass]
+    assert len(names) >= 10 and len(set(names)) >= 4 and 0.3 < right.mean() < 0.9  # so agreement is not chance
 
 
 def test_neglect_is_compared_with_the_final_error_of_the_plain_network(variants):
