@@ -16,6 +16,7 @@ from hierarchy_cnn_torch.viewer.other_runs import view_of_other
 from hierarchy_cnn_torch.viewer.view import View, scaled_bytes, triangle_bytes, write
 from reproduction.compare.export import write_text
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
+from tests import scripts
 from tests.changing_pictures import add_pictures, write_pictures
 from tests.hierarchy.browser import export_arguments, planted_files
 from tests.hierarchy.viewer_page import read_page
@@ -24,8 +25,8 @@ L10 = [np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1]), np.array([0, 0, 1, 2, 3, 3, 3, 
 
 
 def export(*words):
-    command = [sys.executable, "-m", "hierarchy_cnn_torch.viewer.export", *map(str, words)]
-    return subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True)
+    """Runs the exporter's main in this process: its start takes longer than most pages."""
+    return scripts.run("hierarchy_cnn_torch.viewer", "export.py", *words, code=None)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,9 @@ def files(tmp_path_factory):
 
 def test_the_readmes_command_needs_only_a_matrix_and_names(files, tmp_path):
     folder, counts, _, _ = files
-    answer = export("--confusion", folder / "m.npy", "--names", folder / "names.txt", "--out", tmp_path / "view.html")
+    command = [sys.executable, "-m", "hierarchy_cnn_torch.viewer.export"]
+    command += ["--confusion", folder / "m.npy", "--names", folder / "names.txt", "--out", tmp_path / "view.html"]
+    answer = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     meta, arrays = read_page(tmp_path / "view.html")
     assert meta["names"][3] == "class 003" and [e["label"] for e in meta["runs"][0]["epochs"]][-1] == "epoch 3"
@@ -121,6 +124,7 @@ def test_order_in_the_page_is_the_seriation(files, tmp_path):
         ({"m.npy": "text"}, "not a readable array"),
     ],
 )
+@pytest.mark.filterwarnings("error")  # a process would print them as further lines
 def test_bad_input_is_one_line_and_exit_code_2(files, tmp_path, change, message):
     folder = files[0]
     for path in folder.iterdir():
