@@ -114,30 +114,35 @@ def test_containers_only_call_make_setup():
     assert [value for key, value in settings.items() if key.endswith("Command")] == ["make setup"]
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_importing_everything_asks_no_network(package):
+@pytest.mark.parametrize("torch", [False, True], ids=["tf", "torch"])
+def test_importing_everything_asks_no_network(torch):
+    """Every package is imported in one of two processes: those of PyTorch, and all others."""
     code = """
         import importlib, pkgutil, sys
 
         def hook(event, arguments):
             if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
-                print("network:", event, arguments, file=sys.stderr)
+                print("network:", importing, event, arguments, file=sys.stderr)
                 sys.stderr.flush()
                 import os
                 os._exit(7)
 
         sys.addaudithook(hook)
-        package = importlib.import_module(sys.argv[1])
-        found = [m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
-        for name in found:
-            if not name.endswith("__main__"):
-                importlib.import_module(name)
-        print(len(found))
+        for package in sys.argv[1:]:
+            importing = package
+            path = importlib.import_module(package).__path__
+            found = [m.name for m in pkgutil.walk_packages(path, package + ".")]
+            for importing in found:
+                if not importing.endswith("__main__"):
+                    importlib.import_module(importing)
+            print(package, len(found))
     """
-    words = [sys.executable, "-c", textwrap.dedent(code), package]
+    packages = [package for package in PACKAGES if package.endswith("_torch") == torch]
+    words = [sys.executable, "-c", textwrap.dedent(code), *packages]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout.split()[-1]) >= 8
+    counts = dict(line.split() for line in done.stdout.splitlines()[-len(packages) :])
+    assert counts.keys() == set(packages) and all(int(count) >= 8 for count in counts.values())
 
 
 def test_a_test_that_asks_for_network_fails(tmp_path):
