@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from reproduction.compare.collect import Collection, collect
+from reproduction.compare.comparison import Comparison, compare
+from reproduction.compare.tables import load_tables
 from reproduction.runtime.record import Record, make_record, split_row
 
 
@@ -60,3 +63,10 @@ def put(folder: Path, made: Record) -> Path:
 def make() -> SimpleNamespace:
     """`make.record`, `make.metric`, `make.put`."""
     return SimpleNamespace(record=record, metric=metric, put=put)
+
+
+@pytest.fixture(scope="session")
+def committed() -> tuple[list[Comparison], Collection]:
+    """All papers compared with the committed records, and these records; no test may change them."""
+    found = collect(committed_only=True)
+    return compare(list(load_tables().values()), found), found

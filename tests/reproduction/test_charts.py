@@ -15,13 +15,14 @@ from reproduction.compare.verdicts import Verdict
 
 
 @pytest.fixture(scope="module")
-def committed():
-    found = collect(committed_only=True)
-    return {c.paper.paper.id: c for c in compare(list(load_tables().values()), found)}, found
+def by_paper(committed):
+    """Comparisons by paper, and the records; charts add to their list of problems, which is a copy."""
+    found = dataclasses.replace(committed[1], problems=[*committed[1].problems])
+    return {comparison.paper.paper.id: comparison for comparison in committed[0]}, found
 
 
-def test_the_gain_of_a_class_is_the_mean_difference_of_its_accuracy(committed):
-    comparisons, found = committed
+def test_the_gain_of_a_class_is_the_mean_difference_of_its_accuracy(by_paper):
+    comparisons, found = by_paper
     figure = charts.class_gains(comparisons["subclass"], found, "cifar10-cpu")
     [axis] = figure.axes
     drawn = dict(zip([text.get_text() for text in axis.get_yticklabels()], axis.patches, strict=True))
@@ -73,8 +74,8 @@ def test_of_many_classes_a_panel_has_the_neglected_and_the_others_that_change_mo
     assert axis.get_title().endswith(f"neglected +35.0, over the others +{others}.0")  # of all classes, drawn or not
 
 
-def test_effects_are_those_of_the_claims(committed):
-    results = [r for r in committed[0]["class2str"].claims if r.row == "cifar10-cpu"]
+def test_effects_are_those_of_the_claims(by_paper):
+    results = [r for r in by_paper[0]["class2str"].claims if r.row == "cifar10-cpu"]
     figure = charts.effects(results)
     [axis] = figure.axes
     means = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "o"]
@@ -103,8 +104,8 @@ def test_the_degrees_of_many_classes_are_those_of_the_ends_of_the_ranking(make, 
     assert ("of the others" in axis.get_title()) == (classes == 30)
 
 
-def test_an_effect_that_is_not_testable_is_grey_and_open(committed):
-    results = [r for r in committed[0]["hierarchy"].claims if r.row == "cifar100-q90-matched"]
+def test_an_effect_that_is_not_testable_is_grey_and_open(by_paper):
+    results = [r for r in by_paper[0]["hierarchy"].claims if r.row == "cifar100-q90-matched"]
     drawn = [r for r in results if r.claim.unit == "points" and r.claim.margin is not None]
     blocked = Verdict("not testable", "not testable: degenerate", 1)
     mixed = [dataclasses.replace(r, verdict=blocked) if r == drawn[-1] else r for r in results]
@@ -117,8 +118,8 @@ def test_an_effect_that_is_not_testable_is_grey_and_open(committed):
         assert ("open circle: not testable" in axis.get_xlabel()) == bool(opened)
 
 
-def test_the_curve_after_each_bit_ends_at_the_string_match_accuracy(committed):
-    comparisons, found = committed
+def test_the_curve_after_each_bit_ends_at_the_string_match_accuracy(by_paper):
+    comparisons, found = by_paper
     [axis] = charts.prefixes(comparisons["class2str"], found, "cifar10-cpu").axes
     runs = found.rows["class2str", "cifar10-cpu"].runs
     ends = [line.get_ydata()[-1] for line in axis.lines]
@@ -134,8 +135,8 @@ def is_whole(figure):
     return min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.01
 
 
-def test_no_text_is_cut_off(committed):
-    drawn = dict(charts.charts([*committed[0].values()], committed[1]))
+def test_no_text_is_cut_off(by_paper):
+    drawn = dict(charts.charts([*by_paper[0].values()], by_paper[1]))
     assert len(drawn) >= 7
     for name, figure in drawn.items():
         assert is_whole(figure), name
@@ -165,8 +166,8 @@ def test_every_variant_of_fine_grained_is_drawn_against_training_on(make, tmp_pa
     assert "open circle" in axis.get_xlabel()  # base is below its gate
 
 
-def test_charts_of_matched_rows_are_written_and_old_ones_deleted(committed, tmp_path, monkeypatch):
-    comparisons, found = committed
+def test_charts_of_matched_rows_are_written_and_old_ones_deleted(by_paper, tmp_path, monkeypatch):
+    comparisons, found = by_paper
     one = comparisons["class2str"]
     as_matched = [dataclasses.replace(r, profile="matched") if r.row == "cifar10-cpu" else r for r in one.claims]
     (tmp_path / "class2str-gone-bits.png").write_bytes(b"old")

@@ -137,9 +137,8 @@ def test_an_unknown_variant_is_one_line_with_file_and_key(make, tmp_path, key):
     assert c.unknown_metrics(paper, found) == [f"tables/class2str.toml: {owner}: no row ends with '-plian'"]
 
 
-def test_the_committed_claims_use_metrics_that_committed_records_have():
-    found = collect(committed_only=True)
-    assert [line for paper in load_tables().values() for line in c.unknown_metrics(paper, found)] == []
+def test_the_committed_claims_use_metrics_that_committed_records_have(committed):
+    assert [line for paper in load_tables().values() for line in c.unknown_metrics(paper, committed[1])] == []
 
 
 def test_a_rule_about_the_base_row_covers_its_variants(make, tmp_path):
@@ -169,9 +168,9 @@ def test_a_rule_about_one_side_blocks_only_the_claims_that_read_it(make, tmp_pat
     assert not words["random"].startswith("not testable")
 
 
-def test_clusters_are_not_judged_against_a_method_that_found_none():
-    paper = load_tables()["finegrained"]
-    results = {(r.claim.id, r.row): r for r in c.check_claims(paper, collect(committed_only=True))}
+def test_clusters_are_not_judged_against_a_method_that_found_none(committed):
+    [one] = [comparison for comparison in committed[0] if comparison.paper.paper.id == "finegrained"]
+    results = {(r.claim.id, r.row): r for r in one.claims}
     for row in ("cifar10-cpu", "cifar100-q90-matched"):
         assert "degenerate: HDBSCAN finds no cluster" in results["FGL-C5-noumap", row].verdict.text
         assert "degenerate" not in results["FGL-C5-random", row].verdict.text

@@ -61,12 +61,13 @@ def test_blocks_are_filled_from_records_and_the_rest_stays(checkout):
     assert readme.changed(checkout, checkout / "results") == {}
 
 
-def all_papers():
-    return compare(list(load_tables().values()), collect(committed_only=True))
+@pytest.fixture
+def all_papers(committed):
+    return committed[0]
 
 
-def test_the_first_table_is_a_screenful_and_names_every_paper():
-    rows = export.first_table(all_papers())
+def test_the_first_table_is_a_screenful_and_names_every_paper(all_papers):
+    rows = export.first_table(all_papers)
     assert 10 <= len(rows) <= 15
     assert {row[0] for row in rows} == {paper.paper.short for paper in load_tables().values()}
     assert all(len(cell) <= 120 for row in rows for cell in row)
@@ -91,8 +92,8 @@ def test_a_judged_row_stands_for_its_claim_and_the_cpu_profile_only_if_judged(ma
     assert verdict == "supported, control undecided (not run)"
 
 
-def test_only_claims_with_a_run_are_counted_as_tested():
-    results = [result for comparison in all_papers() for result in comparison.claims if result.claim.group == "main"]
+def test_only_claims_with_a_run_are_counted_as_tested(all_papers):
+    results = [result for comparison in all_papers for result in comparison.claims if result.claim.group == "main"]
     tested = [result for result in results if result.row]
     assert 0 < len(tested) < len(results)
     text = export.verdict_counts(results)
@@ -100,13 +101,13 @@ def test_only_claims_with_a_run_are_counted_as_tested():
     assert sum(int(part.split()[0]) for part in text.partition("pairs: ")[2].split(", ")) == len(tested)
 
 
-def test_every_row_that_was_run_has_a_title_and_a_command():
-    unknown = [line.row for comparison in all_papers() for line in comparison.lines if line.source and not line.command]
+def test_every_row_that_was_run_has_a_title_and_a_command(all_papers):
+    unknown = [line.row for comparison in all_papers for line in comparison.lines if line.source and not line.command]
     assert unknown == []
 
 
-def test_every_result_has_its_line_and_those_that_decide_nothing_are_folded():
-    for comparison in all_papers():
+def test_every_result_has_its_line_and_those_that_decide_nothing_are_folded(all_papers):
+    for comparison in all_papers:
         text = readme.claims([comparison])
         first, folded, last = text.partition("<details>")
         for claim in comparison.paper.claim:
@@ -119,8 +120,8 @@ def test_every_result_has_its_line_and_those_that_decide_nothing_are_folded():
         assert "not testable: baseline" not in first and "</details>" in last or not small
 
 
-def test_published_tables_hold_every_main_number_and_mark_the_recalled():
-    for comparison in all_papers():
+def test_published_tables_hold_every_main_number_and_mark_the_recalled(all_papers):
+    for comparison in all_papers:
         main = [number for number in comparison.paper.numbers if number.headline]
         text = export.markdown_published(comparison)
         cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
@@ -211,16 +212,16 @@ def test_one_bad_record_beside_good_ones_is_an_error(checkout, make):
         ("<!-- generated: overview -->\n<!-- generated: claims -->\n<!-- end -->\n", "no <!-- end -->"),
     ],
 )
-def test_broken_blocks(text, names):
+def test_broken_blocks(committed, text, names):
     with pytest.raises(UserError, match=names):
-        readme.regenerate(text, [], collect(committed_only=True), "README.md")
+        readme.regenerate(text, [], committed[1], "README.md")
 
 
-def test_the_code_that_checks_a_verdict_by_hand_prints_the_effect_of_the_page(capsys, monkeypatch):
+def test_the_code_that_checks_a_verdict_by_hand_prints_the_effect_of_the_page(all_papers, capsys, monkeypatch):
     monkeypatch.chdir(REPO_ROOT)
     (code,) = re.findall(r"```python\n(.*?)```", (REPO_ROOT / "docs" / "results.md").read_text(), re.DOTALL)
     exec(compile(code, "results.md", "exec"), {})
-    results = [result for comparison in all_papers() for result in comparison.claims]
+    results = [result for comparison in all_papers for result in comparison.claims]
     (result,) = [r for r in results if r.claim.id == "SDN-C2" and r.on.startswith("cifar10-matched")]
     effect = export.interval_text(result.effect, "points").removesuffix(" points")
     assert f"95 %: {effect}\n" in capsys.readouterr().out
