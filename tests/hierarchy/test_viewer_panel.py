@@ -53,20 +53,26 @@ def run(view):
     return view / "run.html"
 
 
-@pytest.fixture
-def run_page(run):
+@pytest.fixture(scope="module")
+def browser():
     with opened() as browser:
-        page = Page(browser, run)
-        yield page
-        assert page.errors == []
+        yield browser
 
 
 @pytest.fixture
-def page(view):
-    with opened() as browser:
-        page = Page(browser, view / "view.html")
-        yield page
-        assert page.errors == []
+def run_page(browser, run):
+    page = Page(browser, run)
+    yield page
+    assert page.errors == []
+    page.page.close()
+
+
+@pytest.fixture
+def page(browser, view):
+    page = Page(browser, view / "view.html")
+    yield page
+    assert page.errors == []
+    page.page.close()
 
 
 def test_a_channels_group_is_that_for_which_it_exceeds_chance_most(page):
@@ -161,18 +167,19 @@ def test_the_panel_names_the_epoch_of_what_exists_for_the_last_one_alone(run_pag
     assert "Always of epoch 7, the last one kept: the strongest images." in said()
 
 
-def test_a_channel_that_the_layer_does_not_have_is_not_chosen(run_page, run):
+def test_a_channel_that_the_layer_does_not_have_is_not_chosen(browser, run_page, run):
     run_page.js("blocks.update({ tab: 'response', channel: 20 })")
     assert "channel 20 of conv1" in run_page.page.locator("#channelinfo").inner_text()
     assert len(run_page.js("blocks.samples")) > 0
     run_page.after(lambda: run_page.page.select_option("#layer", "1"))  # of 12 channels
     fragment = run_page.js("location.hash")
-    again = Page(run_page.page.context.browser, run, fragment)
+    again = Page(browser, run, fragment)
     for page in (run_page, again):
         assert page.js("[blocks.state.layer, blocks.state.channel]") == [1, 20]
         assert page.js("blocks.samples") == [] and page.page.locator("#samplebar").is_hidden()
         assert "What this shows" in page.page.locator("#groupinfo").inner_text()
     assert again.errors == []
+    again.page.close()
 
 
 def test_cells_without_a_listed_image_do_not_claim_that_there_is_none(page, view):
@@ -187,14 +194,14 @@ def test_cells_without_a_listed_image_do_not_claim_that_there_is_none(page, view
     assert "does not list the strongest images of this channel" in page.page.locator("#samples").inner_text()
 
 
-def test_a_page_without_images_names_the_flag_that_lists_them(view, tmp_path):
+def test_a_page_without_images_names_the_flag_that_lists_them(browser, view, tmp_path):
     from hierarchy_cnn_torch.viewer import export
     from hierarchy_cnn_torch.viewer.view import write
 
     words = ["--confusion", view / "m.npy", "--names", view / "names.txt", "--out", tmp_path / "v.html"]
     write(export.from_files(export.parser().parse_args([str(word) for word in words])), tmp_path / "v.html")
-    with opened() as browser:
-        page = Page(browser, tmp_path / "v.html")
-        page.after(lambda: page.click_node(1))
-        (flag,) = [word.strip(",") for word in page.page.locator("#samples").inner_text().split() if "--" in word]
-        assert flag in export.FLAGS
+    page = Page(browser, tmp_path / "v.html")
+    page.after(lambda: page.click_node(1))
+    (flag,) = [word.strip(",") for word in page.page.locator("#samples").inner_text().split() if "--" in word]
+    assert flag in export.FLAGS
+    page.page.close()
