@@ -37,6 +37,7 @@ def imports(path: Path) -> frozenset[str]:
     return frozenset(name for name in names if file_of(name))
 
 
+@cache
 def file_of(name: str) -> Path | None:
     """The file of a module or package of ours, or None."""
     stem = ROOT.joinpath(*name.split("."))

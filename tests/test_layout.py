@@ -59,6 +59,8 @@ def test_imports_go_one_way_and_files_stay_short():
 
 def unformatted(source: str) -> list[int]:
     """Lines whose comment keeps the formatter from anything but the assignment of a literal table."""
+    if "fmt:" not in source:  # of most files
+        return []
     tables = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(
