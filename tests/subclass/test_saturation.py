@@ -58,12 +58,13 @@ def test_the_closed_form_is_what_the_optimizer_does_without_gradient():
     optimizer = optimizer_of(layer, 0.1)
     layer(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    w, v = layer.weight.detach().clone(), optimizer.state[layer.weight]["momentum_buffer"].clone()
+    state = [(p, p.detach().clone(), optimizer.state[p]["momentum_buffer"].clone()) for p in layer.parameters()]
     for _ in range(50):
         optimizer.zero_grad(set_to_none=False)
         optimizer.step()
     a, b = decay(50, 0.1)
-    torch.testing.assert_close(layer.weight.detach(), a * w + b * v)
+    for parameter, w, v in state:  # weight decay is on the bias, too
+        torch.testing.assert_close(parameter.detach(), a * w + b * v)
 
 
 @pytest.mark.parametrize(("outputs", "before", "after"), [(10, 3.5, 6.0), (100, 7.0, 9.0)])
