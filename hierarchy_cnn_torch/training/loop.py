@@ -76,7 +76,7 @@ def run(
             x = layout(prepared(x, mean, sd, config.image_size), config)
             # dropout's draws: a function of (seed, epoch, step), the same for the trunk of every variant
             torch.manual_seed(runtime.derive(config.seed, "dropout", epoch, training.step_in_epoch, world.rank))
-            # DEVIATION HCN-D11: float32 in torch's own memory format, not compiled, unless a flag asks for speed
+            # DEVIATION HCN-D11: float32, not compiled, in the images' own memory format, unless a flag asks for speed
             with runtime.autocast(device, config.amp):
                 logits, heads = net(x)
             logits, branch_logits = logits.float(), [heads[tap].float() for tap in branches.taps]
