@@ -280,7 +280,8 @@ def run(reproduction: Reproduction, argv: Sequence[str] | None = None) -> None:
         get_files(reproduction, request, commands)
         seeds = " ".join(map(str, request.seeds))
         print(f"{paper}: profile {request.profile}, data set {request.dataset}, seeds {seeds}")
-        print("each line below can be pasted by itself, after: . .venv/bin/activate\n", flush=True)
+        environment = Path(sys.prefix).name  # .venv, or .venv-tf with GPU=1
+        print(f"each line below can be pasted by itself, after: . {environment}/bin/activate\n", flush=True)
         start = time.monotonic()
         failure = run_all(commands, jobs_of(commands, args.jobs, on_gpu(request)))
         if failure:
