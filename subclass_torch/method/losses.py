@@ -84,8 +84,8 @@ def multilabel_loss(logits: Tensor, indicator: Tensor, subclass2class: Tensor, w
     indicator = indicator.float()
     negative = 1 - indicator
     if weight:
-        classes = int(subclass2class.max()) + 1
-        by_class = indicator.new_zeros(len(indicator), classes).index_add_(1, subclass2class, indicator)  # [B, C]
+        # [B, S], of which the first C columns are used: asking for C would wait for the GPU
+        by_class = torch.zeros_like(indicator).index_add_(1, subclass2class, indicator)
         sibling = (by_class[:, subclass2class] > 0) & (indicator == 0)  # [B, S]
         negative = negative - weight * sibling.float()  # DEVIATION SDN-Y04: sibling weight also for videos
     return -(indicator * torch.log(p + EPS) + negative * torch.log(1 - p + EPS)).sum(1)
