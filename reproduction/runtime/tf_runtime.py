@@ -44,12 +44,12 @@ def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> 
         gpus = tf.config.list_physical_devices("GPU")
     if device == "cpu":
         tf.config.set_visible_devices([], "GPU")
-    elif device.startswith("cuda"):
+    elif gpus or device != "auto":
         index = int(device.partition(":")[2] or 0)
         if index >= len(gpus):
             raise UserError(f"--device {device}: TensorFlow sees {len(gpus)} CUDA devices; use --device cpu")
-        tf.config.set_visible_devices(gpus[index], "GPU")
-    elif not gpus and visible_gpu():
+        tf.config.set_visible_devices(gpus[index], "GPU")  # it would take memory of every GPU that it sees
+    elif visible_gpu():
         raise UserError(
             f"--device {device}: TensorFlow sees no GPU although the driver lists one; run make setup GPU=1, then the "
             "same make command with GPU=1 (an old driver needs an update); --device cpu runs without a GPU"
