@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu_check import torch_networks
-from finegrained_torch.training import states
+from finegrained_torch.training import loop as lightning_loop
 from finegrained_torch.training.modules import MultiHead
 from hierarchy_cnn_torch.method.branches import Branches
 from reproduction.runtime.loop import Training
@@ -70,7 +70,7 @@ def seen_in(paper: str, folder: Path, *more: str) -> Counter:
                 watch.on = False
 
         parse = torch_networks.finegrained_flags.parse_pipeline
-        named = mock.patch.object(states, "check_losses", lambda *words: None)
+        named = mock.patch.object(lightning_loop, "check_losses", lambda *words: None)
         kind = mock.patch.object(torch_networks, "_Timed", Module)
         flags = mock.patch.object(
             torch_networks.finegrained_flags, "parse_pipeline", lambda argv: parse([*argv, *more])
