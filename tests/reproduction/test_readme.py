@@ -225,3 +225,7 @@ def test_the_code_that_checks_a_verdict_by_hand_prints_the_effect_of_the_page(al
     (result,) = [r for r in results if r.claim.id == "SDN-C2" and r.on.startswith("cifar10-matched")]
     effect = export.interval_text(result.effect, "points").removesuffix(" points")
     assert f"95 %: {effect}\n" in capsys.readouterr().out
+
+
+def test_no_line_of_the_front_page_is_cut(committed):
+    assert " …" not in readme.front(*committed)
