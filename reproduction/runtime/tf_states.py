@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import bisect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reproduction.runtime.metrics_log import read_metrics
-from reproduction.runtime.run_folder import read_json, shown, write_json
+from reproduction.runtime.run_folder import UserError, read_json, shown, write_json
 from reproduction.runtime.tf_runtime import checkpoints, restore_newest, save_checkpoint
 
 CLOCK = "clock.json"  # step of a checkpoint -> training seconds and images until then
+
+
+def read_clock(folder: Path) -> dict[str, dict[str, Any]]:
+    """Training seconds and images by step, as text; a damaged file costs these numbers, never the training."""
+    path = folder / CLOCK
+    if not path.exists():
+        return {}
+    try:
+        clock: dict[str, dict[str, Any]] = read_json(path, "")
+    except UserError as error:
+        print(f"{error}; seconds and images are counted from here", file=sys.stderr, flush=True)
+        return {}
+    return clock
 
 
 def speed(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,20 +72,18 @@ class States:
         if step is None:
             return None
         history = [line for line in self._tests() if line["step"] <= step]
-        clock = self._clock().get(str(step), {})
+        clock = read_clock(self.folder).get(str(step), {})
         return {"epoch": bisect.bisect_right(self.ends, step), "step": step, "history": history, **clock}
 
     def save(self, position: dict[str, Any]) -> None:
         clock = {name: position[name] for name in ("seconds", "images")}
-        write_json(self.folder / CLOCK, self._clock() | {str(position["step"]): clock})  # first: no checkpoint lacks it
+        write_json(
+            self.folder / CLOCK, read_clock(self.folder) | {str(position["step"]): clock}
+        )  # first: no checkpoint lacks it
         history = self._tests()  # of earlier attempts too
         best = [max(history, key=lambda line: [line[name] for name in self.best_by])["step"]] if history else []
         name, at_end = self.prefix(position["step"]), position["step"] == self.ends[-1]
         save_checkpoint(self.session, self.saver, self.folder / name, keep=best, with_graph=self.with_graph and at_end)
-
-    def _clock(self) -> dict[str, Any]:
-        clock: dict[str, Any] = read_json(path, "") if (path := self.folder / CLOCK).exists() else {}
-        return clock
 
     def _tests(self) -> list[dict[str, Any]]:
         return [line for line in read_metrics(self.folder) if self.test in line]

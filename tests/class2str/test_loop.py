@@ -100,3 +100,16 @@ def test_training_steps_alone_are_timed_over_all_starts(monkeypatch, tmp_path):
     for lines in (history(), history()):  # the second has nothing left to train
         assert [(line["test/seconds"], line["test/images"]) for line in lines] == [(2, 7), (4, 14), (6, 21)]
         assert speed(lines[-1]) == {"seconds": 6, "images_per_s": 3.5}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, ""), ("{", "clock.json: not readable"), ("[]", "clock.json: holds a list")]
+)
+def test_a_damaged_clock_never_costs_the_training(content, words, tmp_path, capsys):
+    from reproduction.runtime.tf_states import read_clock
+
+    if content is not None:
+        (tmp_path / "clock.json").write_text(content)
+    assert read_clock(tmp_path) == {}
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == (content is not None)
