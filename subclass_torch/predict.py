@@ -81,8 +81,10 @@ def _best(model: Any, content: dict[str, Any], pixels: Any, top: int) -> list[tu
     from subclass_torch.networks.build import scores
 
     inputs = normalize(pixels, torch.as_tensor(content["mean"]), torch.as_tensor(content["std"])).contiguous()
-    mapping, names = content["subclass2class"], content["class_names"]
-    p = torch.sigmoid(scores(model, inputs))[0]
+    mapping, names, args = content["subclass2class"], content["class_names"], content["args"]
+    logits = scores(model, inputs)
+    softmax = not args["subclass"] and args["baseline_loss"] == "softmax"  # all other losses are sigmoids
+    p = (logits.softmax(1) if softmax else logits.sigmoid())[0]
     best = class_scores(p[None], mapping, len(names))[0]
     out = []
     for label in best.argsort(descending=True, stable=True)[:top].tolist():

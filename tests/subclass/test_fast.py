@@ -255,6 +255,14 @@ def test_predict_decides_as_the_run_did(variants, runs, tmp_path):
     assert len(names) >= 8 and len(set(names)) >= 4 and 0.3 < right.mean() < 0.9  # so agreement is not chance
 
 
+def test_scores_of_a_softmax_network_are_one_distribution(variants, runs, tmp_path):
+    Image.fromarray(images.load(flags.parse(TINY)).test_images[0, 2:30, 2:30, 0]).save(tmp_path / "digit.png")
+    for name, one in (("softmax", True), ("baseline", False)):
+        (checkpoint,) = (runs / f"mnist5k-matched-{name}" / "checkpoints").glob("*_last.pt")
+        total = sum(score for _, score, _ in predict.predict(checkpoint, tmp_path / "digit.png", top=10))
+        assert (abs(total - 1) < 1e-5) == one
+
+
 def test_neglect_is_compared_with_the_final_error_of_the_plain_network(variants):
     record = variants["baseline"]
     theta = record["details"]["theta"]
