@@ -42,7 +42,8 @@ class RangeDownloader:
     """Downloads one file into `partial`, resuming it if it is there, then moves it to where pooch wants it.
 
     A JSON file next to `partial` contains the address and its validator (ETag or date), so that a resumed
-    transfer continues the same version of the file (If-Range), not another.
+    transfer continues the same version of the file (If-Range), not another. A file without digest and validator is
+    fetched anew.
     """
 
     def __init__(self, partial: Path, size: int | None, interchangeable: bool) -> None:
@@ -103,12 +104,12 @@ class RangeDownloader:
             known_url, validator = str(note["url"]), note["validator"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             known_url, validator = "", None
-        same = known_url == url
+        same = bool(known_url == url and validator)
         if have == 0 or (self.size is not None and have > self.size) or not (same or self.interchangeable):
             self.discard()
             return headers
         headers["Range"] = f"bytes={have}-"
-        if same and validator:
+        if same:
             headers["If-Range"] = str(validator)
         return headers
 

@@ -113,7 +113,6 @@ def _download(entry: Entry, file: File, target: Path, by_hand: str) -> None:
             try:
                 arrived = _from_mirror(url, file, incoming)
                 os.replace(arrived, target)
-                shutil.rmtree(incoming, ignore_errors=True)
                 return
             except (ValueError, http.client.HTTPException) as error:
                 reasons.append(f"{url}: {error}")
@@ -126,8 +125,9 @@ def _download(entry: Entry, file: File, target: Path, by_hand: str) -> None:
         raise DatasetError(
             f"{target}: cannot be written ({error.strerror}); run the same command again to continue the download"
         ) from error
-    with contextlib.suppress(OSError):
-        incoming.rmdir()  # stays if it holds a part that can be continued
+    finally:
+        with contextlib.suppress(OSError):
+            incoming.rmdir()  # stays if it holds a part that can be continued
     if unreachable == len(file.urls):
         raise NoNetwork(
             f"{entry.name}: no network, and {file.name} is not on this machine (where to put files by hand: "
@@ -137,10 +137,10 @@ def _download(entry: Entry, file: File, target: Path, by_hand: str) -> None:
 
 
 def _clear(incoming: Path, file: File) -> None:
-    """Removes what a killed process left, except the part of this file that can be continued."""
+    """Removes what a killed process left, except parts that can be continued, of this file and of others."""
     incoming.mkdir(exist_ok=True)
     for path in incoming.iterdir():
-        if path.name not in (f"{file.name}.partial", f"{file.name}.partial.json"):
+        if path.name.startswith(".") or not path.name.endswith((".partial", ".partial.json")):
             path.unlink()
     if file.bytes is not None:
         partial = incoming / f"{file.name}.partial"

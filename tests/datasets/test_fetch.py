@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets import archive, download, fetch, manifest
+from datasets import download, fetch, manifest
 from datasets.core import DatasetError, NoNetwork
 
 REPO = Path(__file__).resolve().parents[2]
@@ -81,11 +81,20 @@ def test_changed_file_on_the_server_is_not_glued_to_the_old_part(offer, server, 
     assert offer(known=False)().read_bytes() == BODY  # no digest could have told; If-Range did
 
 
-def test_part_of_unknown_digest_is_not_continued_from_another_mirror(offer, server, make, tmp_path):
-    note = json.dumps({"url": "http://127.0.0.1:1/other", "validator": None}).encode()
+@pytest.mark.parametrize(("mirror", "validator"), [("http://127.0.0.1:1/", '"one"'), ("", None)])
+def test_part_of_unknown_digest_is_only_continued_if_the_server_can_tell(
+    offer, server, make, tmp_path, mirror, validator
+):
+    note = json.dumps({"url": (mirror or server.url) + NAME, "validator": validator}).encode()
     make.place(tmp_path / "svhn" / ".incoming", {f"{NAME}.partial": b"x" * 500, f"{NAME}.partial.json": note})
     assert offer(known=False)().read_bytes() == BODY
     assert server.requests == [(f"/{NAME}", None)]
+
+
+def test_part_of_another_file_stays(offer, make, tmp_path):
+    home = make.place(tmp_path / "svhn" / ".incoming", {"extra.mat.partial": b"x", "extra.mat.partial.json": b"{}"})
+    assert offer()().read_bytes() == BODY
+    assert sorted(p.name for p in home.iterdir()) == ["extra.mat.partial", "extra.mat.partial.json"]
 
 
 def test_mirrors_are_tried_in_order_and_all_reasons_told(offer, server, tmp_path):
@@ -377,7 +386,3 @@ def test_kill_9_while_unpacking_then_again(child, server, tmp_path):
     assert out.startswith("loaded True"), err
     names = sorted(p.name for p in home.iterdir())
     assert names == [".lock", "cifar-10-batches-py", "cifar-10-python.tar.gz"] and len(server.requests) == 1
-
-
-def test_the_slow_child_really_replaces_the_writer():
-    assert callable(archive._write)
