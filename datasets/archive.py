@@ -95,7 +95,7 @@ def extract(path: Path, target: Path, limit: int, wanted: Callable[[str], str | 
 
     Args:
       path: the archive.
-      target: the folder to make; it must not hold anything worth keeping.
+      target: the folder to make; missing or empty.
       limit: the most bytes the archive may unpack to, headers and unwanted members included.
       wanted: the file name (relative to `target`) for a member's name, or None to pass it over.
 
@@ -126,8 +126,7 @@ def extract(path: Path, target: Path, limit: int, wanted: Callable[[str], str | 
                 names.add(out_name)
                 written.append(out_name)
                 left = _write(stream, unpacking / safe_name(out_name, path.name), left, path.name)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(unpacking, target)
+        os.replace(unpacking, target)  # an empty folder is replaced, one that holds something is an error
     except OSError as error:
         raise DatasetError(f"{target}: cannot unpack {path.name} there ({error.strerror})") from error
     finally:

@@ -29,23 +29,22 @@ def folder(
       accept: unpack an archive whose digest differs.
       offline: downloads off.
     """
-    names = [f.name for f in entry.contents]
+    names, home = [f.name for f in entry.contents], places(root, entry.name)[0]
     for candidate in placed:
         present = [n for n in names if (candidate / n).is_file()]
         if present and len(present) < len(names):
             missing = next(n for n in names if n not in present)
             raise DatasetError(
                 f"{candidate / missing}: missing, though {present[0]} is there; add it, or move the folder away "
-                f"and run: python -m datasets.{entry.name}"
+                f"and run: {entry.command(home.parent)}"
             )
         if present:
             return candidate
     packed = entry.files[0]
-    home = places(root, entry.name)[0]
     found = find([packed.name], places(root, entry.name)) or fetch(entry, packed, home, offline)
     target = home / subfolder
     with locked(home):
-        if not target.is_dir():  # Another process may have unpacked it while we waited for the lock.
+        if not (target / names[0]).is_file():  # Another process may have unpacked it while we waited for the lock.
             check_file(found, packed, accept)
             wanted = {f"{subfolder}/{name}": name for name in names}
             limit = 2 * sum(f.bytes or 0 for f in entry.contents) + (16 << 20)

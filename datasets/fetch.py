@@ -93,7 +93,7 @@ def fetch(entry: Entry, file: File, folder: Path, offline: bool | None = None) -
     if offline:
         raise NoNetwork(
             f"{entry.name}: {file} is not in {folder} and downloads are off (DATASETS_OFFLINE or --offline); "
-            f"{by_hand}, or run: python -m datasets.{entry.name}"
+            f"{by_hand}, or allow them and run: {entry.command(folder.parent, file)}"
         )
     with locked(folder):
         if not target.is_file():  # Another process may have brought it while we waited for the lock.

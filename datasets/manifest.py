@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datasets.core import DatasetError
+from datasets.core import DATA_ROOT, DatasetError
 from datasets.files import reading
 
 PATH = Path(__file__).with_name("manifest.toml")
@@ -73,6 +74,15 @@ class Entry:
     def placing(self, base: Path) -> str:
         """Where files placed by hand belong, for messages; `base` is the data folder."""
         return self.by_hand.replace("DATA", str(base))
+
+    def command(self, base: Path, file: File | None = None) -> str:
+        """The command that fetches the set, or one `file` of the weights, for messages; `base` is the data folder."""
+        words = [f"python -m datasets.{self.name}"]
+        if file and self.name == "weights":
+            words.append(file.name)
+        if base != DATA_ROOT:
+            words += ["--root", shlex.quote(str(base))]
+        return " ".join(words)
 
     @property
     def download_bytes(self) -> int:

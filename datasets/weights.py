@@ -78,12 +78,9 @@ def find(
         path = _unpack(home, name, accept_unverified)
     if path is None:
         where = given if given is not None else home
-        source = PACKED.get(name, name)
+        command = this.command(home.parent, this.file(PACKED.get(name, name)))
         missing = ", ".join(str(this.file(part)) for part in PARTS.get(name, (name,)))
-        raise DatasetError(
-            f"{where}: no {missing}; place it there ({this.placing(home.parent)}), "
-            f"or run: python -m datasets.weights {source}"
-        )
+        raise DatasetError(f"{where}: no {missing}; place it there ({this.placing(home.parent)}), or run: {command}")
     parts = [(path.with_name(part), part) for part in PARTS[name]] if name in PARTS else [(path, name)]
     return path, [_check(part, called, accept_unverified) for part, called in parts][0]
 

@@ -59,6 +59,16 @@ def test_archive_is_unpacked_once(make, cifar10, tmp_path, where):
     assert not [p for p in home.iterdir() if "unpacking" in p.name]
 
 
+def test_an_empty_folder_is_filled_and_no_file_in_it_is_lost(make, cifar10, tmp_path):
+    home = make.place(tmp_path / "cifar10", {"cifar-10-python.tar.gz": cifar10[1]})
+    notes = make.place(home / "cifar-10-batches-py", {"notes.txt": b"mine"}) / "notes.txt"
+    with pytest.raises(datasets.DatasetError, match="cifar-10-batches-py: cannot unpack .*Directory not empty"):
+        datasets.load("cifar10", tmp_path, offline=True)
+    assert notes.read_bytes() == b"mine"
+    notes.unlink()
+    _check10(datasets.load("cifar10", tmp_path, offline=True))
+
+
 def test_pixels_are_planes_in_the_file_and_channels_last_in_the_array(make, remanifest, tmp_path):
     data = np.arange(3072, dtype=np.uint32).astype(np.uint8).reshape(1, 3072)
     files = make.cifar10_files(count=1, data=data, labels=[3])

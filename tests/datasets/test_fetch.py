@@ -162,9 +162,10 @@ def test_wrong_bytes_leave_nothing_under_the_files_name(offer, server, tmp_path)
     assert NAME not in _left(tmp_path)
 
 
-def test_offline_asks_no_server(offer, server, monkeypatch):
+def test_offline_asks_no_server(offer, server, monkeypatch, tmp_path):
     monkeypatch.setenv("DATASETS_OFFLINE", "1")
-    with pytest.raises(DatasetError, match=f"{NAME} .700,001 bytes, sha256 .* downloads are off .*place it by hand"):
+    says = f"{NAME} .700,001 bytes, sha256 .* downloads are off .*place it by hand.* --root {tmp_path}$"
+    with pytest.raises(DatasetError, match=says):
         offer()()
     assert server.requests == []
     monkeypatch.setenv("DATASETS_OFFLINE", "0")

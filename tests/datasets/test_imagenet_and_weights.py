@@ -151,7 +151,8 @@ def test_checkpoint_comes_out_of_its_tarball(make, tmp_path, inside):
 def test_a_checkpoint_of_two_files_is_found_by_its_prefix(make, tmp_path, folder):
     name = "mobilenet_v1_1.0_224.ckpt"
     parts = {f"{name}.data-00000-of-00001": b"data", f"{name}.index": b"index"}
-    with pytest.raises(datasets.DatasetError, match="run: python -m datasets.weights mobilenet_v1_1.0_224.tgz$"):
+    command = f"python -m datasets.weights mobilenet_v1_1.0_224.tgz --root {tmp_path}"
+    with pytest.raises(datasets.DatasetError, match=f"run: {command}$"):
         weights.find(name, tmp_path)
     inside = {f"{folder}{part}": body for part, body in {**parts, f"{name}.meta": b"graph"}.items()}
     make.place(tmp_path / "weights", {"mobilenet_v1_1.0_224.tgz": make.tar_gz(inside)})
@@ -164,9 +165,12 @@ def test_a_checkpoint_of_two_files_is_found_by_its_prefix(make, tmp_path, folder
     with pytest.raises(datasets.DatasetError, match="index: sha256 is .*was stored"):
         weights.find(name, tmp_path)
     (home / f"{name}.index").unlink()
+    with pytest.raises(datasets.DatasetError, match=f"{home}: cannot unpack .*Directory not empty"):
+        weights.find(name, tmp_path)
+    home.rename(tmp_path / "elsewhere")
     assert not weights.is_there(path) and weights.find(name, tmp_path)[0] == path  # unpacked again
+    home.rename(tmp_path / "away")
     make.place(tmp_path / "weights", {"mobilenet_v1_1.0_224.tgz": make.tar_gz({f"{name}.index": b"index"})})
-    (home / f"{name}.index").unlink()
     with pytest.raises(datasets.DatasetError, match="data-00000-of-00001 and .*index; it is another archive"):
         weights.find(name, tmp_path, accept_unverified=True)
 
@@ -186,6 +190,8 @@ def test_hostile_tarball(tmp_path, make):
 def test_asked_for_download(remanifest, server, tmp_path):
     server.bodies["/vgg16_weights.npz"] = b"npz"
     remanifest("weights", files={"vgg16_weights.npz": None}, mirrors=[server.url])
+    with pytest.raises(datasets.DatasetError, match=f"run: python -m datasets.weights vgg16_.*npz --root {tmp_path}$"):
+        weights.get("vgg16_weights.npz", tmp_path, offline=True)
     assert weights.get("vgg16_weights.npz", tmp_path).read_bytes() == b"npz"
     with pytest.raises(datasets.DatasetError, match="unknown file 'x'"):
         weights.get("x", tmp_path)
