@@ -74,7 +74,7 @@ def load(path: Path, root: Path | None = None, size: int = 32, seed: int = 0) ->
       `verified` is False, because no digest of such a folder is published.
 
     Raises:
-      DatasetError: no such folder, no classes, an empty class, an image that cannot be decoded.
+      DatasetError: no such folder, no classes, a class without training images, an image that cannot be decoded.
     """
     if not 1 <= size <= 4096:
         raise DatasetError(f"folder:{path}: size {size} is not in 1..4096")
@@ -84,10 +84,9 @@ def load(path: Path, root: Path | None = None, size: int = 32, seed: int = 0) ->
         files, labels = parts.pop("")
         train_rows, test_rows = stratified(labels, round(TRAIN_SHARE * len(files)), seed)
         parts = {s: ([files[i] for i in k], labels[k]) for s, k in (("train", train_rows), ("test", test_rows))}
+    image_folders.check_split(path, images.classes, parts["train"][1], parts["test"][1])
     arrays_, digests = {}, {}
     for split, (part, _) in parts.items():
-        if not part:
-            raise DatasetError(f"folder:{path}: no images for the {split} split; more images are needed")
         digest = digests[f"{images.name}/{split}"] = content_digest(part, path, root)
         cache = (DATA_ROOT if root is None else root) / "folder" / f"{split}-{digest[:16]}-{size}-upright.npy"
         arrays_[split] = arrays.build(cache, (len(part), size, size, 3), functools.partial(_images, part, size))

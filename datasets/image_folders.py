@@ -64,7 +64,30 @@ def read(path: Path) -> Images:
         names, labels = list_images(folder, found, classes, passed_over)
         splits[split] = [f"{split}/{name}" for name in names] if split else names, labels
     print_passed_over(path, passed_over)
-    return Images(f"folder:{name_of(path)}", tuple(name_of(train / name) for name in classes), splits)
+    name = name_of(Path(os.path.abspath(path)))  # of `.` too
+    return Images(f"folder:{name}", tuple(name_of(train / name) for name in classes), splits)
+
+
+def check_split(path: Path, classes: Sequence[str], train: np.ndarray, test: np.ndarray) -> None:
+    """Refuses a split of a folder that nothing can be trained or tested on.
+
+    Args:
+      path: the folder, for messages.
+      classes: names in order of their labels.
+      train: labels of the training images.
+      test: labels of the test images.
+
+    Raises:
+      DatasetError: no test image, or a class without a training image.
+    """
+    if not len(test):
+        raise DatasetError(f"folder:{path}: no image is left for the test split; more images are needed")
+    lacking = np.setdiff1d(np.arange(len(classes)), train)
+    if len(lacking):
+        raise DatasetError(
+            f"folder:{path}: the only image of class {classes[lacking[0]]!r} fell into the test split; "
+            "a class needs two images or more"
+        )
 
 
 def _refuse_half(path: Path, top: Sequence[str]) -> None:

@@ -210,7 +210,7 @@ def from_folder(path: Path) -> ImageLists:
     """A folder of images as lists: PATH/{train,test}/CLASS/*, or PATH/CLASS/* with a stratified 80/20 split.
 
     Raises:
-      DatasetError: see `image_folders.read`; no image is left for the test split.
+      DatasetError: see `image_folders.read` and `image_folders.check_split`.
     """
     images = image_folders.read(path)
     splits = {split: Rows(labels, tuple(names)) for split, (names, labels) in images.splits.items()}
@@ -218,14 +218,12 @@ def from_folder(path: Path) -> ImageLists:
         train, test = held_out(splits[""])
     else:
         train, test = splits["train"], splits["test"]
-    if not len(test.names):
-        raise DatasetError(f"folder:{path}: no image is left for the test split; more images are needed")
-    first, second, names = mapped(train, test, f"folder:{path}", dict(enumerate(images.classes)))
+    image_folders.check_split(path, images.classes, train.labels, test.labels)
     digests = {
         f"{images.name}/{split}": hashlib.sha256(os.fsencode("\n".join(rows.names))).hexdigest()
-        for split, rows in (("train", first), ("test", second))
+        for split, rows in (("train", train), ("test", test))
     }
-    return ImageLists(images.name, path, first, second, names, digests)
+    return ImageLists(images.name, path, train, test, images.classes, digests)
 
 
 def held_out(train_all: Rows) -> tuple[Rows, Rows]:

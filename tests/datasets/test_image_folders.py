@@ -65,6 +65,29 @@ def test_a_folder_of_images_alone_needs_no_line(make, tmp_path, capsys, read):
 
 
 @pytest.mark.parametrize("read", [by_folder, by_lists])
+def test_every_class_has_a_training_image_and_some_are_left_for_the_test(make, tmp_path, read):
+    for name in "abcdefghij":
+        make.place(tmp_path / "set" / name, {"0.png": IMAGE})
+    with pytest.raises(DatasetError, match="set: the only image of class 'i' fell into the test split; a class needs"):
+        read(tmp_path / "set")
+    for name in "cdefghij":
+        (tmp_path / "set" / name / "0.png").rename(tmp_path / "set" / "a" / f"{name}.png")
+        (tmp_path / "set" / name).rmdir()
+    assert len(read(tmp_path / "set")) == 10
+    for name in "cdefghij":
+        (tmp_path / "set" / "a" / f"{name}.png").unlink()
+    with pytest.raises(DatasetError, match="set: no image is left for the test split; more images are needed"):
+        read(tmp_path / "set")
+
+
+@pytest.mark.parametrize("read", [folder.load, lists.from_folder])
+@pytest.mark.parametrize(("here", "path"), [(".", "."), ("a", "..")])
+def test_a_folder_is_named_after_itself_however_it_is_written(mixed, monkeypatch, read, here, path):
+    monkeypatch.chdir(mixed / here)
+    assert read(Path(path)).name == "folder:set"
+
+
+@pytest.mark.parametrize("read", [by_folder, by_lists])
 def test_a_class_without_images_says_what_lies_there(make, tmp_path, read):
     make.place(tmp_path / "set" / "a", {"0.png": IMAGE})
     make.place(tmp_path / "set" / "b", {"0.webp": b"x", "1.webp": b"x"})
