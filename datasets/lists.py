@@ -319,7 +319,8 @@ def _derive(source: Source, home: Path, accept_unverified: bool) -> bool:
     if missing:
         with locked(home / "lists"):
             derived = source.derive(home)
-            check_fingerprints(source, derived.rows)
+            if not accept_unverified:
+                check_fingerprints(source, derived.rows)
             for key in missing:
                 write_csv(home / "lists" / FILES[key], derived.rows[key])
     return bool(missing)
@@ -332,13 +333,14 @@ def check_fingerprints(source: Source, rows: Mapping[str, Rows]) -> None:
         if got != expected:
             raise DatasetError(
                 f"{source.name}: {FILES[key]} derived from the official files has fingerprint {got}, "
-                f"expected {expected}; are these the official split files, unchanged?"
+                f"expected {expected}; replace the split files by the official ones, or --accept-unverified"
             )
 
 
 def _unpacked(source: Source, root: Path | None, accept_unverified: bool, offline: bool | None) -> Path:
     this, folders = entry(source.name), places(root, *source.folders)
-    home = folders[0]
+    started = (folder for folder in folders[:-1] if any((folder / part).is_dir() for part in source.unpack.values()))
+    home = next(started, folders[0])
     for file in this.files:
         target = source.unpack.get(file.name)
         found = find([file.name], folders)
@@ -355,7 +357,7 @@ def _unpacked(source: Source, root: Path | None, accept_unverified: bool, offlin
     found_home = source.home(root)
     if found_home is None:
         wanted = ", ".join((source.images, *source.needs))
-        raise DatasetError(f"{home}: not all of {wanted} are there; {this.placing(home.parent)}")
+        raise DatasetError(f"{home}: not all of {wanted} are there; {this.placing(folders[-1])}")
     return found_home
 
 

@@ -128,6 +128,21 @@ def test_aircraft_with_other_split_files_is_refused(remanifest, tmp_path):
     with pytest.raises(DatasetError, match="train_sub_list.csv derived .* expected 41fe4f08ab844f5e"):
         lists.load_set(aircraft.SOURCE, tmp_path)
     assert not list((tmp_path / "aircraft" / "lists").glob("*.csv"))
+    pairs = {"train": [("0000001", "a"), ("0000002", "b")], "val": [("0000003", "b")], "test": [("0000005", "a")]}
+    raw = aircraft_archive(**pairs)
+    remanifest("aircraft", files={name: raw})
+    (tmp_path / "other" / "aircraft").mkdir(parents=True)
+    (tmp_path / "other" / "aircraft" / name).write_bytes(raw)
+    found = lists.load_set(aircraft.SOURCE, tmp_path / "other", accept_unverified=True)
+    assert found.train.labels.tolist() == [0, 1, 1] and not found.verified
+    with pytest.raises(DatasetError, match="not the published lists; delete them .* or --accept-unverified"):
+        lists.load_set(aircraft.SOURCE, tmp_path / "other")
+
+
+def test_images_unpacked_by_hand_in_the_authors_folder_are_not_fetched_again(make, tmp_path):
+    make.place(tmp_path / "Stanford_dogs" / "Images" / "n01-a", {"0.jpg": b"x"})
+    with pytest.raises(DatasetError, match=f"lists.tar .* is not in {tmp_path}/Stanford_dogs .*run: .*dogs --root"):
+        lists.load_set(dogs.SOURCE, tmp_path, offline=True)
 
 
 def test_real_aircraft_archive_where_present():
