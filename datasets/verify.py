@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +25,14 @@ class Checked:
     verified: bool
 
 
-def _hexdigests(path: Path) -> tuple[str, str]:
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as stream:
-        while block := stream.read(CHUNK):
-            sha256.update(block)
-            md5.update(block)
-    return sha256.hexdigest(), md5.hexdigest()
+def _digests(blocks: Iterable[bytes], file: File) -> dict[str, str]:
+    """Hexadecimal digests by algorithm; md5, which takes longer than sha256, only if the manifest names it."""
+    names = ("sha256", "md5") if file.digest.algorithm == "md5" else ("sha256",)
+    hashes = {name: hashlib.new(name, usedforsecurity=False) for name in names}
+    for block in blocks:
+        for digest in hashes.values():
+            digest.update(block)
+    return {name: digest.hexdigest() for name, digest in hashes.items()}
 
 
 def check_file(path: Path, file: File, accept_unverified: bool = False) -> Checked:
@@ -48,18 +50,17 @@ def check_file(path: Path, file: File, accept_unverified: bool = False) -> Check
         size = path.stat().st_size
         if file.bytes is not None and size != file.bytes and not accept_unverified:
             raise _wrong(file, str(path), f"{size:,} bytes, expected {file.bytes:,}")
-        sha256, md5 = _hexdigests(path)
+        with open(path, "rb") as stream:
+            digests = _digests(iter(lambda: stream.read(CHUNK), b""), file)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
-    return _judge(str(path), path.parent, file, size, sha256, md5, accept_unverified)
+    return _judge(str(path), path.parent, file, size, digests, accept_unverified)
 
 
 def check_bytes(raw: bytes, path: Path, file: File, accept_unverified: bool = False) -> Checked:
     """Does the same for bytes in memory; `path` is the file that they were read from."""
     where = str(path) if path.name == file.name else f"{path} (as {file.name})"
-    sha256 = hashlib.sha256(raw).hexdigest()
-    md5 = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-    return _judge(where, path.parent, file, len(raw), sha256, md5, accept_unverified)
+    return _judge(where, path.parent, file, len(raw), _digests([raw], file), accept_unverified)
 
 
 def _wrong(file: File, where: str, reason: str) -> DatasetError:
@@ -67,11 +68,11 @@ def _wrong(file: File, where: str, reason: str) -> DatasetError:
     return DatasetError(f"{where}: {reason}; {advice}, or use it with --accept-unverified")
 
 
-def _judge(where: str, folder: Path, file: File, size: int, sha256: str, md5: str, accept: bool) -> Checked:
-    digest = file.digest
+def _judge(where: str, folder: Path, file: File, size: int, digests: dict[str, str], accept: bool) -> Checked:
+    digest, sha256 = file.digest, digests["sha256"]
     if digest.algorithm is None:
         return _first_seen(where, folder, file, sha256, accept)
-    got = {"md5": md5, "sha256": sha256, "sha256-prefix": sha256[: len(digest.value or "")]}[digest.algorithm]
+    got = {**digests, "sha256-prefix": sha256[: len(digest.value or "")]}[digest.algorithm]
     right_size = file.bytes is None or size == file.bytes
     if right_size and got == digest.value:
         return Checked(sha256, True)
