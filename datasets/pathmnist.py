@@ -6,6 +6,7 @@ One .npz file of the medmnist package: {train,val,test}_images uint8 [n, 28, 28,
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -27,7 +28,7 @@ SHAPE = (28, 28, 3)
 
 def folders(root: Path | None) -> list[Path]:
     """Folders that may contain the file; the medmnist package's own folder comes last."""
-    return [*places(root, NAME, "medmnist"), Path.home() / ".medmnist"]
+    return [*places(root, NAME, "medmnist"), Path(os.path.expanduser("~/.medmnist"))]  # users without a home exist
 
 
 def _file(root: Path | None, accept: bool, offline: bool | None) -> tuple[Path, Checked]:
@@ -43,8 +44,10 @@ def decode(path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     Args:
       path: the .npz file.
       part: "train", "val" or "test".
+
     Returns:
       images uint8 [n, 28, 28, 3], labels int64 [n].
+
     Raises:
       DatasetError: damaged, holds pickled objects, or has other arrays.
     """

