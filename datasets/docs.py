@@ -41,10 +41,12 @@ the same folder, and compared from then on.
 there.
 
 **Your own images.** Use `folder:PATH` as the name of a data set. PATH contains `train/CLASS/` and `test/CLASS/`, or
-one sub-folder for each class; these are then split 80/20 (stratified, seed 0). An image is a file `.jpg`, `.jpeg` or
-`.png` in the folder of its class. Hidden files (`.DS_Store`, `._x.png`), dangling links, other file types and
-sub-folders of a class are ignored, and one line counts them. Each image is cropped to its central square and resized
-to the network's size. Grey images become RGB.
+one sub-folder for each class, with two images or more; these are then split 80/20 (stratified, seed 0). An image is a
+file `.jpg`, `.jpeg` or `.png` in the folder of its class. Hidden files (`.DS_Store`, `._x.png`), dangling links, other
+file types and sub-folders of a class are ignored, and one line counts them. Each image is cropped to its central
+square and resized to the network's size; only the triplet paper crops as its own flags say. Grey images become RGB,
+transparency is ignored. A split of more than 512 MB in memory is decoded once into `DATA/folder/*.npy`; these files
+may be deleted when nothing runs.
 
 **Orientation.** Every reader of image files rotates an image as its EXIF orientation says.
 
@@ -58,6 +60,10 @@ unpack the official archives and write four lists into `DATA/<set>/lists/`, in t
 (header `,label,file_name`). Only the triplet paper reads them; its own names are `aircrafts`, `flowers`, `cars`, `dogs`
 and `birds`. Lists that exist already are not changed. Cars, dogs and NABirds have no official
 validation split, so we use a stratified fifth of the training list (seed 0).
+
+**ImageNet** is listed once into `DATA/imagenet/lists/*.json`. Delete these files after adding or removing images.
+
+**YouTube-8M** is read by the subclass paper's own code: see [its page](papers/subclass.md#youtube-8m).
 
 "recalled" in the table means that nobody here could open the source of this statement.
 """
