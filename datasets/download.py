@@ -134,6 +134,8 @@ class RangeDownloader:
                 raise Unreachable(f"{error.reason.strerror}; no network?") from None
             raise
         with response:
+            if response.headers.get("Content-Type", "").startswith("text/html"):
+                raise Refused("the server sends a web page, not the file")
             start, total = self._extent(response)
             if self.size is not None and total is not None and total != self.size:
                 raise Refused(f"the server offers {total:,} bytes, expected {self.size:,}")

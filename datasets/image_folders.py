@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from shlex import quote
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def _refuse_half(path: Path, top: Sequence[str]) -> None:
     if has:
         lacks = "test" if has == ["train"] else "train"
         others = [name for name in top if name != has[0] and name.lower().startswith("val")]
-        hint = f"; to use {others[0]} as {lacks}: ln -s {others[0]} {path / lacks}" if others else ""
+        hint = f"; to use {others[0]} as {lacks}: ln -s {quote(others[0])} {quote(str(path / lacks))}" if others else ""
         raise DatasetError(
             f"folder:{path}: has {' and '.join([*has, *others])} but no {lacks}; "
             f"expected train and test, or one sub-folder per class{hint}"
@@ -179,7 +180,8 @@ def list_images(
                 others[suffix if suffix[1:].isascii() and suffix[1:].isalnum() else "other type"] += 1
         if not images and not may_be_empty:
             there = f"; there: {_counted(others)}" if others else ""
-            raise DatasetError(f"{folder / name}: no JPEG or PNG file ({', '.join(SUFFIXES)}){there}")
+            hint = "; if these are the classes, call the folders above them train and test" if folders else ""
+            raise DatasetError(f"{folder / name}: no JPEG or PNG file ({', '.join(SUFFIXES)}){there}{hint}")
         passed_over.update(others)
         names += images
         labels += [number[name]] * len(images)

@@ -99,5 +99,6 @@ def _first_seen(where: str, folder: Path, file: File, sha256: str, accept: bool)
         with contextlib.suppress(OSError):
             write_json(digests_path, {**known, file.name: sha256})
     elif known[file.name] != sha256 and not accept:
-        raise _wrong(file, where, f"sha256 is {sha256}, but {known[file.name]} was stored in {digests_path} at first")
+        stored = f"{known[file.name]} was stored in {digests_path} at first (remove it there if this file is right)"
+        raise _wrong(file, where, f"sha256 is {sha256}, but {stored}")
     return Checked(sha256, False)

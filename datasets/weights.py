@@ -124,7 +124,8 @@ def prepare(root: Path | None, accept: bool) -> None:
             known = "verified" if checked.verified else "UNVERIFIED (digest differs from the manifest's)"
             print(f"{file.name}: sha256 {checked.sha256}, {known if file.digest.algorithm else 'no published digest'}")
     if not found:
-        raise DatasetError(f"{home}: no weights; {entry(NAME).placing(home.parent)}")
+        command = f"{entry(NAME).command(home.parent)} FILE (--help names the files)"
+        raise DatasetError(f"{home}: no weights; {entry(NAME).placing(home.parent)}; or run: {command}")
 
 
 if __name__ == "__main__":

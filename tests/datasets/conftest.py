@@ -184,6 +184,7 @@ class Server:
         self.length = True  # whether the size is told
         self.status: dict[str, int] = {}
         self.etag: str | None = '"one"'
+        self.kind = "application/octet-stream"
         self.hold_after: int | None = None  # send that much, then wait for `release`
         self.release = threading.Event()
         self.httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -220,6 +221,7 @@ class Server:
                     self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
                 else:
                     self.send_response(200)
+                self.send_header("Content-Type", server.kind)
                 if server.etag:
                     self.send_header("ETag", server.etag)
                 if server.length:

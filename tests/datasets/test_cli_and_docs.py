@@ -69,6 +69,7 @@ def test_weights_and_imagenet_have_command_lines(make, remanifest, server, capsy
     server.bodies["/vgg16_weights.npz"] = b"npz"
     remanifest("weights", files={"vgg16_weights.npz": None}, mirrors=[server.url])
     assert cli.main("weights", ["--root", str(tmp_path)]) == 2
+    assert f"run: python -m datasets.weights --root {tmp_path} FILE" in capsys.readouterr().err
     assert cli.main("weights", ["--root", str(tmp_path), "vgg16_weights.npz"]) == 0
     assert "vgg16_weights.npz: sha256" in capsys.readouterr().out
     remanifest("imagenet")

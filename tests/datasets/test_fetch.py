@@ -149,6 +149,13 @@ def test_a_file_of_unknown_size_may_not_fill_the_disk(offer, server, monkeypatch
     assert _left(tmp_path) == []
 
 
+def test_a_web_page_is_no_file(offer, server, tmp_path):
+    server.kind = "text/html; charset=utf-8"
+    with pytest.raises(DatasetError, match="the server sends a web page, not the file"):
+        offer(known=False)()
+    assert _left(tmp_path) == []
+
+
 def test_cut_without_a_told_size_is_noticed(offer, server):
     server.length, server.cuts = False, [100_000]
     assert offer()().read_bytes() == BODY

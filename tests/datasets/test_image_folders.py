@@ -1,5 +1,6 @@
 """One rule for every reader of class folders: what counts as an image, and the one line on what was ignored."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,10 @@ def test_a_class_without_images_says_what_lies_there(make, tmp_path, read):
     make.place(tmp_path / "set" / "b", {"0.webp": b"x", "1.webp": b"x"})
     with pytest.raises(DatasetError, match=r"set/b: no JPEG or PNG file .*; there: 2 \.webp$"):
         read(tmp_path / "set")
+    for split in ("Train", "Test"):
+        make.place(tmp_path / "divided" / split / "a", {"0.png": IMAGE})
+    with pytest.raises(DatasetError, match="there: 1 sub-folder of a class; .* call the folders above them train and"):
+        read(tmp_path / "divided")
 
 
 @pytest.mark.parametrize("read", [by_folder, by_lists])
@@ -117,9 +122,11 @@ def test_half_a_division_is_refused_and_validation_folders_are_named(make, tmp_p
 def test_the_link_that_the_message_names_works_and_val_is_counted(make, tmp_path, capsys, read):
     for split in ("train", "val"):
         for name in ("a", "b"):
-            make.place(tmp_path / "set" / split / name, {"0.png": IMAGE})
-    (tmp_path / "set" / "test").symlink_to("val")
-    assert read(tmp_path / "set") == ["a", "a", "b", "b"]
+            make.place(tmp_path / "my set" / split / name, {"0.png": IMAGE})
+    with pytest.raises(DatasetError) as caught:
+        read(tmp_path / "my set")
+    subprocess.run(str(caught.value).partition("use val as test: ")[2], shell=True, check=True)
+    assert read(tmp_path / "my set") == ["a", "a", "b", "b"]
     assert "1 folder 'val' next to train and test" in capsys.readouterr().err
 
 
