@@ -126,6 +126,7 @@ def extract(path: Path, target: Path, limit: int, wanted: Callable[[str], str | 
                 names.add(out_name)
                 written.append(out_name)
                 left = _write(stream, unpacking / safe_name(out_name, path.name), left, path.name)
+        os.sync()  # once: to wait for each of 20,000 images takes minutes
         os.replace(unpacking, target)  # an empty folder is replaced, one that holds something is an error
     except OSError as error:
         raise DatasetError(f"{target}: cannot unpack {path.name} there ({error.strerror})") from error
@@ -146,8 +147,7 @@ def _write(stream: IO[bytes], path: Path, left: int, archive: str) -> int:
             with _writing(path, archive):
                 out.write(block)
         with _writing(path, archive):
-            out.flush()
-            os.fsync(out.fileno())
+            out.close()
     return left
 
 

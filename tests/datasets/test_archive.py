@@ -145,10 +145,13 @@ def test_names_are_not_compared_with_all_others(tmp_path):
 
 
 def test_full_disk_is_not_blamed_on_the_archive(tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    class Full(io.FileIO):
+        def close(self):
+            if not self.closed:
+                super().close()
+                raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(archive, "open", lambda path, mode: Full(path, mode), raising=False)
     with pytest.raises(DatasetError, match="cannot unpack a.tar.gz there .No space left on device"):
         _unpack(tmp_path, _tar(("x", b"1", tarfile.REGTYPE)))
     assert _clean(tmp_path) == ["a.tar.gz"]
