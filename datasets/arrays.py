@@ -1,9 +1,10 @@
-"""Large arrays: decoded once into a file next to the data and memory-mapped, so that no copy stays in memory."""
+"""Arrays that are large or slow to decode: decoded once into a file; a large one is memory-mapped from there."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from datasets.fetch import locked
 MAPPED_ABOVE = 512 << 20
 
 
-def build(cache: Path, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.ndarray]]) -> np.ndarray:
+def build(
+    cache: Path, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.ndarray]], slow: bool = False
+) -> np.ndarray:
     """An uint8 array put together from chunks along its first axis, without a second copy in memory.
 
     Args:
-      cache: file of a large array; its name must identify what it is decoded from.
+      cache: file of a large or slow array; its name must identify what it is decoded from.
       shape: shape of the whole.
       chunks: called if the array has to be decoded; yields uint8 [n, ...] pieces in order.
+      slow: decoding takes so long that a small array is stored as well.
 
     Returns:
       An array in memory up to MAPPED_ABOVE bytes, else a read-only memory map of `cache`; an array in memory too
@@ -31,7 +35,8 @@ def build(cache: Path, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.
     Raises:
       DatasetError: disk full, or the chunks do not add up to `shape`.
     """
-    if int(np.prod(shape, dtype=np.int64)) <= MAPPED_ABOVE:
+    large = int(np.prod(shape, dtype=np.int64)) > MAPPED_ABOVE
+    if not (large or slow):
         return _in_memory(shape, chunks(), cache.name)
     if not cache.is_file():
         if not os.access(next(p for p in cache.parents if p.exists()), os.W_OK):
@@ -40,9 +45,9 @@ def build(cache: Path, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.
             if not cache.is_file():
                 _write(cache, shape, chunks())
     try:
-        array = np.load(cache, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{cache}: cannot be mapped ({error}); delete it and run the same command again") from error
+        array: np.ndarray = np.load(cache, mmap_mode="r" if large else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(f"{cache}: cannot be read ({error}); delete it and run the same command again") from error
     if array.shape != shape or array.dtype != np.uint8:
         raise DatasetError(f"{cache}: holds {array.dtype} {array.shape}, expected uint8 {shape}; delete it")
     return array
@@ -62,6 +67,7 @@ def _in_memory(shape: tuple[int, ...], chunks: Iterator[np.ndarray], what: str) 
 def _write(cache: Path, shape: tuple[int, ...], chunks: Iterator[np.ndarray]) -> None:
     # Written with write(), not through a map: on a full disk a map kills the process, write() raises.
     partial = cache.with_name(f".{cache.name}.partial")
+    print(f"{cache}: decoding {shape[0]:,} images once; later runs read them there", file=sys.stderr)
     try:
         with open(partial, "wb") as out:
             np.lib.format.write_array_header_1_0(out, {"descr": "|u1", "fortran_order": False, "shape": shape})

@@ -45,8 +45,8 @@ one sub-folder for each class, with two images or more; these are then split 80/
 file `.jpg`, `.jpeg` or `.png` in the folder of its class. Hidden files (`.DS_Store`, `._x.png`), dangling links, other
 file types and sub-folders of a class are ignored, and one line counts them. Each image is cropped to its central
 square and resized to the network's size; only the triplet paper crops as its own flags say. Grey images become RGB,
-transparency is ignored. A split of more than 512 MB in memory is decoded once into `DATA/folder/*.npy`; these files
-may be deleted when nothing runs.
+transparency is ignored. A split with more than 64 MB of files, or of more than 512 MB in memory, is decoded once into
+`DATA/folder/*.npy`; these files may be deleted when nothing runs.
 
 **Orientation.** Every reader of image files rotates an image as its EXIF orientation says.
 

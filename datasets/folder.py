@@ -17,7 +17,7 @@ from PIL import Image
 from datasets import arrays, image_folders
 from datasets.core import DATA_ROOT, Dataset, DatasetError
 from datasets.files import read_bounded, reading
-from datasets.identity import content_digest
+from datasets.identity import CACHED_ABOVE, content_digest
 from datasets.orientation import upright
 from datasets.split import stratified
 
@@ -65,7 +65,7 @@ def load(path: Path, root: Path | None = None, size: int = 32, seed: int = 0) ->
 
     Args:
       path: holds `train` and `test`, or the classes' folders themselves.
-      root: the data folder, which stores a large decoded array (in data/folder).
+      root: the data folder, which stores a decoded array that is large or was slow to decode (in data/folder).
       size: height and width of the result in pixels, 1..4096.
       seed: decides the 80/20 split, if there is no test folder.
 
@@ -89,7 +89,8 @@ def load(path: Path, root: Path | None = None, size: int = 32, seed: int = 0) ->
     for split, (part, _) in parts.items():
         digest = digests[f"{images.name}/{split}"] = content_digest(part, path, root)
         cache = (DATA_ROOT if root is None else root) / "folder" / f"{split}-{digest[:16]}-{size}-upright.npy"
-        arrays_[split] = arrays.build(cache, (len(part), size, size, 3), functools.partial(_images, part, size))
+        slow = sum(file.stat().st_size for file in part) >= CACHED_ABOVE
+        arrays_[split] = arrays.build(cache, (len(part), size, size, 3), functools.partial(_images, part, size), slow)
     return Dataset(
         name=images.name,
         train_images=arrays_["train"],

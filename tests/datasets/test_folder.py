@@ -68,6 +68,19 @@ def test_large_folders_are_mapped(flat, tmp_path, monkeypatch):
     assert len(list((tmp_path / "data" / "folder").glob("*.npy"))) == 2
 
 
+def test_many_megabytes_of_files_are_decoded_once(flat, tmp_path, monkeypatch, capsys):
+    quick = datasets.load(f"folder:{flat}", tmp_path / "data")
+    assert not list((tmp_path / "data").rglob("*.npy"))
+    monkeypatch.setattr(folder, "CACHED_ABOVE", 1)
+    datasets.load(f"folder:{flat}", tmp_path / "data")
+    assert "-32-upright.npy: decoding 24 images once; later runs read them there" in capsys.readouterr().err
+    monkeypatch.setattr(folder, "decode", lambda *_: pytest.fail("decoded twice"))
+    again = datasets.load(f"folder:{flat}", tmp_path / "data")
+    assert type(again.train_images) is np.ndarray and again.train_images.flags.writeable
+    assert np.array_equal(again.train_images, quick.train_images) and again.digests == quick.digests
+    assert np.array_equal(again.test_images, quick.test_images)
+
+
 @pytest.mark.parametrize("width, height", [(64, 64), (100, 50), (50, 100), (7, 3), (1, 1), (1, 5000)])
 def test_centre_square_at_any_size(width, height):
     image = np.zeros((height, width, 3), np.uint8)

@@ -77,7 +77,7 @@ def test_damaged_map_is_refused(files, tmp_path, monkeypatch):
     datasets.load("svhn", tmp_path)
     (path,) = (tmp_path / "svhn").glob("*.npy")
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(datasets.DatasetError, match="cannot be mapped.*delete it"):
+    with pytest.raises(datasets.DatasetError, match="cannot be read.*delete it"):
         datasets.load("svhn", tmp_path)
 
 
