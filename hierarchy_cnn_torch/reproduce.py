@@ -34,7 +34,7 @@ TRAIN = {
 # after 6 epochs the small network is right on a third of CIFAR-10's images: too early to compare variants
 COLOUR = {"cpu": ["--epochs", "20"]}
 ANALYZE = {
-    "paper": "",
+    "paper": "--groupings 40",
     "matched": "--probe-images 5000 --probe-test-images 5000 --groupings 40",
     "cpu": "--probe-images 2500 --probe-test-images 2000 --response-images 2000",
     "smoke": "--threads 1 --probe-images 200 --probe-test-images 100 --response-images 100 --permutations 99 "
@@ -119,6 +119,10 @@ def for_folder(dataset: str, profile: str) -> tuple[list[str], list[str]]:
         images = image_folders.read(Path(dataset.removeprefix("folder:")))
     except DatasetError as error:
         raise UserError(error) from None
+    if len(images.classes) < 3:
+        raise UserError(
+            f"{dataset}: {len(images.classes)} classes; groups of classes need at least 3, in sub-folders of their own"
+        )
     words = TRAIN[profile].split()
     held_out = int(words[words.index("--held-out") + 1]) if "--held-out" in words else 0
     training = sum(len(names) for split, (names, _) in images.splits.items() if split != "test")
@@ -168,7 +172,7 @@ def study(
         for fold in range(folds if number < noisy else 0):
             words = ["--fold", str(fold), "--folds", str(folds), "--tree", tree, *LABEL_STUDY, *few_classes]
             add(f"label study, part {fold + 1} of {folds}", seed, request.row("labels"), f"fold{fold}", words)
-        every = ["--groupings", "210"] if (profile, request.dataset) == ("matched", "cifar10") else []
+        every = ["--groupings", "210"] if "--groupings" in ANALYZE[profile] and request.dataset == "cifar10" else []
         flags = ("--run", shown(folder), *ANALYZE[profile].split(), *every, *request.shared_flags(row))
         title, out = f"analysis and viewer, seed {seed}", folder / "analysis"
         commands.append(Command(row, title, ANALYZE_SCRIPT, flags, out, hours / 2, minutes, f"seed{seed}"))
@@ -191,9 +195,11 @@ def matched(request: Request) -> list[Command]:
     flat = ["--lr", f"{FLAT_RATE:.3g}", *extra]  # of the label study
     commands += study(request, request.row(), rated(FURTHER, *held_out, *extra), few, flat, noisy=len(few))
     commands += study(request, request.row(), {}, request.seeds[3:], flat, noisy=len(request.seeds), times=0.5)
-    commands += study(request, request.row("derived"), rated(CORE, "--tree", "derived", *extra), few)
+    asked, _ = train_parser().parse_known_args(extra)
+    if request.dataset in OFFICIAL_BY_DEFAULT and not asked.tree:  # else the core rows have that tree, or the user's
+        commands += study(request, request.row("derived"), rated(CORE, "--tree", "derived", *extra), few)
     commands += study(request, request.row("long"), rated(CORE, *held_out, *LONG, *extra), few, times=40 / 12)
-    if request.dataset != "cifar10":
+    if request.dataset == DATASETS["matched"]:
         ten = dataclasses.replace(request, dataset="cifar10", copy="")
         commands += study(ten, ten.row(), rated(CORE, *whole("cifar10", extra), *extra), few)
     return commands

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
 import tomllib
 
 import numpy as np
@@ -64,6 +65,9 @@ def test_every_profiles_commands_parse(profile, monkeypatch):
 def test_every_profile_trains_on_a_folder_of_few_images_and_classes(profile, tmp_path):
     pictures = write_pictures(tmp_path / "photos", count=20)
     request = Request(profile, f"folder:{pictures}", (0,), "cpu", data_dir=str(tmp_path / "data"))
+    with pytest.raises(UserError, match="2 classes; groups of classes need at least 3"):
+        reproduce.commands_of(request)
+    shutil.copytree(pictures / "dark", pictures / "third")
     commands = [command.flags for command in reproduce.commands_of(request) if command.script.endswith("train.py")]
     assert len(commands) >= 3
     for words in commands:
@@ -71,7 +75,16 @@ def test_every_profile_trains_on_a_folder_of_few_images_and_classes(profile, tmp
         config = flags.resolve_train(flags.train_parser().parse_args([*words, *tree]))
         data = images.load(config)
         assert len(data.train) >= len(data.val) > 0
-        assert len(data.names) == 2 + (config.split_class >= 0)
+        assert len(data.names) == 3 + (config.split_class >= 0)
+
+
+@pytest.mark.parametrize(("dataset", "groupings"), [("cifar100", 40), ("cifar10", 210)])
+@pytest.mark.parametrize("profile", ["paper", "matched"])
+def test_early_probes_are_compared_with_as_many_groupings_as_the_claims_say(profile, dataset, groupings):
+    for command in reproduce.commands_of(Request(profile, dataset, (0,), "cpu")):
+        if command.script == reproduce.ANALYZE_SCRIPT and "--run" in command.flags:
+            config = flags.resolve_analyze(flags.analyze_parser().parse_args(list(command.flags)))
+            assert config.groupings == groupings
 
 
 def test_a_folder_of_many_images_and_classes_keeps_the_flags_of_every_set(monkeypatch, tmp_path):
@@ -106,6 +119,10 @@ def test_matched_runs_the_core_rows_first_and_one_rate_for_every_network_with_br
     assert all(config.tree == "derived" for config in trained["cifar100-q90-matched-derived", "A1"])
     ten = reproduce.commands_of(dataclasses.replace(request, dataset="cifar10", copy="", all_rows=True))
     assert ten[0].row == "cifar10-matched" and not any("cifar100" in word for command in ten for word in command.flags)
+    for dataset, extra in (("fashion_mnist", ()), ("mnist5k", ()), ("cifar10", ("--tree", "mine.json"))):
+        once = reproduce.commands_of(Request("matched", dataset, (0, 1, 2), "cpu", extra, all_rows=True))
+        assert {tuple(c.flags)[1] for c in once if c.script == reproduce.TRAIN_SCRIPT} == {dataset}
+        assert not any("-derived" in command.row for command in once)  # the core rows have that tree, or the user's
     by_hand = reproduce.commands_of(dataclasses.replace(request, extra=("--lr", "0.7")))[0]
     assert flags.resolve_train(flags.train_parser().parse_args(list(by_hand.flags))).lr == 0.7
 
