@@ -131,7 +131,7 @@ def parse_taps(text: str) -> list[tuple[str, int]]:
     out = []
     for word in filter(None, text.split(",")):
         tap, _, groups = word.strip().partition(":")
-        if tap not in ("conv1", "conv2", "conv3", "conv4", "conv5") or not groups.isdigit():
+        if tap not in ("conv1", "conv2", "conv3", "conv4", "conv5") or not groups.isdecimal():
             raise UserError(f"--taps: {word!r} is not of the form conv2:9 (conv1 to conv5, number of groups)")
         out.append((tap, int(groups)))
     if len({tap for tap, _ in out}) < len(out):

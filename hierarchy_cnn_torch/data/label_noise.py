@@ -95,6 +95,8 @@ def plant(config: Config, labels: np.ndarray, names: list[str]) -> tuple[np.ndar
         planted = split_class(labels, split, len(names), config.seed)
         names = [*names, f"{names[split]} (second label)"]
     if config.label_noise:
-        level = trees.levels_of(noise_tree(config, names))[-1]
-        planted, kind = plant_noise(planted, level, config.label_noise, config.seed, labels != split)
+        levels = trees.levels_of(noise_tree(config, names))
+        if not levels:
+            raise UserError(f"--label-noise: the tree ({config.tree}) has no level between its root and the classes")
+        planted, kind = plant_noise(planted, levels[-1], config.label_noise, config.seed, labels != split)
     return planted, kind, names

@@ -117,7 +117,7 @@ def test_a5_has_as_many_parameters_as_a1():
     assert abs(wide - aware) / aware < 0.005
 
 
-@pytest.mark.parametrize("text", ["conv6:2", "conv2", "conv2:x", "conv2:2,conv2:4"])
+@pytest.mark.parametrize("text", ["conv6:2", "conv2", "conv2:x", "conv2:²", "conv2:2,conv2:4"])
 def test_bad_taps(text):
     with pytest.raises(UserError, match="--taps"):
         flags.parse_taps(text)

@@ -11,6 +11,7 @@ import torch
 
 from hierarchy_cnn_torch import flags
 from hierarchy_cnn_torch.data import images
+from hierarchy_cnn_torch.data.label_noise import plant
 from hierarchy_cnn_torch.data.tree_files import load_tree
 from hierarchy_cnn_torch.method.trees import levels_of, to_json, tree_of
 from hierarchy_cnn_torch.networks import alexnet
@@ -66,6 +67,13 @@ def test_a_label_study_of_a_split_class_alone_has_its_second_label_in_the_tree(m
     stage1.train(config, data, Run(Path("unused"), {}, False), ALONE, Stop())
     finest = levels_of(trees[0])[-1]
     assert finest[10] == finest[4] and len(finest) == 11
+
+
+def test_noise_near_and_far_needs_groups(tmp_path):
+    write_json(tmp_path / "flat.json", to_json(tree_of([], CIFAR10)))
+    words = ("--dataset", "cifar10", "--folds", "2", "--label-noise", "0.1", "--tree", tmp_path / "flat.json")
+    with pytest.raises(UserError, match=r"flat.json\) has no level between its root and the classes"):
+        plant(config_of(*words), np.arange(10), CIFAR10)
 
 
 def test_eval_reads_a_network_of_any_width(tmp_path, capsys):
