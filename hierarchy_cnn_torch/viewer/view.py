@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -314,7 +315,7 @@ def write(view: View, out: Path, thumbs: str | None = None) -> Mapping[str, Any]
                         write_bytes(folder / f"{key}.jpg", data)
                 except OSError as error:
                     raise UserError(f"{shown(folder)}: cannot be written ({error.strerror or error})") from None
-                meta["samples"]["sprites"] = [{"file": f"{folder.name}/{key}.jpg"} for key in sprites]
+                meta["samples"]["sprites"] = [{"file": quote(f"{folder.name}/{key}.jpg")} for key in sprites]
                 sprites = {}
             else:
                 meta["samples"]["sprites"] = [{"key": key} for key in sprites]

@@ -185,13 +185,14 @@ def test_thumbnails_without_images_and_a_missing_names_file(files, tmp_path):
     assert "give --run, or --confusion" in export("--out", tmp_path / "v.html").stderr
 
 
-def test_thumbs_in_a_folder(files, tmp_path):
+@pytest.mark.parametrize(("name", "link"), [("v", "v_thumbs"), ('5 %25#"', "5%20%2525%23%22_thumbs")])
+def test_thumbs_in_a_folder(files, tmp_path, name, link):
     folder = files[0]
-    answer = export(*export_arguments(folder, tmp_path / "v.html"), "--thumbs", "folder")
+    answer = export(*export_arguments(folder, tmp_path / f"{name}.html"), "--thumbs", "folder")
     assert answer.returncode == 0, answer.stderr
-    meta, arrays = read_page(tmp_path / "v.html")
-    assert meta["samples"]["sprites"] == [{"file": "v_thumbs/sprite_0.jpg"}]
-    assert (tmp_path / "v_thumbs" / "sprite_0.jpg").read_bytes()[:2] == b"\xff\xd8"
+    meta, arrays = read_page(tmp_path / f"{name}.html")
+    assert meta["samples"]["sprites"] == [{"file": f"{link}/sprite_0.jpg"}]
+    assert (tmp_path / f"{name}_thumbs" / "sprite_0.jpg").read_bytes()[:2] == b"\xff\xd8"
     assert (arrays["sample_thumb"] == np.arange(len(arrays["sample_id"]))).all()
 
 
