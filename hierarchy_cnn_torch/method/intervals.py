@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import t
@@ -23,25 +23,10 @@ def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def bootstrap_interval(
-    statistic: Callable[[np.ndarray], float], num_images: int, draws: int = 2000
-) -> tuple[float, float]:
-    """Returns the 95 % percentile interval of a statistic over images.
-
-    Args:
-      statistic: takes the indices of the drawn images, int [num_images].
-      num_images: N.
-      draws: number of samples with replacement.
-    """
-    rng = np.random.default_rng([0, 0xB007])
-    values = [statistic(rng.integers(0, num_images, num_images)) for _ in range(draws)]
-    return float(np.nanpercentile(values, 2.5)), float(np.nanpercentile(values, 97.5))
-
-
 def within_interval(
     labels: np.ndarray, predictions: np.ndarray, level: np.ndarray, draws: int = 2000
 ) -> tuple[float, float]:
-    """Returns the bootstrap interval over images of the share of errors inside the true group.
+    """Returns the 95 % bootstrap interval over images of the share of errors inside the true group; NaN without errors.
 
     Args:
       labels: int [N] classes.
@@ -51,12 +36,14 @@ def within_interval(
     """
     wrong = labels != predictions
     inside = wrong & (level[labels] == level[predictions])
-
-    def share(index: np.ndarray) -> float:
+    if not wrong.any():
+        return math.nan, math.nan
+    rng, shares = np.random.default_rng([0, 0xB007]), []
+    for _ in range(draws):
+        index = rng.integers(0, len(labels), len(labels))
         total = wrong[index].sum()
-        return float(inside[index].sum() / total) if total else math.nan
-
-    return bootstrap_interval(share, len(labels), draws)
+        shares.append(inside[index].sum() / total if total else math.nan)
+    return float(np.nanpercentile(shares, 2.5)), float(np.nanpercentile(shares, 97.5))
 
 
 def spread_of_equal_gaps(groups: Sequence[tuple[np.ndarray, np.ndarray]], gap: float, draws: int = 2000) -> np.ndarray:

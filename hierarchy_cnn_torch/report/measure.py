@@ -201,7 +201,7 @@ def group_gaps(seed: Seed, arm: str) -> tuple[list[float], dict[str, list[float]
         if len(a) and len(b):
             gaps[node.name] = gap_of(a, b)
             pairs.append((a, b))
-    spread = max(values := [gap for gap, _, _ in gaps.values()]) - min(values)
+    spread = float(np.ptp([a.mean() - b.mean() for a, b in pairs]))  # two groups may have one name
     equal = intervals.spread_of_equal_gaps(pairs, overall[0], seed.config.bootstrap)
     p = selectivity.chance(spread, equal, exact=False)
     return overall, gaps, {"gap_spread": spread, "gap_spread_equal": float(equal.mean()), "gap_spread_p": p}

@@ -51,16 +51,17 @@ def t1(seeds: Seeds) -> list[list[str]]:
     for at in range(len(seeds[0]["levels"])):
         level = [of_seed["levels"][at] for of_seed in measured if at < len(of_seed["levels"])]
         accuracy, within, expected = (spread([row[name] for row in level], 100) for name in SHARES)
-        ends: list[Any] = level[0].get("within_95", []) if len(level) == 1 else []
-        if ends and None not in ends:
+        ends = finite(level[0].get("within_95", ())) if len(level) == 1 else []
+        if ends:
             within += " [{:.2f}, {:.2f}]".format(*(100 * end for end in ends))
+        p = finite([row["p"] for row in level])  # none where no image is misclassified
         below = [[s[name][at] for s in measured if at < len(s.get(name, ()))] for name in ("nested", "conditional")]
         rows.append(
             [
                 "/".join(dict.fromkeys(str(row["groups"]) for row in level)),
                 *(accuracy, within, expected),
                 spread([row["lift"] for row in level]),
-                f"{max(row['p'] for row in level):.4f}",
+                f"{max(p):.4f}" if p else "-",
                 spread([of_seed["height"] for of_seed in measured]),
                 *(spread(shares, 100) for shares in below),
             ]
@@ -68,9 +69,14 @@ def t1(seeds: Seeds) -> list[list[str]]:
     return rows
 
 
+def finite(values: Sequence[float | None]) -> list[float]:
+    """Returns the numbers that exist."""
+    return [value for value in values if value is not None and math.isfinite(value)]
+
+
 def epochs_risen(values: Sequence[float | None]) -> str:
     """Returns the epochs of the probes that rise as `spread` does, and how many of all do not rise."""
-    risen = [value for value in values if value is not None and math.isfinite(value)]
+    risen = finite(values)
     lacking = f"no rise in {len(values) - len(risen)} of {len(values)}" if len(risen) < len(values) else ""
     return "; ".join(filter(None, (spread(risen) if risen else "", lacking)))
 

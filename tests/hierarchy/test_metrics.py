@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -237,9 +238,12 @@ def test_intervals():
     interval = ttest_1samp(values, 0).confidence_interval(0.95)
     assert intervals.paired_interval(values) == pytest.approx((np.mean(values), interval.low, interval.high))
     assert math.isnan(intervals.paired_interval([0.1])[1])
-    x = np.random.default_rng(0).normal(size=400)
-    low, high = intervals.bootstrap_interval(lambda index: x[index].mean(), 400, 500)
-    assert low < x.mean() < high and high - low == pytest.approx(4 * x.std() / 20, rel=0.15)
+    inside = np.random.default_rng(0).random(400) < 0.3  # errors of class 0, all of them; classes 0 and 1 are a group
+    labels, level = np.zeros(400, int), np.array([0, 0, 1])
+    low, high = intervals.within_interval(labels, np.where(inside, 1, 2), level, 500)
+    assert low < inside.mean() < high and high - low == pytest.approx(4 * inside.std() / 20, rel=0.15)
+    with warnings.catch_warnings(action="error"):
+        assert np.isnan(intervals.within_interval(labels, labels, level, 500)).all()
 
 
 def test_tree_agreement_matches_the_definitions():

@@ -111,6 +111,7 @@ def test_a_class_named_all_has_its_own_gap_next_to_the_overall_one(tmp_path, mon
     assert (overall, metrics, [*gaps.values()]) == (same, same_metrics, [*others.values()])
     assert overall[0] == pytest.approx(gap) and gaps["all"] == others["a"] != overall
     assert metrics["gap_spread"] == pytest.approx(max(found := [g for g, _, _ in gaps.values()]) - min(found))
+    assert measured("b, c")[2] == metrics  # the name of the second group is "b, c" as well
     plots.f7_gaps([{"gap": {"A0": gaps}, "gap_overall": {"A0": overall}}], tmp_path)
     assert [text.get_text() for text in drawn[0].get_xticklabels()] == ["all classes", *gaps]
     plots.f7_gaps([{"gap": {"A0": {"all": overall} | others}}], tmp_path)  # of an older run

@@ -49,6 +49,11 @@ def test_one_seed_alone_has_the_interval_over_its_images():
     head, row = tables.t1([seed])
     assert row[head.index("errors inside W %")] == "70.00 [65.00, 75.00]" and row[-2:] == ["70.00", "80.00"]
     assert tables.t1([seed, seed])[1][head.index("errors inside W %")] == "70.00 ± 0.00"
+    nan = {name: math.nan for name in ("within", "expected", "lift", "p")}
+    right = seed | {"T1": {"A0": measured | {"levels": [level | nan | {"within_95": [math.nan, math.nan]}]}}}
+    for seeds, within, p in (([right], "-", "-"), ([right, seed], "70.00", "0.0100")):  # no image is misclassified
+        row_of_both = tables.t1(seeds)[1]
+        assert (row_of_both[head.index("errors inside W %")], row_of_both[head.index("largest p")]) == (within, p)
     older = {"levels": [[0, 0, 1]], "T1": {"A0": {"levels": [level], "height": 1.5}}}
     assert tables.t1([older])[1] == [*row[:2], "70.00", *row[3:-2], "-", "-"]
     purity = {"e90": {"conv2": {"2": 1.0, "classes": 2.0}}, "purity": {"conv2": 0.75}}
