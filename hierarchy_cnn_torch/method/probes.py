@@ -67,28 +67,20 @@ def accuracy_of(weights: torch.Tensor, features: torch.Tensor, labels: torch.Ten
     return float(((features @ weights[:-1] + weights[-1]).argmax(1) == labels).float().mean())
 
 
-def probe(
-    splits: Sequence[torch.Tensor],
-    labels: Sequence[np.ndarray],
-    level: np.ndarray,
-    penalties: Sequence[float] = PENALTIES,
-    steps: int = 40,
-) -> float:
-    """Returns the chance-corrected test accuracy of a probe for one level.
+def probe(splits: Sequence[torch.Tensor], labels: Sequence[np.ndarray], level: np.ndarray) -> float:
+    """Returns the chance-corrected test accuracy of a probe for one level; the best of PENALTIES on validation.
 
     Args:
       splits: float32 [N, D] features of train, validation, test.
       labels: int [N] class labels of the same.
       level: int [K] group labels (np.arange(K) for the classes themselves).
-      penalties: the best on validation is taken.
-      steps: of L-BFGS, at most.
     Returns:
       (a - q) / (1 - q) with q the largest group's share of the test images; NaN if that is all of them.
     """
     train, val, test = standardise(*splits)
     groups = int(level.max()) + 1
     targets = [torch.from_numpy(level[y]).to(train.device) for y in labels]
-    fits = [fit_logistic(train, targets[0], groups, penalty, steps) for penalty in penalties]
+    fits = [fit_logistic(train, targets[0], groups, penalty) for penalty in PENALTIES]
     best = max(fits, key=lambda weights: accuracy_of(weights, val, targets[1]))
     share = float(np.bincount(level[labels[2]], minlength=groups).max() / len(labels[2]))
     return chance_corrected(accuracy_of(best, test, targets[2]), share)

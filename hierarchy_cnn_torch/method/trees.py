@@ -25,13 +25,9 @@ class Node:
     classes: tuple[int, ...]
     children: tuple[Node, ...] = field(default=())
 
-    def walk(self, depth: int = 0) -> Iterator[tuple[int, Node]]:
-        """Yields all nodes with their depth, parents first.
-
-        Args:
-          depth: of this node.
-        """
-        stack = [(depth, self)]
+    def walk(self) -> Iterator[tuple[int, Node]]:
+        """Yields all nodes with their depth, parents first."""
+        stack = [(0, self)]
         while stack:
             at, node = stack.pop()
             yield at, node
@@ -39,22 +35,12 @@ class Node:
 
 
 def leaf(index: int, name: str) -> Node:
-    """Returns the node of one class.
-
-    Args:
-      index: class id.
-      name: of the class.
-    """
+    """Returns the node of one class."""
     return Node(name, (index,))
 
 
 def group(name: str, children: Sequence[Node]) -> Node:
-    """Returns a node over others; its classes are theirs.
-
-    Args:
-      name: of the group.
-      children: in order.
-    """
+    """Returns a node over others; its classes are theirs."""
     return Node(name, tuple(sorted(c for child in children for c in child.classes)), tuple(children))
 
 
@@ -171,11 +157,7 @@ def check_tree(tree: Node, names: Sequence[str]) -> Node:
 
 
 def to_json(tree: Node) -> dict[str, Any]:
-    """Returns a nested dictionary {id, name, children, classes}; ids count nodes from the root.
-
-    Args:
-      tree: any.
-    """
+    """Returns a nested dictionary {id, name, children, classes}; ids count nodes from the root."""
     ids = {id(node): number for number, (_, node) in enumerate(tree.walk())}
 
     def one(node: Node) -> dict[str, Any]:

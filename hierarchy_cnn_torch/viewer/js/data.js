@@ -62,12 +62,12 @@ const entryAt = (list, epoch) => Math.max(0, list.findLastIndex(entry => epochLa
 // One confusion matrix as sparse triplets with its row and column sums and the counts by cell.
 const matrices = new Map();
 async function confusion(run, epoch) {
-  const { key, label } = meta.runs[run].epochs[entryAt(meta.runs[run].epochs, epoch)], id = key;
-  if (!matrices.has(id)) {
+  const { key, label } = meta.runs[run].epochs[entryAt(meta.runs[run].epochs, epoch)];
+  if (!matrices.has(key)) {
     const [row, col, n] = await Promise.all([array(key + "_row"), array(key + "_col"), array(key + "_n")]);
-    matrices.set(id, { ...sparse(row, col, n), label });
+    matrices.set(key, { ...sparse(row, col, n), label });
   }
-  return matrices.get(id);
+  return matrices.get(key);
 }
 
 function sparse(row, col, n) {

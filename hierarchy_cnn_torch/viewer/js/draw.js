@@ -201,7 +201,7 @@ function drawColumnLabels(g) {
   g.textBaseline = "middle";
   if (state.tab === "response") {
     g.textAlign = "left";
-    const name = state.nodes.length || state.classes.length ? "channels by selectivity for the selected classes" : "channels in stored order";
+    const name = state.nodes.length ? "channels by selectivity for the selected classes" : "channels in stored order";
     g.fillText(name, 6, TOP - 12);
     return;
   }

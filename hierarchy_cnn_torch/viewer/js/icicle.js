@@ -90,7 +90,7 @@ function nodeAt(x, y) {
 function pickNode(node, add) {
   const now = new Set(add ? state.nodes : []);
   if (add && now.has(node.index)) now.delete(node.index); else now.add(node.index);
-  update({ nodes: [...now], classes: add ? state.classes : [], cells: null });
+  update({ nodes: [...now], cells: null });
 }
 
 function moveFocus(key) {

@@ -103,7 +103,7 @@ function pickAt(r, c, add) {
   else pickCells(r, c, r, c, add);
 }
 
-function clearAll() { picked.clear(); update({ nodes: [], classes: [], cells: null, channel: null }); }
+function clearAll() { picked.clear(); update({ nodes: [], cells: null, channel: null }); }
 
 // I9: zoom about a point of the canvas, keep the matrix on the screen.
 function zoom(factor, x, y) {
@@ -140,7 +140,7 @@ function findClass(text) {
     if (state.tab !== "response") view.x = place[c] / K - 0.5 / view.kx;
     clampView();
   }
-  update({ nodes: [leafOf[c].index], classes: [], cells: null }).then(() => say(describeNode(leafOf[c])));
+  update({ nodes: [leafOf[c].index], cells: null }).then(() => say(describeNode(leafOf[c])));
 }
 
 function bindMatrix() {

@@ -130,7 +130,7 @@ function drawGroupInfo() {
   if (!isAsked()) explain(box);
   if (!classes.length) return;
   const f = groupMeasures(classes, current);
-  const names = state.nodes.map(i => nodes[i].name).concat(state.classes.map(c => meta.names[c]));
+  const names = state.nodes.map(i => nodes[i].name);
   box.append(make("h2", `${names.slice(0, 4).join("; ")}${names.length > 4 ? " …" : ""} (${classes.length} classes)`));
   const table = make("table");
   table.append(rowOf("th", "recall", "precision", "F1", "popularity"));
@@ -187,7 +187,7 @@ function pairList() {
     const button = make("button");
     button.className = "pair";
     button.append(make("span", `${meta.names[row[i]]} → ${meta.names[col[i]]}`), make("span", withSign(n[i])));
-    button.onclick = () => update({ cells: [[row[i], col[i]]], nodes: [], classes: [] });
+    button.onclick = () => update({ cells: [[row[i], col[i]]], nodes: [] });
     return button;
   });
 }

@@ -2,7 +2,7 @@
 const levels = [];  // group label of each class, coarsest first; the last entry is the classes themselves
 const state = {
   tab: "confusion", order: "tree", level: 0, aggregate: false, run: "0", minCount: 1, diagonal: false,
-  scope: "all", sign: "both", colour: "log", epoch: 0, layer: 0, nodeColour: "recall", nodes: [], classes: [],
+  scope: "all", sign: "both", colour: "log", epoch: 0, layer: 0, nodeColour: "recall", nodes: [],
   cells: null, channel: null, groupBy: "actual", sortBy: "confidence",
 };
 const view = { x: 0, y: 0, kx: 1, ky: 1 };  // fractions of the whole matrix that lie left/above, and the zoom
@@ -108,7 +108,6 @@ async function update(change = {}) {
   order.forEach((c, at) => { place[c] = at; });
   selected = new Uint8Array(K);
   for (const i of state.nodes) for (const c of nodes[i].classes) selected[c] = 1;
-  for (const c of state.classes) selected[c] = 1;
   const t = performance.now();
   drawAll();
   window.blocks.drawMs = performance.now() - t;
@@ -162,7 +161,6 @@ function fits(key, value) {
   const ends = { level: levels.length, epoch: epochLabels.length, layer: meta.layers.length };
   if (key in ends) return whole([value], ends[key]);
   if (key === "nodes") return whole(value, nodes.length);
-  if (key === "classes") return whole(value, K);
   if (key === "minCount") return Number.isFinite(value) && value >= 1;
   if (key === "channel") return value === null || whole([value], 1e6);
   if (key === "cells") return value === null || (Array.isArray(value) && value.every(p => whole(p, K) && p.length === 2));
