@@ -1,8 +1,6 @@
 """Fast training: the narrow network, one cycle, bfloat16, all training images; older runs keep their flags."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -171,9 +169,7 @@ def test_both_stages_and_the_analysis_with_the_flags_of_matched(pictures, tree_f
         assert f"{arm}/val_accuracy" not in record.metrics and f"{arm}/test_accuracy_product" not in record.metrics
         assert not (tmp_path / arm / "checkpoints" / "best.pt").exists()
     small = "--what confusion,arms,responses --permutations 99 --bootstrap 20 --threads 1 --device cpu".split()
-    answer = subprocess.run(
-        [sys.executable, str(ANALYZE), "--run", str(tmp_path), *small], capture_output=True, text=True
-    )
+    answer = run(["", str(ANALYZE), "--run", str(tmp_path), *small])
     assert answer.returncode == 0, answer.stderr
     metrics = load_record(tmp_path / "analysis" / "record.json").metrics
     epochs = {name for name in metrics if "epochs_to" in name}

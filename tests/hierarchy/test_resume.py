@@ -34,11 +34,16 @@ def arm(folder, max_steps, flags=worker.CONFIG):
     return training.history, read_metrics(folder), network.state_dict(), best
 
 
-@pytest.mark.parametrize("max_steps", [0, 6])
+@pytest.fixture(scope="module", params=[(0, worker.CONFIG), (6, worker.CONFIG), (0, FAST), (6, FAST)],
+                ids=["as before", "as before, 6 steps", "fast", "fast, 6 steps"])  # fmt: skip
+def undisturbed_run(request, tmp_path_factory):
+    """Number of steps (0: all), flags, and what the run without a kill leaves."""
+    return *request.param, arm(tmp_path_factory.mktemp("calm"), *request.param)
+
+
 @pytest.mark.parametrize("name", ["evaluate_epoch", "keep_best", "save"])
-@pytest.mark.parametrize("flags", [worker.CONFIG, FAST], ids=["as before", "fast"])
-def test_a_kill_around_the_end_of_an_epoch(tmp_path, monkeypatch, name, max_steps, flags):
-    calm = arm(tmp_path / "calm", max_steps, flags)
+def test_a_kill_around_the_end_of_an_epoch(tmp_path, monkeypatch, name, undisturbed_run):
+    max_steps, flags, calm = undisturbed_run
     place = loop.Training if name == "save" else loop
     ends, whole = [0], getattr(place, name)
 

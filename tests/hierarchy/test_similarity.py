@@ -19,13 +19,7 @@ def ari(a, b):
     return statistics.tree_agreement([np.asarray(a)], [np.asarray(b)])[f"ari_{int(np.max(a)) + 1}"]
 
 
-def test_confusion_counts_equal_a_loop():
-    rng = np.random.default_rng(0)
-    y, p = rng.integers(0, 7, 300), rng.integers(0, 7, 300)
-    slow = np.zeros((7, 7), int)
-    for a, b in zip(y, p, strict=True):
-        slow[a, b] += 1
-    assert (confusion_counts(y, p, 7) == slow).all()
+def test_a_class_that_does_not_exist_is_not_counted():
     with pytest.raises(ValueError, match="must lie in"):
         confusion_counts(np.array([7]), np.array([0]), 7)
 
