@@ -16,7 +16,6 @@ from reproduction.runtime.torch_pools import AdaptiveMean, LocalResponseNorm
 from reproduction.runtime.torch_runtime import generator
 
 TAPS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-LAYERS = (*TAPS, "fc6", "fc7")
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,7 @@ class Network(nn.Module):
         """
         super().__init__()
         self.names = TAPS[: len(trunk.convs)]
-        width = channels
-        self.taps: dict[str, int] = {}
+        width, widths = channels, {}
         for name, conv in zip(self.names, trunk.convs, strict=True):
             layer = nn.Conv2d(
                 width, conv.width, conv.kernel, conv.stride, conv.padding, groups=conv.groups, bias=not bn
@@ -141,7 +139,7 @@ class Network(nn.Module):
             self.add_module(f"{name}_lrn", LocalResponseNorm(5, 1e-4, 0.75) if conv.lrn else nn.Identity())
             pool = nn.MaxPool2d(trunk.pool, 2, trunk.pool_padding) if conv.pool else nn.Identity()
             self.add_module(f"{name}_pool", pool)
-            self.taps[name] = width = conv.width
+            widths[name] = width = conv.width
         self.parts = (
             ("", "_pool", "_bn", "_relu", "_lrn") if trunk.pool_first else ("", "_bn", "_relu", "_lrn", "_pool")
         )
@@ -159,7 +157,7 @@ class Network(nn.Module):
             self.heads[tap] = nn.Sequential(
                 AdaptiveMean(4),
                 nn.Flatten(),
-                nn.Linear(self.taps[tap] * 16, hidden),
+                nn.Linear(widths[tap] * 16, hidden),
                 nn.ReLU(inplace=True),
                 nn.Dropout(dropout),
                 nn.Linear(hidden, outputs),

@@ -85,7 +85,7 @@ def _images(path: str) -> np.ndarray:
 def _responses(name: str, values: np.ndarray, num_classes: int) -> np.ndarray:
     """One layer of --responses, float64 [epochs, K, M]; NaN where a class has no image."""
     stack = _stack(values, "--responses")
-    shaped = stack.ndim == 3 and stack.shape[1] == num_classes
+    shaped = stack.ndim == 3 and stack.shape[1] == num_classes and stack.shape[2] > 0
     if not shaped or stack.dtype.kind not in "biuf" or (np.abs(stack.astype(np.float64)) > LARGEST_RESPONSE).any():
         raise UserError(
             f"--responses: {name} is {values.dtype} {values.shape}, expected numbers of at most {LARGEST_RESPONSE:g} "

@@ -139,12 +139,14 @@ def test_bad_input_is_one_line_and_exit_code_2(files, tmp_path, change, message)
     assert len(answer.stderr.strip().splitlines()) == 1 and not (tmp_path / "view.html").exists()
 
 
-@pytest.mark.parametrize("values", [np.full((10, 4), "a"), np.full((10, 4), np.inf), np.ones((10, 4), complex)])
+@pytest.mark.parametrize(
+    "values", [np.full((10, 4), "a"), np.full((10, 4), np.inf), np.ones((10, 4), complex), np.ones((10, 0))]
+)
 def test_responses_that_are_no_finite_numbers_are_one_line(files, tmp_path, values):
     np.savez(tmp_path / "r.npz", conv1=values)
     words = ["--confusion", files[0] / "m.npy", "--names", files[0] / "names.txt", "--out", tmp_path / "v.html"]
     args = export_module.parser().parse_args([*map(str, words), "--responses", str(tmp_path / "r.npz")])
-    message = r"conv1 is .* \(10, 4\), expected numbers .*\[10, channels\] or \[epochs, 10, channels\]"
+    message = r"conv1 is .* \(10, \d\), expected numbers .*\[10, channels\] or \[epochs, 10, channels\]"
     with pytest.raises(UserError, match=message):
         export_module.from_files(args)
 
