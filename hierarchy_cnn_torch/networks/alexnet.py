@@ -128,7 +128,7 @@ class Network(nn.Module):
         """
         super().__init__()
         self.names = TAPS[: len(trunk.convs)]
-        width, widths = channels, {}
+        width, widths = channels, dict[str, int]()
         for name, conv in zip(self.names, trunk.convs, strict=True):
             layer = nn.Conv2d(
                 width, conv.width, conv.kernel, conv.stride, conv.padding, groups=conv.groups, bias=not bn
