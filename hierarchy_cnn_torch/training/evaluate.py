@@ -76,6 +76,8 @@ def scores_of(
       data: mean and deviation of the training part.
       config: resolved flags.
       world: the processes.
+    Raises:
+      UserError: a score is not finite.
     """
     network.eval()
     mean, sd = data.mean.to(world.device), data.sd.to(world.device)
@@ -97,6 +99,10 @@ def scores_of(
         for target, value in zip(out, values, strict=True):
             target[start:end] = value
     runtime.reduce_sum(world, *out)
+    if not all(bool(value.isfinite().all()) for value in out):  # a loss is taken before the update of its step
+        raise UserError(
+            f"{config.arm}: the scores of the network are not finite; train it with --lr below {config.lr:g}"
+        )
     return out[0].cpu(), [value.cpu() for value in out[1:]]
 
 

@@ -1,10 +1,13 @@
 """The accuracy of the epoch that was best on the held-out part, measured without losing the last weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from hierarchy_cnn_torch.networks import alexnet
-from hierarchy_cnn_torch.training import evaluate, state
+from hierarchy_cnn_torch.training import evaluate, loop, state
+from reproduction.runtime.run_folder import Stop, UserError
 from reproduction.runtime.torch_runtime import World
 
 from . import ddp_worker as worker
@@ -34,3 +37,11 @@ def test_the_best_epoch_is_read_and_the_last_weights_come_back(tmp_path, held_ou
     assert torch.equal(splits.test, last) and all(map(torch.equal, splits.test_heads, heads))
     after = network.state_dict()
     assert after.keys() == weights.keys() and all(torch.equal(after[name], weights[name]) for name in weights)
+
+
+def test_a_last_update_that_loses_the_network_is_one_line(tmp_path):
+    """The loss of a step is taken before its update, so the last one of a training cannot show it."""
+    config = replace(worker.CONFIG, epochs=1, batch=64, lr=1e30)  # one step
+    with pytest.raises(UserError, match="^A1: the scores of the network are not finite; train it with --lr below"):
+        loop.run(config, worker.make_network(), worker.make_data(), worker.BRANCHES, ALONE, Stop(), tmp_path)
+    assert not list((tmp_path / "checkpoints").glob("*.pt"))
