@@ -34,8 +34,11 @@ def arm(folder, max_steps, flags=worker.CONFIG):
     return training.history, read_metrics(folder), network.state_dict(), best
 
 
-@pytest.fixture(scope="module", params=[(0, worker.CONFIG), (6, worker.CONFIG), (0, FAST), (6, FAST)],
-                ids=["as before", "as before, 6 steps", "fast", "fast, 6 steps"])  # fmt: skip
+@pytest.fixture(
+    scope="module",
+    params=[(0, worker.CONFIG), (6, worker.CONFIG), (0, FAST), (6, FAST)],
+    ids=["as before", "as before, 6 steps", "fast", "fast, 6 steps"],
+)
 def undisturbed_run(request, tmp_path_factory):
     """Number of steps (0: all), flags, and what the run without a kill leaves."""
     return *request.param, arm(tmp_path_factory.mktemp("calm"), *request.param)
