@@ -133,6 +133,7 @@ def draw_blocks(axes: Any, find: Find) -> None:
     order = leaves_list(optimal_leaf_ordering(linkage(flat, "average"), flat))
     axes.imshow(errors[np.ix_(order, order)], cmap="Reds", vmin=0)
     label_matrix(axes, [names[label] for label in order], "predicted class")
+    axes.set_ylabel("true class", fontsize=13)
 
 
 def draw_nearest_classes(axes: Any, find: Find) -> None:
