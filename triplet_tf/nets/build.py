@@ -27,7 +27,6 @@ def backbone(
     reuse: bool | None = None,
     *,
     bn_decay: float | None = None,
-    weight_decay: float | None = None,
     tap: str | None = None,
     seed: int = 0,
     step: tf.Tensor | None = None,
@@ -41,7 +40,6 @@ def backbone(
       is_training: batch statistics and dropout, or moving statistics.
       reuse: True for the second copy on the same variables.
       bn_decay: of the moving statistics; None is the table's.
-      weight_decay: value of the collected L2 terms; None is the table's.
       tap: end point for the embedding head; None is the table's.
       seed: of dropout.
       step: integer scalar, another value for every forward pass in training; None is the global step. Dropout is a
@@ -67,7 +65,7 @@ def backbone(
         is_training,
         reuse,
         known.bn_decay if bn_decay is None else bn_decay,
-        known.weight_decay if weight_decay is None else weight_decay,
+        known.weight_decay,
         drop,
     )
     logits, pooled, end_points = BUILDERS[net](images, settings)

@@ -59,11 +59,9 @@ def _seeded(getter: Callable[..., Any], name: str, *args: Any, **kwargs: Any) ->
     return getter(name, *args, **kwargs)
 
 
-@contextlib.contextmanager
-def scope(name: str, reuse: bool | None) -> Iterator[Any]:
+def scope(name: str, reuse: bool | None) -> Any:
     """The variable scope of a backbone; initial values in it depend on the graph's seed and on names alone."""
-    with tf1.variable_scope(name, reuse=reuse, custom_getter=_seeded) as opened:
-        yield opened
+    return tf1.variable_scope(name, reuse=reuse, custom_getter=_seeded)
 
 
 @contextlib.contextmanager
