@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from reproduction.runtime.flags import as_dict
+from reproduction.runtime.run_folder import REPO_ROOT
 from triplet_tf import main as original
 from triplet_tf.config.base_config import choose_gpu, composed_name, of_run, parse, training_parser
 
@@ -178,6 +180,17 @@ def test_eval_takes_the_network_from_the_run_folder(tmp_path):
     assert (config["data_dir"], config["name"]) == ("/their/data", tmp_path.name)
     config = resolved("--eval", str(tmp_path / "model.ckpt"), "--frame_size=96", "--datasets_dir", "here")
     assert (config["frame_size"], config["data_dir"]) == (96, "here")
+
+
+def test_eval_finds_the_data_of_a_run_that_was_started_in_the_repository(tmp_path, monkeypatch):
+    """Flags are recorded as given, and a make command gives folders as seen from there."""
+    trained = resolved("--net", "mobile", "--data-dir", "tests")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(trained))
+    for cwd in (REPO_ROOT, tmp_path):
+        monkeypatch.chdir(cwd)
+        data_dir = resolved("--checkpoint", str(tmp_path / "run" / "model.ckpt"))["data_dir"]
+        assert Path(data_dir).resolve() == REPO_ROOT / "tests"
 
 
 def test_eval_takes_a_network_whose_batches_fit_its_own_triplet_k_alone(tmp_path):

@@ -26,7 +26,7 @@ from reproduction.runtime.flags import (
     run_flags,
     whole,
 )
-from reproduction.runtime.run_folder import DATA_ROOT, RUNS_ROOT, UserError, read_json, shown
+from reproduction.runtime.run_folder import DATA_ROOT, REPO_ROOT, RUNS_ROOT, UserError, read_json, shown
 from triplet_tf.config.networks import NETS, TABLE, Net
 
 PAPER = "triplet"
@@ -316,7 +316,8 @@ def adopt_trained(config: Config, args: argparse.Namespace) -> Config:
     typed = {key for key in TRAINED if given(args, key) or (key == "flip" and given(args, "no_flip"))}
     changes = {key: trained[key] for key in TRAINED if key in trained and key not in typed}
     if not any(given(args, name) for name in ("data_dir", "datasets_dir")):
-        changes["data_dir"] = trained["data_dir"]
+        data_dir = Path(trained["data_dir"])  # recorded as given: seen from where the run was started
+        changes["data_dir"] = str(data_dir if data_dir.is_dir() else REPO_ROOT / data_dir)
     return dataclasses.replace(config, name=folder.name, **changes)
 
 
