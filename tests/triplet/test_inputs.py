@@ -254,3 +254,5 @@ def test_the_unreadable_file_is_found(tmp_path):
         None, None, "Graph execution error:\n\nOOM when allocating\n\t [[{{node x}}]]"
     )
     assert str(loader.explained(full, [])) == "out of memory (OOM when allocating); choose a smaller --batch_size"
+    full = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor by allocator GPU_0_bfc")
+    assert loader.explained(full, [str(tmp_path / "cut.jpg")]) is full  # at once: no list of images is read for it

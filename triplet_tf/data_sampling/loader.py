@@ -290,6 +290,9 @@ def explained(error: tf.errors.OpError, files: Sequence[str] | np.ndarray) -> Ex
     Returns:
       UserError with the first file that TensorFlow cannot read, or one about the memory; else the error itself.
     """
+    full = isinstance(error, tf.errors.ResourceExhaustedError)
+    if full and "GPU" in error.message:  # runtime.faults explains it; images are decoded on the CPU
+        return error
     with tf1.Graph().as_default(), tf1.Session() as session:
         path = tf1.placeholder(tf.string, [])
         image = decode(path)
@@ -298,7 +301,7 @@ def explained(error: tf.errors.OpError, files: Sequence[str] | np.ndarray) -> Ex
                 session.run(image, {path: os.fsencode(name)})
             except tf.errors.OpError as reason:
                 return UserError(f"{shown(name)}: not a readable JPEG or PNG image ({_reason(reason)})")
-    if isinstance(error, tf.errors.ResourceExhaustedError) and "GPU" not in error.message:  # else runtime.faults
+    if full:
         return UserError(f"out of memory ({_reason(error)}); choose a smaller --batch_size")
     return error
 
