@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from datasets import DatasetError, lists
@@ -12,7 +15,8 @@ from tests.triplet.test_runs import flags_of, run_here
 from triplet_tf.config.base_config import parse, training_parser
 from triplet_tf.data_sampling import sampler
 from triplet_tf.data_sampling.image_lists import open_lists
-from triplet_tf.training import loop
+from triplet_tf.training import evaluate, loop
+from triplet_tf.training.graph import Graph
 
 
 def test_bytes_that_are_no_image_are_named(tmp_path):
@@ -62,6 +66,25 @@ def test_non_finite_loss_stops_with_its_step(tiny, tmp_path):
     flags = flags_of(tiny, tmp_path, "vanilla", "--train_iters", "9", "--learning_rate", "1e30", "--weight_decay", "on")
     with pytest.raises(UserError, match=r"vanilla: non-finite loss at step [1-8] \(batch of 4\); no checkpoint yet"):
         run_here(*flags)
+
+
+def test_outputs_that_are_not_finite_are_neither_tested_nor_saved(tiny, tmp_path, monkeypatch):
+    """The loss of a step is taken before its update, so the last one of a training cannot show it."""
+    from reproduction.runtime.tf import tf1
+
+    config = parse(training_parser(), flags_of(tiny, tmp_path, "hard", "--train_iters", "1"))
+    lists = open_lists(config)
+    labels = lists.test.labels
+    tested = evaluate.Tested(labels, labels[:, None], np.ones(len(labels)), np.full((len(labels), 2), np.nan))
+    monkeypatch.setattr(loop, "run_test", lambda *_: tested)
+    with tf1.Graph().as_default(), tf1.Session() as session:
+        update = tf1.assign_add(tf1.train.get_or_create_global_step(), 1).op
+        session.run(tf1.global_variables_initializer())
+        loss, batches = tf1.constant(1.0), SimpleNamespace(start=lambda *_: None)
+        graph = Graph(batches, loss, {"loss": loss}, None, update, loss, None, tf1.no_op())
+        with pytest.raises(UserError, match="^hard: the outputs of the network are not finite after step 1; lower the"):
+            loop.train(session, graph, SimpleNamespace(folder=tmp_path), config, lists)
+    assert not list(tmp_path.glob("model-*"))
 
 
 @pytest.mark.parametrize("fault", ["file", "label", "list", "folder", "imagenet"])

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datasets.identity import look
 from datasets.lists import ImageLists
 from reproduction.runtime import run_data, tf_runtime
@@ -62,6 +64,8 @@ def train(
       lists: training list and test list.
     Returns:
       (lines of the tests in metrics.jsonl; answers of the last test, or None if nothing was left to train).
+    Raises:
+      UserError: a loss or an output of the network is not finite, or the tests of a finished run are lost.
     """
     total, per_update, tested = config.train_iters, config.caffe_iter_size, None
     ends = sorted({*range(config.test_interval, total, config.test_interval), total})
@@ -104,6 +108,11 @@ def train(
                 training.log(sum(losses) / per_update)
 
             tested = run_test(session, graph.evaluation)
+            if not np.isfinite(tested.embeddings).all():  # a loss is taken before the update of its step
+                raise UserError(
+                    f"{config.train_mode}: the outputs of the network are not finite after step {training.step}; "
+                    "lower the learning rate"
+                )
             values = accuracies(tested, lists.num_classes)
             # DEVIATION STL-D15: loss and accuracy over the whole list, not over its last batch
             row = {
