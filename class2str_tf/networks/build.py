@@ -81,6 +81,11 @@ def fc_classifier(features: tf.Tensor, config: Config, num_classes: int, trainin
         return vgg16.classifier(features, num_classes, training, config.seed)
 
 
+def classes_of(logits: tf.Tensor) -> tf.Tensor:
+    """Predicted classes, int64 [B], of logits [B, C]; -1 for an image whose logits are not finite."""
+    return tf.where(tf.reduce_all(tf.math.is_finite(logits), axis=1), tf.argmax(logits, axis=1), -1)
+
+
 def reduced_fc(features: tf.Tensor, hidden: int, num_classes: int, relu: bool = True) -> tf.Tensor:
     """FC classifier shrunk to the LH's budget: a hidden layer, or none if it has no units.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,12 @@ from class2str_tf.flags import Config
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.loop import Training
 from reproduction.runtime.metrics_log import read_metrics
-from reproduction.runtime.run_folder import stop_signals
+from reproduction.runtime.run_folder import UserError, stop_signals
 from reproduction.runtime.tf import tf, tf1
 from reproduction.runtime.tf_states import States
 
 SCALARS_EVERY = 10  # steps between two lines of the training scalars, as released
+SAVE_EVERY_S = 30.0  # without a new best test, checkpoints are not written more often than this
 RISE = 0.23  # share of the steps in which the rate of --one-cycle rises
 LEGACY_SAVE = 10_000  # samples between two checkpoints of an epoch under --legacy-batches (C2S-D10)
 
@@ -75,10 +76,13 @@ def run_steps(
     batch, per_epoch = config.B, steps_per_epoch(num_images, config.B)
     ends = [offset + step for step in range(1, total + 1) if test_due(step, per_epoch, config) or step == total]
     names = partial(checkpoint_name, per_epoch=per_epoch, config=config, last=ends[-1])
+    seldom = 0.0 if config.legacy_batches else SAVE_EVERY_S  # released: at every 10,000 samples
     after = offset or -1  # -1: damaged checkpoints are an error, as no earlier attempt can be meant
     states = States(session, folder, ends, best_by, names, after, before=before)
     with stop_signals() as stop:
-        training = Training(name, folder, ends, batch, states, stop, start=offset, log_by="step", events="logs")
+        training = Training(
+            name, folder, ends, batch, states, stop, start=offset, save_every_s=seldom, log_by="step", events="logs"
+        )
         metrics = training.metrics
         assert metrics is not None  # one process only
         if not training.resumed:
@@ -105,8 +109,24 @@ def run_steps(
             line["seconds"] = round(past.get("test/seconds", 0.0) + training.seconds, 3)
             line["images"] = past.get("test/images", 0) + training.images
             metrics.write(step, line, "test", (step - 1) * batch)
-            training.end_epoch({"step": step, **{f"test/{name}": value for name, value in line.items()}})
+            row = {"step": step, **{f"test/{name}": value for name, value in line.items()}}
+            training.end_epoch(row, save=is_best(row, [*earlier, *training.history], [*before, best_by]))
     return [line for line in read_metrics(folder) if best_by in line]
+
+
+def is_best(line: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]], by: Sequence[str]) -> bool:
+    """Returns whether a test is better than all before it: by the first of these values, among equals by the next."""
+    return all([line[name] for name in by] > [other[name] for name in by] for other in earlier)
+
+
+def refuse_non_finite(name: str, finite: bool) -> None:
+    """Ends a training whose network has outputs that are not finite: an update after the last loss has spoilt it.
+
+    Raises:
+      UserError: they are not finite.
+    """
+    if not finite:
+        raise UserError(f"{name}: the outputs of the network are not finite; lower the learning rate")
 
 
 def total_steps(config: Config, num_images: int) -> int:

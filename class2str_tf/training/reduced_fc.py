@@ -16,7 +16,7 @@ from class2str_tf.flags import Stage2Config
 from class2str_tf.method.layers import count_parameters
 from class2str_tf.networks import build as networks
 from class2str_tf.training.frozen_features import Features
-from class2str_tf.training.loop import learning_rate
+from class2str_tf.training.loop import learning_rate, refuse_non_finite
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.tf import tf, tf1
 
@@ -36,6 +36,8 @@ def train_reduced(
     Returns:
       Accuracy in [0, 1] over the whole test set, and the number of weights.
       Which test images are classified correctly, bool [N].
+    Raises:
+      UserError: outputs that are not finite.
     """
     num_classes = len(data.class_names)
     hidden = networks.reduced_hidden(budget, inputs.train.shape[1], num_classes)
@@ -48,12 +50,13 @@ def train_reduced(
         loss = networks.cross_entropy(batches.labels, logits) + penalty
         train = tf1.train.AdamOptimizer(learning_rate(config, step, steps)).minimize(loss, global_step=step)
         x = tf1.placeholder(tf.float32, [None, inputs.train.shape[1]])
-        predicted = tf.argmax(networks.reduced_fc(x, hidden, num_classes), axis=1)
+        predicted = networks.classes_of(networks.reduced_fc(x, hidden, num_classes))
         with tf_runtime.session(session_config) as session:
             batches.start(session, 0)
             for _ in trange(steps, desc="reduced FC", disable=None, leave=False):
                 session.run(train)
             answers = np.concatenate([session.run(predicted, {x: part}) for part in slices(inputs.test, config.B)])
+        refuse_non_finite("reduced FC", (answers >= 0).all())
         right = answers == data.test_labels
         weights = count_parameters("reduced", weights_only=True)
         return {"reduced_fc_accuracy": int(right.sum()) / len(right), "reduced_fc_weights": weights}, right

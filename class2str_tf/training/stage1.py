@@ -30,7 +30,7 @@ class Graph(loop.Graph):
 
     Attributes:
       images: uint8 [B, H, W, C], to be classified.
-      predicted: int64 [B], their classes.
+      predicted: int64 [B], their classes, see `networks.classes_of`.
     """
 
     images: tf.Tensor
@@ -71,13 +71,19 @@ def build(config: Config, data: datasets.Dataset, total: int = 1) -> Graph:
         train = tf1.train.AdamOptimizer(rate).minimize(loss, global_step=step)
 
     images = tf1.placeholder(tf.uint8, [None, *data.train_images.shape[1:]], name="x")
-    return Graph(batches, loss, scalars, train, images, tf.argmax(classify(images, training=False), axis=1))
+    return Graph(batches, loss, scalars, train, images, networks.classes_of(classify(images, training=False)))
 
 
 def right(session: tf1.Session, graph: Graph, config: Config, data: datasets.Dataset) -> np.ndarray:
-    """Which test images are classified correctly, bool [N]."""
+    """Which test images are classified correctly, bool [N].
+
+    Raises:
+      UserError: outputs that are not finite; the loss of a step, taken before its update, shows that too late.
+    """
     parts = slices(data.test_images, config.eval_batch or config.B)
-    return np.concatenate([session.run(graph.predicted, {graph.images: x}) for x in parts]) == data.test_labels
+    predicted = np.concatenate([session.run(graph.predicted, {graph.images: x}) for x in parts])
+    loop.refuse_non_finite("stage 1", (predicted >= 0).all())
+    return predicted == data.test_labels
 
 
 def run_stage1(config: Config) -> None:

@@ -310,12 +310,15 @@ def predict_all(session: tf1.Session, graph: Graph, x: np.ndarray, batch_size: i
     Returns:
       "p" float32 [N, L, 2] and "inverse_of" int64 [N]: bits of each image, and Str2Class's class of them;
       "q" float32 [C, L, 2] and "inverse_of_q" int64 [C]: the same of each class.
+    Raises:
+      UserError: outputs that are not finite.
     """
     parts = [
         session.run([graph.bit_probabilities, graph.inverse_of], {graph.x: part}) for part in slices(x, batch_size)
     ]
     q, inverse_of_q = session.run([graph.q, graph.inverse_of_q])
     p, inverse_of = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    loop.refuse_non_finite("stage 2", np.isfinite(p).all() and np.isfinite(q).all())
     return {"p": p, "inverse_of": inverse_of, "q": q, "inverse_of_q": inverse_of_q}
 
 

@@ -102,6 +102,58 @@ def test_training_steps_alone_are_timed_over_all_starts(monkeypatch, tmp_path):
         assert speed(lines[-1]) == {"seconds": 6, "images_per_s": 3.5}
 
 
+@pytest.mark.parametrize(("legacy", "saved"), [(False, [2, 6, 8]), (True, [2, 4, 6, 8])])
+def test_only_the_best_tests_and_the_end_are_saved_at_once(monkeypatch, tmp_path, legacy, saved):
+    """A full state is 200 MB for VGG16; --legacy-batches saves at each test, as released."""
+    from types import SimpleNamespace
+
+    from class2str_tf.training import loop
+    from reproduction.runtime.tf import tf1
+    from reproduction.runtime.tf_states import States
+
+    found, save = [], States.save
+    monkeypatch.setattr(States, "save", lambda states, at: (found.append(at["step"]), save(states, at)))
+    monkeypatch.setattr(loop, "LEGACY_SAVE", 8)  # two batches of four
+    accuracy = {2: 0.5, 4: 0.4, 6: 0.6, 8: 0.6}
+    with tf1.Graph().as_default():
+        step = tf1.train.get_or_create_global_step()
+        graph = loop.Graph(SimpleNamespace(start=lambda *_: None), tf1.constant(0.0), {}, tf1.assign_add(step, 1).op)
+        with loop.tf_runtime.session() as session:
+            config = SimpleNamespace(B=4, lr=1.0, legacy_batches=legacy)
+            loop.run_steps(
+                "stage 1", session, graph, config, tmp_path, 8, 8, lambda at: {"acc": accuracy[at]}, "test/acc"
+            )
+    assert found == saved
+    if not legacy:
+        assert {path.name for path in tmp_path.glob("model-*.index")} == {"model-24.index", "model-32.index"}
+
+
+def test_outputs_that_are_not_finite_are_neither_tested_nor_saved(tmp_path):
+    """One step, whose loss is finite before its update: stage 1, stage 2 and the reduced FC end with one line."""
+    from class2str_tf.flags import fc_parser, parse_fc, parse_rnn, rnn_parser
+    from class2str_tf.training import reduced_fc, stage1, stage2
+    from class2str_tf.training.frozen_features import Features
+    from reproduction.runtime import tf_runtime
+    from reproduction.runtime.run_folder import UserError
+
+    words = "--dataset mnist5k --model lenet --train-images 400 --max-steps 1 --lr 1e30 --device cpu --name x".split()
+    words += ["--data-dir", str(tmp_path), "--runs-dir", str(tmp_path)]
+    line = "the outputs of the network are not finite; lower the learning rate$"
+    with pytest.raises(UserError, match=f"^stage 1: {line}"):
+        stage1.run_stage1(parse_fc(fc_parser("s"), words))
+    assert not list((tmp_path / "x").glob("model-*")) and not (tmp_path / "x" / "record.json").exists()
+
+    config = parse_rnn(rnn_parser("s", "cifar10", "vgg16"), [*words, "--finetune", "none", "--lstm-units", "2"])
+    x, labels = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32), np.arange(30) % 3
+    pixels = np.zeros((30, 1, 1, 1), np.uint8)
+    data = datasets.Dataset("noise", pixels, labels, pixels, labels, ("a", "b", "c"))
+    inputs, session_config = Features(x, x, x[:, :3]), tf_runtime.start(0, "cpu")
+    with pytest.raises(UserError, match=f"^stage 2: {line}"):
+        stage2.train_until_unique(config, data, inputs, tmp_path, tmp_path, 1, session_config)
+    with pytest.raises(UserError, match=f"^reduced FC: {line}"):
+        reduced_fc.train_reduced(config, data, inputs, 100, 1, session_config)
+
+
 @pytest.mark.parametrize(
     ("content", "words"), [(None, ""), ("{", "clock.json: not readable"), ("[]", "clock.json: holds a list")]
 )
