@@ -293,7 +293,7 @@ def check(
     table = codes.bits_of(q)
     distinct = codes.num_distinct(table)
     record.write_strings(folder, q, data, step)
-    if distinct == 1 or (step == last and distinct < num_classes):
+    if distinct < num_classes and (distinct == 1 or step == last):
         print(f"warning: step {step}: {distinct} distinct strings for {num_classes} classes", flush=True)
     return {
         "rnn_acc": float(np.mean(codes.string_match(codes.bits_of(outputs["p"]), table, data.test_labels))),
@@ -318,7 +318,7 @@ def predict_all(session: tf1.Session, graph: Graph, x: np.ndarray, batch_size: i
     ]
     q, inverse_of_q = session.run([graph.q, graph.inverse_of_q])
     p, inverse_of = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    loop.refuse_non_finite("stage 2", np.isfinite(p).all() and np.isfinite(q).all())
+    loop.refuse_non_finite("stage 2", bool(np.isfinite(p).all() and np.isfinite(q).all()))
     return {"p": p, "inverse_of": inverse_of, "q": q, "inverse_of_q": inverse_of_q}
 
 

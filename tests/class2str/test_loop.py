@@ -55,6 +55,24 @@ def test_only_strings_that_could_be_distinct_are_tried_again(monkeypatch, tmp_pa
     assert said.count("--n-sequence 1: too few strings for 3 classes; no further attempt\n") == (bits == 1)
 
 
+@pytest.mark.parametrize(("num_classes", "step", "warned"), [(1, 9, False), (2, 1, True), (3, 1, True), (2, 9, True)])
+def test_strings_that_classes_share_are_warned_of(monkeypatch, tmp_path, capsys, num_classes, step, warned):
+    """All on one string at any test; a single class shares its string with nobody."""
+    from types import SimpleNamespace
+
+    from class2str_tf.training import stage2
+
+    one = np.full((num_classes, 2, 2), 0.5)
+    outputs = {"p": one, "q": one, "inverse_of_q": np.zeros(num_classes, int)}
+    monkeypatch.setattr(stage2, "predict_all", lambda *_: outputs)
+    labels, pixels = np.arange(num_classes), np.zeros((num_classes, 1, 1, 1), np.uint8)
+    data = datasets.Dataset("x", pixels, labels, pixels, labels, tuple("abc"[:num_classes]))
+    config = SimpleNamespace(B=4, eval_batch=0)
+    stage2.check(None, None, config, data, pixels, tmp_path, attempt=0, last=9, step=step)
+    said = capsys.readouterr().out
+    assert said == f"warning: step {step}: 1 distinct strings for {num_classes} classes\n" * warned
+
+
 def test_training_steps_alone_are_timed_over_all_starts(monkeypatch, tmp_path):
     """Stopped between two tests, and gone on: reading, tests and checkpoints take no training time."""
     import signal
@@ -128,7 +146,7 @@ def test_only_the_best_tests_and_the_end_are_saved_at_once(monkeypatch, tmp_path
         assert {path.name for path in tmp_path.glob("model-*.index")} == {"model-24.index", "model-32.index"}
 
 
-def test_outputs_that_are_not_finite_are_neither_tested_nor_saved(tmp_path):
+def test_what_is_not_finite_is_neither_tested_nor_saved(tmp_path):
     """One step, whose loss is finite before its update: stage 1, stage 2 and the reduced FC end with one line."""
     from class2str_tf.flags import fc_parser, parse_fc, parse_rnn, rnn_parser
     from class2str_tf.training import reduced_fc, stage1, stage2
@@ -141,6 +159,8 @@ def test_outputs_that_are_not_finite_are_neither_tested_nor_saved(tmp_path):
     line = "the outputs of the network are not finite; lower the learning rate$"
     with pytest.raises(UserError, match=f"^stage 1: {line}"):
         stage1.run_stage1(parse_fc(fc_parser("s"), words))
+    with pytest.raises(UserError, match=r"^stage 1: non-finite loss at step 1 \(batch of 200\); no checkpoint yet; "):
+        stage1.run_stage1(parse_fc(fc_parser("s"), [*words, "--max-steps", "2", "--overwrite"]))
     assert not list((tmp_path / "x").glob("model-*")) and not (tmp_path / "x" / "record.json").exists()
 
     config = parse_rnn(rnn_parser("s", "cifar10", "vgg16"), [*words, "--finetune", "none", "--lstm-units", "2"])
