@@ -34,18 +34,20 @@ def accuracies(
         strings are one-to-one.
     """
     p, table, bits = results["p"], codes.bits_of(results["q"]), codes.bits_of(results["p"])
-    alone = np.array([not any(c in group for group in codes.collisions(table)) for c in range(len(table))])
+    shared = {c for group in codes.collisions(table) for c in group}
+    alone = np.array([c not in shared for c in range(len(table))])
+    match = codes.string_match(bits, table, labels)
     prefixes = np.logical_and.accumulate(bits == table[labels], axis=1)
     right = {
         "fc_accuracy": fc_logits.argmax(axis=1) == labels,
-        "lh_accuracy": codes.string_match(bits, table, labels),
-        "class_accuracy_exact_pessimistic": codes.string_match(bits, table, labels) & alone[labels],
+        "lh_accuracy": match,
+        "class_accuracy_exact_pessimistic": match & alone[labels],
         "class_accuracy_hamming": codes.decode(p, table, "hamming") == labels,
         "class_accuracy_ml": codes.decode(p, table, "ml") == labels,
         "class_accuracy_str2class": results["inverse_of"] == labels,
     } | {f"prefix_accuracy/{i}": column for i, column in enumerate(prefixes.T, 1)}
     if alone.all():
-        right["class_accuracy_exact"] = right["lh_accuracy"]
+        right["class_accuracy_exact"] = match
     exact = codes.class_accuracy(p, table, labels, "exact")
     values = {
         **{name: float(np.mean(images)) for name, images in right.items()},

@@ -56,7 +56,7 @@ def train_reduced(
             for _ in trange(steps, desc="reduced FC", disable=None, leave=False):
                 session.run(train)
             answers = np.concatenate([session.run(predicted, {x: part}) for part in slices(inputs.test, config.B)])
-        refuse_non_finite("reduced FC", (answers >= 0).all())
+        refuse_non_finite("reduced FC", bool((answers >= 0).all()))
         right = answers == data.test_labels
         weights = count_parameters("reduced", weights_only=True)
         return {"reduced_fc_accuracy": int(right.sum()) / len(right), "reduced_fc_weights": weights}, right

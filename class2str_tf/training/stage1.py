@@ -82,7 +82,7 @@ def right(session: tf1.Session, graph: Graph, config: Config, data: datasets.Dat
     """
     parts = slices(data.test_images, config.eval_batch or config.B)
     predicted = np.concatenate([session.run(graph.predicted, {graph.images: x}) for x in parts])
-    loop.refuse_non_finite("stage 1", (predicted >= 0).all())
+    loop.refuse_non_finite("stage 1", bool((predicted >= 0).all()))
     return predicted == data.test_labels
 
 
