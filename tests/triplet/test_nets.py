@@ -191,12 +191,6 @@ def test_resnet_v2_restores_270_of_272(built, tmp_path):
     }
 
 
-def test_table():
-    assert nets.NETS == tuple(nets.TABLE)
-    assert nets.NETS == ("resnet50", "resnet50_v1", "inc4", "inc3", "densenet161", "mobile")
-    assert {net: known.scope for net, known in nets.TABLE.items()} == SCOPES
-
-
 def test_dropout_follows_the_global_step(built):
     keep = {"inc4": 0.8, "inc3": 0.8, "mobile": 0.999}.get(built.net)
     drawn = [op for op in built.graph.get_operations() if op.type == "StatelessRandomUniformV2"]
