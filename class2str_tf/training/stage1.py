@@ -94,6 +94,7 @@ def run_stage1(config: Config) -> None:
     with open_run(config.folder, of_run(config), config.overwrite) as run:
         # DEVIATION C2S-D32: float32, not compiled, unless a flag asks for speed
         session_config = tf_runtime.start(config.seed, config.device, config.xla, config.amp)
+        prefix = newest_checkpoint(config) if config.cnn_dir else None  # its absence is reported before data are read
         seen = run_data.look_at(run.config)
         data = load(config)
         if run_data.is_finished(run, seen, lambda: data.digests):
@@ -105,8 +106,8 @@ def run_stage1(config: Config) -> None:
             graph = build(config, data, total)
             record.describe(data)
             with tf_runtime.session(session_config) as session:
-                if config.cnn_dir:
-                    go_on_from(session, config, Path(config.cnn_dir), data)
+                if prefix:
+                    go_on_from(session, config, prefix, data)
                 elif config.model == "early":
                     networks.whiten(session, data.train_images, config)
                 history = loop.run_steps(
@@ -125,10 +126,9 @@ def run_stage1(config: Config) -> None:
             record.finish_stage1(run, config, data, history, total, outcomes, precision)
 
 
-def go_on_from(session: tf1.Session, config: Config, cnn_dir: Path, data: datasets.Dataset) -> None:
+def go_on_from(session: tf1.Session, config: Config, prefix: Path, data: datasets.Dataset) -> None:
     """Puts the weights of a finished stage 1 into the graph; a reduced FC classifier keeps its initial values."""
-    run_data.check_data(cnn_dir, data.digests, "run stage 1 with --overwrite, or choose --cnn-dir")
-    prefix = newest_checkpoint(config)
+    run_data.check_data(prefix.parent, data.digests, "run stage 1 with --overwrite, or choose --cnn-dir")
     scopes = ("cnn/",) if config.fc_weights else ("cnn/", "classifier/")
     variables = [v for scope in scopes for v in tf1.global_variables(scope) if "/Adam" not in v.op.name]
     tf_runtime.restore_for_evaluation(session, prefix, f"{config.model} on {data.name}", variables)

@@ -263,9 +263,10 @@ def test_cached_and_uncached_features_train_alike_over_20_steps(script, runs, tm
 @pytest.mark.parametrize("program", [FC, RNN])
 def test_missing_stage1_names_the_command_that_makes_it(tmp_path, monkeypatch, program, flags):
     from class2str_tf.flags import ARCHITECTURE, fc_parser, parse_fc, parse_rnn, rnn_parser
-    from class2str_tf.training.stage1 import run_stage1
-    from class2str_tf.training.stage2 import run_stage2
+    from class2str_tf.training import stage1, stage2
 
+    for module in (stage1, stage2):
+        monkeypatch.setattr(module, "load", lambda *_: pytest.fail("data are read first"))
     monkeypatch.chdir(tmp_path)
     argv = ["--dataset", "mnist5k", "--runs_dir", str(tmp_path), *flags]
     if program == FC and "--cnn-dir" not in flags:
@@ -276,7 +277,7 @@ def test_missing_stage1_names_the_command_that_makes_it(tmp_path, monkeypatch, p
         else parse_rnn(rnn_parser(RNN, "mnist", "lenet", flavour="mnist"), argv)
     )
     with pytest.raises(UserError, match="^[^\n]*$") as error:
-        (run_stage1 if program == FC else run_stage2)(needed)
+        (stage1.run_stage1 if program == FC else stage2.run_stage2)(needed)
     script_name, *words = shlex.split(str(error.value).partition("run first: python ")[2])
     made = parse_fc(fc_parser(script_name), words)
     assert script_name == FC and made.folder.resolve() == Path(str(needed.cnn_dir)).resolve()
