@@ -79,12 +79,10 @@ class Setting:
 
     @cached_property
     def data(self) -> Data:
-        """The data set, loaded and announced at the first use; UserError if --no-use_pseudo lacks subclasses."""
+        """The data set, loaded and announced at the first use."""
         config = self.config
         part = config.limit_train, config.hold_out
         data = images.load(config.dataset, config.data_dir, config.accept_unverified, *part)
-        if not config.use_pseudo and not data.num_sub_labels:
-            raise UserError(f"--no-use_pseudo: no subclasses of {data.name} are known; use pseudo-labels")
         known = f", {data.num_sub_labels} known subclasses" if data.num_sub_labels else ""
         print(
             f"{data.name}: {len(data.train.coarse):,} training and {len(data.test.coarse):,} test images, "
@@ -181,9 +179,11 @@ class Setting:
         """Returns the fine labels of the training images (-1: none), their number S, and the hash of their source.
 
         Raises:
-          UserError: no clustering yet, or one of other images.
+          UserError: no clustering yet, or one of other images; no subclasses of the data set are known.
         """
         if not self.config.use_pseudo:
+            if not self.data.num_sub_labels:
+                raise UserError(f"no subclasses of {self.data.name} are known; learn pseudo-labels, with --use_pseudo")
             fine, digest = self.data.train.fine, self.data_hash
             if self.config.true_images == "certain":
                 fine = np.where(self.certain(), fine, -1)
@@ -206,11 +206,18 @@ class Setting:
         return labels, int(labels.max()) + 1, file_hash(path)
 
     def certain(self) -> np.ndarray:
-        """Returns which training images the uncertainty stage found certain, bool [N]."""
-        path = self.tables / "uncertainty.npz"
-        if not path.exists():
-            raise UserError(f"{shown(path)}: not there; run pipeline.py --stage uncertainty first")
-        return read_npz(path, ("certain",), "run pipeline.py --stage uncertainty --overwrite")["certain"]
+        """Returns which training images the uncertainty stage found certain, bool [N].
+
+        Raises:
+          UserError: the stage has not finished, or it ran on other images.
+        """
+        path, again = self.tables / "uncertainty.npz", "run pipeline.py --stage uncertainty --overwrite"
+        if not path.exists() or not (self.folder("uncertainty") / "DONE").exists():
+            raise UserError(f"{shown(path)}: has not finished; run pipeline.py --stage uncertainty first")
+        stored = read_npz(path, ("certain", "coarse"), again)
+        if not np.array_equal(stored["coarse"], self.data.train.coarse):
+            raise UserError(f"{shown(path)}: belongs to other training images; {again}")
+        return stored["certain"]
 
     def parts(self, stage: str, fine: np.ndarray | None, keep: np.ndarray | None) -> tuple[Part, Part]:
         """Chooses the training and the validation images of a training; the arguments are those of `task`."""

@@ -82,6 +82,7 @@ def extract_features(setting: Setting) -> None:
         for stale in setting.tables.glob(".activations.*.partial"):  # left by a kill -9
             stale.unlink(missing_ok=True)
         write_features(path, features(module, items, setting.config.test_batch), (len(items), width))
+        path.with_suffix(".csv").unlink(missing_ok=True)  # of an older base network
         if setting.config.csv_features:
             with atomic(path.with_suffix(".csv")) as text:
                 np.savetxt(text, np.load(path, mmap_mode="r"), fmt="%.8g", delimiter=",", encoding="utf-8")
@@ -128,6 +129,8 @@ def compute_uncertainty(setting: Setting) -> None:
                 progress=bar.update,
             )
         certain = certain_mask(U, labels, config.threshold)
+        if not certain.any():
+            raise UserError(f"--threshold {config.threshold:g}: no class has a certain image; choose a higher one")
         # DEVIATION FGL-D08: paths from parts, below --out_dir, on every system
         write_column(setting.tables / "incertezza.csv", U)
         write_column(setting.tables / "superclassi.csv", labels)

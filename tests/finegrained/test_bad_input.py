@@ -55,6 +55,23 @@ def test_a_control_that_a_finished_clustering_lacks_is_added_by_the_command_of_t
         assert set(command.controls) == {*before, labels} - {"found"}
 
 
+def test_certain_images_of_other_data_are_not_used(tmp_path):
+    """A filter of other images would choose images by their position alone."""
+    words = [*TINY, "--out_dir", str(tmp_path), "--no-use_pseudo", "--true-images", "certain", "--split", "legacy"]
+    setting = Setting(flags.parse_pipeline(words))
+    (stage := setting.folder("uncertainty")).mkdir(parents=True)
+    own = setting.data.train.coarse
+    for coarse, said in ((own, None), (own[:150], "belongs to other training images"), (1 - own, "belongs to other")):
+        certain = np.arange(len(coarse)) % 3 > 0
+        np.savez(setting.tables / "uncertainty.npz", certain=certain, coarse=coarse)
+        (stage / "DONE").unlink(missing_ok=True)
+        with pytest.raises(UserError, match="has not finished; run pipeline.py --stage uncertainty first"):
+            setting.sub_labels()
+        (stage / "DONE").write_text("{}")
+        with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
+            assert np.array_equal(setting.sub_labels()[0] >= 0, certain)
+
+
 @pytest.mark.parametrize(
     ("trained", "hold_out", "said"),
     [
@@ -81,11 +98,14 @@ def test_a_checkpoint_is_not_tested_on_images_it_was_trained_on(trained, hold_ou
         ("0\n2\n2\n0\n", "without gaps"),
         ("-1\n-1\n-1\n-1\n", "without gaps"),
         ("0\n0\n1\n1\n", "a label occurs in two coarse classes"),
-        ("0\nx\n1\n1\n", "not a column of whole numbers"),
+        ("0\nx\n1\n1\n", "pseudo.csv: not a column of whole numbers"),
+        ("0\n2.5\n1\n1\n", "not a column of whole numbers"),
     ],
 )
 def test_pseudo_labels_that_do_not_fit(tmp_path, text, said):
     path = tmp_path / "pseudo.csv"
+    with pytest.raises(UserError, match="pseudo.csv: No such file.*--stage cluster"):
+        read_labels(path, np.array([0, 1, 0, 1]))
     path.write_text(text)
     with pytest.raises(UserError, match=said):
         read_labels(path, np.array([0, 1, 0, 1]))
