@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from finegrained_torch.training.setting import Part, Setting, Task
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.outcomes import outcomes_of
 from reproduction.runtime.record import make_record, versions_of
-from reproduction.runtime.run_folder import Run, write_json
+from reproduction.runtime.run_folder import Run, UserError, shown, write_json
 
 PACKAGES = (
     "torch",
@@ -54,14 +54,16 @@ def finish(
       inputs: name -> hash of what the stage read; in the manifest and in the record's details, but not in the record's
         configuration, which is equal for all seeds.
       metrics: of the record.
-      details: of the record and the manifest.
+      details: of the record.
       variant: suffix of the row.
       choice: the value of a flag with several values that this run is for, such as {"alpha": 0.1}.
       manifest: further entries of the manifest.
       **fields: further arguments of `make_record`; without `seconds` it is the time since this process opened the run.
     """
     config, versions = setting.config, versions_of(*PACKAGES)
-    settings = flags.of_stage(config, stage)
+    settings, chosen = flags.of_stage(config, stage), dict(choice or {})
+    # of this run alone: a command may train several heads, and --freeze changes some of its stages only
+    own = dataclasses.replace(config, head=[chosen.get("head", "plain")], freeze=settings.get("freeze", False))
     content = {
         "maker": "finegrained_torch",
         "stage": stage,
@@ -71,7 +73,6 @@ def finish(
         "inputs": dict(inputs),
         "seed": config.seed,
         "versions": versions,
-        "details": dict(details),
         **(manifest or {}),
     }
     write_json(run.folder / "manifest.json", content)
@@ -82,11 +83,11 @@ def finish(
         stage=stage,
         seed=config.seed,
         argv=config.argv,
-        config={**settings, **(choice or {})},
+        config=settings | chosen,
         metrics=metrics,
         data=setting.data.digests,
         data_verified=setting.data.verified,
-        deviations=deviations.active(config),
+        deviations=deviations.active(own),
         versions=versions,
         deterministic=setting.device.type == "cpu",
         precision=runtime.precision(setting.device, flags.AMP[config.precision]),
@@ -103,10 +104,11 @@ def _labels(task: Task, part: Part) -> np.ndarray:
     return (items.fine if task.stage == "sub" else items.coarse).numpy()[positions]
 
 
-def _measure(setting: Setting, task: Task, weights: Path, part: Part) -> tuple[np.ndarray, dict[str, float]]:
-    """Computes log-probabilities and metrics of stored weights on some images."""
-    # DEVIATION FGL-D29: weights_only, with a map location
-    task.module.load_state_dict(runtime.read_checkpoint(weights, setting.device)["state_dict"])
+def _measure(
+    setting: Setting, task: Task, weights: Mapping[str, Any], part: Part
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Computes log-probabilities and metrics of a checkpoint's weights on some images."""
+    task.module.load_state_dict(weights["state_dict"])
     scores = log_probabilities(task.module.to(setting.device), *part, setting.config.test_batch)
     return scores, evaluate.compute_metrics(scores, _labels(task, part))
 
@@ -123,6 +125,8 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
       task: what was trained.
       trained: how it went.
       inputs: name -> hash of what the stage read.
+    Raises:
+      UserError: best.ckpt is not of the best epoch.
     """
     config, data, stage, facts = setting.config, setting.data, task.stage, task.facts
     head, alpha = facts.get("head", "plain"), facts.get("alpha")
@@ -132,9 +136,16 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
         # DEVIATION FGL-D12: tested where pseudo-labels exist. DEVIATION FGL-D13: those of test images are -1
         tested, part, fine = "val", task.val, np.full(len(task.val[1]), -1, np.int64)
     labels, best_file = _labels(task, part), run.folder / "best.ckpt"
-    last_scores, last = _measure(setting, task, trained.last_state, part)
-    scores, best = _measure(setting, task, best_file, part)
-    val = best if tested == "val" else _measure(setting, task, best_file, task.val)[1]
+    # DEVIATION FGL-D29: weights_only, with a map location
+    weights = runtime.read_checkpoint(best_file, setting.device)
+    if weights["epoch"] != trained.best_epoch:  # killed after best.ckpt, and the epoch did not repeat bit for bit
+        raise UserError(
+            f"{shown(best_file)}: of epoch {weights['epoch']}, but epoch {trained.best_epoch} has the best validation "
+            "accuracy; --overwrite trains anew"
+        )
+    last_scores, last = _measure(setting, task, runtime.read_checkpoint(trained.last_state, setting.device), part)
+    scores, best = _measure(setting, task, weights, part)
+    val = best if tested == "val" else _measure(setting, task, weights, task.val)[1]
     if setting.name == "pathmnist" and stage != "sub":
         best |= evaluate.auroc(scores, labels)
     evaluate.write_predictions(run.folder / "predictions.npz", scores, labels, fine)
@@ -143,15 +154,13 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
     seconds = sum(row["seconds"] for row in trained.history)
     train_seconds = sum(row.get("train_seconds", row["seconds"]) for row in trained.history)  # older states lack it
     variant = flags.variant(stage, config.use_pseudo, head, alpha, config.sub_labels, config.control)
-    shared = {
+    details = {
         "num_sub": num_sub,
         "lr": trained.lr,
         "lr_source": trained.lr_source,
         "epochs": epochs,
         "best_epoch": best_epoch,
         "parameters": runtime.parameter_count(task.module),
-    }
-    details = shared | {
         "training_images": images,
         "validation_images": len(task.val[1]),
         "test_images": len(labels),
@@ -169,17 +178,6 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
         "last": trained.history[-1]["train_acc"],
     }
     choice = {"head": head} if stage == "fine-tune" else {} if alpha is None else {"alpha": alpha}
-    manifest = shared | {
-        "choice": choice,
-        "checkpoint": "best.ckpt",
-        "stopped_early": epochs < config.max_epochs,
-        "counts": {"train": images, "val": len(task.val[1]), "test": len(labels), "tested_on": tested},
-        "metrics": {
-            "val_accuracy": val["accuracy"],
-            "val_nll": val["nll"],
-            **{f"test_{name}": value for name, value in best.items()},
-        },
-    }
     print(
         f"{stage}{' ' + variant if variant else ''}: {tested} accuracy {100 * best['accuracy']:.2f} % (epoch "
         f"{best_epoch}, chosen on validation), last {100 * last['accuracy']:.2f} %",
@@ -197,7 +195,7 @@ def close_training(setting: Setting, run: Run, task: Task, trained: Trained, inp
         details,
         variant=variant,
         choice=choice,
-        manifest=manifest,
+        manifest={"checkpoint": "best.ckpt", **details},
         artefacts=artefacts,
         curve="metrics.jsonl",
         seconds=seconds,
