@@ -54,7 +54,6 @@ class Data:
       validation: None if the set has no official one.
       coarse_names: C names.
       fine_names: S names of the known subclasses, () if none are known.
-      parent: int64 [S], coarse class of each fine class.
       mean: of the pixels of each channel, on the 0-1 scale.
       std: likewise.
       digests: sha256 of each file, for the record.
@@ -67,7 +66,6 @@ class Data:
     validation: Split | None
     coarse_names: tuple[str, ...]
     fine_names: tuple[str, ...]
-    parent: np.ndarray
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digests: Mapping[str, str]
@@ -140,7 +138,6 @@ def load(
         validation=None if official is None else split(*official),
         coarse_names=coarse_names,
         fine_names=fine_names,
-        parent=np.zeros(0, np.int64) if grouped is None else grouped,
         mean=mean,
         std=std,
         digests=ds.digests,

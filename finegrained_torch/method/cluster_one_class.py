@@ -243,14 +243,14 @@ def fit_class(points: np.ndarray, settings: Settings, report: Callable[[str], No
     """Fits UMAP and HDBSCAN to the certain images of one coarse class.
 
     Args:
-      points: float32 [n, D], finite, n >= 1.
+      points: float [n, D], finite, n >= 1; they are clustered in float32.
       settings: of UMAP and HDBSCAN.
       report: called with the name of each step before it begins.
     Returns:
       The clusters; one cluster with a warning if the class is too small or holds no structure.
     Source: authors' pipeline.py. Deviations: FGL-D16, FGL-D17.
     """
-    count = len(points)
+    points, count = np.ascontiguousarray(points, np.float32), len(points)
     blank = np.zeros((count, settings.width(points.shape[1])), np.float32)
     if count < FEW_POINTS:
         return _one_cluster(blank, f"{count} points are too few to embed", [])
@@ -262,7 +262,7 @@ def fit_class(points: np.ndarray, settings: Settings, report: Callable[[str], No
         if not embedded:
             return _one_cluster(embedding, "UMAP cannot embed the points", notes)
     else:
-        embedding, notes = np.asarray(points, np.float32), []
+        embedding, notes = points, []
     if count < 2 * settings.min_cluster_size:  # HDBSCAN, which never returns a single cluster, has none to find
         reason = f"{count} points, fewer than twice min_cluster_size {settings.min_cluster_size}"
         return _one_cluster(embedding, reason, notes)
@@ -297,24 +297,3 @@ def silhouette_of(embedding: np.ndarray, labels: np.ndarray) -> float:
 
     with sklearn.config_context(working_memory=_WORKING_MIB):  # its default takes a GiB
         return float(silhouette_score(embedding, labels))
-
-
-def cluster_arrays(
-    points: np.ndarray, settings: Settings, report: Callable[[str], None] = lambda _: None
-) -> dict[str, np.ndarray]:
-    """Clusters one class and returns arrays alone, which can be stored and sent between processes.
-
-    Args:
-      points: float32 [n, D], certain images.
-      settings: of UMAP and HDBSCAN.
-      report: called with the name of each step before it begins.
-    Returns:
-      embedding, raw, hard, strength as in `ClassFit`; silhouette float64 [1]; repaired int64 [1]; warnings str [...].
-    """
-    fit = fit_class(np.ascontiguousarray(points, np.float32), settings, report)
-    return {
-        **{name: getattr(fit, name) for name in ("embedding", "raw", "hard", "strength")},
-        "silhouette": np.array([fit.silhouette]),
-        "repaired": np.array([fit.repaired]),
-        "warnings": np.array(fit.warnings, dtype=np.str_),
-    }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from finegrained_torch.method.cluster_one_class import NOT_RUN, Settings, cluster_arrays
+from finegrained_torch.method.cluster_one_class import NOT_RUN, ClassFit, Settings, fit_class
 
 
 class ClassRows(NamedTuple):
@@ -127,17 +127,17 @@ def cluster_classes(
     """
     chosen = Settings(**settings)
     classes = split_classes(features, coarse_labels, certain, chosen)
-    clusters = {one.label: cluster_arrays(features[one.rows], chosen) for one in classes if len(one.rows)}
+    clusters = {one.label: fit_class(features[one.rows], chosen) for one in classes if len(one.rows)}
     return number_clusters(clusters, classes, len(features), chosen.width(features.shape[1]))
 
 
 def number_clusters(
-    clusters: Mapping[int, Mapping[str, np.ndarray]], classes: Sequence[ClassRows], count: int, width: int
+    clusters: Mapping[int, ClassFit], classes: Sequence[ClassRows], count: int, width: int
 ) -> Clustering:
     """Joins the classes in visiting order; the offset of each is the number of labels of those before it.
 
     Args:
-      clusters: coarse class -> its `cluster_arrays`; classes without certain images are missing.
+      clusters: coarse class -> its clusters; classes without certain images are missing.
       classes: all coarse classes in visiting order.
       count: number of images N.
       width: columns of the embedding.
@@ -161,20 +161,19 @@ def number_clusters(
             entry |= {"silhouette": None, "noise_share": None, "disagreement": None, "repaired": 0}
             entry["warnings"] = ["no certain image in this class"]
             continue
-        result = clusters[label]
-        raw, hard, silhouette = result["raw"], result["hard"], float(result["silhouette"][0])
-        local, kinds = compact(raw)
+        fit = clusters[label]
+        local, kinds = compact(fit.raw)
         out.pseudo[rows] = local + out.num_labels
         for name in ("raw", "hard", "strength", "embedding"):
-            getattr(out, name)[rows] = result[name]
-        placed = hard >= 0
+            getattr(out, name)[rows] = getattr(fit, name)
+        placed = fit.hard >= 0
         entry |= {
             "clusters": kinds,
-            "silhouette": silhouette if np.isfinite(silhouette) else None,
-            "noise_share": None if (hard == NOT_RUN).all() else float(np.mean(~placed)),
-            "disagreement": float(np.mean(raw[placed] != hard[placed])) if placed.any() else None,
-            "repaired": int(result["repaired"][0]),
-            "warnings": [str(text) for text in result["warnings"]],
+            "silhouette": fit.silhouette if np.isfinite(fit.silhouette) else None,
+            "noise_share": None if (fit.hard == NOT_RUN).all() else float(np.mean(~placed)),
+            "disagreement": float(np.mean(fit.raw[placed] != fit.hard[placed])) if placed.any() else None,
+            "repaired": fit.repaired,
+            "warnings": fit.warnings,
         }
         parent += [label] * kinds
         out.num_labels += kinds

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from finegrained_torch.method.cluster_one_class import Settings, cluster_arrays, find_numba_cache
+from finegrained_torch.method.cluster_one_class import ClassFit, Settings, find_numba_cache, fit_class
 from finegrained_torch.method.clustering import ClassRows, Clustering, number_clusters, split_classes
 from finegrained_torch.method.umap_maps import map_points
 from reproduction.runtime.arrays import read_npz, write_npz
@@ -75,7 +75,6 @@ class Job:
     settings: Settings
 
 
-ClassArrays = Mapping[str, np.ndarray]  # of `cluster_arrays`
 Result = TypeVar("Result")
 
 
@@ -91,13 +90,13 @@ def rows_of(path: str, rows: np.ndarray) -> np.ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)[rows]
 
 
-def cluster_one(job: Job) -> ClassArrays:
+def cluster_one(job: Job) -> ClassFit:
     """Clusters one class from the files of the features."""
 
     def report(step: str) -> None:
         print(f"cluster: class {job.rows.label}: {step}", file=sys.stderr, flush=True)
 
-    return cluster_arrays(rows_of(job.path, job.rows.rows), job.settings, report)
+    return fit_class(rows_of(job.path, job.rows.rows), job.settings, report)
 
 
 def map_one(job: Job) -> np.ndarray:
@@ -181,11 +180,13 @@ def cluster_in_processes(
     except ValueError as error:
         raise UserError(str(error)) from None
     populated = [one for one in classes if len(one.rows)]
-    results: dict[int, ClassArrays] = {}
+    results: dict[int, ClassFit] = {}
     keys = {one.label: _key(features, one.rows, chosen) for one in populated}
-    if keep is not None:
-        stored = {label: read_stored(keep / f"class{label}.npz", key) for label, key in keys.items()}
-        results |= {label: arrays for label, arrays in stored.items() if arrays is not None}
+    for label, key in keys.items():
+        arrays = None if keep is None else read_stored(keep / f"class{label}.npz", key)
+        if arrays is not None:
+            scalars: dict[str, Any] = {name: arrays[name].item() for name in ("silhouette", "repaired")}
+            results[label] = ClassFit(**{**arrays, **scalars, "warnings": arrays["warnings"].tolist()})
     missing = sorted((one for one in populated if one.label not in results), key=lambda one: -len(one.rows))
     silent = not sys.stderr.isatty()
     bar = tqdm(desc="cluster", total=len(populated), initial=len(results), unit="class", disable=silent)
@@ -194,11 +195,12 @@ def cluster_in_processes(
         if pool is None and workers != 0 and missing:
             counts = [len(one.rows) for one in missing]
             pool = stack.enter_context(open_pool(counts, features.shape[1], workers))
-        for job, arrays in run_jobs(cluster_one, [Job(one, path, chosen) for one in missing], pool):
+        for job, fit in run_jobs(cluster_one, [Job(one, path, chosen) for one in missing], pool):
             label = job.rows.label
-            results[label] = arrays
+            results[label] = fit
             if keep is not None:
-                write_npz(keep / f"class{label}.npz", {"key": np.array(keys[label]), **arrays}, compress=False)
+                stored = {name: np.asarray(value) for name, value in vars(fit).items()}
+                write_npz(keep / f"class{label}.npz", {"key": np.array(keys[label]), **stored}, compress=False)
             bar.update()
     return number_clusters(results, classes, len(features), chosen.width(features.shape[1]))
 

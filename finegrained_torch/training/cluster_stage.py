@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from finegrained_torch.data.images import Data
-from finegrained_torch.flags import SUB_LABELS, Config
+from finegrained_torch.flags import Config
 from finegrained_torch.method import agreement
 from finegrained_torch.method.cluster_one_class import Settings
 from finegrained_torch.method.clustering import Clustering
@@ -21,9 +21,8 @@ from finegrained_torch.plots import plot_clusters
 from finegrained_torch.training.cluster_files import make_maps, save_clustering, write_labels
 from finegrained_torch.training.cluster_jobs import cluster_in_processes, open_pool
 from reproduction.runtime.arrays import write_npz
-from reproduction.runtime.run_folder import UserError, write_bytes, write_json
+from reproduction.runtime.run_folder import write_bytes, write_json
 
-NAMES = SUB_LABELS[1:]
 TITLES = {
     "found": "UMAP + HDBSCAN (the method)",
     "random": "random sub-labels, same cluster sizes",
@@ -40,52 +39,40 @@ def control_labels(
     coarse: np.ndarray,
     certain: np.ndarray,
     found: Clustering,
-    images: np.ndarray | None,
+    images: np.ndarray,
     settings: Mapping[str, Any],
-    *,
-    workers: int | None = None,
-    keep: Path | None = None,
-    pool: ProcessPoolExecutor | None = None,
+    keep: Path,
+    pool: ProcessPoolExecutor,
 ) -> tuple[dict[str, np.ndarray], dict[str, Clustering]]:
     """Computes the sub-labels of the controls.
 
     Args:
-      names: some of NAMES.
+      names: some of random, kmeans, pixels, nofilter and noumap.
       features: float32 [N, D].
       coarse: int64 [N].
       certain: bool [N].
       found: the method's clustering.
-      images: uint8 [N, H, W, C]; only `pixels` needs them.
-      settings: keyword arguments of `cluster_classes` that decide the clusters.
-      workers: of `cluster_in_processes`, as the next two.
+      images: uint8 [N, H, W, C].
+      settings: keyword arguments of `cluster_in_processes` that decide the clusters.
       keep: folder below which the results of finished classes are stored.
       pool: shared processes.
     Returns:
       (name -> int64 [N], -1 for images without a label; the clusterings behind nofilter and noumap).
-    Raises:
-      UserError: a name that is not one of NAMES, or `pixels` without images.
     """
-    unknown = sorted(set(names) - set(NAMES))
-    if unknown:
-        raise UserError(f"control {unknown[0]!r} is not one of {', '.join(NAMES)}")
     labels: dict[str, np.ndarray] = {}
     clusterings: dict[str, Clustering] = {}
     seed = int(settings["seed"])
-    for name in (name for name in NAMES if name in names):
+    for name in names:
         if name == "random":
             labels[name] = random_labels(found.pseudo, coarse, seed)
         elif name == "kmeans":
             labels[name] = kmeans_labels(found.embedding, found.pseudo, coarse, seed)
         elif name == "pixels":
-            if images is None:
-                raise UserError("control pixels: needs the training images")
             labels[name] = kmeans_labels(images, found.pseudo, coarse, seed)
         else:
             use = np.ones(len(coarse), bool) if name == "nofilter" else certain
             changed = dict(settings) | ({"reducer": "none"} if name == "noumap" else {})
-            clusterings[name] = cluster_in_processes(
-                features, coarse, use, **changed, workers=workers, pool=pool, keep=None if keep is None else keep / name
-            )
+            clusterings[name] = cluster_in_processes(features, coarse, use, **changed, pool=pool, keep=keep / name)
             labels[name] = clusterings[name].pseudo
     return labels, clusterings
 
@@ -129,7 +116,7 @@ def cluster_stage(
     with open_pool(counts, features.shape[1], config.cluster_workers or None) as pool:
         found = cluster_in_processes(features, coarse, certain, **settings, pool=pool, keep=keep / "found")
         labels, clusterings = control_labels(
-            config.controls, features, coarse, certain, found, data.train.images, settings, pool=pool, keep=keep
+            config.controls, features, coarse, certain, found, data.train.images, settings, keep, pool
         )
         print(f"cluster: 2-D maps of {len(features):,} images, for the plots", file=sys.stderr, flush=True)
         maps = make_maps(below / "maps.npz", features, coarse, Settings(**settings), pool)

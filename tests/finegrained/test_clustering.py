@@ -53,15 +53,9 @@ def test_offsets_of_the_notebook():
     rows = {label: np.flatnonzero(coarse == label) for label in counts}
     classes = [clustering.ClassRows(label, own) for label, own in rows.items()]
     found = {
-        label: {
-            "embedding": np.zeros((n, 4), np.float32),
-            "raw": np.arange(n)[::-1],
-            "hard": np.arange(n)[::-1],
-            "strength": np.ones(n, np.float32),
-            "silhouette": np.array([0.5]),
-            "repaired": np.array([0]),
-            "warnings": np.array([], dtype=np.str_),
-        }
+        label: cluster_one_class.ClassFit(
+            np.zeros((n, 4), np.float32), np.arange(n)[::-1], np.arange(n)[::-1], np.ones(n, np.float32), 0.5
+        )
         for label, n in counts.items()
     }
     made = clustering.number_clusters(found, classes, len(coarse), 4)
@@ -321,16 +315,6 @@ def test_files_have_the_released_names_and_can_be_read_back(tmp_path):
         assert len(rows) == len(captions) - 1 == (certain & (coarse == label)).sum()
         assert "tensors.tsv" in (folder / "projector_config.pbtxt").read_text()
     assert list((tmp_path / "run" / "sub_toy" / "2" / "events").rglob("events.out.tfevents*"))
-
-
-@pytest.mark.parametrize("text", ["1\n2\nx\n", "1\n2.5\n"])
-def test_damaged_label_file_names_itself(tmp_path, text):
-    path = tmp_path / "pseudo.csv"
-    with pytest.raises(UserError, match="pseudo.csv.*--stage cluster"):
-        setting.read_column(path)
-    path.write_text(text)
-    with pytest.raises(UserError, match="pseudo.csv.*whole number"):
-        setting.read_column(path)
 
 
 def test_a_killed_process_is_one_clear_line():

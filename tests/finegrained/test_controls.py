@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pytest
 
 from finegrained_torch import flags
 from finegrained_torch.data.images import Data, Split
@@ -11,9 +10,10 @@ from finegrained_torch.method import controls
 from finegrained_torch.method.umap_maps import JOINT
 from finegrained_torch.training import cluster_stage, setting
 from finegrained_torch.training.cluster_jobs import cluster_in_processes
-from reproduction.runtime.run_folder import UserError
 
 from .test_clustering import PLAIN, fine_set
+
+NAMES = flags.SUB_LABELS[1:]
 
 
 def made():
@@ -27,8 +27,7 @@ def toy(coarse, fine):
     images = np.random.default_rng(0).integers(0, 256, (len(coarse), 8, 8, 3), dtype=np.uint8)
     split = Split(images, coarse, np.full(len(coarse), -1) if fine is None else fine)
     names = () if fine is None else tuple(f"blob {b}" for b in range(6))
-    parent = np.array([2, 2, 2, 0, 1, 1])
-    return Data("toy", split, split, None, ("x", "y", "z"), names, parent, (0.5,) * 3, (0.2,) * 3, {}, True)
+    return Data("toy", split, split, None, ("x", "y", "z"), names, (0.5,) * 3, (0.2,) * 3, {}, True)
 
 
 def flat_maps(file, features, coarse, settings, pool):
@@ -72,49 +71,32 @@ def test_kmeans_survives_equal_points():
     assert set(labels) == {0}
 
 
-def test_unknown_control_is_named():
-    points, coarse, _, certain, found = made()
-    with pytest.raises(UserError, match="'pca' is not one of random, kmeans"):
-        cluster_stage.control_labels(["pca"], points, coarse, certain, found, points, {"seed": 0})
-    with pytest.raises(UserError, match="pixels: needs the training images"):
-        cluster_stage.control_labels(["pixels"], points, coarse, certain, found, None, {"seed": 0})
-
-
-def test_no_filter_labels_every_image():
-    points, coarse, _, certain, found = made()
-    settings = {"reducer": "none", "min_cluster_size": 12, "seed": 0}
-    labels, behind = cluster_stage.control_labels(
-        ["nofilter", "noumap", "random"], points, coarse, certain, found, points, settings, workers=0
-    )
-    assert list(labels) == ["random", "nofilter", "noumap"]
-    assert (labels["nofilter"] >= 0).all() and ((labels["noumap"] == -1) == ~certain).all()
-    assert set(behind) == {"nofilter", "noumap"}
-
-
 def test_the_stage_writes_everything_and_scores_it(tmp_path, monkeypatch, capsys):
     """UMAP replaced by the features themselves, so that this is the stage's test and not UMAP's."""
     points, coarse, which = fine_set()
     points = np.ascontiguousarray(points[:, :4])
     certain = np.arange(len(points)) % 9 != 0
-    plain = cluster_in_processes
+    plain, reducers = cluster_in_processes, []
 
-    def without_umap(*arguments, workers=None, pool=None, **options):
+    def without_umap(*arguments, pool=None, **options):
+        reducers.append(options.get("reducer"))
         return plain(*arguments, **{**options, "reducer": "none", "workers": 0})
 
     monkeypatch.setattr(cluster_stage, "cluster_in_processes", without_umap)
     monkeypatch.setattr(cluster_stage, "make_maps", flat_maps)
-    words = ["--min_cluster_size", "12", "--cluster_workers", "1", "--controls", *cluster_stage.NAMES]
+    words = ["--min_cluster_size", "12", "--cluster_workers", "1", "--controls", *NAMES]
     below = tmp_path / "sub_toy"
     metrics, details, artefacts = cluster_stage.cluster_stage(
         tmp_path, toy(coarse, which), points, certain, flags.parse_pipeline(words), below, "ab"
     )
+    assert reducers == [None, None, "none"]  # the method, nofilter, noumap
     assert json.loads((below / "clusters.json").read_text())["features_sha256"] == "ab"
     values = {name: metric["last"] for name, metric in metrics.items()}
     assert values["ari"] > 0.9 and abs(values["ari_random"]) < 0.5 and values["num_sub"] == 6
     assert values["clusters_per_class"] == 2
-    assert {f"ari_{name}" for name in cluster_stage.NAMES} < values.keys()
+    assert {f"ari_{name}" for name in NAMES} < values.keys()
     assert {"noise_certain", "noise_uncertain", "weak_certain", "weak_uncertain", "silhouette"} < values.keys()
-    for name in cluster_stage.NAMES:
+    for name in NAMES:
         sub = setting.read_column(below / "controls" / name / "pseudo.csv")
         mask = setting.read_column(below / "controls" / name / "mask.csv")
         assert len(sub) == len(points) and ((sub == -1) == (mask == 1)).all()
