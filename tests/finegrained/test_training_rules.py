@@ -107,11 +107,10 @@ class Stopping(Callback):
     """Our rule, asked at the end of each epoch as the training does."""
 
     def __init__(self, patience):
-        self.patience, self.losses, self.signals = patience, [], 0
+        self.patience, self.losses = patience, []
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.losses.append(float(trainer.callback_metrics["val_loss"]))
-        self.signals += stops_early(self.losses, self.patience, 0)
         trainer.should_stop = stops_early(self.losses, self.patience, trainer.min_epochs)
 
 
@@ -143,15 +142,18 @@ def test_a_plateau_before_min_epochs_does_not_end_the_training(tmp_path):
     assert epochs_with(Stopping(4), losses, tmp_path) == 20
 
 
-def test_a_plateau_that_lasts_ends_it_at_min_epochs(tmp_path):
-    ours = Stopping(4)
-    assert epochs_with(ours, [1.0] * 20, tmp_path) == 12
-    assert ours.signals == 8  # at the ends of epochs 5 to 12
-
-
-def test_a_later_plateau_ends_it_after_patience(tmp_path):
-    losses = [1 - 0.01 * i for i in range(14)] + [2.0] * 6
-    assert epochs_with(Stopping(4), losses, tmp_path) == 18
+@pytest.mark.parametrize(
+    ("losses", "least", "expected"),
+    [
+        ([1.0] * 20, 0, 5),
+        ([1.0] * 20, 12, 12),  # a plateau that lasts ends it at min_epochs
+        ([1 - 0.01 * i for i in range(14)] + [2.0] * 6, 12, 18),  # a later one after patience
+        ([1.0, math.nan, 0.9, math.nan], 3, 4),  # a loss that is not finite ends it, not before min_epochs
+    ],
+)
+def test_epochs_after_which_a_training_ends(losses, least, expected):
+    ends = [count for count in range(1, len(losses) + 1) if stops_early(losses[:count], 4, least)]
+    assert ends[0] == expected
 
 
 @pytest.mark.parametrize(
