@@ -48,8 +48,10 @@ INSTALL = VENV=$(VENV) sh .ci/install
 EXTRAS = $(sort $(foreach paper,$(or $(PAPER),$(PAPERS)),$(EXTRA_$(paper))))
 ONE_FRAMEWORK = @test -z "$(and $(GPU),$(word 2,$(EXTRAS)))" || { echo "make $@: GPU=1 keeps TensorFlow with CUDA apart from \
 	torch and this needs both: name papers of one framework in PAPER, or give GPU= (only torch then has CUDA)" >&2; exit 2; }
-RUN_FLAGS = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" \
-	--data-dir "$(DATA)" --copy "$(COPY)" --rows "$(ROWS)" --args="$(ARGS)" --jobs "$(JOBS)" $(if $(FORCE),--force)
+REQUEST = --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" \
+	--data-dir "$(DATA)" --copy "$(COPY)" --rows "$(ROWS)" --args="$(ARGS)" $(if $(FORCE),--force)
+RUN_FLAGS = $(REQUEST) --jobs "$(JOBS)"
+CHOICE = $(addprefix --paper ,$(PAPER)) $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
 
 .PHONY: help setup reproduce plan compare results report verify-data sweep bench gpu-check soak fuzz test lint clean clean-runs clean-data \
 	$(addprefix reproduce-,$(PAPERS)) $(addprefix data-,$(SETS))
@@ -82,8 +84,8 @@ $(addprefix reproduce-,$(PAPERS)): reproduce-%:
 	@$(INSTALL) $(EXTRA_$*) report
 	@$(PY) -m $(FOLDER_$*).reproduce $(RUN_FLAGS)
 
-reproduce: ## every paper, one after another
-	@for paper in $(PAPERS); do $(MAKE) --no-print-directory reproduce-$$paper || exit 1; done
+reproduce: ## every paper (PAPER: only these), one after another
+	@for paper in $(or $(PAPER),$(PAPERS)); do $(MAKE) --no-print-directory reproduce-$$paper || exit 1; done
 
 plan: ## list the commands of every paper (PAPER=name: of one) with hours and gigabytes; nothing is run
 	$(if $(filter-out $(PAPERS),$(PAPER)),$(error PAPER=$(PAPER): expected one or more of $(PAPERS)))
@@ -93,19 +95,19 @@ plan: ## list the commands of every paper (PAPER=name: of one) with hours and gi
 
 compare: ## what the papers claim next to what we found (PAPER=name: all about one; RUNS=folder)
 	@$(INSTALL) base
-	@$(PY) -m reproduction.compare $(if $(PAPER),--paper "$(PAPER)") $(if $(RUNS),--runs "$(RUNS)") $(ARGS)
+	@$(PY) -m reproduction.compare $(CHOICE)
 
 results: PAPER := $(or $(PAPER),class2str)
+results: override PROFILE := $(if $(filter auto,$(PROFILE)),cpu,$(PROFILE))
 results sweep: VENV = $(if $(filter torch,$(EXTRAS)),.venv,$(TF_VENV))
 results: ## run in a worktree at HEAD, take the records into reproduction/results (PAPER, PROFILE, SEEDS)
 	$(ONE_FRAMEWORK)
 	@$(INSTALL) base report $(EXTRAS)
-	@$(PY) -m reproduction.take_results --papers "$(PAPER)" --profile "$(if $(filter auto,$(PROFILE)),cpu,$(PROFILE))" \
-	  --dataset "$(DATASET)" --seeds "$(SEEDS)" --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --rows "$(ROWS)" --args="$(ARGS)"
+	@$(PY) -m reproduction.take_results --papers "$(PAPER)" $(RUN_FLAGS)
 
-report: ## write runs/report.html, one self-contained page
+report: ## write runs/report.html, one self-contained page (PAPER=name: about one; RUNS=folder)
 	@$(INSTALL) report
-	@$(PY) -m reproduction.page.report --out runs/report.html
+	@$(PY) -m reproduction.page.report --out runs/report.html $(CHOICE)
 
 $(addprefix data-,$(SETS)): data-%:
 	@$(INSTALL) base
@@ -137,8 +139,7 @@ fuzz: ## 100,000 damaged inputs through every parser (ARGS="--inputs 5000 --targ
 sweep: ## every configuration and seed as a Ray task, here or on RAY_ADDRESS (PAPER, TASK="--retries 5")
 	$(ONE_FRAMEWORK)
 	@$(INSTALL) $(EXTRAS) cluster
-	@$(PY) -m reproduction.launch.sweep --papers "$(PAPER)" --profile "$(PROFILE)" --dataset "$(DATASET)" --seeds "$(SEEDS)" \
-	  --device "$(DEVICE)" --data-dir "$(DATA)" --copy "$(COPY)" --rows "$(ROWS)" --args="$(ARGS)" $(if $(FORCE),--force) $(TASK)
+	@$(PY) -m reproduction.launch.sweep --papers "$(PAPER)" $(REQUEST) $(TASK)
 
 test: ## the whole test suite: no network, no GPU
 	@$(INSTALL) tf torch report cluster dev

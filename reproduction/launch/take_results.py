@@ -20,7 +20,7 @@ from typing import Any
 
 from reproduction.compare import readme
 from reproduction.compare.collect import RESULTS
-from reproduction.launch.pipeline import REQUEST_FLAGS
+from reproduction.launch.pipeline import REQUEST_FLAGS, RUN_FLAGS
 from reproduction.launch.sweep import FOLDERS
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, run_main
 from reproduction.runtime.record import Record, load_record
@@ -29,7 +29,8 @@ from reproduction.runtime.run_folder import REPO_ROOT, UserError, read_json, sho
 WORKTREE = REPO_ROOT / ".worktree"
 FLAGS: FlagTable = {
     "--papers": dict(default="", help=f"of {', '.join(FOLDERS)}; default: class2str, with --from all"),
-    **{name: options for name, options in REQUEST_FLAGS.items() if name != "--force"},
+    **REQUEST_FLAGS,
+    "--jobs": RUN_FLAGS["--jobs"],
     "--profile": dict(choices=["cpu", "matched", "paper"], default="cpu"),
     "--data-dir": dict(default="", help="default: data/ of this checkout"),
     "--from": dict(dest="source", default="", metavar="DIR", help="take the records below DIR, run nothing"),
@@ -139,6 +140,7 @@ def _main(args: Any) -> None:
         data = str(Path(args.data_dir or REPO_ROOT / "data").resolve())
         flags = ["--profile", args.profile, "--dataset", args.dataset, "--seeds", args.seeds, "--device", args.device]
         flags += ["--data-dir", data, "--copy", args.copy, "--rows", args.rows, f"--args={args.args}"]
+        flags += ["--jobs", str(args.jobs), *["--force"] * args.force]
         runs = run_in_worktree(papers or ["class2str"], flags)
     for path in take(runs, papers=papers):
         print(f"took {shown(path)}")
