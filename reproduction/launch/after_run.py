@@ -27,17 +27,17 @@ def compare_runs(paper: str) -> int:
     return code
 
 
-def write_page(paper: str) -> str:
+def write_page(paper: str) -> str | None:
     """Writes the page about the runs of one paper: plots, curves and tables.
 
     Args:
       paper: name in records and tables.
     Returns:
-      The path of the page, or "" if Jinja2 is not installed or the page could not be written.
+      The path of the page; "" if Jinja2 is not installed; None if it could not be written, as its own error says.
     """
     page = RUNS_ROOT / paper / "report.html"
     if importlib.util.find_spec("jinja2") is None:
         return ""
     command = [sys.executable, "-m", "reproduction.page.report", "--paper", paper, "--runs", str(RUNS_ROOT / paper)]
     done = subprocess.run([*command, "--out", str(page)], cwd=REPO_ROOT, stdout=subprocess.DEVNULL)
-    return shown(page) if done.returncode == 0 else ""
+    return shown(page) if done.returncode == 0 else None

@@ -27,7 +27,7 @@ from reproduction.launch import measured
 from reproduction.launch.after_run import compare_runs, write_page
 from reproduction.launch.jobs import Command, check_flags, ending, jobs_of, run_all
 from reproduction.runtime.driver import first_gpu, visible_gpu
-from reproduction.runtime.flags import FlagTable, Parser, add_flags, one_line_errors, whole
+from reproduction.runtime.flags import FlagTable, Parser, add_flags, device, one_line_errors, whole
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 ROWS = ("core", "all", "settings")
@@ -39,7 +39,9 @@ REQUEST_FLAGS: FlagTable = {  # what `request_of` reads
     ),
     "--dataset": dict(default="", help="data set; default: the profile's own"),
     "--seeds": dict(default="", help='for example "0 1 2"; default: the profile\'s own'),
-    "--device": dict(default="auto", help="auto, cpu or cuda; auto: a GPU for the profiles paper and matched"),
+    "--device": dict(
+        type=device, default="auto", help="auto, cpu or cuda; auto: a GPU for the profiles paper and matched"
+    ),
     "--data-dir": dict(default="", help="folder of the data sets; default: data/ of the repository"),
     "--copy": dict(
         default="",
@@ -289,7 +291,8 @@ def run(reproduction: Reproduction, argv: Sequence[str] | None = None) -> None:
             first = "correct what the error above names, then " * (code == 2)
             raise SystemExit(
                 f"{program}: stopped: {command.stage} {ending(code)}; "
-                f"{first}the same make command goes on from here ({shown(command.folder)})"
+                f"{first}the same make command{' without FORCE=1' * request.force} goes on from here "
+                f"({shown(command.folder)})"
             )
         print(
             f"\nall stages finished after {(time.monotonic() - start) / 60:.1f} min; records under "
@@ -300,7 +303,7 @@ def run(reproduction: Reproduction, argv: Sequence[str] | None = None) -> None:
         page = write_page(paper)
         pages = [line for line in (f"open in a browser: {page}" if page else "", reproduction.closing(request)) if line]
         print("\n".join(["", *pages, "", *next_steps(reproduction, request)]))
-        raise SystemExit(code)
+        raise SystemExit(code or page is None)
 
 
 def next_steps(reproduction: Reproduction, request: Request) -> list[str]:
@@ -314,16 +317,17 @@ def next_steps(reproduction: Reproduction, request: Request) -> list[str]:
         return reproduction.commands_of(Request(profile, reproduction.datasets[profile], seeds))
 
     make, steps = f"make reproduce-{reproduction.paper}", []
+    gpu = " GPU=1" * (Path(sys.prefix).name == ".venv-tf")
     if request.profile != "matched" and "matched" in reproduction.datasets:
         hours = math.fsum(command.cpu_minutes for command in commands("matched")) / 60
         time_needed = f"about {hours:.0f} hour{'s' * (hours >= 1.5)} on two cores"
-        steps.append((f"{make} PROFILE=matched", f"accurate enough to judge, {time_needed}"))
+        steps.append((f"{make} PROFILE=matched{gpu}", f"accurate enough to judge, {time_needed}"))
     if request.profile != "paper":
         hours = math.fsum(command.gpu_hours for command in commands("paper"))
         cost = f"about {hours:.0f} GPU hours, {reproduction.paper_gigabytes:.1f} GB to download"
-        steps.append((f"{make} PROFILE=paper", f"the paper's own settings, {cost}"))
+        steps.append((f"{make} PROFILE=paper{gpu}", f"the paper's own settings, {cost}"))
     if not request.dataset.startswith("folder:"):
-        steps.append((f"{make} DATASET=folder:PATH", "your own images, one sub-folder for each class"))
+        steps.append((f"{make} DATASET=folder:PATH{gpu}", "your own images, one sub-folder for each class"))
     steps.append(("make report", "one page about all five papers, your runs included: runs/report.html"))
     return ["next steps:", *(f"  {command:<44} {words}" for command, words in steps[:3])]
 

@@ -119,6 +119,13 @@ def test_a_run_ends_with_three_next_steps_that_are_commands(paper):
         assert any("PROFILE=matched" in step for step in steps) == (profile != "matched")
 
 
+def test_next_steps_stay_in_the_environment_that_has_cuda(monkeypatch):
+    monkeypatch.setattr(pipeline.sys, "prefix", "/somewhere/.venv-tf")
+    module = importlib.import_module("triplet_tf.reproduce")
+    _, *steps = pipeline.next_steps(module.REPRODUCTION, Request("cpu", "mnist5k", (0,), "cpu"))
+    assert all(" GPU=1 " in step and len(step) <= 120 for step in steps)
+
+
 @pytest.mark.parametrize("path", ["photos", "./photos", "/home/me/photos", "photos/"])
 def test_a_folders_rows_are_named_after_it_however_it_is_spelled(path):
     assert Request("cpu", f"folder:{path}", (0,), "cpu").row() == "photos-cpu"
@@ -187,6 +194,7 @@ def test_the_page_to_open_holds_the_runs_of_any_data_set(make, tmp_path, monkeyp
     text = (tmp_path / "class2str" / "report.html").read_text(encoding="utf-8")
     assert page.endswith("report.html") and "photos-cpu" in text and "96.00" in text
     assert "These runs test no main claim" in text and "More levels than HD-CNN" not in text  # needs ImageNet
+    assert after_run.write_page("subclass") is None  # no run of it
 
 
 def test_make_without_arguments_starts_with_what_most_people_want():
@@ -242,21 +250,34 @@ def test_a_finished_run_names_its_page_and_what_comes_next_and_ends_as_the_compa
     with pytest.raises(SystemExit):
         pipeline.run(replace(reproduction(), closing=lambda request: ""), argv)
     assert "\n\n\n\nnext steps:\n" in capfd.readouterr().out
+    monkeypatch.setattr(pipeline, "compare_runs", lambda paper: 0)
+    for page, code in (("", 0), (None, 1)):
+        monkeypatch.setattr(pipeline, "write_page", lambda paper, page=page: page)
+        with pytest.raises(SystemExit) as ended:
+            pipeline.run(reproduction(), argv)
+        assert ended.value.code == code
 
 
-@pytest.mark.parametrize("code", [2, 3])
-def test_a_failed_command_is_named_and_nothing_runs_after_it(stages, tmp_path, capfd, code):
+@pytest.mark.parametrize(("code", "force"), [(2, []), (3, []), (3, ["--force"])])
+def test_a_failed_command_is_named_and_nothing_runs_after_it(stages, tmp_path, capfd, code, force):
     reproduction, ran = stages
     with pytest.raises(SystemExit) as ended:
-        pipeline.run(reproduction(0, code, 1), ["--profile", "cpu", "--device", "cpu"])
+        pipeline.run(reproduction(0, code, 1), ["--profile", "cpu", "--device", "cpu", *force])
     first = "correct what the error above names, then " if code == 2 else ""
     assert ended.value.code == (  # a text: it is printed, and the exit code is 1
         f"any_torch.reproduce: stopped: stage {code} ended with exit code {code}; "
-        f"{first}the same make command goes on from here ({tmp_path / f'run{code}'})"
+        f"{first}the same make command{' without FORCE=1' * len(force)} goes on from here ({tmp_path / f'run{code}'})"
     )
     assert ran() == (["0", str(code)], [])  # neither a third command nor a comparison
     printed = capfd.readouterr().out
     assert "all stages finished" not in printed and "next steps" not in printed
+
+
+def test_a_wrong_device_is_found_before_anything_is_downloaded(stages, monkeypatch, capfd):
+    monkeypatch.setattr(pipeline, "get_files", lambda *_: pytest.fail("downloads"))
+    with pytest.raises(SystemExit) as ended:
+        pipeline.run(stages[0](0), ["--profile", "cpu", "--device", "gpu"])
+    assert ended.value.code == 2 and "--device: 'gpu' is not auto, cpu, cuda or cuda:N" in capfd.readouterr().err
 
 
 def test_the_papers_profile_needs_a_gpu_that_the_framework_sees(stages, monkeypatch, capfd):
