@@ -7,6 +7,7 @@ TensorFlow may also abort the whole process when a GPU is lost; then no line of 
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 BATCH_FLAGS = ("batch_size", "B", "batch")
@@ -29,6 +30,11 @@ def first_line(error: BaseException) -> str:
     """What an error says, shortened for a message of ours: its first line, at most 160 characters, or its type."""
     text = PREAMBLE.sub("", str(error)).strip() or type(error).__name__
     return text.splitlines()[0][:160]
+
+
+def going_on() -> str:
+    """Says which command continues this one; `--overwrite` would start anew."""
+    return f"the same command{' without --overwrite' * ('--overwrite' in sys.argv)} goes on"
 
 
 def batch_of(config: Any) -> tuple[str, int] | None:
@@ -68,7 +74,7 @@ def explain(error: BaseException, batch: tuple[str, int] | None = None) -> str |
     """
     name, text, first = type(error).__name__, str(error), first_line(error)
     if name in OUT_OF_MEMORY and DISK_FULL.search(text):
-        return f"{first}; free some space, the same command goes on"
+        return f"{first}; free some space, {going_on()}"
     if name in OUT_OF_MEMORY or FULL.search(text):
         if batch is None or batch[1] < 2:
             return f"out of GPU memory ({first}); free the GPU of other programs (nvidia-smi lists them)"
@@ -83,10 +89,9 @@ def explain(error: BaseException, batch: tuple[str, int] | None = None) -> str |
         return f"this build of the framework has no code for this GPU ({first}); install a newer one, or --device cpu"
     if "illegal memory access" in text or "ILLEGAL_ADDRESS" in text:
         return (
-            f"the GPU stopped ({first}): an error in code, or a GPU that fails; the last checkpoint is whole: the same "
-            "command goes on, CUDA_LAUNCH_BLOCKING=1 before it shows which call it is"
+            f"the GPU stopped ({first}): an error in code, or a GPU that fails; the last checkpoint is whole: "
+            f"{going_on()}, CUDA_LAUNCH_BLOCKING=1 before it shows which call it is"
         )
     return (
-        f"the GPU was lost ({first}); the last checkpoint is whole: when nvidia-smi lists the GPU again, "
-        "the same command goes on"
+        f"the GPU was lost ({first}); the last checkpoint is whole: when nvidia-smi lists the GPU again, {going_on()}"
     )

@@ -236,11 +236,9 @@ def run_main(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        message = (
-            f"{error.filename or 'run folder'}: {os.strerror(error.errno)}; free some space, the same command goes on"
-        )
+        message = f"{error.filename or 'run folder'}: {os.strerror(error.errno)}; free some space, {faults.going_on()}"
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on", file=sys.stderr)
+        print(f"\ninterrupted; {faults.going_on()}", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
         explained = faults.explain(error, _batch[-1] if _batch else None)

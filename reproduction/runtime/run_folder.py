@@ -23,7 +23,7 @@ from typing import IO, Any, TypeVar
 
 import filelock
 
-from reproduction.runtime.faults import first_line
+from reproduction.runtime.faults import first_line, going_on
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
 DATA_ROOT = REPO_ROOT / "data"
@@ -306,7 +306,7 @@ class Stop:
     def leave(self, folder: Path | str) -> None:
         """Ends the process with one line, after the loop has written its checkpoint."""
         name = signal.Signals(self.signal_number).name
-        print(f"\nstopped by {name}; {shown(folder)} is complete so far, the same command goes on", file=sys.stderr)
+        print(f"\nstopped by {name}; {shown(folder)} is complete so far, {going_on()}", file=sys.stderr)
         raise SystemExit(128 + self.signal_number)
 
 

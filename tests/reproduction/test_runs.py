@@ -184,19 +184,16 @@ def test_metrics_log_imports_no_tensorflow(tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, check=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_a_request_and_the_second_acts(number):
+@pytest.mark.parametrize(("number", "flags"), [(signal.SIGINT, []), (signal.SIGTERM, ["--overwrite"])])
+def test_the_first_signal_is_a_request_and_the_second_acts(number, flags, monkeypatch, capsys):
+    before = signal.getsignal(number)
+    monkeypatch.setattr(sys, "argv", ["x.py", *flags])
     with runs.stop_signals() as stop:
         assert not stop.requested
         os.kill(os.getpid(), number)
         assert stop.requested and stop.signal_number == number
         with pytest.raises(SystemExit) as left:
             stop.leave("somewhere")
-        assert left.value.code == 128 + number
+        assert left.value.code == 128 + number and signal.getsignal(number) == before
+    assert f"the same command{' without --overwrite' * len(flags)} goes on" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def test_broken_json_is_named(tmp_path):
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="config.json"), open_run(tmp_path, CONFIG):
-        pass
