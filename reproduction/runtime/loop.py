@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from reproduction.runtime.metrics_log import MetricsLog
-from reproduction.runtime.run_folder import Stop, UserError
+from reproduction.runtime.run_folder import Stop, UserError, shown
 
 WARM_UP, PROJECT_AFTER = 5, 50  # steps left out of the measured rate, and steps it is measured over
 LOSSES = 50  # losses looked at together if a look waits for the GPU
@@ -75,11 +75,13 @@ class Checkpoint(Protocol):
     """Restores and saves everything that is trained; `torch_states.States` and `tf_states.States` do.
 
     Attributes:
+      device: "cpu" or "cuda"; stored with the position.
       waits: whether looking at a loss waits for a device (a GPU).
       writes: whether this process writes files (rank 0).
       agree_every: steps from one question to all processes whether to stop to the next; each may wait for a device.
     """
 
+    device: str
     waits: bool
     writes: bool
     agree_every: int
@@ -144,13 +146,18 @@ class Training:
           log_by: "epoch" or "step", what the lines of metrics.jsonl count in.
           events: folder of the TensorBoard files below `folder`.
         Raises:
-          UserError: checkpoints are there but none can be restored.
+          UserError: checkpoints are there but none can be restored, or the newest is of another kind of device.
         """
         self.name, self.folder, self.ends, self.batch_size = name, folder, list(ends), batch_size
         self._start = start
         self._checkpoint, self._stop = checkpoint, stop
         self._checkpoint_steps, self._save_every_s = checkpoint_steps, save_every_s
         position = checkpoint.load() or {}
+        if (before := position.get("device", checkpoint.device)) != checkpoint.device:
+            raise UserError(
+                f"{shown(folder)}: its checkpoint was computed on {before}, this is {checkpoint.device}, which rounds "
+                "differently; go on there (CUDA_VISIBLE_DEVICES= hides a GPU), or --overwrite starts anew"
+            )
         self.resumed = bool(position)
         self.epoch: int = position.get("epoch", 0)
         self.step: int = position.get("step", start)

@@ -10,9 +10,9 @@ from typing import Any
 
 from reproduction.runtime.metrics_log import read_metrics
 from reproduction.runtime.run_folder import UserError, read_json, shown, write_json
-from reproduction.runtime.tf_runtime import checkpoints, restore_newest, save_checkpoint
+from reproduction.runtime.tf_runtime import checkpoints, gpu_name, restore_newest, save_checkpoint
 
-CLOCK = "clock.json"  # step of a checkpoint -> training seconds and images until then
+CLOCK = "clock.json"  # step of a checkpoint -> training seconds and images until then, and the kind of device
 
 
 def read_clock(folder: Path) -> dict[str, dict[str, Any]]:
@@ -65,6 +65,7 @@ class States:
 
         self.session, self.folder, self.ends, self.test, self.prefix = session, folder, list(ends), test, prefix
         self.after, self.with_graph, self.best_by = after, with_graph, (*before, test)
+        self.device = "cuda" if gpu_name() else "cpu"
         self.saver = tf1.train.Saver(max_to_keep=0)  # save_checkpoint keeps the newest two and the best
 
     def load(self) -> dict[str, Any] | None:
@@ -76,7 +77,7 @@ class States:
         return {"epoch": bisect.bisect_right(self.ends, step), "step": step, "history": history, **clock}
 
     def save(self, position: dict[str, Any]) -> None:
-        clock = {name: position[name] for name in ("seconds", "images")}
+        clock = {name: position[name] for name in ("seconds", "images")} | {"device": self.device}
         write_json(
             self.folder / CLOCK, read_clock(self.folder) | {str(position["step"]): clock}
         )  # first: no checkpoint lacks it

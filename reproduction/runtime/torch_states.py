@@ -23,7 +23,8 @@ class States:
 
     def __init__(self, run_folder: Path, world: World, parts: dict[str, Any]):
         self.folder, self.world, self.parts = run_folder / "checkpoints", world, parts
-        self.waits, self.writes = world.device.type == "cuda", world.rank == 0
+        self.device, self.writes = world.device.type, world.rank == 0
+        self.waits = self.device == "cuda"
         self.agree_every = 1 if world.size == 1 else 20
 
     def load(self) -> dict[str, Any] | None:
@@ -39,7 +40,8 @@ class States:
         sums = self.total(position["sums"])
         if self.writes:
             parts = {name: part.state_dict() for name, part in self.parts.items()}
-            save_state(self.folder, position["step"], parts | {"position": position | {"sums": sums}})
+            position = position | {"sums": sums, "device": self.device}
+            save_state(self.folder, position["step"], parts | {"position": position})
 
     def total(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """Sums over the processes; tensors stay tensors, numbers stay numbers."""

@@ -217,6 +217,22 @@ def test_a_tensorflow_session_sees_the_gpu_that_was_asked_for_and_no_other(monke
         assert config.gpu_options.visible_device_list == ",".join(map(str, wanted))
 
 
+def test_tensorflows_checkpoints_know_their_device(monkeypatch, tmp_path):
+    pytest.importorskip("tensorflow")
+    from reproduction.runtime import tf_states
+    from reproduction.runtime.tf import tf1
+
+    monkeypatch.setattr(tf_states, "save_checkpoint", lambda *_, **__: None)
+    monkeypatch.setattr(tf_states, "restore_newest", lambda *_: 3)
+    for gpu, device in ((None, "cpu"), ("a GPU", "cuda")):
+        monkeypatch.setattr(tf_states, "gpu_name", lambda gpu=gpu: gpu)
+        with tf1.Graph().as_default():
+            tf1.train.get_or_create_global_step()
+            states = tf_states.States(None, tmp_path, [9], "test/acc")
+        states.save({"step": 3, "seconds": 1.0, "images": 12})
+        assert states.load()["device"] == states.device == device
+
+
 def test_bfloat16_is_not_recorded_of_a_gpu_where_tensorflow_does_not_rewrite_the_graph(monkeypatch):
     pytest.importorskip("tensorflow")
     from reproduction.runtime import tf_runtime

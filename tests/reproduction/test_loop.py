@@ -198,6 +198,18 @@ def test_several_processes_ask_each_other_now_and_then(tmp_path, monkeypatch):
     assert asked == [20, 40]
 
 
+def test_a_run_does_not_change_its_device_on_the_way(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit):
+        train(tmp_path, stop_at=4)
+    before = numbers(tmp_path)
+    original = States.load
+    monkeypatch.setattr(States, "load", lambda self: (setattr(self, "device", "cuda"), original(self))[1])
+    with pytest.raises(UserError, match="computed on cpu, this is cuda.*--overwrite starts anew"):
+        train(tmp_path)
+    monkeypatch.undo()
+    assert numbers(tmp_path) == before and train(tmp_path)[2].finished
+
+
 def test_a_state_without_its_position_is_damaged(tmp_path):
     save_state(tmp_path / "checkpoints", 3, {"network": {}})
     with pytest.raises(UserError, match="state-0000000003.pt: not a readable checkpoint .not the full state of a run"):
