@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -120,7 +121,8 @@ def text_fold(path: Path, title: str, kind: str, budget: Budget) -> Markup:
 
 
 def without_folders(text: str) -> str:
-    """A line without this machine's folders: of an absolute path the last four names stay."""
+    """A line without this machine's folders: `~` is the home folder, of another absolute path four names stay."""
+    text = text.replace(os.path.expanduser("~/"), "~/")
     return re.sub(r"(?<![\w.~])/(?:[^/\n:]+/)+(?=(?:[^/\n:]+/){3}[^/\n:]+)", ".../", text)
 
 
@@ -149,7 +151,7 @@ def artefact(folder: Path, item: Artefact, page: Path, budget: Budget) -> tuple[
         return text_fold(path, item.title, item.kind, budget), False
     if item.kind == "html":
         address = os.path.relpath(path, page.resolve().parent).replace(os.sep, "/")
-        return part("link", item.title, address, without_folders(shown(path))), False
+        return part("link", item.title, quote(os.fsencode(address)), without_folders(shown(path))), False
     return _line(item.title, shown(path)), False
 
 
