@@ -102,8 +102,8 @@ def image_by_image(paper: Paper, records: Collection) -> Extra | None:
     """
     groups = rows_in_order(paper, records) if paper.paper.pairs else {}
     # rows that choose a learning rate are tested on other images
-    correct: dict[str, dict[int, np.ndarray]] = {row: {} for row in groups if RATE not in row}
-    for row, by_seed in correct.items():
+    tested: dict[str, dict[int, dict[str, np.ndarray]]] = {row: {} for row in groups if RATE not in row}
+    for row, by_seed in tested.items():
         for run in groups[row].runs:
             try:
                 arrays = predictions(run)
@@ -111,17 +111,18 @@ def image_by_image(paper: Paper, records: Collection) -> Extra | None:
                 records.problems.append(str(error))
                 continue
             if arrays is not None:
-                by_seed[run.seed] = arrays["predicted"] == arrays["labels"]
-    seeds = sorted({seed for by_seed in correct.values() for seed in by_seed})
+                by_seed[run.seed] = arrays
+    seeds = sorted({seed for by_seed in tested.values() for seed in by_seed})
     rows = []
-    for a, b in _pairs(paper, list(correct)):
+    for a, b in _pairs(paper, list(tested)):
         cells = {seed: "-" for seed in seeds}
-        for seed in sorted(correct[a].keys() & correct[b].keys()):
-            try:
-                only_a, only_b, p = mcnemar(correct[a][seed], correct[b][seed])
-                cells[seed] = f"{only_a} : {only_b}, p = {p:.2g}"
-            except ValueError as error:
-                records.problems.append(f"{a} and {b}, seed {seed}: {error}")
+        for seed in sorted(tested[a].keys() & tested[b].keys()):
+            both = tested[a][seed], tested[b][seed]
+            if not np.array_equal(both[0]["labels"], both[1]["labels"]):
+                records.problems.append(f"{a} and {b}, seed {seed}: predictions of different test sets")
+                continue
+            only_a, only_b, p = mcnemar(*(arrays["predicted"] == arrays["labels"] for arrays in both))
+            cells[seed] = f"{only_a} : {only_b}, p = {p:.2g}"
         if any(cell != "-" for cell in cells.values()):
             rows.append([a, b, *cells.values()])
     head = ("a", "b", *(f"seed {seed}" for seed in seeds))

@@ -12,13 +12,13 @@ from reproduction.runtime.arrays import write_npz
 PAPER = paper_of("finegrained")
 
 
-def run(make, root, row, seed, right, **details):
-    """One finished training that classifies the images of `right` correctly."""
+def run(make, root, row, seed, right, label=0, **details):
+    """One finished training that classifies the images of `right` correctly, all of one class."""
     metrics = {"accuracy": make.metric(float(np.mean(right)))}
     record = make.record(metrics, paper="finegrained", row=row, seed=seed, stage="coarse", details=details)
     folder = make.put(root, record).parent
-    labels = np.zeros(len(right), np.int64)
-    write_npz(folder / "predictions.npz", {"labels": labels, "predicted": (~np.array(right)).astype(np.int64)})
+    labels = np.full(len(right), label)
+    write_npz(folder / "predictions.npz", {"labels": labels, "predicted": labels + ~np.array(right)})
     return folder
 
 
@@ -33,13 +33,15 @@ def test_rows_are_paired_by_their_base_and_a_damaged_file_is_a_line(make, tmp_pa
         broken = run(make, tmp_path, "mnist5k-cpu-ft", seed, [True, True, True, False])
         run(make, tmp_path, "cifar10-cpu", seed, [True, False])
         run(make, tmp_path, "cifar10-cpu-ft", seed, [True, False, True])  # another test set
+        run(make, tmp_path, "cifar10-cpu-mh09", seed, [True, True], label=1)  # another one of the same size
     (broken / "predictions.npz").write_bytes(b"PK damaged")
     made, found = tables(tmp_path)
     table = made["Row against row, image by image"]
     assert table.head == ("a", "b", "seed 0", "seed 1")
     assert table.rows == [["mnist5k-cpu-ft", "mnist5k-cpu", "1 : 0, p = 1", "-"]]
     assert any("predictions.npz" in problem and "--overwrite" in problem for problem in found.problems)
-    assert any("different test sets" in problem for problem in found.problems)
+    for row in ("cifar10-cpu-ft", "cifar10-cpu-mh09"):
+        assert f"{row} and cifar10-cpu, seed 0: predictions of different test sets" in found.problems
 
 
 def test_details_are_means_over_seeds_and_rows_without_them_are_left_out(make, tmp_path):
