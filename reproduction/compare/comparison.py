@@ -302,6 +302,8 @@ def load_comparisons(names: Sequence[str], runs: Sequence[Path]) -> tuple[list[C
 def recorded_minutes(paper: str, rows: Mapping[str, int], records: Collection) -> list[str]:
     """Returns a line on how long rows take on two cores, by the newest seed of each that has a record; [] without any.
 
+    On a CPU every command of a pipeline has one thread, so its seconds are those of one core.
+
     Args:
       paper: its id.
       rows: row -> number of its seeds.
@@ -314,11 +316,7 @@ def recorded_minutes(paper: str, rows: Mapping[str, int], records: Collection) -
     }
     if not newest:
         return []
-    cores = math.fsum(
-        rows[row] * entry.record.seconds * entry.record.machine.cores
-        for row, run in newest.items()
-        for entry in run.entries
-    )
+    cores = math.fsum(rows[row] * entry.record.seconds for row, run in newest.items() for entry in run.entries)
     precisions = " and ".join(sorted({run.entries[0].record.precision for run in newest.values()}))
     return [f"about {cores / 120:.0f} min on two cores for {len(newest)} of {len(rows)} rows (recorded, {precisions})"]
 

@@ -104,6 +104,7 @@ def _coloured(text: str, word: str) -> str:
 
 
 def _print_problems(console: Console, problems: Sequence[str], most: int = 20) -> None:
+    problems = list(dict.fromkeys(problems))  # two claims may lack the same pair of runs
     if problems:
         console.print(f"\nleft out ({len(problems)}):")
         for problem in problems[:most]:

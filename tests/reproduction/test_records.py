@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reproduction.compare import terminal
 from reproduction.compare.collect import collect
 from reproduction.compare.comparison import compare
 from reproduction.compare.export import csv_text, latex, markdown
@@ -190,6 +191,11 @@ def test_command_errors_are_one_line(arguments, message):
     assert answer.returncode == 2
     assert message in answer.stderr
     assert len(answer.stderr.strip().splitlines()) == 1
+
+
+def test_what_two_claims_lack_is_one_line(capsys):
+    terminal.print_first_table([], ["one", "one", "two"])
+    assert "left out (2):\n  one\n  two\n" in capsys.readouterr().out
 
 
 def test_compare_and_report_import_no_framework():
