@@ -191,7 +191,7 @@ def rank(config: dict[str, Any], argv: list[str]) -> None:
 
 def main() -> None:
     """Parses first: --help and --print-config need no framework."""
-    rank(finish_parsing(make_parser(), flags_alone), sys.argv[1:])
+    rank(finish_parsing(make_parser(), flags_alone), sys.argv)
 
 
 if __name__ == "__main__":

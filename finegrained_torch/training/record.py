@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -82,7 +83,7 @@ def finish(
         row=flags.row_name(config.row, variant),
         stage=stage,
         seed=config.seed,
-        argv=config.argv,
+        argv=[sys.argv[0], *config.argv],
         config=settings | chosen,
         metrics=metrics,
         data=setting.data.digests,

@@ -168,7 +168,7 @@ def record_of(
         row=config.row,
         stage=stage,
         seed=config.seed,
-        argv=config.argv,
+        argv=[sys.argv[0], *config.argv],
         config=flags.of_run(config, stage1=stage == "stage1"),
         seconds=training.seconds,
         images_per_s=training.images_per_s,

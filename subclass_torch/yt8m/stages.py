@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def record_of(
         paper="subclass",
         row=config.row,
         seed=config.seed,
-        argv=config.argv,
+        argv=[sys.argv[0], *config.argv],
         config=as_dict(config),
         metrics={name: {"last": value} for name, value in metrics.items()},
         seconds=training.seconds,

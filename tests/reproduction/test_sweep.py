@@ -112,6 +112,7 @@ def test_records_are_those_of_a_plain_run(tmp_path):
 
     def written(where: str) -> list:
         record = json.loads((tmp_path / where / "tiny" / "record.json").read_text())
+        assert record["argv"][:2] == ["subclass_torch/notebook.py", "--dataset"]
         for when in ("date", "commit", "dirty", "peak_memory_bytes", "artefacts"):  # a log is named after its moment
             record.pop(when)
         curve = (tmp_path / where / "tiny" / "metrics.jsonl").read_text().splitlines()
@@ -269,9 +270,22 @@ def test_what_needs_both_frameworks_refuses_gpu_in_one_line(words):
     assert len(done.stderr.splitlines()) == 2 and "GPU=1 keeps TensorFlow with CUDA apart" in done.stderr  # and make's
 
 
-def test_make_hands_a_tasks_resources_on():
-    said = made("-n", "sweep", "TASK=--gpus-per-task 0.5 --retries 5").stdout
-    assert re.search(r"reproduction\.launch\.sweep .*--gpus-per-task 0\.5 --retries 5", said, re.DOTALL)
+@pytest.mark.parametrize(
+    ("words", "programs"),
+    [
+        (
+            "sweep TASK='--gpus-per-task 0.5 --retries 5'",
+            ["reproduction.launch.sweep .*--gpus-per-task 0.5 --retries 5"],
+        ),
+        ("results JOBS=1 FORCE=1", ["reproduction.take_results .*--profile .?cpu.*--force --jobs .?1"]),
+        ("reproduce PAPER='triplet hierarchy'", ["triplet_tf.reproduce", "hierarchy_cnn_torch.reproduce"]),
+        ("compare PAPER='triplet hierarchy'", ["reproduction.compare --paper triplet --paper hierarchy"]),
+        ("report PAPER=triplet RUNS=x ARGS=-y", ["reproduction.page.report .*--paper triplet --runs .?x.? -y"]),
+    ],
+)
+def test_make_ignores_no_name(words, programs):
+    commands = re.findall(r"-m (.*)", made("-n", *shlex.split(words)).stdout)
+    assert len(commands) == len(programs) and all(map(re.match, programs, commands)), commands
 
 
 def made(*words: str) -> subprocess.CompletedProcess:
