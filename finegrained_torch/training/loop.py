@@ -28,7 +28,7 @@ from finegrained_torch.training.modules import Checkpoint, LightningModule, Trai
 from finegrained_torch.training.setting import Task, start_stage
 from finegrained_torch.training.states import HISTORY, newest_state, save_state, state_files
 from reproduction.runtime import torch_runtime as runtime
-from reproduction.runtime.loop import LOSSES, check_losses
+from reproduction.runtime.loop import LOSSES, check_device, check_losses
 from reproduction.runtime.metrics_log import MetricsLog
 from reproduction.runtime.run_folder import Stop, UserError, shown, stop_signals
 
@@ -103,6 +103,7 @@ class EpochEnd(Checkpoint):
         """
         self.stage, self.folder, self.facts, self.prefix = task.stage, task.folder, task.facts, task.module.prefix
         self.images, self.config, self.stop = len(task.train[1]), config, stop
+        self.device = runtime.pick_device(config.device).type
         self.history: list[dict[str, float]] = []
         self._metrics: MetricsLog | None = None
         self._losses: list[torch.Tensor] = []
@@ -113,10 +114,11 @@ class EpochEnd(Checkpoint):
         return HISTORY
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
+        return {"history": self.history, "device": self.device}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = list(state_dict["history"])
+        check_device(self.folder, state_dict.get("device", self.device), self.device)  # older states lack it
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         runtime.allow_tf32(AMP[self.config.precision] == "tf32")  # a spawned process begins with torch's own default

@@ -30,6 +30,23 @@ WARM_UP, PROJECT_AFTER = 5, 50  # steps left out of the measured rate, and steps
 LOSSES = 50  # losses looked at together if a look waits for the GPU
 
 
+def check_device(folder: Path, before: str, now: str) -> None:
+    """Refuses to go on with a training on another kind of device, which rounds differently.
+
+    Args:
+      folder: of the run.
+      before: "cpu" or "cuda", of the checkpoint.
+      now: of this process.
+    Raises:
+      UserError: they differ.
+    """
+    if before != now:
+        raise UserError(
+            f"{shown(folder)}: its checkpoint was computed on {before}, this is {now}, which rounds differently; go on "
+            "there (CUDA_VISIBLE_DEVICES= hides a GPU), or --overwrite starts anew"
+        )
+
+
 def check_losses(
     name: str,
     losses: Sequence[Any],
@@ -153,11 +170,7 @@ class Training:
         self._checkpoint, self._stop = checkpoint, stop
         self._checkpoint_steps, self._save_every_s = checkpoint_steps, save_every_s
         position = checkpoint.load() or {}
-        if (before := position.get("device", checkpoint.device)) != checkpoint.device:
-            raise UserError(
-                f"{shown(folder)}: its checkpoint was computed on {before}, this is {checkpoint.device}, which rounds "
-                "differently; go on there (CUDA_VISIBLE_DEVICES= hides a GPU), or --overwrite starts anew"
-            )
+        check_device(folder, position.get("device", checkpoint.device), checkpoint.device)
         self.resumed = bool(position)
         self.epoch: int = position.get("epoch", 0)
         self.step: int = position.get("step", start)

@@ -39,7 +39,12 @@ def test_a_stop_signal_ends_it_cleanly_and_early_stopping_survives_a_resume(tmp_
         said = run("pipeline.py", *flags, "--out_dir", tmp_path / "broken", code=128 + signal.SIGTERM).stderr
     assert "stopped by SIGTERM" in said and "the same command goes on" in said
     assert (broken / "state-0001.ckpt").exists() and not (broken / "DONE").exists()
-    run("pipeline.py", *flags, "--out_dir", tmp_path / "broken")
+    for device in ("cuda", "cpu"):  # a state of another device is refused, and stays
+        content = torch.load(newest := states.state_files(broken)[-1], weights_only=True)
+        content["callbacks"][states.HISTORY]["device"] = device
+        torch.save(content, newest)
+        again = run("pipeline.py", *flags, "--out_dir", tmp_path / "broken", code=2 * (device == "cuda"))
+        assert ("computed on cuda, this is cpu" in again.stderr) == (device == "cuda")
     same_training(straight, broken)
 
 
