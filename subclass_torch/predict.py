@@ -83,7 +83,7 @@ def _best(model: Any, content: dict[str, Any], pixels: Any, top: int) -> list[tu
     inputs = normalize(pixels, torch.as_tensor(content["mean"]), torch.as_tensor(content["std"])).contiguous()
     mapping, names, args = content["subclass2class"], content["class_names"], content["args"]
     logits = scores(model, inputs)
-    softmax = not args["subclass"] and args["baseline_loss"] == "softmax"  # all other losses are sigmoids
+    softmax = args.get("baseline_loss") == "softmax" and not args.get("subclass")  # all other losses are sigmoids
     p = (logits.softmax(1) if softmax else logits.sigmoid())[0]
     best = class_scores(p[None], mapping, len(names))[0]
     out = []
