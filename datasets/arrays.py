@@ -33,7 +33,7 @@ def build(
       if the data folder cannot be written to.
 
     Raises:
-      DatasetError: disk full, or the chunks do not add up to `shape`.
+      DatasetError: disk full and the array is large, or the chunks do not add up to `shape`.
     """
     large = int(np.prod(shape, dtype=np.int64)) > MAPPED_ABOVE
     if not (large or slow):
@@ -41,9 +41,15 @@ def build(
     if not cache.is_file():
         if not os.access(next(p for p in cache.parents if p.exists()), os.W_OK):
             return _in_memory(shape, chunks(), cache.name)
-        with locked(cache.parent):
-            if not cache.is_file():
-                _write(cache, shape, chunks())
+        try:
+            with locked(cache.parent):
+                if not cache.is_file():
+                    _write(cache, shape, chunks())
+        except DatasetError as error:
+            if large or not isinstance(error.__cause__, OSError):
+                raise
+            print(f"{error}; the images are decoded into memory, at each run", file=sys.stderr)
+            return _in_memory(shape, chunks(), cache.name)
     try:
         array: np.ndarray = np.load(cache, mmap_mode="r" if large else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

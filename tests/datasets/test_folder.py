@@ -1,6 +1,8 @@
 """A user's own folder: layouts, sizes, colours; and pictures nobody should trust."""
 
+import errno
 import io
+import os
 import struct
 import zlib
 
@@ -79,6 +81,27 @@ def test_many_megabytes_of_files_are_decoded_once(flat, tmp_path, monkeypatch, c
     assert type(again.train_images) is np.ndarray and again.train_images.flags.writeable
     assert np.array_equal(again.train_images, quick.train_images) and again.digests == quick.digests
     assert np.array_equal(again.test_images, quick.test_images)
+
+
+@pytest.mark.parametrize("call", ["fsync", "open"])
+def test_a_full_disk_does_not_stop_images_that_fit_into_memory(flat, tmp_path, monkeypatch, capsys, call):
+    """Nor does a lock of another user: the file only saves time."""
+
+    def refuse(path, *args):
+        if call == "fsync" or str(path).endswith("folder/.lock"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(path, *args)
+
+    quick, opened = datasets.load(f"folder:{flat}", tmp_path / "data"), os.open
+    monkeypatch.setattr(folder, "CACHED_ABOVE", 1)
+    monkeypatch.setattr(os, call, refuse)
+    again = datasets.load(f"folder:{flat}", tmp_path / "data")
+    assert np.array_equal(again.train_images, quick.train_images)
+    assert "No space left on device" in capsys.readouterr().err and not list((tmp_path / "data").rglob("*.npy"))
+    if call == "fsync":
+        monkeypatch.setattr(arrays, "MAPPED_ABOVE", 1)
+        with pytest.raises(datasets.DatasetError, match="No space left on device.; it needs"):
+            datasets.load(f"folder:{flat}", tmp_path / "data")
 
 
 @pytest.mark.parametrize("width, height", [(64, 64), (100, 50), (50, 100), (7, 3), (1, 1), (1, 5000)])
