@@ -97,7 +97,8 @@ def _unpack(home: Path, name: str, accept: bool) -> Path:
             _check(packed, packed.name, accept)
             wanted = {f"{folder}{part}": part for part in parts for folder in ("", "./")}
             if set(archive.extract(packed, target, MOST_BYTES, wanted.get)) != set(parts):
-                raise DatasetError(f"{packed}: holds no {' and '.join(parts)}; it is another archive")
+                lacks = " and ".join(parts)
+                raise DatasetError(f"{packed}: holds no {lacks}; it is another archive: delete it and {target}")
     return target / name
 
 

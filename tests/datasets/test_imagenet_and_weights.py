@@ -171,7 +171,7 @@ def test_a_checkpoint_of_two_files_is_found_by_its_prefix(make, tmp_path, folder
     assert not weights.is_there(path) and weights.find(name, tmp_path)[0] == path  # unpacked again
     home.rename(tmp_path / "away")
     make.place(tmp_path / "weights", {"mobilenet_v1_1.0_224.tgz": make.tar_gz({f"{name}.index": b"index"})})
-    with pytest.raises(datasets.DatasetError, match="data-00000-of-00001 and .*index; it is another archive"):
+    with pytest.raises(datasets.DatasetError, match=f"data-00000-of-00001 .*another archive: delete it and {home}"):
         weights.find(name, tmp_path, accept_unverified=True)
 
 
