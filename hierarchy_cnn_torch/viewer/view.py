@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -315,7 +316,9 @@ def write(view: View, out: Path, thumbs: str | None = None) -> Mapping[str, Any]
                         write_bytes(folder / f"{key}.jpg", data)
                 except OSError as error:
                     raise UserError(f"{shown(folder)}: cannot be written ({error.strerror or error})") from None
-                meta["samples"]["sprites"] = [{"file": quote(f"{folder.name}/{key}.jpg")} for key in sprites]
+                meta["samples"]["sprites"] = [
+                    {"file": quote(os.fsencode(f"{folder.name}/{key}.jpg"))} for key in sprites
+                ]
                 sprites = {}
             else:
                 meta["samples"]["sprites"] = [{"key": key} for key in sprites]

@@ -187,7 +187,7 @@ def test_thumbnails_without_images_and_a_missing_names_file(files, tmp_path):
     assert "give --run, or --confusion" in export("--out", tmp_path / "v.html").stderr
 
 
-@pytest.mark.parametrize(("name", "link"), [("v", "v_thumbs"), ('5 %25#"', "5%20%2525%23%22_thumbs")])
+@pytest.mark.parametrize(("name", "link"), [("v", "v_thumbs"), ('5 %25#"\udce9', "5%20%2525%23%22%E9_thumbs")])
 def test_thumbs_in_a_folder(files, tmp_path, name, link):
     folder = files[0]
     answer = export(*export_arguments(folder, tmp_path / f"{name}.html"), "--thumbs", "folder")
