@@ -122,7 +122,9 @@ def text_fold(path: Path, title: str, kind: str, budget: Budget) -> Markup:
 
 def without_folders(text: str) -> str:
     """A line without this machine's folders: `~` is the home folder, of another absolute path four names stay."""
-    text = text.replace(os.path.expanduser("~/"), "~/")
+    home = os.path.expanduser("~/")
+    if home != "/":  # as in some containers
+        text = re.sub(rf"(?<![\w.~]){re.escape(home)}", "~/", text)
     return re.sub(r"(?<![\w.~])/(?:[^/\n:]+/)+(?=(?:[^/\n:]+/){3}[^/\n:]+)", ".../", text)
 
 

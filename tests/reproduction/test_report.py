@@ -166,6 +166,9 @@ def test_no_name_of_a_user_is_on_the_page(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert gallery.without_folders("/home/me/runs/record.json: left out") == "~/runs/record.json: left out"
     assert gallery.without_folders("/scratch/me/a/b/c/record.json: left out") == ".../a/b/c/record.json: left out"
+    assert gallery.without_folders("/mnt/home/me/record.json") == "/mnt/home/me/record.json"
+    monkeypatch.setenv("HOME", "/")
+    assert gallery.without_folders("runs/a/record.json: left out") == "runs/a/record.json: left out"
 
 
 ODD_LOGS = [
