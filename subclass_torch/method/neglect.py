@@ -187,9 +187,11 @@ def ranking(epochs: list[list[float]], compound: bool = False) -> tuple[list[flo
     """Computes theta, and the classes in descending theta (ties: smaller class first).
 
     Args:
-      epochs: t_i(e), [E][C].
+      epochs: t_i(e), [E][C]; 0 where class i was not measured in epoch e.
       compound: only the last epoch counts, as in the released code.
     """
     rows = epochs[-1:] if compound else epochs  # DEVIATION SDN-D06: mean over epochs, not the last
-    theta = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    # 0 is no degree, which is 1 or more: an epoch in which a class was not measured does not count for it
+    measured = [[degree for degree in column if degree > 0] for column in zip(*rows, strict=True)]
+    theta = [sum(column) / len(column) if column else 0.0 for column in measured]
     return theta, sorted(range(len(theta)), key=lambda i: (-theta[i], i))

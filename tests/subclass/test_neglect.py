@@ -142,6 +142,8 @@ def test_ranking():
     rows = [[1.0, 3.0, 2.0], [5.0, 1.0, 2.0]]
     assert neglect.ranking(rows) == ([3.0, 2.0, 2.0], [0, 1, 2])
     assert neglect.ranking(rows, compound=True) == ([5.0, 1.0, 2.0], [0, 2, 1])
+    # an epoch in which a class was not measured is no epoch of degree 0
+    assert neglect.ranking([[1.5, 3.0, 0.0], [1.5, 0.0, 0.0]]) == ([1.5, 3.0, 0.0], [1, 0, 2])
 
 
 def test_watch_keeps_the_last_output_and_removes_itself():
