@@ -5,6 +5,7 @@ NumPy and scikit-learn only. Images are uint8 [N, H, W, C]; only the selected cl
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -57,16 +58,18 @@ def split(pixels: np.ndarray, k: int) -> np.ndarray:
       pixels: float32 [n, D], C-contiguous; used as working space (no second copy).
       k: clusters, 1..n.
     Returns:
-      int64 [n], cluster of each image.
+      int64 [n], cluster of each image; fewer than k clusters if fewer rows are different.
     Source: authors' subclassutils.py (random_state 0). Deviations: SDN-D13 (n_init 10, as scikit-learn had in 2019).
     """
     if k == 1:
         return np.zeros(len(pixels), np.int64)
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     # Two threads add their two partial sums in either order to the same float; more would not.
-    with threadpool_limits(limits=2):
+    with threadpool_limits(limits=2), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters: the caller counts
         kmeans = KMeans(n_clusters=k, n_init=10, random_state=0, copy_x=False)  # DEVIATION SDN-D13: n_init fixed
         return kmeans.fit_predict(pixels).astype(np.int64)
 
@@ -95,7 +98,7 @@ def make_partition(
     Returns:
       The partition. Cluster 0 has the class's label, the other clusters get the next free labels: S = C + sum (k - 1).
     Raises:
-      ValueError: a class is named twice, does not exist, or has too few images.
+      ValueError: a class is named twice, does not exist, or has too few (different) images.
     Source: authors' subclassutils.py.
     """
     if len(set(classes)) != len(classes) or any(not 0 <= c < num_classes for c in classes):
@@ -116,6 +119,8 @@ def make_partition(
                 pixels[position] = view(label, part, position).reshape(len(part), -1)
         cluster = split(pixels, k)
         del pixels
+        if (found := len(np.unique(cluster))) < k:
+            raise ValueError(f"class {label} holds {found} different images, too few for {k} subclasses")
         names = np.array([label, *range(len(mapping), len(mapping) + k - 1)])
         mapping += [label] * (k - 1)
         new_labels[members] = names[cluster[: len(members)]]

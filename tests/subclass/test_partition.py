@@ -128,6 +128,17 @@ def test_too_few_images():
         partition.make_partition(images, labels, [4], 2, 5, plain_view, partners(40))
 
 
+def test_fewer_different_images_than_subclasses_are_refused(recwarn):
+    """Else one output would be of a subclass without images, unnoticed."""
+    images, labels = toy()
+    images[labels == 2] = 7
+    with pytest.raises(ValueError, match="class 2 holds 1 different images, too few for 2"):
+        partition.make_partition(
+            images, labels, [2], 2, 4, plain_view, lambda label, count: np.flatnonzero(labels == label)
+        )
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("kind", ["augmented", "plain"])
 def test_the_view_of_kmeans_depends_on_seed_class_and_position_alone(kind, monkeypatch):
     def view_of(seed):
