@@ -261,7 +261,7 @@ def resolve(args: argparse.Namespace) -> Config:
         values["device"] = "cpu"
     classes = NUM_CLASSES.get(args.dataset)
     added = args.numClasses2Repartition * (args.numSubclassesPerClass - 1) if subclass else 0
-    if classes and subclass and args.numClasses2Repartition > classes:
+    if classes and (subclass or args.neglected) and args.numClasses2Repartition > classes:
         raise UserError(f"--numClasses2Repartition {args.numClasses2Repartition}: {args.dataset} has {classes} classes")
     if args.stage != "all" and not subclass:
         raise UserError(f"--stage {args.stage}: needs --subclass; without it there is one stage only")

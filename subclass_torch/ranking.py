@@ -136,6 +136,8 @@ def rank(config: dict[str, Any], argv: list[str]) -> None:
     flags = {"runs": [shown(path) for path in config["runs"]], "classes": classes}
     done = not config["overwrite"] and finished_with(folder, flags)
     ranked = [] if done else read_runs(config["runs"])  # before the run folder exists, which belongs to these flags
+    if ranked and classes > len(ranked[0]["class_names"]):
+        raise UserError(f"--classes {classes}: the runs rank {len(ranked[0]['class_names'])} classes")
     with open_run(folder, flags, overwrite=config["overwrite"]) as run:
         if run.is_finished():
             return

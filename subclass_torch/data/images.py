@@ -93,7 +93,7 @@ def load(config: Config) -> Images:
         ds = datasets.subset(ds, train=config.subset, seed=0)
     wanted, classes = config.numClasses2Repartition, len(ds.class_names)
     most = classes // 2 if config.repartition == "random" else classes
-    if config.subclass and wanted > most:
+    if (config.subclass or config.neglected) and wanted > most:
         raise UserError(f"--numClasses2Repartition {wanted}: {ds.name} has {classes} classes; expected at most {most}")
     train = to_size(ds.train_images)
     mean, std = constants_of(ds.name, train)

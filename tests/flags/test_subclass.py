@@ -51,6 +51,13 @@ def refused(capsys, *argv, module=flags):
     return message
 
 
+def test_more_neglected_classes_than_there_are_are_refused_for_both_networks(capsys):
+    for words in (["--subclass"], ["--neglected", "file.json"]):
+        message = refused(capsys, *words, "--numClasses2Repartition", "11")
+        assert "--numClasses2Repartition 11: cifar10 has 10 classes" in message
+    assert config_of(capsys, "--numClasses2Repartition", "11")["num_subclasses"] == 10  # there it means nothing
+
+
 def test_defaults_after_resolution(capsys):
     config = config_of(capsys)
     for name, default, _ in GOLDEN:
