@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from reproduction.runtime import torch_runtime as runtime
+from reproduction.runtime.run_folder import UserError
 from reproduction.runtime.torch_runtime import World
 from subclass_torch.data import augment
 from subclass_torch.method import neglect
 from subclass_torch.training.evaluate import decisions
 from subclass_torch.training.optimizer import optimizer_of
+from subclass_torch.training.state import steps_per_epoch
 
 from . import ddp_worker as worker
 from .conftest import ROOT, TINY, command
@@ -102,6 +104,13 @@ def test_both_processes_test_the_network_of_the_checkpoint(two):
     decided = decisions(model, task.test_images, task.subclass2class, task.constants, worker.CONFIG, alone)
     accuracy = float((decided == task.test_labels).double().mean())
     assert found["history"][-1]["tst_acc"] == pytest.approx(accuracy, abs=1e-9)
+
+
+@pytest.mark.parametrize(("count", "batch"), [(3, 128), (100, 3)])
+def test_batches_that_leave_a_process_without_images_are_refused(count, batch):
+    with pytest.raises(UserError, match=f"--batch_size {batch}: a batch has 3 images at most, too few for 4"):
+        steps_per_epoch(count, batch, World(0, 4, torch.device("cpu")))
+    assert steps_per_epoch(8, 4, World(0, 4, torch.device("cpu"))) == 2
 
 
 def test_the_script_under_torchrun(tmp_path):
