@@ -10,6 +10,7 @@ videos per neglected class; larger classes fit their clusters on a seeded sample
 from __future__ import annotations
 
 import itertools
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -163,17 +164,26 @@ def create(paths: Sequence[Path], neglected: Sequence[int], config: Config) -> i
     """
     classes, seed = config.num_classes, config.seed
     pattern, map_path = anchored(config.train_data_pattern_glob), map_of(config)
-    if "*" not in pattern.name or "*" in str(pattern.parent):
+    if pattern.name.count("*") != 1 or re.search(r"[?[]", pattern.name) or "*" in str(pattern.parent):
         raise UserError(f"--train_data_pattern_glob {pattern}: needs one * in its file name, for the shard numbers")
     if pattern.parent.resolve() in {path.parent.resolve() for path in paths}:
         raise UserError(f"--train_data_pattern_glob {pattern}: would write next to the files it is made from")
+    shard_name = re.escape(pattern.name).replace(r"\*", r"\d{4,}")
+    old_shards = sorted(pattern.parent.glob(pattern.name))
+    if others := [path for path in old_shards if not re.fullmatch(shard_name, path.name)]:
+        raise UserError(
+            f"--train_data_pattern_glob {pattern}: matches {others[0].name}, which is no shard of --stage create and "
+            "would be trained on; choose a folder for these files alone"
+        )
+    if pattern.parent.resolve() == map_path.parent.resolve() and map_path.match(pattern.name):
+        raise UserError(f"--train_data_pattern_glob {pattern}: matches the subclass map {map_path.name}; add an ending")
     for folder in (pattern.parent, map_path.parent):
         folder.mkdir(parents=True, exist_ok=True)
     index = build_index(paths, neglected, classes)
     centres = {label: centres_of(index, label, classes, seed, config.kmeans_videos) for label in neglected}
     names = {label: classes + rank for rank, label in enumerate(neglected)}
     map_path.unlink(missing_ok=True)  # first: without it some of the files are not taken for all
-    for old in pattern.parent.glob(pattern.name):
+    for old in old_shards:
         old.unlink()
     records = _written(index, classes, centres, names, seed)
     shard = total = 0

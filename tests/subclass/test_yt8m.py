@@ -108,6 +108,32 @@ def test_default_files_are_the_repositorys_and_given_ones_the_working_directorys
     assert not list((tmp_path / "subclass_torch" / "data").rglob("*"))
 
 
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("*.tfrecord", "matches validate00.tfrecord, which is no shard"),  # those files would be removed
+        ("*", "matches validate00.tfrecord, which is no shard"),
+        ("m*", "matches the subclass map map.npz"),
+        ("train*-*.tfrecord", "needs one \\*"),
+        ("train[0-9]*.tfrecord", "needs one \\*"),
+    ],
+)
+def test_create_writes_where_its_shards_are_alone_and_removes_nothing_else(videos, pattern, said):
+    config = config_for(["--num_classes", 6, "--num_subclasses", 8, *made_flags(videos / "validate")])
+    config = dataclasses.replace(config, train_data_pattern_glob=str(videos / "validate" / pattern))
+    before = {path: path.read_bytes() for path in videos.rglob("*.tfrecord")}
+    with pytest.raises(UserError, match=said):
+        yt8m_create.create(yt8m_data.shards(str(videos / "train" / "train*.tfrecord"), "x"), [4, 1], config)
+    assert {path: path.read_bytes() for path in videos.rglob("*.tfrecord")} == before
+
+
+def test_a_gpu_may_round_the_logged_scores_and_a_cpu_may_not():
+    logged = {"gap": 0.5, "map": 0.25}
+    near, far = logged | {"gap": 0.5 + 1e-7}, logged | {"gap": 0.501}
+    for device, expected in (("cpu", [True, False, False, False]), ("cuda", [True, True, False, False])):
+        assert [yt8m_stages.are_logged(s, logged, device) for s in (logged, near, far, {"gap": 0.5})] == expected
+
+
 @pytest.mark.parametrize("written", range(6))
 def test_a_killed_create_leaves_no_map_and_is_done_again(videos, monkeypatch, written):
     config = config_for(
