@@ -58,7 +58,8 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, dict[str,
     path = Path(path)
     if path.is_dir():
         files = sorted((path / "checkpoints").glob("*.pt"))
-        files = [file for file in files if not file.stem.endswith("_last") and not file.name.startswith("state-")]
+        states = runtime.states_of(path / "checkpoints")
+        files = [file for file in files if not file.stem.endswith("_last") and file not in states]
         if not files:
             raise UserError(f"{shown(path)}: holds no checkpoint (checkpoints/<id>.pt)")
         path = files[-1]

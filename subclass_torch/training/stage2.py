@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime.arrays import confusion_counts
 from reproduction.runtime.flags import as_dict
-from reproduction.runtime.run_folder import UserError, read_json, shown
+from reproduction.runtime.run_folder import UserError, flags_hash, read_json, shown
 from subclass_torch import flags
 from subclass_torch.data import augment
 from subclass_torch.data.augment import tensor_of
@@ -35,7 +35,7 @@ def neglected_file(setting: Setting) -> Path:
     """Finds the file that names the neglected classes.
 
     Raises:
-      UserError: stage 1 has not run; the message holds its command.
+      UserError: stage 1 has not run (the message holds its command), or it has run with other flags than this run's.
     """
     config, folder = setting.config, setting.folder / "stage1"
     if config.neglected:
@@ -44,6 +44,11 @@ def neglected_file(setting: Setting) -> Path:
     if not files:
         command = flags.identify_command("notebook.py", config.argv)
         raise UserError(f"{shown(folder)}: stage 1 has not finished there; run: {command}")
+    if read_json(folder / "DONE", "").get("flags") != flags_hash(flags.of_run(config, stage1=True)):
+        raise UserError(
+            f"{shown(folder)}: holds a stage 1 with other flags than these; give the flags that it had, choose another "
+            f"--name, or take its classes as they are: --neglected {shown(files[-1])}"
+        )
     return files[-1]
 
 

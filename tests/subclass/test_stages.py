@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from subclass_torch.training.evaluate import load_network
 
 from .conftest import ROOT, TINY, command, reached, run
 
@@ -195,6 +198,8 @@ def test_stages_by_themselves(whole, tmp_path):
     assert "--stage identify" in early.stderr
     run("notebook.py", *flags, "--stage", "identify")
     source = next((tmp_path / "sub" / "stage1" / "logs").glob("*_neglected.json"))
+    other = run("notebook.py", *flags, "--stage", "train", "--seed", "1", code=2)
+    assert "holds a stage 1 with other flags" in other.stderr and f"--neglected {source}" in other.stderr
     run("notebook.py", *flags, "--stage", "train")
     same_run(runs / "sub", tmp_path / "sub")
     bad = tmp_path / "bad.json"
@@ -230,6 +235,14 @@ def test_checkpoints_that_cannot_be_evaluated(whole, tmp_path):
     (tmp_path / "cut.pt").write_bytes((tmp_path / "bare.pt").read_bytes()[:5000])
     assert "cut.pt: not a readable checkpoint" in run("notebook.py", "--eval", tmp_path / "cut.pt", code=2).stderr
     assert "no such checkpoint" in run("notebook.py", "--eval", tmp_path / "none.pt", code=2).stderr
+
+
+def test_the_best_checkpoint_of_a_run_is_found_whatever_the_data_set_is_called(whole, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (best,) = [p for p in (whole[0] / "sub" / "checkpoints").glob("mnist5k*.pt") if not p.stem.endswith("_last")]
+    (tmp_path / "checkpoints" / "state-0000000001.pt").write_bytes(b"")  # a full state
+    shutil.copy(best, tmp_path / "checkpoints" / "state-farm_vgg_small_20260101_000000.pt")
+    assert load_network(tmp_path, torch.device("cpu"))[1]["path"].name.startswith("state-farm")
 
 
 def test_a_non_finite_loss_stops(tmp_path):
