@@ -14,7 +14,7 @@ from reproduction.runtime.outcomes import Outcomes
 from reproduction.runtime.run_folder import Stop, UserError
 from reproduction.runtime.torch_runtime import World
 from reproduction.runtime.torch_states import States
-from subclass_torch import flags, predict, ranking, reproduce
+from subclass_torch import flags, plots, predict, ranking, reproduce
 from subclass_torch.data import images
 from subclass_torch.data.augment import normalize
 from subclass_torch.method.losses import class_scores
@@ -38,7 +38,7 @@ def test_new_flags_leave_the_flags_of_older_runs_alone():
 def test_whitened_patches_are_uncorrelated():
     torch.manual_seed(0)
     images = torch.nn.functional.avg_pool2d(torch.randn(64, 3, 40, 40), 5, 1, 2)[:, :, 4:36, 4:36] * 4
-    network = build.build("vgg_fast", "cifar10", 10)
+    network = build.FastVGG(10)
     network.whiten(images)
     out = network.whitening(images)[:, :12].permute(0, 2, 3, 1).flatten(0, 2)
     assert torch.allclose(out.T @ out / len(out), torch.eye(12), atol=0.05)
@@ -175,7 +175,11 @@ def test_bf16_follows_float32_over_the_first_20_steps(tmp_path):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return tmp_path_factory.mktemp("variants")
+    """Folder of the variants' runs; while it is in use, vgg_fast has half the width and no confusions are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(build.ARGUMENTS, "vgg_fast", {"widths": (16, 32, 64)})
+        patch.setattr(plots, "confusions", lambda *_: None)  # test_stages looks at them
+        yield tmp_path_factory.mktemp("variants")
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +194,7 @@ def variants(runs):
     words = ["--runs", *folders, "--runs-dir", runs, "--name", "rank/mean", "--row", "mnist5k-matched-ranking"]
     typo = run("ranking.py", *words, "--runs", folders[0], runs / "none", code=2)
     assert "stage 1 has not finished" in typo.stderr
+    assert "--classes 11: the runs rank 10 classes" in run("ranking.py", *words, "--classes", 11, code=2).stderr
     printed = json.loads(run("ranking.py", *words, "--print-config").stdout)
     assert printed["runs"] == [str(folder) for folder in folders] and printed["classes"] == 2
     assert not (runs / "rank" / "mean").exists()  # neither has left a folder
