@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
+import io
 import json
 import math
 import shlex
@@ -12,14 +14,16 @@ import sys
 import types
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
-from benchmarks.measure import Benchmark, Measure, number, output_of
+from benchmarks.measure import Benchmark, Measure, number
 from class2str_tf.flags import FIRST
 from datasets import manifest
 from reproduction.compare.tables import paper_of
 from reproduction.launch.jobs import Command
 from reproduction.launch.measured import key_of
 from reproduction.launch.pipeline import DEFAULT_SEEDS, Request
+from reproduction.runtime.flags import run_main
 from reproduction.runtime.run_folder import REPO_ROOT
 
 GPU, FLOAT32, TF32, SHARE = "NVIDIA A100", 19.5e12, 156e12, 0.30  # operations/s by its data sheet
@@ -107,9 +111,27 @@ def configurations(folder: str, line: str) -> tuple[str, list[tuple[Command, dic
     for command in different.values():
         if command.script.rpartition("/")[2] in ("analyze.py", "ranking.py"):  # read runs, train nothing
             continue
-        asked = [sys.executable, command.script, *command.flags, "--print-config"]
-        found.append((command, json.loads(output_of(asked, f"{command.line()}: "))))
+        found.append((command, resolved(command)))
     return " ".join((dataset, *request.extra)), found, len(request.seeds), planned
+
+
+def resolved(command: Command) -> dict[str, Any]:
+    """What the flags of a command resolve to, by its script's --print-config, in this process: that imports nothing.
+
+    Raises:
+      RuntimeError: they do not resolve.
+    """
+    main = importlib.import_module(command.script.removesuffix(".py").replace("/", ".")).main
+    words, out, error = [command.script, *command.flags, "--print-config"], io.StringIO(), io.StringIO()
+    quiet = contextlib.redirect_stdout(out), contextlib.redirect_stderr(error)
+    with contextlib.chdir(REPO_ROOT), mock.patch.object(sys, "argv", words), quiet[0], quiet[1]:
+        try:
+            run_main(main)
+        except SystemExit as ended:
+            if ended.code:
+                raise RuntimeError(f"{command.line()}: {error.getvalue().strip()}") from None
+    config: dict[str, Any] = json.loads(out.getvalue())
+    return config
 
 
 def torch_multiply_adds(network: Any, shape: tuple[int, ...]) -> int:
