@@ -13,7 +13,7 @@ from reproduction.runtime.run_folder import REPO_ROOT, read_json
 # framework -> script, flags that write a checkpoint every few steps, and where the checkpoints lie
 COMMANDS = {
     "torch": (
-        "hierarchy_cnn_torch/train.py --dataset mnist5k --preset mini --epochs 1 --subset 500 --held-out 150 --batch 16"
+        "hierarchy_cnn_torch/train.py --dataset mnist5k --preset mini --epochs 3 --subset 500 --held-out 150 --batch 16"
         " --curve-images 100 --lr 0.003 --keep-epochs none --checkpoint-steps 4 --deterministic",
         "*/checkpoints/state-*.pt",
     ),
