@@ -10,11 +10,11 @@ from pathlib import Path
 
 from reproduction.runtime.run_folder import REPO_ROOT, read_json
 
-# framework -> script, flags that write a checkpoint every few steps, and where the checkpoints lie
+# framework -> script, flags that write checkpoints often (a fast GPU must not end before the kill), where they lie
 COMMANDS = {
     "torch": (
-        "hierarchy_cnn_torch/train.py --dataset mnist5k --preset mini --epochs 3 --subset 500 --held-out 150 --batch 16"
-        " --curve-images 100 --lr 0.003 --keep-epochs none --checkpoint-steps 4 --deterministic",
+        "hierarchy_cnn_torch/train.py --dataset mnist5k --preset mini --epochs 1 --subset 500 --held-out 150 --batch 16"
+        " --curve-images 100 --lr 0.003 --keep-epochs none --checkpoint-steps 1 --deterministic",
         "*/checkpoints/state-*.pt",
     ),
     "tensorflow": (
