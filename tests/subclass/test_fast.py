@@ -11,7 +11,7 @@ from PIL import Image
 from reproduction.launch.pipeline import Request
 from reproduction.runtime.loop import Training
 from reproduction.runtime.outcomes import Outcomes
-from reproduction.runtime.run_folder import Stop, UserError
+from reproduction.runtime.run_folder import Stop, UserError, flags_hash
 from reproduction.runtime.torch_runtime import World
 from reproduction.runtime.torch_states import States
 from subclass_torch import flags, plots, predict, ranking, reproduce
@@ -135,10 +135,14 @@ def test_a_baseline_is_a_plain_network_and_is_compared_with_only_if_it_is_traine
     request = dataclasses.replace(REQUEST, profile=profile, extra=tuple(extra.split()), all_rows=profile == "matched")
     commands = reproduce.commands_of(request)
     trained = {f"runs/subclass/{command.row}/{command.folder.name}" for command in commands}
-    plain = set()
+    plain, first_stages = set(), {}
     for command in commands:
         if command.script == reproduce.SCRIPT:
             config = flags.parse(list(command.flags))
+            if config.stage == "identify":
+                first_stages[command.folder] = flags_hash(flags.of_run(config, stage1=True))
+            elif config.stage == "train" and not config.neglected:  # else stage 2 refuses its stage 1
+                assert first_stages[command.folder] == flags_hash(flags.of_run(config, stage1=True))
             assert config.subclass == ("--subclass" in command.flags)
             assert config.beside is None or config.beside in trained
             plain |= set() if config.subclass else {command.row}
