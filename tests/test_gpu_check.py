@@ -92,7 +92,9 @@ def test_a_cpu_is_only_for_a_rehearsal(capsys):
 
 def test_a_framework_that_is_not_installed_is_named_and_left_out(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_check, "is_installed", lambda framework, python: False)
+    (tmp_path / "hours.json").write_text("of an earlier check")
     assert gpu_check.main(["--device", "cpu", "--rehearse", "--out", str(tmp_path)]) == 1
+    assert (tmp_path / "hours.json").read_text() == "of an earlier check"
     said = capsys.readouterr().out
     assert "torch: not installed, left out; install it: make setup\n" in said
     assert "tensorflow: not installed, left out; install it: make setup GPU=1" in said

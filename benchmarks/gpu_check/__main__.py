@@ -123,12 +123,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     hours = {key: row for entry in verdict.of_kind(entries, "hours") for key, row in entry["hours"].items()}
     name = gpu if device == "cuda" and gpu else "CPU"
-    measured.write(args.out / measured.HOURS_FILE.name, name, date, hours)
+    written = [args.out / "report.txt"]
+    if hours:  # else those of an earlier check stay
+        written.append(args.out / measured.HOURS_FILE.name)
+        measured.write(written[1], name, date, hours)
     kind = "rehearsal, its numbers mean nothing" if args.rehearse else f"{(time.monotonic() - start) / 60:.1f} min"
     text = verdict.block(f"gpu-check {date}, {name}: {kind}", entries, [line for _, line in verdicts])
-    write_bytes(args.out / "report.txt", (text + "\n").encode())
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_bytes(written[0], (text + "\n").encode())
     print(f"\nstep 6: a block of text for a report; it ends with a verdict for each paper\n{text}")
-    print(f"wrote {shown(args.out / 'report.txt')} and {shown(args.out / 'hours.json')}")
+    print(f"wrote {' and '.join(map(shown, written))}")
     if hours and not args.rehearse:
         print("make plan PROFILE=paper and PROFILE=matched show the measured hours from now on", flush=True)
     return int(not (verdict.of_kind(entries, "agreement") and all(ready for ready, _ in verdicts)))
