@@ -164,10 +164,15 @@ def class2str_images(config: dict[str, Any]) -> int:
     return int(str(config["train_images"]).removeprefix(FIRST)) or manifest.entry(config["dataset"]).train
 
 
+# Flags of Class2Str that its networks read; commands that differ in others share one count.
+NETWORK_FLAGS = ("dataset", "pixels", "F", "model", "lenet", "lenet_relu", "features", "seed", "weight_decay")
+
+
 def _class2str(command: Command, config: dict[str, Any]) -> tuple[float, float]:
     side, channels = {"mnist": (28, 1), "imagenet": (224, 3)}.get(config["dataset"], (32, 3))
     classes, count = manifest.entry(config["dataset"]).classes, class2str_images(config)
-    cnn, width, fc = _class2str_networks(json.dumps(config), (side, side, channels), classes)
+    settings = json.dumps({name: config[name] for name in NETWORK_FLAGS if name in config})
+    cnn, width, fc = _class2str_networks(settings, (side, side, channels), classes)
     images = config["epochs"] * count
     if "fc_classif" in command.script:
         return cnn + fc, count / TRAINING if config["dataset"] == "imagenet" else images  # there only forward
