@@ -58,8 +58,6 @@ def test_flags_of_older_runs_stay_what_they_were():
     found = of_run(parse(training_parser(), argv))
     assert (found["first_third"], found["amp"], found["xla"], found["eval_batch"]) == ("lambda", "auto", True, 64)
     assert "vanilla_batches" not in found
-    found = of_run(parse(training_parser(), ["--tuple_loader_queue_size", "32"]))  # as the profile paper does now
-    assert found == of_run(default)
 
 
 @pytest.mark.parametrize("form", ["--Triplet_K=8", "--Triplet_K 8"])

@@ -177,8 +177,8 @@ SINCE: dict[str, Any] = {
 
 
 def of_run(config: Config) -> dict[str, Any]:
-    """Returns the flags that a run folder belongs to; how many images are decoded at a time changes no number."""
-    return run_flags(config, SINCE) | {"tuple_loader_queue_size": 10}  # the default, which older runs have
+    """Returns the flags that a run folder belongs to."""
+    return run_flags(config, SINCE)
 
 
 # the authors' flags, with types and defaults as released
