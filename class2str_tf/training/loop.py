@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,13 +110,8 @@ def run_steps(
             line["images"] = past.get("test/images", 0) + training.images
             metrics.write(step, line, "test", (step - 1) * batch)
             row = {"step": step, **{f"test/{name}": value for name, value in line.items()}}
-            training.end_epoch(row, save=is_best(row, [*earlier, *training.history], [*before, best_by]))
+            training.end_epoch(row, save=states.best() == step)
     return [line for line in read_metrics(folder) if best_by in line]
-
-
-def is_best(line: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]], by: Sequence[str]) -> bool:
-    """Returns whether a test is better than all before it: by the first of these values, among equals by the next."""
-    return all([line[name] for name in by] > [other[name] for name in by] for other in earlier)
 
 
 def refuse_non_finite(name: str, finite: bool) -> None:

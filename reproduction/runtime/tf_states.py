@@ -81,10 +81,20 @@ class States:
         write_json(
             self.folder / CLOCK, read_clock(self.folder) | {str(position["step"]): clock}
         )  # first: no checkpoint lacks it
-        history = self._tests()  # of earlier attempts too
-        best = [max(history, key=lambda line: [line[name] for name in self.best_by])["step"]] if history else []
+        best = self.best()
         name, at_end = self.prefix(position["step"]), position["step"] == self.ends[-1]
-        save_checkpoint(self.session, self.saver, self.folder / name, keep=best, with_graph=self.with_graph and at_end)
+        save_checkpoint(
+            self.session,
+            self.saver,
+            self.folder / name,
+            keep=[] if best is None else [best],
+            with_graph=self.with_graph and at_end,
+        )
+
+    def best(self) -> int | None:
+        """Returns the step of the best test, the first of equal ones, of earlier attempts too; None without a test."""
+        history = self._tests()
+        return max(history, key=lambda line: [line[name] for name in self.best_by])["step"] if history else None
 
     def _tests(self) -> list[dict[str, Any]]:
         return [line for line in read_metrics(self.folder) if self.test in line]
