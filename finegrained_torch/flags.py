@@ -21,6 +21,7 @@ from reproduction.runtime.flags import (
     flag,
     given,
     number,
+    seed,
     whole,
 )
 from reproduction.runtime.run_folder import DATA_ROOT, UserError
@@ -227,7 +228,7 @@ ADDITIONS: FlagTable = {
     "--out-dir": dict(metavar="DIR", help="folder of the run (default: <runs-dir>/<name>)"),
     "--data-dir": dict(default=str(DATA_ROOT), metavar="DIR", help="data sets (default: data/ of the repository)"),
     "--name": dict(help="run folder below --runs-dir (default: the data set)"),
-    "--seed": dict(type=whole(0), default=42, help="all random draws depend on it alone (default 42)"),
+    "--seed": dict(type=seed, default=42, help="all random draws depend on it alone (default 42)"),
 }
 
 

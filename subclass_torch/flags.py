@@ -19,6 +19,7 @@ from reproduction.runtime.flags import (
     finish_parsing,
     number,
     run_flags,
+    seed,
     whole,
 )
 from reproduction.runtime.run_folder import DATA_ROOT, UserError
@@ -144,7 +145,7 @@ ORIGINALS: FlagTable = {  # flags that depend on the data set or on --compat hav
     "--n_holes": dict(type=whole(0), default=1, help="cutout holes (default 1)"),
     "--length": dict(type=whole(0), default=16, help="side of a hole in pixels (default 16)"),
     "--no-cuda": dict(action="store_true", help="same as --device cpu"),
-    "--seed": dict(type=whole(0), default=0, help="decides all random draws (default 0)"),
+    "--seed": dict(type=seed, default=0, help="decides all random draws (default 0)"),
 }
 ADDITIONS: FlagTable = {
     "--compat": dict(

@@ -27,7 +27,7 @@ from reproduction.launch import measured
 from reproduction.launch.after_run import compare_runs, write_page
 from reproduction.launch.jobs import Command, check_flags, ending, jobs_of, run_all
 from reproduction.runtime.driver import first_gpu, visible_gpu
-from reproduction.runtime.flags import FlagTable, Parser, add_flags, device, one_line_errors, whole
+from reproduction.runtime.flags import FlagTable, Parser, add_flags, device, one_line_errors, seed, whole
 from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 ROWS = ("core", "all", "settings")
@@ -169,11 +169,11 @@ def request_of(args: argparse.Namespace, reproduction: Reproduction) -> Request:
         known = ", ".join(reproduction.datasets)
         raise UserError(f"argument --profile: this paper has no profile {profile}; it has {known}")
     try:
-        seeds = tuple(int(word) for word in args.seeds.replace(",", " ").split()) or tuple(reproduction.seeds[profile])
-        if min(seeds) < 0 or len(set(seeds)) != len(seeds):
-            raise ValueError
-    except ValueError:
-        raise UserError(f"argument --seeds: {args.seeds!r} is not a list of different whole numbers >= 0") from None
+        seeds = tuple(seed(word) for word in args.seeds.replace(",", " ").split()) or tuple(reproduction.seeds[profile])
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"argument --seeds: {error}") from None
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"argument --seeds: {args.seeds!r} names a seed twice")
     try:
         dataset = reproduction.check(args.dataset or reproduction.datasets[profile])
     except (ValueError, UserError) as error:

@@ -82,19 +82,23 @@ def add_flags(group: argparse._ArgumentGroup, table: FlagTable) -> None:
         flag(group, name, **options)
 
 
-def whole(minimum: int) -> Callable[[str], int]:
-    """Type of a whole-number flag that must not fall below `minimum`."""
+def whole(minimum: int, maximum: float = float("inf")) -> Callable[[str], int]:
+    """Type of a whole-number flag in [minimum, maximum]."""
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = None
-        if value is None or value < minimum:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= {minimum}")
+        if value is None or not minimum <= value <= maximum:
+            high = "" if maximum == float("inf") else f" and <= {maximum}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= {minimum}{high}")
         return value
 
     return parse
+
+
+seed = whole(0, 2**32 - 1)  # NumPy's generators take no larger one
 
 
 def number(minimum: float, maximum: float = float("inf"), above: bool = False) -> Callable[[str], float]:
@@ -151,7 +155,7 @@ def add_common(parser: Parser, paper: str) -> None:
             "help": f"run folders (default: runs/{paper}/ of the repository)",
         },
         "--name": {"default": "default", "help": "run folder below --runs-dir"},
-        "--seed": {"type": whole(0), "default": 0, "help": "all random draws depend on it alone (default 0)"},
+        "--seed": {"type": seed, "default": 0, "help": "all random draws depend on it alone (default 0)"},
         "--device": {"type": device, "default": "auto", "help": "auto, cpu, cuda or cuda:N (default auto)"},
         "--eval": {"metavar": "CHECKPOINT", "help": "evaluate this checkpoint on the whole test set, train nothing"},
         "--row": {"metavar": "ROW", "help": "row of the table this run belongs to: <dataset>-<profile>[-variant]"},

@@ -216,13 +216,18 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(differing[:3]) + ("; ..." if len(differing) > 3 else "")
 
 
+def _own(folder: Path) -> list[Path]:
+    """Returns what a run has written: neither its lock nor the runs below it (stage 1 under stage 2)."""
+    return [entry for entry in folder.iterdir() if entry.name != ".lock" and not (entry / "config.json").exists()]
+
+
 def _clear(folder: Path) -> None:
-    """Empties a run folder, but leaves its lock and the runs that lie in folders below it (stage 2 under stage 1).
+    """Empties a run folder of what the run has written.
 
     Raises:
       UserError: it holds something and is no run folder, as after `--name ..`; nothing is removed.
     """
-    entries = [entry for entry in folder.iterdir() if entry.name != ".lock" and not (entry / "config.json").exists()]
+    entries = _own(folder)
     if entries and not (folder / "config.json").exists():
         raise UserError(
             f"{shown(folder)}: --overwrite removes runs only; this holds {min(entry.name for entry in entries)} and no "
@@ -284,7 +289,7 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
         try:
             yield Run(folder, settings, finished_with(folder, settings))
         except BaseException:  # ended before it wrote anything: the folder is free for other flags
-            if new and {entry.name for entry in folder.iterdir()} <= {".lock", "config.json", "data.json"}:
+            if new and {entry.name for entry in _own(folder)} <= {"config.json", "data.json"}:
                 (folder / "data.json").unlink(missing_ok=True)
                 config_path.unlink()
             raise

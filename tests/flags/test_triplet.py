@@ -153,7 +153,6 @@ def test_ours_are_optional_and_as_listed():
         ("--log_filename=", "'' is not a file name"),
         ("--checkpoint_filename a/b", "'a/b' is not a file name"),
         ("--checkpoint_filename model-4", "'model-4': names that begin with 'model-' are those of single steps"),
-        ("--seed 4294967296", "--seed 4294967296 is larger than 4294967295"),
         ("--bn_decay 1", "'1' is not a number >= 0 and < 1"),
         ("--train_it 5", "unrecognized arguments: --train_it"),
     ],

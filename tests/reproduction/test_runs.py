@@ -115,8 +115,10 @@ def test_a_run_that_ends_before_it_writes_anything_leaves_no_flags(tmp_path, err
                 (tmp_path / name).touch()
             raise error
 
+    (tmp_path / "stage1").mkdir()
+    (tmp_path / "stage1" / "config.json").write_text("{}")  # a finished run below this one
     fail("data.json")
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "stage1"]
     with open_run(tmp_path, {**CONFIG, "lr": 1}):
         pass
     with pytest.raises(UserError, match="other flags"), open_run(tmp_path, CONFIG):

@@ -33,7 +33,6 @@ PAPER = "triplet"
 SETS = ("flowers", "aircrafts", "cars", "dogs", "birds")  # the first two as released; the others: STL-D04
 MODES = ("vanilla", "semi_hard", "hard", "hard_awtl", "cntr")
 TRIPLET_MODES = ("semi_hard", "hard", "hard_awtl")
-MOST_SEED = 2**32 - 1
 BATCH_SIDE, BATCH_FRAME = 256, 224  # aug_style batch: images on load, and the only frame it knows
 # What belongs to a trained network; --eval takes it from the run folder unless it stands on the command line.
 TRAINED = (
@@ -352,7 +351,6 @@ def check(config: Config) -> None:
         f"--frame_size {side} is larger than the shorter side that an image may get, {low} (--resize_sides)": (
             side > low
         ),
-        f"--seed {config.seed} is larger than {MOST_SEED}, which NumPy's generators take": config.seed > MOST_SEED,
         f"--frame_size {side}: --net {config.net} needs at least {smallest}": side < smallest,
     }
     for message, is_wrong in faults.items():
