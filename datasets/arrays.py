@@ -36,22 +36,29 @@ def build(
       DatasetError: disk full and the array is large, or the chunks do not add up to `shape`.
     """
     large = int(np.prod(shape, dtype=np.int64)) > MAPPED_ABOVE
-    if not (large or slow):
-        return _in_memory(shape, chunks(), cache.name)
-    if not cache.is_file():
-        if not os.access(next(p for p in cache.parents if p.exists()), os.W_OK):
-            return _in_memory(shape, chunks(), cache.name)
-        try:
-            with locked(cache.parent):
-                if not cache.is_file():
-                    _write(cache, shape, chunks())
-        except DatasetError as error:
-            if large or not isinstance(error.__cause__, OSError):
-                raise
-            print(f"{error}; the images are decoded into memory, at each run", file=sys.stderr)
-            return _in_memory(shape, chunks(), cache.name)
+    in_file = (large or slow) and (cache.is_file() or _stored(cache, shape, chunks, large))
+    return _from_file(cache, shape, large) if in_file else _in_memory(shape, chunks(), cache.name)
+
+
+def _stored(cache: Path, shape: tuple[int, ...], chunks: Callable[[], Iterator[np.ndarray]], large: bool) -> bool:
+    """Decodes into the file; False if the folder cannot be written to, or has no room for a small array."""
+    if not os.access(next(p for p in cache.parents if p.exists()), os.W_OK):
+        return False
     try:
-        array: np.ndarray = np.load(cache, mmap_mode="r" if large else None, allow_pickle=False)
+        with locked(cache.parent):
+            if not cache.is_file():
+                _write(cache, shape, chunks())
+    except DatasetError as error:
+        if large or not isinstance(error.__cause__, OSError):
+            raise
+        print(f"{error}; the images are decoded into memory, at each run", file=sys.stderr)
+        return False
+    return True
+
+
+def _from_file(cache: Path, shape: tuple[int, ...], mapped: bool) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(cache, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DatasetError(f"{cache}: cannot be read ({error}); delete it and run the same command again") from error
     if array.shape != shape or array.dtype != np.uint8:

@@ -225,10 +225,11 @@ def _main(args: Any) -> None:
             print(f"[{number}/{len(tasks)}] {task.name}: {words}", flush=True)
     finally:
         ray.shutdown()
-    for paper in papers:
-        compare_runs(paper)
+    codes = [compare_runs(paper) for paper in papers]
     if failed:
         raise SystemExit(f"{failed} of {len(tasks)} tasks failed; the same command runs them again")
+    if any(codes):  # it has printed its own error
+        raise SystemExit(max(codes))
 
 
 if __name__ == "__main__":

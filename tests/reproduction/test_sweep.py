@@ -204,6 +204,30 @@ def test_a_task_asks_a_gpu_where_its_scripts_use_one(flags, asked, monkeypatch):
     assert stop.value.args == asked
 
 
+@pytest.mark.parametrize(
+    ("fails", "codes", "ends"),
+    [(False, (0, 0), "0"), (False, (0, 3), "3"), (True, (0, 3), "1 of 2 tasks failed")],
+)
+def test_a_failed_task_or_comparison_is_the_exit_code(fails, codes, ends, monkeypatch):
+    compared = iter(codes)
+    outcomes = [1.0, sweep.TaskFailed("wrong") if fails else 1.0]
+    monkeypatch.setattr(sweep, "connect", lambda ray: None)
+    monkeypatch.setattr(sweep, "get_files", lambda *_: None)
+    monkeypatch.setattr(sweep, "check_room", lambda *_: None)
+    monkeypatch.setattr(sweep, "tasks_of", lambda paper, commands: [Task(paper, (), 0)])
+    monkeypatch.setattr(sweep, "sweep", lambda tasks, *_: zip(tasks, outcomes, strict=True))
+    monkeypatch.setattr(sweep, "compare_runs", lambda paper: next(compared))
+    monkeypatch.setattr(ray, "nodes", list)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    code: object = 0
+    try:
+        sweep.main(["--papers", "subclass hierarchy", "--profile", "cpu"])
+    except SystemExit as end:
+        code = end.code
+    assert str(code).startswith(ends)
+
+
 @pytest.mark.parametrize("paper", sweep.FOLDERS)
 def test_a_sweep_runs_the_seeds_of_a_plain_run(paper, monkeypatch):
     flags = ["--profile", "cpu", "--device", "cpu"]
