@@ -32,7 +32,9 @@ from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
 
 BLOCK = re.compile(r"(^<!-- generated: ([^\n]*?) -->\n)(.*?)(^<!-- end -->$)", re.DOTALL | re.MULTILINE)
 OPENING = re.compile(r"^<!-- generated: [^\n]*? -->$", re.MULTILINE)
+ANCHOR = re.compile(r'<a id="row-([^"]+)"></a>')
 MOST_CHARACTERS = 120  # of a cell
+MOST_LINES = 30  # of a row and its variants in the table of all rows; more are folded
 FOLDERS = ("", "docs", "docs/papers", "docs/deviations")
 LEGEND = (
     "One line for each main claim of a paper. Row: data set and profile. `?`: the paper's number is not known here; "
@@ -103,6 +105,33 @@ def finding(paper: str, comparisons: Sequence[Comparison], records: Collection) 
     return f"* **It claims**: {claim}.\n* **We found**: {words}.\n* **How sure**: {sure}."
 
 
+def all_rows(comparison: Comparison) -> str:
+    """Returns the table of all rows of a paper; long groups, a row and its variants, are folded.
+
+    The anchors of a folded group are in the line that stays visible, so that a link to a row leads somewhere.
+    """
+    head = markdown_table(export.LINE_HEAD, [])
+    before, _, text = export.markdown_lines(comparison.lines, anchors=True).partition(f"{head}\n")
+    table, _, after = text.partition("\n\n")
+    names, groups, base = ANCHOR.findall(table), dict[str, list[str]](), ""
+    for line in table.splitlines():
+        if row := ANCHOR.search(line):
+            base = min((name for name in names if f"{row[1]}-".startswith(f"{name}-")), key=len)
+        groups.setdefault(base, []).append(line)
+    if max(map(len, groups.values()), default=0) <= MOST_LINES:
+        return f"{before}{head}\n{text}" if text else before
+    parts = [before.strip()]
+    for base, lines in groups.items():
+        if len(lines) <= MOST_LINES:
+            parts.append("\n".join([head, *lines]))
+            continue
+        anchors = [found[0] for line in lines for found in ANCHOR.finditer(line)]
+        summary = f"{''.join(anchors)}{base}{'*' * (len(anchors) > 1)}: {len(anchors)} rows, {len(lines)} lines"
+        bare = [ANCHOR.sub("", line) for line in lines]
+        parts += [f"<details><summary>{summary}</summary>", "\n".join([head, *bare]), "</details>"]
+    return "\n\n".join([*parts, after] if after else parts)
+
+
 def details(comparison: Comparison, records: Collection, only_rates: bool = False) -> str:
     """Returns the tables of the records' details that a paper's toml asks for, or those of its learning rates alone."""
     tables = extras_of(comparison.paper, records, only_rates)
@@ -120,7 +149,7 @@ def _blocks(comparisons: Sequence[Comparison], records: Collection) -> dict[str,
         "clusters finegrained": lambda: markdown_clusters(records),
     }
     of_paper: dict[str, Callable[[Comparison], str]] = {
-        "table": lambda one: export.markdown_lines(one.lines, anchors=True),
+        "table": all_rows,
         "published": export.markdown_published,
         "finding": lambda one: finding(one.paper.paper.id, comparisons, records),
         "charts": lambda one: markdown_charts(one.paper.paper.id),

@@ -120,6 +120,22 @@ def test_every_result_has_its_line_and_those_that_decide_nothing_are_folded(all_
         assert "not testable: baseline" not in first and "</details>" in last or not small
 
 
+def test_folding_the_table_of_all_rows_loses_no_line_and_leaves_every_anchor_visible(all_papers):
+    folded = 0
+    for comparison in all_papers:
+        whole, text = export.markdown_lines(comparison.lines, anchors=True), readme.all_rows(comparison)
+        seen = re.sub(r"</summary>.*?</details>", "", text, flags=re.DOTALL)
+        assert readme.ANCHOR.findall(seen) == readme.ANCHOR.findall(whole) == readme.ANCHOR.findall(text)
+
+        def lines(page: str) -> list[str]:
+            rows = [readme.ANCHOR.sub("", line) for line in page.splitlines() if line.startswith("| ")]
+            return [line for line in rows if not line.startswith("| row | quantity")]
+
+        assert lines(text) == lines(whole)
+        folded += text.count("<details>")
+    assert folded > 3
+
+
 def test_published_tables_hold_every_main_number_and_mark_the_recalled(all_papers):
     for comparison in all_papers:
         main = [number for number in comparison.paper.numbers if number.headline]
