@@ -46,8 +46,8 @@ clustering, the analyses, and the rows that are shortened for a CPU ({left_out})
 authors' timings and include all waiting. The hours of this table include the arithmetic alone, at an assumed share of
 the peak. For small networks they are a lower bound and much too low, because a GPU then waits for kernels to start and
 for data, as with LeNet on MNIST. For large networks the true time is nearer to the one at the TF32 peak, if the
-framework computes in TF32. `make plan` does not know that ARGS name another network, and it has no hours for ImageNet.
-For `--model wideresnet` and for ImageNet, this table is the only estimate."""
+framework computes in TF32. If ARGS name another network, `make plan` takes it into account only for
+Class2Str and for `--model wideresnet`. It has no hours for ImageNet: there this table is the only estimate."""
 
 
 def cells(paper: str, profile: str = "paper") -> tuple[dict[str, list[str]], list[str]]:

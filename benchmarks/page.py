@@ -35,9 +35,12 @@ better, or that it stays within the budget.
   Both sides run the same steps. The end of an epoch (checkpoint, record) is not timed. A test is timed on both
   sides or on neither.
 * If the driver lists a CUDA GPU, its rows are next to those of the CPU.
-* The last lines have machine and commit. Rows with a number in brackets were measured by themselves, later:
-  `python -m benchmarks --list` names all, `python -m benchmarks MODULE NAME` runs one and prints it, with `--page` it
-  puts it on this page.
+* **Age**: a row is about the code of its commit, not about today's. The last line of the page names the commit of most
+  rows. A row with a number in brackets was measured by itself, later; the line with this number, below the tables,
+  names its commit. `python -m benchmarks --list` names all benchmarks, `python -m benchmarks MODULE NAME` runs one and
+  prints it, with `--page` it puts it on this page.
+* Rows `cpu profile` and `matched profile` are computed from the committed records. Their times are those of the runs,
+  of which several often ran side by side.
 """
 SCALING = """## Scaling
 

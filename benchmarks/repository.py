@@ -166,7 +166,7 @@ def start_up(small: bool) -> list[Measure]:
                 raise RuntimeError(f"{script} --help: {done.stderr.strip().splitlines()[-1]}")
         medians = {option: statistics.median(values) for option, values in times.items()}
         note = ", ".join(f"{option} {value:.3f} s" for option, value in medians.items())
-        note += "" if len(times) == 2 else "; it has no --print-config"
+        note += "" if len(times) == 2 else "; it had no --print-config then"
         slower = max(medians, key=medians.__getitem__)
         found.append(Measure(f"start-up of {script}", "s", times[slower], START_UP_S, note))
     return found
