@@ -21,7 +21,7 @@ from typing import Any
 from reproduction.compare import readme
 from reproduction.compare.collect import RESULTS
 from reproduction.launch.pipeline import REQUEST_FLAGS, RUN_FLAGS
-from reproduction.launch.sweep import FOLDERS
+from reproduction.launch.sweep import FOLDERS, split_papers
 from reproduction.runtime.flags import FlagTable, Parser, add_flags, run_main
 from reproduction.runtime.record import Record, load_record
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, read_json, shown, write_json
@@ -132,9 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _main(args: Any) -> None:
-    papers = args.papers.split()
-    if unknown := [paper for paper in papers if paper not in FOLDERS]:
-        raise UserError(f"--papers {' '.join(unknown)}: choose from {', '.join(FOLDERS)}")
+    papers = split_papers(args.papers)
     runs = Path(args.source)
     if not args.source:
         data = str(Path(args.data_dir or REPO_ROOT / "data").resolve())
@@ -144,7 +142,6 @@ def _main(args: Any) -> None:
         runs = run_in_worktree(papers or ["class2str"], flags)
     for path in take(runs, papers=papers):
         print(f"took {shown(path)}")
-    if code := readme.main(["--write"]):
-        raise SystemExit(code)  # the worktree stays, its records are not lost
+    readme.main(["--write"])  # an error ends the program here: the worktree stays, its records are not lost
     if not args.source:
         subprocess.run(["git", "worktree", "remove", "--force", str(WORKTREE)], cwd=REPO_ROOT, check=False)
