@@ -25,7 +25,6 @@ RESULTS = REPO_ROOT / "reproduction" / "results"
 PROFILES = ("paper", "matched", "cpu")  # whose runs may be judged, the nearest to the paper first
 OFF = "none"  # of a flag in a record; so are null, false, 0 and an absent one
 STARTS = "retry_collisions"  # Class2Str's limit on new starts while classes share a string
-MAX_RECORD_BYTES = 16 * 2**20  # a record is a few kilobytes; anything near this is not one
 
 
 @dataclass(frozen=True)
@@ -216,18 +215,7 @@ def _read(path: Path, source: str, results: Path) -> Entry:
     Raises:
       UserError: it is no record, or a committed one in a folder that its content does not name.
     """
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UserError(f"{shown(path)}: {error.strerror or error}") from None
-    if size > MAX_RECORD_BYTES:
-        raise UserError(f"{shown(path)}: {size:,} bytes, too large for a record")
-    try:
-        record = load_record(path)
-    except UserError as error:
-        raise UserError(" ".join(str(error).replace(str(path), shown(path)).split())) from None
-    except RecursionError:
-        raise UserError(f"{shown(path)}: not a record of this repository: nested too deeply") from None
+    record = load_record(path)
     if source == "results":
         expected = results / record.paper / record.row / f"seed{record.seed}.json"
         if path.parent != expected.parent or not f"{path.stem}-".startswith(f"{expected.stem}-"):

@@ -24,7 +24,9 @@ import pydantic
 
 from reproduction.runtime.cores import cores
 from reproduction.runtime.outcomes import Outcomes
-from reproduction.runtime.run_folder import REPO_ROOT, UserError
+from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
+
+MAX_BYTES = 16 * 2**20  # of a record file, which takes a few kilobytes
 
 
 class Metric(pydantic.BaseModel, extra="forbid"):
@@ -186,13 +188,12 @@ def _without_paths(value: Any) -> Any:
         return value
     value = value.encode("utf-8", "backslashreplace").decode()  # a path need not be UTF-8, but JSON must be
     head, separator, tail = value.rpartition("=") if value.startswith("--") else ("", "", value)
-    prefix, colon, rest = tail.partition("folder:")
-    if colon and not prefix:
-        return f"{head}{separator}folder:{Path(rest).name}"
-    if os.path.isabs(tail):
+    if tail.startswith("folder:"):
+        tail = f"folder:{Path(tail.removeprefix('folder:')).name}"
+    elif os.path.isabs(tail):
         path = Path(os.path.normpath(tail))
         inside = path.is_relative_to(REPO_ROOT)
-        tail = (str(path.relative_to(REPO_ROOT)) or ".") if inside else "<path>"
+        tail = str(path.relative_to(REPO_ROOT)) if inside else "<path>"
     return f"{head}{separator}{tail}"
 
 
@@ -296,8 +297,10 @@ def load_record(path: Path) -> Record:
       UserError: one line that names the file and the first thing wrong with it.
     """
     try:
-        return Record.model_validate_json(Path(path).read_bytes())
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UserError(f"{shown(path)}: {size:,} bytes, too large for a record")
+        return Record.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
+        raise UserError(f"{shown(path)}: {error.strerror or error}") from None
     except pydantic.ValidationError as error:
-        raise UserError(f"{path}: not a record of this repository: {first_fault(error)}") from None
+        raise UserError(f"{shown(path)}: not a record of this repository: {first_fault(error)}") from None

@@ -153,7 +153,7 @@ def shown(path: Path | str) -> str:
     path = Path(path).resolve()
     for root in (REPO_ROOT, Path.cwd()):
         if path.is_relative_to(root):
-            return str(path.relative_to(root)) or "."
+            return str(path.relative_to(root))
     return str(path)
 
 
