@@ -179,7 +179,7 @@ def still_rising(accuracies: Sequence[float]) -> bool | None:
 
 
 def _without_paths(value: Any) -> Any:
-    """Absolute paths become relative to the repository, or `<path>`."""
+    """Paths that are absolute, or lead out of the working directory, become relative to the repository or `<path>`."""
     if isinstance(value, Mapping):
         return {key: _without_paths(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -190,10 +190,9 @@ def _without_paths(value: Any) -> Any:
     head, separator, tail = value.rpartition("=") if value.startswith("--") else ("", "", value)
     if tail.startswith("folder:"):
         tail = f"folder:{Path(tail.removeprefix('folder:')).name}"
-    elif os.path.isabs(tail):
-        path = Path(os.path.normpath(tail))
-        inside = path.is_relative_to(REPO_ROOT)
-        tail = str(path.relative_to(REPO_ROOT)) if inside else "<path>"
+    elif os.path.isabs(tail) or tail.partition("/")[0] == "..":
+        path = Path(os.path.abspath(tail))
+        tail = str(path.relative_to(REPO_ROOT)) if path.is_relative_to(REPO_ROOT) else "<path>"
     return f"{head}{separator}{tail}"
 
 
