@@ -86,8 +86,7 @@ def run_task(task: Task) -> float:
     for command in task.commands:
         if not (REPO_ROOT / command.script).exists():
             raise TaskFailed(f"{command.script} is not on this node; the repository needs the same path everywhere")
-        with _unlocked(command.folder):
-            pass
+        _wait_until_unlocked(command.folder)
         print(f"{task.name}: {command.stage}\n  $ {command.line()}", flush=True)
         child = start(command, piped=True)
         assert child.stdout is not None
@@ -103,9 +102,10 @@ def run_task(task: Task) -> float:
     return time.monotonic() - begin
 
 
-def _unlocked(folder: Path) -> filelock.BaseFileLock:
+def _wait_until_unlocked(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    with filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS):
+        pass
 
 
 def sweep(tasks: Sequence[Task], cpus: float, gpus: float, retries: int) -> Iterator[tuple[Task, float | Exception]]:
@@ -144,10 +144,10 @@ def connect(ray: Any) -> None:
             ray.init(log_to_driver=True, logging_level="warning", **local)
             return
         except Exception as error:  # Ray raises bare Exceptions, RuntimeErrors, ConnectionErrors
-            problem = first_line(error)
+            problem = first_line(error).rstrip(".")
             ray.shutdown()
     advice = f"RAY_ADDRESS={address} is a running cluster" if address else "memory and /tmp have free space"
-    raise UserError(f"Ray did not start: {problem} Check that {advice}, then run the same command again")
+    raise UserError(f"Ray did not start: {problem}. Check that {advice}, then run the same command again")
 
 
 def check_room(nodes: Sequence[dict[str, float]], cpus: float, gpus: float) -> None:
