@@ -5,6 +5,7 @@ No host or user name goes in, and no absolute path: paths are shown relative to 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import math
@@ -134,25 +135,26 @@ def commit_and_dirty() -> tuple[str, bool]:
 def machine(gpu: str | None = None) -> Machine:
     """Describes this machine; `gpu` is the model name that the framework reports."""
     cpu = platform.processor() or platform.machine()
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 cpu = line.partition(":")[2].strip()
                 break
-    except OSError:
-        pass
     return Machine(cpu=cpu, cores=cores(), gpu=gpu, system=f"{platform.system()} {platform.machine()}")
+
+
+def current_date() -> str:
+    """Returns date and time to the minute, as in records and on the page."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def versions_of(*packages: str) -> dict[str, str]:
     """Installed versions of Python and of the named distributions; absent ones are left out."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def peak_memory_bytes() -> int:
@@ -279,7 +281,7 @@ def make_record(
         commit=commit,
         dirty=dirty,
         lock_hash=hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else "none",
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        date=current_date(),
     )
 
 
