@@ -78,7 +78,7 @@ def pair(records: Collection, unit: str, claim: str, paper: str, base: str, meth
         bits = [run.outcomes(side.metric) for run, side in both]  # of the last epoch's network
         here = {f"{one.order} of {one.count:,}" for one in bits if one is not None}
         computed = {run.numerics(side.metric) for run, side in both} - {""}
-        where, file = f"{paper} {base}, {claim}, seed {seed}", shown(left[seed].last.path)
+        place = f"{paper} {base}, {claim}, seed {seed}"
         if len(orders | here) > 1:
             which = ", ".join(sorted(orders | here))
             refused = f"the order digests of the test images differ ({which})"
@@ -87,7 +87,7 @@ def pair(records: Collection, unit: str, claim: str, paper: str, base: str, meth
         else:
             refused = ""
         if refused:
-            records.problems.append(f"{where}: not paired, {refused}; see {file}")
+            records.problems.append(f"{place}: not paired, {refused}; see {shown(left[seed].last.path)}")
             continue
         orders |= here
         seeds.append(seed)
@@ -97,7 +97,7 @@ def pair(records: Collection, unit: str, claim: str, paper: str, base: str, meth
             by_image.append(bits[0].bits().astype(np.int8) - bits[1].bits())
         elif other.metric:
             run, side = next(one for one, known in zip(both, bits, strict=True) if known is None)
-            lacking.append(f"{where}: no outcomes.{side.metric} of test images; see {shown(run.last.path)}")
+            lacking.append(f"{place}: no outcomes.{side.metric} of test images; see {shown(run.last.path)}")
     if not seeds:
         return Pairs((), None, None, "", refused)
     records.problems += lacking if by_image else []  # some seeds have them

@@ -158,9 +158,9 @@ def holm(p_values: Mapping[Name, float]) -> set[Name]:
       p_values: name -> p.
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    kept: set[Name] = set()
+    significant: set[Name] = set()
     for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         if p > 0.05 / (len(p_values) - place):
             break
-        kept.add(name)
-    return kept
+        significant.add(name)
+    return significant
