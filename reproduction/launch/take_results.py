@@ -133,6 +133,28 @@ def run_in_worktree(papers: Sequence[str], flags: Sequence[str]) -> Path:
     return WORKTREE / "runs"
 
 
+def remove_worktree(papers: Sequence[str]) -> None:
+    """Removes the worktree, unless an earlier call that was stopped left other runs there.
+
+    Args:
+      papers: whose finished runs were taken; all if empty.
+    """
+    runs = WORKTREE / "runs"
+    folders = [path.parent for path in sorted(runs.rglob("config.json"))]
+    others = [
+        folder
+        for folder in folders
+        if not (folder / "DONE").exists() or (papers and folder.relative_to(runs).parts[0] not in papers)
+    ]
+    if others:
+        print(
+            f"{shown(WORKTREE)} stays, other runs are there ({len(others)}, such as {shown(others[0])}): the command "
+            f"that began them goes on; git worktree remove --force {shown(WORKTREE)} deletes them"
+        )
+    else:
+        subprocess.run(["git", "worktree", "remove", "--force", str(WORKTREE)], cwd=REPO_ROOT, check=False)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     p = Parser(
@@ -155,4 +177,4 @@ def _main(args: Any) -> None:
         print(f"took {shown(path)}")
     readme.main(["--write"])  # an error ends the program here: the worktree stays, its records are not lost
     if not args.source:
-        subprocess.run(["git", "worktree", "remove", "--force", str(WORKTREE)], cwd=REPO_ROOT, check=False)
+        remove_worktree(papers)
