@@ -225,7 +225,8 @@ def fetch_data(paper: str, request: Request, commands: Sequence[Command]) -> Non
     Nothing is fetched if all commands have finished, or for sets that a script prepares itself.
 
     Raises:
-      UserError: no network, with the command that needs none; or files that cannot be used.
+      UserError: no network, with the command that needs none.
+      DatasetError: files that cannot be used.
     """
     name = request.dataset
     if name not in datasets.NAMES or all((command.folder / "DONE").is_file() for command in commands):
@@ -239,8 +240,6 @@ def fetch_data(paper: str, request: Request, commands: Sequence[Command]) -> Non
             f"{name}: not on this machine, and no network (or downloads are off, DATASETS_OFFLINE). Where to put "
             f"files by hand: docs/data.md. Without a download: make reproduce-{paper} PROFILE=cpu DATASET=mnist5k"
         ) from None
-    except datasets.DatasetError as error:
-        raise UserError(error) from None
 
 
 def commands_for(reproduction: Reproduction, request: Request) -> list[Command]:
