@@ -30,7 +30,7 @@ from reproduction.page.htmltables import claims_table, first_table, lines_table,
 from reproduction.page.templates import part, whole_page
 from reproduction.runtime.flags import one_line_errors
 from reproduction.runtime.record import commit_and_dirty, current_date
-from reproduction.runtime.run_folder import RUNS_ROOT, shown
+from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 MAX_BYTES = 10_000_000
 MAX_LINES = 200  # of a list about all records
@@ -176,14 +176,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RUNS_ROOT / "report.html", help="default: runs/report.html")
     add_choice(parser, "one paper (repeatable); default: all")
     args = parser.parse_args(argv)
+    if not args.out.name or args.out.suffix == ".md":
+        raise UserError(f"--out {args.out}: expected a file name for the HTML page, such as report.html")
     comparisons, records = load_comparisons(args.paper, args.runs)
     page = build(comparisons, records, args.out)
-    if len(page.encode()) > MAX_BYTES:
-        print(f"note: the page has {len(page.encode()) / 1e6:.1f} MB; --paper makes a smaller one", file=sys.stderr)
+    bytes_of_page = len(page.encode())
+    size = f"{bytes_of_page / 1e6:.1f} MB"
+    if bytes_of_page > MAX_BYTES:
+        print(f"note: the page has {size}; --paper makes a smaller one", file=sys.stderr)
     export.write_text(args.out, page)
     markdown_path = args.out.with_suffix(".md")
     export.write_text(markdown_path, markdown_report(comparisons, records))
-    size = f"{len(page.encode()) / 1e6:.1f} MB"
     print(f"wrote {shown(args.out)} ({size}; open it in a browser, it needs no network) and {shown(markdown_path)}")
     return 0
 
