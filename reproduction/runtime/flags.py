@@ -127,8 +127,8 @@ def dataset_name(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def given(args: argparse.Namespace, name: str) -> bool:
-    """Returns whether a flag is on the command line (`--model x` or `--model=x`), not only a default."""
+def is_set(args: argparse.Namespace, name: str) -> bool:
+    """Whether a flag is on the command line (`--model x` or `--model=x`), not only a default."""
     spellings = (f"--{name}", f"--{name.replace('_', '-')}")
     return any(word in spellings or word.startswith(tuple(f"{s}=" for s in spellings)) for word in args.argv)
 
