@@ -143,7 +143,7 @@ def device(text: str) -> str:
 
 def add_common(parser: Parser, paper: str) -> None:
     """Adds the flags that every script has; one the authors defined themselves stays theirs."""
-    common: dict[str, dict[str, Any]] = {
+    common: FlagTable = {
         "--data-dir": {
             "default": str(DATA_ROOT),
             "metavar": "DIR",

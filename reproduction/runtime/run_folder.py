@@ -87,14 +87,14 @@ def read_json(path: Path, *keys: str) -> Any:
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # people edit trees by hand
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{shown(path)}: no such file") from None
     except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
+        raise UserError(f"{shown(path)}: not readable as JSON ({first_line(error)})") from None
     if keys and not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}, not an object; it is damaged or another file")
+        raise UserError(f"{shown(path)}: holds a {type(value).__name__}, not an object; it is damaged or another file")
     lacking = [key for key in keys if key and key not in value]
     if lacking:
-        raise UserError(f"{path}: lacks {', '.join(lacking)}; it is damaged or another file")
+        raise UserError(f"{shown(path)}: lacks {', '.join(lacking)}; it is damaged or another file")
     return value
 
 
