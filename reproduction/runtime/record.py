@@ -94,18 +94,10 @@ class Record(pydantic.BaseModel, extra="forbid"):
     date: str
 
 
-def split_row(row: str | None) -> tuple[str, str]:
-    """Row label and profile of a --row value; a run by hand belongs to the profile `custom`.
-
-    Args:
-      row: `<dataset>-<profile>[-variant]`, or None.
-    Returns:
-      (row, profile).
-    """
-    if row is None:
-        return "custom", "custom"
+def profile_of(row: str) -> str:
+    """Returns the profile in a row's name, `<dataset>-<profile>[-variant]`; `custom` for any other name."""
     match = re.fullmatch(r"[\w.+:]+(?:-[\w.+:]+)*?-(paper|matched|cpu|smoke)(?:-.+)?", row)
-    return row, match.group(1) if match else "custom"
+    return match.group(1) if match else "custom"
 
 
 def _git(*arguments: str) -> str | None:
@@ -249,18 +241,17 @@ def make_record(
     Raises:
       pydantic.ValidationError: a value has another type.
     """
-    label, profile = split_row(row)
     if row is None:
         dataset = str(config.get("dataset", "")).partition(":")[0]
-        label = f"{dataset}-custom" if dataset else "custom"
+        row = f"{dataset}-custom" if dataset else "custom"
     commit, dirty = commit_and_dirty()
     lock = REPO_ROOT / "requirements.lock"
     return Record(
         paper=paper,
-        row=label,
+        row=row,
         stage=stage,
         seed=seed,
-        profile=profile,  # type: ignore[arg-type]
+        profile=profile_of(row),  # type: ignore[arg-type]
         argv=_without_paths(list(argv)),
         config=_without_paths(dict(config)),
         metrics={name: Metric(**values) for name, values in metrics.items()},
