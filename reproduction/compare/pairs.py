@@ -29,6 +29,13 @@ def _value(run: SeedRun, side: Side, scale: float) -> float | None:
     return None if number is None else scale * number
 
 
+def _why_not_paired(orders: set[str], computed: set[str]) -> str:
+    """Why two runs are not compared: other test images than the seeds before, or another precision; "" if they are."""
+    if len(orders) > 1:
+        return f"the order digests of the test images differ ({', '.join(sorted(orders))})"
+    return f"one computed in {' and the other in '.join(sorted(computed))}" if len(computed) > 1 else ""
+
+
 @dataclass(frozen=True)
 class Pairs:
     """The paired seeds of two sides.
@@ -76,20 +83,13 @@ def pair(records: Collection, unit: str, claim: str, paper: str, base: str, meth
         if value is None or baseline is None:
             continue
         bits = [run.outcomes(side.metric) for run, side in both]  # of the last epoch's network
-        here = {f"{one.order} of {one.count:,}" for one in bits if one is not None}
-        computed = {run.numerics(side.metric) for run, side in both} - {""}
+        orders_with_seed = orders | {f"{one.order} of {one.count:,}" for one in bits if one is not None}
         place = f"{paper} {base}, {claim}, seed {seed}"
-        if len(orders | here) > 1:
-            which = ", ".join(sorted(orders | here))
-            refused = f"the order digests of the test images differ ({which})"
-        elif len(computed) > 1:
-            refused = f"one computed in {' and the other in '.join(sorted(computed))}"
-        else:
-            refused = ""
+        refused = _why_not_paired(orders_with_seed, {run.numerics(side.metric) for run, side in both} - {""})
         if refused:
             records.problems.append(f"{place}: not paired, {refused}; see {shown(left[seed].last.path)}")
             continue
-        orders |= here
+        orders = orders_with_seed
         seeds.append(seed)
         effects.append(value - baseline)
         baselines.append(baseline)
