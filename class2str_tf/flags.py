@@ -14,7 +14,7 @@ from typing import Any
 
 from class2str_tf.stage1_folder import adopt_architecture, adopt_lh, find_cnn, stage1_digest
 from reproduction.runtime import flags as shared
-from reproduction.runtime.flags import FlagTable, Parser, add_flags, dataset_name, finish_parsing, given, number, whole
+from reproduction.runtime.flags import FlagTable, Parser, add_flags, dataset_name, finish_parsing, is_set, number, whole
 from reproduction.runtime.run_folder import UserError
 
 # num_bits L; LSTM units as released, and for the poster's count of parameters (MNIST: its reduction in percent only);
@@ -330,7 +330,7 @@ def _common(args: argparse.Namespace) -> dict[str, Any]:
     config = {key: value for key, value in vars(args).items() if key not in ("argv", "print_config")}
     if config["pixels"] == "auto":
         config["pixels"] = released_pixels(args.dataset)
-    if args.legacy_batches and args.dataset == "mnist" and not given(args, "train_images"):
+    if args.legacy_batches and args.dataset == "mnist" and not is_set(args, "train_images"):
         config["train_images"] = RELEASED_DIGITS
     if args.model == "vgg":
         config["model"] = "vgg16"
@@ -360,7 +360,7 @@ def resolve_rnn(args: argparse.Namespace) -> Stage2Config:
         raise UserError(f"--n-sequence {args.n_sequence}: at most {MOST_BITS} bits")
     sizes = settings_of(args.dataset)
     values, cnn_dir = _common(args), find_cnn(args, sizes["cnn"])
-    if "w_inv_loss" in values and not given(args, "w_i"):
+    if "w_inv_loss" in values and not is_set(args, "w_i"):
         values["w_i"] = args.w_inv_loss  # DEVIATION C2S-D13: declared by the authors, used nowhere
     adopt_architecture(values, args, cnn_dir)
     values |= {

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 
 from class2str_tf.flags import MnistConfig, fc_parser, of_run, parse_fc, parse_rnn, rnn_parser
-from reproduction.runtime.flags import given
+from reproduction.runtime.flags import is_set
 from reproduction.runtime.run_data import already_done
 
 
@@ -31,7 +31,7 @@ def train_stage2(script: str, dataset: str, model: str, batch: int = 200, flavou
     config = parse_rnn(rnn_parser(script, dataset, model, batch, flavour))
     if already_done(config.folder, of_run(config)):
         return
-    if isinstance(config, MnistConfig) and config.device == "auto" and given(Namespace(argv=sys.argv[1:]), "gpu"):
+    if isinstance(config, MnistConfig) and config.device == "auto" and is_set(Namespace(argv=sys.argv[1:]), "gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = str(config.gpu)  # before TensorFlow is imported
     from class2str_tf.training.stage2 import run_stage2
 

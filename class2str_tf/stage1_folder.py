@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reproduction.runtime.flags import given
+from reproduction.runtime.flags import is_set
 from reproduction.runtime.run_folder import REPO_ROOT, UserError, read_json, shown
 from reproduction.runtime.tf_runtime import newest_name
 
@@ -24,7 +24,7 @@ def find_cnn(args: argparse.Namespace, original: str) -> Path:
     if args.cnn_dir:
         return Path(args.cnn_dir)
     trained = Path(args.eval or "").parent / "config.json"
-    if args.eval and not given(args, "name") and trained.exists():
+    if args.eval and not is_set(args, "name") and trained.exists():
         folder = Path(read_json(trained, "cnn_dir")["cnn_dir"])  # recorded as given: seen from where the run started
         return folder if folder.is_dir() else REPO_ROOT / folder
     ours = Path(args.runs_dir) / args.name
@@ -75,7 +75,7 @@ def _adopt(
     """Takes the named values of a trained run; refuses flags on the command line that contradict them."""
     for key in names:
         if key in trained and trained[key] != config[key]:
-            if given(args, key):
+            if is_set(args, key):
                 raise UserError(f"--{key} {config[key]}: the run in {shown(folder)} was trained with {trained[key]}")
             config[key] = trained[key]
 

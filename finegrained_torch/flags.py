@@ -19,7 +19,7 @@ from reproduction.runtime.flags import (
     dataset_name,
     finish_parsing,
     flag,
-    given,
+    is_set,
     number,
     seed,
     whole,
@@ -292,11 +292,11 @@ def resolve_main(args: argparse.Namespace) -> MainConfig:
     if args.legacy_net:
         # The released main.py: Adam, batches of 128 (its loaders' default), 180 epochs, no early stopping, one rate
         for name, fixed in (("network", "legacy"), ("optimizer", "adam"), ("schedule", "constant")):
-            if given(args, name) and getattr(args, name) != fixed:
+            if is_set(args, name) and getattr(args, name) != fixed:
                 raise UserError(f"--{name} {getattr(args, name)}: --legacy-net has its own, {fixed}")
             setattr(args, name, fixed)
         for name, released in (("lr", 1e-3), ("batch_size", 128), ("max_epochs", 180), ("min_epochs", 180)):
-            if not given(args, name):
+            if not is_set(args, name):
                 setattr(args, name, released)
     return _common(MainConfig, args)
 
@@ -317,7 +317,7 @@ def _common(kind: type[AnyConfig], args: argparse.Namespace) -> AnyConfig:
     if args.weights and not args.pretrained:
         raise UserError("--weights: only with --pretrained")
     if args.min_epochs > args.max_epochs:
-        if given(args, "min_epochs"):
+        if is_set(args, "min_epochs"):
             raise UserError(f"--min_epochs {args.min_epochs}: more than --max_epochs {args.max_epochs}")
         args.min_epochs = args.max_epochs
     if not args.use_pseudo and args.sub_labels != "found":
@@ -327,7 +327,7 @@ def _common(kind: type[AnyConfig], args: argparse.Namespace) -> AnyConfig:
     if args.schedule == "onecycle":
         if args.lr is None:
             raise UserError("--schedule onecycle: needs --lr, its peak; the range test measures a constant rate")
-        if given(args, "min_epochs") and args.min_epochs < args.max_epochs:
+        if is_set(args, "min_epochs") and args.min_epochs < args.max_epochs:
             raise UserError("--schedule onecycle: ends with --max_epochs; leave out --min_epochs")
         args.min_epochs = args.max_epochs
     if args.true_images != "all" and args.use_pseudo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 
@@ -68,8 +68,8 @@ class Health(Strict):
     def for_claim(self, read: set[str]) -> list[tuple[str, str]]:
         """Returns the metrics to check for a claim that reads the metrics `read`, each with the words for a low one."""
         if self.each:
-            found = (name for name in self.each if any(name in metric for metric in read))
-            return [(self.metric.format(name), self.text.format(name)) for name in found]
+            names = (name for name in self.each if any(name in metric for metric in read))
+            return [(self.metric.format(name), self.text.format(name)) for name in names]
         return [(self.metric, self.text)] if not self.of or self.of in read else []
 
 
@@ -136,7 +136,7 @@ class Claim(Strict):
 def matches(patterns: tuple[str, ...], row: str) -> bool:
     """Whether a row matches a pattern and none of those with "!" in front."""
 
-    def any_of(chosen: Any) -> bool:
-        return any(fnmatch.fnmatchcase(row, pattern) for pattern in chosen)
-
-    return any_of(p for p in patterns if p[0] != "!") and not any_of(p[1:] for p in patterns if p[0] == "!")
+    wanted = [pattern for pattern in patterns if pattern[0] != "!"]
+    excluded = [pattern[1:] for pattern in patterns if pattern[0] == "!"]
+    matching = [any(fnmatch.fnmatchcase(row, pattern) for pattern in group) for group in (wanted, excluded)]
+    return matching == [True, False]

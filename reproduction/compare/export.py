@@ -138,8 +138,8 @@ def claim_rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     named = None
     for result in results:
-        first, *rest = claim_cells(result)
-        rows.append(("" if result.claim.id == named else first, *rest))
+        first, *others = claim_cells(result)
+        rows.append(("" if result.claim.id == named else first, *others))
         named = result.claim.id
     return rows
 

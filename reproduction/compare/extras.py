@@ -13,9 +13,10 @@ import numpy as np
 from reproduction.compare.collect import Collection, RowRuns, SeedRun, row_of
 from reproduction.compare.tables import RATE, DetailTable, Paper
 from reproduction.runtime.arrays import read_npz
-from reproduction.runtime.run_folder import UserError
+from reproduction.runtime.run_folder import UserError, shown
 
 PREDICTIONS = "predictions.npz"
+ADVICE = "run its stage again with --overwrite"
 IMAGE_BY_IMAGE = (
     "Test images that only a, and that only b, classifies correctly; p of the exact McNemar test. One seed is one pair "
     "of networks: p says whether these two differ, not whether the methods do."
@@ -68,7 +69,10 @@ def predictions(run: SeedRun) -> dict[str, np.ndarray] | None:
     for entry in reversed(run.entries):
         path = entry.path.parent / PREDICTIONS
         if entry.source == "runs" and "accuracy" in entry.record.metrics and path.is_file():
-            return read_npz(path, ("labels", "predicted"), "run its stage again with --overwrite")
+            arrays = read_npz(path, ("labels", "predicted"), ADVICE)
+            if arrays["predicted"].shape != arrays["labels"].shape:
+                raise UserError(f"{shown(path)}: not one prediction for each label; {ADVICE}")
+            return arrays
     return None
 
 

@@ -100,8 +100,8 @@ class Answers:
         if not text.endswith(FEW) or result.effect is None:
             return _degenerate(result) or result.verdict.text
         word, _, reason = text.removesuffix(FEW).partition(": ")
-        rest = f", {reason.replace(' seeds would', ' would')}" if reason else ""
-        return f"{word} on {result.effect.seeds} seed{'s' * (result.effect.seeds != 1)}{rest}{_unadjusted(result)}"
+        advice = f", {reason.replace(' seeds would', ' would')}" if reason else ""
+        return f"{word} on {result.effect.seeds} seed{'s' * (result.effect.seeds != 1)}{advice}{_unadjusted(result)}"
 
     def judged(self, claim: str, row: str) -> str:
         """Answers a question: "**Too uncertain to say**: +0.32 [-0.10, +0.74] points (3 seeds)"."""
@@ -162,14 +162,14 @@ class Answers:
 
     def kept_strings(self, row: str, other: str) -> str:
         """Returns how many classes have one string in two rows, mean over seeds, such as "9.4 of 10 classes"."""
-        same, classes = self._kept(row, other)
+        same, classes = self._same_strings(row, other)
         return f"{statistics.fmean(same):.1f} of {classes} classes"
 
     def kept_strings_by_seed(self, row: str, other: str) -> str:
         """Returns the same seed by seed, such as "10, 9, 10"."""
-        return ", ".join(map(str, self._kept(row, other)[0]))
+        return ", ".join(map(str, self._same_strings(row, other)[0]))
 
-    def _kept(self, row: str, other: str) -> tuple[list[int], int]:
+    def _same_strings(self, row: str, other: str) -> tuple[list[int], int]:
         """How many classes have one string in two rows, by seed, and how many classes there are."""
         one, two = (
             {run.seed: strings for run in self.records.runs("class2str", name) if (strings := run.listed("strings"))}
@@ -247,8 +247,8 @@ class Answers:
 
 def _degenerate(result: Result) -> str:
     """Returns what makes a run degenerate, such as "embedding collapsed", without the advice; "" if nothing does."""
-    _, found, reason = result.verdict.text.partition("degenerate: ")
-    return reason.partition(" (")[0].partition(";")[0] if found else ""
+    reason = result.verdict.text.partition("degenerate: ")[2]
+    return reason.partition(" (")[0].partition(";")[0]
 
 
 def _unadjusted(result: Result) -> str:

@@ -29,6 +29,13 @@ def _value(run: SeedRun, side: Side, scale: float) -> float | None:
     return None if number is None else scale * number
 
 
+def _why_not_paired(orders: set[str], computed: set[str]) -> str:
+    """Why two runs are not compared: other test images than the seeds before, or another precision; "" if they are."""
+    if len(orders) > 1:
+        return f"the order digests of the test images differ ({', '.join(sorted(orders))})"
+    return f"one computed in {' and the other in '.join(sorted(computed))}" if len(computed) > 1 else ""
+
+
 @dataclass(frozen=True)
 class Pairs:
     """The paired seeds of two sides.
@@ -76,20 +83,13 @@ def pair(records: Collection, unit: str, claim: str, paper: str, base: str, meth
         if value is None or baseline is None:
             continue
         bits = [run.outcomes(side.metric) for run, side in both]  # of the last epoch's network
-        here = {f"{one.order} of {one.count:,}" for one in bits if one is not None}
-        computed = {run.numerics(side.metric) for run, side in both} - {""}
-        where, file = f"{paper} {base}, {claim}, seed {seed}", shown(left[seed].last.path)
-        if len(orders | here) > 1:
-            which = ", ".join(sorted(orders | here))
-            refused = f"the order digests of the test images differ ({which})"
-        elif len(computed) > 1:
-            refused = f"one computed in {' and the other in '.join(sorted(computed))}"
-        else:
-            refused = ""
+        orders_with_seed = orders | {f"{one.order} of {one.count:,}" for one in bits if one is not None}
+        place = f"{paper} {base}, {claim}, seed {seed}"
+        refused = _why_not_paired(orders_with_seed, {run.numerics(side.metric) for run, side in both} - {""})
         if refused:
-            records.problems.append(f"{where}: not paired, {refused}; see {file}")
+            records.problems.append(f"{place}: not paired, {refused}; see {shown(left[seed].last.path)}")
             continue
-        orders |= here
+        orders = orders_with_seed
         seeds.append(seed)
         effects.append(value - baseline)
         baselines.append(baseline)
@@ -97,7 +97,7 @@ def pair(records: Collection, unit: str, claim: str, paper: str, base: str, meth
             by_image.append(bits[0].bits().astype(np.int8) - bits[1].bits())
         elif other.metric:
             run, side = next(one for one, known in zip(both, bits, strict=True) if known is None)
-            lacking.append(f"{where}: no outcomes.{side.metric} of test images; see {shown(run.last.path)}")
+            lacking.append(f"{place}: no outcomes.{side.metric} of test images; see {shown(run.last.path)}")
     if not seeds:
         return Pairs((), None, None, "", refused)
     records.problems += lacking if by_image else []  # some seeds have them

@@ -190,9 +190,9 @@ def regenerate(text: str, comparisons: Sequence[Comparison], records: Collection
 
 def files(root: Path = REPO_ROOT) -> list[Path]:
     """Markdown files that may hold generated blocks: README, docs, and the README of each package."""
-    found = [path for folder in FOLDERS for path in sorted((root / folder).glob("*.md"))]
-    found += sorted(path for path in root.glob("*/README.md") if not path.parent.name.startswith("."))
-    marked = [path for path in found if path.is_file() and OPENING.search(path.read_text(encoding="utf-8"))]
+    pages = [path for folder in FOLDERS for path in sorted((root / folder).glob("*.md"))]
+    pages += sorted(path for path in root.glob("*/README.md") if not path.parent.name.startswith("."))
+    marked = [path for path in pages if path.is_file() and OPENING.search(path.read_text(encoding="utf-8"))]
     return list(dict.fromkeys(marked))
 
 
@@ -208,8 +208,8 @@ def committed(results: Path = RESULTS) -> Collection:
     for group in records.rows.values():
         reasons = {reason for run in group.runs for reason in run.caveats} - {"unverified data"}
         if reasons:
-            where = shown(results / group.paper / group.row)
-            raise UserError(f"{where}: committed records must be clean, these say {', '.join(sorted(reasons))}")
+            folder = shown(results / group.paper / group.row)
+            raise UserError(f"{folder}: committed records must be clean, these say {', '.join(sorted(reasons))}")
     return records
 
 

@@ -297,14 +297,14 @@ def load_tables() -> dict[str, Paper]:
     Raises:
       UserError: a file is wrong, or its name is not its paper's id.
     """
-    found: dict[str, Paper] = {}
+    papers: dict[str, Paper] = {}
     for path in sorted(TABLES.glob("*.toml")):
         paper = parse_paper(path.read_text(encoding="utf-8-sig"), shown(path))
         if paper.paper.id != path.stem:
             raise UserError(f"{shown(path)}: its paper.id is {paper.paper.id}; file name and id must agree")
-        found[path.stem] = paper
+        papers[path.stem] = paper
     order = ("class2str", "subclass", "finegrained", "triplet", "hierarchy")
-    return dict(sorted(found.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 99, item[0])))
+    return dict(sorted(papers.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 99, item[0])))
 
 
 def paper_of(name: str) -> Paper:

@@ -28,14 +28,11 @@ from reproduction.compare.export import (
     paper_text,
     quantity_text,
 )
+from reproduction.compare.verdicts import COLOURS
 
 WIDE = 130  # columns from which a table has room for the commands
 SHORT_LINES, SHORT_CLAIMS = 14, 6  # numbers and claims of `print_short`
-COLOURS = {
-    "consistent": "green", "supported": "green", "agrees with the paper": "green", "above paper": "cyan",
-    "below paper": "red", "contradicted": "red", "explained by control": "red",
-    "inconclusive": "yellow", "indicative": "yellow",
-}  # fmt: skip
+IN_TERMINAL = {"good": "green", "cyan": "cyan", "bad": "red", "open": "yellow", "": "dim"}  # class -> colour
 
 
 def _console(width: int) -> Console:
@@ -100,7 +97,7 @@ def _cut(text: str, length: int) -> str:
 
 def _coloured(text: str, word: str) -> str:
     """A verdict's text in the colour of its word."""
-    return f"[{COLOURS.get(word, 'dim')}]{escape(text)}[/]"
+    return f"[{IN_TERMINAL[COLOURS.get(word, '')]}]{escape(text)}[/]"
 
 
 def _print_problems(console: Console, problems: Sequence[str], most: int = 20) -> None:

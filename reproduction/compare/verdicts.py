@@ -23,6 +23,11 @@ Name = TypeVar("Name")
 FEW_SEEDS, FEW = 5, " (few seeds)"  # fewer seeds add this to a verdict
 MOST_PLANNED = 10
 MOST_SEARCHED = 100  # seeds up to which the number that would decide is looked for
+COLOURS = {  # word of a verdict -> class in the page's style.css
+    "consistent": "good", "supported": "good", "above paper": "cyan", "below paper": "bad", "contradicted": "bad",
+    "agrees with the paper": "good", "explained by control": "bad", "no effect": "open", "control undecided": "open",
+    "inconclusive": "open", "indicative": "open",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -158,9 +163,9 @@ def holm(p_values: Mapping[Name, float]) -> set[Name]:
       p_values: name -> p.
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    kept: set[Name] = set()
+    significant: set[Name] = set()
     for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         if p > 0.05 / (len(p_values) - place):
             break
-        kept.add(name)
-    return kept
+        significant.add(name)
+    return significant

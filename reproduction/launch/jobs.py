@@ -130,14 +130,14 @@ def _in_order(part: list[tuple[str, Command]]) -> tuple[Command, int] | None:
 
 def _wait(child: subprocess.Popen[str]) -> int:
     """Exit code of a script; 128 + signal if it ended well although this process was asked to stop."""
-    with _sigterm_to(lambda: [child]) as asked:
+    with _sigterm_to(lambda: [child]) as signals:
         while True:
             try:
                 code = child.wait()
                 break
             except KeyboardInterrupt:  # the terminal has sent it to the script as well
-                asked.append(signal.SIGINT)
-    return code or (128 + asked[0] if asked else 0)
+                signals.append(signal.SIGINT)
+    return code or (128 + signals[0] if signals else 0)
 
 
 def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, int] | None:
@@ -171,7 +171,7 @@ def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, 
         stopping.set()
         return list(children)
 
-    with ThreadPoolExecutor(jobs) as pool, _sigterm_to(stop) as asked:
+    with ThreadPoolExecutor(jobs) as pool, _sigterm_to(stop) as signals:
         pending: dict[Future[int], list[tuple[str, Command]]] = {}
         for worker in workers.values():
             pending[pool.submit(execute, *worker[0])] = worker
@@ -179,18 +179,18 @@ def _side_by_side(part: list[tuple[str, Command]], jobs: int) -> tuple[Command, 
             try:
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
             except KeyboardInterrupt:  # the terminal has sent it to the scripts as well
-                asked.append(signal.SIGINT)
+                signals.append(signal.SIGINT)
                 stopping.set()
                 continue
             for future in done:
-                (_, command), *rest = pending.pop(future)
-                if future.result():
-                    failure = failure or (command, future.result())
-                    for child in stop():
+                (_, command), *later = pending.pop(future)
+                if code := future.result():
+                    failure = failure or (command, code)
+                    for child in stop() if not stopping.is_set() else ():  # a second signal would end it unsaved
                         child.terminate()
-                elif rest and not stopping.is_set():
-                    pending[pool.submit(execute, *rest[0])] = rest
-    return (part[-1][1], 128 + asked[0]) if asked and failure is None else failure
+                elif later and not stopping.is_set():
+                    pending[pool.submit(execute, *later[0])] = later
+    return (part[-1][1], 128 + signals[0]) if signals and failure is None else failure
 
 
 def _announce(number: str, command: Command) -> None:
@@ -218,15 +218,15 @@ def start(command: Command, piped: bool = False) -> subprocess.Popen[str]:
 @contextlib.contextmanager
 def _sigterm_to(children: Callable[[], list[subprocess.Popen[str]]]) -> Iterator[list[int]]:
     """Hands SIGTERM on to the scripts that run at that moment; yields the signals that have come, which may grow."""
-    asked: list[int] = []
+    signals: list[int] = []
 
     def hand_on(number: int, _frame: object) -> None:
-        asked.append(number)
+        signals.append(number)
         for child in children():
             child.send_signal(number)
 
     before = signal.signal(signal.SIGTERM, hand_on)
     try:
-        yield asked
+        yield signals
     finally:
         signal.signal(signal.SIGTERM, before)

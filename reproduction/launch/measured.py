@@ -84,7 +84,7 @@ def hours_text(hours: float) -> str:
 
 
 def planned_hours(commands: Sequence[Command], measured: Measured | None) -> tuple[list[float], int]:
-    """Hours of each command, and how many of them are measured; the others are the estimates of the plan."""
-    found = [hours_of(command, measured) for command in commands]
-    own = [command.gpu_hours if hours is None else hours for command, hours in zip(commands, found, strict=True)]
-    return own, sum(hours is not None for hours in found)
+    """Returns the hours of each command, and how many are measured; the others are the estimates of the plan."""
+    known = [hours_of(command, measured) for command in commands]
+    planned = [command.gpu_hours if hours is None else hours for command, hours in zip(commands, known, strict=True)]
+    return planned, sum(hours is not None for hours in known)

@@ -160,7 +160,8 @@ def request_of(args: argparse.Namespace, reproduction: Reproduction) -> Request:
     """The request of parsed flags, with the profile resolved.
 
     Raises:
-      UserError: seeds that are none, a copy's name that is none, a data set that the paper refuses, or an open quote.
+      UserError: a profile or data set that the paper does not have, an invalid or repeated seed, an invalid name of a
+        copy, or an open quote.
     """
     profile = args.profile
     if profile == "auto":
@@ -187,14 +188,14 @@ def request_of(args: argparse.Namespace, reproduction: Reproduction) -> Request:
     if args.rows == "settings" and profile != "matched":
         raise UserError(f"argument --rows: settings are chosen for the profile matched, not for {profile}")
     return Request(
-        profile,
-        dataset,
-        seeds,
-        args.device,
-        extra,
-        args.force,
-        args.data_dir or None,
-        args.copy,
+        profile=profile,
+        dataset=dataset,
+        seeds=seeds,
+        device=args.device,
+        extra=extra,
+        force=args.force,
+        data_dir=args.data_dir or None,
+        copy=args.copy,
         all_rows=args.rows == "all",
         settings=args.rows == "settings",
     )
@@ -224,7 +225,8 @@ def fetch_data(paper: str, request: Request, commands: Sequence[Command]) -> Non
     Nothing is fetched if all commands have finished, or for sets that a script prepares itself.
 
     Raises:
-      UserError: no network, with the command that needs none; or files that cannot be used.
+      UserError: no network, with the command that needs none.
+      DatasetError: files that cannot be used.
     """
     name = request.dataset
     if name not in datasets.NAMES or all((command.folder / "DONE").is_file() for command in commands):
@@ -238,8 +240,6 @@ def fetch_data(paper: str, request: Request, commands: Sequence[Command]) -> Non
             f"{name}: not on this machine, and no network (or downloads are off, DATASETS_OFFLINE). Where to put "
             f"files by hand: docs/data.md. Without a download: make reproduce-{paper} PROFILE=cpu DATASET=mnist5k"
         ) from None
-    except datasets.DatasetError as error:
-        raise UserError(error) from None
 
 
 def commands_for(reproduction: Reproduction, request: Request) -> list[Command]:
@@ -269,8 +269,8 @@ def run(reproduction: Reproduction, argv: Sequence[str] | None = None) -> None:
     with one_line_errors(program):
         commands = commands_for(reproduction, request)
         if args.plan:
-            known = request.dataset == reproduction.datasets["paper"]
-            _print_plan(paper, request, commands, reproduction.paper_gigabytes if known else None)
+            of_paper = request.dataset == reproduction.datasets["paper"]
+            _print_plan(paper, request, commands, reproduction.paper_gigabytes if of_paper else None)
             return
         if request.profile == "paper" and on_gpu(request) and not _framework_sees_gpu(reproduction.framework):
             listed = visible_gpu() and reproduction.framework == "tensorflow"
@@ -340,26 +340,25 @@ def _measured_here() -> measured.Measured | None:
 
 def gpu_estimate(commands: Sequence[Command]) -> str:
     """GPU hours of the commands: measured ones of this machine (`make gpu-check`), estimates for the rest."""
-    measured_hours = _measured_here()
-    hours, known = measured.planned_hours(commands, measured_hours)
+    stored = _measured_here()
+    hours, known = measured.planned_hours(commands, stored)
     # sum() rounds otherwise from Python 3.12 on: 10.35 hours were shown as 10.4 or 10.3
     text = f"about {math.fsum(hours):.1f} GPU hours"
-    if measured_hours is None or not known:
+    if stored is None or not known:
         return f"{text} (estimate)"
-    share = (
-        "measured" if known == len(commands) else f"{known} of {len(commands)} commands measured, the others estimates"
-    )
-    return f"{text} ({share}, on this machine's {measured_hours.gpu}, {measured_hours.date})"
+    some = f"{known} of {len(commands)} commands measured, the others estimates"
+    share = "measured" if known == len(commands) else some
+    return f"{text} ({share}, on this machine's {stored.gpu}, {stored.date})"
 
 
 def measured_on_gpu(request: Request, commands: Sequence[Command]) -> str:
     """Returns how long the commands take on this machine's GPU, as far as `make gpu-check` measured it, or ""."""
     stored = _measured_here() if on_gpu(request) else None
-    found = [hours for command in commands if (hours := measured.hours_of(command, stored)) is not None]
-    if stored is None or not found:
+    known = [hours for command in commands if (hours := measured.hours_of(command, stored)) is not None]
+    if stored is None or not known:
         return ""
-    share = "all" if len(found) == len(commands) else f"{len(found)} of {len(commands)}"
-    total = measured.hours_text(math.fsum(found))
+    share = "all" if len(known) == len(commands) else f"{len(known)} of {len(commands)}"
+    total = measured.hours_text(math.fsum(known))
     return f"about {total} GPU hours for {share} commands (measured, on {stored.gpu}, {stored.date})"
 
 

@@ -63,9 +63,9 @@ def tasks_of(paper: str, commands: Sequence[Command]) -> list[Task]:
         workers: dict[str, list[Command]] = {}
         for at, command in enumerate(group):
             workers.setdefault(f"{at}" if alone else str(command.worker), []).append(command)
-        for worker, own in workers.items():
-            label = own[0].stage if alone else worker
-            tasks.append(Task(f"{paper} {own[0].row} {label}", tuple(own), phase))
+        for worker, in_order in workers.items():
+            label = in_order[0].stage if alone else worker
+            tasks.append(Task(f"{paper} {in_order[0].row} {label}", tuple(in_order), phase))
     return tasks
 
 
@@ -86,8 +86,7 @@ def run_task(task: Task) -> float:
     for command in task.commands:
         if not (REPO_ROOT / command.script).exists():
             raise TaskFailed(f"{command.script} is not on this node; the repository needs the same path everywhere")
-        with _unlocked(command.folder):
-            pass
+        _wait_until_unlocked(command.folder)
         print(f"{task.name}: {command.stage}\n  $ {command.line()}", flush=True)
         child = start(command, piped=True)
         assert child.stdout is not None
@@ -103,9 +102,10 @@ def run_task(task: Task) -> float:
     return time.monotonic() - begin
 
 
-def _unlocked(folder: Path) -> filelock.BaseFileLock:
+def _wait_until_unlocked(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+    with filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS):
+        pass
 
 
 def sweep(tasks: Sequence[Task], cpus: float, gpus: float, retries: int) -> Iterator[tuple[Task, float | Exception]]:
@@ -144,10 +144,10 @@ def connect(ray: Any) -> None:
             ray.init(log_to_driver=True, logging_level="warning", **local)
             return
         except Exception as error:  # Ray raises bare Exceptions, RuntimeErrors, ConnectionErrors
-            problem = first_line(error)
+            problem = first_line(error).rstrip(".")
             ray.shutdown()
     advice = f"RAY_ADDRESS={address} is a running cluster" if address else "memory and /tmp have free space"
-    raise UserError(f"Ray did not start: {problem} Check that {advice}, then run the same command again")
+    raise UserError(f"Ray did not start: {problem}. Check that {advice}, then run the same command again")
 
 
 def check_room(nodes: Sequence[dict[str, float]], cpus: float, gpus: float) -> None:
@@ -194,10 +194,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_main(lambda: _main(parser().parse_args(argv)))
 
 
-def _main(args: Any) -> None:
-    papers = args.papers.split() or list(FOLDERS)
+def split_papers(text: str) -> list[str]:
+    """Returns the papers of a --papers value; raises UserError if one is unknown."""
+    papers = text.split()
     if unknown := [paper for paper in papers if paper not in FOLDERS]:
         raise UserError(f"--papers {' '.join(unknown)}: choose from {', '.join(FOLDERS)}")
+    return papers
+
+
+def _main(args: Any) -> None:
+    papers = split_papers(args.papers) or list(FOLDERS)
     tasks, profile, gpus = [], args.profile, 0.0
     for paper in papers:
         reproduction: Reproduction = importlib.import_module(f"{FOLDERS[paper]}.reproduce").REPRODUCTION
@@ -219,17 +225,17 @@ def _main(args: Any) -> None:
         check_room([node["Resources"] for node in ray.nodes() if node["Alive"]], args.cpus_per_task, gpus)
         cpus = ray.cluster_resources().get("CPU", 0)
         print(f"{len(tasks)} tasks of {', '.join(papers)}, profile {profile}, on {cpus:g} cores")
-        for number, (task, outcome) in enumerate(sweep(tasks, args.cpus_per_task, gpus, args.retries), 1):
+        for place, (task, outcome) in enumerate(sweep(tasks, args.cpus_per_task, gpus, args.retries), 1):
             failed += isinstance(outcome, Exception)
             words = str(outcome) if isinstance(outcome, Exception) else f"finished after {outcome / 60:.1f} min"
-            print(f"[{number}/{len(tasks)}] {task.name}: {words}", flush=True)
+            print(f"[{place}/{len(tasks)}] {task.name}: {words}", flush=True)
     finally:
         ray.shutdown()
     codes = [compare_runs(paper) for paper in papers]
     if failed:
         raise SystemExit(f"{failed} of {len(tasks)} tasks failed; the same command runs them again")
-    if any(codes):  # it has printed its own error
-        raise SystemExit(max(codes))
+    if code := next(filter(None, codes), 0):  # the comparison has printed its own error; negative: a signal ended it
+        raise SystemExit(code)
 
 
 if __name__ == "__main__":

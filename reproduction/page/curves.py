@@ -33,9 +33,9 @@ def inside(folder: Path, name: str) -> Path | None:
 
 def read_log(path: Path) -> dict[str, Series]:
     """Scalars of a metrics.jsonl: name -> [(step, value)], finite numbers only; lines that are no JSON do not count."""
-    found: dict[str, Series] = {}
+    log: dict[str, Series] = {}
     if path.stat().st_size > MAX_LOG_BYTES:
-        return found
+        return log
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
@@ -45,8 +45,8 @@ def read_log(path: Path) -> dict[str, Series]:
             continue
         for name, value in line.items():
             if name != "step" and _number(value):
-                found.setdefault(name, []).append((float(line["step"]), float(value)))
-    return found
+                log.setdefault(name, []).append((float(line["step"]), float(value)))
+    return log
 
 
 def _number(value: object) -> bool:

@@ -128,8 +128,8 @@ def without_folders(text: str) -> str:
     return re.sub(r"(?<![\w.~])/(?:[^/\n:]+/)+(?=(?:[^/\n:]+/){3}[^/\n:]+)", ".../", text)
 
 
-def _line(title: str, where: str) -> Markup:
-    return part("line", title, without_folders(where))
+def _line(title: str, text: str) -> Markup:
+    return part("line", title, without_folders(text))
 
 
 def artefact(folder: Path, item: Artefact, page: Path, budget: Budget) -> tuple[Markup, bool]:
@@ -162,14 +162,14 @@ def seed_pictures(run: SeedRun, wanted: Sequence[Picture], budget: Budget) -> li
 
     The folder is the nearest one above a record that holds such a file: several rows may share it.
     """
-    found = []
+    pictures = []
     for item in wanted:
         folders = [folder for entry in run.entries if entry.source == "runs" for folder in entry.path.parents[:5]]
         path = next((path for folder in folders if (path := inside(folder, item.path)) is not None), None)
         if path is not None and path not in budget.seen:
             budget.seen.add(path)
-            found.append(picture(path, item.title, budget))
-    return found
+            pictures.append(picture(path, item.title, budget))
+    return pictures
 
 
 def gallery(group: RowRuns, page: Path, budget: Budget, wanted: Sequence[Picture] = ()) -> Markup:

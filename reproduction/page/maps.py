@@ -33,10 +33,10 @@ def class_plane(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, f
     means = np.stack([centred[labels == label].mean(axis=0) for label in np.unique(labels)])
     means -= means.mean(axis=0)
     first = _direction(means)
-    rest = means - np.outer(means @ first, first)
-    if np.abs(rest).max() <= 1e-9 * np.abs(means).max():  # two classes span a line: across it, what is left of all
-        rest = centred - np.outer(centred @ first, first)
-    axes = np.stack([first, _direction(rest)])
+    across = means - np.outer(means @ first, first)
+    if np.abs(across).max() <= 1e-9 * np.abs(means).max():  # two classes span a line: across it, what is left of all
+        across = centred - np.outer(centred @ first, first)
+    axes = np.stack([first, _direction(across)])
     flat = centred @ axes.T
     total = float((centred**2).sum())
     share = float((flat**2).sum()) / total if total else 0.0

@@ -8,7 +8,6 @@ records and tables. A Markdown version with the same tables is written next to i
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -30,10 +29,11 @@ from reproduction.page.gallery import Budget, chart, gallery, without_folders
 from reproduction.page.htmltables import claims_table, first_table, lines_table, not_run, published, seeds_table
 from reproduction.page.templates import part, whole_page
 from reproduction.runtime.flags import one_line_errors
-from reproduction.runtime.record import commit_and_dirty
-from reproduction.runtime.run_folder import RUNS_ROOT, shown
+from reproduction.runtime.record import commit_and_dirty, current_date
+from reproduction.runtime.run_folder import RUNS_ROOT, UserError, shown
 
 MAX_BYTES = 10_000_000
+MAX_LINES = 200  # of a list about all records
 MEDIA_BYTES = 6_500_000  # plots, curves and folded texts; the rest is for the tables
 Users = defaultdict[tuple[str, ...], set[tuple[str, str]]]  # line of a table -> paper and row of the records behind it
 
@@ -69,10 +69,20 @@ def paper_section(comparison: Comparison, records: Collection, page: Path, budge
     )
 
 
-def used_by(where: set[tuple[str, str]]) -> str:
+def used_by(rows: set[tuple[str, str]]) -> str:
     """`class2str: row, row; subclass: row` of pairs of paper and row."""
-    papers = groupby(sorted(where), key=lambda pair: pair[0])
+    papers = groupby(sorted(rows), key=lambda pair: pair[0])
     return "; ".join(f"{paper}: {', '.join(row for _, row in pairs)}" for paper, pairs in papers)
+
+
+def commit_text(commit: str, dirty: bool) -> str:
+    """Returns the first ten digits of a commit, and whether files differed from it."""
+    return commit[:10] + (" with changes" if dirty and commit != "unknown" else "")
+
+
+def left_out(records: Collection) -> list[str]:
+    """Returns one line for each file or pair that was left out, without this machine's folders."""
+    return [without_folders(problem) for problem in list(dict.fromkeys(records.problems))[:MAX_LINES]]
 
 
 def machines(entries: Sequence[Entry]) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
@@ -80,16 +90,16 @@ def machines(entries: Sequence[Entry]) -> list[tuple[str, tuple[str, ...], list[
     hardware, software, files, deviations = (Users(set) for _ in range(4))
     for entry in entries:
         record, m = entry.record, entry.record.machine
-        where = record.paper, record.row
-        hardware[m.cpu, str(m.cores), m.gpu or "none", m.system].add(where)
+        row = record.paper, record.row
+        hardware[m.cpu, str(m.cores), m.gpu or "none", m.system].add(row)
         versions = ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))
-        commit = record.commit[:10] + (" with changes" if record.dirty and record.commit != "unknown" else "")
+        commit = commit_text(record.commit, record.dirty)
         exact = "deterministic" if record.deterministic else "not deterministic"
-        software[commit, record.lock_hash, f"{record.precision}, {exact}", versions].add(where)
+        software[commit, record.lock_hash, f"{record.precision}, {exact}", versions].add(row)
         if record.deviations:
             deviations[(", ".join(record.deviations),)].add((record.paper, f"{record.row} ({record.stage})"))
         for name, digest in record.data.items():
-            files[name, digest, "verified" if record.data_verified else "NOT verified"].add(where)
+            files[name, digest, "verified" if record.data_verified else "NOT verified"].add(row)
     tables = (
         ("Machines", ("CPU", "cores", "GPU", "system", "used by"), hardware),
         ("Versions", ("commit", "lock", "precision", "versions", "used by"), software),
@@ -97,7 +107,7 @@ def machines(entries: Sequence[Entry]) -> list[tuple[str, tuple[str, ...], list[
         ("Deviations that were active (docs/deviations)", ("ids", "used by"), deviations),
     )
     return [
-        (heading, head, [(*key, used_by(where)) for key, where in sorted(users.items())][:200])
+        (heading, head, [(*key, used_by(rows)) for key, rows in sorted(users.items())][:MAX_LINES])
         for heading, head, users in tables
         if users or heading != tables[-1][0]
     ]
@@ -126,20 +136,19 @@ def build(comparisons: Sequence[Comparison], records: Collection, page: Path) ->
     links = [("overview", "Overview"), *([("claims", "Claims")] if several else []), *names.items()]
     links += [("machines", "Machines")] if entries else []
     links += [("left-out", "Left out")] if records.problems else []
-    commit, dirty = commit_and_dirty()
     return whole_page(
         title="Class hierarchy in image classifiers: papers and reproductions",
         links=links,
         entries=entries,
         rows=len({(group.paper, group.row) for group in groups}),
         verdict_counts=export.verdict_counts(results),
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        commit=commit[:10] + (" with changes" if dirty and commit != "unknown" else ""),
+        date=current_date(),
+        commit=commit_text(*commit_and_dirty()),
         overview=first_table(comparisons) if any(map(export.main_results, comparisons)) else "",
         claims=claims_table(results) if several else "",
         papers=papers,
         machines=machines(entries),
-        problems=[without_folders(problem) for problem in list(dict.fromkeys(records.problems))[:200]],
+        problems=left_out(records),
     )
 
 
@@ -151,8 +160,7 @@ def markdown_report(comparisons: Sequence[Comparison], records: Collection) -> s
         for extra in extras_of(comparison.paper, records):
             parts += [f"### {extra.title}", extra.note, markdown_table(extra.head, extra.rows)]
     if records.problems:
-        left_out = [f"* {without_folders(problem)}" for problem in list(dict.fromkeys(records.problems))[:200]]
-        parts.append("## Left out\n\n" + "\n".join(left_out))
+        parts.append("## Left out\n\n" + "\n".join(f"* {line}" for line in left_out(records)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -168,14 +176,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RUNS_ROOT / "report.html", help="default: runs/report.html")
     add_choice(parser, "one paper (repeatable); default: all")
     args = parser.parse_args(argv)
+    if not args.out.name or args.out.suffix == ".md":
+        raise UserError(f"--out {args.out}: expected a file name for the HTML page, such as report.html")
     comparisons, records = load_comparisons(args.paper, args.runs)
     page = build(comparisons, records, args.out)
-    if len(page.encode()) > MAX_BYTES:
-        print(f"note: the page has {len(page.encode()) / 1e6:.1f} MB; --paper makes a smaller one", file=sys.stderr)
+    bytes_of_page = len(page.encode())
+    size = f"{bytes_of_page / 1e6:.1f} MB"
+    if bytes_of_page > MAX_BYTES:
+        print(f"note: the page has {size}; --paper makes a smaller one", file=sys.stderr)
     export.write_text(args.out, page)
     markdown_path = args.out.with_suffix(".md")
     export.write_text(markdown_path, markdown_report(comparisons, records))
-    size = f"{len(page.encode()) / 1e6:.1f} MB"
     print(f"wrote {shown(args.out)} ({size}; open it in a browser, it needs no network) and {shown(markdown_path)}")
     return 0
 

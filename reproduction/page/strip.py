@@ -41,10 +41,10 @@ def newest(runs: Path, rows: str, pattern: str, command: str) -> Path:
       UserError: there is none.
     """
     pattern = pattern.replace("/*", f"/{rows}*", 1)
-    paths = sorted(runs.glob(pattern), key=lambda path: path.stat().st_mtime)
-    if not paths:
+    path = max(runs.glob(pattern), key=lambda path: path.stat().st_mtime, default=None)
+    if path is None:
         raise UserError(f"{shown(runs)}/{pattern}: no such file; run: {command}")
-    return paths[-1]
+    return path
 
 
 def draw_string_tree(axes: Any, find: Find) -> None:

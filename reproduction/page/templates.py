@@ -9,12 +9,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from reproduction.compare.verdicts import COLOURS
+
 PAGE = Path(__file__).resolve().parent  # templates, style.css and script.js
-COLOURS = {
-    "consistent": "good", "supported": "good", "above paper": "cyan", "below paper": "bad", "contradicted": "bad",
-    "agrees with the paper": "good", "explained by control": "bad", "no effect": "open", "control undecided": "open",
-    "inconclusive": "open", "indicative": "open",
-}  # fmt: skip
 NUMERIC = ("paper's number", "ours", "h", "value", "seeds", "baseline")
 CODE = ("command", "sha256", "row")
 

@@ -1,4 +1,4 @@
-"""How many cores this process may use, and how much memory."""
+"""How many cores and threads this process may use, and how much memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from pathlib import Path
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def requested_threads() -> int:
+    """Returns OMP_NUM_THREADS; 0 if it is not set to a positive whole number."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdecimal() else 0
 
 
 def available_bytes() -> int:

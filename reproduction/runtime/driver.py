@@ -17,8 +17,8 @@ def first_gpu() -> str | None:
         answer = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, encoding="utf-8")
     except (OSError, subprocess.SubprocessError):
         return None
-    found = re.search(r"^GPU \d+: (.*?)(?: \(UUID|$)", answer.stdout, re.MULTILINE)
-    return found.group(1) if answer.returncode == 0 and found else None
+    name = re.search(r"^GPU \d+: (.*?)(?: \(UUID|$)", answer.stdout, re.MULTILINE)
+    return name.group(1) if answer.returncode == 0 and name else None
 
 
 def visible_gpu() -> bool:

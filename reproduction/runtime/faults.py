@@ -50,17 +50,12 @@ def batch_that_fits(batch: int, message: str) -> int:
       batch: size of the batch that did not fit.
       message: torch's error message, with allocated, requested and total memory; without these, half the batch.
     """
-    amounts = [
-        re.search(pattern, message)
-        for pattern in (
-            r"Tried to allocate ([\d.]+) ([KMG]iB)",
-            r"total capacity of ([\d.]+) ([KMG]iB)",
-            r"([\d.]+) ([KMG]iB) is allocated by PyTorch",
-        )
-    ]
+    amount = r"([\d.]+) ([KMG]iB)"
+    patterns = (f"Tried to allocate {amount}", f"total capacity of {amount}", f"{amount} is allocated by PyTorch")
+    amounts = [float(match[1]) * UNITS[match[2]] for pattern in patterns if (match := re.search(pattern, message))]
     share = 0.5
-    if all(amounts):
-        tried, capacity, allocated = (float(found[1]) * UNITS[found[2]] for found in amounts if found)
+    if len(amounts) == len(patterns):
+        tried, capacity, allocated = amounts
         share = min(0.5, ROOM * capacity / (allocated + tried))
     return 1 << max(int(batch * share).bit_length() - 1, 0)
 

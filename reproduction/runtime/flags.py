@@ -127,8 +127,8 @@ def dataset_name(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def given(args: argparse.Namespace, name: str) -> bool:
-    """Returns whether a flag is on the command line (`--model x` or `--model=x`), not only a default."""
+def is_set(args: argparse.Namespace, name: str) -> bool:
+    """Whether a flag is on the command line (`--model x` or `--model=x`), not only a default."""
     spellings = (f"--{name}", f"--{name.replace('_', '-')}")
     return any(word in spellings or word.startswith(tuple(f"{s}=" for s in spellings)) for word in args.argv)
 
@@ -136,14 +136,14 @@ def given(args: argparse.Namespace, name: str) -> bool:
 def device(text: str) -> str:
     """Type of --device: auto, cpu, cuda or cuda:N."""
     name, _, index = text.partition(":")
-    if text in ("auto", "cpu", "cuda") or (name == "cuda" and index.isdigit()):
+    if text in ("auto", "cpu", "cuda") or (name == "cuda" and index.isdecimal()):
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is not auto, cpu, cuda or cuda:N")
 
 
 def add_common(parser: Parser, paper: str) -> None:
     """Adds the flags that every script has; one the authors defined themselves stays theirs."""
-    common: dict[str, dict[str, Any]] = {
+    common: FlagTable = {
         "--data-dir": {
             "default": str(DATA_ROOT),
             "metavar": "DIR",
@@ -222,34 +222,32 @@ def finish_parsing(
 
 @contextlib.contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Turns a UserError into one line on stderr that begins with the program's name, and exit code 2."""
+    """Turns an error that the user can correct into one line on stderr and exit code 2; Ctrl-C ends with 130."""
     try:
         yield
-    except UserError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+    except (UserError, DatasetError) as error:
+        print(f"{program}: error: {UserError(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {faults.going_on()}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 @any_terminal()
 def run_main(main: Callable[[], None]) -> None:
-    """Runs a script's main; an error that the user can correct becomes one line on stderr and exit code 2."""
-    try:
-        main()
-    except (UserError, DatasetError) as error:
-        message = str(error)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    """Runs a script's main with `one_line_errors`; a full disk and a fault of the GPU become one line as well."""
+    with one_line_errors(os.path.basename(sys.argv[0])):
+        try:
+            main()
+        except (UserError, DatasetError):
             raise
-        message = f"{error.filename or 'run folder'}: {os.strerror(error.errno)}; free some space, {faults.going_on()}"
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; {faults.going_on()}", file=sys.stderr)
-        raise SystemExit(130) from None
-    except Exception as error:
-        explained = faults.explain(error, _batch[-1] if _batch else None)
-        if explained is None:
-            raise
-        message = str(UserError(explained))
-    else:
-        return
-    print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            place = error.filename or "run folder"
+            raise UserError(f"{place}: {os.strerror(error.errno)}; free some space, {faults.going_on()}") from None
+        except Exception as error:
+            explained = faults.explain(error, _batch[-1] if _batch else None)
+            if explained is None:
+                raise
+            raise UserError(explained) from None

@@ -84,9 +84,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     path = Path(folder) / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     try:
-        found = [json.loads(line) for line in lines]
+        values = [json.loads(line) for line in lines]
     except (ValueError, RecursionError) as error:
         raise UserError(f"{shown(path)}: not JSON lines ({error}); --overwrite starts anew") from None
-    if not all(isinstance(line, dict) and type(line.get("step")) is int for line in found):
+    if not all(isinstance(value, dict) and type(value.get("step")) is int for value in values):
         raise UserError(f"{shown(path)}: a line without its step; --overwrite starts anew")
-    return found
+    return values

@@ -5,6 +5,7 @@ No host or user name goes in, and no absolute path: paths are shown relative to 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import math
@@ -24,7 +25,9 @@ import pydantic
 
 from reproduction.runtime.cores import cores
 from reproduction.runtime.outcomes import Outcomes
-from reproduction.runtime.run_folder import REPO_ROOT, UserError
+from reproduction.runtime.run_folder import REPO_ROOT, UserError, shown
+
+MAX_BYTES = 16 * 2**20  # of a record file, which takes a few kilobytes
 
 
 class Metric(pydantic.BaseModel, extra="forbid"):
@@ -91,18 +94,10 @@ class Record(pydantic.BaseModel, extra="forbid"):
     date: str
 
 
-def split_row(row: str | None) -> tuple[str, str]:
-    """Row label and profile of a --row value; a run by hand belongs to the profile `custom`.
-
-    Args:
-      row: `<dataset>-<profile>[-variant]`, or None.
-    Returns:
-      (row, profile).
-    """
-    if row is None:
-        return "custom", "custom"
+def profile_of(row: str) -> str:
+    """Returns the profile in a row's name, `<dataset>-<profile>[-variant]`; `custom` for any other name."""
     match = re.fullmatch(r"[\w.+:]+(?:-[\w.+:]+)*?-(paper|matched|cpu|smoke)(?:-.+)?", row)
-    return row, match.group(1) if match else "custom"
+    return match.group(1) if match else "custom"
 
 
 def _git(*arguments: str) -> str | None:
@@ -132,25 +127,26 @@ def commit_and_dirty() -> tuple[str, bool]:
 def machine(gpu: str | None = None) -> Machine:
     """Describes this machine; `gpu` is the model name that the framework reports."""
     cpu = platform.processor() or platform.machine()
-    try:
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 cpu = line.partition(":")[2].strip()
                 break
-    except OSError:
-        pass
     return Machine(cpu=cpu, cores=cores(), gpu=gpu, system=f"{platform.system()} {platform.machine()}")
+
+
+def current_date() -> str:
+    """Returns date and time to the minute, as in records and on the page."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def versions_of(*packages: str) -> dict[str, str]:
     """Installed versions of Python and of the named distributions; absent ones are left out."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def peak_memory_bytes() -> int:
@@ -177,7 +173,7 @@ def still_rising(accuracies: Sequence[float]) -> bool | None:
 
 
 def _without_paths(value: Any) -> Any:
-    """Absolute paths become relative to the repository, or `<path>`."""
+    """Paths that are absolute, or lead out of the working directory, become relative to the repository or `<path>`."""
     if isinstance(value, Mapping):
         return {key: _without_paths(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -186,13 +182,11 @@ def _without_paths(value: Any) -> Any:
         return value
     value = value.encode("utf-8", "backslashreplace").decode()  # a path need not be UTF-8, but JSON must be
     head, separator, tail = value.rpartition("=") if value.startswith("--") else ("", "", value)
-    prefix, colon, rest = tail.partition("folder:")
-    if colon and not prefix:
-        return f"{head}{separator}folder:{Path(rest).name}"
-    if os.path.isabs(tail):
-        path = Path(os.path.normpath(tail))
-        inside = path.is_relative_to(REPO_ROOT)
-        tail = (str(path.relative_to(REPO_ROOT)) or ".") if inside else "<path>"
+    if tail.startswith("folder:"):
+        tail = f"folder:{Path(tail.removeprefix('folder:')).name}"
+    elif os.path.isabs(tail) or tail.partition("/")[0] == "..":
+        path = Path(os.path.abspath(tail))
+        tail = str(path.relative_to(REPO_ROOT)) if path.is_relative_to(REPO_ROOT) else "<path>"
     return f"{head}{separator}{tail}"
 
 
@@ -247,18 +241,17 @@ def make_record(
     Raises:
       pydantic.ValidationError: a value has another type.
     """
-    label, profile = split_row(row)
     if row is None:
         dataset = str(config.get("dataset", "")).partition(":")[0]
-        label = f"{dataset}-custom" if dataset else "custom"
+        row = f"{dataset}-custom" if dataset else "custom"
     commit, dirty = commit_and_dirty()
     lock = REPO_ROOT / "requirements.lock"
     return Record(
         paper=paper,
-        row=label,
+        row=row,
         stage=stage,
         seed=seed,
-        profile=profile,  # type: ignore[arg-type]
+        profile=profile_of(row),  # type: ignore[arg-type]
         argv=_without_paths(list(argv)),
         config=_without_paths(dict(config)),
         metrics={name: Metric(**values) for name, values in metrics.items()},
@@ -279,7 +272,7 @@ def make_record(
         commit=commit,
         dirty=dirty,
         lock_hash=hashlib.sha256(lock.read_bytes()).hexdigest()[:16] if lock.exists() else "none",
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        date=current_date(),
     )
 
 
@@ -296,8 +289,10 @@ def load_record(path: Path) -> Record:
       UserError: one line that names the file and the first thing wrong with it.
     """
     try:
-        return Record.model_validate_json(Path(path).read_bytes())
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UserError(f"{shown(path)}: {size:,} bytes, too large for a record")
+        return Record.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
+        raise UserError(f"{shown(path)}: {error.strerror or error}") from None
     except pydantic.ValidationError as error:
-        raise UserError(f"{path}: not a record of this repository: {first_fault(error)}") from None
+        raise UserError(f"{shown(path)}: not a record of this repository: {first_fault(error)}") from None

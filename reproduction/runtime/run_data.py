@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.identity import Seen, look
-from reproduction.runtime.run_folder import Run, UserError, finished_with, read_json, shown, write_json
+from reproduction.runtime.run_folder import Run, UserError, entries_of, finished_with, read_json, shown, write_json
 
 FILE = "data.json"
 
@@ -57,11 +57,11 @@ def is_finished(run: Run, seen: Seen, digests: Callable[[], Mapping[str, str]]) 
       UserError: the run was started on other data.
     """
     if not (run.done and _unchanged(run.folder, seen)):
-        found = dict(digests())
-        check_data(run.folder, found, "choose another --name, or --overwrite to start anew")
+        loaded = dict(digests())
+        check_data(run.folder, loaded, "choose another --name, or --overwrite to start anew")
         if not seen.fingerprint and "dataset" in run.config:  # fetched just now
             seen = look_at(run.config)
-        write_json(run.folder / FILE, {"digests": found, **seen._asdict()})
+        write_json(run.folder / FILE, {"digests": loaded, **seen._asdict()})
     return run.is_finished()
 
 
@@ -82,7 +82,7 @@ def check_data(folder: Path, digests: Mapping[str, str], hint: str) -> None:
         if names := differing(folder, digests):
             listed = f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
             raise UserError(f"{shown(folder)}: holds a run on other data ({listed} differs); {hint}")
-    elif (folder / "config.json").exists() and _has_results(folder):
+    elif (folder / "config.json").exists() and len(entries_of(folder)) > 1:  # not its flags alone
         print(
             f"warning: {shown(folder)} was made before runs kept the digests of their data; it is taken to be of the "
             f"present ones ({', '.join(sorted(digests)[:3])}), which {FILE} keeps from now on",
@@ -115,9 +115,3 @@ def _unchanged(folder: Path, seen: Seen) -> bool:
     stored = _stored(folder)
     same_place = stored["place"] == seen.place
     return same_place and (not seen.fingerprint or bool(stored["fingerprint"] == seen.fingerprint))
-
-
-def _has_results(folder: Path) -> bool:
-    """Whether a run has begun to write: more than its flags, and runs below it, are there."""
-    entries = (entry for entry in folder.iterdir() if entry.name not in (".lock", "config.json"))
-    return any(not (entry / "config.json").exists() for entry in entries)

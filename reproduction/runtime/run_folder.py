@@ -33,7 +33,7 @@ RUNS_ROOT = REPO_ROOT / "runs"
 PLACES = frozenset({"data_dir", "runs_dir", "cnn_dir", "pretrained_dir", "checkpoint_dir", "name", "row"})
 PLACES |= {"overwrite", "print_config", "eval", "argv"}
 
-Found = TypeVar("Found")
+Content = TypeVar("Content")
 
 
 class UserError(Exception):
@@ -87,14 +87,14 @@ def read_json(path: Path, *keys: str) -> Any:
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8-sig"))  # people edit trees by hand
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{shown(path)}: no such file") from None
     except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
+        raise UserError(f"{shown(path)}: not readable as JSON ({first_line(error)})") from None
     if keys and not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}, not an object; it is damaged or another file")
+        raise UserError(f"{shown(path)}: holds a {type(value).__name__}, not an object; it is damaged or another file")
     lacking = [key for key in keys if key and key not in value]
     if lacking:
-        raise UserError(f"{path}: lacks {', '.join(lacking)}; it is damaged or another file")
+        raise UserError(f"{shown(path)}: lacks {', '.join(lacking)}; it is damaged or another file")
     return value
 
 
@@ -104,11 +104,11 @@ DO_NOT_FIT = (*_MISSING, ArithmeticError, MemoryError, RuntimeError, TypeError, 
 
 
 @contextlib.contextmanager
-def together(where: Path, hint: str = "") -> Iterator[None]:
+def together(path: Path, hint: str = "") -> Iterator[None]:
     """Context for code that combines several files of a run: turns errors of inconsistent files into one line.
 
     Args:
-      where: run folder, for the message.
+      path: run folder or file, for the message.
       hint: command that repairs it, for the message; "" for none.
     Raises:
       UserError: an entry is missing, has another type or is out of range: a damaged run, or one of another version.
@@ -117,10 +117,10 @@ def together(where: Path, hint: str = "") -> Iterator[None]:
         yield
     except DO_NOT_FIT as error:
         reason = f"its files are damaged or do not fit each other ({type(error).__name__}: {first_line(error)})"
-        raise UserError(f"{shown(where)}: {reason}{hint and '; '}{hint}") from error
+        raise UserError(f"{shown(path)}: {reason}{hint and '; '}{hint}") from error
 
 
-def newest_whole(paths: Iterable[Path], read: Callable[[Path], Found]) -> Found | None:
+def newest_whole(paths: Iterable[Path], read: Callable[[Path], Content]) -> Content | None:
     """Returns `read` of the newest of these checkpoints that is not damaged, or None if there are none.
 
     Damaged ones are skipped with a line and are not deleted.
@@ -153,7 +153,7 @@ def shown(path: Path | str) -> str:
     path = Path(path).resolve()
     for root in (REPO_ROOT, Path.cwd()):
         if path.is_relative_to(root):
-            return str(path.relative_to(root)) or "."
+            return str(path.relative_to(root))
     return str(path)
 
 
@@ -216,7 +216,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return "; ".join(differing[:3]) + ("; ..." if len(differing) > 3 else "")
 
 
-def _own(folder: Path) -> list[Path]:
+def entries_of(folder: Path) -> list[Path]:
     """Returns what a run has written: neither its lock nor the runs below it (stage 1 under stage 2)."""
     return [entry for entry in folder.iterdir() if entry.name != ".lock" and not (entry / "config.json").exists()]
 
@@ -227,7 +227,7 @@ def _clear(folder: Path) -> None:
     Raises:
       UserError: it holds something and is no run folder, as after `--name ..`; nothing is removed.
     """
-    entries = _own(folder)
+    entries = entries_of(folder)
     if entries and not (folder / "config.json").exists():
         raise UserError(
             f"{shown(folder)}: --overwrite removes runs only; this holds {min(entry.name for entry in entries)} and no "
@@ -289,7 +289,7 @@ def open_run(folder: Path | str, config: Mapping[str, Any], overwrite: bool = Fa
         try:
             yield Run(folder, settings, finished_with(folder, settings))
         except BaseException:  # ended before it wrote anything: the folder is free for other flags
-            if new and {entry.name for entry in _own(folder)} <= {"config.json", "data.json"}:
+            if new and {entry.name for entry in entries_of(folder)} <= {"config.json", "data.json"}:
                 (folder / "data.json").unlink(missing_ok=True)
                 config_path.unlink()
             raise

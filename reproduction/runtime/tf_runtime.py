@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from datasets.orientation import orientation, turn
+from reproduction.runtime.cores import requested_threads
 from reproduction.runtime.driver import visible_gpu
 from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import UserError, shown
@@ -64,9 +65,8 @@ def start(seed: int, device: str, xla: bool = False, amp: str | None = None) -> 
     visible = tf.config.get_visible_devices("GPU")
     config.device_count["GPU"] = len(visible)
     config.gpu_options.visible_device_list = ",".join(str(gpus.index(gpu)) for gpu in visible)
-    asked = os.environ.get("OMP_NUM_THREADS", "")  # TensorFlow's own pools do not ask for it
-    if asked.isdigit() and int(asked):
-        config.intra_op_parallelism_threads = config.inter_op_parallelism_threads = int(asked)
+    threads = requested_threads()  # TensorFlow's own pools do not ask for it; 0 is their own choice
+    config.intra_op_parallelism_threads = config.inter_op_parallelism_threads = threads
     fast = amp == "auto" and _computes_in_bfloat16() and gpu_name() is None
     if amp == "bf16" or fast:
         from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
@@ -138,14 +138,14 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """
     from reproduction.runtime.tf import tf1
 
-    found = []
+    readable = []
     for index in folder.glob("model-*.index"):
         prefix = index.with_suffix("")
         try:
-            found.append((int(tf1.train.load_checkpoint(str(prefix)).get_tensor("global_step")), prefix))
+            readable.append((int(tf1.train.load_checkpoint(str(prefix)).get_tensor("global_step")), prefix))
         except Exception as error:  # whatever a damaged file raises, the one before may still do
             print(f"{shown(prefix)}: not a readable checkpoint ({first_line(error)})", file=sys.stderr)
-    return sorted(found, key=lambda item: (item[0], str(item[1])), reverse=True)
+    return sorted(readable, key=lambda item: (item[0], str(item[1])), reverse=True)
 
 
 def newest_name(folder: Path) -> Path | None:

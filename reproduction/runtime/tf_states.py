@@ -77,19 +77,11 @@ class States:
         return {"epoch": bisect.bisect_right(self.ends, step), "step": step, "history": history, **clock}
 
     def save(self, position: dict[str, Any]) -> None:
+        step, best = position["step"], self.best()
         clock = {name: position[name] for name in ("seconds", "images")} | {"device": self.device}
-        write_json(
-            self.folder / CLOCK, read_clock(self.folder) | {str(position["step"]): clock}
-        )  # first: no checkpoint lacks it
-        best = self.best()
-        name, at_end = self.prefix(position["step"]), position["step"] == self.ends[-1]
-        save_checkpoint(
-            self.session,
-            self.saver,
-            self.folder / name,
-            keep=[] if best is None else [best],
-            with_graph=self.with_graph and at_end,
-        )
+        write_json(self.folder / CLOCK, read_clock(self.folder) | {str(step): clock})  # first: no checkpoint lacks it
+        prefix, with_graph = self.folder / self.prefix(step), self.with_graph and step == self.ends[-1]
+        save_checkpoint(self.session, self.saver, prefix, [] if best is None else [best], with_graph)
 
     def best(self) -> int | None:
         """Returns the step of the best test, the first of equal ones, of earlier attempts too; None without a test."""

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from reproduction.runtime.arrays import check_zip, may_be_whole
-from reproduction.runtime.cores import cores
+from reproduction.runtime.cores import cores, requested_threads
 from reproduction.runtime.driver import visible_gpu
 from reproduction.runtime.faults import first_line
 from reproduction.runtime.run_folder import Damaged, UserError, atomic, newest_whole, shown
@@ -42,8 +42,7 @@ class World(NamedTuple):
 
 def set_threads(count: int = 0) -> None:
     """Sets torch's CPU threads; 0: OMP_NUM_THREADS, else every core. Again after scikit-learn, which changes it."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    torch.set_num_threads(count or (int(asked) if asked.isdigit() and int(asked) else cores()))
+    torch.set_num_threads(count or requested_threads() or cores())
 
 
 def start(seed: int, threads: int = 0, deterministic: bool = False, amp: str | None = None) -> None:

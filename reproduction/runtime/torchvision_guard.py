@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-_kept: list[Any] = []  # operator names declared for torchvision live as long as the process
+_libraries: list[Any] = []  # operator names declared for torchvision live as long as the process
 
 
 def torchvision_ready() -> str:
@@ -22,6 +22,6 @@ def torchvision_ready() -> str:
         for operator in ("nms", "qnms"):
             library = torch.library.Library("torchvision", "FRAGMENT")
             library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _kept.append(library)
+            _libraries.append(library)
         import torchvision
     return str(torchvision.__version__)

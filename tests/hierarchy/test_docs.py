@@ -15,7 +15,7 @@ from hierarchy_cnn_torch import deviations, flags, reproduce
 from hierarchy_cnn_torch.data import images
 from hierarchy_cnn_torch.viewer import export
 from reproduction.launch.pipeline import Request
-from reproduction.runtime.record import split_row
+from reproduction.runtime.record import profile_of
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 from tests.changing_pictures import write_pictures
 from tests.test_deviation_pages import rows
@@ -149,7 +149,7 @@ def test_the_rates_are_chosen_on_images_that_none_of_these_trainings_sees():
     assert best == {"rate_flat": reproduce.FLAT_RATE, "rate_aware": reproduce.AWARE_RATE}
     for command, config in zip(trainings, configs, strict=True):
         assert config.held_out == 10000 and not config.train_held_out and config.bn
-        assert command.folder.parent.parent == REPO_ROOT / chosen.rates and split_row(command.row)[1] == "custom"
+        assert command.folder.parent.parent == REPO_ROOT / chosen.rates and profile_of(command.row) == "custom"
     assert len({(config.epochs, config.seed, config.batch, config.preset) for config in configs}) == 1
     assert "FLAT_RATE" in reproduce.pages(request)
 

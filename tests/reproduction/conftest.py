@@ -14,7 +14,7 @@ import pytest
 from reproduction.compare.collect import Collection, collect
 from reproduction.compare.comparison import Comparison, compare
 from reproduction.compare.tables import load_tables
-from reproduction.runtime.record import Record, make_record, split_row
+from reproduction.runtime.record import Record, make_record, profile_of
 
 
 def metric(last: float | None, best_on_test: float | None = None) -> dict[str, float | None]:
@@ -46,9 +46,8 @@ def record(
     metrics: Mapping[str, Mapping[str, float | None]], row: str = "mnist-paper", seed: int = 0, **changes: Any
 ) -> Record:
     """A clean, verified record of Class2Str; `changes` are fields of the record."""
-    profile = split_row(row)[1]
-    fields = {"metrics": metrics, "row": row, "seed": seed, "profile": profile, "config": {"lr": 0.1, "seed": seed}}
-    return Record.model_validate(template().model_dump() | fields | changes)
+    fields = {"metrics": metrics, "row": row, "seed": seed, "config": {"lr": 0.1, "seed": seed}}
+    return Record.model_validate(template().model_dump() | {"profile": profile_of(row)} | fields | changes)
 
 
 def put(folder: Path, made: Record) -> Path:

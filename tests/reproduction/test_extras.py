@@ -44,6 +44,15 @@ def test_rows_are_paired_by_their_base_and_a_damaged_file_is_a_line(make, tmp_pa
         assert f"{row} and cifar10-cpu, seed 0: predictions of different test sets" in found.problems
 
 
+def test_predictions_of_another_length_than_the_labels_are_a_line(make, tmp_path):
+    run(make, tmp_path, "mnist5k-cpu", 0, [True, False])
+    broken = run(make, tmp_path, "mnist5k-cpu-ft", 0, [True, True])
+    write_npz(broken / "predictions.npz", {"labels": np.zeros(2, int), "predicted": np.zeros(3, int)})
+    made, found = tables(tmp_path)
+    assert "Row against row, image by image" not in made
+    assert any("not one prediction for each label" in problem for problem in found.problems)
+
+
 def test_details_are_means_over_seeds_and_rows_without_them_are_left_out(make, tmp_path):
     for seed, ari in ((0, 0.5), (1, 0.7)):
         scores = {

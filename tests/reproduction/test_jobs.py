@@ -65,6 +65,28 @@ def test_a_failure_names_the_command_and_starts_nothing_more(note, tmp_path, job
     assert order(tmp_path) == ["bad"]  # the other worker was asked to stop, or never began
 
 
+def test_scripts_that_are_stopped_are_asked_once_and_save_in_their_own_time(tmp_path, monkeypatch):
+    (tmp_path / "child.py").write_text(f"""
+import sys, time; sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from reproduction.runtime.run_folder import stop_signals
+name, seconds, folder = sys.argv[1], float(sys.argv[2]), Path({str(tmp_path)!r})
+with stop_signals() as stop:  # a second SIGTERM ends the script at once
+    (folder / f"{{name}}.ready").touch()
+    while name != "bad" and not stop.requested or len(list(folder.glob("*.ready"))) < 3:
+        time.sleep(0.02)
+    time.sleep(seconds)
+    (folder / f"{{name}}.saved").touch()
+    sys.exit(1)
+""")
+    monkeypatch.setattr(workers, "REPO_ROOT", tmp_path)
+    seconds = {"bad": "0", "quick": "0.1", "slow": "1"}
+    commands = [Command("row", n, "child.py", (n, seconds[n]), tmp_path, worker=n) for n in seconds]
+    failure = workers.run_all(commands, 3)
+    assert failure is not None and failure[0].stage == "bad"
+    assert {path.stem for path in tmp_path.glob("*.saved")} == set(seconds)
+
+
 def test_lines_carry_the_number_of_their_command(note, capfd):
     workers.run_all([note("x", "a"), replace(note("y", "b"), threads=1)], 2)
     out = capfd.readouterr().out

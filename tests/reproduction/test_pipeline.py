@@ -7,7 +7,7 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from dataclasses import replace
 
 import pytest
@@ -20,6 +20,7 @@ from reproduction.launch.jobs import Command
 from reproduction.launch.pipeline import Reproduction, Request, request_of
 from reproduction.launch.sweep import FOLDERS
 from reproduction.runtime import driver
+from reproduction.runtime.flags import device
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 ASKED = {"profile": "cpu", "dataset": "cifar100", "seeds": "", "device": "cpu", "args": "", "force": False}
@@ -271,6 +272,22 @@ def test_a_failed_command_is_named_and_nothing_runs_after_it(stages, tmp_path, c
     assert ran() == (["0", str(code)], [])  # neither a third command nor a comparison
     printed = capfd.readouterr().out
     assert "all stages finished" not in printed and "next steps" not in printed
+
+
+def test_an_interrupted_download_ends_in_one_line_and_the_exit_code_of_ctrl_c(stages, monkeypatch, capfd):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "get_files", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        pipeline.run(stages[0](0), ["--profile", "cpu", "--device", "cpu"])
+    assert ended.value.code == 130 and capfd.readouterr().err == "\ninterrupted; the same command goes on\n"
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:\u00b2", "cuda:-1"])
+def test_a_device_is_a_name_or_a_number_that_can_be_read(name):
+    with pytest.raises(ArgumentTypeError, match="is not auto, cpu, cuda or cuda:N"):
+        device(name)
 
 
 def test_a_wrong_device_is_found_before_anything_is_downloaded(stages, monkeypatch, capfd):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from reproduction.compare.collect import collect
 from reproduction.compare.comparison import compare
 from reproduction.compare.export import csv_text, latex, markdown
 from reproduction.compare.tables import paper_of
+from reproduction.runtime.record import make_record
 from reproduction.runtime.run_folder import REPO_ROOT, UserError
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -84,6 +86,25 @@ def test_a_truncated_record(folder, make):
     for length in range(0, len(whole), 37):
         write(folder, whole[:length])
         assert len(look(folder).problems) == 1
+
+
+def test_no_path_of_this_machine_is_recorded(make, monkeypatch):
+    monkeypatch.chdir(REPO_ROOT / "docs")
+    recorded = {
+        "/home/ann/data": "<path>",
+        "--data-dir=/home/ann": "--data-dir=<path>",
+        "../../ann/data": "<path>",
+        "--runs-dir=../../ann": "--runs-dir=<path>",
+        "../data": "data",
+        str(REPO_ROOT): ".",
+        f"--x={REPO_ROOT}/runs": "--x=runs",
+        "folder:../../ann/photos": "folder:photos",
+        "..5": "..5",
+        "runs/a": "runs/a",
+    }
+    fields = make.record({}).model_dump(include=set(inspect.signature(make_record).parameters))
+    made = make_record(**fields | {"argv": list(recorded), "config": {"places": tuple(recorded)}})
+    assert made.argv == made.config["places"] == list(recorded.values())
 
 
 def test_nested_too_deeply(folder):

@@ -344,6 +344,9 @@ def test_command_writes_page_and_markdown(make, tmp_path, capsys):
     assert "needs no network" in capsys.readouterr().out
     assert (tmp_path / "a b" / "r.html").read_text().startswith("<!doctype html>")
     assert "| mnist5k-cpu | FC % | 99.38 | 96.00 (1) |" in (tmp_path / "a b" / "r.md").read_text()
+    with pytest.raises(SystemExit):  # the Markdown would replace the page
+        report.main(["--out", str(tmp_path / "r.md"), "--runs", str(tmp_path / "runs")])
+    assert "--out" in capsys.readouterr().err and not (tmp_path / "r.md").exists()
 
 
 CHROMIUM = shutil.which("chromium")

@@ -206,7 +206,7 @@ def test_a_task_asks_a_gpu_where_its_scripts_use_one(flags, asked, monkeypatch):
 
 @pytest.mark.parametrize(
     ("fails", "codes", "ends"),
-    [(False, (0, 0), "0"), (False, (0, 3), "3"), (True, (0, 3), "1 of 2 tasks failed")],
+    [(False, (0, 0), "0"), (False, (0, 3), "3"), (False, (0, -9), "-9"), (True, (0, 3), "1 of 2 tasks failed")],
 )
 def test_a_failed_task_or_comparison_is_the_exit_code(fails, codes, ends, monkeypatch):
     compared = iter(codes)

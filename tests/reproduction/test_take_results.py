@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from reproduction.compare.collect import RESULTS
+from reproduction.launch import take_results
 from reproduction.launch.take_results import OVER_SEEDS, take
 from reproduction.runtime.run_folder import UserError
 
@@ -104,6 +106,35 @@ def test_a_broken_record_is_one_line_and_nothing_is_taken(make, tmp_path, text):
     with pytest.raises(UserError, match="record.json: not a record of this repository") as error:
         take(tmp_path / "runs", tmp_path / "results")
     assert "\n" not in str(error.value) and not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "done", "papers", "stays"),
+    [
+        ("class2str/a-cpu", True, "class2str", False),
+        ("class2str/a-matched", False, "class2str", True),  # it was stopped
+        ("subclass/a-cpu", True, "class2str", True),  # finished, and not taken
+        ("subclass/a-cpu", True, "", False),
+    ],
+)
+def test_runs_of_an_earlier_call_stay_with_their_worktree(tmp_path, monkeypatch, capsys, other, done, papers, stays):
+    repository, worktree = tmp_path / "repository", tmp_path / "worktree"
+    git = ["git", "-C", str(repository), "-c", "user.name=x", "-c", "user.email=x"]
+    subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    subprocess.run([*git, "worktree", "add", "-q", "--detach", str(worktree)], check=True)
+    for run, finished in (("class2str/b-cpu", True), (other, done)):
+        folder = worktree / "runs" / run / "seed0"
+        folder.mkdir(parents=True)
+        for name in ("config.json", *["DONE"] * finished):
+            (folder / name).touch()
+    monkeypatch.setattr(take_results, "REPO_ROOT", repository)
+    monkeypatch.setattr(take_results, "WORKTREE", worktree)
+    monkeypatch.setattr(take_results, "run_in_worktree", lambda *_: worktree / "runs")
+    monkeypatch.setattr(take_results, "take", lambda *_, **__: [])
+    monkeypatch.setattr(take_results.readme, "main", lambda _: 0)
+    take_results.main(["--papers", papers])
+    assert worktree.exists() == stays == (f"{other}/seed0" in capsys.readouterr().out)
 
 
 def test_nothing_to_take(tmp_path):

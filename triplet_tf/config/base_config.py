@@ -21,7 +21,7 @@ from reproduction.runtime.flags import (
     add_common,
     add_flags,
     finish_parsing,
-    given,
+    is_set,
     number,
     run_flags,
     whole,
@@ -312,9 +312,9 @@ def adopt_trained(config: Config, args: argparse.Namespace) -> Config:
     trained = read_json(folder / "config.json", "net", "train_mode", "db_name", "data_dir")
     if trained["net"] not in TABLE:
         raise UserError(f"{shown(folder / 'config.json')}: net {trained['net']!r} is not one of {', '.join(NETS)}")
-    typed = {key for key in TRAINED if given(args, key) or (key == "flip" and given(args, "no_flip"))}
+    typed = {key for key in TRAINED if is_set(args, key) or (key == "flip" and is_set(args, "no_flip"))}
     changes = {key: trained[key] for key in TRAINED if key in trained and key not in typed}
-    if not any(given(args, name) for name in ("data_dir", "datasets_dir")):
+    if not any(is_set(args, name) for name in ("data_dir", "datasets_dir")):
         data_dir = Path(trained["data_dir"])  # recorded as given: seen from where the run was started
         changes["data_dir"] = str(data_dir if data_dir.is_dir() else REPO_ROOT / data_dir)
     return dataclasses.replace(config, name=folder.name, **changes)
@@ -374,7 +374,7 @@ def choose_gpu(config: Config, argv: Sequence[str] | None = None) -> None:
     """
     if config.device != "auto":
         return
-    if given(argparse.Namespace(argv=sys.argv[1:] if argv is None else argv), "gpu"):
+    if is_set(argparse.Namespace(argv=sys.argv[1:] if argv is None else argv), "gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = config.gpu
     else:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", config.gpu)
