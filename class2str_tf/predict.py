@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from class2str_tf.flags import SINCE, Stage2Config
-from class2str_tf.stage1_folder import stage1_digest
+from class2str_tf.stage1_folder import read_strings, recorded_folder, stage1_digest
 from reproduction.runtime.flags import PRINT_CONFIG, FlagTable, Parser, add_flags, finish_parsing, flags_alone, run_main
-from reproduction.runtime.run_folder import REPO_ROOT, UserError, read_json, shown
+from reproduction.runtime.run_folder import UserError, read_json, shown
 
 FLAGS: FlagTable = {
     "--run": dict(required=True, metavar="DIR", help="rnn/ folder of a stage-2 run"),
@@ -67,11 +67,7 @@ def trained_with(folder: Path) -> Stage2Config:
 
 def predict(run: Path, image: Path) -> None:
     """Prints the string that the LH classifier outputs for an image, the class with this string, and likely classes."""
-    config, table = trained_with(run), None
-    for candidate in run.glob("*_strings.json"):
-        table = read_json(candidate, "image_shape", "strings", "class_names")
-    if table is None:
-        raise UserError(f"--run {run}: no *_strings.json; give the rnn/ folder of a stage-2 run")
+    config, table = trained_with(run), read_strings(run)
 
     from class2str_tf.method import codes, model
     from class2str_tf.networks import build as networks
@@ -90,8 +86,7 @@ def predict(run: Path, image: Path) -> None:
         lh = tf1.get_collection(tf1.GraphKeys.GLOBAL_VARIABLES, scope="lh/")
         with tf_runtime.session(session_config) as session:
             newest = _newest(run)
-            cnn_dir = Path(config.cnn_dir)  # recorded as given: seen from where the run was started
-            cnn_dir = cnn_dir if cnn_dir.is_dir() else REPO_ROOT / cnn_dir
+            cnn_dir = recorded_folder(config.cnn_dir)
             cnn_from = newest if config.finetune != "none" else _newest(cnn_dir)
             if cnn_from is not newest and stage1_digest(cnn_dir) not in (config.stage1, None):
                 raise UserError(f"{shown(cnn_dir)}: stage 1 was trained again since {shown(run)}; train stage 2 again")

@@ -21,13 +21,14 @@ from class2str_tf.data.images import load
 from class2str_tf.flags import Stage2Config, of_run
 from class2str_tf.method import codes, fixed_codes, model
 from class2str_tf.networks import build as networks
+from class2str_tf.stage1_folder import read_strings
 from class2str_tf.training import evaluate, frozen_features, loop, record
 from class2str_tf.training.frozen_features import Features
 from class2str_tf.training.reduced_fc import train_reduced
 from class2str_tf.training.timing import forward_times
 from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.outcomes import outcomes_of
-from reproduction.runtime.run_folder import UserError, open_run
+from reproduction.runtime.run_folder import UserError, open_run, shown
 from reproduction.runtime.tf import tf, tf1
 
 COLLAPSE_RATIO = 0.003  # w_l2 / w_i at B = 200 from which Class2Str collapses (docs/papers/class2str.md)
@@ -328,11 +329,16 @@ def evaluate_checkpoint(config: Stage2Config, checkpoint: str, stage1: Path, ses
     data = load(config)
     with tempfile.TemporaryDirectory() as scratch:  # the checkpoint's run keeps its own
         inputs = frozen_features.compute(config, data, stage1, Path(checkpoint).parent, session_config, Path(scratch))
+    fixed = None
+    if config.codes != "learned":  # those of the run: a tree of other training images would be another one
+        table = read_strings(Path(checkpoint).parent)
+        if table["class_names"] != list(data.class_names):
+            raise UserError(f"--dataset {config.dataset}: has other classes than the run of {shown(checkpoint)}")
+        fixed = codes.from_strings(table["strings"])
     images = config.finetune != "none"
     x_train, x_test = (data.train_images, data.test_images) if images else (inputs.train, inputs.test)
     with tf1.Graph().as_default():
         tf1.set_random_seed(config.seed)
-        fixed = fixed_strings(config, inputs.train, data)
         graph = build(config, x_train, data.train_labels, len(data.class_names), 1, fixed)
         with tf_runtime.session(session_config) as session:
             built = f"LSTMs {config.lstm_units}, {config.n_sequence} bits, {data.name}"
