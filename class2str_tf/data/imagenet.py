@@ -143,9 +143,8 @@ def load(config: Config, size: int = SIZE) -> ImageNet:
             "--dataset imagenet: the CNN is pretrained and stays frozen, its features are computed once (C2S-D02); "
             "leave out --finetune, --no-cache-features and --augment"
         )
-    refuse_unused(
-        config, ("train_images", "pixels", "features", "lenet", "lenet_relu"), "whose images and network are fixed"
-    )
+    fixed = ("train_images", "pixels", "model", "features", "lenet", "lenet_relu")
+    refuse_unused(config, fixed, "whose images and network are fixed")
     found = listing.lists(Path(config.data_dir))
     train, val = found["train"], found["val"]
     count = int(max(train.labels.max(), val.labels.max())) + 1
