@@ -82,16 +82,14 @@ def predict(run: Path, image: Path) -> None:
         x = tf1.placeholder(tf.uint8, [None, *shape])
         outputs = networks.cnn(x, config, training=False)
         p = tf.nn.softmax(model.lh_classifier(outputs, config.n_sequence, config.lstm_units))
-        cnn = tf1.get_collection(tf1.GraphKeys.GLOBAL_VARIABLES, scope="cnn/")
-        lh = tf1.get_collection(tf1.GraphKeys.GLOBAL_VARIABLES, scope="lh/")
         with tf_runtime.session(session_config) as session:
             newest = _newest(run)
             cnn_dir = recorded_folder(config.cnn_dir)
             cnn_from = newest if config.finetune != "none" else _newest(cnn_dir)
             if cnn_from is not newest and stage1_digest(cnn_dir) not in (config.stage1, None):
                 raise UserError(f"{shown(cnn_dir)}: stage 1 was trained again since {shown(run)}; train stage 2 again")
-            tf_runtime.restore_for_evaluation(session, cnn_from, config.model, cnn)
-            tf_runtime.restore_for_evaluation(session, newest, "the LH classifier", lh)
+            tf_runtime.restore_for_evaluation(session, cnn_from, config.model, networks.variables("cnn"))
+            tf_runtime.restore_for_evaluation(session, newest, "the LH classifier", networks.variables("lh"))
             probabilities = session.run(p, {x: read_image(image, shape, squash=config.dataset == "imagenet")})
     known = codes.from_strings(table["strings"])
     owner = codes.decode(probabilities, known, "exact")[0]

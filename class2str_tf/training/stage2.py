@@ -159,8 +159,8 @@ def run_stage2(config: Stage2Config) -> None:
         values, outcomes = evaluate.accuracies(outputs, inputs.fc_logits, data.test_labels)
         values |= evaluate.sizes_of(config, data, table)
         if not config.no_reduced_fc:
-            found, right = train_reduced(config, data, inputs, int(values["lh_weights"]), total, session_config)
-            values, outcomes["reduced_fc_accuracy"] = values | found, outcomes_of(right, data.test_labels)
+            reduced, right = train_reduced(config, data, inputs, int(values["lh_weights"]), total, session_config)
+            values, outcomes["reduced_fc_accuracy"] = values | reduced, outcomes_of(right, data.test_labels)
         structure = evaluate.structure(table, inputs, data, config.seed)
         for name in ("spearman_features", "spearman_confusion"):
             if structure[name]["rho"] is not None:
@@ -220,8 +220,8 @@ def train_until_unique(
             record.describe(data)
             with tf_runtime.session(session_config) as session:
                 if not cached:
-                    cnn = [v for v in tf1.global_variables("cnn/") if "/Adam" not in v.op.name]
-                    tf_runtime.restore_for_evaluation(session, prefix, f"{config.model} on {data.name}", cnn)
+                    built = f"{config.model} on {data.name}"
+                    tf_runtime.restore_for_evaluation(session, prefix, built, networks.variables("cnn"))
                 last = (attempt + 1) * total
                 test = partial(check, session, graph, config, data, x_test, folder, attempt, last)
                 history = loop.run_steps(
