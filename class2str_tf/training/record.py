@@ -127,7 +127,7 @@ def finish_imagenet(
       config: resolved flags.
       data: the images.
       digests: of weights and lists.
-      accepted: whether the weights have an unknown checksum.
+      accepted: whether weights with another checksum would have been accepted.
       right: bool [N], True for each validation image that FC classifies correctly.
       images: number of images read by this process.
       seconds: of the pass, of this process.
