@@ -145,8 +145,8 @@ def load(config: Config, size: int = SIZE) -> ImageNet:
         )
     fixed = ("train_images", "pixels", "model", "features", "lenet", "lenet_relu")
     refuse_unused(config, fixed, "whose images and network are fixed")
-    found = listing.lists(Path(config.data_dir))
-    train, val = found["train"], found["val"]
+    listings = listing.lists(Path(config.data_dir))
+    train, val = listings["train"], listings["val"]
     count = int(max(train.labels.max(), val.labels.max())) + 1
     folders: dict[int, str] = {}
     for path, label in zip(train.paths, train.labels.tolist(), strict=True):
@@ -154,7 +154,7 @@ def load(config: Config, size: int = SIZE) -> ImageNet:
     names = tuple(folders.get(k, f"class{k}") for k in range(count))
     if len(set(names)) < count:  # images not sorted into a folder for each class
         names = tuple(f"class{k}" for k in range(count))
-    digests = {f"imagenet-{split}.json": _list_digest(found[split]) for split in ("train", "val")}
+    digests = {f"imagenet-{split}.json": _list_digest(listings[split]) for split in ("train", "val")}
     return ImageNet(
         ImageFiles(train.paths, size), train.labels, ImageFiles(val.paths, size), val.labels, names, digests
     )

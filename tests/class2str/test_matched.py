@@ -319,7 +319,10 @@ def test_evaluation_takes_the_strings_of_the_run(script, runs, tmp_path):
     flags = ("--dataset", "mnist5k", "--train-images", "30", "--amp", "auto", "--device", "cpu", "--eval", newest)
     assert f"lh_accuracy {recorded:.4f}" in " ".join(script(RNN, *flags).stdout.split())
     table = json.loads((copied / "mnist5k_strings.json").read_text())
-    for names, message in ((table["class_names"][:9], "has other classes than the run of"), (None, "no *_strings.json")):
+    for names, message in (
+        (table["class_names"][:9], "has other classes than the run of"),
+        (None, "no *_strings.json"),
+    ):
         (copied / "mnist5k_strings.json").unlink()
         if names:
             (copied / "mnist5k_strings.json").write_text(json.dumps(table | {"class_names": names}))
