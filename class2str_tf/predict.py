@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from class2str_tf.flags import SINCE, Stage2Config
-from class2str_tf.stage1_folder import read_strings, recorded_folder, stage1_digest
+from class2str_tf.stage1_folder import recorded_folder, stage1_digest
 from reproduction.runtime.flags import PRINT_CONFIG, FlagTable, Parser, add_flags, finish_parsing, flags_alone, run_main
 from reproduction.runtime.run_folder import UserError, read_json, shown
 
@@ -67,13 +67,15 @@ def trained_with(folder: Path) -> Stage2Config:
 
 def predict(run: Path, image: Path) -> None:
     """Prints the string that the LH classifier outputs for an image, the class with this string, and likely classes."""
-    config, table = trained_with(run), read_strings(run)
+    config = trained_with(run)
 
     from class2str_tf.method import codes, model
     from class2str_tf.networks import build as networks
+    from class2str_tf.training.record import read_strings
     from reproduction.runtime import tf_runtime
     from reproduction.runtime.tf import tf, tf1
 
+    table = read_strings(run)
     shape = tuple(table["image_shape"])
     session_config = tf_runtime.start(config.seed, "cpu")
     with tf1.Graph().as_default():

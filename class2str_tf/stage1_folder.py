@@ -38,17 +38,6 @@ def recorded_folder(path: str) -> Path:
     return Path(path) if Path(path).is_dir() else REPO_ROOT / path
 
 
-def read_strings(folder: Path) -> dict[str, Any]:
-    """The newest string table of a stage-2 run, with `strings`, `class_names` and `image_shape`.
-
-    Raises:
-      UserError: there is none, or it is damaged.
-    """
-    for path in folder.glob("*_strings.json"):
-        return dict(read_json(path, "strings", "class_names", "image_shape"))
-    raise UserError(f"{shown(folder)}: no *_strings.json; expected the rnn/ folder of a stage-2 run")
-
-
 def adopt_architecture(config: dict[str, Any], args: argparse.Namespace, folder: Path) -> None:
     """Takes the architecture from the config.json of a run folder if it has one (C2S-D12).
 

@@ -21,7 +21,6 @@ from class2str_tf.data.images import load
 from class2str_tf.flags import Stage2Config, of_run
 from class2str_tf.method import codes, fixed_codes, model
 from class2str_tf.networks import build as networks
-from class2str_tf.stage1_folder import read_strings
 from class2str_tf.training import evaluate, frozen_features, loop, record
 from class2str_tf.training.frozen_features import Features
 from class2str_tf.training.reduced_fc import train_reduced
@@ -331,7 +330,7 @@ def evaluate_checkpoint(config: Stage2Config, checkpoint: str, stage1: Path, ses
         inputs = frozen_features.compute(config, data, stage1, Path(checkpoint).parent, session_config, Path(scratch))
     fixed = None
     if config.codes != "learned":  # those of the run: a tree of other training images would be another one
-        table = read_strings(Path(checkpoint).parent)
+        table = record.read_strings(Path(checkpoint).parent)
         if table["class_names"] != list(data.class_names):
             raise UserError(f"--dataset {config.dataset}: has other classes than the run of {shown(checkpoint)}")
         fixed = codes.from_strings(table["strings"])
