@@ -40,5 +40,5 @@ STAGE2: dict[str, Callable[[Stage2Config], bool] | None] = {
 
 def active(config: Config) -> list[str]:
     """Sorted ids of the deviations that are on in a configuration of stage 1 or stage 2."""
-    found = deviations.active(config, BOTH_STAGES)
-    return sorted(found + deviations.active(config, STAGE2)) if isinstance(config, Stage2Config) else found
+    ids = deviations.active(config, BOTH_STAGES)
+    return sorted(ids + deviations.active(config, STAGE2)) if isinstance(config, Stage2Config) else ids

@@ -302,13 +302,13 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
     """
     parser = Parser(prog, "Stage 2: LH classifier, Class2Str and Str2Class on the features of stage 1.")
     group = parser.originals
-    own = parser.additions if flavour == "mnist" else group  # the MNIST script was released with three flags only
+    common = parser.additions if flavour == "mnist" else group  # the MNIST script was released with three flags only
     group.add_argument("--B", type=whole(1), default=batch, help=f"batch size (default {batch})")
-    own.add_argument("--F", type=whole(1), default=64, help="channels of VGG16's first block (default 64)")
-    own.add_argument("--dataset", type=_named(dataset), default=dataset, help=f"default {dataset}")
-    own.add_argument("--name", default="default", help="run folder of stage 1; this stage writes to its rnn/")
+    common.add_argument("--F", type=whole(1), default=64, help="channels of VGG16's first block (default 64)")
+    common.add_argument("--dataset", type=_named(dataset), default=dataset, help=f"default {dataset}")
+    common.add_argument("--name", default="default", help="run folder of stage 1; this stage writes to its rnn/")
     models = ["vgg", "vgg16", "lenet"] if flavour == "imagenet" else ["vgg16", "lenet", "early"]
-    own.add_argument("--model", choices=models, default=model, help=f"default: that of stage 1, else {model}")
+    common.add_argument("--model", choices=models, default=model, help=f"default: that of stage 1, else {model}")
     if flavour == "mnist":
         group.add_argument("--gpu", type=whole(0), default=0, help="CUDA device, if one is visible; --device wins")
         group.add_argument("--w_inv_loss", type=number(0), default=100.0, help="weight of the inverse loss, w_i")
@@ -317,7 +317,7 @@ def rnn_parser(prog: str, dataset: str, model: str, batch: int = 200, flavour: s
         ("--w_i", 100.0 if flavour == "mnist" else 1.0, "inverse loss"),
         ("--w_l2", 0.01 if flavour == "mnist" else 1.0, "confidence of the bits, a sum over the batch"),
     ):
-        own.add_argument(name, type=number(0), default=default, help=f"weight of the {term} (default {default:g})")
+        common.add_argument(name, type=number(0), default=default, help=f"weight of the {term} (default {default:g})")
     if flavour == "imagenet":
         group.add_argument("--restore", type=int, choices=[0, 1], default=0, help="accepted; a run always resumes")
     add_flags(parser.additions, ARCHITECTURE | TRAINING | STAGE_2)

@@ -157,14 +157,14 @@ def lh_weights(setting: Setting, num_bits: int) -> int:
 
 
 def _command(
-    request: Request, seed: int, variant: str, what: str, own: tuple[str, ...], stage: int, cnn: Path
+    request: Request, seed: int, variant: str, what: str, variant_flags: tuple[str, ...], stage: int, cnn: Path
 ) -> Command:
-    """One command; `own` are the flags of its variant, `cnn` the run folder of stage 1."""
+    """One command; `variant_flags` are those of its variant alone, `cnn` the run folder of stage 1."""
     setting = SETTINGS[request.dataset]
     extra = stage == 2 and bool(request.extra)
     row = request.row(variant) if extra else request.base_row() + f"-{variant}" * bool(variant)
     folder = RUNS_ROOT / "class2str" / row / f"seed{seed}"
-    on_features = "none" in own and "--no-cache-features" not in own
+    on_features = "none" in variant_flags and "--no-cache-features" not in variant_flags
     flags = ["--B=200", "--dataset", request.dataset, "--name", f"seed{seed}", "--seed", str(seed), *setting.network]
     if stage == 2:
         w_c, w_i, w_l2 = setting.loss
@@ -173,8 +173,8 @@ def _command(
         flags += ["--cnn-dir", shown(cnn)] if folder != cnn else []
     if on_features:  # those of whole images
         flags = [flag for flag in flags if flag != "--augment"]
-    flags += [*own, "--runs-dir", shown(folder.parent), *request.shared_flags(row)]
-    minutes = setting.minutes[2 if on_features else 1 if stage == 2 or "--cnn-dir" in own else 0]
+    flags += [*variant_flags, "--runs-dir", shown(folder.parent), *request.shared_flags(row)]
+    minutes = setting.minutes[2 if on_features else 1 if stage == 2 or "--cnn-dir" in variant_flags else 0]
     label = f" ({variant})" if variant else ""
     return Command(
         row,

@@ -239,8 +239,8 @@ def draw_prefix_curve(accuracy: Sequence[float] | np.ndarray, path: Path, datase
     axes.spines[["top", "right"]].set_visible(False)
     if len(reference):
         axes.legend(frameon=False, loc="lower left", fontsize=9)
-    where = f", {dataset}" if dataset else ""
-    figure.text(0.02, 0.97, "First bits all right" + where, fontsize=13, weight="bold", color=INK, va="top")
+    suffix = f", {dataset}" if dataset else ""
+    figure.text(0.02, 0.97, "First bits all right" + suffix, fontsize=13, weight="bold", color=INK, va="top")
     figure.text(0.02, 0.905, "the last point is the string-match accuracy", fontsize=9, color=GREY, va="top")
     save_figure(figure, path, DPI)
 

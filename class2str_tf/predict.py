@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from class2str_tf.flags import SINCE, Stage2Config
-from class2str_tf.stage1_folder import stage1_digest
+from class2str_tf.stage1_folder import recorded_folder, stage1_digest
 from reproduction.runtime.flags import PRINT_CONFIG, FlagTable, Parser, add_flags, finish_parsing, flags_alone, run_main
-from reproduction.runtime.run_folder import REPO_ROOT, UserError, read_json, shown
+from reproduction.runtime.run_folder import UserError, read_json, shown
 
 FLAGS: FlagTable = {
     "--run": dict(required=True, metavar="DIR", help="rnn/ folder of a stage-2 run"),
@@ -67,17 +67,15 @@ def trained_with(folder: Path) -> Stage2Config:
 
 def predict(run: Path, image: Path) -> None:
     """Prints the string that the LH classifier outputs for an image, the class with this string, and likely classes."""
-    config, table = trained_with(run), None
-    for candidate in run.glob("*_strings.json"):
-        table = read_json(candidate, "image_shape", "strings", "class_names")
-    if table is None:
-        raise UserError(f"--run {run}: no *_strings.json; give the rnn/ folder of a stage-2 run")
+    config = trained_with(run)
 
     from class2str_tf.method import codes, model
     from class2str_tf.networks import build as networks
+    from class2str_tf.training.record import read_strings
     from reproduction.runtime import tf_runtime
     from reproduction.runtime.tf import tf, tf1
 
+    table = read_strings(run)
     shape = tuple(table["image_shape"])
     session_config = tf_runtime.start(config.seed, "cpu")
     with tf1.Graph().as_default():
@@ -86,17 +84,14 @@ def predict(run: Path, image: Path) -> None:
         x = tf1.placeholder(tf.uint8, [None, *shape])
         outputs = networks.cnn(x, config, training=False)
         p = tf.nn.softmax(model.lh_classifier(outputs, config.n_sequence, config.lstm_units))
-        cnn = tf1.get_collection(tf1.GraphKeys.GLOBAL_VARIABLES, scope="cnn/")
-        lh = tf1.get_collection(tf1.GraphKeys.GLOBAL_VARIABLES, scope="lh/")
         with tf_runtime.session(session_config) as session:
             newest = _newest(run)
-            cnn_dir = Path(config.cnn_dir)  # recorded as given: seen from where the run was started
-            cnn_dir = cnn_dir if cnn_dir.is_dir() else REPO_ROOT / cnn_dir
+            cnn_dir = recorded_folder(config.cnn_dir)
             cnn_from = newest if config.finetune != "none" else _newest(cnn_dir)
             if cnn_from is not newest and stage1_digest(cnn_dir) not in (config.stage1, None):
                 raise UserError(f"{shown(cnn_dir)}: stage 1 was trained again since {shown(run)}; train stage 2 again")
-            tf_runtime.restore_for_evaluation(session, cnn_from, config.model, cnn)
-            tf_runtime.restore_for_evaluation(session, newest, "the LH classifier", lh)
+            tf_runtime.restore_for_evaluation(session, cnn_from, config.model, networks.variables("cnn"))
+            tf_runtime.restore_for_evaluation(session, newest, "the LH classifier", networks.variables("lh"))
             probabilities = session.run(p, {x: read_image(image, shape, squash=config.dataset == "imagenet")})
     known = codes.from_strings(table["strings"])
     owner = codes.decode(probabilities, known, "exact")[0]

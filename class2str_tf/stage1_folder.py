@@ -25,13 +25,17 @@ def find_cnn(args: argparse.Namespace, original: str) -> Path:
         return Path(args.cnn_dir)
     trained = Path(args.eval or "").parent / "config.json"
     if args.eval and not is_set(args, "name") and trained.exists():
-        folder = Path(read_json(trained, "cnn_dir")["cnn_dir"])  # recorded as given: seen from where the run started
-        return folder if folder.is_dir() else REPO_ROOT / folder
+        return recorded_folder(read_json(trained, "cnn_dir")["cnn_dir"])
     ours = Path(args.runs_dir) / args.name
     for folder in (ours, Path(original), Path(args.runs_dir) / original):
         if any(folder.glob("model-*.index")):
             return folder
     return ours
+
+
+def recorded_folder(path: str) -> Path:
+    """A folder of config.json, which may be relative to where the run was started: here, or in the repository."""
+    return Path(path) if Path(path).is_dir() else REPO_ROOT / path
 
 
 def adopt_architecture(config: dict[str, Any], args: argparse.Namespace, folder: Path) -> None:

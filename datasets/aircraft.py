@@ -57,10 +57,10 @@ def derive(home: Path) -> lists.Derived:
     names = sorted({variant for split in pairs.values() for _, variant in split})  # ASCII order, as variants.txt
     number = {name: i for i, name in enumerate(names)}
     rows = {
-        split: lists.Rows(np.array([number[v] for _, v in found], np.int64), tuple(f"{i}.jpg" for i, _ in found))
-        for split, found in pairs.items()
+        split: lists.Rows(np.array([number[v] for _, v in lines], np.int64), tuple(f"{i}.jpg" for i, _ in lines))
+        for split, lines in pairs.items()
     }
-    images = [image for found in pairs.values() for image, _ in found]
+    images = [image for lines in pairs.values() for image, _ in lines]
     if len(set(images)) != len(images):
         raise DatasetError(f"{folder}: an image is in two of the splits, or twice in one")
     trainval = folder / "images_variant_trainval.txt"

@@ -41,17 +41,17 @@ def folder(
         if present:
             return candidate
     packed = entry.files[0]
-    found = find([packed.name], places(root, entry.name)) or fetch(entry, packed, home, offline)
+    path = find([packed.name], places(root, entry.name)) or fetch(entry, packed, home, offline)
     target = home / subfolder
     with locked(home):
         if not (target / names[0]).is_file():  # Another process may have unpacked it while we waited for the lock.
-            check_file(found, packed, accept)
+            check_file(path, packed, accept)
             wanted = {f"{subfolder}/{name}": name for name in names}
             limit = 2 * sum(f.bytes or 0 for f in entry.contents) + (16 << 20)
-            written = archive.extract(found, target, limit, lambda name: wanted.get(name.removeprefix("./")))
+            written = archive.extract(path, target, limit, lambda name: wanted.get(name.removeprefix("./")))
             if set(written) != set(names):
                 lost = next(n for n in names if n not in written)
-                raise DatasetError(f"{found}: holds no {subfolder}/{lost}; delete it and {target}, then fetch again")
+                raise DatasetError(f"{path}: holds no {subfolder}/{lost}; delete it and {target}, then fetch again")
     return target
 
 
@@ -63,23 +63,23 @@ def read(path: Path, entry: Entry, accept: bool) -> tuple[dict[str, Any], Checke
     return unpickle.load(raw, str(path)), checked
 
 
-def rows(batch: dict[str, Any], where: Path) -> np.ndarray:
+def rows(batch: dict[str, Any], path: Path) -> np.ndarray:
     """The pixel rows of a batch: uint8 [n, 3072], the red plane first."""
     data = batch.get("data")
     if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != 3072 or len(data) == 0:
-        raise DatasetError(f"{where}: no rows of 3,072 pixels under 'data'")
+        raise DatasetError(f"{path}: no rows of 3,072 pixels under 'data'")
     return data
 
 
-def labels(batch: dict[str, Any], key: str, count: int, num_classes: int, where: Path) -> np.ndarray:
+def labels(batch: dict[str, Any], key: str, count: int, num_classes: int, path: Path) -> np.ndarray:
     """The labels of a batch: int64 [count], each in 0..num_classes-1."""
-    found = batch.get(key)
-    if not isinstance(found, list) or not all(type(x) is int and abs(x) < 1 << 31 for x in found):
-        raise DatasetError(f"{where}: no list of whole numbers under {key!r}")
-    if len(found) != count:
-        raise DatasetError(f"{where}: {len(found)} labels under {key!r} for {count} images")
-    array = np.array(found, np.int64)
-    check_labels(array, num_classes, f"{where}, {key}")
+    values = batch.get(key)
+    if not isinstance(values, list) or not all(type(x) is int and abs(x) < 1 << 31 for x in values):
+        raise DatasetError(f"{path}: no list of whole numbers under {key!r}")
+    if len(values) != count:
+        raise DatasetError(f"{path}: {len(values)} labels under {key!r} for {count} images")
+    array = np.array(values, np.int64)
+    check_labels(array, num_classes, f"{path}, {key}")
     return array
 
 

@@ -22,21 +22,21 @@ def folders(root: Path | None) -> list[Path]:
     return places(root, f"{NAME}/{SUBFOLDER}", NAME, SUBFOLDER, "cifar_100")
 
 
-def _names(meta: dict[str, Any], key: str, count: int, where: Path) -> tuple[str, ...]:
-    found = meta.get(key)
-    if not isinstance(found, list) or len(found) != count or not all(isinstance(n, bytes | str) for n in found):
-        raise DatasetError(f"{where}: no list of {count} names under {key!r}")
-    return tuple(n.decode("ascii", "replace") if isinstance(n, bytes) else n for n in found)
+def _names(meta: dict[str, Any], key: str, count: int, path: Path) -> tuple[str, ...]:
+    names = meta.get(key)
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(n, bytes | str) for n in names):
+        raise DatasetError(f"{path}: no list of {count} names under {key!r}")
+    return tuple(n.decode("ascii", "replace") if isinstance(n, bytes) else n for n in names)
 
 
-def superclasses(fine: np.ndarray, coarse: np.ndarray, where: Path) -> np.ndarray:
+def superclasses(fine: np.ndarray, coarse: np.ndarray, path: Path) -> np.ndarray:
     """The superclass of each class, int64 [100]; every image of a class must name the same one."""
     table = np.full(FINE, -1, np.int64)
     table[fine] = coarse
     if not np.array_equal(table[fine], coarse):
-        raise DatasetError(f"{where}: images of one class name different superclasses")
+        raise DatasetError(f"{path}: images of one class name different superclasses")
     if (table < 0).any():
-        raise DatasetError(f"{where}: no image of class {int(np.argmin(table))}, so its superclass is unknown")
+        raise DatasetError(f"{path}: no image of class {int(np.argmin(table))}, so its superclass is unknown")
     return table
 
 
@@ -45,19 +45,19 @@ def load(root: Path | None = None, accept_unverified: bool = False, offline: boo
     this = entry(NAME)
     home = cifar.folder(this, root, SUBFOLDER, folders(root), accept_unverified, offline)
     digests, verified = {}, True
-    found: dict[str, dict[str, Any]] = {}
+    batches: dict[str, dict[str, Any]] = {}
     for file in this.contents:
-        found[file.name], checked = cifar.read(home / file.name, this, accept_unverified)
+        batches[file.name], checked = cifar.read(home / file.name, this, accept_unverified)
         digests[file.name] = checked.sha256
         verified &= checked.verified
     images, fine, coarse = {}, {}, {}
     for split in ("train", "test"):
         path = home / split
-        pixels = cifar.rows(found[split], path)
-        fine[split] = cifar.labels(found[split], "fine_labels", len(pixels), FINE, path)
-        coarse[split] = cifar.labels(found[split], "coarse_labels", len(pixels), COARSE, path)
+        pixels = cifar.rows(batches[split], path)
+        fine[split] = cifar.labels(batches[split], "fine_labels", len(pixels), FINE, path)
+        coarse[split] = cifar.labels(batches[split], "coarse_labels", len(pixels), COARSE, path)
         images[split] = cifar.images([pixels])
-        found[split].clear()  # 154 MB less while the other split is decoded
+        batches[split].clear()  # 154 MB less while the other split is decoded
     table = superclasses(fine["train"], coarse["train"], home / "train")
     if not np.array_equal(table[fine["test"]], coarse["test"]):
         raise DatasetError(f"{home / 'test'}: superclasses differ from those in train")
@@ -67,9 +67,9 @@ def load(root: Path | None = None, accept_unverified: bool = False, offline: boo
         train_labels=fine["train"],
         test_images=images["test"],
         test_labels=fine["test"],
-        class_names=_names(found["meta"], "fine_label_names", FINE, home / "meta"),
+        class_names=_names(batches["meta"], "fine_label_names", FINE, home / "meta"),
         coarse_labels=table,
-        coarse_names=_names(found["meta"], "coarse_label_names", COARSE, home / "meta"),
+        coarse_names=_names(batches["meta"], "coarse_label_names", COARSE, home / "meta"),
         digests=digests,
         verified=verified,
     )

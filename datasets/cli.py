@@ -31,16 +31,16 @@ def present(this: Entry, root: Path | None) -> str:
     source = getattr(module, "SOURCE", module)
     if hasattr(source, "present"):
         return str(source.present(root))
-    found = find([f.name for f in (*this.contents, *this.files)], module.folders(root))
-    return str(found.parent) if found else ""
+    path = find([f.name for f in (*this.contents, *this.files)], module.folders(root))
+    return str(path.parent) if path else ""
 
 
 def _list(root: Path | None) -> int:
     lines = [("set", "classes", "train / test", "download", "licence", "present")]
     for this in entries().values():
         counts = f"{this.train:,} / {this.test:,}" if this.train else "-"
-        where = present(this, root) or "no"
-        lines.append((this.name, str(this.classes or "-"), counts, _size(this.download_bytes), this.licence, where))
+        place = present(this, root) or "no"
+        lines.append((this.name, str(this.classes or "-"), counts, _size(this.download_bytes), this.licence, place))
     print(tabulate(lines, tablefmt="plain", disable_numparse=True))
     print("\nprepare one: python -m datasets.NAME\ncheck all: python -m datasets --verify\nmore: docs/data.md")
     return 0
@@ -69,13 +69,13 @@ def _prepare(this: Entry, root: Path | None, accept: bool, offline: bool | None)
         print(f"  sha256 {digest}  {name}")
 
 
-def _describe_lists(found: lists.ImageLists) -> None:
-    state = "the published lists" if found.verified else "lists derived here, no published digest to hold them against"
+def _describe_lists(opened: lists.ImageLists) -> None:
+    state = "the published lists" if opened.verified else "lists derived here, no published digest to hold them against"
     print(
-        f"{found.name}: {len(found.train.names):,} train and {len(found.test.names):,} test images, "
-        f"{found.num_classes} classes, {state}"
+        f"{opened.name}: {len(opened.train.names):,} train and {len(opened.test.names):,} test images, "
+        f"{opened.num_classes} classes, {state}"
     )
-    for name, digest in found.digests.items():
+    for name, digest in opened.digests.items():
         print(f"  sha256 {digest}  {name}")
 
 

@@ -39,8 +39,8 @@ def name_of(path: Path) -> str:
 
 def file_error(name: str, error: OSError) -> DatasetError:
     """The error for a file of the set `name` that cannot be read or written; the system does not always name it."""
-    where = f"{error.filename}: " if error.filename else ""
-    return DatasetError(f"{name}: {where}{error.strerror or error}; see --data-dir")
+    place = f"{error.filename}: " if error.filename else ""
+    return DatasetError(f"{name}: {place}{error.strerror or error}; see --data-dir")
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ class Dataset:
         """Refuses arrays that no reader may hand on (wrong type, shape or label range)."""
         for split in ("train", "test"):
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
-            where = f"{self.name}, {split} split"
+            what = f"{self.name}, {split} split"
             if images.dtype != np.uint8 or images.ndim != 4:
-                raise DatasetError(f"{where}: images are {images.dtype} {images.shape}, not uint8 [N, H, W, C]")
+                raise DatasetError(f"{what}: images are {images.dtype} {images.shape}, not uint8 [N, H, W, C]")
             if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-                raise DatasetError(f"{where}: labels are {labels.dtype} {labels.shape} for {len(images)} images")
-            check_labels(labels, self.num_classes, where)
+                raise DatasetError(f"{what}: labels are {labels.dtype} {labels.shape} for {len(images)} images")
+            check_labels(labels, self.num_classes, what)
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise DatasetError(
                 f"{self.name}: train images are {self.train_images.shape[1:]}, test images {self.test_images.shape[1:]}"
@@ -95,17 +95,17 @@ class Dataset:
             check_labels(self.coarse_labels, len(self.coarse_names or ()), f"{self.name}, superclasses")
 
 
-def check_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
+def check_labels(labels: np.ndarray, num_classes: int, what: str) -> None:
     """Raises DatasetError if a label is outside 0..num_classes-1.
 
     Args:
       labels: integers [N].
       num_classes: number of classes.
-      where: the file or split, for the message.
+      what: the file or split, for the message.
 
     Raises:
       DatasetError: with the first bad label and its position.
     """
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(bad):
-        raise DatasetError(f"{where}: label {labels[bad[0]]} at position {bad[0]} is not in 0..{num_classes - 1}")
+        raise DatasetError(f"{what}: label {labels[bad[0]]} at position {bad[0]} is not in 0..{num_classes - 1}")

@@ -152,12 +152,12 @@ class RangeDownloader:
     def _extent(self, response: Any) -> tuple[int, int | None]:
         """First byte of this answer and size of the whole file."""
         if response.status == 206:
-            found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
-            if not found or int(found[1]) != self._have():
+            extent = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
+            if not extent or int(extent[1]) != self._have():
                 self.discard()
                 raise ConnectionError("the server answered with another part than asked for")
             self.resumed = True
-            return int(found[1]), None if found[3] == "*" else int(found[3])
+            return int(extent[1]), None if extent[3] == "*" else int(extent[3])
         if response.status != 200:
             raise Refused(f"HTTP status {response.status}")
         length = response.headers.get("Content-Length")

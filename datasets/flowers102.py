@@ -24,10 +24,10 @@ def row_vector(path: Path, name: str) -> np.ndarray:
     Raises:
       DatasetError: another shape, or values that are no whole numbers >= 1.
     """
-    with matfile.variable(path, name) as found:
-        if len(found.dims) != 2 or 1 not in found.dims or not 0 < found.count <= MOST_IMAGES:
-            raise DatasetError(f"{path}: {name} has size {found.dims}, expected 1 x N")
-        values = np.concatenate(list(found.chunks(found.count)))
+    with matfile.variable(path, name) as vector:
+        if len(vector.dims) != 2 or 1 not in vector.dims or not 0 < vector.count <= MOST_IMAGES:
+            raise DatasetError(f"{path}: {name} has size {vector.dims}, expected 1 x N")
+        values = np.concatenate(list(vector.chunks(vector.count)))
     whole = values.astype(np.int64)
     if not np.array_equal(whole, values) or whole.min() < 1:
         raise DatasetError(f"{path}: {name} holds values that are no whole numbers >= 1")
@@ -46,7 +46,8 @@ def derive(home: Path) -> lists.Derived:
     if every.max() > len(labels) or len(np.unique(every)) != len(every):
         raise DatasetError(f"{home / 'setid.mat'}: image numbers beyond {len(labels)}, or one in two splits")
     rows = {
-        split: lists.Rows(labels[found - 1], tuple(f"image_{i:05d}.jpg" for i in found)) for split, found in ids.items()
+        split: lists.Rows(labels[numbers - 1], tuple(f"image_{i:05d}.jpg" for i in numbers))
+        for split, numbers in ids.items()
     }
     rows["train_all"] = rows["train"]
     return lists.Derived(rows, {})

@@ -19,9 +19,8 @@ from datasets.core import DATA_ROOT, Dataset, DatasetError
 from datasets.files import read_bounded, reading
 from datasets.identity import CACHED_ABOVE, content_digest
 from datasets.orientation import upright
-from datasets.split import stratified
+from datasets.split import TRAIN_SHARE, stratified
 
-TRAIN_SHARE = 0.8
 # A picture of more pixels is refused before it is decoded; 64 megapixels decode to 192 MB.
 MOST_PIXELS = 64 << 20
 MOST_FILE_BYTES = 256 << 20

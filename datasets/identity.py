@@ -56,11 +56,11 @@ def files_of(name: str, root: Path | None = None) -> list[Path]:
       root: the data folder.
     """
     base = DATA_ROOT if root is None else root
-    kind, _, rest = name.partition(":")
+    kind, _, target = name.partition(":")
     if kind == "folder":
-        return list(_below(Path(rest)))
+        return list(_below(Path(target)))
     if kind == "csv":
-        return [*_below(base / rest), *_below(base / f"{rest}_files"), *_manifest_files(rest, base)]
+        return [*_below(base / target), *_below(base / f"{target}_files"), *_manifest_files(target, base)]
     return _manifest_files(name, base)
 
 
@@ -143,8 +143,8 @@ def _of_contents(files: Iterable[Path], base: Path) -> str:
 def _read_table(path: Path) -> dict[str, str]:
     """The stored digests; none if the table is missing or damaged, since it can be made again."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    whole = isinstance(found, dict) and all(isinstance(digest, str) for digest in found.values())
-    return found if whole else {}
+    whole = isinstance(stored, dict) and all(isinstance(digest, str) for digest in stored.values())
+    return stored if whole else {}

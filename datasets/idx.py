@@ -23,8 +23,8 @@ def present(entry: Entry, placed: Sequence[Path], base: Path) -> str:
 
     The data folder itself does not count: the whole family has the same file names, only sub-folders tell them apart.
     """
-    found = find([f.name for f in (*entry.contents, *entry.files)], [folder for folder in placed if folder != base])
-    return str(found.parent) if found else ""
+    path = find([f.name for f in (*entry.contents, *entry.files)], [folder for folder in placed if folder != base])
+    return str(path.parent) if path else ""
 
 
 def decode(raw: bytes, ndim: int, what: str) -> np.ndarray:

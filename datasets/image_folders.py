@@ -61,8 +61,8 @@ def read(path: Path) -> Images:
     splits = {}
     for split in ("train", "test") if divided else ("",):
         folder = path / split
-        found = list_folders(folder, passed_over) if split == "test" else classes
-        names, labels = list_images(folder, found, classes, passed_over)
+        present = list_folders(folder, passed_over) if split == "test" else classes
+        names, labels = list_images(folder, present, classes, passed_over)
         splits[split] = [f"{split}/{name}" for name in names] if split else names, labels
     print_passed_over(path, passed_over)
     name = name_of(Path(os.path.abspath(path)))  # of `.` too
@@ -142,19 +142,19 @@ def list_folders(folder: Path, passed_over: Counter[str]) -> list[str]:
 
 
 def list_images(
-    folder: Path, found: Sequence[str], classes: Sequence[str], passed_over: Counter[str], may_be_empty: bool = False
+    folder: Path, present: Sequence[str], classes: Sequence[str], passed_over: Counter[str], may_be_empty: bool = False
 ) -> tuple[list[str], np.ndarray]:
     """The images of class folders.
 
     Args:
       folder: holds the class folders.
-      found: names of the class folders in it.
+      present: names of the class folders in it.
       classes: names of all classes in the order of their labels.
       passed_over: is added to, by reason.
       may_be_empty: accept class folders without an image.
 
     Returns:
-      Names CLASS/NAME in order of `found` and name, and labels int64 [N].
+      Names CLASS/NAME in order of `present` and name, and labels int64 [N].
 
     Raises:
       DatasetError: a class that is not among `classes`, one without images, or a name that is not UTF-8.
@@ -162,7 +162,7 @@ def list_images(
     number = {name: label for label, name in enumerate(classes)}
     names: list[str] = []
     labels: list[int] = []
-    for name in found:
+    for name in present:
         name_of(folder / name)
         if name not in number:
             raise DatasetError(

@@ -63,13 +63,13 @@ def scan(folder: Path, classes: Sequence[str] | None = None) -> Listing:
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder; {entry(NAME).placing(folder.parent.parent)}")
     passed_over: Counter[str] = Counter()
-    found = image_folders.list_folders(folder, passed_over)
-    order = list(found if classes is None else classes)
-    names, labels = image_folders.list_images(folder, found, order, passed_over, may_be_empty=True)
+    folders = image_folders.list_folders(folder, passed_over)
+    order = list(folders if classes is None else classes)
+    names, labels = image_folders.list_images(folder, folders, order, passed_over, may_be_empty=True)
     image_folders.print_passed_over(folder, passed_over)
     if not names:
         by_hand = entry(NAME).placing(folder.parent.parent)
-        raise DatasetError(f"{folder}: no images in {len(found)} class folders; {by_hand}")
+        raise DatasetError(f"{folder}: no images in {len(folders)} class folders; {by_hand}")
     base = folder.absolute()
     return Listing(tuple(base / name for name in names), labels, tuple(order))
 
@@ -98,8 +98,8 @@ def read(path: Path, base: Path, num_classes: int = 1000) -> Listing:
     """
     root = base.absolute()
     with reading(path):
-        found = json.loads(read_bounded(path, MOST_LIST_BYTES))
-        paths, labels = found["paths"], found["labels"]
+        stored = json.loads(read_bounded(path, MOST_LIST_BYTES))
+        paths, labels = stored["paths"], stored["labels"]
         if not isinstance(paths, list) or not isinstance(labels, list) or len(paths) != len(labels) or not paths:
             raise DatasetError(f"{path}: 'paths' and 'labels' must be two lists of the same length, one or more")
         if not all(isinstance(p, str) for p in paths) or not all(type(x) is int for x in labels):
@@ -130,13 +130,13 @@ def lists(root: Path | None = None) -> dict[str, Listing]:
     if all(f.is_file() for f in files.values()):
         return {split: read(path, base) for split, path in files.items()}
     train = scan(base / "train")
-    found = {"train": train, "val": scan(base / "val", train.class_names)}
+    listings = {"train": train, "val": scan(base / "val", train.class_names)}
     try:
-        for split, listing in found.items():
+        for split, listing in listings.items():
             write(listing, files[split], base)
     except OSError as error:  # ImageNet often lies on a read-only share; the lists are only a short cut
         print(f"{base / 'lists'}: not written ({error.strerror}); the folders are listed each time", file=sys.stderr)
-    return found
+    return listings
 
 
 def prepare(root: Path | None, accept: bool) -> None:

@@ -25,7 +25,7 @@ from datasets.core import DatasetError
 from datasets.fetch import fetch, find, locked, places
 from datasets.files import copy_file, read_bounded, reading, write_text
 from datasets.manifest import entry
-from datasets.split import stratified
+from datasets.split import TRAIN_SHARE, stratified
 from datasets.verify import check_file
 
 HEADER = ",label,file_name"
@@ -38,7 +38,7 @@ FILES = {
 MOST_LIST_BYTES = 1 << 28
 MOST_DIGITS = 18  # of a label; more may not fit 64 bits
 MOST_ARCHIVE_BYTES = 64 << 30  # what an archive of images may unpack to
-VAL_SHARE, SPLIT_SEED = 0.2, 0  # of `held_out`
+SPLIT_SEED = 0  # of `held_out`
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def read_csv(path: Path) -> Rows:
         raise DatasetError(f"{path}: first line is {''.join(lines[:1])[:60]!r}, not {HEADER!r}")
     labels, names = [], []
     for number, line in enumerate(lines[1:], 2):
-        _, comma, rest = line.partition(",")
-        label, comma2, name = rest.partition(",")
+        _, comma, tail = line.partition(",")
+        label, comma2, name = tail.partition(",")
         name = name.strip().strip('"')
         if not (comma and comma2 and name and label.strip().removeprefix("-").isdecimal()):
             raise DatasetError(f"{path}: line {number} is not `number,label,file name`: {line[:80]!r}")
@@ -149,7 +149,7 @@ def check_files(rows: Rows, images: Path, listing: str) -> None:
             raise DatasetError(f"{listing}: row {row}: {images / name} does not exist; are all images in place?")
 
 
-def mapped(train: Rows, test: Rows, where: str, class_names: Mapping[int, str]) -> tuple[Rows, Rows, tuple[str, ...]]:
+def mapped(train: Rows, test: Rows, what: str, class_names: Mapping[int, str]) -> tuple[Rows, Rows, tuple[str, ...]]:
     """Labels 0.. by sorted value of the training list, one map for both lists (STL-D19).
 
     Returns:
@@ -160,11 +160,11 @@ def mapped(train: Rows, test: Rows, where: str, class_names: Mapping[int, str]) 
     """
     known, train_labels = np.unique(train.labels, return_inverse=True)
     if len(known) < 2:
-        raise DatasetError(f"{where}: the training list has {len(known)} class; two or more are needed")
+        raise DatasetError(f"{what}: the training list has {len(known)} class; two or more are needed")
     bad = np.flatnonzero(~np.isin(test.labels, known))
     if len(bad):
         raise DatasetError(
-            f"{where}: label {test.labels[bad[0]]} of {test.names[bad[0]]} is not among the {len(known)} labels "
+            f"{what}: label {test.labels[bad[0]]} of {test.names[bad[0]]} is not among the {len(known)} labels "
             "of the training list"
         )
     names = tuple(class_names.get(int(label), str(label)) for label in known)
@@ -232,7 +232,7 @@ def held_out(train_all: Rows) -> tuple[Rows, Rows]:
     For sets without an official validation split (ours; the paper trains on the whole list), and for folders without
     a test split.
     """
-    train_rows, val_rows = stratified(train_all.labels, round((1 - VAL_SHARE) * len(train_all.names)), SPLIT_SEED)
+    train_rows, val_rows = stratified(train_all.labels, round(TRAIN_SHARE * len(train_all.names)), SPLIT_SEED)
     return train_all.take(np.sort(train_rows)), train_all.take(np.sort(val_rows))
 
 
@@ -343,10 +343,10 @@ def _unpacked(source: Source, root: Path | None, accept_unverified: bool, offlin
     home = next(started, folders[0])
     for file in this.files:
         target = source.unpack.get(file.name)
-        found = find([file.name], folders)
-        if target is not None and found is None and (home / target).is_dir():
+        packed = find([file.name], folders)
+        if target is not None and packed is None and (home / target).is_dir():
             continue  # unpacked by an earlier call that was stopped later on
-        path = found or fetch(this, file, home, offline)
+        path = packed or fetch(this, file, home, offline)
         check_file(path, file, accept_unverified)
         with locked(home):
             if target is not None:
@@ -354,11 +354,11 @@ def _unpacked(source: Source, root: Path | None, accept_unverified: bool, offlin
                     archive.extract(path, home / target, MOST_ARCHIVE_BYTES, functools.partial(_inside, target))
             elif path.parent != home:
                 copy_file(path, home / path.name)
-    found_home = source.home(root)
-    if found_home is None:
+    complete = source.home(root)
+    if complete is None:
         wanted = ", ".join((source.images, *source.needs))
         raise DatasetError(f"{home}: not all of {wanted} are there; {this.placing(folders[-1])}")
-    return found_home
+    return complete
 
 
 def _inside(folder: str, member: str) -> str | None:
@@ -381,11 +381,11 @@ def load_set(
     """
     home = prepare(source, root, accept_unverified, offline)
     names = source.derive(home).class_names if source.complete(home) else {}
-    found = load(source.name, home / "lists", home / source.images, train, test, names)
+    opened = load(source.name, home / "lists", home / source.images, train, test, names)
     known = source.fingerprints
     verified = bool(known) and all(read_csv(home / "lists" / FILES[k]).fingerprint() == known[k] for k in (train, test))
     if known and not verified and not accept_unverified:
         raise DatasetError(
             f"{home / 'lists'}: not the published lists; delete them to derive them again, or --accept-unverified"
         )
-    return dataclasses.replace(found, verified=verified)
+    return dataclasses.replace(opened, verified=verified)

@@ -90,11 +90,11 @@ class Entry:
         return sum(f.bytes or 0 for f in self.files if f.urls)
 
 
-def _digest(table: dict[str, Any], where: str) -> Digest:
+def _digest(table: dict[str, Any], file_name: str) -> Digest:
     algorithm, value, evidence = table.get("algorithm"), table.get("value"), table["evidence"]
     known = algorithm in ALGORITHMS and bool(value)
     if known == evidence.startswith("unknown") or not evidence.startswith(("computed", "published by ", "unknown")):
-        raise DatasetError(f"{PATH.name}: {where}: digest {algorithm} {value} with evidence {evidence!r}")
+        raise DatasetError(f"{PATH.name}: {file_name}: digest {algorithm} {value} with evidence {evidence!r}")
     return Digest(algorithm, value, evidence)
 
 

@@ -167,9 +167,9 @@ def variable(path: Path, name: str) -> Iterator[Variable]:
     """
     with reading(path), open(path, "rb") as file:
         for element in _elements(path, file):
-            found = _variable(element)
-            if found and found.name == name:
-                yield found
+            current = _variable(element)
+            if current and current.name == name:
+                yield current
                 return
         raise DatasetError(f"{path}: holds no array named {name!r}")
 
@@ -185,8 +185,8 @@ def table(path: Path, name: str) -> Any:
     """
     with reading(path), open(path, "rb") as file:
         for element in _elements(path, file):
-            found, value = _matrix(element, 0, name)
-            if found == name and value is not None:
+            current, value = _matrix(element, 0, name)
+            if current == name and value is not None:
                 return value
         raise DatasetError(f"{path}: holds no variable named {name!r}")
 

@@ -27,13 +27,13 @@ def table(path: Path) -> dict[str, str]:
     """
     with reading(path):
         lines = read_bounded(path, MOST_BYTES).decode("utf-8-sig").splitlines()
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         key, space, value = line.strip().partition(" ")
-        if not space or key in found:
+        if not space or key in values:
             raise DatasetError(f"{path}: line {number} is not `key value` with a new key: {line[:60]!r}")
-        found[key] = value.strip()
-    return found
+        values[key] = value.strip()
+    return values
 
 
 def derive(home: Path) -> lists.Derived:

@@ -58,8 +58,8 @@ def decode(path: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
             raise DatasetError(f"{path}: holds no {missing.removesuffix('.npy')}; it is another file")
         if sum(sizes[name] for name in wanted) > MOST_BYTES:
             raise DatasetError(f"{path}: {part} unpacks to more than {MOST_BYTES:,} bytes; another file, or a bomb")
-        with np.load(path, allow_pickle=False) as found:
-            images, labels = (np.asarray(found[f"{part}_{kind}"]) for kind in ("images", "labels"))
+        with np.load(path, allow_pickle=False) as arrays:
+            images, labels = (np.asarray(arrays[f"{part}_{kind}"]) for kind in ("images", "labels"))
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != SHAPE or len(images) == 0:
         raise DatasetError(f"{path}: {part} images are {images.dtype} {images.shape}, expected uint8 (n, 28, 28, 3)")
     if labels.dtype.kind not in "ui" or labels.shape not in ((len(images), 1), (len(images),)):

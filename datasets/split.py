@@ -12,6 +12,8 @@ import numpy as np
 
 from datasets.core import Dataset, DatasetError
 
+TRAIN_SHARE = 0.8  # of the images of a folder, or of a list, that is split into two parts
+
 
 def stratified(labels: np.ndarray, take: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Picks `take` items, with an equal share of every class, in a seeded random order.

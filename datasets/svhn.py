@@ -72,10 +72,10 @@ def load(
         digests[file.name] = checked.sha256
         verified &= checked.verified
     parts: dict[str, list[str]] = {"train": [s for s in ("train", "extra") if s in paths], "test": ["test"]}
-    found = {s: labels(path) for s, path in paths.items()}
+    classes = {s: labels(path) for s, path in paths.items()}
     split_images = {}
     for split, sources in parts.items():
-        counts = [len(found[s]) for s in sources]
+        counts = [len(classes[s]) for s in sources]
         files = [paths[s] for s in sources]
         # The decoded file is named after what it was decoded from, so another source never meets an old result.
         key = hashlib.sha256("".join(digests[path.name] for path in files).encode()).hexdigest()[:16]
@@ -87,9 +87,9 @@ def load(
     return Dataset(
         name=NAME,
         train_images=split_images["train"],
-        train_labels=np.concatenate([found[s] for s in parts["train"]]),
+        train_labels=np.concatenate([classes[s] for s in parts["train"]]),
         test_images=split_images["test"],
-        test_labels=found["test"],
+        test_labels=classes["test"],
         class_names=tuple("0123456789"),
         digests=digests,
         verified=verified,

@@ -59,32 +59,32 @@ def check_file(path: Path, file: File, accept_unverified: bool = False) -> Check
 
 def check_bytes(raw: bytes, path: Path, file: File, accept_unverified: bool = False) -> Checked:
     """Does the same for bytes in memory; `path` is the file that they were read from."""
-    where = str(path) if path.name == file.name else f"{path} (as {file.name})"
-    return _judge(where, path.parent, file, len(raw), _digests([raw], file), accept_unverified)
+    what = str(path) if path.name == file.name else f"{path} (as {file.name})"
+    return _judge(what, path.parent, file, len(raw), _digests([raw], file), accept_unverified)
 
 
-def _wrong(file: File, where: str, reason: str) -> DatasetError:
+def _wrong(file: File, what: str, reason: str) -> DatasetError:
     advice = "delete it to fetch it again" if file.urls else "replace it (see docs/data.md)"
-    return DatasetError(f"{where}: {reason}; {advice}, or use it with --accept-unverified")
+    return DatasetError(f"{what}: {reason}; {advice}, or use it with --accept-unverified")
 
 
-def _judge(where: str, folder: Path, file: File, size: int, digests: dict[str, str], accept: bool) -> Checked:
+def _judge(what: str, folder: Path, file: File, size: int, digests: dict[str, str], accept: bool) -> Checked:
     digest, sha256 = file.digest, digests["sha256"]
     if digest.algorithm is None:
-        return _first_seen(where, folder, file, sha256, accept)
+        return _first_seen(what, folder, file, sha256, accept)
     got = {**digests, "sha256-prefix": sha256[: len(digest.value or "")]}[digest.algorithm]
     right_size = file.bytes is None or size == file.bytes
     if right_size and got == digest.value:
         return Checked(sha256, True)
     if accept:
-        print(f"{where}: {digest.algorithm} {got} differs from the manifest; used as unverified data", file=sys.stderr)
+        print(f"{what}: {digest.algorithm} {got} differs from the manifest; used as unverified data", file=sys.stderr)
         return Checked(sha256, False)
     if not right_size:
-        raise _wrong(file, where, f"{size:,} bytes, expected {file.bytes:,}")
-    raise _wrong(file, where, f"{digest.algorithm} is {got}, expected {digest.value} ({digest.evidence})")
+        raise _wrong(file, what, f"{size:,} bytes, expected {file.bytes:,}")
+    raise _wrong(file, what, f"{digest.algorithm} is {got}, expected {digest.value} ({digest.evidence})")
 
 
-def _first_seen(where: str, folder: Path, file: File, sha256: str, accept: bool) -> Checked:
+def _first_seen(what: str, folder: Path, file: File, sha256: str, accept: bool) -> Checked:
     """No digest is published: the first file seen is remembered and later ones must equal it."""
     digests_path = folder / DIGESTS_FILE
     known = {}
@@ -100,5 +100,5 @@ def _first_seen(where: str, folder: Path, file: File, sha256: str, accept: bool)
             write_json(digests_path, {**known, file.name: sha256})
     elif known[file.name] != sha256 and not accept:
         stored = f"{known[file.name]} was stored in {digests_path} at first (remove it there if this file is right)"
-        raise _wrong(file, where, f"sha256 is {sha256}, but {stored}")
+        raise _wrong(file, what, f"sha256 is {sha256}, but {stored}")
     return Checked(sha256, False)

@@ -51,14 +51,14 @@ def present(root: Path | None = None) -> str:
 
 
 def find(
-    name: str, root: Path | None = None, given: Path | None = None, accept_unverified: bool = False
+    name: str, root: Path | None = None, from_flag: Path | None = None, accept_unverified: bool = False
 ) -> tuple[Path, str]:
     """The checked file with those weights.
 
     Args:
       name: one of `names()`.
       root: the data folder.
-      given: a path from a flag; checked like a file in its place.
+      from_flag: a path from a flag; checked like a file in its place.
       accept_unverified: use a file whose digest differs.
 
     Returns:
@@ -72,15 +72,15 @@ def find(
         raise DatasetError(f"unknown weights {name!r}: choose {', '.join(names())}")
     home = (DATA_ROOT if root is None else root) / NAME
     stem = name.removesuffix(".ckpt")
-    candidates = [given] if given is not None else [home / name, home / stem / name]
+    candidates = [from_flag] if from_flag is not None else [home / name, home / stem / name]
     path = next((p for p in candidates if is_there(p)), None)
-    if path is None and given is None and name in PACKED and (home / PACKED[name]).is_file():
+    if path is None and from_flag is None and name in PACKED and (home / PACKED[name]).is_file():
         path = _unpack(home, name, accept_unverified)
     if path is None:
-        where = given if given is not None else home
+        place = from_flag if from_flag is not None else home
         command = this.command(home.parent, this.file(PACKED.get(name, name)))
         missing = ", ".join(str(this.file(part)) for part in PARTS.get(name, (name,)))
-        raise DatasetError(f"{where}: no {missing}; place it there ({this.placing(home.parent)}), or run: {command}")
+        raise DatasetError(f"{place}: no {missing}; place it there ({this.placing(home.parent)}), or run: {command}")
     parts = [(path.with_name(part), part) for part in PARTS[name]] if name in PARTS else [(path, name)]
     return path, [_check(part, called, accept_unverified) for part, called in parts][0]
 
@@ -116,15 +116,15 @@ def prepare(root: Path | None, accept: bool) -> None:
     Raises:
       DatasetError: none is there, or one is another file.
     """
-    home, found = places(root, NAME)[0], False
+    home, missing = places(root, NAME)[0], True
     for file in (*entry(NAME).files, *entry(NAME).contents):
         path = find_file([file.name, f"{file.name.partition('.ckpt')[0]}/{file.name}"], [home])
         if path is not None:
             checked = check_file(path, file, accept)
-            found = True
+            missing = False
             known = "verified" if checked.verified else "UNVERIFIED (digest differs from the manifest's)"
             print(f"{file.name}: sha256 {checked.sha256}, {known if file.digest.algorithm else 'no published digest'}")
-    if not found:
+    if missing:
         command = f"{entry(NAME).command(home.parent)} FILE (--help names the files)"
         raise DatasetError(f"{home}: no weights; {entry(NAME).placing(home.parent)}; or run: {command}")
 

@@ -16,9 +16,10 @@ from triplet_tf.data_sampling.image_lists import data_set
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one training with these flags; None takes the command line."""
     config = base_config.parse(base_config.training_parser(), None if argv is None else list(argv))
-    check_started_from(config)
-    if already_done(config.folder, base_config.of_run(config), data_set(config)):
-        return
+    if not config.eval:
+        check_started_from(config)
+        if already_done(config.folder, base_config.of_run(config), data_set(config)):
+            return
     base_config.choose_gpu(config, argv)
     base_config.warn_of_frame(config)
     if config.eval:

@@ -147,8 +147,8 @@ def modes_of(extra: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     mode = words[place + 1] if place + 1 < len(words) else ""
     if mode not in MODES:
         raise UserError(f"ARGS: --train_mode {mode}: choose {', '.join(MODES)}")
-    rest = tuple(words[:place] + words[place + 2 :])
-    return ("vanilla",) if mode == "vanilla" else ("vanilla", mode), rest
+    others = tuple(words[:place] + words[place + 2 :])
+    return ("vanilla",) if mode == "vanilla" else ("vanilla", mode), others
 
 
 def without_ranking(extra: tuple[str, ...], grouped: bool = False) -> tuple[str, ...]:

@@ -143,11 +143,10 @@ def load(config: Config, size: int = SIZE) -> ImageNet:
             "--dataset imagenet: the CNN is pretrained and stays frozen, its features are computed once (C2S-D02); "
             "leave out --finetune, --no-cache-features and --augment"
         )
-    refuse_unused(
-        config, ("train_images", "pixels", "features", "lenet", "lenet_relu"), "whose images and network are fixed"
-    )
-    found = listing.lists(Path(config.data_dir))
-    train, val = found["train"], found["val"]
+    fixed = ("train_images", "pixels", "model", "features", "lenet", "lenet_relu")
+    refuse_unused(config, fixed, "whose images and network are fixed")
+    listings = listing.lists(Path(config.data_dir))
+    train, val = listings["train"], listings["val"]
     count = int(max(train.labels.max(), val.labels.max())) + 1
     folders: dict[int, str] = {}
     for path, label in zip(train.paths, train.labels.tolist(), strict=True):
@@ -155,7 +154,7 @@ def load(config: Config, size: int = SIZE) -> ImageNet:
     names = tuple(folders.get(k, f"class{k}") for k in range(count))
     if len(set(names)) < count:  # images not sorted into a folder for each class
         names = tuple(f"class{k}" for k in range(count))
-    digests = {f"imagenet-{split}.json": _list_digest(found[split]) for split in ("train", "val")}
+    digests = {f"imagenet-{split}.json": _list_digest(listings[split]) for split in ("train", "val")}
     return ImageNet(
         ImageFiles(train.paths, size), train.labels, ImageFiles(val.paths, size), val.labels, names, digests
     )

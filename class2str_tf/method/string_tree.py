@@ -87,14 +87,14 @@ def trie_dot(tree: dict[str, Any]) -> str:
     """Graphviz source of the tree of `trie`, left to right; edges carry the bits, leaves the class names."""
 
     def lines_of(node: dict[str, Any]) -> Iterator[str]:
-        own = f"n{node['prefix']}"
+        node_id = f"n{node['prefix']}"
         if "classes" in node:
             label = "\\n".join(_quoted(name) for name in (node["prefix"], *node["classes"]))
-            yield f'  {own} [shape=box, label="{label}"];'
+            yield f'  {node_id} [shape=box, label="{label}"];'
         for child in node.get("children", {}).values():
             yield from lines_of(child)
             bits = child["prefix"][len(node["prefix"]) :]
-            yield f'  {own} -> n{child["prefix"]} [label="{bits}"];'
+            yield f'  {node_id} -> n{child["prefix"]} [label="{bits}"];'
 
     style = '  node [shape=point]; edge [arrowhead=none, fontname="monospace"];'
     return "\n".join(["digraph strings {", "  rankdir=LR;", style, *lines_of(compact(tree)), "}"]) + "\n"

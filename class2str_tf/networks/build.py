@@ -112,6 +112,11 @@ def reduced_hidden(weights: int, num_features: int, num_classes: int) -> int:
     return weights // (num_features + num_classes)
 
 
+def variables(*scopes: str) -> list[tf.Variable]:
+    """All variables below the scopes but those of the optimizer: what a network restores from a checkpoint."""
+    return [v for scope in scopes for v in tf1.global_variables(f"{scope}/") if "/Adam" not in v.op.name]
+
+
 def weight_penalty(*scopes: str) -> tf.Tensor:
     """sum of 0.5 * ||W||^2 over convolution, FC and LSTM weights below the scopes; no biases, no BN. Scalar float32."""
     weights = [

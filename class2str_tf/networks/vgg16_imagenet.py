@@ -71,15 +71,15 @@ def assign_weights(session: tf1.Session, path: Path) -> None:
         with zipfile.ZipFile(path) as packed:
             if sum(member.file_size for member in packed.infolist()) > MOST_BYTES:
                 raise DatasetError(f"{shown(path)}: unpacks to more than {MOST_BYTES:,} bytes; another file, or a bomb")
-        found = np.load(path, allow_pickle=False)  # reads an array when it is asked for
-        names = set(found.files)
+        arrays = np.load(path, allow_pickle=False)  # reads an array when it is asked for
+        names = set(arrays.files)
     for variable in tf1.trainable_variables("cnn/") + tf1.trainable_variables("classifier/"):
         layer, kind = variable.op.name.split("/")[-2:]
         name = f"{layer}_{'W' if kind == 'weights' else 'b'}"
         if name not in names:
             raise UserError(f"{shown(path)}: holds no array {name}; expected D. Frossard's {WEIGHTS}")
         with reading(path):
-            array = np.asarray(found[name])  # a member that is no array comes as bytes
+            array = np.asarray(arrays[name])  # a member that is no array comes as bytes
         if array.shape != tuple(variable.shape.as_list()) or array.dtype.kind != "f" or not np.isfinite(array).all():
             raise UserError(
                 f"{shown(path)}: {name} is {array.dtype} {array.shape}, expected finite floats {variable.shape}; "

@@ -79,12 +79,12 @@ def structure(table: np.ndarray, inputs: Features, data: datasets.Dataset, seed:
     labels, known, num_classes = data.test_labels, superclasses(data), len(table)
     confusion = confusion_counts(labels, inputs.fc_logits.argmax(axis=1), num_classes)
     means = np.stack([inputs.test[labels == c].mean(axis=0) for c in range(num_classes)])
-    found: dict[str, Any] = {
+    measures: dict[str, Any] = {
         "groups": string_tree.prefix_groups(table, data.class_names, known),
         "lcp": string_tree.lcp_matrix(table).tolist(),
         "spearman_confusion": string_tree.spearman(table, string_tree.symmetric_confusion(confusion), seed=seed),
         "spearman_features": string_tree.spearman(table, string_tree.cosine_matrix(means), seed=seed),
     }
     if known is not None:
-        found["superclasses"] = string_tree.superclass_scores(table, known, seed=seed)
-    return found
+        measures["superclasses"] = string_tree.superclass_scores(table, known, seed=seed)
+    return measures

@@ -15,7 +15,7 @@ from class2str_tf.flags import ARCHITECTURE, Config, Stage2Config, fc_parser, pa
 from class2str_tf.networks import build as networks
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.arrays import read_npy
-from reproduction.runtime.run_folder import UserError, read_json, shown, write_json
+from reproduction.runtime.run_folder import UserError, atomic, read_json, shown, write_json
 from reproduction.runtime.tf import tf, tf1
 
 NAMES = ("features-train.npy", "features-test.npy", "fc-logits-test.npy")
@@ -113,16 +113,12 @@ def _holds(folder: Path, maker: dict[str, Any], count: int) -> bool:
 
 
 def _write(session: Any, output: Any, images: Any, array: np.ndarray, path: Path, batch_size: int) -> None:
-    """Runs `output` over all images into a .npy, memory-mapped while it grows and renamed when it is whole."""
-    partial = path.with_suffix(".partial")
-    table = np.lib.format.open_memmap(partial, "w+", np.float32, (len(array), output.shape[1]))
-    start = 0
-    for part in tqdm(slices(array, batch_size), desc=path.stem, disable=None, leave=False):
-        table[start : start + len(part)] = session.run(output, {images: part})
-        start += len(part)
-    table.flush()
-    del table
-    partial.rename(path)
+    """Runs `output` over all images into a .npy; with write(): on a full disk a memory map kills the process."""
+    shape = (len(array), int(output.shape[1]))
+    with atomic(path) as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for part in tqdm(slices(array, batch_size), desc=path.stem, disable=None, leave=False):
+            file.write(session.run(output, {images: part}))
 
 
 def _open(path: Path) -> np.ndarray:

@@ -139,7 +139,7 @@ def open_features(folder: Path, data: ImageNet, stage1_command: str) -> tuple[np
     Raises:
       UserError: not there, not complete, or of other images.
     """
-    found = []
+    tables = []
     for split, count in (("train", len(data.train_labels)), ("val", len(data.test_labels))):
         progress = folder / f"{split}.progress"
         files = [folder / f"{name}.npy" for name in FILES[split]]
@@ -150,8 +150,8 @@ def open_features(folder: Path, data: ImageNet, stage1_command: str) -> tuple[np
         maker = state["maker"] if isinstance(state["maker"], dict) else {}
         if state["done"] != count or maker.get(list_name) != data.digests[list_name]:
             raise UserError(f"{shown(folder)}: pool5 features of other images; run again: python {stage1_command}")
-        found += [read_npy(path, f"run again: python {stage1_command}", mapped=True) for path in files]
-        if any(table.ndim != 2 or len(table) != count or table.dtype != np.float32 for table in found[-len(files) :]):
+        tables += [read_npy(path, f"run again: python {stage1_command}", mapped=True) for path in files]
+        if any(table.ndim != 2 or len(table) != count or table.dtype != np.float32 for table in tables[-len(files) :]):
             raise UserError(f"{shown(folder)}: damaged pool5 features; run again: python {stage1_command}")
-    train, test, logits = found
+    train, test, logits = tables
     return train, test, logits

@@ -19,7 +19,7 @@ from class2str_tf.method.layers import count_parameters
 from reproduction.runtime import tf_runtime
 from reproduction.runtime.outcomes import Outcomes, outcomes_of
 from reproduction.runtime.record import Record, make_record, still_rising, versions_of
-from reproduction.runtime.run_folder import Run, UserError, shown, write_bytes, write_json
+from reproduction.runtime.run_folder import Run, UserError, read_json, shown, write_bytes, write_json
 from reproduction.runtime.tf_states import speed
 
 ARTEFACTS = (
@@ -127,7 +127,7 @@ def finish_imagenet(
       config: resolved flags.
       data: the images.
       digests: of weights and lists.
-      accepted: whether the weights have an unknown checksum.
+      accepted: whether weights with another checksum would have been accepted.
       right: bool [N], True for each validation image that FC classifies correctly.
       images: number of images read by this process.
       seconds: of the pass, of this process.
@@ -243,6 +243,17 @@ def write_strings(folder: Path, q: np.ndarray, data: datasets.Dataset, step: int
         },
     )
     write_bytes(folder / f"{name}_strings.pkl", pickle.dumps(strings, protocol=0))
+
+
+def read_strings(folder: Path) -> dict[str, Any]:
+    """The newest string table of a stage-2 run, with `strings`, `class_names` and `image_shape`.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    for path in folder.glob("*_strings.json"):
+        return dict(read_json(path, "strings", "class_names", "image_shape"))
+    raise UserError(f"{shown(folder)}: no *_strings.json; expected the rnn/ folder of a stage-2 run")
 
 
 def write_artefacts(

@@ -129,8 +129,7 @@ def run_stage1(config: Config) -> None:
 def go_on_from(session: tf1.Session, config: Config, prefix: Path, data: datasets.Dataset) -> None:
     """Puts the weights of a finished stage 1 into the graph; a reduced FC classifier keeps its initial values."""
     run_data.check_data(prefix.parent, data.digests, "run stage 1 with --overwrite, or choose --cnn-dir")
-    scopes = ("cnn/",) if config.fc_weights else ("cnn/", "classifier/")
-    variables = [v for scope in scopes for v in tf1.global_variables(scope) if "/Adam" not in v.op.name]
+    variables = networks.variables("cnn", *[] if config.fc_weights else ["classifier"])
     tf_runtime.restore_for_evaluation(session, prefix, f"{config.model} on {data.name}", variables)
 
 

@@ -27,7 +27,7 @@ from class2str_tf.training.reduced_fc import train_reduced
 from class2str_tf.training.timing import forward_times
 from reproduction.runtime import run_data, tf_runtime
 from reproduction.runtime.outcomes import outcomes_of
-from reproduction.runtime.run_folder import UserError, open_run
+from reproduction.runtime.run_folder import UserError, open_run, shown
 from reproduction.runtime.tf import tf, tf1
 
 COLLAPSE_RATIO = 0.003  # w_l2 / w_i at B = 200 from which Class2Str collapses (docs/papers/class2str.md)
@@ -158,8 +158,8 @@ def run_stage2(config: Stage2Config) -> None:
         values, outcomes = evaluate.accuracies(outputs, inputs.fc_logits, data.test_labels)
         values |= evaluate.sizes_of(config, data, table)
         if not config.no_reduced_fc:
-            found, right = train_reduced(config, data, inputs, int(values["lh_weights"]), total, session_config)
-            values, outcomes["reduced_fc_accuracy"] = values | found, outcomes_of(right, data.test_labels)
+            reduced, right = train_reduced(config, data, inputs, int(values["lh_weights"]), total, session_config)
+            values, outcomes["reduced_fc_accuracy"] = values | reduced, outcomes_of(right, data.test_labels)
         structure = evaluate.structure(table, inputs, data, config.seed)
         for name in ("spearman_features", "spearman_confusion"):
             if structure[name]["rho"] is not None:
@@ -219,8 +219,8 @@ def train_until_unique(
             record.describe(data)
             with tf_runtime.session(session_config) as session:
                 if not cached:
-                    cnn = [v for v in tf1.global_variables("cnn/") if "/Adam" not in v.op.name]
-                    tf_runtime.restore_for_evaluation(session, prefix, f"{config.model} on {data.name}", cnn)
+                    built = f"{config.model} on {data.name}"
+                    tf_runtime.restore_for_evaluation(session, prefix, built, networks.variables("cnn"))
                 last = (attempt + 1) * total
                 test = partial(check, session, graph, config, data, x_test, folder, attempt, last)
                 history = loop.run_steps(
@@ -328,11 +328,16 @@ def evaluate_checkpoint(config: Stage2Config, checkpoint: str, stage1: Path, ses
     data = load(config)
     with tempfile.TemporaryDirectory() as scratch:  # the checkpoint's run keeps its own
         inputs = frozen_features.compute(config, data, stage1, Path(checkpoint).parent, session_config, Path(scratch))
+    fixed = None
+    if config.codes != "learned":  # those of the run: a tree of other training images would be another one
+        table = record.read_strings(Path(checkpoint).parent)
+        if table["class_names"] != list(data.class_names):
+            raise UserError(f"--dataset {config.dataset}: has other classes than the run of {shown(checkpoint)}")
+        fixed = codes.from_strings(table["strings"])
     images = config.finetune != "none"
     x_train, x_test = (data.train_images, data.test_images) if images else (inputs.train, inputs.test)
     with tf1.Graph().as_default():
         tf1.set_random_seed(config.seed)
-        fixed = fixed_strings(config, inputs.train, data)
         graph = build(config, x_train, data.train_labels, len(data.class_names), 1, fixed)
         with tf_runtime.session(session_config) as session:
             built = f"LSTMs {config.lstm_units}, {config.n_sequence} bits, {data.name}"

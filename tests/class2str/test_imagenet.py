@@ -353,6 +353,8 @@ def test_what_is_missing_is_named(config, tmp_path):
         stage2 = parse_rnn(rnn_parser("s", "imagenet", "vgg16", flavour="imagenet"), flags)
         with pytest.raises(UserError, match="C2S-D02"):
             imagenet.load(stage2, SIZE)
+    with pytest.raises(UserError, match="^--model: not for imagenet, whose images and network are fixed$"):
+        imagenet.load(replace(config, model="lenet"), SIZE)  # the network would be VGG16, and the record say lenet
     with pytest.raises(UserError, match="run first: python class2str_tf/train_fc_classifer_imagenet.py"):
         imagenet_features(tmp_path, imagenet.load(config, SIZE))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,3 +97,21 @@ def test_memory_mapped_features_give_the_same_batches(graph, tmp_path, monkeypat
             (xa, ya), (xb, yb) = session.run([[a.x, a.labels], [b.x, b.labels]])
             np.testing.assert_array_equal(xa, xb)
             np.testing.assert_array_equal(ya, yb)
+
+
+def test_features_grow_by_writing_so_that_a_full_disk_is_an_error(tmp_path):
+    """Under a memory map, whose file has its whole size at once, a full disk kills the process without a message."""
+    from class2str_tf.training import frozen_features
+
+    images, sizes = np.arange(2**19, dtype=np.float32)[:, None], []
+
+    def run(output, feed):
+        sizes.extend(path.stat().st_size for path in tmp_path.iterdir())
+        (part,) = feed.values()
+        return part * 2
+
+    session, output = SimpleNamespace(run=run), SimpleNamespace(shape=(None, 1))
+    frozen_features._write(session, output, "images", images, tmp_path / "features.npy", 2**17)
+    assert sizes == sorted(set(sizes)) and sizes[0] < images.nbytes / 2
+    np.testing.assert_array_equal(np.load(tmp_path / "features.npy"), images * 2, strict=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["features.npy"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -308,3 +309,21 @@ def test_fixed_strings_are_those_of_the_tree_and_features_are_computed_once(runs
     assert record["details"]["strings"] == codes.strings(fixed_codes.tree_codes(means, 4))
     assert record["metrics"]["distinct_codes"]["last"] == 10 and record["metrics"]["min_confidence"]["last"] > 0.999
     assert not (runs["tree"] / "features-train.npy").exists()
+
+
+def test_evaluation_takes_the_strings_of_the_run(script, runs, tmp_path):
+    """A tree of other training images would be another one, and the accuracy that of no network."""
+    recorded = json.loads((runs["tree"] / "record.json").read_text())["metrics"]["lh_accuracy"]["last"]
+    copied = shutil.copytree(runs["tree"], tmp_path / "rnn")
+    newest = next(copied.glob("model-*.meta")).with_suffix("")
+    flags = ("--dataset", "mnist5k", "--train-images", "30", "--amp", "auto", "--device", "cpu", "--eval", newest)
+    assert f"lh_accuracy {recorded:.4f}" in " ".join(script(RNN, *flags).stdout.split())
+    table = json.loads((copied / "mnist5k_strings.json").read_text())
+    for names, message in (
+        (table["class_names"][:9], "has other classes than the run of"),
+        (None, "no *_strings.json"),
+    ):
+        (copied / "mnist5k_strings.json").unlink()
+        if names:
+            (copied / "mnist5k_strings.json").write_text(json.dumps(table | {"class_names": names}))
+        assert message in script(RNN, *flags, code=2).stderr

@@ -100,7 +100,7 @@ def test_missing_weights_say_where_they_go(tmp_path):
     with pytest.raises(datasets.DatasetError, match="vgg16_weights.npz .553,436,134 bytes, .*weights.*run:"):
         weights.find("vgg16_weights.npz", tmp_path)
     with pytest.raises(datasets.DatasetError, match="given.npz: no vgg16_weights.npz"):
-        weights.find("vgg16_weights.npz", tmp_path, given=tmp_path / "given.npz")
+        weights.find("vgg16_weights.npz", tmp_path, from_flag=tmp_path / "given.npz")
     with pytest.raises(datasets.DatasetError, match="unknown weights 'vgg19': choose vgg16_weights.npz"):
         weights.find("vgg19", tmp_path)
 
@@ -122,7 +122,7 @@ def test_digest_prefix_in_the_name_is_checked(make, tmp_path):
     with pytest.raises(datasets.DatasetError, match="sha256-prefix is .*expected f37072fd"):
         weights.find("resnet18-f37072fd.pth", tmp_path)
     with pytest.raises(datasets.DatasetError, match="replace it .see docs/data.md."):  # nothing is fetched here
-        weights.find("resnet18-f37072fd.pth", tmp_path, given=tmp_path / "weights" / "resnet18-f37072fd.pth")
+        weights.find("resnet18-f37072fd.pth", tmp_path, from_flag=tmp_path / "weights" / "resnet18-f37072fd.pth")
 
 
 def test_a_file_with_another_digest_is_named_so(make, tmp_path, capsys):

@@ -68,14 +68,16 @@ def test_non_finite_loss_stops_with_its_step(tiny, tmp_path):
         run_here(*flags)
 
 
-def test_outputs_that_are_not_finite_are_neither_tested_nor_saved(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("logits", "embedding"), [(1.0, np.nan), (np.nan, 1.0)])
+def test_outputs_that_are_not_finite_are_neither_tested_nor_saved(tiny, tmp_path, monkeypatch, logits, embedding):
     """The loss of a step is taken before its update, so the last one of a training cannot show it."""
     from reproduction.runtime.tf import tf1
 
     config = parse(training_parser(), flags_of(tiny, tmp_path, "hard", "--train_iters", "1"))
     lists = open_lists(config)
     labels = lists.test.labels
-    tested = evaluate.Tested(labels, labels[:, None], np.ones(len(labels)), np.full((len(labels), 2), np.nan))
+    cross_entropy, embeddings = np.full(len(labels), logits), np.full((len(labels), 2), embedding)
+    tested = evaluate.Tested(labels, labels[:, None], cross_entropy, embeddings)
     monkeypatch.setattr(loop, "run_test", lambda *_: tested)
     with tf1.Graph().as_default(), tf1.Session() as session:
         update = tf1.assign_add(tf1.train.get_or_create_global_step(), 1).op

@@ -322,6 +322,8 @@ def test_imagenet_weights_are_restored_and_named_in_the_record(runs, tiny, tmp_p
     with pytest.raises(UserError, match="--pretrained_dir: .*x started from other weights than"):
         run_here(*again)
     assert (tmp_path / "x" / "DONE").read_text() == stamp
+    run_here(*again, "--eval", str(tmp_path / "x" / "model.ckpt"))  # needs no ImageNet weights
+    assert (tmp_path / "x" / "eval-model.ckpt" / "metrics.json").is_file()
 
 
 def test_fast_flags_from_the_command_line(tiny, tmp_path):

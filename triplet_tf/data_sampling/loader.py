@@ -66,11 +66,11 @@ class ImageCache:
         # DEVIATION STL-D24: reduced here and again to the drawn side; an image of that size already stays as it is
         self._decoded = augment.reduced(decode(self._path), self.side)
         self.table: tf.Variable | None = None
-        images, found = len(lists.train.names) + len(lists.test.names), tf1.get_collection_ref(TABLE)
-        if gpu_name() and config.aug_style == "img" and images * self.side**2 * 3 <= ON_GPU_BYTES:
-            if not found:
+        count, tables = len(lists.train.names) + len(lists.test.names), tf1.get_collection_ref(TABLE)
+        if gpu_name() and config.aug_style == "img" and count * self.side**2 * 3 <= ON_GPU_BYTES:
+            if not tables:
                 with tf.device("/GPU:0"):
-                    found.append(
+                    tables.append(
                         tf1.Variable(
                             tf1.placeholder(tf.uint8, [None, 3]),
                             trainable=False,
@@ -80,7 +80,7 @@ class ImageCache:
                             shape=[None, 3],
                         )
                     )
-            self.table = found[0]
+            self.table = tables[0]
 
     def read(self, path: tf.Tensor) -> tf.Tensor:
         """Takes the place of `decode` in a pipeline that starts after `attach`."""
@@ -93,8 +93,8 @@ class ImageCache:
 
     def place(self, path: tf.Tensor, crop: Callable[[tf.Tensor], tuple[tf.Tensor, ...]]) -> tf.Tensor:
         """Finds a row of `places` for `augment.crops`, instead of `read`; `crop` chooses by an image's shape."""
-        found = tf.numpy_function(lambda path: np.array(self._places[path]), [path], tf.int64, stateful=False)
-        first, *shape = tf.unstack(tf.ensure_shape(found, [3]))
+        entry = tf.numpy_function(lambda path: np.array(self._places[path]), [path], tf.int64, stateful=False)
+        first, *shape = tf.unstack(tf.ensure_shape(entry, [3]))
         size, corner, mirror = crop(tf.cast(tf.stack(shape), tf.int32))
         chosen = tf.concat([size, corner, [tf.cast(mirror, tf.int32)]], 0)
         return tf.concat([[first // 3], shape, tf.cast(chosen, tf.int64)], 0)
@@ -113,17 +113,17 @@ class ImageCache:
                 self._make(session)
         index = self.folder / "index.json"
         with reading(index):
-            found = json.loads(index.read_text(encoding="utf-8"))
-            names, shapes = found["names"], np.array(found["shapes"], np.int64)
+            stored = json.loads(index.read_text(encoding="utf-8"))
+            names, shapes = stored["names"], np.array(stored["shapes"], np.int64)
             sizes = 3 * shapes.prod(axis=1)
         pixels = self.folder / "pixels.bin"
         wrong = {
-            "another version or size": (found["version"], found["side"]) != (CACHE_VERSION, self.side),
+            "another version or size": (stored["version"], stored["side"]) != (CACHE_VERSION, self.side),
             "it lacks images of these lists": bool({*self.lists.train.names, *self.lists.test.names} - {*names}),
             "pixels.bin is damaged": not pixels.is_file() or pixels.stat().st_size != sizes.sum(),
         }
         reasons = [reason for reason, is_so in wrong.items() if is_so]
-        if not reasons and found["digest"] != self._digest(names):
+        if not reasons and stored["digest"] != self._digest(names):
             reasons = ["the images have changed"]
         if reasons:
             raise DatasetError(

@@ -61,7 +61,7 @@ def right_by_metric(tested: Tested, neighbours: np.ndarray, of_pooled: np.ndarra
       of_pooled: int64 [N, M] of `nearest`, by the pooled features.
     """
     hits = tested.ranked == tested.labels[:, None]
-    same, same_pooled = (tested.labels[found[:, 0]] == tested.labels for found in (neighbours, of_pooled))
+    same, same_pooled = (tested.labels[numbers[:, 0]] == tested.labels for numbers in (neighbours, of_pooled))
     recalls = {"recall_at_1": same, "pooled_recall_at_1": same_pooled}
     return {"accuracy": hits[:, 0], "top5_accuracy": hits.any(axis=1), **recalls}
 

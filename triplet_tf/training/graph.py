@@ -72,10 +72,10 @@ def build(config: Config, lists: ImageLists) -> Graph:
         embeddings = nets.embedding_head(feature_map, config.emb_dim)
         metric, after = _metric_loss(config, batches.labels, embeddings, lists.num_classes)
         loss += metric
-        margin = 0.0 if isinstance(config.margin, str) else config.margin
+        euclidean = config.distance == "euclidean"
         scalars |= {
             "metric_loss": metric,
-            **ranking.batch_statistics(batches.labels, embeddings, margin, config.distance == "euclidean"),
+            **ranking.batch_statistics(batches.labels, embeddings, config.margin, euclidean),
         }
     if config.weight_decay == "on":  # DEVIATION STL-D02: collected and never added as released, hence off
         loss += tf.add_n(nets.weight_decay_terms(config.net))

@@ -108,7 +108,8 @@ def train(
                 training.log(sum(losses) / per_update)
 
             tested = run_test(session, graph.evaluation)
-            if not np.isfinite(tested.embeddings).all():  # a loss is taken before the update of its step
+            finite = np.isfinite(tested.embeddings).all() and np.isfinite(tested.cross_entropy).all()
+            if not finite:  # a loss is taken before the update of its step
                 raise UserError(
                     f"{config.train_mode}: the outputs of the network are not finite after step {training.step}; "
                     "lower the learning rate"

@@ -24,12 +24,13 @@ from reproduction.runtime.tf import tf, tf1
 from reproduction.runtime.tf_states import speed
 from triplet_tf import deviations, plots
 from triplet_tf.config.base_config import Config, describe
+from triplet_tf.config.initial_weights import DIGESTS
 from triplet_tf.data_sampling.image_lists import digests, open_lists
 from triplet_tf.data_sampling.loader import explained, file_paths
 from triplet_tf.training import evaluate
 from triplet_tf.training.evaluate import Tested, run_test
 from triplet_tf.training.graph import Graph, build_evaluation, count_parameters
-from triplet_tf.training.run_files import best_test, ratio_history
+from triplet_tf.training.run_files import ACCURACY, best_test, ratio_history
 
 SHOWN = 8  # neighbours of a query in the plot
 ARTEFACTS = (
@@ -158,7 +159,7 @@ def write_record(
         best_on_val = all_metrics(run_test(session, graph.evaluation), lists.num_classes)[0]
         best_on_test: dict[str, float] = {}
     else:
-        best_on_test = {"accuracy": best["test/Split_Val_Accuracy"], "macro_accuracy": best["test/macro_accuracy"]}
+        best_on_test = {"accuracy": best[ACCURACY], "macro_accuracy": best["test/macro_accuracy"]}
     matrix = confusion_counts(tested.labels, tested.ranked[:, 0], lists.num_classes)
     run.finish(
         make_record(
@@ -181,8 +182,8 @@ def write_record(
                 "largest_confusions": evaluate.largest_confusions(matrix, lists.class_names),
                 "parameters": count_parameters(),
                 **ratio_history(history, total),
-                "validation_accuracy": [history[-1]["test/Split_Val_Accuracy"]] if on_val else [],
-                "initial_weights": read_json(folder / "initial_weights.json") if config.init == "imagenet" else {},
+                "validation_accuracy": [history[-1][ACCURACY]] if on_val else [],
+                "initial_weights": read_json(folder / DIGESTS) if config.init == "imagenet" else {},
             },
             outcomes={name: outcomes_of(bits, tested.labels) for name, bits in right.items()},
             artefacts=ARTEFACTS,
