@@ -10,7 +10,6 @@ import io
 import json
 import pickle
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import datasets
-from benchmarks.measure import REPEATS, Benchmark, Measure, Pair, interleave, seconds
+from benchmarks.measure import REPEATS, Benchmark, Measure, Pair, interleave, output_of, seconds
 from reproduction.compare import claims, collect
 from reproduction.compare.claim_language import Gate, matches
 from reproduction.compare.tables import load_tables
@@ -39,6 +38,9 @@ AUTHORS = {  # what `make bench` calls the training of the authors' network
 START_UP_S = 2.0
 ONE_RUN_S = 2 * 3600  # records of a longer span come from several runs
 NEEDS = {  # what a script cannot do without, so that --print-config has something to resolve
+    "class2str_tf/predict.py": ["--run", "runs/class2str/example/rnn", "--image", "example.png"],
+    "subclass_torch/predict.py": ["--checkpoint", "runs/subclass/example", "--image", "example.png"],
+    "subclass_torch/ranking.py": ["--runs", "runs/subclass/example"],
     "hierarchy_cnn_torch/analyze.py": ["--run", "runs/hierarchy/example/seed0"],
     "triplet_tf/eval.py": ["--checkpoint", "runs/triplet/example/model.ckptbest"],
 }
@@ -151,25 +153,21 @@ def start_up(small: bool) -> list[Measure]:
     """Seconds of --help and of --print-config of every script, the slower of both; budget 2 s each.
 
     Raises:
-      RuntimeError: a script fails on --help.
+      RuntimeError: a script fails; the message ends with its last line.
     """
-    found = []
+    measures = []
     for script in scripts()[:2] if small else scripts():
         times: dict[str, list[float]] = {}
-        for option in ("--help", "--print-config"):
-            command = [sys.executable, script, *(NEEDS.get(script, []) if option != "--help" else []), option]
-            done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
-            if done.returncode == 0:
-                timed = seconds(functools.partial(subprocess.run, command, cwd=REPO_ROOT, capture_output=True))
-                times[option] = [timed() for _ in range(2 if small else REPEATS)]
-            elif option == "--help":
-                raise RuntimeError(f"{script} --help: {done.stderr.strip().splitlines()[-1]}")
+        for option, flags in (("--help", []), ("--print-config", NEEDS.get(script, []))):
+            command = [sys.executable, script, *flags, option]
+            output_of(command, f"{script} {option}: ")
+            timed = seconds(functools.partial(output_of, command))
+            times[option] = [timed() for _ in range(2 if small else REPEATS)]
         medians = {option: statistics.median(values) for option, values in times.items()}
         note = ", ".join(f"{option} {value:.3f} s" for option, value in medians.items())
-        note += "" if len(times) == 2 else "; it has no --print-config"
         slower = max(medians, key=medians.__getitem__)
-        found.append(Measure(f"start-up of {script}", "s", times[slower], START_UP_S, note))
-    return found
+        measures.append(Measure(f"start-up of {script}", "s", times[slower], START_UP_S, note))
+    return measures
 
 
 def default_rows(paper: str, dataset: str, copy: str) -> set[str]:
