@@ -140,10 +140,10 @@ def records(small: bool) -> list[Pair | Measure]:
 
 def scripts() -> list[str]:
     """Every script of the papers, without the `make reproduce-*` modules."""
-    found = (path for folder in FOLDERS.values() for path in sorted((REPO_ROOT / folder).glob("*.py")))
+    paths = (path for folder in FOLDERS.values() for path in sorted((REPO_ROOT / folder).glob("*.py")))
     runs = [
         path
-        for path in found
+        for path in paths
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8") and path.stem != "reproduce"
     ]
     return [str(path.relative_to(REPO_ROOT)) for path in runs]
@@ -184,24 +184,24 @@ def ended_at(record: Record) -> float:
 
 def cpu_profiles(small: bool) -> list[Measure]:
     """Seconds of the cpu profile of every paper in the newest records of its default rows, one value for each seed."""
-    found, measures = collect.collect(), []
+    collection, measures = collect.collect(), []
     for paper in FOLDERS:
         of_set: dict[str, list[tuple[int, Record]]] = {}
-        for group in found.of(paper):
+        for group in collection.of(paper):
             name = group.row.partition("-cpu")[0]  # the data set, and the name of a copy of it
             dataset, _, copy = name.partition("-")
             if group.profile == "cpu" and dataset in datasets.NAMES and group.row in default_rows(paper, dataset, copy):
                 entries = [(run.seed, entry.record) for run in group.runs for entry in run.entries]
                 of_set.setdefault(name, []).extend(entries)
-        for name, made in of_set.items():
+        for name, entries in of_set.items():
             seeds: dict[int, float] = {}
-            for seed, record in made:
+            for seed, record in entries:
                 seeds[seed] = seeds.get(seed, 0.0) + record.seconds
-            span = max(ended_at(record) for _, record in made) - min(ended_at(r) - r.seconds for _, r in made)
+            span = max(ended_at(record) for _, record in entries) - min(ended_at(r) - r.seconds for _, r in entries)
             wall = f"{span / 60:.0f} min from the first one's start to the last one's end"
             wall = wall if span < ONE_RUN_S else "not made in one run, so the wall time is unknown"
             note = f"sum over all records {sum(seeds.values()) / 60:.1f} min, also where they ran side by side; {wall}"
-            note += f"; newest {max(record.date for _, record in made)}"
+            note += f"; newest {max(record.date for _, record in entries)}"
             title = f"cpu profile of {paper}, {name}: seconds in the records of a seed"
             measures.append(Measure(title, "s", list(seeds.values()), note=note))
         if not of_set:
@@ -217,7 +217,7 @@ def until_gate(gate: Gate, base: collect.RowRuns, baseline: collect.RowRuns) -> 
       base: row that claims are tested on; stages before its last may be the baseline's first, as in Class2Str.
       baseline: row of the baseline; the same one if the gate names no variant.
     """
-    found: list[Record] = []
+    passed: list[Record] = []
     for run in baseline.runs:
         before = [entry.record for other in base.runs if other.seed == run.seed for entry in other.entries[:-1]]
         stages = [record for record in before if gate.metric in record.metrics and base is not baseline]
@@ -225,9 +225,9 @@ def until_gate(gate: Gate, base: collect.RowRuns, baseline: collect.RowRuns) -> 
         for count, record in enumerate(stages, 1):
             if (metric := record.metrics.get(gate.metric)) and 100 * (metric.last or 0) >= gate.least:
                 seconds = sum(stage.seconds for stage in stages[:count])
-                found.append(record.model_copy(update={"seconds": seconds}))
+                passed.append(record.model_copy(update={"seconds": seconds}))
                 break
-    return found
+    return passed
 
 
 def matched_profiles(small: bool) -> list[Measure]:
@@ -238,10 +238,10 @@ def matched_profiles(small: bool) -> list[Measure]:
     The note compares images/s with the cpu profile's networks in this paper's records, and with the authors' network
     as `make bench` measured it last.
     """
-    found, measures = collect.collect(), []
+    collection, measures = collect.collect(), []
     last_bench = {entry["name"]: entry for entry in read_json(claims.BENCHMARKS)} if claims.BENCHMARKS.is_file() else {}
     for paper, about in load_tables().items():
-        groups = {group.row: group for group in found.of(paper)}
+        groups = {group.row: group for group in collection.of(paper)}
         runs = [run for group in groups.values() if group.profile == "cpu" for run in group.runs]
         known = [entry.record.images_per_s for run in runs for entry in run.entries if entry.record.images_per_s]
         for row in (row for row in groups if row.endswith("-matched")):

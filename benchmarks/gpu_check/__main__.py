@@ -85,15 +85,15 @@ def check_framework(framework: str, python: str, device: str, results: Path, reh
             print(line, flush=True)
             return failures(framework, framework, line)
         code = run_side(framework, python, device, results, rehearse)
-    found = failures(framework, framework, f"its process ended with exit code {code}") if code else []
+    failed = failures(framework, framework, f"its process ended with exit code {code}") if code else []
     print(f"\nstep 3: a run of {framework} is killed, and the same command started again", flush=True)
     try:
         text = interrupted.kill_and_resume(framework, device, python)
         print(f"resume, {framework}: {text}", flush=True)
-        return [*found, {"kind": "resumed", "framework": framework, "text": text}]
+        return [*failed, {"kind": "resumed", "framework": framework, "text": text}]
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         print(f"resume, {framework}: FAILED: {error}", flush=True)
-        return [*found, *failures(framework, "resume", str(error))]
+        return [*failed, *failures(framework, "resume", str(error))]
 
 
 @any_terminal()
