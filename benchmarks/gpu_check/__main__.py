@@ -47,7 +47,9 @@ def mending(framework: str, seen: dict[str, Any], driver: str | None) -> str:
     elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return f"{framework} sees no GPU: CUDA_VISIBLE_DEVICES hides it; run: unset CUDA_VISIBLE_DEVICES"
     else:
-        why = f"driver {driver} is older than CUDA {seen['built']} needs (a newer one mends it), or libraries lack"
+        # an nvidia-smi that is too old for our query does not give the version
+        why = f"{f'driver {driver}' if driver else 'the driver'} is older than CUDA {seen['built']} needs (a newer one "
+        why += "mends it), or libraries lack"
     environment = ".venv-tf" if framework == "tensorflow" else ".venv"
     return f"{framework} sees no GPU: {why}; run: rm -rf {environment} && {INSTALL[framework]}"
 

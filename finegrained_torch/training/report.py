@@ -130,7 +130,8 @@ def draw(folder: Path, collection: Collection, data: images.Data) -> None:
         stored = read_npz(path, ("uncertainty", "mean_prediction", "certain"), "run --stage uncertainty --overwrite")
         values = stored["uncertainty"]
         if len(values) != len(coarse):
-            raise UserError(f"{shown(path)}: {len(values)} values for {len(coarse)} training images; --overwrite")
+            wrong = f"{len(values)} values for {len(coarse)} training images"
+            raise UserError(f"{shown(path)}: {wrong}; run --stage uncertainty --overwrite")
         plots.certainty_examples(
             target / "certainty.png", data.train.images, values, coarse, stored["mean_prediction"], names
         )
