@@ -22,7 +22,7 @@ from typing import Any
 
 import benchmarks
 from benchmarks import page
-from benchmarks.measure import Benchmark, Found, Measure, NotSupported
+from benchmarks.measure import Benchmark, Measure, NotSupported, Result
 from datasets.terminal import any_terminal
 from reproduction.runtime.flags import one_line_errors
 from reproduction.runtime.run_folder import REPO_ROOT, RUNS_ROOT, UserError, read_json, shown, write_json
@@ -46,10 +46,10 @@ def benchmarks_of(module: str) -> dict[str, Benchmark]:
 def run_one(module: str, name: str, small: bool) -> list[dict[str, Any]]:
     """Runs one benchmark in this process; entries of bench.json."""
     try:
-        found = benchmarks_of(module)[name](small)
+        results = benchmarks_of(module)[name](small)
     except NotSupported as reason:
-        found = Measure(name, "", [], note=f"not supported: {reason}")
-    return [{"paper": module, **one.summary()} for one in ([found] if isinstance(found, Found) else found)]
+        results = Measure(name, "", [], note=f"not supported: {reason}")
+    return [{"paper": module, **one.summary()} for one in ([results] if isinstance(results, Result) else results)]
 
 
 def in_a_process(*words: str) -> Any:
@@ -118,13 +118,13 @@ def main(argv: list[str] | None = None) -> int:
     for number, (module, name) in enumerate(todo, 1):
         began = time.monotonic()
         try:
-            found = in_a_process(module, name, "--one", *(["--small"] if args.small else []))
+            rows = in_a_process(module, name, "--one", *(["--small"] if args.small else []))
         except RuntimeError as error:
             failed.append(f"{module} {name!r}: {error}")
             print(f"failed: {failed[-1]}", file=sys.stderr, flush=True)
-            found = []
-        entries += found
-        for entry in found:
+            rows = []
+        entries += rows
+        for entry in rows:
             print(page.line(entry), flush=True)
         took, total = time.monotonic() - began, time.monotonic() - start
         print(f"[{number}/{len(todo)}] {module} {name!r}: {took:.0f} s, {total:.0f} s in all", file=sys.stderr)

@@ -53,17 +53,17 @@ def uncertainty_pair(small: bool) -> Pair:
     images = torch.randn(count, 3, 32, 32)
     labels = torch.arange(count) % 2
     views = draw_views(count, N_AUG, 42, "flips")
-    found: dict[str, np.ndarray] = {}
+    uncertainties: dict[str, np.ndarray] = {}
 
     def one_by_one() -> None:
-        found["loop"] = one_view_loop(net, images, labels, views).numpy()
+        uncertainties["loop"] = one_view_loop(net, images, labels, views).numpy()
 
     def ours() -> None:
-        found["ours"] = uncertainty(resnet.inference_copy(net), images, labels, N_AUG, 42).U
+        uncertainties["ours"] = uncertainty(resnet.inference_copy(net), images, labels, N_AUG, 42).U
 
     title = f"uncertainty of {name}, 5 views of {count} images: batched against one by one"
     pair = interleave(title, "images/s", rate(count, one_by_one), rate(count, ours), bar=4)
-    worst = float(np.abs(found["loop"] - found["ours"]).max())
+    worst = float(np.abs(uncertainties["loop"] - uncertainties["ours"]).max())
     assert worst < 1e-5, f"the two differ by {worst:.2e}"
     return pair
 
@@ -154,10 +154,10 @@ def prepare_clustering(points: int, dims: int = 512) -> Callable[[], int]:
 def clustering_measures(small: bool) -> list[Measure]:
     """Memory of all processes, and time, of clustering 50,000 x 512 features."""
     points = 1_000 if small else 50_000
-    found = rise(prepare_clustering, points, family=True)
+    growth = rise(prepare_clustering, points, family=True)
     name = f"UMAP and HDBSCAN of {points:,} x 512 in two classes"
-    memory = Measure(f"{name}: memory of all processes", "MiB", [found.bytes / 2**20], 4 * 1024, "budget 4 GiB")
-    return [memory, Measure(f"{name}: time", "s", [found.seconds], note=f"{found.returned} pseudo-labels")]
+    memory = Measure(f"{name}: memory of all processes", "MiB", [growth.bytes / 2**20], 4 * 1024, "budget 4 GiB")
+    return [memory, Measure(f"{name}: time", "s", [growth.seconds], note=f"{growth.returned} pseudo-labels")]
 
 
 def _loops(device: str) -> dict[str, Benchmark]:

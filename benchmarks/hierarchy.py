@@ -34,7 +34,7 @@ def scipys_order(merged: np.ndarray, condensed: np.ndarray) -> np.ndarray:
 
 def seriation_pairs(small: bool) -> list[Pair]:
     """Exact dynamic programme against SciPy's optimal_leaf_ordering: time and path length."""
-    found = []
+    pairs = []
     for size in (50, 100) if small else (100, 365, 1000):
         points = np.random.default_rng(0).random((size, 8))
         distance = np.sqrt(((points[:, None] - points[None]) ** 2).sum(2))
@@ -43,11 +43,11 @@ def seriation_pairs(small: bool) -> list[Pair]:
         theirs = functools.partial(scipys_order, merged, condensed)
         ours = functools.partial(seriation.optimal_order, merged, distance)
         name = f"seriation of {size} classes against SciPy's optimal_leaf_ordering"
-        found.append(interleave(f"{name}: time", "s", seconds(theirs), seconds(ours)))
+        pairs.append(interleave(f"{name}: time", "s", seconds(theirs), seconds(ours)))
         lengths = [seriation.path_length(order(), distance) for order in (theirs, ours)]
         note = "one value each; SciPy misses the optimum of a tree (its issue 11227), ours is exact"
-        found.append(Pair(f"{name}: path length", "sum of distances", [lengths[0]], [lengths[1]], note=note))
-    return found
+        pairs.append(Pair(f"{name}: path length", "sum of distances", [lengths[0]], [lengths[1]], note=note))
+    return pairs
 
 
 def data_of(pixels: np.ndarray, labels: np.ndarray, train: np.ndarray, tested: np.ndarray) -> Data:
@@ -155,13 +155,13 @@ def prepare_responses(images: int, channels: int) -> Callable[[], list[float]]:
 def responses_measures(small: bool) -> list[Measure]:
     """Memory and time while 50,000 x 6,000 responses are streamed and ranked."""
     images, channels = (2000, 100) if small else (50000, 6000)
-    found = rise(prepare_responses, images, channels)
+    growth = rise(prepare_responses, images, channels)
     name = f"responses of {images:,} images x {channels:,} channels"
     note = f"budget 1 GiB; the matrix in float32 would be {images * channels * 4 / 2**20:,.0f} MiB"
     return [
-        Measure(f"{name}: memory", "MiB", [found.bytes / 2**20], 1024, note),
-        Measure(f"{name}: streamed to disk", "s", [found.returned[0]]),
-        Measure(f"{name}: ranked", "s", [found.returned[1]]),
+        Measure(f"{name}: memory", "MiB", [growth.bytes / 2**20], 1024, note),
+        Measure(f"{name}: streamed to disk", "s", [growth.returned[0]]),
+        Measure(f"{name}: ranked", "s", [growth.returned[1]]),
     ]
 
 

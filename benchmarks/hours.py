@@ -104,15 +104,15 @@ def configurations(folder: str, line: str) -> tuple[str, list[tuple[Command, dic
     else:
         dataset, planned = "imagenet", 0.0
         commands = [Command("imagenet-paper", "", f"{folder}/{script}", (), REPO_ROOT) for script in SCRIPTS]
-    found: list[tuple[Command, dict[str, Any]]] = []
+    trainings: list[tuple[Command, dict[str, Any]]] = []
     different: dict[tuple[str, str], Command] = {}
     for command in commands:
         different.setdefault(key_of(command), command)
     for command in different.values():
         if command.script.rpartition("/")[2] in ("analyze.py", "ranking.py"):  # read runs, train nothing
             continue
-        found.append((command, resolved(command)))
-    return " ".join((dataset, *request.extra)), found, len(request.seeds), planned
+        trainings.append((command, resolved(command)))
+    return " ".join((dataset, *request.extra)), trainings, len(request.seeds), planned
 
 
 def resolved(command: Command) -> dict[str, Any]:
@@ -179,8 +179,8 @@ def _class2str(command: Command, config: dict[str, Any]) -> tuple[float, float]:
     hidden, lh, before = config["hidden"], 0, width
     for units in config["lstm_units"]:
         lh, before = lh + 4 * units * (before + units), units
-    own = config["n_sequence"] * (lh + 2 * before) + 2 * hidden * (classes + 2 * config["n_sequence"])
-    return own + (cnn if config["finetune"] != "none" else 0), images
+    rnn = config["n_sequence"] * (lh + 2 * before) + 2 * hidden * (classes + 2 * config["n_sequence"])
+    return rnn + (cnn if config["finetune"] != "none" else 0), images
 
 
 @functools.cache
@@ -274,7 +274,7 @@ TABLES: dict[str, tuple[str, Counted]] = {
 def estimate(paper: str, small: bool) -> list[Measure]:
     """Hours of every row in a table, those of one command together; of one command if `small`."""
     folder, counted = TABLES[paper]
-    found = []
+    measures = []
     for line in list(cells(paper)[0])[: 1 if small else None]:
         name, commands, seeds, planned = configurations(folder, line)
         parts = [counted(command, config) for command, config in commands]
@@ -286,8 +286,8 @@ def estimate(paper: str, small: bool) -> list[Measure]:
             f"{largest / 1e6:,.1f} million multiply-adds an image; {number(faster, 2)} h at the TF32 peak; "
             + (f"`make plan` {number(planned, 2)} h" if planned else "in no plan")
         )
-        found.append(Measure(f"{paper}, {name}", "h (estimate)", [hours], note=note))
-    return found
+        measures.append(Measure(f"{paper}, {name}", "h (estimate)", [hours], note=note))
+    return measures
 
 
 BENCHMARKS: dict[str, Benchmark] = {paper: functools.partial(estimate, paper) for paper in TABLES}

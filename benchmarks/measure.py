@@ -60,8 +60,8 @@ class Pair:
 
     def summary(self) -> dict[str, Any]:
         """One entry of runs/bench/bench.json."""
-        found = {"baseline": statistics.median(self.baseline), "ours": statistics.median(self.ours)}
-        return asdict(self) | found | _spread(self.ratios)
+        medians = {"baseline": statistics.median(self.baseline), "ours": statistics.median(self.ours)}
+        return asdict(self) | medians | _spread(self.ratios)
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class Curve:
         return entry | absent | {"ours": slope, "low": low, "high": high, "n": len(self.sizes)}
 
 
-Found = Pair | Measure | Curve
-Benchmark = Callable[[bool], Found | Sequence[Found]]  # of `small`: sizes that take seconds
+Result = Pair | Measure | Curve
+Benchmark = Callable[[bool], Result | Sequence[Result]]  # of `small`: sizes that take seconds
 
 
 def _spread(ratios: Sequence[float]) -> dict[str, Any]:

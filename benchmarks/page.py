@@ -91,8 +91,8 @@ def circumstances(load: float) -> str:
     """
     commit, dirty = commit_and_dirty()
     here = machine(first_gpu())
-    found = versions_of("tensorflow", "torch", "lightning", "numpy", "scipy")
-    versions = ", ".join(f"{name} {version}" for name, version in found.items())
+    packages = versions_of("tensorflow", "torch", "lightning", "numpy", "scipy")
+    versions = ", ".join(f"{name} {version}" for name, version in packages.items())
     changes = " with uncommitted changes" if dirty else ""
     return (
         f"Machine: {here.cpu}, {here.cores} cores, {here.gpu or 'no CUDA GPU'}, {here.system}, load {load:.1f} before "
@@ -108,15 +108,15 @@ def merged(old: Sequence[Entry], new: Sequence[Entry], measured_on: str) -> list
       new: rows that were measured by themselves.
       measured_on: text of `circumstances` for the new ones.
     """
-    found = list(old)
+    rows = list(old)
     for entry in (dict(entry, measured_on=measured_on) for entry in new):
-        keys = [(row["paper"], row["name"]) for row in found]
+        keys = [(row["paper"], row["name"]) for row in rows]
         if (key := (entry["paper"], entry["name"])) in keys:
-            found[keys.index(key)] = entry
+            rows[keys.index(key)] = entry
         else:
-            last = max((at for at, (module, _) in enumerate(keys) if module == entry["paper"]), default=len(found) - 1)
-            found.insert(last + 1, entry)
-    return found
+            last = max((at for at, (module, _) in enumerate(keys) if module == entry["paper"]), default=len(rows) - 1)
+            rows.insert(last + 1, entry)
+    return rows
 
 
 def write(folder: Path, entries: Sequence[Entry], failed: Sequence[str], measured_on: str) -> None:

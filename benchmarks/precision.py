@@ -125,7 +125,7 @@ def difference(paper: str, small: bool) -> Measure:
       NotSupported: see `check_support`.
     """
     check_support(paper, small)
-    found: dict[str, list[float]] = {}
+    accuracies: dict[str, list[float]] = {}
     minutes = 0.0
     with runs_folder(paper, small) as runs:
         for precision in FLAGS:
@@ -133,14 +133,14 @@ def difference(paper: str, small: bool) -> Measure:
                 accuracy(paper, seed, precision, small, runs / f"{precision}-{seed}")
                 for seed in SEEDS[: 1 if small else None]
             ]
-            found[precision] = [reached for reached, _ in runs_of]
+            accuracies[precision] = [reached for reached, _ in runs_of]
             minutes += sum(seconds for _, seconds in runs_of) / 60
-    apart = abs(statistics.mean(found["bfloat16"]) - statistics.mean(found["float32"]))
-    note = "; ".join(f"{key} {', '.join(f'{value:.2f}' for value in values)} %" for key, values in found.items())
+    apart = abs(statistics.mean(accuracies["bfloat16"]) - statistics.mean(accuracies["float32"]))
+    note = "; ".join(f"{key} {', '.join(f'{value:.2f}' for value in values)} %" for key, values in accuracies.items())
     note += f"; {minutes:.0f} minutes of training"
     name = {"cifar10": "CIFAR-10", "dogs": "Stanford Dogs"}[BASELINES[paper][0]]
     what = "smoke profile" if small else f"{name}, baseline of profile matched, fewer epochs"
-    title = f"{paper}, {what}: mean accuracy in bfloat16 against float32, {len(found['float32'])} seeds"
+    title = f"{paper}, {what}: mean accuracy in bfloat16 against float32, {len(accuracies['float32'])} seeds"
     return Measure(title, "points", [max(apart, 0.01)], LIMIT, note)  # 0 has no ratio
 
 

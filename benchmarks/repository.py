@@ -10,7 +10,6 @@ import io
 import json
 import pickle
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import datasets
-from benchmarks.measure import REPEATS, Benchmark, Measure, Pair, interleave, seconds
+from benchmarks.measure import REPEATS, Benchmark, Measure, Pair, interleave, output_of, seconds
 from reproduction.compare import claims, collect
 from reproduction.compare.claim_language import Gate, matches
 from reproduction.compare.tables import load_tables
@@ -39,6 +38,9 @@ AUTHORS = {  # what `make bench` calls the training of the authors' network
 START_UP_S = 2.0
 ONE_RUN_S = 2 * 3600  # records of a longer span come from several runs
 NEEDS = {  # what a script cannot do without, so that --print-config has something to resolve
+    "class2str_tf/predict.py": ["--run", "runs/class2str/example/rnn", "--image", "example.png"],
+    "subclass_torch/predict.py": ["--checkpoint", "runs/subclass/example", "--image", "example.png"],
+    "subclass_torch/ranking.py": ["--runs", "runs/subclass/example"],
     "hierarchy_cnn_torch/analyze.py": ["--run", "runs/hierarchy/example/seed0"],
     "triplet_tf/eval.py": ["--checkpoint", "runs/triplet/example/model.ckptbest"],
 }
@@ -138,10 +140,10 @@ def records(small: bool) -> list[Pair | Measure]:
 
 def scripts() -> list[str]:
     """Every script of the papers, without the `make reproduce-*` modules."""
-    found = (path for folder in FOLDERS.values() for path in sorted((REPO_ROOT / folder).glob("*.py")))
+    paths = (path for folder in FOLDERS.values() for path in sorted((REPO_ROOT / folder).glob("*.py")))
     runs = [
         path
-        for path in found
+        for path in paths
         if '__name__ == "__main__"' in path.read_text(encoding="utf-8") and path.stem != "reproduce"
     ]
     return [str(path.relative_to(REPO_ROOT)) for path in runs]
@@ -151,25 +153,21 @@ def start_up(small: bool) -> list[Measure]:
     """Seconds of --help and of --print-config of every script, the slower of both; budget 2 s each.
 
     Raises:
-      RuntimeError: a script fails on --help.
+      RuntimeError: a script fails; the message ends with its last line.
     """
-    found = []
+    measures = []
     for script in scripts()[:2] if small else scripts():
         times: dict[str, list[float]] = {}
-        for option in ("--help", "--print-config"):
-            command = [sys.executable, script, *(NEEDS.get(script, []) if option != "--help" else []), option]
-            done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, encoding="utf-8")
-            if done.returncode == 0:
-                timed = seconds(functools.partial(subprocess.run, command, cwd=REPO_ROOT, capture_output=True))
-                times[option] = [timed() for _ in range(2 if small else REPEATS)]
-            elif option == "--help":
-                raise RuntimeError(f"{script} --help: {done.stderr.strip().splitlines()[-1]}")
+        for option, flags in (("--help", []), ("--print-config", NEEDS.get(script, []))):
+            command = [sys.executable, script, *flags, option]
+            output_of(command, f"{script} {option}: ")
+            timed = seconds(functools.partial(output_of, command))
+            times[option] = [timed() for _ in range(2 if small else REPEATS)]
         medians = {option: statistics.median(values) for option, values in times.items()}
         note = ", ".join(f"{option} {value:.3f} s" for option, value in medians.items())
-        note += "" if len(times) == 2 else "; it had no --print-config then"
         slower = max(medians, key=medians.__getitem__)
-        found.append(Measure(f"start-up of {script}", "s", times[slower], START_UP_S, note))
-    return found
+        measures.append(Measure(f"start-up of {script}", "s", times[slower], START_UP_S, note))
+    return measures
 
 
 def default_rows(paper: str, dataset: str, copy: str) -> set[str]:
@@ -186,24 +184,24 @@ def ended_at(record: Record) -> float:
 
 def cpu_profiles(small: bool) -> list[Measure]:
     """Seconds of the cpu profile of every paper in the newest records of its default rows, one value for each seed."""
-    found, measures = collect.collect(), []
+    collection, measures = collect.collect(), []
     for paper in FOLDERS:
         of_set: dict[str, list[tuple[int, Record]]] = {}
-        for group in found.of(paper):
+        for group in collection.of(paper):
             name = group.row.partition("-cpu")[0]  # the data set, and the name of a copy of it
             dataset, _, copy = name.partition("-")
             if group.profile == "cpu" and dataset in datasets.NAMES and group.row in default_rows(paper, dataset, copy):
                 entries = [(run.seed, entry.record) for run in group.runs for entry in run.entries]
                 of_set.setdefault(name, []).extend(entries)
-        for name, made in of_set.items():
+        for name, entries in of_set.items():
             seeds: dict[int, float] = {}
-            for seed, record in made:
+            for seed, record in entries:
                 seeds[seed] = seeds.get(seed, 0.0) + record.seconds
-            span = max(ended_at(record) for _, record in made) - min(ended_at(r) - r.seconds for _, r in made)
+            span = max(ended_at(record) for _, record in entries) - min(ended_at(r) - r.seconds for _, r in entries)
             wall = f"{span / 60:.0f} min from the first one's start to the last one's end"
             wall = wall if span < ONE_RUN_S else "not made in one run, so the wall time is unknown"
             note = f"sum over all records {sum(seeds.values()) / 60:.1f} min, also where they ran side by side; {wall}"
-            note += f"; newest {max(record.date for _, record in made)}"
+            note += f"; newest {max(record.date for _, record in entries)}"
             title = f"cpu profile of {paper}, {name}: seconds in the records of a seed"
             measures.append(Measure(title, "s", list(seeds.values()), note=note))
         if not of_set:
@@ -219,7 +217,7 @@ def until_gate(gate: Gate, base: collect.RowRuns, baseline: collect.RowRuns) -> 
       base: row that claims are tested on; stages before its last may be the baseline's first, as in Class2Str.
       baseline: row of the baseline; the same one if the gate names no variant.
     """
-    found: list[Record] = []
+    passed: list[Record] = []
     for run in baseline.runs:
         before = [entry.record for other in base.runs if other.seed == run.seed for entry in other.entries[:-1]]
         stages = [record for record in before if gate.metric in record.metrics and base is not baseline]
@@ -227,9 +225,9 @@ def until_gate(gate: Gate, base: collect.RowRuns, baseline: collect.RowRuns) -> 
         for count, record in enumerate(stages, 1):
             if (metric := record.metrics.get(gate.metric)) and 100 * (metric.last or 0) >= gate.least:
                 seconds = sum(stage.seconds for stage in stages[:count])
-                found.append(record.model_copy(update={"seconds": seconds}))
+                passed.append(record.model_copy(update={"seconds": seconds}))
                 break
-    return found
+    return passed
 
 
 def matched_profiles(small: bool) -> list[Measure]:
@@ -240,10 +238,10 @@ def matched_profiles(small: bool) -> list[Measure]:
     The note compares images/s with the cpu profile's networks in this paper's records, and with the authors' network
     as `make bench` measured it last.
     """
-    found, measures = collect.collect(), []
+    collection, measures = collect.collect(), []
     last_bench = {entry["name"]: entry for entry in read_json(claims.BENCHMARKS)} if claims.BENCHMARKS.is_file() else {}
     for paper, about in load_tables().items():
-        groups = {group.row: group for group in found.of(paper)}
+        groups = {group.row: group for group in collection.of(paper)}
         runs = [run for group in groups.values() if group.profile == "cpu" for run in group.runs]
         known = [entry.record.images_per_s for run in runs for entry in run.entries if entry.record.images_per_s]
         for row in (row for row in groups if row.endswith("-matched")):

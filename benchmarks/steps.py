@@ -52,8 +52,8 @@ def step_of(
 
     def step() -> None:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=amp):
-            found = net(images)
-        logits = found[0] if isinstance(found, tuple) else found
+            outputs = net(images)
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(logits.float(), labels).backward()
         optimizer.step()

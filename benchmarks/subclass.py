@@ -38,8 +38,8 @@ def per_sample_loop(x: torch.Tensor, p: torch.Tensor, y: torch.Tensor) -> torch.
         i = int(label)
         z = p[:, i] - indicator[:, i]
         mine = indicator[:, i] == 1
-        own, others = z[mine] @ x[mine], z[~mine] @ x[~mine]
-        total[i] += (own.norm() + others.norm()) / (own + others).norm()
+        positive, negative = z[mine] @ x[mine], z[~mine] @ x[~mine]
+        total[i] += (positive.norm() + negative.norm()) / (positive + negative).norm()
     return total
 
 
@@ -49,8 +49,8 @@ def per_class_loop(x: torch.Tensor, p: torch.Tensor, y: torch.Tensor) -> torch.T
     for i in range(p.shape[1]):
         mine = y == i
         z = p[:, i] - mine.to(p.dtype)
-        own, others = z[mine] @ x[mine], z[~mine] @ x[~mine]
-        total[i] = (own.norm() + others.norm()) / (own + others).norm()
+        positive, negative = z[mine] @ x[mine], z[~mine] @ x[~mine]
+        total[i] = (positive.norm() + negative.norm()) / (positive + negative).norm()
     return total
 
 
@@ -62,7 +62,7 @@ def two_products(x: torch.Tensor, p: torch.Tensor, y: torch.Tensor) -> torch.Ten
 def neglection(small: bool) -> list[Pair]:
     """Neglection degree of a batch of 128 with 4,096 features as two matrix products, against both loops."""
     runtime.start(0)
-    width, found = 128 if small else 4096, []
+    width, pairs = 128 if small else 4096, []
     x = torch.randn(BATCH, width, generator=torch.Generator().manual_seed(1)).relu()
     for classes in (10, 100):
         generator = torch.Generator().manual_seed(0)
@@ -72,8 +72,8 @@ def neglection(small: bool) -> list[Pair]:
         for title, slow in (("per-sample", per_sample_loop), ("per-class", per_class_loop)):
             name = f"neglection degree, batch {BATCH}, {classes} classes, F = {width}: against the {title} loop"
             baseline = seconds(functools.partial(slow, x, p, y))
-            found.append(interleave(name, "s", baseline, seconds(ours, 5)))
-    return found
+            pairs.append(interleave(name, "s", baseline, seconds(ours, 5)))
+    return pairs
 
 
 def neglection_overhead(small: bool) -> Pair:
@@ -253,10 +253,10 @@ def prepare_partition(count: int, share: float) -> Callable[[], int]:
 def kmeans(small: bool) -> list[Measure]:
     """Memory and time of the partition of SVHN's largest class out of train + extra."""
     count = 5_000 if small else 604_388
-    found = rise(prepare_partition, count, 0.173)
-    name = f"k-means split of a class of {found.returned:,} images (doubled by mixing) out of {count:,}"
-    memory = Measure(f"{name}: memory", "MiB", [found.bytes / 2**20], 6 * 1024, "budget 6 GiB")
-    return [memory, Measure(f"{name}: time", "s", [found.seconds])]
+    growth = rise(prepare_partition, count, 0.173)
+    name = f"k-means split of a class of {growth.returned:,} images (doubled by mixing) out of {count:,}"
+    memory = Measure(f"{name}: memory", "MiB", [growth.bytes / 2**20], 6 * 1024, "budget 6 GiB")
+    return [memory, Measure(f"{name}: time", "s", [growth.seconds])]
 
 
 def _loops(device: str) -> dict[str, Benchmark]:

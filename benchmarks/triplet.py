@@ -96,7 +96,7 @@ def overhead(device: str, small: bool) -> list[Pair]:
                     taken[mode].append(time.perf_counter() - began)
                     if not np.isfinite(loss):
                         raise RuntimeError(f"{mode}: loss is {loss} at step {number}")
-    found = []
+    rows = []
     bars = {("cntr", "vanilla"): 3, ("semi_hard", "vanilla"): 3, ("hard", "vanilla"): 3, ("hard", "semi_hard"): 1}
     for (a, b), bar in bars.items():
         slower, faster = taken[a][1:], taken[b][1:]  # the first step warms up
@@ -104,8 +104,8 @@ def overhead(device: str, small: bool) -> list[Pair]:
         other = "softmax alone" if b == "vanilla" else b
         name = f"training step, {net} at {frame}, batch {batch}{where}: {a} against {other}"
         note = f"overhead {middle:+.2f} % (95 % interval of the median {low:+.2f} to {high:+.2f}), bar {bar} %"
-        found.append(Pair(name, "s", faster, slower, bar=1 / (1 + bar / 100), note=note))
-    return found
+        rows.append(Pair(name, "s", faster, slower, bar=1 / (1 + bar / 100), note=note))
+    return rows
 
 
 def xla(device: str, small: bool) -> Pair:
@@ -242,7 +242,7 @@ def loss_memory(small: bool) -> list[Measure]:
     batch = 128 if small else 1024
     matrix = 4 * batch * batch
     chosen = [name for name in LOSSES if "slim" not in name and "row" not in name]
-    found: dict[str, Rise] = {name: rise(prepare_loss, name, batch) for name in (chosen[:1] if small else chosen)}
+    rises: dict[str, Rise] = {name: rise(prepare_loss, name, batch) for name in (chosen[:1] if small else chosen)}
     return [
         Measure(
             f"{name}, value and gradient, batch {batch}: memory",
@@ -250,7 +250,7 @@ def loss_memory(small: bool) -> list[Measure]:
             [run.bytes / 2**20],
             note=f"{run.bytes / matrix:.1f} matrices of batch x batch float32",
         )
-        for name, run in found.items()
+        for name, run in rises.items()
     ]
 
 

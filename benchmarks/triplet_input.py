@@ -114,10 +114,10 @@ def input_keeps_up(device: str, small: bool) -> Pair:
             step = rate(32, lambda: session.run([graph.loss, graph.train]), 1 if device == "cpu" else 30)
             step()
             taken = [step() for _ in range(REPEATS)]
-        given = delivered(config, session_config, batches)
+        input_rates = delivered(config, session_config, batches)
     where = "" if device == "cpu" else f" on {device}"
     name = f"input at {frame}, batch 32: what it delivers alone against what the step of {net}{where} takes"
-    return Pair(name, "images/s", taken, given, bar=3, note="one after the other: both at once share the cores")
+    return Pair(name, "images/s", taken, input_rates, bar=3, note="one after the other: both at once share the cores")
 
 
 def loop(net: str, frame: int, batch: int, steps: int, device: str, small: bool) -> Pair:
@@ -126,9 +126,9 @@ def loop(net: str, frame: int, batch: int, steps: int, device: str, small: bool)
     session_config = started(device)
     with photographs(48) as root, tf1.Graph().as_default():
         config = config_of(root, net, frame, steps, device, batch)
-        found = open_lists(config)
+        image_lists = open_lists(config)
         # one test image: the test at the end of the loop costs next to nothing
-        tested = dataclasses.replace(found, test=found.test.take(np.arange(1)), verified=True)
+        tested = dataclasses.replace(image_lists, test=image_lists.test.take(np.arange(1)), verified=True)
         tf1.set_random_seed(0)
         graph = model.build(config, tested)
         with tf_runtime.session(session_config) as session:

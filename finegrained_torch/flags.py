@@ -255,19 +255,18 @@ def pipeline_parser() -> Parser:
 def main_parser() -> Parser:
     """main.py: its two flags, and ours."""
     p = Parser("main.py", "Base network, transfer from fine labels, or multi-head.")
-    g = p.originals
+    g, a = p.originals, p.additions
     also = "mnist, cifar10, cifar100, another set of python -m datasets, or folder:PATH (default cifar10)"
     g.add_argument("--dataset", type=dataset_name, default="cifar10", help=also)
     steps = "base: coarse labels; transfer: after fine ones; multihead: with them"
     g.add_argument("--strategy", **_choice(MAIN_STRATEGIES, steps))
-    a = p.additions
     add_flags(a, PROTOCOL)
     _switch(a, "--pretrained", PRETRAINED, None)
     a.add_argument("--alpha", **ALPHA, help="weight of the coarse loss in multihead, one run each (default 0.1 0.9)")
     _switch(a, "--use_pseudo", "learn pseudo-labels instead of the true subclasses (default: true subclasses)", False)
     text = "the released main.py: 7x7 stem, S + C outputs, Adam 1e-3, batch 128, 180 epochs"
     flag(a, "--legacy-net", action="store_true", help=text)
-    add_flags(p.additions, ADDITIONS)
+    add_flags(a, ADDITIONS)
     add_common(p, "finegrained")
     return p
 
@@ -397,5 +396,5 @@ def row_name(base_row: str | None, suffix: str) -> str | None:
 
 def ordered(suffixes: Sequence[str]) -> list[str]:
     """Sorts variants in the order of the table, others after them."""
-    order = {name: place for place, name in enumerate(TITLES)}
-    return sorted(set(suffixes), key=lambda name: (order.get(name, len(order)), name))
+    known = [name for name in TITLES if name in suffixes]
+    return known + sorted(set(suffixes) - TITLES.keys())

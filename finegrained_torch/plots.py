@@ -10,7 +10,7 @@ import numpy as np
 
 from finegrained_torch.method import agreement
 from finegrained_torch.method.umap_maps import JOINT, joint_rows
-from reproduction.runtime.figures import new_figure, save_figure
+from reproduction.runtime.figures import LABELLED, RED, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from finegrained_torch.data.images import Data
     from finegrained_torch.method.clustering import Clustering
 
-_CERTAIN, _UNCERTAIN, _RED, _GREY = "#c9a0b4", "#0797a8", "#c0392b", "#b8bec6"
+_CERTAIN, _UNCERTAIN, _GREY = "#c9a0b4", "#0797a8", "#b8bec6"
 _TEN = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf")
 _EXAMPLES = 10
-_LABELLED = 20  # more classes than this are not written along an axis
 _ROWS = 24  # clusters of one grid
 
 
@@ -100,7 +99,7 @@ def class_map(
         kinds = np.unique(fine).tolist()
         at = {kind: number for number, kind in enumerate(kinds)}
         _scatter(axes[0, 2], points, [colour(at[kind]) for kind in fine.tolist()], size)
-        if len(kinds) <= _LABELLED:
+        if len(kinds) <= LABELLED:
             _legend(axes[0, 2], [(fine_names[kind], colour(at[kind])) for kind in kinds])
         axes[0, 2].set_title("true subclass", fontsize=10)
     figure.suptitle(f"{name}: 2-D UMAP of all its images (a fit of its own, only for looking)", fontsize=11)
@@ -112,7 +111,7 @@ def joint_map(path: Path, points: np.ndarray, coarse: np.ndarray, certain: np.nd
     figure, axes = new_figure(11, 5.4, 1, 2)
     size = _dots(len(points))
     _scatter(axes[0, 0], points, [colour(label) for label in coarse.tolist()], size)
-    if len(names) <= _LABELLED:
+    if len(names) <= LABELLED:
         _legend(axes[0, 0], [(text, colour(at)) for at, text in enumerate(names)])
     axes[0, 0].set_title("coarse class", fontsize=10)
     _by_certainty(axes[0, 1], points, certain, size)
@@ -166,9 +165,9 @@ def cluster_grid(
     widths = [1] * _EXAMPLES + [0.25] + [1] * _EXAMPLES
     figure, axes = new_figure(*size, len(labels), columns, gridspec_kw={"width_ratios": widths})
     for row, label in enumerate(labels):
-        own = np.flatnonzero(pseudo == label)
-        best = own[np.argsort(-strength[own], kind="stable")][:_EXAMPLES]
-        for side, chosen in ((0, best), (_EXAMPLES + 1, own[:_EXAMPLES])):
+        members = np.flatnonzero(pseudo == label)
+        best = members[np.argsort(-strength[members], kind="stable")][:_EXAMPLES]
+        for side, chosen in ((0, best), (_EXAMPLES + 1, members[:_EXAMPLES])):
             for column in range(_EXAMPLES):
                 axis = axes[row, side + column]
                 if column < len(chosen):
@@ -177,11 +176,11 @@ def cluster_grid(
                     axis.axis("off")
         axes[row, _EXAMPLES].axis("off")
         axes[row, 0].set_ylabel(
-            f"{label}\n{len(own):,}", rotation=0, ha="right", va="center", fontsize=9, color=colour(row)
+            f"{label}\n{len(members):,}", rotation=0, ha="right", va="center", fontsize=9, color=colour(row)
         )
         if fine is not None:
             text = {"va": "center", "fontsize": 7, "annotation_clip": False}
-            axes[row, -1].annotate(mix(fine[own], fine_names), (1.15, 0.5), xycoords="axes fraction", **text)
+            axes[row, -1].annotate(mix(fine[members], fine_names), (1.15, 0.5), xycoords="axes fraction", **text)
     axes[0, 0].set_title("highest membership", fontsize=9, loc="left")
     axes[0, _EXAMPLES + 1].set_title("first in file order", fontsize=9, loc="left")
     cut = f", the first {_ROWS} of {len(every)}" if len(every) > _ROWS else ""
@@ -206,11 +205,11 @@ def certainty_examples(
       coarse: int64 [N].
       mean_prediction: float [N, C], rows sum to 1.
     """
-    classes = np.unique(coarse).tolist()[:_LABELLED]
+    classes = np.unique(coarse).tolist()[:LABELLED]
     figure, axes = new_figure(1.02 * _EXAMPLES + 1.6, 1.32 * 2 * len(classes) + 0.8, 2 * len(classes), _EXAMPLES)
     for row, label in enumerate(classes):
-        own = np.flatnonzero(coarse == label)
-        order = own[np.argsort(uncertainty[own], kind="stable")]
+        members = np.flatnonzero(coarse == label)
+        order = members[np.argsort(uncertainty[members], kind="stable")]
         for half, chosen, word in ((0, order[:_EXAMPLES], "most"), (1, order[::-1][:_EXAMPLES], "least")):
             for column in range(_EXAMPLES):
                 axis = axes[2 * row + half, column]
@@ -220,10 +219,10 @@ def certainty_examples(
                 at = chosen[column]
                 guess = int(mean_prediction[at].argmax())
                 wrong = guess != label
-                _image(axis, images[at], _RED if wrong else None)
+                _image(axis, images[at], RED if wrong else None)
                 short = names[guess] if len(names[guess]) <= 14 else names[guess][:13] + "…"
                 text = f"U {uncertainty[at]:.2g}\n{short} {mean_prediction[at, guess]:.2g}"
-                axis.set_title(text, fontsize=7, color=_RED if wrong else "black", pad=2)
+                axis.set_title(text, fontsize=7, color=RED if wrong else "black", pad=2)
             axes[2 * row + half, 0].set_ylabel(
                 f"{names[label]}\n{word} certain", rotation=0, ha="right", va="center", fontsize=8
             )
@@ -235,20 +234,20 @@ def uncertainty_histogram(
     path: Path, uncertainty: np.ndarray, coarse: np.ndarray, certain: np.ndarray, names: Sequence[str]
 ) -> None:
     """Draws histogram of U of each class, with the threshold and the share above 1."""
-    classes = np.unique(coarse).tolist()[:_LABELLED]
+    classes = np.unique(coarse).tolist()[:LABELLED]
     bins = np.linspace(0, 2, 41)
     figure, axes = _grid(len(classes), 4)
     for axis, label in zip(axes, classes, strict=True):
-        own = coarse == label
-        values = uncertainty[own]
+        members = coarse == label
+        values = uncertainty[members]
         axis.hist(values, bins, color=_CERTAIN)
         axis.set_yscale("log")
         axis.set_ylim(bottom=0.7)
         axis.yaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
-        kept = uncertainty[own & certain]
-        if len(kept):
-            axis.axvline(kept.max(), color=_UNCERTAIN, label=f"threshold, U = {kept.max():.2g}")
+        below = uncertainty[members & certain]
+        if len(below):
+            axis.axvline(below.max(), color=_UNCERTAIN, label=f"threshold, U = {below.max():.2g}")
             axis.legend(fontsize=7)
         axis.set_title(f"{names[label]}: U > 1 (wrong) {100 * np.mean(values > 1):.2f} %", fontsize=9)
         axis.set(xlabel="uncertainty U", ylabel="images")
@@ -268,7 +267,7 @@ def confusions(path: Path, matrices: Sequence[tuple[str, np.ndarray]], names: Se
         image = axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
         axis.set_title(f"{title}: {100 * np.trace(matrix) / max(matrix.sum(), 1):.2f} %", fontsize=10)
         axis.set(xlabel="predicted", ylabel="true class")
-        if len(names) <= _LABELLED:
+        if len(names) <= LABELLED:
             axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=7)
             axis.set_yticks(range(len(names)), names, fontsize=7)
         if len(names) <= 10:
@@ -312,17 +311,17 @@ def contingency(
     save_figure(figure, path)
 
 
-def lr_curves(path: Path, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+def lr_curves(path: Path, curves: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """Draws the curve of each LR range test and the rate taken.
 
     Args:
-      found: (row, {"lr": [...], "loss": [...], "suggestion": rate or None}).
+      curves: (row, {"lr": [...], "loss": [...], "suggestion": rate or None}).
     """
-    figure, axes = _grid(len(found), 3)
-    for axis, (title, curve) in zip(axes, found, strict=True):
+    figure, axes = _grid(len(curves), 3)
+    for axis, (title, curve) in zip(axes, curves, strict=True):
         axis.plot(curve["lr"], curve["loss"], color="black", linewidth=1)
         if curve.get("suggestion"):
-            axis.axvline(curve["suggestion"], color=_RED, label=f"taken: {curve['suggestion']:.4g}")
+            axis.axvline(curve["suggestion"], color=RED, label=f"taken: {curve['suggestion']:.4g}")
             axis.legend(fontsize=7)
         axis.set_xscale("log")
         axis.set_title(title, fontsize=9)
@@ -347,22 +346,22 @@ def plot_clusters(
     pseudo, certain, out = clustering.pseudo, clustering.pseudo >= 0, []
     classes = np.unique(coarse).tolist()
     for label in classes:
-        own, name = np.flatnonzero(coarse == label), data.coarse_names[label]
-        fine = None if fine_of_all is None else fine_of_all[own]
+        members, name = np.flatnonzero(coarse == label), data.coarse_names[label]
+        fine = None if fine_of_all is None else fine_of_all[members]
         file = f"map_class{label}.png"
-        class_map(folder / file, maps[label], pseudo[own], certain[own], fine, name, data.fine_names)
+        class_map(folder / file, maps[label], pseudo[members], certain[members], fine, name, data.fine_names)
         panels = "clusters, uncertain images" + ("" if fine is None else ", true subclasses")
         out.append({"kind": "image", "path": file, "title": f"2-D UMAP of {name}: {panels}"})
     rows = joint_rows(len(pseudo))
     joint_map(folder / "map_joint.png", maps[JOINT], coarse[rows], certain[rows], data.coarse_names)
     out.append({"kind": "image", "path": "map_joint.png", "title": "2-D UMAP of all classes together"})
     for label in classes:
-        own, name = np.flatnonzero(coarse == label), data.coarse_names[label]
-        if not certain[own].any():
+        members, name = np.flatnonzero(coarse == label), data.coarse_names[label]
+        if not certain[members].any():
             continue
-        file, strength = f"clusters_class{label}.png", clustering.strength[own]
-        fine = None if fine_of_all is None else fine_of_all[own]
-        cluster_grid(folder / file, data.train.images[own], pseudo[own], strength, fine, name, data.fine_names)
+        file, strength = f"clusters_class{label}.png", clustering.strength[members]
+        fine = None if fine_of_all is None else fine_of_all[members]
+        cluster_grid(folder / file, data.train.images[members], pseudo[members], strength, fine, name, data.fine_names)
         out.append({"kind": "image", "path": file, "title": f"{name}: examples of each cluster"})
     if fine_of_all is not None and certain.any():
         table, clusters, kinds = agreement.contingency(pseudo[certain], fine_of_all[certain])

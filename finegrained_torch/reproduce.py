@@ -156,13 +156,13 @@ def commands_of(request: Request) -> list[Command]:
     if not request.all_rows:
         return commands
     seeds = request.seeds[:FURTHER_SEEDS]
-    own = request.dataset == DATASETS["matched"]
+    default_set = request.dataset == DATASETS["matched"]
     commands += [command for seed in seeds for command in row_commands(request, seed, multi_head)]
-    if own:
+    if default_set:
         commands += commands_of(dataclasses.replace(request, dataset="cifar10", copy="", seeds=seeds, all_rows=False))
     commands += [command for row in last for seed in seeds for command in row_commands(request, seed, [row])]
     commands.append(report(request))
-    if own and has_pathmnist(request.data_dir):  # with all rows: its claim needs the deep head
+    if default_set and has_pathmnist(request.data_dir):  # with all rows: its claim needs the deep head
         commands += commands_of(dataclasses.replace(request, dataset="pathmnist", copy="", seeds=seeds))
     return commands
 

@@ -270,6 +270,13 @@ def test_a_command_that_does_not_resolve_is_named():
         hours.configurations("hierarchy_cnn_torch", "make reproduce-hierarchy PROFILE=paper ARGS='--no-such 1'")
 
 
+def test_every_script_resolves_its_flags_with_what_it_needs():
+    from benchmarks.hours import Command, resolved
+
+    for script in repository.scripts():
+        assert resolved(Command("", "", script, tuple(repository.NEEDS.get(script, ())), ROOT)), script
+
+
 def test_only_rows_of_the_default_pipeline_count_as_its_time():
     from benchmarks import repository
 

@@ -115,6 +115,7 @@ def test_a_card_that_a_framework_does_not_see_is_explained(card, monkeypatch):
     assert "built for CPUs; run: rm -rf .venv && make setup" in gpu_check.mending("torch", {"built": None}, "570.1")
     old = gpu_check.mending("tensorflow", {"built": "12.5"}, "450.1")
     assert "driver 450.1 is older than CUDA 12.5 needs" in old and "rm -rf .venv-tf && make setup GPU=1" in old
+    assert ": the driver is older than CUDA 12.8 needs" in gpu_check.mending("torch", {"built": "12.8"}, None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert "unset CUDA_VISIBLE_DEVICES" in gpu_check.mending("torch", {"built": "12.8"}, "570.1")
 

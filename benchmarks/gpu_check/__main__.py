@@ -47,7 +47,9 @@ def mending(framework: str, seen: dict[str, Any], driver: str | None) -> str:
     elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return f"{framework} sees no GPU: CUDA_VISIBLE_DEVICES hides it; run: unset CUDA_VISIBLE_DEVICES"
     else:
-        why = f"driver {driver} is older than CUDA {seen['built']} needs (a newer one mends it), or libraries lack"
+        # an nvidia-smi that is too old for our query does not give the version
+        why = f"{f'driver {driver}' if driver else 'the driver'} is older than CUDA {seen['built']} needs (a newer one "
+        why += "mends it), or libraries lack"
     environment = ".venv-tf" if framework == "tensorflow" else ".venv"
     return f"{framework} sees no GPU: {why}; run: rm -rf {environment} && {INSTALL[framework]}"
 
@@ -85,15 +87,15 @@ def check_framework(framework: str, python: str, device: str, results: Path, reh
             print(line, flush=True)
             return failures(framework, framework, line)
         code = run_side(framework, python, device, results, rehearse)
-    found = failures(framework, framework, f"its process ended with exit code {code}") if code else []
+    failed = failures(framework, framework, f"its process ended with exit code {code}") if code else []
     print(f"\nstep 3: a run of {framework} is killed, and the same command started again", flush=True)
     try:
         text = interrupted.kill_and_resume(framework, device, python)
         print(f"resume, {framework}: {text}", flush=True)
-        return [*found, {"kind": "resumed", "framework": framework, "text": text}]
+        return [*failed, {"kind": "resumed", "framework": framework, "text": text}]
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         print(f"resume, {framework}: FAILED: {error}", flush=True)
-        return [*found, *failures(framework, "resume", str(error))]
+        return [*failed, *failures(framework, "resume", str(error))]
 
 
 @any_terminal()

@@ -69,19 +69,21 @@ def project(
                 adds, images = counted(command, config)
                 network = network_of(paper, config)
                 measured_adds.setdefault(network, adds)  # the first command of a network trains it alone
-                own: Mapping[str, float] = any_speed if small else speeds.get(network, {})
+                speeds_of_network: Mapping[str, float] = any_speed if small else speeds.get(network, {})
                 row = {
                     precision: value + waiting_hours(paper, command)
-                    for precision, rate in own.items()
+                    for precision, rate in speeds_of_network.items()
                     if images and (value := training_hours(images, adds, measured_adds[network], rate)) is not None
                 }
                 if row:
                     hours[key_of(command)[0]] = row | ({"auto": row[auto]} if auto in row else {})
             commands = commands_of(request)
-            found = [hours_of(command, Measured("", "", hours)) for command in commands]
+            hours_of_commands = [hours_of(command, Measured("", "", hours)) for command in commands]
             planned = [command.gpu_hours if profile == "paper" else 0.0 for command in commands]
-            whole = math.fsum(plan if known is None else known for plan, known in zip(planned, found, strict=True))
-            known = sum(value is not None for value in found)
+            whole = math.fsum(
+                plan if known is None else known for plan, known in zip(planned, hours_of_commands, strict=True)
+            )
+            known = sum(value is not None for value in hours_of_commands)
             tables.append((name if profile == "paper" else f"{name} {profile}", whole, known, len(commands)))
     return hours, tables
 

@@ -88,17 +88,17 @@ def see(report: Report) -> None:
     built = tf.sysconfig.get_build_info()
     with native_stderr_closed():
         gpus = tf.config.list_physical_devices("GPU")
-    found = []
+    descriptions = []
     for gpu in gpus:
         about = tf.config.experimental.get_device_details(gpu)
         capability = ".".join(map(str, about.get("compute_capability", ("?",))))
-        found.append(f"{about.get('device_name', 'GPU')}, compute capability {capability}")
+        descriptions.append(f"{about.get('device_name', 'GPU')}, compute capability {capability}")
     cuda = built.get("cuda_version")
     text = (
         f"TensorFlow {tf.__version__}: built for CUDA {cuda or 'none'}, cuDNN {built.get('cudnn_version') or 'none'}; "
     )
-    text += f"sees {'; '.join(found) or 'no GPU'}"
-    report.add("seen", text, framework="tensorflow", text=text, gpus=len(found), built=cuda)
+    text += f"sees {'; '.join(descriptions) or 'no GPU'}"
+    report.add("seen", text, framework="tensorflow", text=text, gpus=len(descriptions), built=cuda)
 
 
 def allow_tf32(allowed: bool) -> None:
@@ -180,20 +180,20 @@ def compare(case: Case, device: str, configs: dict[str, Any], steps: int) -> lis
     """
     reference = side_of(case, "/CPU:0", configs["float32"])
     others = {name: side_of(case, device, config) for name, config in configs.items()}
-    found = [Agreement(name) for name in others]
+    agreements = [Agreement(name) for name in others]
     rng = np.random.default_rng(0)
     for _ in range(steps):
         images = rng.integers(0, 256, (case.batch, *case.shape), np.uint8)
         labels = rng.integers(0, case.classes, case.batch)
         weights = reference.session.run({n: v for n, v in reference.variables.items() if not is_slot(n)})
         expected = step(reference, images, labels)
-        for agreement, (name, side) in zip(found, others.items(), strict=True):
+        for agreement, (name, side) in zip(agreements, others.items(), strict=True):
             allow_tf32(name == "tf32")
             load(side, weights)
             measured = step(side, images, labels)
             agreement.add((expected[0], measured[0]), (expected[1], measured[1]), (expected[2], measured[2]))
         allow_tf32(False)
-    return found
+    return agreements
 
 
 def run_class2str(model: str, device: str, session_config: Any, precision: str, small: bool, folder: Path) -> Clock:

@@ -28,16 +28,16 @@ STEPS = 20
 
 def see(report: Report) -> None:
     """Reports what torch sees."""
-    found = []
+    descriptions = []
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
-        found.append(
+        descriptions.append(
             f"{about.name}, compute capability {about.major}.{about.minor}, {about.total_memory / 2**30:.0f} GiB"
         )
     cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None
     text = f"torch {torch.__version__}: built for CUDA {torch.version.cuda or 'none'}, cuDNN {cudnn or 'none'}; sees "
-    text += "; ".join(found) or "no GPU"
-    report.add("seen", text, framework="torch", text=text, gpus=len(found), built=torch.version.cuda)
+    text += "; ".join(descriptions) or "no GPU"
+    report.add("seen", text, framework="torch", text=text, gpus=len(descriptions), built=torch.version.cuda)
 
 
 def precisions(device: torch.device) -> dict[str, str]:
@@ -80,8 +80,8 @@ def compare(case: Case, device: torch.device, names: list[str], steps: int) -> l
     reference: nn.Module = case.network.train()
     others = {name: copy.deepcopy(reference).to(device) for name in names}
     optimizers = {name: case.optimizer(net) for name, net in others.items()}
-    own = case.optimizer(reference)
-    found = [Agreement(name) for name in names]
+    reference_optimizer = case.optimizer(reference)
+    agreements = [Agreement(name) for name in names]
     pixels, classes = noise(steps * case.batch, case.classes)
     inputs = (pixels.permute(0, 3, 1, 2).float() - 120) / 60
 
@@ -101,12 +101,12 @@ def compare(case: Case, device: torch.device, names: list[str], steps: int) -> l
 
     for at in range(steps):
         weights = {name: value.clone() for name, value in reference.state_dict().items()}
-        expected = step(reference, own, at, "float32", cpu)
-        for agreement, (name, net) in zip(found, others.items(), strict=True):
+        expected = step(reference, reference_optimizer, at, "float32", cpu)
+        for agreement, (name, net) in zip(agreements, others.items(), strict=True):
             net.load_state_dict(weights)
             measured = step(net, optimizers[name], at, name, device)
             agreement.add((expected[0], measured[0]), (expected[1], measured[1]), (expected[2], measured[2]))
-    return found
+    return agreements
 
 
 def check_case(

@@ -289,8 +289,8 @@ class Batches(Sampler[Tensor]):
 
     def __len__(self) -> int:
         size = self._processes()[1]
-        whole, rest = divmod(len(self.positions), self.batch_size)
-        return whole + (rest >= self.least * size)
+        whole, remainder = divmod(len(self.positions), self.batch_size)
+        return whole + (remainder >= self.least * size)
 
     def __iter__(self) -> Iterator[Tensor]:
         rank, size = self._processes()

@@ -69,10 +69,10 @@ def score(pseudo: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> dict[str,
     used = (pseudo >= 0) & (fine >= 0)
     per_class: list[dict[str, Any]] = []
     for label in np.unique(coarse[used]).tolist():
-        own = used & (coarse == label)
-        found = agreement(pseudo[own], fine[own])
-        kinds = {"clusters": len(np.unique(pseudo[own])), "subclasses": len(np.unique(fine[own]))}
-        per_class.append({"class": label, "count": int(own.sum()), **kinds, **found})
+        members = used & (coarse == label)
+        scores = agreement(pseudo[members], fine[members])
+        kinds = {"clusters": len(np.unique(pseudo[members])), "subclasses": len(np.unique(fine[members]))}
+        per_class.append({"class": label, "count": int(members.sum()), **kinds, **scores})
     if not per_class:
         return {"per_class": [], "weighted": {}, "class_mean": {}, "global": {}}
     counts = np.array([entry["count"] for entry in per_class], float)
@@ -101,9 +101,9 @@ def between_seeds(labels: Sequence[np.ndarray], coarse: np.ndarray) -> dict[int,
 
     means = {}
     for label in np.unique(coarse).tolist():
-        own = [seed[coarse == label] for seed in labels]
+        of_class = [seed[coarse == label] for seed in labels]
         scores = []
-        for a, b in itertools.combinations(own, 2):
+        for a, b in itertools.combinations(of_class, 2):
             both = (a >= 0) & (b >= 0)
             if both.any() and max(len(np.unique(a[both])), len(np.unique(b[both]))) > 1:
                 scores.append(adjusted_rand_score(a[both], b[both]))
@@ -150,9 +150,9 @@ def in_between(hard: np.ndarray, strength: np.ndarray, coarse: np.ndarray, certa
         return {}
     weak = np.zeros(len(hard), bool)
     for label in np.unique(coarse):
-        own = np.flatnonzero(coarse == label)
-        order = own[np.argsort(strength[own], kind="stable")]
-        weak[order[: max(1, len(own) // 10)]] = True
+        members = np.flatnonzero(coarse == label)
+        order = members[np.argsort(strength[members], kind="stable")]
+        weak[order[: max(1, len(members) // 10)]] = True
     noise = hard == -1
     return {
         "noise_certain": float(noise[certain].mean()),

@@ -23,8 +23,8 @@ def random_labels(pseudo: np.ndarray, coarse: np.ndarray, seed: int) -> np.ndarr
     """
     out = pseudo.copy()
     for label in np.unique(coarse).tolist():
-        own = np.flatnonzero((coarse == label) & (pseudo >= 0))
-        out[own] = pseudo[own][np.random.default_rng([seed, _RANDOM, label]).permutation(len(own))]
+        members = np.flatnonzero((coarse == label) & (pseudo >= 0))
+        out[members] = pseudo[members][np.random.default_rng([seed, _RANDOM, label]).permutation(len(members))]
     return out
 
 
@@ -45,15 +45,15 @@ def kmeans_labels(points: np.ndarray, pseudo: np.ndarray, coarse: np.ndarray, se
     out = np.full(len(pseudo), -1, np.int64)
     offset = 0
     for label in visiting_order(coarse):
-        own = np.flatnonzero((coarse == label) & (pseudo >= 0))
-        if not len(own):
+        members = np.flatnonzero((coarse == label) & (pseudo >= 0))
+        if not len(members):
             continue
-        k = len(np.unique(pseudo[own]))
-        flat = np.ascontiguousarray(points[own], np.float32).reshape(len(own), -1)
+        k = len(np.unique(pseudo[members]))
+        flat = np.ascontiguousarray(points[members], np.float32).reshape(len(members), -1)
         with threadpool_limits(limits=2), warnings.catch_warnings():  # more threads add up in another order
             warnings.simplefilter("ignore")  # fewer distinct points than clusters
             clusters = KMeans(n_clusters=k, n_init=_STARTS, random_state=seed).fit_predict(flat)
         local, kinds = compact(clusters.astype(np.int64))
-        out[own] = local + offset
+        out[members] = local + offset
         offset += kinds
     return out

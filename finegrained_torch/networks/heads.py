@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from finegrained_torch.flags import HEADS as HEADS
 from finegrained_torch.networks.resnet import Legacy, Network, SharedLinear
-
-HEADS = ("plain", "deep_layer", "keep_sub_head")
 
 
 def replace_head(network: Network, variant: str, sub_classes: int, classes: int) -> None:

@@ -222,7 +222,7 @@ def load_pretrained(network: ResNet18 | Legacy, state: Mapping[str, Tensor]) -> 
         raise UserError(f"--weights: does not fit ResNet-18 ({str(error).splitlines()[-1].strip()})") from None
 
 
-def find_pretrained(given: str | None, data_dir: str, accept_unverified: bool = False) -> tuple[dict[str, Tensor], str]:
+def find_pretrained(file: str | None, data_dir: str, accept_unverified: bool = False) -> tuple[dict[str, Tensor], str]:
     """The ImageNet weights: `--weights FILE`, or the checked file in data/weights.
 
     Returns:
@@ -230,8 +230,8 @@ def find_pretrained(given: str | None, data_dir: str, accept_unverified: bool = 
     Raises:
       UserError, DatasetError: no such file, not a state dict; the message says how to get it or do without.
     """
-    if given:
-        path, digest = Path(given), ""
+    if file:
+        path, digest = Path(file), ""
     else:
         try:
             path, digest = weight_files.find(PRETRAINED_FILE, Path(data_dir), None, accept_unverified)
@@ -242,7 +242,7 @@ def find_pretrained(given: str | None, data_dir: str, accept_unverified: bool = 
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"--weights {shown(path)}: not a state dict of tensors")
-    if given:
+    if file:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return state, digest

@@ -94,10 +94,10 @@ def _projector(
 ) -> None:
     """Writes TensorBoard's embedding projector for one class, and its silhouette as a scalar."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = np.flatnonzero((coarse == entry["class"]) & (clustering.pseudo >= 0))
-    tensors = "\n".join("\t".join(f"{value:.6g}" for value in row) for row in clustering.embedding[own])
+    members = np.flatnonzero((coarse == entry["class"]) & (clustering.pseudo >= 0))
+    tensors = "\n".join("\t".join(f"{value:.6g}" for value in row) for row in clustering.embedding[members])
     rows = ["\t".join(["image", "pseudo", "membership"] + ([] if fine is None else ["subclass"]))]
-    for at in own.tolist():
+    for at in members.tolist():
         cells = [str(at), str(clustering.pseudo[at]), f"{clustering.strength[at]:.4f}"]
         rows.append("\t".join(cells + ([] if fine is None else [str(fine[at])])))
     write_bytes(folder / "tensors.tsv", (tensors + "\n").encode())
@@ -135,7 +135,7 @@ def make_maps(
         return {int(name): points for name, points in stored.items()}
     rows = {JOINT: joint_rows(len(coarse))} | {c: np.flatnonzero(coarse == c) for c in np.unique(coarse).tolist()}
     with on_disk(features) as path:
-        jobs = [Job(ClassRows(label, own), path, settings) for label, own in rows.items()]
+        jobs = [Job(ClassRows(label, members), path, settings) for label, members in rows.items()]
         maps = {job.rows.label: points for job, points in run_jobs(map_one, jobs, pool)}
     write_npz(file, {"key": np.array(key), **{str(label): maps[label] for label in rows}}, compress=False)
     return maps

@@ -38,7 +38,7 @@ def control_labels(
     features: np.ndarray,
     coarse: np.ndarray,
     certain: np.ndarray,
-    found: Clustering,
+    clustering: Clustering,
     images: np.ndarray,
     settings: Mapping[str, Any],
     keep: Path,
@@ -51,7 +51,7 @@ def control_labels(
       features: float32 [N, D].
       coarse: int64 [N].
       certain: bool [N].
-      found: the method's clustering.
+      clustering: the method's.
       images: uint8 [N, H, W, C].
       settings: keyword arguments of `cluster_in_processes` that decide the clusters.
       keep: folder below which the results of finished classes are stored.
@@ -64,11 +64,11 @@ def control_labels(
     seed = int(settings["seed"])
     for name in names:
         if name == "random":
-            labels[name] = random_labels(found.pseudo, coarse, seed)
+            labels[name] = random_labels(clustering.pseudo, coarse, seed)
         elif name == "kmeans":
-            labels[name] = kmeans_labels(found.embedding, found.pseudo, coarse, seed)
+            labels[name] = kmeans_labels(clustering.embedding, clustering.pseudo, coarse, seed)
         elif name == "pixels":
-            labels[name] = kmeans_labels(images, found.pseudo, coarse, seed)
+            labels[name] = kmeans_labels(images, clustering.pseudo, coarse, seed)
         else:
             use = np.ones(len(coarse), bool) if name == "nofilter" else certain
             changed = dict(settings) | ({"reducer": "none"} if name == "noumap" else {})
@@ -114,9 +114,9 @@ def cluster_stage(
     keep = below / "finished_classes"
     counts = np.unique(coarse, return_counts=True)[1].tolist()
     with open_pool(counts, features.shape[1], config.cluster_workers or None) as pool:
-        found = cluster_in_processes(features, coarse, certain, **settings, pool=pool, keep=keep / "found")
+        clustering = cluster_in_processes(features, coarse, certain, **settings, pool=pool, keep=keep / "found")
         labels, clusterings = control_labels(
-            config.controls, features, coarse, certain, found, data.train.images, settings, keep, pool
+            config.controls, features, coarse, certain, clustering, data.train.images, settings, keep, pool
         )
         print(f"cluster: 2-D maps of {len(features):,} images, for the plots", file=sys.stderr, flush=True)
         maps = make_maps(below / "maps.npz", features, coarse, Settings(**settings), pool)
@@ -124,7 +124,7 @@ def cluster_stage(
     save_clustering(
         out,
         data.name,
-        found,
+        clustering,
         certain,
         coarse,
         settings=settings,
@@ -138,22 +138,22 @@ def cluster_stage(
         everyone = clusterings["nofilter"]
         arrays = {"hard": everyone.hard, "strength": everyone.strength}
         write_npz(below / "controls" / "nofilter" / "membership.npz", arrays)
-    metrics, details = summarize(found, labels, clusterings, coarse, certain, fine)
+    metrics, details = summarize(clustering, labels, clusterings, coarse, certain, fine)
     details["class_names"] = list(data.coarse_names)
     write_json(record_folder / "scores.json", {"metrics": metrics, **details})
-    artefacts = plot_clusters(record_folder, found, data, maps)
+    artefacts = plot_clusters(record_folder, clustering, data, maps)
     artefacts.append({"kind": "json", "path": "scores.json", "title": "Scores of clusters and controls"})
     if fine is not None:
-        text = agreement.contingency_csv(found.pseudo, fine, found.parent.tolist(), data.fine_names)
+        text = agreement.contingency_csv(clustering.pseudo, fine, clustering.parent.tolist(), data.fine_names)
         write_bytes(record_folder / "contingency.csv", text.encode())
         artefacts.append({"kind": "csv", "path": "contingency.csv", "title": "Clusters against known subclasses"})
     shutil.rmtree(keep, ignore_errors=True)
-    _print(found, details, data.coarse_names)
+    _print(clustering, details, data.coarse_names)
     return metrics, details, artefacts
 
 
 def summarize(
-    found: Clustering,
+    clustering: Clustering,
     labels: Mapping[str, np.ndarray],
     clusterings: Mapping[str, Clustering],
     coarse: np.ndarray,
@@ -163,21 +163,21 @@ def summarize(
     """Scores all clusterings for the stage's record.
 
     Args:
-      found: the method's clustering.
+      clustering: the method's.
       labels: control -> int64 [N].
-      clusterings: of `control_labels`.
+      clusterings: of `control_labels`, by control.
       coarse: int64 [N].
       certain: bool [N].
       fine: int64 [N] known subclasses, or None.
     Returns:
       (metrics, such as `ari` of the method and `ari_kmeans` of a control, all means over classes; details).
     """
-    values: dict[str, float] = {"num_sub": float(found.num_labels), "certain_images": float(certain.sum())}
-    values["clusters_per_class"] = found.num_labels / len(found.per_class)  # 1: no class was split
-    values |= agreement.structure(found.per_class)
+    values: dict[str, float] = {"num_sub": float(clustering.num_labels), "certain_images": float(certain.sum())}
+    values["clusters_per_class"] = clustering.num_labels / len(clustering.per_class)  # 1: no class was split
+    values |= agreement.structure(clustering.per_class)
     scored: dict[str, Any] = {}
     if fine is not None:
-        for name, sub in {"found": found.pseudo, **labels}.items():
+        for name, sub in {"found": clustering.pseudo, **labels}.items():
             # all on the certain images, so that they differ in nothing but the labels
             scored[name] = agreement.score(np.where(certain, sub, -1), fine, coarse)
             suffix = "" if name == "found" else f"_{name}"
@@ -189,16 +189,16 @@ def summarize(
         everyone = clusterings["nofilter"]
         values |= agreement.in_between(everyone.hard, everyone.strength, coarse, certain)
     details = {
-        "per_class": found.per_class,
+        "per_class": clustering.per_class,
         "scores": scored,
         "controls": {name: {"num_sub": len(np.unique(sub[sub >= 0]))} for name, sub in labels.items()},
-        "controls_per_class": {name: clustering.per_class for name, clustering in clusterings.items()},
+        "controls_per_class": {name: of_control.per_class for name, of_control in clusterings.items()},
     }
     return {name: {"last": value} for name, value in values.items()}, details
 
 
-def _print(found: Clustering, details: Mapping[str, Any], class_names: Sequence[str]) -> None:
-    for entry in found.per_class:
+def _print(clustering: Clustering, details: Mapping[str, Any], class_names: Sequence[str]) -> None:
+    for entry in clustering.per_class:
         name = class_names[entry["class"]]
         silhouette = "-" if entry["silhouette"] is None else f"{entry['silhouette']:.2f}"
         noise = "-" if entry["noise_share"] is None else f"{100 * entry['noise_share']:.1f} %"
@@ -211,4 +211,4 @@ def _print(found: Clustering, details: Mapping[str, Any], class_names: Sequence[
     for name, scored in details["scores"].items():
         if scored["class_mean"]:
             print(f"cluster: ARI {scored['class_mean']['ari']:.3f} (class mean)  {TITLES[name]}")
-    print(f"cluster: {found.num_labels} pseudo-labels", flush=True)
+    print(f"cluster: {clustering.num_labels} pseudo-labels", flush=True)

@@ -64,7 +64,7 @@ def finish(
     config, versions = setting.config, versions_of(*PACKAGES)
     settings, chosen = flags.of_stage(config, stage), dict(choice or {})
     # of this run alone: a command may train several heads, and --freeze changes some of its stages only
-    own = dataclasses.replace(config, head=[chosen.get("head", "plain")], freeze=settings.get("freeze", False))
+    run_config = dataclasses.replace(config, head=[chosen.get("head", "plain")], freeze=settings.get("freeze", False))
     content = {
         "maker": "finegrained_torch",
         "stage": stage,
@@ -88,7 +88,7 @@ def finish(
         metrics=metrics,
         data=setting.data.digests,
         data_verified=setting.data.verified,
-        deviations=deviations.active(own),
+        deviations=deviations.active(run_config),
         versions=versions,
         deterministic=setting.device.type == "cpu",
         precision=runtime.precision(setting.device, flags.AMP[config.precision]),

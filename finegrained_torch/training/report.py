@@ -57,11 +57,13 @@ def write_report(
     if len(datasets) > 1:
         raise UserError(f"{shown(folder)}: stages of several data sets ({', '.join(datasets)}); one per --out_dir")
     same_folder = dataset.startswith("folder:") and datasets == [f"folder:{Path(dataset.removeprefix('folder:')).name}"]
-    own = Collection(*join(entries))
+    collection = Collection(*join(entries))
     try:
         config = entries[0].record.config
         part = int(config.get("limit_train", 0)), bool(config.get("hold_out", False))
-        draw(folder, own, images.load(dataset if same_folder else datasets[0], data_dir, accept_unverified, *part))
+        draw(
+            folder, collection, images.load(dataset if same_folder else datasets[0], data_dir, accept_unverified, *part)
+        )
     except UserError:
         raise
     except Exception as error:
@@ -71,12 +73,12 @@ def write_report(
             "--stage report tries again"
         ) from error
     siblings = [entry for other in sibling_seeds(folder) for entry in read_entries(other)]
-    found = Collection(*join([*entries, *(e for e in siblings if str(e.record.config["dataset"]) == datasets[0])]))
-    comparisons = [comparison.only_run() for comparison in compare([paper_of("finegrained")], found)]
+    all_seeds = Collection(*join([*entries, *(e for e in siblings if str(e.record.config["dataset"]) == datasets[0])]))
+    comparisons = [comparison.only_run() for comparison in compare([paper_of("finegrained")], all_seeds)]
     page, text = folder / "report.html", folder / "report.md"
-    write_text(page, build(comparisons, found, page))
-    write_text(text, markdown_report(comparisons, found))
-    seeds = sorted({run.seed for group in found.rows.values() for run in group.runs})
+    write_text(page, build(comparisons, all_seeds, page))
+    write_text(text, markdown_report(comparisons, all_seeds))
+    seeds = sorted({run.seed for group in all_seeds.rows.values() for run in group.runs})
     print(f"report: {shown(page)} and {shown(text)}, seeds {' '.join(map(str, seeds))}")
     return text
 
@@ -115,12 +117,12 @@ def _variant(folder: Path) -> str:
     return str(read_json(manifest, "").get("variant", flags.BASE)) if manifest.exists() else flags.BASE
 
 
-def draw(folder: Path, own: Collection, data: images.Data) -> None:
+def draw(folder: Path, collection: Collection, data: images.Data) -> None:
     """Draws uncertainty, confusion and learning-rate plots of one seed into figures/.
 
     Args:
       folder: the run folder.
-      own: its records.
+      collection: its records.
       data: with the images that were trained on.
     """
     names, coarse, target = data.coarse_names, data.train.coarse, folder / "figures"
@@ -128,12 +130,13 @@ def draw(folder: Path, own: Collection, data: images.Data) -> None:
         stored = read_npz(path, ("uncertainty", "mean_prediction", "certain"), "run --stage uncertainty --overwrite")
         values = stored["uncertainty"]
         if len(values) != len(coarse):
-            raise UserError(f"{shown(path)}: {len(values)} values for {len(coarse)} training images; --overwrite")
+            wrong = f"{len(values)} values for {len(coarse)} training images"
+            raise UserError(f"{shown(path)}: {wrong}; run --stage uncertainty --overwrite")
         plots.certainty_examples(
             target / "certainty.png", data.train.images, values, coarse, stored["mean_prediction"], names
         )
         plots.uncertainty_histogram(target / "uncertainty.png", values, coarse, stored["certain"], names)
-    variants = _by_variant(own)
+    variants = _by_variant(collection)
     matrices: list[tuple[str, np.ndarray]] = []
     for variant in (flags.BASE, "ft", "ft-deep", "ft-keep", "ft-true"):
         tested = predictions(variants[variant]) if variant in variants and len(matrices) < 3 else None
@@ -147,9 +150,9 @@ def draw(folder: Path, own: Collection, data: images.Data) -> None:
         plots.lr_curves(target / "lr_find.png", rates)
 
 
-def _by_variant(own: Collection) -> dict[str, SeedRun]:
+def _by_variant(collection: Collection) -> dict[str, SeedRun]:
     """Variant -> its run, in the order of the table."""
-    runs = {_variant(group.runs[0].last.path.parent): group.runs[0] for group in own.rows.values()}
+    runs = {_variant(group.runs[0].last.path.parent): group.runs[0] for group in collection.rows.values()}
     return {variant: runs[variant] for variant in flags.ordered(list(runs))}
 
 

@@ -43,12 +43,12 @@ def compare_seeds(setting: Setting) -> None:
         files = [(table if name == "found" else table / "controls" / name) / "pseudo.csv" for table in tables]
         if not all(file.exists() for file in files):
             continue
-        found = between_seeds([read_labels(file, coarse) for file in files], coarse)
-        for label, ari in found.items():
+        ari_by_class = between_seeds([read_labels(file, coarse) for file in files], coarse)
+        for label, ari in ari_by_class.items():
             by_class.setdefault(label, {})[name] = ari
-        if found:
+        if ari_by_class:
             suffix = "" if name == "found" else f"_{name}"
-            metrics[f"stability{suffix}"] = {"last": float(np.mean([*found.values()]))}
+            metrics[f"stability{suffix}"] = {"last": float(np.mean([*ari_by_class.values()]))}
     inputs = {out.name: file_hash(table / "pseudo.csv") for out, table in zip(done, tables, strict=True)}
     details = {
         "seeds": len(done),

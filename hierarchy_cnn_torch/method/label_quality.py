@@ -49,11 +49,11 @@ def redundant_pairs(counts: np.ndarray) -> list[tuple[int, int, float]]:
       (i, j, s4) with i < j, for all pairs with s4 > 0; infinite if neither class is ever right.
     """
     rates = row_normalised(counts)
-    own = np.diag(rates)
+    recall = np.diag(rates)
     score = np.minimum(rates, rates.T)
     i, j = np.nonzero(np.triu(score, 1))
     with np.errstate(divide="ignore"):
-        values = score[i, j] / (own[i] + own[j])
+        values = score[i, j] / (recall[i] + recall[j])
     order = np.lexsort((j, i, -values))
     return [(int(i[k]), int(j[k]), float(values[k])) for k in order]
 

@@ -68,12 +68,12 @@ def distinct_splits(level: np.ndarray, most: int) -> Iterator[np.ndarray] | None
             return
         # The lowest class left goes first: every grouping comes up exactly once, whatever sizes are equal.
         for size in sorted(set(sizes)):
-            rest = list(sizes)
-            rest.remove(size)
+            other_sizes = list(sizes)
+            other_sizes.remove(size)
             for others in itertools.combinations(left[1:], size - 1):
                 chosen = (left[0], *others)
                 labels[list(chosen)] = label
-                yield from fill(tuple(c for c in left if c not in chosen), tuple(rest), labels, label + 1)
+                yield from fill(tuple(c for c in left if c not in chosen), tuple(other_sizes), labels, label + 1)
 
     return fill(tuple(range(len(level))), tuple(sizes), np.zeros(len(level), np.int64), 0)
 
@@ -342,9 +342,9 @@ def counted_epochs_to_90(epochs: Sequence[int], curves: Sequence[Sequence[float]
       epochs: ascending.
       curves: one number an epoch each; one that does not rise counts as one epoch more than the last; of NaN: NaN.
     """
-    found = np.array([epoch_to_90(epochs, curve) for curve in curves])
-    never = np.isnan(found) & ~np.isnan([curve[-1] for curve in curves])
-    return np.where(never, epochs[-1] + 1, found)
+    needed = np.array([epoch_to_90(epochs, curve) for curve in curves])
+    never = np.isnan(needed) & ~np.isnan([curve[-1] for curve in curves])
+    return np.where(never, epochs[-1] + 1, needed)
 
 
 def epochs_to_lower_end(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from hierarchy_cnn_torch.data.images import Data
 from hierarchy_cnn_torch.data.tree_files import leaf_names, load_tree
 from hierarchy_cnn_torch.method import label_quality, trees
 from reproduction.runtime.arrays import confusion_counts, read_npz
-from reproduction.runtime.run_folder import read_json
+from reproduction.runtime.run_folder import UserError, read_json, shown
 from reproduction.runtime.torch_runtime import generator
 
 
@@ -24,6 +24,8 @@ def study_labels(folder: Path, data: Data) -> dict[str, Any]:
       data: images in their splits.
     Returns:
       The study; nothing as long as a fold is missing, because each image is judged once.
+    Raises:
+      UserError: folds of different --folds, which judge some images twice.
     """
     folds = [path.parent for path in sorted(folder.glob("fold*/DONE"))]
     number = read_json(folds[0] / "config.json", "folds")["folds"]
@@ -32,6 +34,8 @@ def study_labels(folder: Path, data: Data) -> dict[str, Any]:
         return {}
     parts = [read_npz(fold / "fold.npz", hint="run that fold again with --overwrite") for fold in folds]
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    if len(np.unique(joined["index"])) < len(joined["index"]):
+        raise UserError(f"{shown(folder)}: folds overlap, they ran with different --folds; remove those of one study")
     probabilities, labels, kind = joined["probabilities"], joined["labels"], joined["kind"]
     twin = read_json(folds[0] / "config.json", "split_class")["split_class"]
     names = [*data.names, "second label"] if twin >= 0 else list(data.names)

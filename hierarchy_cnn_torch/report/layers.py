@@ -232,8 +232,8 @@ def probe_metrics(
     coarse = names[0]
     early, late = table[COARSE_TAP][coarse], table[CLASS_TAP]["classes"]
     controls = [name for name in names if name.startswith(f"{coarse}/")]
-    asked = bool(nulls[0])
-    if not asked:
+    has_groupings = bool(nulls[0])
+    if not has_groupings:
         nulls = [[table[COARSE_TAP][name][str(epoch)] for name in controls] for epoch in epochs]
     rise = early[first] - early[untrained]
     at_start, at_first = nulls[0], nulls[1]
@@ -247,7 +247,7 @@ def probe_metrics(
         # of all random groupings; one whose probe does not rise counts as one epoch more than the last
         "e90_early_as_random": float(counted[1:].mean()),
         "e90_early_random_never": float((counted[1:] > epochs[-1]).mean()),
-        "e90_early_p": selectivity.chance(-counted[0], -counted[1:], exact) if asked else math.nan,
+        "e90_early_p": selectivity.chance(-counted[0], -counted[1:], exact) if has_groupings else math.nan,
         "probe_early_coarse_first": early[first],
         "probe_early_coarse_untrained": early[untrained],
         "probe_early_random_first": float(np.mean(at_first)),
@@ -256,6 +256,6 @@ def probe_metrics(
         "probe_early_rise_random": float(risen.mean()),
         # the untrained network, and what random groups gain: control of `probe_early_coarse_first`
         "probe_early_as_random": early[untrained] + float(risen.mean()),
-        "probe_early_rise_p": selectivity.chance(rise, risen, exact) if asked else math.nan,
+        "probe_early_rise_p": selectivity.chance(rise, risen, exact) if has_groupings else math.nan,
         "probe_late_classes_last": late[last],
     }

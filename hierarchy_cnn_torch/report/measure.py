@@ -117,9 +117,9 @@ def everything(seed: Seed, out: Path) -> dict[str, Any]:
         "quality": lambda: study_labels(seed.folder, seed.data) if seed.folds else {},
     }
     metrics: dict[str, Any] = {}
-    asked = [name for name in parts if name in seed.config.what.split(",")]
-    for number, name in enumerate(asked, 1):
-        print(f"analysis of seed {flat.seed}: {name}, part {number} of {len(asked)}", flush=True)
+    chosen = [name for name in parts if name in seed.config.what.split(",")]
+    for number, name in enumerate(chosen, 1):
+        print(f"analysis of seed {flat.seed}: {name}, part {number} of {len(chosen)}", flush=True)
         part = parts[name]()
         metrics |= part.pop("metrics", {})
         results |= part

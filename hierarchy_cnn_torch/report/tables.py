@@ -95,8 +95,8 @@ def t2(seeds: Seeds) -> list[list[str]]:
     rows[0] += ["k-means purity of the coarsest groups %"] if purity else []
     for tap in first:
         controls = [[v for s in seeds for name, v in s["e90"][tap].items() if name.startswith(f"{q}/")] for q in levels]
-        own = [[s["e90"][tap][q] for s in seeds if q in s["e90"][tap]] for q in questions]
-        rows.append([tap, *map(epochs_risen, own), *map(epochs_risen, controls)])
+        levels_of_tap = [[s["e90"][tap][q] for s in seeds if q in s["e90"][tap]] for q in questions]
+        rows.append([tap, *map(epochs_risen, levels_of_tap), *map(epochs_risen, controls)])
         rows[-1] += [spread([s["purity"][tap] for s in seeds if "purity" in s], 100)] if purity else []
     return rows
 

@@ -62,6 +62,7 @@ def run(
     if world.rank == 0 and not training.resumed and 0 in epochs_to_keep:
         keep_weights(folder, network, 0)
     switch = parse_numbers("--bt-switch", config.bt_switch)
+    write_best(training, network, world)
     for epoch in training.epochs():
         weights = loss_weights(config.schedule, len(branches.taps), config.lambda_, epoch, config.epochs, switch)
         order = torch.randperm(len(labels), generator=runtime.generator(config.seed, "order", epoch)).to(device)
@@ -103,11 +104,20 @@ def run(
         if world.rank == 0:  # before the state: after a kill in between the epoch is run again
             if epoch + 1 in epochs_to_keep or training.step == ends[-1]:
                 keep_weights(folder, network, epoch + 1)
-            if best:
-                keep_best(folder, network)
             report_epoch(training, config, row)
         training.end_epoch(row | {"best": best})
+        write_best(training, network, world)
     return training
+
+
+def write_best(training: Training, network: Network, world: World) -> None:
+    """Writes the network of the best epoch if that epoch has just ended, after its state or restored from it.
+
+    So the file is never newer than the state: a GPU that repeats an epoch after a kill may find another accuracy.
+    """
+    ended = training.history and not training.step_in_epoch
+    if ended and training.history[-1].get("best") and world.rank == 0:
+        keep_best(training.folder, network)
 
 
 def report_epoch(training: Training, config: Config, row: dict[str, float]) -> None:

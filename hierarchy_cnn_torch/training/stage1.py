@@ -37,9 +37,9 @@ def train(config: Config, data: Data, run: Run, world: World, stop: Stop) -> Non
         similarity.check_sizes(parse_numbers("--levels", config.levels), len(data.names))
     tree = noise_tree(config, data.names) if config.folds else None
     if config.tree not in TREES and not config.folds:
-        given = load_tree(config.tree, data.names)
+        tree_of_file = load_tree(config.tree, data.names)
         if world.rank == 0:  # the analysis reads this copy: the file may be edited or removed
-            save_tree(run.folder / "given_tree.json", given)
+            save_tree(run.folder / "given_tree.json", tree_of_file)
     branches = Branches((), ())
     network = evaluate.rebuild(config, data).to(world.device)
     record.describe(config, data, network, branches, world)

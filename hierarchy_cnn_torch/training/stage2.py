@@ -41,15 +41,15 @@ def command_of_stage_1(argv: Sequence[str], folder: Path) -> str:
       argv: of stage 2, without the script's name.
       folder: run folder of A0.
     """
-    words, rest = [], iter(argv)
-    for word in rest:
+    words, arguments = [], iter(argv)
+    for word in arguments:
         name, equals, _ = word.replace("_", "-").partition("=")
         if name == "--overwrite":
             continue  # of stage 2; a killed stage 1 has checkpoints to resume from
         if name not in ("--stage", "--arm", "--out", "--name", "--runs-dir", "--flat-run", "--keep-epochs"):
             words.append(word)
         elif not equals:
-            next(rest, None)
+            next(arguments, None)
     script = "hierarchy_cnn_torch/train.py"
     return shlex.join(["python", script, *words, "--stage", "flat", "--out", shown(folder)])
 

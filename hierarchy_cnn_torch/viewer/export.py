@@ -216,9 +216,9 @@ def check_run_flags(args: argparse.Namespace) -> None:
         return
     has_a0 = (Path(args.run) / "A0").exists()
     unused = ["confusion", "names", "scores", "images", "responses", "tree", "levels" if has_a0 else "compare"]
-    if given := [f"--{name}" for name in unused if getattr(args, name)]:
+    if refused := [f"--{name}" for name in unused if getattr(args, name)]:
         which = "" if has_a0 else ", which holds no A0"
-        raise UserError(f"{', '.join(given)}: not used with --run {args.run}{which}; leave out one or the other")
+        raise UserError(f"{', '.join(refused)}: not used with --run {args.run}{which}; leave out one or the other")
     if args.compare and not (Path(args.run) / args.compare / "DONE").exists():
         finished = sorted(path.parent.name for path in Path(args.run).glob("A*/DONE"))
         raise UserError(f"--compare {args.compare}: no finished variant of {args.run}, which has {', '.join(finished)}")
@@ -239,8 +239,8 @@ def main() -> None:
         elif args.run:
             from hierarchy_cnn_torch.viewer.other_runs import view_of_other
 
-            asked = parse_numbers("--levels", args.levels)
-            view = view_of_other(Path(args.run), args.title, args.data_dir or None, asked)
+            sizes = parse_numbers("--levels", args.levels)
+            view = view_of_other(Path(args.run), args.title, args.data_dir or None, sizes)
         else:
             view = from_files(args)
         out = Path(args.out)

@@ -19,7 +19,7 @@ from reproduction.runtime.arrays import confusion_counts, read_npy
 from reproduction.runtime.run_folder import UserError, read_json, shown
 
 
-def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[int]) -> View:
+def view_of_other(folder: Path, title: str, data_dir: str | None, wanted: list[int]) -> View:
     """Returns the view of a run folder of another paper.
 
     Args:
@@ -27,7 +27,7 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
         config.json (class2str).
       title: of the page; "" names the folder.
       data_dir: data sets, for the images; None takes the run's own.
-      asked: groups of each level of the derived tree; none: `similarity.default_sizes`.
+      wanted: groups of each level of the derived tree; none: `similarity.default_sizes`.
     Raises:
       UserError: neither is there; there are no levels as asked for; the data set of the scores cannot be
         loaded or has changed; or which of its images were scored is not known.
@@ -51,7 +51,7 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
         samples = samples_of(
             labels, probabilities, data.test_images, note="errors of the fully connected head, right exemplars"
         )
-        tree = derived_tree(distance, names, asked)
+        tree = derived_tree(distance, names, wanted)
         return View(name, names, tree, distance, [("FC head", [("last", counts)])], [], samples)
     if evaluation.exists() and "confusion_last" in (content := read_json(evaluation, "")):
         try:
@@ -68,7 +68,7 @@ def view_of_other(folder: Path, title: str, data_dir: str | None, asked: list[in
         with as_user_error():
             epochs = [(label, similarity.check_confusion(counts, names)) for label, counts in tables]
         distance = similarity.profile_distance(epochs[-1][1])
-        return View(name, names, derived_tree(distance, names, asked), distance, [("run", epochs)])
+        return View(name, names, derived_tree(distance, names, wanted), distance, [("run", epochs)])
     raise UserError(
         f"{shown(folder)}: no A0 (run python hierarchy_cnn_torch/train.py --stage flat --out {shown(folder)}/A0), and "
         "no evaluation.json with confusions or fc-logits-test.npy of another paper"
@@ -89,20 +89,20 @@ def _scored_images(folder: Path, config: Mapping[str, Any], data_dir: str | None
     return datasets.hold_out(data, len(data.train_labels) // 5) if held_out else data
 
 
-def derived_tree(distance: np.ndarray, names: list[str], asked: list[int]) -> trees.Node:
+def derived_tree(distance: np.ndarray, names: list[str], wanted: list[int]) -> trees.Node:
     """Returns the average linkage of the classes, cut into levels.
 
     Args:
       distance: float [K, K].
       names: class names.
-      asked: --levels; if empty, `similarity.default_sizes`.
+      wanted: --levels; if empty, `similarity.default_sizes`.
     Raises:
       UserError: levels were asked for and there is none; if only some are lacking, a line on stderr says so.
     """
-    sizes = asked or similarity.default_sizes(len(names))
+    sizes = wanted or similarity.default_sizes(len(names))
     with as_user_error():
         levels = similarity.cut(similarity.dendrogram(distance), sizes) if sizes else []
-    message = similarity.lacking(levels, asked)
+    message = similarity.lacking(levels, wanted)
     if message and not levels:
         raise UserError(f"{message}; leave --levels out, or give --tree")
     if message:

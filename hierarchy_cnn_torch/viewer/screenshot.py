@@ -43,12 +43,12 @@ def address_of(page: Path, group: str = "") -> str:
       UserError: the page cannot be read or is none of the viewer's, or its tree has no such node.
     """
     try:
-        found = META.search(page.read_text(encoding="utf-8"))
+        settings = META.search(page.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{shown(page)}: {getattr(error, 'strerror', None) or error}") from None
-    if found is None:
+    if settings is None:
         raise UserError(f"{shown(page)}: not a page of the viewer")
-    names = list(names_of(json.loads(found.group(1))["tree"]))
+    names = list(names_of(json.loads(settings.group(1))["tree"]))
     if group and group not in names:
         raise UserError(f"--group {group}: not in the tree of {shown(page)}, which has {', '.join(names[:12])} ...")
     state = quote(json.dumps({"nodes": [names.index(group)]})) if group else ""

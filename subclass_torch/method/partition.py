@@ -119,8 +119,8 @@ def make_partition(
                 pixels[position] = view(label, part, position).reshape(len(part), -1)
         cluster = split(pixels, k)
         del pixels
-        if (found := len(np.unique(cluster))) < k:
-            raise ValueError(f"class {label} holds {found} different images, too few for {k} subclasses")
+        if (different := len(np.unique(cluster))) < k:
+            raise ValueError(f"class {label} holds {different} different images, too few for {k} subclasses")
         names = np.array([label, *range(len(mapping), len(mapping) + k - 1)])
         mapping += [label] * (k - 1)
         new_labels[members] = names[cluster[: len(members)]]

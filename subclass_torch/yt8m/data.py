@@ -33,8 +33,8 @@ def anchored(path: str) -> Path:
     """Returns the path or pattern that a flag means: a default starts at the repository, another relative one at the
     working directory.
     """
-    asked = Path(path.replace("\\", "/"))  # DEVIATION SDN-Y01: the released defaults hold Windows separators
-    return REPO_ROOT / asked if asked.as_posix() in (TRAIN, PLAIN, EVAL, MAP) else asked
+    place = Path(path.replace("\\", "/"))  # DEVIATION SDN-Y01: the released defaults hold Windows separators
+    return REPO_ROOT / place if place.as_posix() in (TRAIN, PLAIN, EVAL, MAP) else place
 
 
 def shards(pattern: str, flag: str) -> list[Path]:

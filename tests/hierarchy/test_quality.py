@@ -10,6 +10,7 @@ from hierarchy_cnn_torch.data import label_noise, tree_files
 from hierarchy_cnn_torch.method import label_quality, trees
 from hierarchy_cnn_torch.report.label_study import study_labels
 from reproduction.runtime.arrays import confusion_counts
+from reproduction.runtime.run_folder import UserError
 
 LEVEL = np.arange(12) // 3
 
@@ -128,3 +129,15 @@ def test_the_study_lists_doubtful_images_alone(tmp_path):
     for name, listed, planted in (("s2", [1007], [2]), ("s3", [1040], [0])):
         assert quality[f"images_{name}"] == listed and quality[f"planted_{name}"] == planted
         assert len(quality[f"labels_{name}"]) == len(quality[f"predicted_{name}"]) == 1
+
+
+def test_folds_of_two_studies_are_refused(tmp_path):
+    """With fold 0 of 2 and fold 1 of 3 some images would be judged twice, and others by no network."""
+    parts = np.random.default_rng(0).permutation(30)
+    for fold, folds in ((0, 2), (1, 3)):
+        (folder := tmp_path / f"fold{fold}").mkdir()
+        (folder / "DONE").touch()
+        (folder / "config.json").write_text(json.dumps({"folds": folds, "split_class": -1}))
+        np.savez(folder / "fold.npz", index=np.flatnonzero(parts % folds == fold))
+    with pytest.raises(UserError, match="folds overlap, they ran with different --folds"):
+        study_labels(tmp_path, SimpleNamespace(names=["a"]))

@@ -66,6 +66,33 @@ def test_a_kill_around_the_end_of_an_epoch(tmp_path, monkeypatch, name, undistur
         assert all(torch.equal(value, undisturbed[key]) for key, value in mine.items())
 
 
+def test_an_epoch_that_is_repeated_with_another_accuracy_leaves_no_best_weights_behind(tmp_path, monkeypatch):
+    """On a GPU, an epoch that a kill took away may not be the best one any more when it is run again."""
+    accuracies, saves, save = iter((0.5, 0.6, 0.4)), [], loop.Training.save
+
+    def evaluated(*_):
+        return {"val/accuracy": next(accuracies), "test/accuracy": 0.5}, [torch.zeros(20, dtype=torch.int32)]
+
+    def killed_at_the_second(training):
+        saves.append(training.epoch)
+        if len(saves) == 2:
+            raise Killed
+        save(training)
+
+    def run():
+        network = worker.make_network()
+        return loop.run(worker.CONFIG, network, worker.make_data(), worker.BRANCHES, ALONE, Stop(), tmp_path).history
+
+    monkeypatch.setattr(loop, "evaluate_epoch", evaluated)
+    monkeypatch.setattr(loop.Training, "save", killed_at_the_second)
+    with pytest.raises(Killed):
+        run()
+    first = torch.load(next((tmp_path / "checkpoints").glob("state-*.pt")), weights_only=True)["model"]
+    assert [row["best"] for row in run()] == [True, False]
+    best = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
+    assert all(torch.equal(value, first[name]) for name, value in best.items())
+
+
 class OnGpu(torch.Tensor):
     """A tensor that NumPy cannot read until it is copied to the CPU, as one on a GPU; what is made of it is another."""
 
