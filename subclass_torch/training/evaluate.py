@@ -31,7 +31,11 @@ def decisions(
     config: Config,
     world: World,
 ) -> Tensor:
-    """Returns the predicted class of each image, int64 [M], on the CPU; the batches are divided among the processes."""
+    """Returns the predicted class of each image, int64 [M], on the CPU; the batches are divided among the processes.
+
+    Raises:
+      UserError: a score is not finite; the loss of a step, taken before its update, shows that too late.
+    """
     model.eval()
     decided = torch.zeros(len(images), dtype=torch.int64, device=world.device)
     batch = config.eval_batch or config.batch_size
@@ -39,8 +43,13 @@ def decisions(
         inputs = normalize(images[at : at + batch].to(world.device), *constants)
         with runtime.autocast(world.device, config.amp):
             logits = model(inputs if config.channels_last else inputs.contiguous())
-        decided[at : at + batch] = decide(logits.float(), subclass2class)
+        finite = logits.isfinite().all(dim=1)
+        decided[at : at + batch] = torch.where(finite, decide(logits.float(), subclass2class), -1)
     runtime.reduce_sum(world, decided)
+    if (decided < 0).any():  # on every process alike
+        raise UserError(
+            f"the scores of the network are not finite; train it with --learning_rate below {config.learning_rate:g}"
+        )
     return decided.cpu()
 
 

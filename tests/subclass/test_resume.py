@@ -10,7 +10,7 @@ import torch
 from reproduction.runtime import torch_runtime as runtime
 from reproduction.runtime import torch_states
 from reproduction.runtime.metrics_log import read_metrics
-from reproduction.runtime.run_folder import Stop
+from reproduction.runtime.run_folder import Stop, UserError
 from reproduction.runtime.torch_runtime import states_of
 from subclass_torch.networks import build
 from subclass_torch.training import loop, record
@@ -105,3 +105,12 @@ def test_a_kill_between_the_last_step_and_its_epochs_end(tmp_path, monkeypatch, 
     history, lines, weights = stage(tmp_path / "killed", max_steps, schedule)
     assert history == calm[0] and lines == calm[1] and len(history) == 2
     assert all(torch.equal(value, calm[2][name]) for name, value in weights.items())
+
+
+def test_a_last_update_that_loses_the_network_is_one_line_and_no_state(tmp_path):
+    """The loss of a step is taken before its update, so the last one of a training cannot show it."""
+    task = dataclasses.replace(worker.make_task(WORLD.device), epochs=1, lr_at=lambda epoch: 1e30)
+    config = dataclasses.replace(worker.CONFIG, batch_size=len(task.labels))  # one step
+    with pytest.raises(UserError, match="^the scores of the network are not finite; .* --learning_rate below 0.1$"):
+        run_stage(task, config, worker.make_model(), WORLD, Stop(), tmp_path, tmp_path / "log.csv")
+    assert not list(tmp_path.rglob("*.pt"))
