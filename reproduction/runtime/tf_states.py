@@ -81,7 +81,8 @@ class States:
         clock = {name: position[name] for name in ("seconds", "images")} | {"device": self.device}
         write_json(self.folder / CLOCK, read_clock(self.folder) | {str(step): clock})  # first: no checkpoint lacks it
         prefix, with_graph = self.folder / self.prefix(step), self.with_graph and step == self.ends[-1]
-        save_checkpoint(self.session, self.saver, prefix, [] if best is None else [best], with_graph)
+        keep = [] if best is None else [best]
+        save_checkpoint(self.session, self.saver, prefix, keep=keep, with_graph=with_graph)
 
     def best(self) -> int | None:
         """Returns the step of the best test, the first of equal ones, of earlier attempts too; None without a test."""

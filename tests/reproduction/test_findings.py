@@ -120,7 +120,7 @@ def test_fine_grained_answers_its_two_questions_from_matched_records(make, tmp_p
             more = {"details": {"per_class": counts}, "paper": "finegrained", "row": row, "seed": seed}
             make.put(tmp_path / "own", make.record(metrics, **more))
     others = shutil.copytree(RESULTS, tmp_path / "others")
-    for ours in (others / "finegrained").glob("cifar100-q90-matched*"):
+    for ours in (others / "finegrained").glob("cifar10*-matched*"):
         shutil.rmtree(ours)
     found = collect(runs=tmp_path / "own", results=others)
     page = findings(compare(list(load_tables().values()), found), found)
