@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from finegrained_torch.flags import HEADS as HEADS
+from finegrained_torch.flags import HEADS
 from finegrained_torch.networks.resnet import Legacy, Network, SharedLinear
 
 

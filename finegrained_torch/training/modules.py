@@ -232,7 +232,7 @@ class LitResnet(Module):
           freeze: whether to train batch norms and head only.
           dim_sub: S.
           deep_layer: whether to take the head of the notebook's second run.
-          variant: a head by its name instead (heads.HEADS).
+          variant: a head by its name instead (flags.HEADS).
         """
         from finegrained_torch.networks import heads
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from finegrained_torch.flags import HEADS
 from finegrained_torch.networks import heads as head
 from finegrained_torch.networks import resnet as networks
 from finegrained_torch.training.modules import MultiHead
@@ -58,7 +59,7 @@ def test_the_small_network_has_torchs_defaults():
     check_all(networks.build("small", 7), by_default=("layers",))
 
 
-@pytest.mark.parametrize("variant", head.HEADS)
+@pytest.mark.parametrize("variant", HEADS)
 def test_heads(variant):
     torch.manual_seed(0)
     net = networks.build("resnet18", 59)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from finegrained_torch.flags import HEADS
 from finegrained_torch.networks import heads as head
 from finegrained_torch.networks import resnet as networks
 from finegrained_torch.training import evaluate
@@ -147,7 +148,7 @@ def test_features_are_what_average_pooling_gives_in_a_forward_pass(name):
         assert torch.equal(net.fc(before_head), outputs)
 
 
-@pytest.mark.parametrize("variant", head.HEADS)
+@pytest.mark.parametrize("variant", HEADS)
 def test_heads_keep_the_backbone_bit_equal(variant):
     net = networks.build("small", 6)
     trained = net.fc
@@ -192,7 +193,7 @@ def test_the_copy_for_inference_folds_batch_norms_and_gives_the_same(name):
     assert isinstance(networks.inference_copy(foreign)[1], nn.BatchNorm2d)
 
 
-@pytest.mark.parametrize("variant", head.HEADS)
+@pytest.mark.parametrize("variant", HEADS)
 @pytest.mark.parametrize(("name", "other"), [("small", 0), ("legacy", 2)])
 def test_a_network_read_back_computes_what_it_computed_in_training(tmp_path, name, other, variant):
     torch.manual_seed(0)
