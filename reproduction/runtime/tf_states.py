@@ -22,6 +22,8 @@ def read_clock(folder: Path) -> dict[str, dict[str, Any]]:
         return {}
     try:
         clock: dict[str, dict[str, Any]] = read_json(path, "")
+        if not all(isinstance(entry, dict) for entry in clock.values()):
+            raise UserError(f"{shown(path)}: not an object for each step; it is damaged or another file")
     except UserError as error:
         print(f"{error}; seconds and images are counted from here", file=sys.stderr, flush=True)
         return {}

@@ -175,7 +175,13 @@ def test_what_is_not_finite_is_neither_tested_nor_saved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, ""), ("{", "clock.json: not readable"), ("[]", "clock.json: holds a list")]
+    ("content", "words"),
+    [
+        (None, ""),
+        ("{", "clock.json: not readable"),
+        ("[]", "clock.json: holds a list"),
+        ('{"3": 5}', "clock.json: not an object"),
+    ],
 )
 def test_a_damaged_clock_never_costs_the_training(content, words, tmp_path, capsys):
     from reproduction.runtime.tf_states import read_clock
